@@ -1,0 +1,256 @@
+"""Budgets: an exact cost model of widths, and the mask that a ranking gives at a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bench.errors import UsageError
+from bench.measure import flops
+from bench.sites import CONVS, NORMS, Sites
+
+RANKINGS = ("global", "layer")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a method may keep.
+
+    Attributes:
+        keep_macs: share of the dense network's MACs, in (0, 1], or None.
+        keep_params: share of the dense network's parameters, in (0, 1], or None.
+        ranking: ``global`` compares units over all sites, ``layer`` keeps the same share in every site; None
+            leaves it to the method.
+        min_keep: units that stay in every site, whatever their scores.
+    """
+
+    keep_macs: float | None = None
+    keep_params: float | None = None
+    ranking: str | None = None
+    min_keep: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("keep_macs", "keep_params"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} {share:g}: give the share to keep, above 0 and at most 1")
+        if self.keep_macs is not None and self.keep_params is not None:
+            raise UsageError("--keep-macs and --keep-params: give one of them")
+        if self.ranking not in (None, *RANKINGS):
+            raise UsageError(f"--ranking {self.ranking}: one of {', '.join(RANKINGS)}")
+        if self.min_keep < 1:
+            raise UsageError(f"--min-keep {self.min_keep}: at least 1, a site without units is no network")
+
+    @property
+    def keep(self) -> float:
+        """The share asked for, 1 when nothing is."""
+        return next((k for k in (self.keep_macs, self.keep_params) if k is not None), 1.0)
+
+    def __str__(self) -> str:
+        what = "params" if self.keep_params is not None else "MACs"
+        return f"{self.keep:g} of the {what}"
+
+
+class CostModel:
+    """MACs and parameters of a network as an exact function of its sites' widths.
+
+    Every layer costs ``a * in * out + b * out`` where ``in`` and ``out`` are linear in the widths. The constants
+    come from one fvcore count of the dense network, so the model and fvcore agree to the last MAC.
+
+    Args:
+        network: the dense network.
+        sites: its sites.
+        shape: shape of one input.
+    """
+
+    def __init__(self, network: nn.Module, sites: Sites, shape: tuple[int, ...]) -> None:
+        self.names = list(sites)
+        self.dense = np.array([sites[n].n_units for n in self.names], dtype=np.int64)
+        column = {name: k for k, name in enumerate(self.names)}
+        counted = flops.count(network, shape)
+        layers: dict[str, dict[str, NDArray[np.int64]]] = {}
+        for name, site in sites.items():
+            for cut in site.cuts:
+                per_unit = layers.setdefault(cut.layer, {}).setdefault(cut.side, np.zeros_like(self.dense))
+                per_unit[column[name]] += len(cut.positions) // site.n_units
+        none = np.zeros_like(self.dense)
+        rows = []  # fixed and per-unit channels in and out; MACs and params per in*out; MACs and params per out
+        modelled = 0
+        for layer, sides in layers.items():
+            module = network.get_submodule(layer)
+            macs = sum(counted.by_module.get(layer, {}).values())
+            n_in, n_out = _channels(module, sides)
+            params = {n: p.numel() for n, p in module.named_parameters(recurse=False)}
+            per_in, per_out = sides.get("in", none), sides.get("out", sides.get("both", none))
+            # What passes through (batch norm, depthwise) costs per channel; what mixes channels costs per pair.
+            pairs = isinstance(module, (*CONVS, nn.Linear)) and "both" not in sides
+            weight = params.pop("weight", 0)
+            rows.append(
+                (
+                    n_in - per_in @ self.dense,
+                    n_out - per_out @ self.dense,
+                    per_in,
+                    per_out,
+                    *((macs // (n_in * n_out), weight // (n_in * n_out), 0) if pairs else (0, 0, macs // n_out)),
+                    (sum(params.values()) + (0 if pairs else weight)) // n_out,
+                )
+            )
+            modelled += macs
+        fixed_in, fixed_out, per_in_, per_out_, *costs = zip(*rows)
+        self.fixed_in, self.fixed_out = np.array(fixed_in), np.array(fixed_out)
+        self.per_in, self.per_out = np.array(per_in_), np.array(per_out_)
+        self.macs_pair, self.params_pair, self.macs_out, self.params_out = (np.array(c) for c in costs)
+        self._other = np.zeros_like(self.dense)
+        self._rest_macs = counted.total - modelled
+        if self._rest_macs:
+            self._other = _other_macs(network, sites, shape, self._rest_macs, self)
+        self._rest_macs -= int(self._other @ self.dense)
+        self._rest_params = 0
+        self._rest_params = flops.parameters(network) - self.params(self.dense)
+
+    def array(self, widths: Mapping[str, int]) -> NDArray[np.int64]:
+        """Widths in this model's order."""
+        return np.array([widths[n] for n in self.names], dtype=np.int64)
+
+    def macs(self, widths: NDArray[np.int64]) -> int:
+        """MACs of the network sliced to ``widths``, as fvcore counts them."""
+        n_in, n_out = self._channels(widths)
+        rest = self._other @ widths + self._rest_macs
+        return int(self.macs_pair @ (n_in * n_out) + self.macs_out @ n_out + rest)
+
+    def params(self, widths: NDArray[np.int64]) -> int:
+        """Parameters of the network sliced to ``widths``."""
+        n_in, n_out = self._channels(widths)
+        return int(self.params_pair @ (n_in * n_out) + self.params_out @ n_out + self._rest_params)
+
+    def cost(self, budget: Budget, widths: NDArray[np.int64]) -> int:
+        """The quantity that ``budget`` limits."""
+        return self.params(widths) if budget.keep_params is not None else self.macs(widths)
+
+    def allowed(self, budget: Budget) -> int:
+        """Most that ``budget`` lets the sliced network cost."""
+        return int(budget.keep * self.cost(budget, self.dense) + 1e-6)
+
+    def require(self, budget: Budget) -> None:
+        """Raise UsageError when ``min_keep`` units in every site already cost more than the budget."""
+        least = self.cost(budget, np.minimum(self.dense, budget.min_keep))
+        if least > self.allowed(budget):
+            share = least / self.cost(budget, self.dense)
+            raise UsageError(
+                f"budget {budget} cannot be met: {budget.min_keep} unit(s) in each of the "
+                f"{len(self.names)} sites already cost {share:.4f}; ask for more, or use --coupling full"
+            )
+
+    def _channels(self, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.fixed_in + self.per_in @ widths, self.fixed_out + self.per_out @ widths
+
+
+def _channels(module: nn.Module, sides: Mapping[str, Any]) -> tuple[int, int]:
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, NORMS):
+        return 1, module.num_features
+    if isinstance(module, nn.PReLU):
+        return 1, module.num_parameters
+    if "both" in sides:  # depthwise
+        return 1, int(module.out_channels)  # type: ignore[arg-type]
+    return int(module.in_channels), int(module.out_channels)  # type: ignore[arg-type]
+
+
+def _other_macs(
+    network: nn.Module, sites: Sites, shape: tuple[int, ...], rest: int, model: CostModel
+) -> NDArray[np.int64]:
+    """MACs per unit of operators that belong to no layer of a site (pooling, say): linear in each width.
+
+    Found by slicing one unit off a group of sites and halving the group while the rest changes.
+    """
+    per_unit = np.zeros_like(model.dense)
+
+    def rest_without_one(columns: list[int]) -> int:
+        masks = sites.ones()
+        widths = model.dense.copy()
+        for k in columns:
+            masks[model.names[k]][0] = False
+            widths[k] -= 1
+        n_in, n_out = model._channels(widths)
+        modelled = int(model.macs_pair @ (n_in * n_out) + model.macs_out @ n_out)
+        return flops.count(sites.slice(network, masks), shape).total - modelled
+
+    def search(columns: list[int]) -> None:
+        lost = rest - rest_without_one(columns) if columns else 0
+        if lost and len(columns) == 1:
+            per_unit[columns[0]] = lost
+        elif lost:
+            search(columns[: len(columns) // 2])
+            search(columns[len(columns) // 2 :])
+
+    search([k for k, width in enumerate(model.dense) if width > 1])
+    return per_unit
+
+
+def select(
+    scores: Mapping[str, Tensor],
+    model: CostModel,
+    budget: Budget,
+    ranking: str | Mapping[str, float] = "global",
+) -> dict[str, Tensor]:
+    """Masks that keep the best units within the budget.
+
+    Units are taken in rank order as long as they fit, the best ``min_keep`` of every site first; the next
+    unit in rank order would always exceed the budget. Ties keep the earlier site and the lower index.
+
+    Args:
+        scores: site -> ``[n_units]``, larger is more worth keeping.
+        model: cost model of the network.
+        budget: what may be kept.
+        ranking: ``global`` compares scores over sites; ``layer`` keeps equal shares of every site; a mapping
+            gives the shares of the sites relative to each other.
+
+    Returns:
+        Site -> bool ``[n_units]`` on the CPU, True keeps.
+    """
+    model.require(budget)
+    ranked = [scores[n].detach().double().cpu().numpy() for n in model.names]
+    orders = [np.argsort(-s, kind="stable") for s in ranked]
+    forced = np.minimum(model.dense, budget.min_keep)
+    keys, owners = [], []
+    for k, (score, order) in enumerate(zip(ranked, orders, strict=True)):
+        place = np.arange(forced[k], len(order))
+        if ranking == "global":
+            keys.append(-score[order][place])
+        else:
+            share = 1.0 if isinstance(ranking, str) else ranking[model.names[k]]
+            keys.append((place + 1) / (len(order) * max(share, 1e-12)))
+        owners.append(np.full(len(place), k))
+    owner = np.concatenate(owners)[np.argsort(np.concatenate(keys), kind="stable")]
+    limit = model.allowed(budget)
+
+    def widths(taken: int) -> NDArray[np.int64]:
+        return forced + np.bincount(owner[:taken], minlength=len(forced))
+
+    low, high = 0, len(owner)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if model.cost(budget, widths(middle)) <= limit else (low, middle - 1)
+    width, full = widths(low), np.zeros(len(forced), dtype=bool)
+    for k in owner[low:]:  # later, cheaper units may still fit; once one of a site does not, none after it does
+        if full[k]:
+            continue
+        width[k] += 1
+        if model.cost(budget, width) > limit:
+            width[k] -= 1
+            full[k] = True
+            if full.all():
+                break
+    masks = {}
+    for name, order, kept in zip(model.names, orders, width, strict=True):
+        masks[name] = torch.zeros(len(order), dtype=torch.bool)
+        masks[name][torch.from_numpy(order[:kept].copy())] = True
+    return masks

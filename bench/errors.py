@@ -1,0 +1,30 @@
+"""Errors a user can act on. Each carries the exit code of the command that meets it."""
+
+
+class BenchError(Exception):
+    """Base of all expected errors; its text is one line: what, where, what to do."""
+
+    exit_code = 1
+    status = "failed"
+
+
+class UsageError(BenchError):
+    """The command asks for something that cannot be: an unknown name, a bad value (exit 2)."""
+
+    exit_code = 2
+
+
+class SetupError(BenchError):
+    """This machine cannot do it: no device, data not there, folder not writable (exit 3)."""
+
+    exit_code = 3
+
+
+class RunFailed(BenchError):
+    """The run started and failed: a method broke its contract, a check did not hold (exit 1)."""
+
+
+class Diverged(RunFailed):
+    """The training loss is no longer finite (exit 1)."""
+
+    status = "diverged"

@@ -1,0 +1,153 @@
+"""Gates: multiplying a site's units where they are read, without changing the network.
+
+A unit counts as removed when every layer that reads it reads zero. So a gate sits at the input of each
+consumer: after normalisation, activation and pooling, whatever lies between, which makes gate == slice hold
+for any activation function, concatenation or depthwise layer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    from bench.sites import Sites
+
+Observer = Callable[[str, Tensor], None]
+"""Receives a site's name and its activation ``[B, n_units, ...]`` in a forward pass."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a consumer reads a site.
+
+    Attributes:
+        layer: dotted name of the consumer.
+        axis: channel axis of its input, 1 or -1.
+        width: number of input channels, all sites together.
+        positions: input channels that belong to the site, int64 ``[k]``.
+        units: the unit each belongs to, int64 ``[k]`` (a flattened map repeats each unit).
+    """
+
+    layer: str
+    axis: int
+    width: int
+    positions: Tensor
+    units: Tensor
+
+    @property
+    def repeats(self) -> int:
+        """Input channels per unit, where the tap covers the whole input unit by unit; 0 otherwise."""
+        n_units = int(self.units.max()) + 1
+        each = self.width // n_units
+        whole = len(self.positions) == self.width == each * n_units
+        in_order = whole and torch.equal(self.positions, torch.arange(self.width))
+        return each if in_order and torch.equal(self.units, torch.arange(n_units).repeat_interleave(each)) else 0
+
+
+class Gates:
+    """All gates of one network. Hooks exist only while something is gated, observed or inserted.
+
+    Args:
+        network: the network whose consumers are hooked.
+        sites: its sites.
+    """
+
+    def __init__(self, network: nn.Module, sites: Sites) -> None:
+        self.network = network
+        self.readers: dict[str, list[tuple[str, Tap]]] = defaultdict(list)
+        for name, site in sites.items():
+            for tap in site.consumers:
+                self.readers[tap.layer].append((name, tap))
+        self.first = {name: site.consumers[0].layer for name, site in sites.items()}
+        self.values: dict[str, Tensor] = {}
+        self.inserted: dict[str, nn.Module] = {}
+        self.observer: Observer | None = None
+        self._repeats = {(s, t.layer): t.repeats for taps in self.readers.values() for s, t in taps}
+        self._handles: list[RemovableHandle] = []
+
+    def set(self, values: Mapping[str, Tensor]) -> None:
+        """Gate sites by ``values``: site -> ``[n_units]`` or ``[B, n_units]``; sites not named pass unchanged."""
+        self.values = dict(values)
+        self.refresh()
+
+    def observe(self, observer: Observer | None) -> None:
+        """Report each site's activation (before its gate) to ``observer`` in every forward; None stops it."""
+        self.observer = observer
+        self.refresh()
+
+    def insert(self, site: str, module: nn.Module) -> None:
+        """Pass the site's activation ``[B, n_units, ...]`` through ``module``, before the gate, at every consumer."""
+        self.inserted[site] = module
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Install or remove the hooks as needed."""
+        wanted = bool(self.values or self.inserted or self.observer)
+        if wanted and not self._handles:
+            for layer, taps in self.readers.items():
+                hook = self._hook(taps)
+                self._handles.append(self.network.get_submodule(layer).register_forward_pre_hook(hook))
+        elif not wanted:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
+
+    def remove(self) -> None:
+        """Take everything off the network."""
+        self.values, self.inserted, self.observer = {}, {}, None
+        self.refresh()
+
+    def _hook(self, taps: list[tuple[str, Tap]]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            x: Tensor = args[0]
+            for name, tap in taps:
+                if self.observer and self.first[name] == tap.layer:
+                    self.observer(name, self._read(x, name, tap))
+                if name in self.inserted:
+                    x = self._write(x, self.inserted[name](self._read(x, name, tap)), name, tap)
+                if name in self.values:
+                    x = x * self._multiplier(self.values[name], x, name, tap)
+            return (x, *args[1:])
+
+        return hook
+
+    def _multiplier(self, gate: Tensor, x: Tensor, name: str, tap: Tap) -> Tensor:
+        repeats = self._repeats[name, tap.layer]
+        gate = gate.to(x.dtype)
+        if repeats > 1:
+            gate = gate.repeat_interleave(repeats, dim=-1)
+        elif not repeats:
+            ones = gate.new_ones(*gate.shape[:-1], tap.width)
+            gate = ones.index_copy(-1, tap.positions.to(x.device), gate[..., tap.units.to(x.device)])
+        trailing = x.dim() - 2
+        if tap.axis == 1:
+            return gate.reshape(*gate.shape, *[1] * trailing)
+        return gate.reshape(len(gate), *[1] * trailing, -1) if gate.dim() == 2 else gate
+
+    def _read(self, x: Tensor, name: str, tap: Tap) -> Tensor:
+        """The site's part of a consumer's input as ``[B, n_units, ...]``."""
+        x = x.movedim(tap.axis, 1)
+        repeats = self._repeats[name, tap.layer]
+        if repeats == 1:
+            return x
+        if not repeats:
+            order = tap.units.argsort(stable=True)
+            x = x.index_select(1, tap.positions[order].to(x.device))
+            repeats = len(order) // (int(tap.units.max()) + 1)
+        return x if repeats == 1 else x.unflatten(1, (-1, repeats))
+
+    def _write(self, x: Tensor, part: Tensor, name: str, tap: Tap) -> Tensor:
+        """Put a site's part, shaped as :meth:`_read` gives it, back into a consumer's input."""
+        if self._repeats[name, tap.layer] == 1:
+            return part.movedim(1, tap.axis)
+        order = tap.units.argsort(stable=True)
+        moved = x.movedim(tap.axis, 1)
+        part = part.reshape(len(x), len(order), *moved.shape[2:]).to(x.dtype)
+        return moved.index_copy(1, tap.positions[order].to(x.device), part).movedim(1, tap.axis)

@@ -1,0 +1,1 @@
+"""Pure measurements: a network in, a small dictionary out."""

@@ -1,0 +1,214 @@
+"""Names of methods, architectures and data sets: found by reading source, imported only when used.
+
+A decorator such as ``@importance("l1_norm", paper=LI2017)`` in a file of the registry's folder is all the
+registration there is. Listing parses those files and runs none of them, so it needs no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    authors: str
+    year: int
+    title: str
+    venue: str
+    url: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.authors} {self.year}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a registered name without importing it."""
+
+    name: str
+    kind: str
+    origin: str
+    summary: str
+    paper: Paper | None
+    load: Callable[[], object]
+
+
+def unknown(noun: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name nobody knows, with near matches or all that is known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return UsageError(f"unknown {noun} '{name}': {hint}")
+
+
+class Registry:
+    """Lazy map from name to object.
+
+    Args:
+        noun: what the names stand for, in messages.
+        decorators: names of the decorators that register here.
+        folder: files (or one file) under the repository root that are searched.
+        group: entry-point group of third-party packages, if any.
+    """
+
+    def __init__(self, noun: str, decorators: tuple[str, ...], folder: str, group: str | None = None) -> None:
+        self.noun, self.decorators, self.group = noun, decorators, group
+        self.path = ROOT / folder
+        self._objects: dict[str, tuple[Any, str]] = {}
+        self._plugins: dict[str, Entry] = {}
+
+    def register(self, name: str, obj: Any, origin: str) -> None:
+        """Called by the decorators. A second definition of a name elsewhere is an error."""
+        if name in self._objects and self._objects[name][1] != origin:
+            raise UsageError(f"{self.noun} '{name}' is defined twice: {self._objects[name][1]} and {origin}")
+        self._objects[name] = (obj, origin)
+
+    def entries(self) -> dict[str, Entry]:
+        """All known names, sorted; nothing is imported."""
+        found = dict(self._plugins)
+        files = sorted(self.path.glob("*.py")) if self.path.is_dir() else [self.path]
+        for file in files:
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            for entry in scan(file, self.decorators, lambda module=module: importlib.import_module(module)):
+                if entry.name in found:
+                    raise UsageError(
+                        f"{self.noun} '{entry.name}' is defined twice: "
+                        f"{found[entry.name].origin} and {entry.origin}"
+                    )
+                found[entry.name] = entry
+        if self.group:
+            for point in metadata.entry_points(group=self.group):
+                found.setdefault(
+                    point.name,
+                    Entry(point.name, "entry point", point.value, "from an installed package", None, point.load),
+                )
+        return dict(sorted(found.items()))
+
+    def get(self, name: str) -> Any:
+        """The object behind ``name``; raises UsageError with near matches for an unknown one."""
+        if name not in self._objects:
+            entries = self.entries()
+            if name not in entries:
+                raise unknown(self.noun, name, entries)
+            entries[name].load()
+        if name not in self._objects:
+            raise UsageError(f"{self.noun} '{name}': {entries[name].origin} does not register it")
+        return self._objects[name][0]
+
+    def origin(self, name: str) -> str:
+        """``file:line`` where the object behind ``name`` is defined."""
+        self.get(name)
+        return self._objects[name][1]
+
+    def add_file(self, file: Path) -> None:
+        """Make the names a plugin file defines known (``--plugin FILE``)."""
+        for entry in scan(file, self.decorators, lambda: import_file(file)):
+            if entry.name in self.entries():
+                raise UsageError(
+                    f"plugin {file}: {self.noun} '{entry.name}' is already defined in "
+                    f"{self.entries()[entry.name].origin}; choose another name"
+                )
+            self._plugins[entry.name] = entry
+
+
+@cache
+def import_file(file: Path) -> object:
+    """Import a plugin file under a name of its own; raises UsageError in one line when it cannot be."""
+    name = f"bench_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"plugin {file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"plugin {file}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def scan(file: Path, decorators: tuple[str, ...], load: Callable[[], object]) -> list[Entry]:
+    """Entries that ``file`` defines, read from its syntax tree."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+    except SyntaxError as error:
+        raise UsageError(f"{file}:{error.lineno}: {error.msg}") from error
+    shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        for call in node.decorator_list:
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+                continue
+            if call.func.id not in decorators or not (call.args and isinstance(call.args[0], ast.Constant)):
+                continue
+            paper = next((k.value for k in call.keywords if k.arg == "paper"), None)
+            doc = (ast.get_docstring(node) or "").split("\n")[0]
+            origin = f"{shown}:{node.lineno}"
+            found.append(Entry(str(call.args[0].value), call.func.id, origin, doc, _paper(paper, tree), load))
+    return found
+
+
+def _paper(node: ast.expr | None, tree: ast.Module) -> Paper | None:
+    if isinstance(node, ast.Name):
+        named = papers() | _papers_of(tree)
+        return named.get(node.id)
+    return _literal_paper(node)
+
+
+def _literal_paper(node: ast.expr | None) -> Paper | None:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Paper"):
+        return None
+    values = [ast.literal_eval(a) for a in node.args]
+    return Paper(*values, **{str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
+
+
+def _papers_of(tree: ast.Module) -> dict[str, Paper]:
+    named = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            paper = _literal_paper(node.value)
+            if paper:
+                named[node.targets[0].id] = paper
+    return named
+
+
+@cache
+def papers() -> dict[str, Paper]:
+    """The papers of ``methods/papers.py`` by name."""
+    return _papers_of(ast.parse((ROOT / "methods" / "papers.py").read_text(encoding="utf-8")))
+
+
+METHODS = Registry("method", ("importance", "regularizer", "method"), "methods", group="bench.methods")
+ARCHS = Registry("architecture", ("architecture",), "bench/archs")
+DATASETS = Registry("data set", ("dataset",), "bench/data.py")
+
+
+def add_plugin(path: str) -> None:
+    """Make every method, architecture and data set that a file defines known to this process."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise UsageError(f"plugin {path}: no such file")
+    for registry in (METHODS, ARCHS, DATASETS):
+        registry.add_file(file)

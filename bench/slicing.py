@@ -1,0 +1,95 @@
+"""Slicing: build the physically smaller network. Exact by construction, no approximation and no training."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Channels of one layer that belong to units of one site.
+
+    Attributes:
+        layer: dotted name.
+        side: ``out`` (the layer makes the units), ``in`` (it reads them), ``both`` (they pass through: batch
+            norm, depthwise convolution, PReLU).
+        positions: channel indices, int64 ``[k]``.
+        units: the unit each of them belongs to, int64 ``[k]``.
+    """
+
+    layer: str
+    side: str
+    positions: Tensor
+    units: Tensor
+
+
+def slice_network(network: nn.Module, cuts: Iterable[tuple[Cut, Tensor]]) -> nn.Module:
+    """A copy of ``network`` without the channels of removed units.
+
+    Args:
+        network: left as it was; hooks are not copied.
+        cuts: what to cut, each with the boolean mask ``[n_units]`` of its site (True keeps).
+    """
+    removed: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    for cut, mask in cuts:
+        mask = mask.cpu()
+        removed[cut.layer][cut.side].append(cut.positions[~mask[cut.units]])
+    sliced = copy.deepcopy(network)
+    for name, sides in removed.items():
+        _slice_layer(sliced.get_submodule(name), {side: torch.cat(lost) for side, lost in sides.items()})
+    return sliced
+
+
+def _slice_layer(module: nn.Module, lost: dict[str, Tensor]) -> None:
+    def kept(side: str, width: int) -> Tensor:
+        keep = torch.ones(width, dtype=torch.bool)
+        if side in lost:
+            keep[lost[side]] = False
+        return keep
+
+    if hasattr(module, "slice_channels"):
+        module.slice_channels(kept("in", module.in_channels), kept("out", module.out_channels))  # type: ignore[operator, arg-type]
+    elif isinstance(module, nn.Linear):
+        _select(module, weight=(kept("out", module.out_features), kept("in", module.in_features)))
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if "both" in lost:  # depthwise: one filter a channel
+            _select(module, weight=(kept("both", module.out_channels), None))
+            module.groups = module.in_channels = len(module.weight)
+        else:
+            _select(module, weight=(kept("out", module.out_channels), kept("in", module.in_channels)))
+            module.in_channels = module.weight.shape[1] * module.groups
+        module.out_channels = len(module.weight)
+    elif isinstance(module, nn.PReLU):
+        if module.num_parameters > 1:
+            _select(module, weight=(kept("both", module.num_parameters), None))
+            module.num_parameters = len(module.weight)
+    else:  # batch norm
+        keep = kept("both", module.num_features)  # type: ignore[arg-type]
+        _select(module, weight=(keep, None))
+        for name in ("running_mean", "running_var"):
+            if getattr(module, name) is not None:
+                setattr(module, name, getattr(module, name)[keep.to(getattr(module, name).device)].clone())
+        module.num_features = int(keep.sum())  # type: ignore[assignment]
+
+
+def _select(module: nn.Module, weight: tuple[Tensor, Tensor | None]) -> None:
+    """Keep rows (and columns) of ``weight`` and the same rows of ``bias``, whichever of them the module has."""
+    rows, columns = weight
+    for name in ("weight", "bias"):
+        old = getattr(module, name, None)
+        if old is None:
+            continue
+        new = old.detach()[rows.to(old.device)]
+        if name == "weight" and columns is not None:
+            new = new[:, columns.to(old.device)]
+        # Indexing drops the memory format that channels-last kernels rely on.
+        channels_last = new.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last)
+        new = new.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        setattr(module, name, nn.Parameter(new.clone(), requires_grad=old.requires_grad))
