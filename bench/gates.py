@@ -52,7 +52,7 @@ class Tap:
 
 
 class Gates:
-    """All gates of one network. Hooks exist only while something is gated, observed or inserted.
+    """All gates of one network. There are no hooks until something is first gated, observed or inserted.
 
     Args:
         network: the network whose consumers are hooked.
@@ -75,34 +75,30 @@ class Gates:
     def set(self, values: Mapping[str, Tensor]) -> None:
         """Gate sites by ``values``: site -> ``[n_units]`` or ``[B, n_units]``; sites not named pass unchanged."""
         self.values = dict(values)
-        self.refresh()
+        self._install(bool(values))
 
     def observe(self, observer: Observer | None) -> None:
         """Report each site's activation (before its gate) to ``observer`` in every forward; None stops it."""
         self.observer = observer
-        self.refresh()
+        self._install(observer is not None)
 
     def insert(self, site: str, module: nn.Module) -> None:
         """Pass the site's activation ``[B, n_units, ...]`` through ``module``, before the gate, at every consumer."""
         self.inserted[site] = module
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Install or remove the hooks as needed."""
-        wanted = bool(self.values or self.inserted or self.observer)
-        if wanted and not self._handles:
-            for layer, taps in self.readers.items():
-                hook = self._hook(taps)
-                self._handles.append(self.network.get_submodule(layer).register_forward_pre_hook(hook))
-        elif not wanted:
-            for handle in self._handles:
-                handle.remove()
-            self._handles = []
+        self._install(True)
 
     def remove(self) -> None:
         """Take everything off the network."""
         self.values, self.inserted, self.observer = {}, {}, None
-        self.refresh()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _install(self, wanted: bool) -> None:
+        if wanted and not self._handles:
+            for layer, taps in self.readers.items():
+                hook = self._hook(taps)
+                self._handles.append(self.network.get_submodule(layer).register_forward_pre_hook(hook))
 
     def _hook(self, taps: list[tuple[str, Tap]]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -1,0 +1,262 @@
+"""The method contract. A method file imports this module and torch, nothing else.
+
+The least plugin is a function of a site::
+
+    @importance("l1_norm", paper=LI2017)
+    def l1_norm(site):                       # -> float [n_units], larger is more worth keeping
+        return site.rows().abs().sum(dim=1)
+
+    @regularizer("group_lasso", paper=WEN2016, strength=1e-4)
+    def group_lasso(site, strength):         # -> scalar added to the loss
+        return strength * site.rows().norm(dim=1).sum()
+
+Anything with state is a class: a :class:`Method` whose buffers are its checkpoint, with any of the hooks below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from torch import Tensor, nn
+
+from bench.budget import Budget
+from bench.errors import UsageError
+from bench.registry import METHODS, Paper
+from bench.sites import Site, Sites
+
+if TYPE_CHECKING:
+    from bench.context import Context
+
+__all__ = [
+    "PRUNE",
+    "Budget",
+    "Masks",
+    "Method",
+    "Paper",
+    "Phase",
+    "Plan",
+    "Scores",
+    "Site",
+    "Sites",
+    "compose",
+    "importance",
+    "method",
+    "regularizer",
+]
+
+Scores = Mapping[str, Tensor]
+"""Site -> float ``[n_units]``; larger is more worth keeping; finite."""
+Masks = Mapping[str, Tensor]
+"""Site -> bool ``[n_units]``; True keeps."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    Attributes:
+        epochs: how many.
+        part: the recipe's table that gives rate and schedule, ``train`` or ``finetune``.
+        rewind: before it starts, go back to this snapshot's weights (``init`` always exists), or ``fresh`` for
+            newly drawn ones; None goes on. The optimizer starts afresh in every phase.
+    """
+
+    epochs: int
+    part: str = "train"
+    rewind: str | None = None
+
+
+@dataclass(frozen=True)
+class Prune:
+    """The step of a plan at which masks are chosen, the method is finalized, and the network is sliced."""
+
+
+PRUNE: Final = Prune()
+Plan = tuple[Phase | Prune, ...]
+
+
+class Method(nn.Module):
+    """Base class of methods. Every hook is optional; buffers (and parameters) are what a checkpoint keeps.
+
+    Attributes:
+        name: in the registry.
+        paper: its source, or None.
+        starts_from: ``init`` (trains from the initial weights) or ``base`` (starts from the trained dense
+            network).
+        prunes: False for a method that keeps every unit (a control); it is given no budget.
+    """
+
+    name: str = ""
+    paper: Paper | None = None
+    starts_from: str = "init"
+    prunes: bool = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options with their defaults; subclasses override it with a frozen dataclass."""
+
+    config: Any
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.config = config if config is not None else self.Config()
+
+    def plan(self, ctx: Context) -> Plan:
+        """Phases and where to prune. Must depend on nothing but the recipe, the budget and the configuration.
+
+        Default: from ``init`` train, prune, fine-tune; from ``base`` prune, fine-tune; the method's hooks run
+        until the prune.
+        """
+        recipe = ctx.recipe
+        train = () if self.starts_from == "base" else (Phase(recipe.train.epochs),)
+        return (*train, PRUNE, Phase(recipe.finetune.epochs, "finetune"))
+
+    def prepare(self, ctx: Context) -> None:
+        """Once, before anything: register buffers, insert layers. Called again (then state is loaded) on resume."""
+
+    def on_phase_start(self, ctx: Context) -> None:
+        """Before a phase's first epoch, after its rewind."""
+
+    def on_batch_start(self, ctx: Context) -> None:
+        """Before the forward pass on ``ctx.x`` ``[B, C, H, W]``, ``ctx.y`` ``[B]``; may set ``ctx.gates``."""
+
+    def penalty(self, ctx: Context) -> Tensor | float:
+        """A scalar in the unit of the loss (nats per example), added to it before the backward pass."""
+        return 0.0
+
+    def on_backward_end(self, ctx: Context) -> None:
+        """Gradients are there, the optimizer has not stepped."""
+
+    def on_step_end(self, ctx: Context) -> None:
+        """After the optimizer's step: projections, proximal steps."""
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """After each epoch of the method's own phases."""
+
+    def on_phase_end(self, ctx: Context) -> None:
+        """After a phase; ``ctx.phase`` is its index in the plan. May set ``ctx.masks``, snapshot, rewind."""
+
+    def scores(self, ctx: Context) -> Scores:
+        """What each unit is worth, for the default :meth:`select`. Default: l2 norm of its weights."""
+        return {name: site.rows().detach().norm(dim=1) for name, site in ctx.sites.items()}
+
+    def select(self, ctx: Context, budget: Budget) -> Masks:
+        """What stays. Default: the best units by :meth:`scores` within the budget, ranked globally."""
+        return ctx.rank(self.scores(ctx))
+
+    def finalize(self, ctx: Context) -> None:
+        """Before slicing, and after an error: let go of what was taken. Gates and insertions go by themselves."""
+
+    def bound(self, hook: str) -> list[Callable[..., Any]]:
+        """This method's own implementations of ``hook``; empty where it has none, so that none costs nothing."""
+        return [getattr(self, hook)] if getattr(type(self), hook) is not getattr(Method, hook) else []
+
+
+def method(name: str, *, paper: Paper | None = None) -> Callable[[type[Method]], type[Method]]:
+    """Register a :class:`Method` subclass as ``name``."""
+
+    def decorate(cls: type[Method]) -> type[Method]:
+        cls.name, cls.paper = name, paper
+        METHODS.register(name, cls, f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}")
+        return cls
+
+    return decorate
+
+
+def importance(name: str, *, paper: Paper | None = None, **options: Any) -> Callable[[Callable], Callable]:
+    """Register ``function(site, **options) -> [n_units]`` as a method that starts from the base and prunes once.
+
+    Larger is more worth keeping. ``options`` are its configuration and their defaults.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        def scores(self: Method, ctx: Context) -> Scores:
+            given = dataclasses.asdict(self.config)
+            return {name: function(site, **given).detach() for name, site in ctx.sites.items()}
+
+        _register(name, paper, function, options, {"starts_from": "base", "scores": scores})
+        return function
+
+    return decorate
+
+
+def regularizer(name: str, *, paper: Paper | None = None, **options: Any) -> Callable[[Callable], Callable]:
+    """Register ``function(site, **options) -> scalar`` as a method that trains with its sum over sites as penalty.
+
+    It prunes by the l2 norm of the units' weights unless composed with an importance (``name+importance``).
+    """
+
+    def decorate(function: Callable) -> Callable:
+        def penalty(self: Method, ctx: Context) -> Tensor | float:
+            given = dataclasses.asdict(self.config)
+            return sum(function(site, **given) for site in ctx.sites.values())
+
+        _register(name, paper, function, options, {"penalty": penalty})
+        return function
+
+    return decorate
+
+
+def _register(name: str, paper: Paper | None, function: Callable, options: dict[str, Any], body: dict) -> None:
+    fields = [(key, type(value), dataclasses.field(default=value)) for key, value in options.items()]
+    config = dataclasses.make_dataclass("Config", fields, frozen=True)
+    config.__module__ = function.__module__
+    doc = {"__doc__": function.__doc__, "__module__": function.__module__, "Config": config}
+    cls = type(name, (Method,), doc | body)
+    cls.name, cls.paper = name, paper
+    METHODS.register(name, cls, f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}")
+
+
+DECISIONS = {"rank the units": ("scores", "select"), "plan the training": ("plan",)}
+
+
+class Composed(Method):
+    """``a+b``: all hooks of all parts; at most one part may choose the mask, and one the plan."""
+
+    def __init__(self, parts: Iterable[Method]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.name = "+".join(part.name for part in self._methods)
+        self.starts_from = "base" if all(part.starts_from == "base" for part in self._methods) else "init"
+        self.prunes = all(part.prunes for part in self._methods)
+        for decision in DECISIONS:
+            self._who(decision)  # raises now rather than after the training
+
+    @property
+    def _methods(self) -> list[Method]:
+        return [part for part in self.parts if isinstance(part, Method)]
+
+    def _who(self, decision: str) -> Method | None:
+        """The one part that takes a decision itself, if any does."""
+        able = [part for part in self._methods if any(part.bound(hook) for hook in DECISIONS[decision])]
+        if len(able) > 1:
+            raise UsageError(f"{' and '.join(part.name for part in able)} cannot be composed: both {decision}")
+        return able[0] if able else None
+
+    def bound(self, hook: str) -> list[Callable[..., Any]]:
+        """The implementations of all parts."""
+        return [f for part in self._methods for f in part.bound(hook)]
+
+    def plan(self, ctx: Context) -> Plan:
+        """The plan of the part that has one; otherwise train (if any part does), prune, fine-tune."""
+        planner = self._who("plan the training")
+        return planner.plan(ctx) if planner else super().plan(ctx)
+
+    def scores(self, ctx: Context) -> Scores:
+        """Of the part that ranks."""
+        ranker = self._who("rank the units")
+        return ranker.scores(ctx) if ranker else super().scores(ctx)
+
+    def select(self, ctx: Context, budget: Budget) -> Masks:
+        """Of the part that ranks."""
+        ranker = self._who("rank the units")
+        return ranker.select(ctx, budget) if ranker else super().select(ctx, budget)
+
+
+def compose(methods: list[Method]) -> Method:
+    """One method, or several as one; raises UsageError when two of them want the same decision."""
+    return methods[0] if len(methods) == 1 else Composed(methods)

@@ -1,0 +1,103 @@
+"""Bases: dense networks, trained once per (architecture, data set, recipe, seed) and used by every run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from torch import Tensor
+
+from bench.api import Method, Phase
+from bench.checkpoint import load_tensors, save_tensors, write_atomic
+from bench.errors import RunFailed
+from bench.progress import Progress
+from bench.training import Training
+
+
+@dataclass(frozen=True)
+class Base:
+    """A trained dense network: its weights and how it came about."""
+
+    state: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def paths(folder: Path, base_id: str) -> tuple[Path, Path, Path]:
+    """Weights, facts and training checkpoint of a base."""
+    stem = folder / "bases" / base_id
+    return stem.with_name(base_id + ".safetensors"), stem.with_name(base_id + ".json"), stem.with_name(base_id + ".pt")
+
+
+def exists(folder: Path, base_id: str) -> bool:
+    """Whether the base is trained."""
+    return paths(folder, base_id)[1].is_file()
+
+
+def ensure(
+    folder: Path, base_id: str, epochs: int, macs: int, progress: Progress, start: Callable[[Path], Training]
+) -> Base:
+    """The base, trained now unless it is already there.
+
+    Two processes that need it train it once: the second waits for the first, and takes over (from its last
+    checkpoint) should it die, since the lock dies with its holder.
+
+    Args:
+        folder: output folder.
+        base_id: its name.
+        epochs: of its training.
+        macs: of the dense network.
+        progress: where to report.
+        start: makes the plain training that writes its checkpoints to the given file.
+    """
+    weights, facts_file, checkpoint = paths(folder, base_id)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(weights.with_suffix(".lock"))
+    if lock_is_busy(lock):
+        progress.say(f"waiting for another run that trains the base {base_id}")
+    with lock:
+        if not facts_file.is_file():
+            training = start(checkpoint)
+            if training.resume():
+                progress.say(f"base: going on after epoch {training.position[1]}")
+            training.run((Phase(epochs),), _no_prune, lambda: macs)
+            artifact = save_tensors(weights, training.ctx.network.state_dict())
+            facts = {
+                "id": base_id,
+                "epochs": epochs,
+                "examples": training.examples,
+                "macs": training.train_macs,
+                "sha256": artifact["sha256"],
+                "curve": training.curve,
+                "seconds": training.seconds,
+            }
+            write_atomic(facts_file, lambda p: p.write_text(json.dumps(facts), encoding="utf-8") and None)
+            checkpoint.unlink(missing_ok=True)
+    try:
+        facts = json.loads(facts_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFailed(f"{facts_file} is damaged; delete it and run again") from error
+    return Base(load_tensors(weights), facts)
+
+
+def lock_is_busy(lock: FileLock) -> bool:
+    """Whether somebody else holds ``lock`` right now."""
+    from filelock import Timeout
+
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _no_prune(training: Training) -> None:
+    raise RunFailed("a base is not pruned")
+
+
+def plain() -> Method:
+    """The method of a base's training: no hook at all."""
+    return Method()

@@ -1,0 +1,100 @@
+"""Files that are whole or absent: atomic writes, training checkpoints, networks and masks as safetensors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from bench.errors import RunFailed, SetupError
+
+
+def write_atomic(path: Path, write: Callable[[Path], None], exclusive: bool = False) -> bool:
+    """Write a file so that a reader, or a crash at any moment, sees all of it or none.
+
+    Args:
+        path: where.
+        write: writes to the path it is given, in the same folder.
+        exclusive: leave an existing file alone.
+
+    Returns:
+        False when ``exclusive`` and the file is already there. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        if exclusive:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+        else:
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return True
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training checkpoint that ``torch.load(weights_only=True)`` can read."""
+    write_atomic(path, lambda p: torch.save(dict(state), p))
+
+
+def load_state(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The checkpoint at ``path``; None when there is none or it cannot be read (it is then as if there were none)."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception:  # a foreign or damaged file: starting over is right, whatever is wrong with it
+        return None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write tensors as safetensors; returns the file's name, size and hash for the record."""
+    blob = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    write_atomic(path, lambda p: p.write_bytes(blob) and None)
+    return {"file": path.name, "bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; raises RunFailed when it is damaged."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunFailed(f"{path} cannot be read ({error}); delete it and run again") from error
+
+
+def require_writable(folder: Path, free_bytes: int) -> None:
+    """Raise SetupError unless files can be written to ``folder`` and it has ``free_bytes`` left."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:
+            probe.write(b"0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise SetupError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from error
+    if free < free_bytes:
+        raise SetupError(
+            f"{folder} has {free / 2**20:.0f} MiB free, this run may need {free_bytes / 2**20:.0f}: "
+            "make room or choose another folder with --out"
+        )

@@ -1,0 +1,101 @@
+"""``bench list``: what there is, without importing it; and the sites of an architecture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from typing import Any
+
+from tabulate import tabulate
+
+from bench.registry import ARCHS, DATASETS, METHODS, Registry, add_plugin
+from bench.spec import RECIPES, recipe_names
+
+REGISTRIES: dict[str, Registry] = {"methods": METHODS, "archs": ARCHS, "datasets": DATASETS}
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    p = commands.add_parser("list", help="methods, architectures, data sets, recipes, sites")
+    p.set_defaults(function=run)
+    p.add_argument("what", nargs="?", choices=(*REGISTRIES, "recipes", "sites"), help="default: all but sites")
+    p.add_argument("-a", "--arch", metavar="NAME", help="for sites: the architecture")
+    p.add_argument("-d", "--dataset", metavar="NAME", default="cifar10", help="for sites: gives the input shape (cifar10)")
+    p.add_argument("--coupling", choices=("inner", "full"), default="inner")
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE")
+    p.add_argument("--json", action="store_true")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Carry out the command; returns the exit code."""
+    for file in chosen.plugin:
+        add_plugin(file)
+    if chosen.what == "sites":
+        return _sites(chosen)
+    kinds = [chosen.what] if chosen.what else [*REGISTRIES, "recipes"]
+    found = {kind: _recipes() if kind == "recipes" else _entries(REGISTRIES[kind]) for kind in kinds}
+    if chosen.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for kind, rows in found.items():
+        print(f"{kind}\n{tabulate(rows, headers='keys', tablefmt='simple', maxcolwidths=None)}\n")
+    return 0
+
+
+def _entries(registry: Registry) -> list[dict[str, str]]:
+    rows = []
+    for entry in registry.entries().values():
+        row = {"name": entry.name}
+        if registry is METHODS:
+            row |= {"kind": entry.kind, "paper": str(entry.paper or "")}
+        rows.append(row | {"defined in": entry.origin, "what": entry.summary})
+    return rows
+
+
+def _recipes() -> list[dict[str, str]]:
+    rows = []
+    for name in recipe_names():
+        values = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
+        rows.append({"name": name, "defined in": f"bench/recipes/{name}.toml", "what": values["description"]})
+    return rows
+
+
+def _sites(chosen: argparse.Namespace) -> int:
+    from bench.archs import build
+    from bench.budget import CostModel
+    from bench.errors import UsageError
+    from bench.sites import find_sites
+
+    if not chosen.arch:
+        raise UsageError("list sites: say of which network with --arch NAME")
+    facts = DATASETS.get(chosen.dataset)
+    network = build(chosen.arch, facts.shape, facts.classes)
+    sites = find_sites(network, facts.shape, chosen.coupling)
+    model = CostModel(network, sites, facts.shape)
+    rows = []
+    for name, site in sites.items():
+        fewer = model.dense.copy()
+        fewer[model.names.index(name)] -= 1
+        rows.append(
+            {
+                "site": name,
+                "kind": site.kind,
+                "units": site.n_units,
+                "MACs a unit": model.macs(model.dense) - model.macs(fewer),
+                "params a unit": model.params(model.dense) - model.params(fewer),
+                "produced by": ", ".join(site.producers),
+                "read by": ", ".join(tap.layer for tap in site.consumers),
+            }
+        )
+    if chosen.json:
+        print(json.dumps({"sites": rows, "rejected": sites.rejected}, indent=1))
+        return 0
+    print(tabulate(rows, headers="keys", tablefmt="simple", intfmt=","))
+    print(f"\n{len(sites)} sites, gate == slice checked; dense: {model.macs(model.dense):,} MACs, "
+          f"{model.params(model.dense):,} parameters, input {list(facts.shape)}")
+    if sites.rejected:
+        print("\nno sites:", *(f"  {name}: {why}" for name, why in sites.rejected.items()), sep="\n")
+    sys.stdout.flush()
+    return 0

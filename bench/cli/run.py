@@ -1,0 +1,151 @@
+"""``bench run``: one method on one network at one budget, for one seed or several."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import RunFailed, UsageError
+from bench.registry import ARCHS, DATASETS, add_plugin, unknown
+
+if TYPE_CHECKING:
+    from bench.spec import Spec
+
+DEFAULT_KEEP_MACS = 0.5
+RECIPE_OF = {"cifar10": "cifar", "cifar100": "cifar", "fashion_mnist": "mnist", "kmnist": "mnist"}
+"""Default recipes of data sets that share one; any other data set's recipe has its own name."""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    p = commands.add_parser("run", help="train, prune, slice, fine-tune, measure, record")
+    p.set_defaults(function=run)
+    what = p.add_argument_group("what to run")
+    what.add_argument("-m", "--method", required=True, metavar="NAME[+NAME]", help="see: bench list methods")
+    what.add_argument("-a", "--arch", required=True, metavar="NAME", help="see: bench list archs")
+    what.add_argument("-d", "--dataset", default="digits", metavar="NAME", help="default: digits (no download)")
+    what.add_argument("--recipe", metavar="NAME|FILE", help="default: the data set's")
+    what.add_argument("--seeds", "--seed", default="0", metavar="N[-M][,...]", help="such as 0, 0-4 or 1,5 (default 0)")
+    budget = p.add_argument_group("budget")
+    budget.add_argument("--keep-macs", type=_number, metavar="SHARE", help=f"default {DEFAULT_KEEP_MACS}")
+    budget.add_argument("--keep-params", type=_number, metavar="SHARE", help="instead of --keep-macs")
+    budget.add_argument("--ranking", metavar="global|layer", help="default: the method's own")
+    budget.add_argument("--min-keep", type=_whole, default=1, metavar="N", help="units that stay in every site (1)")
+    budget.add_argument("--coupling", choices=("inner", "full"), default="inner", help="full also prunes residual streams")
+    change = p.add_argument_group("settings")
+    change.add_argument("-p", dest="options", action="append", default=[], metavar="KEY=VALUE", help="method option")
+    change.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="recipe value, such as train.epochs=5")
+    change.add_argument("--epochs", type=_whole, metavar="N", help="short for --set train.epochs=N")
+    change.add_argument("--finetune-epochs", type=_whole, metavar="N", help="short for --set finetune.epochs=N")
+    change.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file that defines methods, architectures or data sets")
+    where = p.add_argument_group("where and how")
+    where.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="records, bases, artifacts (results)")
+    where.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
+    where.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
+    where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    where.add_argument("--retry", action="store_true", help="run again what failed before")
+    where.add_argument("--dry-run", action="store_true", help="print the specification and the record's path, run nothing")
+    where.add_argument("--json", action="store_true", help="print records instead of tables")
+    where.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Carry out the command; returns the exit code."""
+    for file in chosen.plugin:
+        add_plugin(file)
+    seeds = parse_seeds(chosen.seeds)
+    specs = [make(chosen, seed) for seed in seeds]
+    from bench import record
+    from bench.run import Options, execute
+    from leaderboard.summary import summary
+
+    if chosen.dry_run:
+        for spec in specs:
+            planned = {"id": spec.id, "record": str(record.path_of(chosen.out, spec)), "spec": spec.as_dict()}
+            print(json.dumps(planned, indent=1))
+        return 0
+    options = Options(chosen.out, chosen.data_dir, chosen.download, chosen.device, chosen.retry, chosen.quiet)
+    failures = []
+    for spec in specs:
+        try:
+            done = execute(spec, options)
+        except RunFailed as error:
+            if len(specs) == 1:
+                raise
+            print(f"bench: error: seed {spec.seed}: {error}", file=sys.stderr)
+            failures.append(spec.seed)
+            continue
+        if chosen.json:
+            print(json.dumps(done))
+        else:
+            print(f"\n{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}"
+                  + (f", keeping {spec.budget}" if spec.budget else ""))
+            print(summary(done))
+            print(f"record: {record.path_of(chosen.out, spec)}")
+    if failures:
+        raise RunFailed(f"{len(failures)} of {len(specs)} seeds failed: {', '.join(map(str, failures))}")
+    return 0
+
+
+def make(chosen: argparse.Namespace, seed: int) -> Spec:
+    """The specification that the command line asks for; raises UsageError."""
+    from bench.spec import load_recipe, method_names
+
+    method_names(chosen.method)
+    for registry, name in ((ARCHS, chosen.arch), (DATASETS, chosen.dataset)):
+        if name not in registry.entries():
+            raise unknown(registry.noun, name, registry.entries())
+    settings = pairs(chosen.settings, "--set")
+    for flag, key in ((chosen.epochs, "train.epochs"), (chosen.finetune_epochs, "finetune.epochs")):
+        if flag is not None:
+            settings[key] = str(flag)
+    recipe = load_recipe(chosen.recipe or RECIPE_OF.get(chosen.dataset, chosen.dataset), settings)
+    from bench.budget import Budget
+    from bench.run import make_spec
+
+    keep_macs = chosen.keep_macs
+    if keep_macs is None and chosen.keep_params is None:
+        keep_macs = DEFAULT_KEEP_MACS
+    budget = Budget(keep_macs, chosen.keep_params, chosen.ranking, chosen.min_keep)
+    options = pairs(chosen.options, "-p")
+    return make_spec(chosen.method, chosen.arch, chosen.dataset, recipe, budget, seed, chosen.coupling, options)
+
+
+def pairs(texts: list[str], option: str) -> dict[str, str]:
+    """``KEY=VALUE`` texts as a dictionary; raises UsageError."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{option} {text}: give KEY=VALUE")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0``, ``0-4`` or ``1,5`` as a list; raises UsageError."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--seeds {text}: give whole numbers such as 0, 0-4 or 1,5")
+        seeds += range(int(first), int(last or first) + 1)
+    if not seeds:
+        raise UsageError(f"--seeds {text}: no seed")
+    return list(dict.fromkeys(seeds))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    return int(text)

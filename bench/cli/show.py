@@ -1,0 +1,71 @@
+"""``bench show`` and ``bench verify``: read records, and check them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import record
+from bench.errors import UsageError
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands to the parser."""
+    p = commands.add_parser("show", help="one record, readable")
+    p.set_defaults(function=show)
+    p.add_argument("run", metavar="ID|FILE", help="a record's file, or (the start of) its id under --out")
+    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
+    p.add_argument("--json", action="store_true")
+    p = commands.add_parser("verify", help="recompute what a record claims")
+    p.set_defaults(function=verify)
+    p.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records or folders of them (default: --out)")
+    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where artifacts are (results)")
+    p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR")
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE")
+    p.add_argument("--json", action="store_true")
+
+
+def show(chosen: argparse.Namespace) -> int:
+    """Print one record."""
+    from leaderboard.summary import details
+
+    found = record.load(_find(chosen.run, chosen.out))
+    print(record.to_text(found) if chosen.json else details(found), end="" if chosen.json else "\n")
+    return 0
+
+
+def verify(chosen: argparse.Namespace) -> int:
+    """Check records; exit 1 when one does not hold."""
+    from bench.registry import add_plugin
+    from bench.verify import verify_file
+
+    for file in chosen.plugin:
+        add_plugin(file)
+    roots = chosen.paths or [chosen.out / "records"]
+    for root in roots:
+        if not root.exists():
+            raise UsageError(f"verify {root}: no such file or folder")
+    results = {str(path): verify_file(path, chosen.out, chosen.data_dir) for root in roots for path in record.find(root)}
+    if chosen.json:
+        print(json.dumps({path: [vars(c) for c in checks] for path, checks in results.items()}, indent=1))
+    else:
+        for path, checks in results.items():
+            print(path)
+            for check in checks:
+                print(f"  {check.outcome:7} {check.name}{': ' + check.detail if check.detail else ''}")
+    bad = sum(any(c.outcome == "FAILED" for c in checks) for checks in results.values())
+    print(f"{len(results)} records, {bad} do not hold", file=sys.stderr)
+    return 1 if bad or not results else 0
+
+
+def _find(text: str, out: Path) -> Path:
+    if Path(text).is_file():
+        return Path(text)
+    matches = [p for p in record.find(out / "records") if p.stem.startswith(text) and "superseded" not in p.parts]
+    if len(matches) != 1:
+        what = "no record" if not matches else f"{len(matches)} records"
+        raise UsageError(f"show {text}: {what} of that name under {out / 'records'}; give a file or a longer id")
+    return matches[0]

@@ -1,0 +1,101 @@
+"""What a run ran on and with: device, threads, versions, the state of the code. No host, user or absolute path."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import __version__
+from bench.errors import SetupError
+from bench.registry import ROOT
+
+PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn")
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda[:N]``; raises SetupError when the device is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SetupError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SetupError(f"--device {name}: no such CUDA device here; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise SetupError(f"--device {name}: only cpu and cuda are supported")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """``fp32`` or ``bf16``; ``auto`` takes bf16 where the device has instructions for it."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu()[1] else "fp32"
+
+
+@cache
+def cpu() -> tuple[str, frozenset[str]]:
+    """Model name and instruction-set flags of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), frozenset()
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = fields.get("flags", fields.get("Features", ""))
+    return fields.get("model name", platform.machine()), frozenset(flags.split())
+
+
+def device_name(device: torch.device) -> str:
+    """Model of the CPU or GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu()[0]
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def versions(device: torch.device) -> dict[str, Any]:
+    """Device, threads and versions, as the record keeps them."""
+    return {
+        "device": device_name(device),
+        "device_type": device.type,
+        "threads": torch.get_num_threads(),
+        "os": platform.system(),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "packages": {p: metadata.version(p) for p in PACKAGES},
+    }
+
+
+def code() -> dict[str, Any]:
+    """Version, commit and whether the working tree differs from it (with the hash of the difference)."""
+    found: dict[str, Any] = {"version": __version__, "commit": None, "diff_sha256": None}
+    if (ROOT / ".git").exists():
+        found["commit"] = _git("rev-parse", "HEAD")
+        diff = _git("diff", "HEAD", "--", "*.py", "*.toml")
+        found["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest() if diff else None
+    return found
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(ROOT), "-c", f"safe.directory={ROOT}", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env={**os.environ, "LC_ALL": "C"})
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

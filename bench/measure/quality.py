@@ -1,0 +1,48 @@
+"""How well a network classifies: top-1, top-5, loss, calibration, worst class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BINS = 15
+
+
+@torch.inference_mode()
+def logits_of(network: nn.Module, images: Tensor, batch: int = 1000) -> Tensor:
+    """Outputs ``[N, classes]`` of ``network`` in eval mode and float32 on normalised ``images``, on the CPU."""
+    training = network.training
+    network.eval()
+    parts = [network(part.contiguous(memory_format=torch.channels_last)).float().cpu() for part in images.split(batch)]
+    network.train(training)
+    return torch.cat(parts)
+
+
+def quality(logits: Tensor, labels: Tensor) -> dict[str, float | int]:
+    """Metrics of ``logits [N, classes]`` against integer ``labels [N]``.
+
+    ``top1``, ``top5`` and ``worst_class_top1`` are shares in 0..1; ``loss`` is the cross-entropy in nats;
+    ``ece`` the expected calibration error over 15 equal bins of confidence (Guo et al. 2017, eq. 5).
+    """
+    logits, labels = logits.double().cpu(), labels.cpu().long()
+    probability = logits.softmax(dim=1)
+    confidence, guess = probability.max(dim=1)
+    hit = (guess == labels).double()
+    k = min(5, logits.shape[1])
+    in_top5 = (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1)
+    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    gap = torch.zeros(BINS, dtype=torch.double).index_add(0, bins, hit - confidence)
+    per_class = torch.zeros(logits.shape[1], dtype=torch.double).index_add(0, labels, hit)
+    counts = labels.bincount(minlength=logits.shape[1])
+    seen = counts > 0
+    shares = torch.where(seen, per_class / counts.clamp(min=1), torch.inf)
+    return {
+        "examples": len(labels),
+        "top1": hit.mean().item(),
+        "top5": in_top5.double().mean().item(),
+        "loss": F.cross_entropy(logits, labels).item(),
+        "ece": (gap.abs().sum() / len(labels)).item(),
+        "worst_class": int(shares.argmin()),
+        "worst_class_top1": shares.min().item(),
+    }

@@ -1,0 +1,59 @@
+"""What a user sees while a run goes on: a bar on a terminal, a line per epoch in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts epochs of all phases of a run, the base's included, on stderr.
+
+    Args:
+        label: stands before the bar and every line.
+        total: epochs altogether.
+        done: epochs already trained before a resume.
+        quiet: print nothing.
+    """
+
+    def __init__(self, label: str, total: float, done: float = 0, quiet: bool = False) -> None:
+        self.label, self.total, self.done, self.quiet = label, total, done, quiet
+        self.started, self.at_start = time.monotonic(), done
+        terminal = sys.stderr.isatty() and not quiet
+        style = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        self.bar = (
+            tqdm(total=total, initial=done, desc=label, bar_format=style, dynamic_ncols=True) if terminal else None
+        )
+
+    def step(self, share: float) -> None:
+        """A step of an epoch that has ``1 / share`` of them is done."""
+        if self.bar is not None:
+            self.bar.update(min(share, self.total - self.bar.n))
+
+    def epoch(self, what: str, epoch: int, epochs: int, loss: float, accuracy: float) -> None:
+        """An epoch is done: ``what`` names the phase; ``accuracy`` is the validation top-1."""
+        self.done += 1
+        text = f"{what} epoch {epoch}/{epochs} loss {loss:.4f} val {100 * accuracy:.2f} %"
+        if self.bar is not None:
+            self.bar.n = min(self.done, self.total)
+            self.bar.set_postfix_str(text)
+        elif not self.quiet:
+            rate = (time.monotonic() - self.started) / max(self.done - self.at_start, 1)
+            left = max(0.0, rate * (self.total - self.done))
+            self.say(f"{text}, {left:.0f} s left")
+
+    def say(self, text: str) -> None:
+        """A message of its own line."""
+        if self.quiet:
+            return
+        if self.bar is not None:
+            self.bar.write(f"{self.label}: {text}", file=sys.stderr)
+        else:
+            print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,471 @@
+"""One run, from its specification to its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import signal
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from bench import base as bases
+from bench import data, environment, record
+from bench.api import Composed, Method, Phase, compose
+from bench.archs import build
+from bench.budget import Budget, CostModel
+from bench.checkpoint import require_writable, save_tensors
+from bench.context import Context, clone_state
+from bench.errors import BenchError, RunFailed, SetupError, UsageError
+from bench.measure import flops, latency
+from bench.measure.quality import logits_of, quality
+from bench.progress import Progress
+from bench.registry import DATASETS, METHODS
+from bench.sites import TOLERANCE, Sites, find_sites, gate_slice_difference
+from bench.spec import Spec, digest, method_config, method_names, non_default
+from bench.training import Training, choose_masks
+
+
+@dataclass(frozen=True)
+class Options:
+    """What does not change the result: where things are, and how to behave."""
+
+    out: Path = Path("results")
+    data_dir: Path = Path("data")
+    download: bool = False
+    device: str = "auto"
+    retry: bool = False
+    quiet: bool = False
+
+
+def make_spec(
+    method: str,
+    arch: str,
+    dataset: str,
+    recipe: Any,
+    budget: Budget,
+    seed: int = 0,
+    coupling: str = "inner",
+    options: dict[str, str] | None = None,
+) -> Spec:
+    """A specification with every name and option checked; raises UsageError."""
+    made = make_method(method, options or {})
+    parts = made.parts if isinstance(made, Composed) else [made]
+    config = {}
+    for part in parts:
+        changed = non_default(part.config)
+        config |= {f"{part.name}.{k}" if len(parts) > 1 else k: v for k, v in changed.items()}
+    return Spec(method, arch, dataset, recipe, budget if made.prunes else None, seed, coupling, config)
+
+
+def make_method(text: str, options: dict[str, str]) -> Method:
+    """The method ``a`` or ``a+b`` with options ``key`` or, where there are parts, ``a.key``; raises UsageError."""
+    names = method_names(text)
+    methods = []
+    for name in names:
+        cls = METHODS.get(name)
+        mine = {
+            k.removeprefix(f"{name}."): v
+            for k, v in options.items()
+            if k.startswith(f"{name}.") or len(names) == 1
+        }
+        methods.append(cls(method_config(cls.Config, mine, name)))
+    stray = [k for k in options if len(names) > 1 and k.partition(".")[0] not in names]
+    if stray:
+        raise UsageError(f"option '{stray[0]}': say whose it is, such as {names[0]}.{stray[0]}")
+    return compose(methods)
+
+
+def execute(spec: Spec, options: Options) -> dict[str, Any]:
+    """Carry out a run, or return its record if it is already done.
+
+    Returns:
+        The record; its status is ``ok``.
+
+    Raises:
+        UsageError, SetupError: before anything started; nothing is written.
+        RunFailed: the run failed; its record says how. KeyboardInterrupt: likewise, and it can be resumed.
+    """
+    path = record.path_of(options.out, spec)
+    done = _already(path, options)
+    if done:
+        return done
+    run = Run(spec, options)
+    lock = FileLock(options.out / "checkpoints" / f"{spec.id}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    if bases.lock_is_busy(lock):
+        run.progress.say("waiting for another process that is at the same run")
+    with lock, _terminable():
+        done = _already(path, options)
+        if done:
+            return done
+        finished = {"status": "ok", "error": None}
+        failure: BaseException | None = None
+        try:
+            run.go()
+        except KeyboardInterrupt as stop:
+            failure, finished = stop, _failed("interrupted", stop)
+        except BenchError as error:
+            if not run.started:
+                raise
+            failure, finished = error, _failed(error.status, error)
+        except Exception as error:
+            failure, finished = error, _failed("failed", error)
+        finally:
+            run.progress.close()
+            run.let_go()
+        sealed = record.seal(run.record() | finished)
+        try:
+            record.write(path, sealed)
+        except OSError as error:
+            kept = _rescue(path, sealed)
+            raise SetupError(f"record not written to {path} ({error.strerror}): it is in {kept}") from error
+        if failure is None or not isinstance(failure, KeyboardInterrupt):
+            run.checkpoint.unlink(missing_ok=True)
+        if isinstance(failure, BenchError | KeyboardInterrupt):
+            raise failure
+        if failure is not None:
+            raise RunFailed(
+                f"{spec.method} failed ({type(failure).__name__}: {failure}); the record has the traceback: {path}"
+            ) from failure
+        return sealed
+
+
+def _already(path: Path, options: Options) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    found = record.load(path)
+    if found["status"] == "ok":
+        return found
+    if found["status"] != "interrupted" and not options.retry:
+        raise RunFailed(
+            f"this run {found['status']} before ({found['error']['message']}); --retry runs it again: {path}"
+        )
+    return None
+
+
+def _failed(status: str, error: BaseException) -> dict[str, Any]:
+    # Only file names: a record holds no absolute path.
+    frames = [
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}: {frame.line}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    described = {"type": type(error).__name__, "message": str(error) or type(error).__name__, "traceback": frames}
+    return {"status": status, "error": described}
+
+
+def _rescue(path: Path, sealed: dict[str, Any]) -> str:
+    """Keep a record that its folder did not take: in the system's temporary folder, else on stdout."""
+    text = record.to_text(sealed)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix=path.stem + "-", suffix=".json", delete=False) as file:
+            file.write(text)
+        return file.name
+    except OSError:
+        print(text)
+        return "the output above"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within the block, SIGTERM interrupts like Ctrl-C, so that the run leaves its record."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Run:
+    """The state of one run. Creating it checks everything that can be checked before training."""
+
+    def __init__(self, spec: Spec, options: Options) -> None:
+        self.spec, self.options = spec, options
+        self.started = False
+        self.began = datetime.now(UTC)
+        self.parts: dict[str, Any] = {
+            "data": None,
+            "training": None,
+            "structure": None,
+            "cost": None,
+            "metrics": None,
+            "memory": None,
+            "curve": [],
+            "artifacts": {},
+            "latency": [],
+        }
+        self.seconds: dict[str, float] = {}
+        self.device = environment.pick_device(options.device)
+        self.precision = environment.pick_precision(spec.recipe.precision, self.device)
+        texts = {k: str(v) for k, v in spec.config.items()}
+        self.method = make_method(spec.method, texts)
+        facts = DATASETS.get(spec.dataset)
+        self.shape, self.classes = facts.shape, facts.classes
+        self.network = build(spec.arch, self.shape, self.classes, spec.seed)
+        require_writable(options.out, 16 * 2**20 + 40 * flops.parameters(self.network))
+        self.data = data.load_training(spec.dataset, options.data_dir, options.download, spec.seed, self.device)
+        self.parts["data"] = self.data.facts
+        self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
+        self.progress = Progress(f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}", 1, quiet=options.quiet)
+        self.training: Training | None = None
+
+    # --- the steps -------------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        """Everything: sites, base, plan, measuring."""
+        spec, recipe = self.spec, self.spec.recipe
+        torch.use_deterministic_algorithms(self.device.type == "cpu")
+        self.started = True  # a network without sites is a failed run, with a record
+        self.sites = find_sites(self.network, self.shape, spec.coupling)
+        self.model = CostModel(self.network, self.sites, self.shape)
+        self.started = False
+        self.model.require(spec.budget or Budget())
+        self.started = True
+        self.network.to(self.device, memory_format=torch.channels_last)
+        ctx = self._context(self.network)
+        plan = self.method.plan(ctx)
+        self.training = training = self._training(ctx, self.method, self.checkpoint, spec.id)
+        base_id = spec.base_id(self.precision)
+        base_epochs = recipe.train.epochs
+        epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
+        missing = 0 if bases.exists(self.options.out, base_id) else base_epochs
+        label = self.progress.label
+        self.progress.close()
+        self.progress = training.progress = Progress(label, max(missing + epochs, 1), quiet=self.options.quiet)
+        dense_macs = self.model.macs(self.model.dense)
+        self.base = bases.ensure(
+            self.options.out,
+            base_id,
+            base_epochs,
+            dense_macs,
+            self.progress,
+            lambda checkpoint: self._training(
+                self._context(build_like(self.network, spec, self.shape, self.classes)),
+                bases.plain(),
+                checkpoint,
+                base_id,
+            ),
+        )
+        self.dense_macs = dense_macs
+        ctx.snapshots["base"] = self.base.state
+        for hook in self.method.bound("prepare"):
+            hook(ctx)
+        if training.resume():
+            trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
+            self.progress.done += trained + training.position[1]
+            self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
+        elif self.method.starts_from == "base":
+            ctx.rewind("base")
+        self.plan = plan
+        training.run(plan, self._prune, self._macs)
+        if training.method is not None:
+            self._finalize(training)
+        self._measure(training)
+
+    def _context(self, network: nn.Module) -> Context:
+        spec = self.spec
+        return Context(
+            network,
+            self.sites if network is self.network else relinked(self.sites, network),
+            self.model,
+            self.data,
+            spec.recipe,
+            spec.budget or Budget(),
+            spec.seed,
+            self.device,
+            self.precision,
+        )
+
+    def _training(self, ctx: Context, method: Method, checkpoint: Path, identity: str) -> Training:
+        recipe, seed = self.spec.recipe, self.spec.seed
+        return Training(ctx, method, self.data, recipe, seed, self.progress, checkpoint, identity)
+
+    def _macs(self) -> int:
+        """MACs of the network as it is now."""
+        assert self.training is not None
+        return int(self.training.extra.get("macs", self.dense_macs))
+
+    def _finalize(self, training: Training) -> None:
+        for hook in self.method.bound("finalize"):
+            hook(training.ctx)
+        training.ctx.release()
+
+    def _prune(self, training: Training) -> None:
+        """Choose masks, let the method go, slice, check, re-estimate batch norm."""
+        ctx = training.ctx
+        masks = choose_masks(ctx, self.method)
+        self._finalize(training)
+        widths = {name: int(mask.sum()) for name, mask in masks.items()}
+        cost, budget = self.model.array(widths), ctx.budget
+        if self.spec.budget and self.model.cost(budget, cost) > self.model.allowed(budget):
+            raise RunFailed(
+                f"the method's masks cost {self.model.cost(budget, cost):,}, "
+                f"the budget of {budget} is {self.model.allowed(budget):,}"
+            )
+        dense = ctx.network
+        sliced = ctx.slice(masks)
+        x = self.data.val.normalised(self.data.val.pixels[:64])
+        difference = gate_slice_difference(dense, sliced, self.sites, masks, x)
+        if difference > TOLERANCE:
+            raise RunFailed(f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}")
+        counted = flops.count(sliced, self.shape)
+        if counted.total != self.model.macs(cost):
+            raise RunFailed(f"fvcore counts {counted.total:,} MACs, the cost model {self.model.macs(cost):,}")
+        training.recalibrate()
+        training.extra = {
+            "macs": counted.total,
+            "gate_slice_difference": difference,
+            "pruned": clone_state(sliced),
+        }
+
+    def _measure(self, training: Training) -> None:
+        """Everything that is read off the finished networks; the test set is loaded here and nowhere else."""
+        began = datetime.now(UTC)
+        recipe, options = self.spec.recipe, self.options
+        final = training.ctx.network
+        masks = training.ctx.sliced_by or self.sites.ones()
+        dense = build_like(self.network, self.spec, self.shape, self.classes)
+        dense.load_state_dict(self.base.state)
+        networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
+        if training.ctx.sliced_by is not None:
+            networks["pruned"] = self.sites.slice(dense, masks)
+            networks["pruned"].load_state_dict(training.extra["pruned"])  # type: ignore[union-attr]
+        test, test_hash = data.load_test(self.spec.dataset, options.data_dir, self.data.train)
+        images = test.normalised(test.pixels)
+        self.parts["data"] = self.data.facts | {"test_sha256": test_hash}
+        self.parts["metrics"] = {
+            name: quality(logits_of(n, images), test.labels) if n is not None else None for name, n in networks.items()
+        }
+        self.parts["structure"] = self._structure(training, masks)
+        self.parts["cost"] = {name: self._cost(n) for name, n in networks.items() if n is not None and name != "pruned"}
+        self.parts["training"] = self._describe(training)
+        self.parts["curve"] = training.curve
+        folder = options.out / "artifacts" / self.spec.id
+        self.parts["artifacts"] = {
+            "network": save_tensors(folder / "network.safetensors", final.state_dict()),
+            "masks": save_tensors(folder / "masks.safetensors", {n: m.to(torch.uint8) for n, m in masks.items()}),
+        }
+        for batch in dict.fromkeys((1, recipe.latency_batch)):
+            self.parts["latency"].append(latency.compare(dense, final, self.shape, batch, self.device))
+        batch = recipe.latency_batch
+        self.parts["memory"] = {
+            "batch": batch,
+            "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, self.device),
+            "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, self.device),
+            "process_peak_bytes": environment.peak_rss_bytes(),
+        }
+        self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
+
+    def _structure(self, training: Training, masks: dict[str, Tensor]) -> dict[str, Any]:
+        widths = {name: [site.n_units, int(masks[name].sum())] for name, site in self.sites.items()}
+        return {
+            "widths": widths,
+            "units_before": sum(before for before, _ in widths.values()),
+            "units_after": sum(after for _, after in widths.values()),
+            "masks_sha256": masks_digest(masks),
+            "gate_slice_difference": training.extra.get("gate_slice_difference"),
+            "rejected": self.sites.rejected,
+        }
+
+    def _cost(self, network: nn.Module) -> dict[str, Any]:
+        counted = flops.count(network, self.shape)
+        return {
+            "macs": counted.total,
+            "macs_by_op": counted.by_op,
+            "unsupported_ops": counted.unsupported,
+            "counter": "fvcore",
+            "params": flops.parameters(network),
+            "weight_bytes": sum(t.numel() * t.element_size() for t in network.state_dict().values()),
+        }
+
+    def _describe(self, training: Training) -> dict[str, Any]:
+        steps = [dataclasses.asdict(s) if isinstance(s, Phase) else "prune" for s in self.plan]
+        from_base = self.method.starts_from == "base"
+        return {
+            "plan": steps,
+            "precision": self.precision,
+            "starts_from": self.method.starts_from,
+            "epochs": sum(s.epochs for s in self.plan if isinstance(s, Phase))
+            + (self.base.facts["epochs"] if from_base else 0),
+            "examples": training.examples + (self.base.facts["examples"] if from_base else 0),
+            "macs": training.train_macs + (self.base.facts["macs"] if from_base else 0),
+            "selection": "last epoch",
+            "base": {key: self.base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256")},
+        }
+
+    def let_go(self) -> None:
+        """Leave nothing of the method on the network, whatever happened."""
+        if self.training is not None:
+            if self.training.method is not None:
+                for hook in self.method.bound("finalize"):
+                    try:
+                        hook(self.training.ctx)
+                    except Exception as error:  # the first error is the one to report
+                        self.progress.say(f"finalize failed too: {error}")
+            self.training.ctx.release()
+
+    def record(self) -> dict[str, Any]:
+        """The record as far as the run has come; status and error are the caller's."""
+        training = self.training
+        return {
+            "schema": record.SCHEMA,
+            "kind": "bench.run",
+            "id": self.spec.id,
+            "spec": self.spec.as_dict(),
+            "spec_sha256": self.spec.sha256,
+            "code": environment.code() | {"method_sha256": method_digest(self.method)},
+            "environment": environment.versions(self.device),
+            "job": None,
+            **self.parts,
+            "curve": training.curve if training else [],
+            "clock": {
+                "started_at": self.began.isoformat(timespec="seconds"),
+                "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": (training.seconds if training else {}) | self.seconds,
+                "resumes": training.resumes if training else 0,
+            },
+        }
+
+
+def build_like(network: nn.Module, spec: Spec, shape: Any, classes: int) -> nn.Module:
+    """The dense network of ``spec`` with its initial weights, on the device of ``network``."""
+    device = next(network.parameters()).device
+    return build(spec.arch, shape, classes, spec.seed).to(device, memory_format=torch.channels_last)
+
+
+def relinked(sites: Sites, network: nn.Module) -> Sites:
+    """The same sites on another network of the same architecture."""
+    moved = {name: dataclasses.replace(site, network=network) for name, site in sites.items()}
+    return Sites(moved, sites.rejected, sites.coupling)
+
+
+def masks_digest(masks: dict[str, Tensor]) -> str:
+    """Hash of masks: site -> text of zeros and ones."""
+    return digest({name: "".join(map(str, mask.int().tolist())) for name, mask in masks.items()})
+
+
+def method_digest(method: Method) -> str:
+    """Hash of the source files that define a method."""
+    parts = list(method.parts) if isinstance(method, Composed) else [method]
+    files: list[str] = sorted({METHODS.origin(str(part.name)).rpartition(":")[0] for part in parts})
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+

@@ -1,0 +1,303 @@
+"""What is asked for: recipes and run specifications, their hashes, and how text becomes values."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+from bench import RULES
+from bench.errors import UsageError
+from bench.registry import METHODS, unknown
+
+if TYPE_CHECKING:
+    from bench.budget import Budget
+
+RECIPES = Path(__file__).parent / "recipes"
+SCHEDULES = ("constant", "cosine", "linear", "step", "onecycle")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training: epochs, peak learning rate, and how it moves.
+
+    ``schedule``: ``constant``; ``cosine`` or ``linear`` to zero; ``step`` divides by 10 at 1/2 and 3/4;
+    ``onecycle`` rises from lr/25 over the first 30 % and falls to lr/250,000, both as cosines (the defaults of
+    torch's OneCycleLR; momentum stays constant).
+    ``warmup``: share of the steps over which the rate first rises linearly.
+    """
+
+    epochs: int
+    lr: float
+    schedule: str = "cosine"
+    warmup: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that training needs and a method does not choose: SGD, batch, augmentation, precision."""
+
+    name: str
+    train: Stage
+    finetune: Stage
+    batch_size: int = 128
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    augment: str = "none"
+    precision: str = "auto"
+    recalibrate: int = 20  # training batches that re-estimate batch norm after slicing, for every method alike
+    latency_batch: int = 256  # the larger of the two batch sizes latency is measured at
+
+    def __post_init__(self) -> None:
+        for stage in (self.train, self.finetune):
+            _one_of("schedule", stage.schedule, SCHEDULES)
+            _at_least("epochs", stage.epochs, 0)
+            _at_least("lr", stage.lr, 0)
+            _at_least("warmup", stage.warmup, 0)
+        _one_of("augment", self.augment, ("none", "shift", "crop_flip"))
+        _one_of("precision", self.precision, PRECISIONS)
+        for name in ("batch_size", "latency_batch"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("momentum", "weight_decay", "label_smoothing", "recalibrate"):
+            _at_least(name, getattr(self, name), 0)
+        if self.nesterov and not self.momentum:
+            raise UsageError("recipe: nesterov needs momentum above 0; add --set nesterov=false")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the values that differ from this class's defaults (so that a new field renames nothing)."""
+        return digest(non_default(self, skip=("name", "latency_batch")))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run: method and its configuration, architecture, data set, recipe, budget, coupling, seed."""
+
+    method: str
+    arch: str
+    dataset: str
+    recipe: Recipe
+    budget: Budget | None
+    seed: int = 0
+    coupling: str = "inner"
+    config: Mapping[str, Any] = field(default_factory=dict)  # only what differs from the method's defaults
+    rules: str = RULES
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the non-default part, without the seed."""
+        return digest(
+            {
+                "method": self.method,
+                "config": dict(self.config),
+                "arch": self.arch,
+                "dataset": self.dataset,
+                "recipe_sha256": self.recipe.sha256,
+                "budget": non_default(self.budget) if self.budget else None,
+                "coupling": self.coupling,
+                "rules": self.rules,
+            }
+        )
+
+    @property
+    def id(self) -> str:
+        """Name of the run: 12 hexadecimal digits of its hash, and the seed."""
+        return f"{self.sha256[:12]}-s{self.seed}"
+
+    def base_id(self, precision: str) -> str:
+        """Name of the dense network this run starts from or is compared with."""
+        recipe = non_default(self.recipe, skip=("name", "finetune", "recalibrate", "latency_batch", "precision"))
+        key = {"recipe": recipe, "precision": precision, "rules": self.rules}
+        return f"{self.arch}-{self.dataset}-{digest(key)[:12]}-s{self.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for the record."""
+        return dataclasses.asdict(self) | {"config": dict(self.config), "recipe_sha256": self.recipe.sha256}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Spec:
+        """The inverse of :meth:`as_dict`; raises UsageError for keys or values that cannot be."""
+        from bench.budget import Budget
+
+        values = {k: v for k, v in values.items() if k != "recipe_sha256"}
+        recipe = decode(Recipe, values.pop("recipe"), "recipe")
+        budget = values.pop("budget")
+        values["budget"] = decode(Budget, budget, "budget") if budget is not None else None
+        return cls(recipe=recipe, **values)
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the suite."""
+    return sorted(file.stem for file in RECIPES.glob("*.toml"))
+
+
+def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe called ``name`` (or the TOML file at that path), with ``overrides`` such as ``train.epochs``.
+
+    Raises UsageError for an unknown name, key or value.
+    """
+    file = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not file.is_file():
+        if name.endswith(".toml"):
+            raise UsageError(f"recipe {name}: no such file")
+        raise unknown("recipe", name, recipe_names())
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {file}: {error}") from error
+    values.pop("description", None)
+    recipe = decode(Recipe, {"name": file.stem, **values}, f"recipe {file.stem}")
+    for key, text in (overrides or {}).items():
+        recipe = override(recipe, key, text, "recipe")
+    return recipe
+
+
+def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """Build a (nested) dataclass from plain values; unknown and missing keys and wrong types are UsageErrors."""
+    hints, fields = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    made = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise unknown(f"key in {where}", key, fields)
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise UsageError(f"{where}: {key} needs a table of values")
+            value = decode(hints[key], value, f"{where}.{key}")
+        elif not _fits(value, hints[key]):
+            raise UsageError(f"{where}: {key} = {value!r} is not {_type_name(hints[key])}")
+        made[key] = float(value) if hints[key] is float else value
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in made and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UsageError(f"{where}: {', '.join(missing)} missing")
+    return cls(**made)
+
+
+def override(instance: Any, key: str, text: str, where: str) -> Any:
+    """A copy of a (nested) dataclass with the dotted ``key`` set from ``text``; 0 and false count as given."""
+    head, _, rest = key.partition(".")
+    fields = {f.name for f in dataclasses.fields(instance)}
+    if head not in fields:
+        raise unknown(f"key in {where}", key, _dotted(instance))
+    current = getattr(instance, head)
+    if dataclasses.is_dataclass(current) != bool(rest):
+        raise unknown(f"key in {where}", key, _dotted(instance))
+    if rest:
+        return dataclasses.replace(instance, **{head: override(current, rest, text, where)})
+    return dataclasses.replace(instance, **{head: parse(text, get_type_hints(type(instance))[head], key)})
+
+
+def parse(text: str, kind: Any, name: str) -> Any:
+    """``text`` as the type ``kind`` (int, float, bool, str, tuple of them, or None where allowed)."""
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for option in options:
+        if option is type(None) and text.lower() in ("none", "null"):
+            return None
+        try:
+            if option is bool and text.lower() in ("true", "false", "1", "0", "yes", "no"):
+                return text.lower() in ("true", "1", "yes")
+            if option in (int, float):
+                return option(text)
+            if option is str:
+                return text
+            if get_origin(option) is tuple:
+                return tuple(parse(part, get_args(option)[0], name) for part in text.strip("()").split(",") if part)
+        except ValueError:
+            continue
+    raise UsageError(f"{name}={text}: not {_type_name(kind)}")
+
+
+def method_config(cls: type, values: Mapping[str, str], name: str) -> Any:
+    """A method's configuration with the options given as text on the command line."""
+    config = cls()
+    for key, text in values.items():
+        if key not in {f.name for f in dataclasses.fields(cls)}:
+            options = [f"{f.name}={f.default}" for f in dataclasses.fields(cls)]
+            raise UsageError(f"method '{name}' has no option '{key}': it has {', '.join(options) or 'none'}")
+        config = override(config, key, text, f"options of {name}")
+    return config
+
+
+def non_default(instance: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Fields of a dataclass that differ from their defaults, nested ones likewise."""
+    found = {}
+    for f in dataclasses.fields(instance):
+        value = getattr(instance, f.name)
+        if f.name in skip or (f.default is not dataclasses.MISSING and value == f.default):
+            continue
+        found[f.name] = non_default(value) if dataclasses.is_dataclass(value) else value
+    return found
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the text that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def derive(seed: int, *purpose: object) -> int:
+    """A seed for one purpose, so that random streams do not depend on each other."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def method_names(text: str) -> list[str]:
+    """Parts of ``a+b``; raises UsageError for an unknown one."""
+    names = [n.strip() for n in text.split("+")]
+    known = METHODS.entries()
+    for name in names:
+        if name not in known:
+            raise unknown("method", name, known)
+    return names
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for option in options:
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return True
+        if option is int and isinstance(value, bool):
+            continue
+        if isinstance(value, get_origin(option) or option):
+            return True
+    return False
+
+
+def _type_name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return " or ".join(names.get(o, "none" if o is type(None) else str(o)) for o in options)
+
+
+def _dotted(instance: Any) -> list[str]:
+    found = []
+    for f in dataclasses.fields(instance):
+        value = getattr(instance, f.name)
+        found += [f"{f.name}.{n}" for n in _dotted(value)] if dataclasses.is_dataclass(value) else [f.name]
+    return found
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"recipe: {name} = {value}: one of {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not least <= value < float("inf"):
+        raise UsageError(f"recipe: {name} = {value}: at least {least} and finite")

@@ -1,0 +1,296 @@
+"""Training: the phases of a plan, a method's hooks around every step, clocks, a checkpoint after every epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.api import Method, Phase, Plan
+from bench.checkpoint import load_state, save_state
+from bench.context import Context, check_masks
+from bench.data import TrainingData
+from bench.errors import Diverged, RunFailed
+from bench.measure.quality import logits_of
+from bench.progress import Progress
+from bench.spec import Recipe, Stage, derive
+
+
+class Training:
+    """One network on its way through a plan.
+
+    Args:
+        ctx: the context, with the network to train.
+        method: whose hooks run until the prune; ``Method()`` for plain training.
+        data: training and validation images.
+        recipe: batch size, rates, precision.
+        seed: of the data order and everything random.
+        progress: where epochs are reported.
+        checkpoint: file that is written after every epoch and read on resume; None for neither.
+        identity: what the checkpoint belongs to; a checkpoint of anything else is ignored.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        method: Method,
+        data: TrainingData,
+        recipe: Recipe,
+        seed: int,
+        progress: Progress,
+        checkpoint: Path | None,
+        identity: str,
+    ) -> None:
+        self.ctx, self.data, self.recipe, self.seed, self.progress = ctx, data, recipe, seed, progress
+        self.method: Method | None = method
+        self.checkpoint, self.identity = checkpoint, identity
+        self.position = (0, 0)  # index in the plan, epochs of it that are done
+        self.curve: list[dict[str, Any]] = []
+        self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
+        self.examples = 0
+        self.train_macs = 0
+        self.resumes = 0
+        self.extra: dict[str, Any] = {}  # what the prune leaves for the record
+
+    # --- the plan --------------------------------------------------------------------------------------------
+
+    def run(self, plan: Plan, prune: Callable[[Training], None], macs: Callable[[], int]) -> None:
+        """Carry out ``plan`` from the current position; ``prune`` does its PRUNE, ``macs`` counts the network."""
+        start, done = self.position
+        for index in range(start, len(plan)):
+            step = plan[index]
+            if isinstance(step, Phase):
+                self._phase(index, step, done if index == start else 0, macs())
+            else:
+                prune(self)
+                self.method = None
+            self._save((index + 1, 0))
+
+    def _phase(self, index: int, phase: Phase, done: int, macs: int) -> None:
+        ctx = self.ctx
+        ctx.phase = index
+        if phase.rewind is not None and not done:
+            ctx.rewind(phase.rewind)
+        stage: Stage = getattr(self.recipe, phase.part)
+        parameters = list(ctx.network.parameters()) + [p for m in ctx.inserted for p in m.parameters()]
+        ctx.optimizer = optimizer = torch.optim.SGD(
+            [p for p in parameters if p.requires_grad],
+            lr=stage.lr,
+            momentum=self.recipe.momentum,
+            nesterov=self.recipe.nesterov,
+            weight_decay=self.recipe.weight_decay,
+            fused=True,
+        )
+        if done and self._optimizer_state:
+            optimizer.load_state_dict(self._optimizer_state)
+        elif not done:
+            self._call("on_phase_start")
+        for epoch in range(done, phase.epochs):
+            ctx.epoch = epoch
+            loss = self._epoch(index, phase, stage, optimizer)
+            self.train_macs += 3 * macs * self._examples_an_epoch
+            with self._clock("evaluate"):
+                accuracy = self._validate()
+            entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss, "val_top1": accuracy}
+            self._call("on_epoch_end")
+            self.curve.append(entry | ctx.logged)
+            ctx.logged = {}
+            self.progress.epoch(phase.part, epoch + 1, phase.epochs, loss, accuracy)
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"the loss is {loss} after epoch {epoch + 1} of {phase.part}: "
+                    f"lower its rate (--set {phase.part}.lr={stage.lr / 10:g}) or the method's strength"
+                )
+            if epoch + 1 == phase.epochs:
+                self._call("on_phase_end")
+            self._save((index, epoch + 1))
+        ctx.optimizer = None
+
+    def _epoch(self, index: int, phase: Phase, stage: Stage, optimizer: torch.optim.Optimizer) -> float:
+        """One epoch; returns the mean training loss, penalties not included."""
+        ctx, recipe = self.ctx, self.recipe
+        hooks = {name: self.method.bound(name) if self.method else [] for name in STEP_HOOKS}
+        seed = derive(self.seed, index, ctx.epoch)
+        torch.manual_seed(seed)
+        generator = torch.Generator(ctx.device).manual_seed(seed)
+        network = ctx.network.train()
+        steps = max(1, len(self.data.train) // recipe.batch_size)
+        total = torch.zeros((), device=ctx.device)
+        seen, began, method_before = 0, time.perf_counter(), self.seconds["method"]
+        batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
+        for step, (x, y) in enumerate(batches):
+            factor = schedule(stage, (ctx.epoch + step / steps) / phase.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = stage.lr * factor
+            ctx.step, ctx.x, ctx.y = step, x, y
+            if hooks["on_batch_start"]:
+                self._timed(hooks["on_batch_start"])
+            with ctx.tracking(), ctx.autocast():
+                logits = network(x)
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+            total += loss.detach() * len(y)
+            for penalty in self._timed(hooks["penalty"]):
+                loss = loss + penalty
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if hooks["on_backward_end"]:
+                self._timed(hooks["on_backward_end"])
+            optimizer.step()
+            if ctx.busy:
+                ctx.after_step()
+            if hooks["on_step_end"]:
+                self._timed(hooks["on_step_end"])
+            seen += len(y)
+            self.progress.step(1 / steps)
+        self.examples += seen
+        self._examples_an_epoch = seen
+        mean = float(total) / seen
+        method = self.seconds["method"] - method_before
+        self.seconds["train"] += time.perf_counter() - began - method
+        return mean
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Top-1 on the validation images, in eval mode and float32, masks included."""
+        val = self.data.val
+        logits = logits_of(self.ctx.network, val.normalised(val.pixels))
+        return (logits.argmax(dim=1) == val.labels.cpu()).double().mean().item()
+
+    def recalibrate(self) -> None:
+        """Re-estimate batch norm statistics as the plain mean over the recipe's number of training batches."""
+        network = self.ctx.network
+        norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        if not norms or not self.recipe.recalibrate:
+            return
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+        network.train()
+        generator = torch.Generator(self.ctx.device).manual_seed(derive(self.seed, "recalibrate"))
+        batches = self.data.train.batches(self.recipe.batch_size, generator, drop_last=True)
+        with torch.no_grad():
+            for _, (x, _) in zip(range(self.recipe.recalibrate), batches, strict=False):
+                self.ctx.forward(x)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    # --- hooks and clocks ------------------------------------------------------------------------------------
+
+    def _call(self, hook: str) -> None:
+        if self.method:
+            self._timed(self.method.bound(hook))
+
+    def _timed(self, functions: list[Callable[..., Any]]) -> list[Any]:
+        if not functions:
+            return []
+        with self._clock("method"):
+            return [function(self.ctx) for function in functions]
+
+    @contextmanager
+    def _clock(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.perf_counter() - began
+
+    # --- stopping and going on -------------------------------------------------------------------------------
+
+    def _save(self, position: tuple[int, int]) -> None:
+        self.position = position
+        if self.checkpoint is None:
+            return
+        ctx = self.ctx
+        state = {
+            "identity": self.identity,
+            "position": list(position),
+            "network": ctx.network.state_dict(),
+            "optimizer": ctx.optimizer.state_dict() if ctx.optimizer else None,
+            "method": self.method.state_dict() if self.method else None,
+            "masks": None if ctx.sliced_by else ctx.masks,
+            "sliced_by": ctx.sliced_by,
+            "snapshots": {tag: s for tag, s in ctx.snapshots.items() if tag not in ("init", "base")},
+            "tracked": ctx.tracked,
+            "rng": ctx.rng.get_state(),
+            "curve": self.curve,
+            "seconds": self.seconds,
+            "examples": self.examples,
+            "train_macs": self.train_macs,
+            "resumes": self.resumes,
+            "extra": self.extra,
+        }
+        try:
+            save_state(self.checkpoint, state)
+        except OSError as error:  # a full disk must not cost the training that is still in memory
+            self.progress.say(f"checkpoint not written ({error.strerror}); a resume would start from an earlier epoch")
+
+    def resume(self) -> bool:
+        """Go back to where the checkpoint was written, if there is one of this run; call after ``prepare``."""
+        state = load_state(self.checkpoint, self.ctx.device) if self.checkpoint else None
+        if state is None or state.get("identity") != self.identity:
+            return False
+        ctx = self.ctx
+        if state["sliced_by"] is not None:
+            if self.method:
+                ctx.release()
+            ctx.slice(state["sliced_by"])
+            self.method = None
+        elif self.method:
+            self.method.load_state_dict(state["method"])
+        ctx.network.load_state_dict(state["network"])
+        if state["masks"] is not None:
+            ctx.masks = state["masks"]
+        ctx.snapshots |= state["snapshots"]
+        ctx.tracked |= state["tracked"]
+        ctx.rng.set_state(state["rng"].cpu())
+        self._optimizer_state = state["optimizer"]
+        first, second = state["position"]
+        self.position = (int(first), int(second))
+        self.curve, self.seconds, self.extra = state["curve"], state["seconds"], state["extra"]
+        self.examples, self.train_macs = state["examples"], state["train_macs"]
+        self.resumes = state["resumes"] + 1
+        return True
+
+    _optimizer_state: dict[str, Any] | None = None
+    _examples_an_epoch = 0
+
+
+STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
+
+
+def choose_masks(ctx: Context, method: Method) -> dict[str, Tensor]:
+    """The method's masks, checked: complete, boolean, above ``min_keep``."""
+    masks = method.select(ctx, ctx.budget)
+    if not isinstance(masks, dict):
+        raise RunFailed(f"the method's select returned {type(masks).__name__}, not a dictionary of masks")
+    check_masks(ctx.sites, masks, ctx.budget.min_keep)
+    return {name: masks[name].cpu() for name in ctx.sites}
+
+
+def schedule(stage: Stage, progress: float) -> float:
+    """Factor on the peak learning rate at ``progress`` in [0, 1) of ``stage`` (see :class:`bench.spec.Stage`)."""
+    if stage.schedule == "onecycle":
+        if progress < 0.3:
+            return _cosine(1 / 25, 1, progress / 0.3)
+        return _cosine(1, 1 / 25e4, (progress - 0.3) / 0.7)
+    if progress < stage.warmup:
+        return progress / stage.warmup
+    rest = (progress - stage.warmup) / (1 - stage.warmup) if stage.warmup < 1 else 0.0
+    return {
+        "constant": 1.0,
+        "linear": 1 - rest,
+        "step": 0.1 ** ((rest >= 0.5) + (rest >= 0.75)),
+        "cosine": _cosine(1, 0, rest),
+    }[stage.schedule]
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,0 +1,1 @@
+"""From records to tables. Knows no torch and no method."""

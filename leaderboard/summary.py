@@ -1,0 +1,88 @@
+"""One record as a small table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+Record = Mapping[str, Any]
+
+STEPS = (("dense", "dense"), ("pruned", "pruned, not fine-tuned"), ("final", "final"))
+
+
+def summary(record: Record) -> str:
+    """Dense, pruned before fine-tuning and final network: accuracy, cost and measured latency."""
+    cost, metrics, timings = record["cost"], record["metrics"], record["latency"]
+    dense, final = cost["dense"], cost["final"]
+    rows = []
+    for key, name in STEPS:
+        if metrics[key] is None:
+            continue
+        own = dense if key == "dense" else final
+        row = [name, f"{100 * metrics[key]['top1']:.2f}"]
+        row += [_share(own["macs"], dense["macs"]), _share(own["params"], dense["params"]), _mib(own["weight_bytes"])]
+        row += ["" if key == "pruned" else f"{t['dense_ms' if key == 'dense' else 'sliced_ms']:.3f}" for t in timings]
+        rows.append(row)
+    headers = ["", "top-1 %", "MACs", "params", "MiB", *(f"ms, batch {t['batch']}" for t in timings)]
+    lines = [tabulate(rows, headers, tablefmt="simple", colalign=("left", *["right"] * (len(headers) - 1)))]
+    for t in timings:
+        low, high = t["speedup_ci95"]
+        lines.append(
+            f"speed-up at batch {t['batch']}: {t['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
+            f"{t['rounds']} interleaved rounds, {t['runtime']} {t['dtype']}, {t['threads']} threads, {t['device']})"
+        )
+    return "\n".join(lines)
+
+
+def details(record: Record) -> str:
+    """The summary with everything else a reader asks of a record."""
+    spec = record["spec"]
+    budget = {k: v for k, v in (spec["budget"] or {}).items() if v is not None}
+    lines = [
+        f"run       {record['id']} ({record['status']})",
+        f"method    {spec['method']} {_pairs(spec['config'])}",
+        f"network   {spec['arch']} on {spec['dataset']}, coupling {spec['coupling']}, seed {spec['seed']}",
+        f"budget    {_pairs(budget) or 'none'}",
+        f"recipe    {spec['recipe']['name']} ({spec['recipe_sha256'][:12]})",
+        f"code      {(record['code']['commit'] or 'no commit')[:12]}"
+        + (" with local changes" if record["code"]["diff_sha256"] else ""),
+        f"machine   {record['environment']['device']}, {record['environment']['threads']} threads, "
+        f"torch {record['environment']['packages']['torch']}",
+    ]
+    if record["error"]:
+        lines += ["", f"{record['error']['type']}: {record['error']['message']}", *record["error"]["traceback"]]
+    if record["status"] != "ok":
+        return "\n".join(lines)
+    training, final, structure = record["training"], record["metrics"]["final"], record["structure"]
+    seconds = record["clock"]["seconds"]
+    lines += [
+        f"training  {training['epochs']} epochs, {training['examples']:,} examples, {training['macs']:.3g} MACs, "
+        f"{training['precision']}; seconds: "
+        + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items())
+        + f"; resumed {record['clock']['resumes']} times",
+        f"units     {structure['units_after']:,} of {structure['units_before']:,} in {len(structure['widths'])} sites"
+        + (
+            f", gate and slice differ by {structure['gate_slice_difference']:.1e}"
+            if structure["gate_slice_difference"] is not None
+            else ""
+        ),
+        f"final     top-5 {100 * final['top5']:.2f} %, loss {final['loss']:.4f}, calibration error {final['ece']:.4f}, "
+        f"worst class {final['worst_class']} at {100 * final['worst_class_top1']:.2f} %, {final['examples']:,} test images",
+        "",
+        summary(record),
+    ]
+    return "\n".join(lines)
+
+
+def _share(value: int, dense: int) -> str:
+    return f"{value:,}" if value == dense else f"{value:,} ({100 * value / dense:.1f} %)"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.2f}"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={v}" for k, v in values.items())

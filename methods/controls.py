@@ -1,0 +1,46 @@
+"""Controls: what every method has to be compared with."""
+
+import torch
+
+from bench.api import PRUNE, Method, Phase, method
+from methods.papers import BLALOCK2020, LIU2019
+
+
+@method("dense")
+class Dense(Method):
+    """No pruning: the base, trained on for the fine-tuning epochs, so that its total equals everyone's."""
+
+    starts_from = "base"
+    prunes = False
+
+    def plan(self, ctx):
+        """Fine-tune only."""
+        return (Phase(ctx.recipe.finetune.epochs, "finetune"),)
+
+
+@method("random", paper=BLALOCK2020)
+class Random(Method):
+    """Random units, the same share of every site: what any method has to beat."""
+
+    starts_from = "base"
+
+    def scores(self, ctx):
+        """Uniform random numbers."""
+        return {n: torch.rand(s.n_units, generator=ctx.rng, device=ctx.device) for n, s in ctx.sites.items()}
+
+    def select(self, ctx, budget):
+        """The same share of every site."""
+        return ctx.rank(self.scores(ctx), "layer")
+
+
+@method("uniform_thin", paper=LIU2019)
+class UniformThin(Method):
+    """The same share of every site, trained from scratch for as many epochs as the others in all (scratch-E)."""
+
+    def plan(self, ctx):
+        """Slice at once, draw fresh weights, train."""
+        return (PRUNE, Phase(ctx.recipe.train.epochs + ctx.recipe.finetune.epochs, "train", rewind="fresh"))
+
+    def select(self, ctx, budget):
+        """The same share of every site; which units does not matter, their weights are drawn afresh."""
+        return ctx.rank({n: torch.ones(s.n_units) for n, s in ctx.sites.items()}, "layer")

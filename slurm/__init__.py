@@ -1,0 +1,1 @@
+"""Running on a SLURM cluster through submitit. Only this package may import submitit."""
