@@ -19,7 +19,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from torch import Tensor, nn
 
@@ -87,12 +87,14 @@ class Method(nn.Module):
         paper: its source, or None.
         starts_from: ``init`` (trains from the initial weights) or ``base`` (starts from the trained dense
             network).
+        ranking: how the default :meth:`select` ranks, ``layer`` or ``global``; the user's ``--ranking`` wins.
         prunes: False for a method that keeps every unit (a control); it is given no budget.
     """
 
     name: str = ""
     paper: Paper | None = None
     starts_from: str = "init"
+    ranking: Literal["layer", "global"] = "layer"  # norms of weights do not compare across layers
     prunes: bool = True
 
     @dataclass(frozen=True)
@@ -145,8 +147,8 @@ class Method(nn.Module):
         return {name: site.rows().detach().norm(dim=1) for name, site in ctx.sites.items()}
 
     def select(self, ctx: Context, budget: Budget) -> Masks:
-        """What stays. Default: the best units by :meth:`scores` within the budget, ranked globally."""
-        return ctx.rank(self.scores(ctx))
+        """What stays. Default: the best units by :meth:`scores` within the budget, ranked by ``ranking``."""
+        return ctx.rank(self.scores(ctx), self.ranking)
 
     def finalize(self, ctx: Context) -> None:
         """Before slicing, and after an error: let go of what was taken. Gates and insertions go by themselves."""
@@ -167,10 +169,13 @@ def method(name: str, *, paper: Paper | None = None) -> Callable[[type[Method]],
     return decorate
 
 
-def importance(name: str, *, paper: Paper | None = None, **options: Any) -> Callable[[Callable], Callable]:
+def importance(
+    name: str, *, paper: Paper | None = None, ranking: Literal["layer", "global"] = "layer", **options: Any
+) -> Callable[[Callable], Callable]:
     """Register ``function(site, **options) -> [n_units]`` as a method that starts from the base and prunes once.
 
-    Larger is more worth keeping. ``options`` are its configuration and their defaults.
+    Larger is more worth keeping. ``ranking`` says whether scores compare within a site or over all of them.
+    ``options`` are its configuration and their defaults.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -178,7 +183,7 @@ def importance(name: str, *, paper: Paper | None = None, **options: Any) -> Call
             given = dataclasses.asdict(self.config)
             return {name: function(site, **given).detach() for name, site in ctx.sites.items()}
 
-        _register(name, paper, function, options, {"starts_from": "base", "scores": scores})
+        _register(name, paper, function, options, {"starts_from": "base", "ranking": ranking, "scores": scores})
         return function
 
     return decorate
@@ -187,7 +192,8 @@ def importance(name: str, *, paper: Paper | None = None, **options: Any) -> Call
 def regularizer(name: str, *, paper: Paper | None = None, **options: Any) -> Callable[[Callable], Callable]:
     """Register ``function(site, **options) -> scalar`` as a method that trains with its sum over sites as penalty.
 
-    It prunes by the l2 norm of the units' weights unless composed with an importance (``name+importance``).
+    It prunes by the l2 norm of the units' weights, the same share of every site, unless composed with an
+    importance (``name+importance``).
     """
 
     def decorate(function: Callable) -> Callable:
@@ -205,9 +211,8 @@ def _register(name: str, paper: Paper | None, function: Callable, options: dict[
     fields = [(key, type(value), dataclasses.field(default=value)) for key, value in options.items()]
     config = dataclasses.make_dataclass("Config", fields, frozen=True)
     config.__module__ = function.__module__
-    doc = {"__doc__": function.__doc__, "__module__": function.__module__, "Config": config}
-    cls = type(name, (Method,), doc | body)
-    cls.name, cls.paper = name, paper
+    facts = {"__doc__": function.__doc__, "__module__": function.__module__, "name": name, "paper": paper}
+    cls = type(name, (Method,), facts | {"Config": config} | body)
     METHODS.register(name, cls, f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock
 from torch import Tensor
 
-from bench.api import Method, Phase
+from bench.api import Phase
 from bench.checkpoint import load_tensors, save_tensors, write_atomic
 from bench.errors import RunFailed
 from bench.progress import Progress
@@ -29,7 +29,11 @@ class Base:
 def paths(folder: Path, base_id: str) -> tuple[Path, Path, Path]:
     """Weights, facts and training checkpoint of a base."""
     stem = folder / "bases" / base_id
-    return stem.with_name(base_id + ".safetensors"), stem.with_name(base_id + ".json"), stem.with_name(base_id + ".pt")
+    return (
+        stem.with_name(base_id + ".safetensors"),
+        stem.with_name(base_id + ".json"),
+        stem.with_name(base_id + ".pt"),
+    )
 
 
 def exists(folder: Path, base_id: str) -> bool:
@@ -74,7 +78,7 @@ def ensure(
                 "curve": training.curve,
                 "seconds": training.seconds,
             }
-            write_atomic(facts_file, lambda p: p.write_text(json.dumps(facts), encoding="utf-8") and None)
+            write_atomic(facts_file, lambda p: p.write_text(json.dumps(facts), encoding="utf-8"))
             checkpoint.unlink(missing_ok=True)
     try:
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
@@ -96,8 +100,3 @@ def lock_is_busy(lock: FileLock) -> bool:
 
 def _no_prune(training: Training) -> None:
     raise RunFailed("a base is not pruned")
-
-
-def plain() -> Method:
-    """The method of a base's training: no hook at all."""
-    return Method()

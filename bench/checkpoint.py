@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.errors import RunFailed, SetupError
 
 
-def write_atomic(path: Path, write: Callable[[Path], None], exclusive: bool = False) -> bool:
+def write_atomic(path: Path, write: Callable[[Path], object], exclusive: bool = False) -> bool:
     """Write a file so that a reader, or a crash at any moment, sees all of it or none.
 
     Args:
@@ -70,7 +70,7 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any] | None:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write tensors as safetensors; returns the file's name, size and hash for the record."""
     blob = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    write_atomic(path, lambda p: p.write_bytes(blob) and None)
+    write_atomic(path, lambda p: p.write_bytes(blob))
     return {"file": path.name, "bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
 
 

@@ -244,8 +244,8 @@ class Context:
     def rewind(self, tag: str) -> None:
         """Back to the snapshot ``tag``: weights and statistics; the optimizer forgets, masks stay.
 
-        ``init`` is the network before any training, ``base`` the trained dense one, ``fresh`` draws new weights. The prune slices all
-        snapshots with the network.
+        ``init`` is the network before any training, ``base`` the trained dense one, ``fresh`` draws new weights.
+        The prune slices all snapshots with the network.
         """
         if tag == "fresh":
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -261,7 +261,7 @@ class Context:
 
     # --- deciding --------------------------------------------------------------------------------------------
 
-    def rank(self, scores: Scores, ranking: str | Mapping[str, float] = "global") -> dict[str, Tensor]:
+    def rank(self, scores: Scores, ranking: str | Mapping[str, float]) -> dict[str, Tensor]:
         """Masks that keep the best units within the budget.
 
         Args:
@@ -344,11 +344,12 @@ def check_masks(sites: Sites, masks: Masks, min_keep: int = 1) -> Masks:
                 f"the method's mask for site {name} is {mask.dtype} {list(mask.shape)}, not torch.bool [{width}]"
             )
         if int(mask.sum()) < min(min_keep, width):
-            raise RunFailed(f"the method's mask for site {name} keeps {int(mask.sum())} units; --min-keep is {min_keep}")
+            raise RunFailed(
+                f"the method's mask for site {name} keeps {int(mask.sum())} units; --min-keep is {min_keep}"
+            )
     return masks
 
 
 def clone_state(network: nn.Module) -> dict[str, Tensor]:
     """A copy of a network's weights and buffers."""
     return {name: t.detach().clone() for name, t in network.state_dict().items()}
-

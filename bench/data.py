@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from bench.errors import SetupError
 from bench.registry import DATASETS
 
-AUGMENTS = ("none", "shift", "crop_flip")
 VALIDATION_SHARE = 0.1
 Raw = tuple[np.ndarray, np.ndarray]
 """Images ``[N, H, W]`` or ``[N, H, W, C]``, uint8, and labels ``[N]``."""
@@ -89,7 +88,11 @@ class Images:
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def batches(
-        self, size: int, generator: torch.Generator | None = None, augment: str = "none", drop_last: bool = False
+        self,
+        size: int,
+        generator: torch.Generator | None = None,
+        augment: str = "none",
+        drop_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised batches; shuffled and augmented when a generator is given.
 
@@ -156,7 +159,10 @@ def load_training(name: str, folder: Path, download: bool, seed: int, device: to
 
     def part(chosen: Tensor) -> Images:
         return Images(
-            pixels[chosen].to(device), labels[chosen].to(device), mean.float().to(device), std.float().to(device)
+            pixels[chosen].to(device),
+            labels[chosen].to(device),
+            mean.float().to(device),
+            std.float().to(device),
         )
 
     train, val = part(~held), part(held)
@@ -233,7 +239,7 @@ def _digest(*tensors: Tensor) -> str:
     ),
 )
 def digits(part: str, folder: Path, download: bool) -> Raw:
-    """1,797 handwritten digits, 8x8 grey, shipped with scikit-learn (UCI optdigits); every fifth of each class tests."""
+    """1,797 handwritten digits, 8x8 grey, from scikit-learn (UCI optdigits); every fifth of each class tests."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()

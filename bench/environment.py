@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bench import __version__
 from bench.errors import SetupError
@@ -55,6 +56,11 @@ def cpu() -> tuple[str, frozenset[str]]:
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     flags = fields.get("flags", fields.get("Features", ""))
     return fields.get("model name", platform.machine()), frozenset(flags.split())
+
+
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """``network`` on ``device`` in channels-last memory format, in place."""
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def device_name(device: torch.device) -> str:

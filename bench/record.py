@@ -167,7 +167,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
             raise RunFailed(f"record {path} is already there and stays as it is")
         if old["status"] != "interrupted":
             aside = path.parent / "superseded" / f"{path.stem}-{old['record_sha256'][:8]}.json"
-            write_atomic(aside, lambda p: p.write_text(to_text(old), encoding="utf-8") and None)
+            write_atomic(aside, lambda p: p.write_text(to_text(old), encoding="utf-8"))
         write_atomic(path, put)
     elif not write_atomic(path, put, exclusive=True):
         raise RunFailed(f"record {path} was written by another run meanwhile and stays as it is")

@@ -13,7 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,10 @@ class Registry:
         files = sorted(self.path.glob("*.py")) if self.path.is_dir() else [self.path]
         for file in files:
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            for entry in scan(file, self.decorators, lambda module=module: importlib.import_module(module)):
+            for entry in scan(file, self.decorators, partial(importlib.import_module, module)):
                 if entry.name in found:
                     raise UsageError(
-                        f"{self.noun} '{entry.name}' is defined twice: "
-                        f"{found[entry.name].origin} and {entry.origin}"
+                        f"{self.noun} '{entry.name}' is defined twice: {found[entry.name].origin} and {entry.origin}"
                     )
                 found[entry.name] = entry
         if self.group:

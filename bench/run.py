@@ -62,7 +62,7 @@ def make_spec(
     """A specification with every name and option checked; raises UsageError."""
     made = make_method(method, options or {})
     parts = made.parts if isinstance(made, Composed) else [made]
-    config = {}
+    config: dict[str, Any] = {}
     for part in parts:
         changed = non_default(part.config)
         config |= {f"{part.name}.{k}" if len(parts) > 1 else k: v for k, v in changed.items()}
@@ -76,9 +76,7 @@ def make_method(text: str, options: dict[str, str]) -> Method:
     for name in names:
         cls = METHODS.get(name)
         mine = {
-            k.removeprefix(f"{name}."): v
-            for k, v in options.items()
-            if k.startswith(f"{name}.") or len(names) == 1
+            k.removeprefix(f"{name}."): v for k, v in options.items() if k.startswith(f"{name}.") or len(names) == 1
         }
         methods.append(cls(method_config(cls.Config, mine, name)))
     stray = [k for k in options if len(names) > 1 and k.partition(".")[0] not in names]
@@ -161,7 +159,11 @@ def _failed(status: str, error: BaseException) -> dict[str, Any]:
         f"{Path(frame.filename).name}:{frame.lineno} {frame.name}: {frame.line}"
         for frame in traceback.extract_tb(error.__traceback__)
     ]
-    described = {"type": type(error).__name__, "message": str(error) or type(error).__name__, "traceback": frames}
+    described = {
+        "type": type(error).__name__,
+        "message": str(error) or type(error).__name__,
+        "traceback": frames,
+    }
     return {"status": status, "error": described}
 
 
@@ -239,7 +241,7 @@ class Run:
         self.started = False
         self.model.require(spec.budget or Budget())
         self.started = True
-        self.network.to(self.device, memory_format=torch.channels_last)
+        environment.place(self.network, self.device)
         ctx = self._context(self.network)
         plan = self.method.plan(ctx)
         self.training = training = self._training(ctx, self.method, self.checkpoint, spec.id)
@@ -259,7 +261,7 @@ class Run:
             self.progress,
             lambda checkpoint: self._training(
                 self._context(build_like(self.network, spec, self.shape, self.classes)),
-                bases.plain(),
+                Method(),
                 checkpoint,
                 base_id,
             ),
@@ -448,7 +450,7 @@ class Run:
 def build_like(network: nn.Module, spec: Spec, shape: Any, classes: int) -> nn.Module:
     """The dense network of ``spec`` with its initial weights, on the device of ``network``."""
     device = next(network.parameters()).device
-    return build(spec.arch, shape, classes, spec.seed).to(device, memory_format=torch.channels_last)
+    return environment.place(build(spec.arch, shape, classes, spec.seed), device)
 
 
 def relinked(sites: Sites, network: nn.Module) -> Sites:
@@ -467,5 +469,3 @@ def method_digest(method: Method) -> str:
     parts = list(method.parts) if isinstance(method, Composed) else [method]
     files: list[str] = sorted({METHODS.origin(str(part.name)).rpartition(":")[0] for part in parts})
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
-
-

@@ -56,13 +56,13 @@ class Site:
     def rows(self) -> Tensor:
         """Weights that produce each unit, ``[n_units, fan_in]`` (all producers side by side); differentiable."""
         weights = [self.network.get_submodule(p).weight for p in self.producers]
-        return torch.cat([w.flatten(1) for w in weights], dim=1)  # type: ignore[operator, arg-type]
+        return torch.cat([w.flatten(1) for w in weights], dim=1)  # type: ignore[operator]
 
     def gamma(self) -> Tensor | None:
         """``|gamma|`` of the units' batch norms summed, ``[n_units]``, differentiable; None without a scaled norm."""
         scales = [self.network.get_submodule(n).weight for n in self.norms]
         scales = [s for s in scales if s is not None]
-        return torch.stack([s.abs() for s in scales]).sum(dim=0) if scales else None  # type: ignore[operator, arg-type]
+        return torch.stack([s.abs() for s in scales]).sum(dim=0) if scales else None  # type: ignore[operator]
 
     def unit_parameters(self) -> Iterator[tuple[nn.Parameter, Cut]]:
         """Parameters whose rows belong to single units: weights and biases that make them, their norms' scales."""
@@ -226,8 +226,8 @@ def _site(name: str, members: list[_Member] | str, network: nn.Module, coupling:
     if isinstance(members, str):
         raise _Rejected(members)
     root = network.get_submodule(name)
-    n_units = root.out_features if isinstance(root, nn.Linear) else root.out_channels
-    everything = list(range(n_units))  # type: ignore[arg-type]
+    n_units = int(root.out_features if isinstance(root, nn.Linear) else root.out_channels)  # type: ignore[arg-type]
+    everything = list(range(n_units))
     producers, norms, consumers, cuts = [], [], [], {}
     for layer, side, positions, units in members:
         if side == "parameter":
@@ -259,7 +259,14 @@ def _site(name: str, members: list[_Member] | str, network: nn.Module, coupling:
     kind: Literal["conv", "linear"] = "linear" if isinstance(root, nn.Linear) else "conv"
     ordered = tuple(sorted(producers, key=[n for n, _ in network.named_modules()].index))
     return Site(
-        ordered[0], int(n_units), kind, ordered, tuple(norms), tuple(consumers), tuple(cuts.values()), network  # type: ignore[arg-type]
+        ordered[0],
+        n_units,
+        kind,
+        ordered,
+        tuple(norms),
+        tuple(consumers),
+        tuple(cuts.values()),
+        network,
     )
 
 

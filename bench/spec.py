@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bench import RULES
 from bench.errors import UsageError
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from bench.budget import Budget
 
 RECIPES = Path(__file__).parent / "recipes"
-SCHEDULES = ("constant", "cosine", "linear", "step", "onecycle")
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Stage:
 
     epochs: int
     lr: float
-    schedule: str = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "step", "onecycle"] = "cosine"
     warmup: float = 0.0
 
 
@@ -52,19 +50,16 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
-    augment: str = "none"
-    precision: str = "auto"
+    augment: Literal["none", "shift", "crop_flip"] = "none"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     recalibrate: int = 20  # training batches that re-estimate batch norm after slicing, for every method alike
     latency_batch: int = 256  # the larger of the two batch sizes latency is measured at
 
     def __post_init__(self) -> None:
         for stage in (self.train, self.finetune):
-            _one_of("schedule", stage.schedule, SCHEDULES)
             _at_least("epochs", stage.epochs, 0)
             _at_least("lr", stage.lr, 0)
             _at_least("warmup", stage.warmup, 0)
-        _one_of("augment", self.augment, ("none", "shift", "crop_flip"))
-        _one_of("precision", self.precision, PRECISIONS)
         for name in ("batch_size", "latency_batch"):
             _at_least(name, getattr(self, name), 1)
         for name in ("momentum", "weight_decay", "label_smoothing", "recalibrate"):
@@ -201,8 +196,11 @@ def override(instance: Any, key: str, text: str, where: str) -> Any:
 
 def parse(text: str, kind: Any, name: str) -> Any:
     """``text`` as the type ``kind`` (int, float, bool, str, tuple of them, or None where allowed)."""
-    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    for option in options:
+    for option in _options(kind):
+        if get_origin(option) is Literal:
+            if text in get_args(option):
+                return text
+            continue
         if option is type(None) and text.lower() in ("none", "null"):
             return None
         try:
@@ -226,7 +224,10 @@ def method_config(cls: type, values: Mapping[str, str], name: str) -> Any:
         if key not in {f.name for f in dataclasses.fields(cls)}:
             options = [f"{f.name}={f.default}" for f in dataclasses.fields(cls)]
             raise UsageError(f"method '{name}' has no option '{key}': it has {', '.join(options) or 'none'}")
-        config = override(config, key, text, f"options of {name}")
+        try:
+            config = override(config, key, text, f"options of {name}")
+        except ValueError as error:
+            raise UsageError(f"method '{name}': {error}") from error
     return config
 
 
@@ -267,9 +268,17 @@ def method_names(text: str) -> list[str]:
     return names
 
 
+def _options(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a type: members of a union, or the type itself."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
 def _fits(value: Any, kind: Any) -> bool:
-    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    for option in options:
+    for option in _options(kind):
+        if get_origin(option) is Literal:
+            if value in get_args(option):
+                return True
+            continue
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
             return True
         if option is int and isinstance(value, bool):
@@ -280,9 +289,14 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _type_name(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return " or ".join(names.get(o, "none" if o is type(None) else str(o)) for o in options)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+
+    def name(option: Any) -> str:
+        if get_origin(option) is Literal:
+            return "one of " + ", ".join(get_args(option))
+        return names.get(option, str(option))
+
+    return " or ".join(map(name, _options(kind)))
 
 
 def _dotted(instance: Any) -> list[str]:
@@ -291,11 +305,6 @@ def _dotted(instance: Any) -> list[str]:
         value = getattr(instance, f.name)
         found += [f"{f.name}.{n}" for n in _dotted(value)] if dataclasses.is_dataclass(value) else [f.name]
     return found
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"recipe: {name} = {value}: one of {', '.join(allowed)}")
 
 
 def _at_least(name: str, value: float, least: float) -> None:

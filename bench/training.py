@@ -98,7 +98,13 @@ class Training:
             self.train_macs += 3 * macs * self._examples_an_epoch
             with self._clock("evaluate"):
                 accuracy = self._validate()
-            entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss, "val_top1": accuracy}
+            entry = {
+                "phase": index,
+                "part": phase.part,
+                "epoch": epoch + 1,
+                "train_loss": loss,
+                "val_top1": accuracy,
+            }
             self._call("on_epoch_end")
             self.curve.append(entry | ctx.logged)
             ctx.logged = {}

@@ -22,7 +22,11 @@ def summary(record: Record) -> str:
             continue
         own = dense if key == "dense" else final
         row = [name, f"{100 * metrics[key]['top1']:.2f}"]
-        row += [_share(own["macs"], dense["macs"]), _share(own["params"], dense["params"]), _mib(own["weight_bytes"])]
+        row += [
+            _share(own["macs"], dense["macs"]),
+            _share(own["params"], dense["params"]),
+            _mib(own["weight_bytes"]),
+        ]
         row += ["" if key == "pruned" else f"{t['dense_ms' if key == 'dense' else 'sliced_ms']:.3f}" for t in timings]
         rows.append(row)
     headers = ["", "top-1 %", "MACs", "params", "MiB", *(f"ms, batch {t['batch']}" for t in timings)]
@@ -52,7 +56,11 @@ def details(record: Record) -> str:
         f"torch {record['environment']['packages']['torch']}",
     ]
     if record["error"]:
-        lines += ["", f"{record['error']['type']}: {record['error']['message']}", *record["error"]["traceback"]]
+        lines += [
+            "",
+            f"{record['error']['type']}: {record['error']['message']}",
+            *record["error"]["traceback"],
+        ]
     if record["status"] != "ok":
         return "\n".join(lines)
     training, final, structure = record["training"], record["metrics"]["final"], record["structure"]
@@ -69,7 +77,8 @@ def details(record: Record) -> str:
             else ""
         ),
         f"final     top-5 {100 * final['top5']:.2f} %, loss {final['loss']:.4f}, calibration error {final['ece']:.4f}, "
-        f"worst class {final['worst_class']} at {100 * final['worst_class_top1']:.2f} %, {final['examples']:,} test images",
+        f"worst class {final['worst_class']} at {100 * final['worst_class_top1']:.2f} %, "
+        f"{final['examples']:,} test images",
         "",
         summary(record),
     ]

@@ -28,10 +28,6 @@ class Random(Method):
         """Uniform random numbers."""
         return {n: torch.rand(s.n_units, generator=ctx.rng, device=ctx.device) for n, s in ctx.sites.items()}
 
-    def select(self, ctx, budget):
-        """The same share of every site."""
-        return ctx.rank(self.scores(ctx), "layer")
-
 
 @method("uniform_thin", paper=LIU2019)
 class UniformThin(Method):
@@ -41,6 +37,6 @@ class UniformThin(Method):
         """Slice at once, draw fresh weights, train."""
         return (PRUNE, Phase(ctx.recipe.train.epochs + ctx.recipe.finetune.epochs, "train", rewind="fresh"))
 
-    def select(self, ctx, budget):
-        """The same share of every site; which units does not matter, their weights are drawn afresh."""
-        return ctx.rank({n: torch.ones(s.n_units) for n, s in ctx.sites.items()}, "layer")
+    def scores(self, ctx):
+        """Which units stay does not matter: their weights are drawn afresh."""
+        return {n: torch.ones(s.n_units) for n, s in ctx.sites.items()}

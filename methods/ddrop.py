@@ -6,6 +6,7 @@ The paper's full text was not at hand: equations follow its abstract and the fir
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -22,10 +23,17 @@ STATISTICS = {  # of a site's activations [n_units, values]; as the consumer rea
 def rank_share(importance):
     """Rank of each unit from 0 (least important) to 1, ``[n_units]``; a single unit has 1; ties by index.
 
-    Rank is argsort of argsort: one argsort gives the inverse permutation (the defect in the published code).
+    The rank is argsort of argsort: one argsort gives the inverse permutation (the defect in the published code).
     """
-    rank = importance.argsort(stable=True).argsort()
-    return rank / (len(rank) - 1) if len(rank) > 1 else torch.ones_like(importance)
+    order = importance.argsort(stable=True)
+    return order.argsort() / (len(order) - 1) if len(order) > 1 else torch.ones_like(importance)
+
+
+SHARES = {  # how an importance becomes the share that sets the keep probability
+    "rank": rank_share,
+    "value": lambda u: (u - u.min()) / (u.max() - u.min()).clamp(min=1e-12),
+    "code_bug": lambda u: u.argsort(stable=True) / max(len(u) - 1, 1),
+}
 
 
 def annealing(schedule, t, T):
@@ -50,14 +58,24 @@ class DDrop(Method):
 
         p_min: float = 0.2  # keep probability of the least important unit (code)
         p_max: float = 1.0  # of the most important one (code)
-        schedule: str = "cosine"  # cosine | linear | constant (ours; code's default "constant" switches it off)
+        schedule: Literal["cosine", "linear", "constant"] = "cosine"  # ours; code's default "constant" means off
         ramp: float = 1 / 3  # share of the training epochs until full strength (code)
-        l1: float = 1e-4  # weight of the l1 term (ours; the term is the abstract's, its weight is not given)
-        amount: float | None = None  # share of units under the l1 term; None: what the budget removes
-        importance: str = "bn_gamma"  # or act_mean, act_std, apoz, w_l2; without batch norm act_mean (ours)
+        l1: float = 1e-4  # weight of the l1 term (ours; the abstract has the term, nobody gives its weight)
+        l1_on: Literal["lowest", "weighted"] = "lowest"  # least important share, or all by 1 - rank share (ours)
+        amount: float | None = None  # share of units under the l1 term; none: what the budget removes (ours)
+        importance: Literal["bn_gamma", "act_mean", "act_std", "apoz", "w_l2"] = "bn_gamma"  # code; no norm: act_mean
+        share: Literal["rank", "value", "code_bug"] = "rank"  # abstract; value and the published defect as ablations
         momentum: float = 0.9  # of the running activation statistics (ours)
         per_sample: bool = True  # a mask per image (code), or one for the batch
         rescale: bool = False  # divide by the keep probability (code does not)
+
+        def __post_init__(self):
+            if not 0 <= self.p_min <= self.p_max <= 1:
+                raise ValueError(f"p_min {self.p_min} and p_max {self.p_max}: 0 <= p_min <= p_max <= 1")
+            if self.amount is not None and not 0 <= self.amount <= 1:
+                raise ValueError(f"amount {self.amount}: a share from 0 to 1")
+            if not 0 <= self.momentum < 1 or self.ramp < 0 or self.l1 < 0:
+                raise ValueError("momentum must lie in [0, 1), ramp and l1 must not be negative")
 
     def kind(self, site):
         """The importance used for a site."""
@@ -73,31 +91,29 @@ class DDrop(Method):
     @torch.no_grad()
     def scores(self, ctx):
         """Importance ``u`` of each unit: ``|gamma|`` is the batch deviation of its normalised map."""
-        read = {"bn_gamma": lambda s: s.gamma(), "w_l2": lambda s: s.rows().square().sum(dim=1)}
-        return {n: read.get(self.kind(s), lambda s: ctx.tracked[s.name])(s).detach() for n, s in ctx.sites.items()}
+        weights = {"bn_gamma": lambda s: s.gamma(), "w_l2": lambda s: s.rows().square().sum(dim=1)}
+        return {n: weights.get(self.kind(s), lambda s: ctx.tracked[s.name])(s) for n, s in ctx.sites.items()}
 
     def on_batch_start(self, ctx):
         """Draw which unit each image sees: Bernoulli of the keep probability, constant over the map."""
         c = self.config
         s = annealing(c.schedule, ctx.epoch, c.ramp * ctx.recipe.train.epochs)
-        self.share = {n: rank_share(u) for n, u in self.scores(ctx).items()}
+        self.shares = {name: SHARES[c.share](u) for name, u in self.scores(ctx).items()}
         gates = {}
-        for name, share in self.share.items():
+        for name, share in self.shares.items():
             keep = keep_probability(share, c.p_min, c.p_max, s)
             draw = torch.rand(len(ctx.x) if c.per_sample else 1, len(keep), generator=ctx.rng, device=ctx.device)
             gates[name] = (draw < keep).float() / (keep if c.rescale else 1)
         ctx.gate(gates)
 
     def penalty(self, ctx):
-        """``l1`` times the sum of ``|gamma|`` (of ``||w||_1`` without batch norm) over the lowest units of each site."""
-        amount = self.config.amount if self.config.amount is not None else 1 - ctx.budget.keep
-        total = 0.0
+        """``l1`` times the sum of ``|gamma|`` (without batch norm ``||w||_1``) over each site's lowest units."""
+        c, total = self.config, 0.0
+        amount = c.amount if c.amount is not None else 1 - ctx.budget.keep
         for name, site in ctx.sites.items():
-            lowest = self.share[name].argsort(stable=True)[: int(amount * site.n_units)]
-            gamma = site.gamma()
-            total = total + (site.rows().abs().sum(dim=1) if gamma is None else gamma)[lowest].sum()
-        return self.config.l1 * total
-
-    def select(self, ctx, budget):
-        """The highest units, the same share of every site."""
-        return ctx.rank(self.scores(ctx), "layer")
+            size = site.rows().abs().sum(dim=1) if site.gamma() is None else site.gamma()
+            if c.l1_on == "lowest":
+                total += size[self.shares[name].argsort(stable=True)[: int(amount * site.n_units)]].sum()
+            else:
+                total += (size * (1 - self.shares[name])).sum()
+        return c.l1 * total

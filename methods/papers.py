@@ -21,5 +21,9 @@ LIU2019 = Paper(
     "Liu et al.", 2019, "Rethinking the Value of Network Pruning", "ICLR", "https://arxiv.org/abs/1810.05270"
 )
 BLALOCK2020 = Paper(
-    "Blalock et al.", 2020, "What is the State of Neural Network Pruning?", "MLSys", "https://arxiv.org/abs/2003.03033"
+    "Blalock et al.",
+    2020,
+    "What is the State of Neural Network Pruning?",
+    "MLSys",
+    "https://arxiv.org/abs/2003.03033",
 )

@@ -67,7 +67,8 @@ def initialize(network: nn.Module) -> None:
     Source: He et al. 2015, eq. 14, as used for residual networks.
     """
     for module in network.modules():
-        if module is not network and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -26,7 +26,8 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             noun = "command" if isinstance(action, argparse._SubParsersAction) else "value"
             raise argparse.ArgumentError(
-                None if noun == "command" else action, str(unknown(noun, str(value), map(str, action.choices)))
+                None if noun == "command" else action,
+                str(unknown(noun, str(value), map(str, action.choices))),
             )
 
 

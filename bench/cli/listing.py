@@ -22,7 +22,13 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=run)
     p.add_argument("what", nargs="?", choices=(*REGISTRIES, "recipes", "sites"), help="default: all but sites")
     p.add_argument("-a", "--arch", metavar="NAME", help="for sites: the architecture")
-    p.add_argument("-d", "--dataset", metavar="NAME", default="cifar10", help="for sites: gives the input shape (cifar10)")
+    p.add_argument(
+        "-d",
+        "--dataset",
+        metavar="NAME",
+        default="cifar10",
+        help="for sites: gives the input shape (cifar10)",
+    )
     p.add_argument("--coupling", choices=("inner", "full"), default="inner")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE")
     p.add_argument("--json", action="store_true")
@@ -93,8 +99,10 @@ def _sites(chosen: argparse.Namespace) -> int:
         print(json.dumps({"sites": rows, "rejected": sites.rejected}, indent=1))
         return 0
     print(tabulate(rows, headers="keys", tablefmt="simple", intfmt=","))
-    print(f"\n{len(sites)} sites, gate == slice checked; dense: {model.macs(model.dense):,} MACs, "
-          f"{model.params(model.dense):,} parameters, input {list(facts.shape)}")
+    print(
+        f"\n{len(sites)} sites, gate == slice checked; dense: {model.macs(model.dense):,} MACs, "
+        f"{model.params(model.dense):,} parameters, input {list(facts.shape)}"
+    )
     if sites.rejected:
         print("\nno sites:", *(f"  {name}: {why}" for name, why in sites.rejected.items()), sep="\n")
     sys.stdout.flush()

@@ -34,20 +34,39 @@ def add_to(commands: Any) -> None:
     budget.add_argument("--keep-params", type=_number, metavar="SHARE", help="instead of --keep-macs")
     budget.add_argument("--ranking", metavar="global|layer", help="default: the method's own")
     budget.add_argument("--min-keep", type=_whole, default=1, metavar="N", help="units that stay in every site (1)")
-    budget.add_argument("--coupling", choices=("inner", "full"), default="inner", help="full also prunes residual streams")
+    budget.add_argument(
+        "--coupling", choices=("inner", "full"), default="inner", help="full also prunes residual streams"
+    )
     change = p.add_argument_group("settings")
     change.add_argument("-p", dest="options", action="append", default=[], metavar="KEY=VALUE", help="method option")
-    change.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="recipe value, such as train.epochs=5")
+    change.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="recipe value, such as train.epochs=5",
+    )
     change.add_argument("--epochs", type=_whole, metavar="N", help="short for --set train.epochs=N")
     change.add_argument("--finetune-epochs", type=_whole, metavar="N", help="short for --set finetune.epochs=N")
-    change.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file that defines methods, architectures or data sets")
+    change.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Python file that defines methods, architectures or data sets",
+    )
     where = p.add_argument_group("where and how")
-    where.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="records, bases, artifacts (results)")
+    where.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="DIR", help="records, bases, artifacts (results)"
+    )
     where.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
     where.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     where.add_argument("--retry", action="store_true", help="run again what failed before")
-    where.add_argument("--dry-run", action="store_true", help="print the specification and the record's path, run nothing")
+    where.add_argument(
+        "--dry-run", action="store_true", help="print the specification and the record's path, run nothing"
+    )
     where.add_argument("--json", action="store_true", help="print records instead of tables")
     where.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -81,8 +100,10 @@ def run(chosen: argparse.Namespace) -> int:
         if chosen.json:
             print(json.dumps(done))
         else:
-            print(f"\n{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}"
-                  + (f", keeping {spec.budget}" if spec.budget else ""))
+            print(
+                f"\n{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}"
+                + (f", keeping {spec.budget}" if spec.budget else "")
+            )
             print(summary(done))
             print(f"record: {record.path_of(chosen.out, spec)}")
     if failures:

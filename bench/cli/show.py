@@ -48,7 +48,9 @@ def verify(chosen: argparse.Namespace) -> int:
     for root in roots:
         if not root.exists():
             raise UsageError(f"verify {root}: no such file or folder")
-    results = {str(path): verify_file(path, chosen.out, chosen.data_dir) for root in roots for path in record.find(root)}
+    results = {
+        str(path): verify_file(path, chosen.out, chosen.data_dir) for root in roots for path in record.find(root)
+    }
     if chosen.json:
         print(json.dumps({path: [vars(c) for c in checks] for path, checks in results.items()}, indent=1))
     else:

@@ -51,9 +51,7 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     x = torch.zeros(1, *shape)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     analysis = FlopCountAnalysis(network, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    by_module = {
-        name: {op: int(n) for op, n in ops.items()} for name, ops in analysis.by_module_and_operator().items()
-    }
+    by_module = {name: {op: int(n) for op, n in ops.items()} for name, ops in analysis.by_module_and_operator().items()}
     unsupported = {op: int(n) for op, n in sorted(analysis.unsupported_ops().items())}
     hidden = [op for op in unsupported if any(part in op for part in MULTIPLYING)]
     if hidden:

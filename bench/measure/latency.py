@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench.environment import device_name
+from bench.environment import device_name, place
 
 WARMUP_S, MEASURE_S = 0.5, 2.0
 ROUNDS = (20, 300)
@@ -27,14 +29,15 @@ def compare(
     interval over rounds. Each round times both once, in alternating order.
     """
     x = torch.rand(batch, *shape, device=device).contiguous(memory_format=torch.channels_last)
-    networks = [n.to(device, memory_format=torch.channels_last).float().eval() for n in (dense, sliced)]
+    networks = [place(n, device).float().eval() for n in (dense, sliced)]
     clock = _cuda_ms if device.type == "cuda" else _cpu_ms
-    once = _warm_up([lambda n=n: n(x) for n in networks], clock)
+    calls: list[Callable[[], Any]] = [partial(n, x) for n in networks]
+    once = _warm_up(calls, clock)
     rounds = int(np.clip(MEASURE_S * 1000 / max(once, 1e-3), *ROUNDS))
     samples = np.empty((rounds, 2))
     for k in range(rounds):
         for which in (0, 1) if k % 2 == 0 else (1, 0):
-            samples[k, which] = clock(lambda n=networks[which]: n(x))
+            samples[k, which] = clock(calls[which])
     median = np.median(samples, axis=0)
     picks = np.random.default_rng(0).integers(0, rounds, (2000, rounds))
     resampled = np.median(samples[picks], axis=1)
@@ -89,7 +92,7 @@ def peak_memory_bytes(network: nn.Module, shape: tuple[int, ...], batch: int, de
 
     CUDA: the allocator's own peak. CPU: running sum over the profiler's allocation events.
     """
-    network = network.to(device, memory_format=torch.channels_last).eval()
+    network = place(network, device).eval()
     weights = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     x = torch.rand(batch, *shape, device=device).contiguous(memory_format=torch.channels_last)
     network(x)
@@ -100,7 +103,9 @@ def peak_memory_bytes(network: nn.Module, shape: tuple[int, ...], batch: int, de
         network(x)
         torch.cuda.synchronize(device)
         return weights + torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it reports a missing GPU on stderr
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as trace:
         network(x)
-    changes = [e.nbytes() for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    events = trace.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]
     return weights + int(np.cumsum([0, *changes]).max())
