@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from torch import Tensor, nn
 
-from bench.budget import Budget
 from bench.errors import UsageError
 from bench.registry import METHODS, Paper
 from bench.sites import Site, Sites
+from bench.spec import Budget
 
 if TYPE_CHECKING:
     from bench.context import Context
@@ -124,7 +124,7 @@ class Method(nn.Module):
         """Before a phase's first epoch, after its rewind."""
 
     def on_batch_start(self, ctx: Context) -> None:
-        """Before the forward pass on ``ctx.x`` ``[B, C, H, W]``, ``ctx.y`` ``[B]``; may set ``ctx.gates``."""
+        """Before the forward pass on ``ctx.x`` ``[B, C, H, W]``, ``ctx.y`` ``[B]``; may call ``ctx.gate``."""
 
     def penalty(self, ctx: Context) -> Tensor | float:
         """A scalar in the unit of the loss (nats per example), added to it before the backward pass."""

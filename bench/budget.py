@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,48 +13,7 @@ from torch import Tensor, nn
 from bench.errors import UsageError
 from bench.measure import flops
 from bench.sites import CONVS, NORMS, Sites
-
-RANKINGS = ("global", "layer")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a method may keep.
-
-    Attributes:
-        keep_macs: share of the dense network's MACs, in (0, 1], or None.
-        keep_params: share of the dense network's parameters, in (0, 1], or None.
-        ranking: ``global`` compares units over all sites, ``layer`` keeps the same share in every site; None
-            leaves it to the method.
-        min_keep: units that stay in every site, whatever their scores.
-    """
-
-    keep_macs: float | None = None
-    keep_params: float | None = None
-    ranking: str | None = None
-    min_keep: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("keep_macs", "keep_params"):
-            share = getattr(self, name)
-            if share is not None and not 0 < share <= 1:
-                option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option} {share:g}: give the share to keep, above 0 and at most 1")
-        if self.keep_macs is not None and self.keep_params is not None:
-            raise UsageError("--keep-macs and --keep-params: give one of them")
-        if self.ranking not in (None, *RANKINGS):
-            raise UsageError(f"--ranking {self.ranking}: one of {', '.join(RANKINGS)}")
-        if self.min_keep < 1:
-            raise UsageError(f"--min-keep {self.min_keep}: at least 1, a site without units is no network")
-
-    @property
-    def keep(self) -> float:
-        """The share asked for, 1 when nothing is."""
-        return next((k for k in (self.keep_macs, self.keep_params) if k is not None), 1.0)
-
-    def __str__(self) -> str:
-        what = "params" if self.keep_params is not None else "MACs"
-        return f"{self.keep:g} of the {what}"
+from bench.spec import Budget
 
 
 class CostModel:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from bench.api import Masks, Scores
 from bench.archs import initialize
-from bench.budget import Budget, CostModel, select
+from bench.budget import CostModel, select
 from bench.data import TrainingData
 from bench.errors import RunFailed
 from bench.gates import Gates
 from bench.sites import NORMS, Sites
-from bench.spec import Recipe, derive
+from bench.spec import Budget, Recipe, derive
 
 
 class Context:
@@ -51,6 +51,7 @@ class Context:
         self.rng = torch.Generator(device).manual_seed(seed)
         self.network = network  # the dense network, or the sliced one after the prune
         self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
+        self.forwarded = 0  # examples in forwards outside of training steps, since they were last counted
         self.tracked: dict[str, Tensor] = {}
         self.logged: dict[str, float] = {}
         self.optimizer: torch.optim.Optimizer | None = None
@@ -111,6 +112,7 @@ class Context:
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, classes]`` in the recipe's precision, gates included."""
+        self.forwarded += len(x)
         with self.autocast():
             return self.network(x)
 

@@ -148,10 +148,11 @@ def timeless(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in VOLATILE}
 
 
-def write(path: Path, record: Mapping[str, Any]) -> None:
+def write(path: Path, record: Mapping[str, Any], replace: bool = False) -> None:
     """Seal and write a record, atomically and once.
 
-    An unfinished run's record (``interrupted``) is replaced, a failed one moves to ``superseded/`` beside it.
+    An unfinished run's record (``interrupted``) is replaced, a failed one moves to ``superseded/`` beside it,
+    a finished one too where ``replace`` says so.
     Raises RunFailed when a finished record is already there, OSError when the disk does not take it.
     """
     from bench.checkpoint import write_atomic
@@ -163,7 +164,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 
     if path.exists():
         old = load(path)
-        if old["status"] == "ok":
+        if old["status"] == "ok" and not replace:
             raise RunFailed(f"record {path} is already there and stays as it is")
         if old["status"] != "interrupted":
             aside = path.parent / "superseded" / f"{path.stem}-{old['record_sha256'][:8]}.json"

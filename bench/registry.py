@@ -20,6 +20,9 @@ from typing import Any
 
 from bench.errors import UsageError
 
+HIDDEN = ("paper", "sha256", "min_size")
+"""Decorator arguments that a list does not show."""
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -45,6 +48,7 @@ class Entry:
     kind: str
     origin: str
     summary: str
+    options: str
     paper: Paper | None
     load: Callable[[], object]
 
@@ -95,7 +99,7 @@ class Registry:
             for point in metadata.entry_points(group=self.group):
                 found.setdefault(
                     point.name,
-                    Entry(point.name, "entry point", point.value, "from an installed package", None, point.load),
+                    Entry(point.name, "entry point", point.value, "from an installed package", "", None, point.load),
                 )
         return dict(sorted(found.items()))
 
@@ -117,11 +121,12 @@ class Registry:
 
     def add_file(self, file: Path) -> None:
         """Make the names a plugin file defines known (``--plugin FILE``)."""
+        known = self.entries()
         for entry in scan(file, self.decorators, lambda: import_file(file)):
-            if entry.name in self.entries():
+            if entry.name in known and known[entry.name].origin != entry.origin:
                 raise UsageError(
                     f"plugin {file}: {self.noun} '{entry.name}' is already defined in "
-                    f"{self.entries()[entry.name].origin}; choose another name"
+                    f"{known[entry.name].origin}; choose another name"
                 )
             self._plugins[entry.name] = entry
 
@@ -164,8 +169,9 @@ def scan(file: Path, decorators: tuple[str, ...], load: Callable[[], object]) ->
                 continue
             paper = next((k.value for k in call.keywords if k.arg == "paper"), None)
             doc = (ast.get_docstring(node) or "").split("\n")[0]
-            origin = f"{shown}:{node.lineno}"
-            found.append(Entry(str(call.args[0].value), call.func.id, origin, doc, _paper(paper, tree), load))
+            options = ", ".join(f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords if k.arg not in HIDDEN)
+            name, origin = str(call.args[0].value), f"{shown}:{node.lineno}"
+            found.append(Entry(name, call.func.id, origin, doc, options, _paper(paper, tree), load))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import signal
+import sys
 import tempfile
 import threading
 import traceback
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 
 from bench import base as bases
 from bench import data, environment, record
-from bench.api import Composed, Method, Phase, compose
+from bench.api import Composed, Method, Phase, Plan, Prune, compose
 from bench.archs import build
-from bench.budget import Budget, CostModel
+from bench.budget import CostModel
 from bench.checkpoint import require_writable, save_tensors
 from bench.context import Context, clone_state
 from bench.errors import BenchError, RunFailed, SetupError, UsageError
@@ -33,7 +34,7 @@ from bench.measure.quality import logits_of, quality
 from bench.progress import Progress
 from bench.registry import DATASETS, METHODS
 from bench.sites import TOLERANCE, Sites, find_sites, gate_slice_difference
-from bench.spec import Spec, digest, method_config, method_names, non_default
+from bench.spec import Budget, Spec, digest, method_config, method_names, non_default
 from bench.training import Training, choose_masks
 
 
@@ -60,7 +61,10 @@ def make_spec(
     options: dict[str, str] | None = None,
 ) -> Spec:
     """A specification with every name and option checked; raises UsageError."""
+    method = "+".join(method_names(method))
     made = make_method(method, options or {})
+    if budget.ranking == made.ranking:
+        budget = dataclasses.replace(budget, ranking=None)
     parts = made.parts if isinstance(made, Composed) else [made]
     config: dict[str, Any] = {}
     for part in parts:
@@ -96,7 +100,7 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
         RunFailed: the run failed; its record says how. KeyboardInterrupt: likewise, and it can be resumed.
     """
     path = record.path_of(options.out, spec)
-    done = _already(path, options)
+    done = _already(path, spec, options)
     if done:
         return done
     run = Run(spec, options)
@@ -105,7 +109,7 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
     if bases.lock_is_busy(lock):
         run.progress.say("waiting for another process that is at the same run")
     with lock, _terminable():
-        done = _already(path, options)
+        done = _already(path, spec, options)
         if done:
             return done
         finished = {"status": "ok", "error": None}
@@ -124,8 +128,12 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
             run.progress.close()
             run.let_go()
         sealed = record.seal(run.record() | finished)
+        problems = record.check_form(sealed)
+        if problems:  # a bug of the suite, told rather than published
+            failure = RunFailed(f"the record would not be valid: {problems[0]}")
+            sealed = record.seal(sealed | _failed("failed", failure))
         try:
-            record.write(path, sealed)
+            record.write(path, sealed, replace=options.retry)
         except OSError as error:
             kept = _rescue(path, sealed)
             raise SetupError(f"record not written to {path} ({error.strerror}): it is in {kept}") from error
@@ -140,12 +148,20 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
         return sealed
 
 
-def _already(path: Path, options: Options) -> dict[str, Any] | None:
+def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     found = record.load(path)
-    if found["status"] == "ok":
+    if found["status"] == "ok" and not options.retry:
+        method = make_method(spec.method, {})
+        if found["code"]["method_sha256"] != method_digest(method) and not options.quiet:
+            print(
+                f"bench: note: the file of {spec.method} has changed since this record; --retry runs it again",
+                file=sys.stderr,
+            )
         return found
+    if found["status"] == "ok":
+        return None
     if found["status"] != "interrupted" and not options.retry:
         raise RunFailed(
             f"this run {found['status']} before ({found['error']['message']}); --retry runs it again: {path}"
@@ -228,6 +244,7 @@ class Run:
         self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
         self.progress = Progress(f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}", 1, quiet=options.quiet)
         self.training: Training | None = None
+        self.base: bases.Base | None = None
 
     # --- the steps -------------------------------------------------------------------------------------------
 
@@ -243,8 +260,8 @@ class Run:
         self.started = True
         environment.place(self.network, self.device)
         ctx = self._context(self.network)
-        plan = self.method.plan(ctx)
-        self.training = training = self._training(ctx, self.method, self.checkpoint, spec.id)
+        plan = check_plan(self.method.plan(ctx), self.method.prunes)
+        self.training = training = self._training(ctx, self.method, self.checkpoint, f"{spec.id} {self.precision}")
         base_id = spec.base_id(self.precision)
         base_epochs = recipe.train.epochs
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
@@ -345,6 +362,7 @@ class Run:
         final = training.ctx.network
         masks = training.ctx.sliced_by or self.sites.ones()
         dense = build_like(self.network, self.spec, self.shape, self.classes)
+        assert self.base is not None
         dense.load_state_dict(self.base.state)
         networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
         if training.ctx.sliced_by is not None:
@@ -384,6 +402,7 @@ class Run:
             "units_after": sum(after for _, after in widths.values()),
             "masks_sha256": masks_digest(masks),
             "gate_slice_difference": training.extra.get("gate_slice_difference"),
+            "arch_sha256": arch_digest(self.network),
             "rejected": self.sites.rejected,
         }
 
@@ -401,16 +420,18 @@ class Run:
     def _describe(self, training: Training) -> dict[str, Any]:
         steps = [dataclasses.asdict(s) if isinstance(s, Phase) else "prune" for s in self.plan]
         from_base = self.method.starts_from == "base"
+        assert self.base is not None
+        base = self.base
         return {
             "plan": steps,
             "precision": self.precision,
             "starts_from": self.method.starts_from,
             "epochs": sum(s.epochs for s in self.plan if isinstance(s, Phase))
-            + (self.base.facts["epochs"] if from_base else 0),
-            "examples": training.examples + (self.base.facts["examples"] if from_base else 0),
-            "macs": training.train_macs + (self.base.facts["macs"] if from_base else 0),
+            + (base.facts["epochs"] if from_base else 0),
+            "examples": training.examples + (base.facts["examples"] if from_base else 0),
+            "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
             "selection": "last epoch",
-            "base": {key: self.base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256")},
+            "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256")},
         }
 
     def let_go(self) -> None:
@@ -442,6 +463,7 @@ class Run:
                 "started_at": self.began.isoformat(timespec="seconds"),
                 "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": (training.seconds if training else {}) | self.seconds,
+                "base_seconds": self.base.facts["seconds"] if self.base else None,
                 "resumes": training.resumes if training else 0,
             },
         }
@@ -457,6 +479,22 @@ def relinked(sites: Sites, network: nn.Module) -> Sites:
     """The same sites on another network of the same architecture."""
     moved = {name: dataclasses.replace(site, network=network) for name, site in sites.items()}
     return Sites(moved, sites.rejected, sites.coupling)
+
+
+def check_plan(plan: Any, prunes: bool) -> Plan:
+    """``plan`` as it is; raises RunFailed unless it is a tuple of phases with one PRUNE (none if nothing is pruned)."""
+    if not isinstance(plan, tuple) or not all(isinstance(step, Phase | Prune) for step in plan):
+        raise RunFailed("the method's plan is not a tuple of Phase and PRUNE")
+    found, wanted = sum(isinstance(step, Prune) for step in plan), int(prunes)
+    if found != wanted:
+        raise RunFailed(f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})")
+    return plan
+
+
+def arch_digest(network: nn.Module) -> str:
+    """Hash of an architecture: its modules with their settings, and the shapes of its weights."""
+    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    return digest([str(network), shapes])
 
 
 def masks_digest(masks: dict[str, Tensor]) -> str:

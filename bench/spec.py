@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bench import RULES
 from bench.errors import UsageError
 from bench.registry import METHODS, unknown
-
-if TYPE_CHECKING:
-    from bench.budget import Budget
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -74,6 +71,46 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What a method may keep.
+
+    Attributes:
+        keep_macs: share of the dense network's MACs, in (0, 1], or None.
+        keep_params: share of the dense network's parameters, in (0, 1], or None.
+        ranking: ``global`` compares units over all sites, ``layer`` keeps the same share in every site; None
+            leaves it to the method.
+        min_keep: units that stay in every site, whatever their scores.
+    """
+
+    keep_macs: float | None = None
+    keep_params: float | None = None
+    ranking: str | None = None
+    min_keep: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("keep_macs", "keep_params"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} {share:g}: give the share to keep, above 0 and at most 1")
+        if self.keep_macs is not None and self.keep_params is not None:
+            raise UsageError("--keep-macs and --keep-params: give one of them")
+        if self.ranking not in (None, "global", "layer"):
+            raise UsageError(f"--ranking {self.ranking}: global or layer")
+        if self.min_keep < 1:
+            raise UsageError(f"--min-keep {self.min_keep}: at least 1, a site without units is no network")
+
+    @property
+    def keep(self) -> float:
+        """The share asked for, 1 when nothing is."""
+        return next((k for k in (self.keep_macs, self.keep_params) if k is not None), 1.0)
+
+    def __str__(self) -> str:
+        what = "params" if self.keep_params is not None else "MACs"
+        return f"{self.keep:g} of the {what}"
+
+
+@dataclass(frozen=True)
 class Spec:
     """One run: method and its configuration, architecture, data set, recipe, budget, coupling, seed."""
 
@@ -121,8 +158,6 @@ class Spec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Spec:
         """The inverse of :meth:`as_dict`; raises UsageError for keys or values that cannot be."""
-        from bench.budget import Budget
-
         values = {k: v for k, v in values.items() if k != "recipe_sha256"}
         recipe = decode(Recipe, values.pop("recipe"), "recipe")
         budget = values.pop("budget")
@@ -190,7 +225,7 @@ def override(instance: Any, key: str, text: str, where: str) -> Any:
     if dataclasses.is_dataclass(current) != bool(rest):
         raise unknown(f"key in {where}", key, _dotted(instance))
     if rest:
-        return dataclasses.replace(instance, **{head: override(current, rest, text, where)})
+        return dataclasses.replace(instance, **{head: override(current, rest, text, f"{where}.{head}")})
     return dataclasses.replace(instance, **{head: parse(text, get_type_hints(type(instance))[head], key)})
 
 

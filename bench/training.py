@@ -69,8 +69,10 @@ class Training:
             if isinstance(step, Phase):
                 self._phase(index, step, done if index == start else 0, macs())
             else:
+                before = macs()
                 prune(self)
                 self.method = None
+                self._count_forwards(before)
             self._save((index + 1, 0))
 
     def _phase(self, index: int, phase: Phase, done: int, macs: int) -> None:
@@ -106,6 +108,7 @@ class Training:
                 "val_top1": accuracy,
             }
             self._call("on_epoch_end")
+            self._count_forwards(macs)
             self.curve.append(entry | ctx.logged)
             ctx.logged = {}
             self.progress.epoch(phase.part, epoch + 1, phase.epochs, loss, accuracy)
@@ -118,6 +121,11 @@ class Training:
                 self._call("on_phase_end")
             self._save((index, epoch + 1))
         ctx.optimizer = None
+
+    def _count_forwards(self, macs: int) -> None:
+        """Charge the forwards that a method made by itself (probing, candidates, statistics)."""
+        self.train_macs += macs * self.ctx.forwarded
+        self.ctx.forwarded = 0
 
     def _epoch(self, index: int, phase: Phase, stage: Stage, optimizer: torch.optim.Optimizer) -> float:
         """One epoch; returns the mean training loss, penalties not included."""
@@ -132,7 +140,7 @@ class Training:
         seen, began, method_before = 0, time.perf_counter(), self.seconds["method"]
         batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
         for step, (x, y) in enumerate(batches):
-            factor = schedule(stage, (ctx.epoch + step / steps) / phase.epochs)
+            factor = schedule(stage, (ctx.epoch + (step + 0.5) / steps) / phase.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = stage.lr * factor
             ctx.step, ctx.x, ctx.y = step, x, y

@@ -31,11 +31,17 @@ def summary(record: Record) -> str:
         rows.append(row)
     headers = ["", "top-1 %", "MACs", "params", "MiB", *(f"ms, batch {t['batch']}" for t in timings)]
     lines = [tabulate(rows, headers, tablefmt="simple", colalign=("left", *["right"] * (len(headers) - 1)))]
+    busy = [t for t in timings if t["load_average"] > t["threads"] + 1]
     for t in timings:
         low, high = t["speedup_ci95"]
         lines.append(
             f"speed-up at batch {t['batch']}: {t['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
             f"{t['rounds']} interleaved rounds, {t['runtime']} {t['dtype']}, {t['threads']} threads, {t['device']})"
+        )
+    if busy:
+        lines.append(
+            f"the machine was busy while timing (load {busy[0]['load_average']:.1f} for {busy[0]['threads']} threads): "
+            "do not trust these latencies"
         )
     return "\n".join(lines)
 

@@ -38,5 +38,5 @@ class UniformThin(Method):
         return (PRUNE, Phase(ctx.recipe.train.epochs + ctx.recipe.finetune.epochs, "train", rewind="fresh"))
 
     def scores(self, ctx):
-        """Which units stay does not matter: their weights are drawn afresh."""
-        return {n: torch.ones(s.n_units) for n, s in ctx.sites.items()}
+        """Equal shares under any ranking; which units stay does not matter, their weights are drawn afresh."""
+        return {n: -torch.arange(1.0, s.n_units + 1) / s.n_units for n, s in ctx.sites.items()}

@@ -83,10 +83,14 @@ class DDrop(Method):
         return "act_mean" if wanted == "bn_gamma" and site.gamma() is None else wanted
 
     def prepare(self, ctx):
-        """Track activation statistics where the importance is one."""
+        """Track activation statistics where the importance is one; count the units under the l1 term."""
+        kept = ctx.rank({n: torch.zeros(s.n_units) for n, s in ctx.sites.items()}, "layer")
+        self.lowest = {name: int((~mask).sum()) for name, mask in kept.items()}
         for name, site in ctx.sites.items():
             if self.kind(site) in STATISTICS:
                 ctx.track(name, STATISTICS[self.kind(site)], self.config.momentum)
+            if self.config.amount is not None:
+                self.lowest[name] = int(self.config.amount * site.n_units)
 
     @torch.no_grad()
     def scores(self, ctx):
@@ -98,10 +102,9 @@ class DDrop(Method):
         """Draw which unit each image sees: Bernoulli of the keep probability, constant over the map."""
         c = self.config
         s = annealing(c.schedule, ctx.epoch, c.ramp * ctx.recipe.train.epochs)
-        self.shares = {name: SHARES[c.share](u) for name, u in self.scores(ctx).items()}
-        gates = {}
-        for name, share in self.shares.items():
-            keep = keep_probability(share, c.p_min, c.p_max, s)
+        self.importances, gates = self.scores(ctx), {}
+        for name, importance in self.importances.items():
+            keep = keep_probability(SHARES[c.share](importance), c.p_min, c.p_max, s)
             draw = torch.rand(len(ctx.x) if c.per_sample else 1, len(keep), generator=ctx.rng, device=ctx.device)
             gates[name] = (draw < keep).float() / (keep if c.rescale else 1)
         ctx.gate(gates)
@@ -109,11 +112,10 @@ class DDrop(Method):
     def penalty(self, ctx):
         """``l1`` times the sum of ``|gamma|`` (without batch norm ``||w||_1``) over each site's lowest units."""
         c, total = self.config, 0.0
-        amount = c.amount if c.amount is not None else 1 - ctx.budget.keep
         for name, site in ctx.sites.items():
             size = site.rows().abs().sum(dim=1) if site.gamma() is None else site.gamma()
             if c.l1_on == "lowest":
-                total += size[self.shares[name].argsort(stable=True)[: int(amount * site.n_units)]].sum()
+                total += size[self.importances[name].argsort(stable=True)[: self.lowest[name]]].sum()
             else:
-                total += (size * (1 - self.shares[name])).sum()
+                total += (size * (1 - rank_share(self.importances[name]))).sum()
         return c.l1 * total

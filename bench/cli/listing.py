@@ -29,9 +29,11 @@ def add_to(commands: Any) -> None:
         default="cifar10",
         help="for sites: gives the input shape (cifar10)",
     )
-    p.add_argument("--coupling", choices=("inner", "full"), default="inner")
-    p.add_argument("--plugin", action="append", default=[], metavar="FILE")
-    p.add_argument("--json", action="store_true")
+    p.add_argument(
+        "--coupling", choices=("inner", "full"), default="inner", help="for sites: full adds residual streams"
+    )
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="list what this file defines too")
+    p.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -56,7 +58,7 @@ def _entries(registry: Registry) -> list[dict[str, str]]:
         row = {"name": entry.name}
         if registry is METHODS:
             row |= {"kind": entry.kind, "paper": str(entry.paper or "")}
-        rows.append(row | {"defined in": entry.origin, "what": entry.summary})
+        rows.append(row | {"options": entry.options, "defined in": entry.origin, "what": entry.summary})
     return rows
 
 

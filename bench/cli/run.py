@@ -63,7 +63,7 @@ def add_to(commands: Any) -> None:
     where.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
     where.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    where.add_argument("--retry", action="store_true", help="run again what failed before")
+    where.add_argument("--retry", action="store_true", help="run again; the old record moves to superseded/")
     where.add_argument(
         "--dry-run", action="store_true", help="print the specification and the record's path, run nothing"
     )
@@ -113,7 +113,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def make(chosen: argparse.Namespace, seed: int) -> Spec:
     """The specification that the command line asks for; raises UsageError."""
-    from bench.spec import load_recipe, method_names
+    from bench.spec import Budget, load_recipe, method_names
 
     method_names(chosen.method)
     for registry, name in ((ARCHS, chosen.arch), (DATASETS, chosen.dataset)):
@@ -124,7 +124,6 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
         if flag is not None:
             settings[key] = str(flag)
     recipe = load_recipe(chosen.recipe or RECIPE_OF.get(chosen.dataset, chosen.dataset), settings)
-    from bench.budget import Budget
     from bench.run import make_spec
 
     keep_macs = chosen.keep_macs

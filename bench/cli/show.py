@@ -17,15 +17,19 @@ def add_to(commands: Any) -> None:
     p = commands.add_parser("show", help="one record, readable")
     p.set_defaults(function=show)
     p.add_argument("run", metavar="ID|FILE", help="a record's file, or (the start of) its id under --out")
-    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where records are (results)")
+    p.add_argument("--json", action="store_true", help="print the record itself")
     p = commands.add_parser("verify", help="recompute what a record claims")
     p.set_defaults(function=verify)
     p.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records or folders of them (default: --out)")
     p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where artifacts are (results)")
-    p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR")
-    p.add_argument("--plugin", action="append", default=[], metavar="FILE")
-    p.add_argument("--json", action="store_true")
+    p.add_argument(
+        "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets, to evaluate again (data)"
+    )
+    p.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="file that defines what a record names"
+    )
+    p.add_argument("--json", action="store_true", help="print JSON instead of lines")
 
 
 def show(chosen: argparse.Namespace) -> int:

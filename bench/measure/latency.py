@@ -50,6 +50,7 @@ def compare(
         "runtime": "eager",
         "layout": "channels_last",
         "rounds": rounds,
+        "load_average": os.getloadavg()[0],
         "dense_ms": float(median[0]),
         "sliced_ms": float(median[1]),
         "speedup": float(median[0] / median[1]),

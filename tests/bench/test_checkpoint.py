@@ -1,0 +1,219 @@
+import hashlib
+import os
+import shutil
+import threading
+from collections import namedtuple
+
+import pytest
+import torch
+from torch import nn
+
+from bench.checkpoint import load_state, load_tensors, require_writable, save_state, save_tensors, write_atomic
+from bench.errors import RunFailed, SetupError
+
+CPU = torch.device("cpu")
+
+
+def text(content):
+    def write(path):
+        path.write_text(content)
+
+    return write
+
+
+def files(folder):
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_file_is_written_into_new_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    assert write_atomic(path, text("whole"))
+    assert path.read_text() == "whole"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert files(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+def test_a_writer_that_raises_leaves_what_was_there(tmp_path, error, exclusive):
+    def half(path):
+        path.write_text("half")
+        raise error("in the middle")
+
+    path = tmp_path / "file"
+    with pytest.raises(error, match="in the middle"):
+        write_atomic(path, half, exclusive)
+    assert files(tmp_path) == []
+    path.write_text("old")
+    with pytest.raises(error, match="in the middle"):
+        write_atomic(path, half, exclusive)
+    assert path.read_text() == "old"
+    assert files(tmp_path) == ["file"]
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def slowly(temporary):
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
+        assert temporary.parent == path.parent
+        temporary.write_text("new")
+
+    write_atomic(path, slowly)
+    assert path.read_text() == "new"
+
+
+def test_exclusive_leaves_an_existing_file_alone(tmp_path):
+    path = tmp_path / "file"
+    assert write_atomic(path, text("first"), exclusive=True) is True
+    assert write_atomic(path, text("second"), exclusive=True) is False
+    assert path.read_text() == "first"
+    assert write_atomic(path, text("third")) is True
+    assert path.read_text() == "third"
+    assert files(tmp_path) == ["file"]
+
+
+def test_one_of_many_exclusive_writers_wins(tmp_path):
+    path, ready = tmp_path / "file", threading.Barrier(8)
+    won = []
+
+    def write(name):
+        def put(temporary):
+            temporary.write_text(name)
+            ready.wait()  # all are about to publish
+
+        if write_atomic(path, put, exclusive=True):
+            won.append(name)
+
+    threads = [threading.Thread(target=write, args=(str(k),)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [path.read_text()]
+    assert files(tmp_path) == ["file"]
+
+
+def test_the_error_of_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        write_atomic(tmp_path / "file" / "below", text("x"))
+
+
+# --- training checkpoints ------------------------------------------------------------------------------------------
+
+
+def test_state_comes_back_as_it_was(tmp_path):
+    network = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "curve": [{"loss": 0.1 + 0.2}],
+        "phase": (1, 2),
+        "nothing": None,
+    }
+    save_state(tmp_path / "x.pt", state)
+    found = load_state(tmp_path / "x.pt", CPU)
+    assert set(found) == set(state)
+    assert all(torch.equal(found["network"][n], t) for n, t in network.state_dict().items())
+    moment = optimizer.state_dict()["state"][0]["momentum_buffer"]
+    assert torch.equal(found["optimizer"]["state"][0]["momentum_buffer"], moment)
+    assert torch.equal(found["rng"], state["rng"])
+    assert (found["curve"], found["phase"], found["nothing"]) == (state["curve"], state["phase"], None)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_as_none(tmp_path, keep):
+    path = tmp_path / "x.pt"
+    save_state(path, {"weights": torch.arange(1000.0)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    assert load_state(path, CPU) is None
+
+
+def test_other_files_are_as_none(tmp_path):
+    path = tmp_path / "x.pt"
+    assert load_state(path, CPU) is None
+    path.write_text("not a checkpoint")
+    assert load_state(path, CPU) is None
+    torch.save({"network": nn.Linear(2, 2)}, path)  # a pickled object would run code on loading
+    assert load_state(path, CPU) is None
+
+
+def test_a_failed_save_keeps_the_last_checkpoint(tmp_path):
+    path = tmp_path / "x.pt"
+    save_state(path, {"epoch": 1})
+    with pytest.raises(Exception, match=r"pickle|local"):
+        save_state(path, {"epoch": 2, "hook": lambda: None})
+    assert load_state(path, CPU) == {"epoch": 1}
+    assert files(tmp_path) == ["x.pt"]
+
+
+# --- artifacts -----------------------------------------------------------------------------------------------------
+
+
+def test_tensors_come_back_with_their_hash(tmp_path):
+    path = tmp_path / "x.safetensors"
+    weight = torch.randn(4, 3, 3, 3).contiguous(memory_format=torch.channels_last)
+    tensors = {"a": weight, "b": torch.tensor([1, 0]).to(torch.uint8), "c": torch.ones(2, requires_grad=True)}
+    facts = save_tensors(path, tensors)
+    found = load_tensors(path)
+    assert set(found) == {"a", "b", "c"}
+    assert all(torch.equal(found[n], t) and found[n].dtype == t.dtype for n, t in tensors.items())
+    content = path.read_bytes()
+    expected = {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert facts == expected
+    assert save_tensors(tmp_path / "again", tensors)["sha256"] == facts["sha256"]
+
+
+@pytest.mark.parametrize("keep", [0, 5, 0.5])
+def test_damaged_tensors_are_named(tmp_path, keep):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.ones(100)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(RunFailed, match=r"x\.safetensors cannot be read .*delete it") as caught:
+        load_tensors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_tensors_are_named(tmp_path):
+    with pytest.raises(RunFailed, match=r"none\.safetensors cannot be read"):
+        load_tensors(tmp_path / "none.safetensors")
+
+
+# --- the output folder -----------------------------------------------------------------------------------------------
+
+
+def test_a_writable_folder_is_made_and_left_empty(tmp_path):
+    require_writable(tmp_path / "new" / "folder", 1)
+    assert (tmp_path / "new" / "folder").is_dir()
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("below", ["file", "file/folder"])
+def test_a_folder_that_cannot_be_written(tmp_path, below):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SetupError, match=r"cannot write to .*file.*--out"):
+        require_writable(tmp_path / below, 1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(SetupError, match="Permission denied"):
+        require_writable(tmp_path, 1)
+
+
+def test_a_disk_that_is_almost_full(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10 * 2**20, 7 * 2**20, 3 * 2**20))
+    require_writable(tmp_path, 3 * 2**20)
+    with pytest.raises(SetupError, match="has 3 MiB free, this run may need 4"):
+        require_writable(tmp_path, 4 * 2**20)

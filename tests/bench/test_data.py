@@ -1,0 +1,348 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bench.data import Images, augmented, dataset, load_test, load_training, validation_split
+from bench.errors import SetupError, UsageError
+from bench.registry import DATASETS
+
+CPU = torch.device("cpu")
+MNIST = Path(__file__).resolve().parents[2] / "../shared/data"
+needs_mnist = pytest.mark.skipif(not (MNIST / "MNIST/raw").is_dir(), reason="MNIST is not at ../shared/data")
+TORCHVISION = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")
+
+
+def load(name="digits", seed=0, folder=Path("nowhere")):
+    return load_training(name, folder, False, seed, CPU)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images():
+    """23 images; the label of each is its index, its pixels are all that index."""
+    labels = torch.arange(23)
+    pixels = labels[:, None, None, None].expand(23, 2, 4, 6).to(torch.uint8).contiguous()
+    return Images(pixels, labels, torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1), torch.full((1, 2, 1, 1), 4.0))
+
+
+# --- the digits and the synthetic set ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "train", "test"), [("digits", 1442, 355), ("synthetic", 1280, 320)])
+def test_sizes_and_facts(name, train, test):
+    found = load(name)
+    facts = DATASETS.get(name)
+    assert len(found.train) + len(found.val) == train == facts.sizes[0]
+    assert len(load_test(name, Path("nowhere"), found.train)[0]) == test == facts.sizes[1]
+    assert (found.facts["train"], found.facts["val"], found.facts["test"]) == (len(found.train), len(found.val), test)
+    for part in (found.train, found.val):
+        assert tuple(part.pixels.shape[1:]) == facts.shape
+        assert (part.pixels.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
+        assert part.labels.unique().tolist() == list(range(facts.classes))
+
+
+def test_digits_are_scikit_learns_and_the_parts_do_not_overlap():
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    found = load("digits")
+    test, _ = load_test("digits", Path("nowhere"), found.train)
+    parts = [found.train, found.val, test]
+    ours = [(p.tobytes(), int(y)) for part in parts for p, y in zip(part.pixels.numpy(), part.labels)]
+    theirs = np.round(raw.images * 255 / 16).astype(np.uint8)
+    assert sorted(ours) == sorted((p.tobytes(), int(y)) for p, y in zip(theirs, raw.target))
+
+
+def test_the_split_depends_on_the_seed_only():
+    first, again, other = load(seed=3), load(seed=3), load(seed=4)
+    assert torch.equal(first.train.pixels, again.train.pixels)
+    assert torch.equal(first.val.pixels, again.val.pixels)
+    assert first.facts == again.facts
+    assert other.facts["split_sha256"] != first.facts["split_sha256"]
+    assert other.facts["train_sha256"] == first.facts["train_sha256"]
+    assert not torch.equal(first.val.pixels, other.val.pixels)
+    # The same test images, normalised alike, under every seed.
+    tests = [load_test("digits", Path("nowhere"), d.train) for d in (first, other)]
+    assert tests[0][1] == tests[1][1]
+    assert torch.equal(tests[0][0].pixels, tests[1][0].pixels)
+    assert torch.equal(tests[0][0].mean, tests[1][0].mean)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+def test_the_split_takes_a_tenth_of_each_class(seed):
+    labels = torch.arange(7).repeat_interleave(torch.tensor([1, 4, 10, 25, 100, 300, 999]))
+    labels = labels[torch.randperm(len(labels), generator=generator(1))]
+    held = validation_split(labels, seed)
+    assert held.dtype == torch.bool
+    assert [int(held[labels == k].sum()) for k in range(7)] == [1, 1, 1, 2, 10, 30, 100]
+
+
+def test_the_split_does_not_touch_the_global_generator():
+    before = torch.get_rng_state()
+    load("digits")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic"])
+def test_normalised_images_have_mean_zero_and_deviation_one(name):
+    found = load(name)
+    both = torch.cat([part.normalised(part.pixels) for part in (found.train, found.val)])
+    torch.testing.assert_close(both.mean(dim=(0, 2, 3)), torch.zeros(both.shape[1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(both.std(dim=(0, 2, 3)), torch.ones(both.shape[1]), atol=1e-4, rtol=0)
+    test, _ = load_test(name, Path("nowhere"), found.train)
+    assert torch.equal(test.mean, found.train.mean)
+    assert torch.equal(test.std, found.val.std)
+
+
+# --- batches -------------------------------------------------------------------------------------------------
+
+
+def test_normalisation_by_hand(images):
+    x = images.normalised(images.pixels[9:10])
+    assert x.dtype == torch.float32
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert x[0, 0].unique().tolist() == [(9 - 1) / 4]
+    assert x[0, 1].unique().tolist() == [(9 - 2) / 4]
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(5, [5, 5, 5, 5, 3]), (23, [23]), (50, [23]), (1, [1] * 23)])
+def test_batches_cover_all_in_order(images, size, sizes):
+    batches = list(images.batches(size))
+    assert [len(y) for _, y in batches] == sizes
+    assert torch.cat([y for _, y in batches]).tolist() == list(range(23))
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(5, [5] * 4), (23, [23]), (50, [23]), (22, [22])])
+def test_drop_last_leaves_no_small_batch_unless_it_is_the_only_one(images, size, sizes):
+    assert [len(y) for _, y in images.batches(size, generator(), drop_last=True)] == sizes
+
+
+def test_shuffled_batches_are_a_permutation_that_the_generator_decides(images):
+    def order(g):
+        return torch.cat([y for _, y in images.batches(4, g)]).tolist()
+
+    first = order(generator(1))
+    assert sorted(first) == list(range(23))
+    assert first != list(range(23))
+    assert order(generator(1)) == first
+    assert order(generator(2)) != first
+    going_on = generator(1)
+    assert order(going_on) == first
+    assert order(going_on) != first
+
+
+def test_images_and_labels_stay_together(images):
+    for x, y in images.batches(4, generator()):
+        assert torch.equal(x, images.normalised(images.pixels[y]))
+
+
+# --- augmentation --------------------------------------------------------------------------------------------
+
+
+def crops(image, pad):
+    """Every crop of ``image [C, H, W]`` padded with zeros, row by row."""
+    _, height, width = image.shape
+    padded = F.pad(image, (pad,) * 4)
+    return [padded[:, r : r + height, c : c + width] for r in range(2 * pad + 1) for c in range(2 * pad + 1)]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (2, 5, 9)])
+@pytest.mark.parametrize("how", ["shift", "crop_flip"])
+def test_every_augmented_image_is_a_crop_of_the_padded_one(how, shape):
+    pixels = torch.randint(1, 256, (64, *shape), generator=generator()).to(torch.uint8)
+    out = augmented(pixels, how, generator(5))
+    assert out.shape == pixels.shape
+    assert out.dtype == torch.uint8
+    mirrored, moves = 0, set()
+    for image, made in zip(pixels, out, strict=True):
+        places = [k for k, crop in enumerate(crops(image, max(1, shape[1] // 8))) if torch.equal(made, crop)]
+        if not places:
+            mirrored += 1
+            places = [
+                k for k, crop in enumerate(crops(image, max(1, shape[1] // 8))) if torch.equal(made, crop.flip(2))
+            ]
+        assert len(places) == 1
+        moves.add(places[0])
+    assert len(moves) >= 8  # 9 or 25 places, 64 images
+    assert mirrored == 0 if how == "shift" else 16 < mirrored < 48
+
+
+def test_no_augmentation_changes_nothing():
+    pixels = torch.randint(256, (4, 1, 8, 8), generator=generator()).to(torch.uint8)
+    assert torch.equal(augmented(pixels, "none", generator()), pixels)
+
+
+def test_augmentation_depends_on_the_generator_only():
+    pixels = torch.randint(256, (32, 1, 8, 8), generator=generator()).to(torch.uint8)
+    first, again, other = (augmented(pixels, "crop_flip", generator(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_only_shuffled_batches_are_augmented():
+    found = load("digits").val
+    plain = torch.cat([x for x, _ in found.batches(50, augment="shift")])
+    assert torch.equal(plain, found.normalised(found.pixels))
+    moved = torch.cat([x for x, _ in found.batches(len(found), generator(), augment="shift")])
+    still = torch.cat([x for x, _ in found.batches(len(found), generator(), augment="none")])
+    assert not torch.equal(moved, still)
+
+
+# --- what is not there, or not what it should be --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_missing_files_name_what_to_do(name, tmp_path):
+    for act in (lambda: load(name, folder=tmp_path), lambda: load_test(name, tmp_path, None)):
+        with pytest.raises(SetupError) as caught:
+            act()
+        text = str(caught.value)
+        assert "\n" not in text
+        assert str(tmp_path) in text
+        assert "--download" in text
+        assert "--data-dir" in text
+
+
+def test_an_unknown_data_set():
+    with pytest.raises(UsageError, match="unknown data set 'digit': did you mean digits"):
+        load("digit")
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Data sets that a test defines are forgotten afterwards."""
+    monkeypatch.setattr(DATASETS, "_objects", dict(DATASETS._objects))
+
+
+def raw(size=20, shape=(4, 4), classes=2):
+    return np.zeros((size, *shape), dtype=np.uint8), np.arange(size) % classes
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (lambda: raw(size=19), r"images are \[19, 1, 4, 4\] with 19 labels"),
+        (lambda: raw(shape=(4, 5)), r"images are \[20, 1, 4, 5\]"),
+        (lambda: raw(shape=(4, 4, 3)), r"images are \[20, 3, 4, 4\]"),
+        (lambda: (raw()[0], raw()[1][:-1]), "with 19 labels"),
+        (lambda: raw(classes=3), r"labels are not 0\.\.1"),
+        (lambda: raw(classes=1), r"labels are not 0\.\.1"),
+        (lambda: (raw()[0], raw()[1] + 1), r"labels are not 0\.\.1"),
+        (lambda: 1 / 0, "ZeroDivisionError"),
+        (lambda: np.load("no such file"), "FileNotFoundError"),
+        (raw, "sha256 differs"),
+    ],
+)
+def test_damaged_data(known, given, why):
+    @dataset("damaged", shape=(1, 4, 4), classes=2, sizes=(20, 20), sha256=("0" * 64, "0" * 64))
+    def damaged(part, folder, download):
+        return given()
+
+    with pytest.raises(SetupError, match=f"'damaged' in nowhere is damaged: .*{why}.*--download") as caught:
+        load("damaged")
+    assert "\n" not in str(caught.value)
+
+
+def test_images_with_colours_have_their_channels_first(known):
+    @dataset("colours", shape=(3, 4, 5), classes=2, sizes=(20, 10))
+    def colours(part, folder, download):
+        images = np.zeros((20, 4, 5, 3), dtype=np.uint8)
+        images[..., 1] = 7
+        images[::2, ..., 2] = 9
+        images[0, 0, 0, 0] = 1
+        return images, np.arange(20) % 2
+
+    found = load("colours")
+    pixels = torch.cat([found.train.pixels, found.val.pixels])
+    assert pixels[:, 1].unique().tolist() == [7]
+    assert pixels[:, 2].unique().tolist() == [0, 9]
+
+
+def idx(path, dims, size, magic=8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, magic, len(dims)]) + b"".join(d.to_bytes(4, "big") for d in dims)
+    path.write_bytes(header + bytes(size))
+
+
+PARTS = {"train": 60_000, "t10k": 10_000}
+
+
+@pytest.mark.parametrize(
+    ("dims", "size"),
+    [
+        ((5, 28, 28), 5 * 784),  # whole, and too few
+        ((5, 28, 28), 5 * 784 - 1),  # cut off
+        ((5, 28, 28), 0),
+        ((10_000, 28, 28), 1000),
+        ((5, 14, 56), 5 * 784),
+    ],
+)
+def test_damaged_files_in_torchvisions_layout(tmp_path, dims, size):
+    for part in PARTS:
+        idx(tmp_path / f"MNIST/raw/{part}-images-idx3-ubyte", dims, size)
+        idx(tmp_path / f"MNIST/raw/{part}-labels-idx1-ubyte", (dims[0],), dims[0])
+    for act in (lambda: load("mnist", folder=tmp_path), lambda: load_test("mnist", tmp_path, load().train)):
+        with pytest.raises(SetupError, match=r"'mnist' in .* is damaged: .*--download"):
+            act()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"<html>404 not found</html>"])
+def test_files_that_are_something_else(tmp_path, content):
+    for part in PARTS:
+        for kind in ("images-idx3", "labels-idx1"):
+            file = tmp_path / f"MNIST/raw/{part}-{kind}-ubyte"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+    with pytest.raises(SetupError, match="is damaged"):
+        load("mnist", folder=tmp_path)
+
+
+@needs_mnist
+def test_mnist():
+    found = load("mnist", folder=MNIST)
+    assert len(found.train) == 54_000 + (6_000 - len(found.val))
+    assert len(found.train) + len(found.val) == 60_000
+    test, _ = load_test("mnist", MNIST, found.train)
+    assert len(test) == 10_000
+    # The constants everyone quotes for MNIST: 0.1307 and 0.3081 of 255.
+    assert found.train.mean.item() / 255 == pytest.approx(0.1307, abs=1e-4)
+    assert found.train.std.item() / 255 == pytest.approx(0.3081, abs=1e-4)
+
+
+def copied_mnist(folder):
+    """MNIST in ``folder``: the test images are a copy, the rest are links."""
+    target = folder / "MNIST/raw"
+    target.mkdir(parents=True)
+    for file in (MNIST / "MNIST/raw").resolve().iterdir():
+        if file.name == "t10k-images-idx3-ubyte":
+            shutil.copy(file, target)
+        else:
+            (target / file.name).symlink_to(file)
+    return target / "t10k-images-idx3-ubyte"
+
+
+@needs_mnist
+def test_one_flipped_bit_is_found(tmp_path):
+    file = copied_mnist(tmp_path)
+    like = load().train
+    assert len(load_test("mnist", tmp_path, like)[0]) == 10_000
+    content = bytearray(file.read_bytes())
+    content[4_000_000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(SetupError, match="sha256 differs"):
+        load_test("mnist", tmp_path, like)
+
+
+@needs_mnist
+def test_a_truncated_file_is_found(tmp_path):
+    file = copied_mnist(tmp_path)
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(SetupError, match=r"'mnist' in .* is damaged"):
+        load_test("mnist", tmp_path, load().train)

@@ -1,0 +1,305 @@
+import copy
+import json
+
+import pytest
+
+from bench import record
+from bench.errors import RunFailed
+from bench.record import RecordError, check_form, find, load, path_of, seal, timeless, to_text, write
+from bench.spec import Budget, Recipe, Spec, Stage, digest
+
+SPEC = Spec("l1_norm", "two_layers", "digits", Recipe("r", Stage(1, 0.1), Stage(1, 0.1)), Budget(keep_macs=0.5))
+
+
+def metrics(**changes):
+    return {"examples": 10, "top1": 0.5, "top5": 0.9, "loss": 1.2, "ece": 0.1, "worst_class_top1": 0.2} | changes
+
+
+@pytest.fixture
+def ok():
+    """A finished run's record."""
+    return {
+        "schema": 1,
+        "kind": "bench.run",
+        "id": SPEC.id,
+        "status": "ok",
+        "spec": SPEC.as_dict(),
+        "spec_sha256": SPEC.sha256,
+        "code": {},
+        "environment": {},
+        "data": {},
+        "training": {},
+        "structure": {"widths": {"0": [8, 4]}},
+        "cost": {"dense": {"macs": 1000, "params": 200}, "final": {"macs": 490, "params": 90}},
+        "metrics": {"dense": metrics(), "pruned": None, "final": metrics()},
+        "curve": [],
+        "artifacts": {},
+        "latency": [],
+        "memory": {},
+        "clock": {"seconds": 1.5},
+        "job": None,
+        "error": None,
+        "record_sha256": "",
+    }
+
+
+def ended(status, ok):
+    empty = dict.fromkeys(("data", "training", "structure", "cost", "metrics", "memory"))
+    return ok | empty | {"status": status, "error": {"message": "why"}}
+
+
+def changed(record, path, value):
+    new = copy.deepcopy(record)
+    at = new
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return new
+
+
+# --- form -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", record.STATUSES)
+def test_a_good_record_has_no_problems(ok, status):
+    assert check_form(ok if status == "ok" else ended(status, ok)) == []
+
+
+@pytest.mark.parametrize("key", record.FIELDS)
+def test_a_missing_key(ok, key):
+    del ok[key]
+    assert f"'{key}' is missing" in check_form(ok)
+
+
+def test_a_foreign_key(ok):
+    assert check_form(ok | {"extra": 1}) == ["'extra' does not belong there"]
+
+
+@pytest.mark.parametrize("key", record.FIELDS)
+def test_a_wrong_type(ok, key):
+    assert check_form(ok | {key: 1.5}) == [f"'{key}' is float"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("metrics", "final", "top1"), 1.01, "top1"),
+        (("metrics", "final", "top1"), -0.1, "top1"),
+        (("metrics", "dense", "top1"), 97.8, "top1"),
+        (("metrics", "final", "top1"), float("nan"), "top1"),
+        (("metrics", "final", "top5"), 0.4, "top-5"),
+        (("metrics", "final", "worst_class_top1"), 0.6, "worst class"),
+        (("metrics", "final", "loss"), -1.0, "loss"),
+        (("metrics", "final", "loss"), float("inf"), "loss"),
+        (("metrics", "final", "loss"), float("nan"), "loss"),
+        (("metrics", "final", "ece"), 2.0, "ece"),
+        (("cost", "final", "macs"), 1001, "macs after"),
+        (("cost", "final", "macs"), 0, "macs after"),
+        (("cost", "final", "params"), 201, "params after"),
+        (("cost", "final", "macs"), 501, "more macs than the budget of 0.5"),
+        (("structure", "widths"), {"0": [8, 9]}, "9 of 8 units"),
+        (("structure", "widths"), {"0": [8, 0]}, "0 of 8 units"),
+        (("structure", "widths"), [1], "damaged"),
+        (("metrics", "final"), {"top1": 0.5}, "damaged"),
+        (("cost", "final"), {}, "damaged"),
+        (("status",), "done", "done"),
+        (("error",), {"message": "x"}, "contradict"),
+        (("metrics",), None, "'metrics' is null"),
+        (("cost",), None, "'cost' is null"),
+        (("data",), None, "'data' is null"),
+    ],
+)
+def test_what_cannot_be_true(ok, path, value, words):
+    problems = check_form(changed(ok, path, value))
+    assert any(words in p for p in problems), problems
+
+
+def test_a_failed_run_without_an_error(ok):
+    assert check_form(ok | {"status": "failed"}) == ["status and error contradict each other"]
+
+
+def test_a_budget_of_params_limits_params(ok):
+    ok = changed(ok, ("spec", "budget"), {"keep_params": 0.4})
+    assert check_form(changed(ok, ("cost", "final", "params"), 80)) == []
+    assert check_form(changed(ok, ("cost", "final", "params"), 81)) != []
+
+
+@pytest.mark.parametrize(("share", "dense", "final"), [(0.29, 100, 29), (0.57, 100, 57), (1.0, 7, 7), (0.1, 30, 3)])
+def test_using_the_budget_up_to_the_last_mac_is_within_it(ok, share, dense, final):
+    """0.29 * 100 is 28.999999999999996 in floating point; select() allows the 29th."""
+    ok = changed(ok, ("spec", "budget"), {"keep_macs": share})
+    ok["cost"] = {"dense": {"macs": dense, "params": 200}, "final": {"macs": final, "params": 90}}
+    assert check_form(ok) == []
+
+
+def test_a_run_without_budget_has_no_limit(ok):
+    ok = changed(ok, ("spec", "budget"), None)
+    assert check_form(changed(ok, ("cost", "final", "macs"), 1000)) == []
+
+
+# --- own hash ---------------------------------------------------------------------------------------------------
+
+
+def test_the_own_hash_is_of_everything_else(ok):
+    sealed = seal(ok)
+    assert {k: v for k, v in sealed.items() if k != "record_sha256"} == {
+        k: v for k, v in ok.items() if k != "record_sha256"
+    }
+    assert seal(sealed) == sealed
+    assert sealed["record_sha256"] == digest({k: v for k, v in ok.items() if k != "record_sha256"})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("metrics", "final", "top1"), 0.5000000000000001),
+        (("clock", "seconds"), 1.6),
+        (("spec", "seed"), 1),
+        (("latency",), [1]),
+    ],
+)
+def test_any_change_shows_in_the_own_hash(ok, path, value):
+    assert seal(changed(ok, path, value))["record_sha256"] != seal(ok)["record_sha256"]
+
+
+def test_the_own_hash_survives_writing_and_reading(ok, tmp_path):
+    ok["clock"]["seconds"] = 0.1 + 0.2
+    ok["environment"] = {"processor": "Ähnlich"}
+    write(tmp_path / "x.json", ok)
+    found = load(tmp_path / "x.json")
+    assert found == seal(ok)
+    assert seal(found)["record_sha256"] == found["record_sha256"]
+
+
+def test_the_timeless_part(ok):
+    later = changed(changed(ok, ("clock", "seconds"), 99), ("latency",), [1]) | {"job": {"id": 1}, "memory": {"x": 1}}
+    assert timeless(later) == timeless(ok)
+    assert timeless(changed(ok, ("metrics", "final", "top1"), 0.6)) != timeless(ok)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not JSON"),
+        (b'{"kind": "bench.run"', "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "not a record"),
+        (b"{}", "not a record"),
+        (b'{"kind": "bench.run"}', "schema None"),
+        (b'{"kind": "bench.run", "schema": 2}', "update the suite"),
+        (b'{"kind": "bench.run", "schema": 0}', "schema 0, this is 1"),
+        (b'{"kind": "bench.run", "schema": 1}', "missing"),
+    ],
+)
+def test_files_that_are_no_records(tmp_path, content, words):
+    file = tmp_path / "bad.json"
+    file.write_bytes(content)
+    with pytest.raises(RecordError, match=words) as caught:
+        load(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(RecordError, match=r"none\.json: No such file"):
+        load(tmp_path / "none.json")
+    with pytest.raises(RecordError, match="directory"):
+        load(tmp_path)
+
+
+def test_numbers_are_never_rounded_and_never_nan(ok):
+    assert json.loads(to_text(changed(ok, ("clock", "seconds"), 0.1 + 0.2)))["clock"]["seconds"] == 0.1 + 0.2
+    with pytest.raises(ValueError, match="JSON"):
+        to_text(changed(ok, ("clock", "seconds"), float("nan")))
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path):
+    return path_of(tmp_path, SPEC)
+
+
+def test_where_a_record_belongs(tmp_path, path):
+    assert path == tmp_path / "records" / "digits" / "two_layers" / "l1_norm" / f"{SPEC.id}.json"
+
+
+def test_a_finished_record_is_written_once(ok, path):
+    write(path, ok)
+    before = path.read_bytes()
+    for other in (ok, changed(ok, ("clock", "seconds"), 9), ended("failed", ok)):
+        with pytest.raises(RunFailed, match="already there and stays"):
+            write(path, other)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_an_interrupted_record_is_replaced(ok, path):
+    write(path, ended("interrupted", ok))
+    write(path, ok)
+    assert load(path)["status"] == "ok"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_a_failed_record_moves_aside(ok, path, status):
+    write(path, ended(status, ok))
+    old = load(path)
+    write(path, ended("failed", ok) | {"clock": {"seconds": 2.0}})
+    write(path, ok)
+    assert load(path)["status"] == "ok"
+    aside = sorted((path.parent / "superseded").iterdir())
+    assert len(aside) == 2
+    assert old in [load(p) for p in aside]
+    assert all(p.name.startswith(SPEC.id) for p in aside)
+
+
+def test_a_damaged_file_is_not_overwritten(ok, path):
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(RecordError):
+        write(path, ok)
+    assert path.read_text() == "{"
+
+
+def test_a_record_that_cannot_be_text_leaves_no_file(ok, path):
+    with pytest.raises(ValueError, match="JSON"):
+        write(path, changed(ok, ("clock", "seconds"), float("nan")))
+    assert not path.exists()
+
+
+def test_another_process_that_was_faster_wins(ok, path, monkeypatch):
+    """The file appears between the check and the write."""
+    first = changed(ok, ("clock", "seconds"), 1.0)
+    write(path, first)
+    monkeypatch.setattr(type(path), "exists", lambda self: False)
+    with pytest.raises(RunFailed, match="by another run"):
+        write(path, ok)
+    monkeypatch.undo()
+    assert load(path)["clock"] == first["clock"]
+
+
+def test_find_lists_records_and_nothing_else(ok, tmp_path, path):
+    write(path, ok)
+    other = path.with_name("0123456789ab-s3.json")
+    write(other, ok)
+    (path.parent / ".hidden-s0.json").write_text("{}")
+    (tmp_path / "notes.json").write_text("{}")
+    assert list(find(tmp_path)) == sorted([path, other])
+    assert list(find(path)) == [path]
+    assert list(find(tmp_path / "nowhere")) == []
+
+
+def test_what_find_lists_can_be_verified(ok, tmp_path, path):
+    """A run that failed and was then repeated leaves two files, and both are as they should be."""
+    from bench.verify import verify_file
+
+    write(path, ended("failed", ok))
+    write(path, ended("diverged", ok))
+    for file in find(tmp_path):
+        checks = verify_file(file, tmp_path, tmp_path)
+        assert not [c for c in checks if c.outcome == "FAILED"], file

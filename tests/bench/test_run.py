@@ -1,0 +1,301 @@
+"""Whole runs at small size: the design's invariants on every method and several architectures."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import record
+from bench.budget import Budget
+from bench.errors import Diverged, RunFailed, SetupError, UsageError
+from bench.registry import METHODS
+from bench.run import Options, Run, execute, make_method
+from bench.verify import verify_file
+from leaderboard.summary import details, summary
+
+OWN = sorted(METHODS.entries())
+NETWORKS = [("two_layers", "tiny"), ("resnet20", "tiny8"), ("lenet", "tiny"), ("mlp_40_40", "tiny8")]
+SLOW_NETWORKS = [("resnet20b", "tiny"), ("resnet56", "tiny8"), ("vgg16_bn", "tiny")]
+
+
+def hooks_on(network):
+    return [m for m in network.modules() if m._forward_pre_hooks or m._forward_hooks or m._backward_hooks]
+
+
+def check_run(make_run, method, arch, dataset, **settings):
+    """Run and assert what holds for every run; returns the record."""
+    spec, options = make_run(method, arch, dataset, **settings)
+    done = execute(spec, options)
+    path = record.path_of(options.out, spec)
+    assert record.load(path) == done
+    checks = {check.name: check for check in verify_file(path, options.out, options.data_dir)}
+    assert {c.outcome for c in checks.values()} == {"ok"}, checks
+    assert len(checks) == 7
+    prunes = make_method(method, {}).prunes
+    if prunes:
+        assert done["structure"]["gate_slice_difference"] <= 1e-4
+        key = "params" if spec.budget.keep_params else "macs"
+        assert done["cost"]["final"][key] <= spec.budget.keep * done["cost"]["dense"][key]
+    else:
+        assert done["cost"]["final"] == done["cost"]["dense"]
+        assert done["spec"]["budget"] is None
+    assert summary(done)
+    assert done["id"] in details(done)
+    assert not list((options.out / "checkpoints").glob("*.pt"))
+    return done
+
+
+@pytest.mark.parametrize(("arch", "dataset"), NETWORKS)
+@pytest.mark.parametrize("method", OWN)
+def test_every_method_on_every_kind_of_network(make_run, method, arch, dataset):
+    check_run(make_run, method, arch, dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "dataset"), SLOW_NETWORKS)
+@pytest.mark.parametrize("method", OWN)
+def test_every_method_on_larger_networks(make_run, method, arch, dataset):
+    check_run(make_run, method, arch, dataset)
+
+
+@pytest.mark.parametrize("keep", [0.75, 0.5, 0.25, 0.1])
+@pytest.mark.parametrize("what", ["keep_macs", "keep_params"])
+def test_budgets(make_run, keep, what):
+    check_run(make_run, "random", "resnet20", "tiny8", keep=Budget(**{what: keep}), finetune__epochs=0)
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_same_specification_same_record(make_run, tmp_path, method):
+    records = []
+    for folder in ("one", "two"):
+        spec, options = make_run(method, "resnet20", "tiny8", out=tmp_path / folder)
+        records.append(record.timeless(execute(spec, options)))
+    assert records[0] == records[1]
+
+
+def test_seeds_differ(make_run):
+    one, two = (execute(*make_run("random", seed=seed)) for seed in (0, 1))
+    assert one["structure"]["masks_sha256"] != two["structure"]["masks_sha256"]
+    assert one["training"]["base"]["sha256"] != two["training"]["base"]["sha256"]
+    assert one["data"]["split_sha256"] != two["data"]["split_sha256"]
+
+
+def test_finished_run_is_not_repeated(make_run, monkeypatch):
+    spec, options = make_run()
+    done = execute(spec, options)
+    monkeypatch.setattr(Run, "__init__", lambda *a: pytest.fail("ran again"))
+    assert execute(spec, options) == done
+
+
+def test_base_is_trained_once_and_shared(make_run, tmp_path):
+    one, two = (execute(*make_run(method)) for method in ("l1_norm", "ddrop"))
+    assert one["training"]["base"] == two["training"]["base"]
+    assert len(list((tmp_path / "bases").glob("*.safetensors"))) == 1
+    assert one["metrics"]["dense"] == two["metrics"]["dense"]
+
+
+def test_equal_total_epochs(make_run):
+    totals = {m: execute(*make_run(m, train__epochs=2))["training"]["epochs"] for m in OWN}
+    assert set(totals.values()) == {3}
+
+
+def test_fine_tuning_settings_do_not_change_the_base(make_run):
+    one, _ = make_run()
+    two, _ = make_run(finetune__epochs=3, recalibrate=5)
+    assert one.id != two.id
+    assert one.base_id("fp32") == two.base_id("fp32") != one.base_id("bf16")
+
+
+def test_test_images_are_loaded_after_the_method_is_gone(make_run, monkeypatch):
+    from bench import data, run
+
+    moments = []
+    finalize, load = run.Run._finalize, data.load_test
+    monkeypatch.setattr(run.Run, "_finalize", lambda *a: (moments.append("finalized"), finalize(*a)))
+    monkeypatch.setattr(data, "load_test", lambda *a: (moments.append("test"), load(*a))[1])
+    execute(*make_run("ddrop"))
+    assert moments == ["finalized", "test"]
+
+
+@pytest.mark.parametrize(
+    ("method", "complaint"),
+    [
+        ("nan_scores", "not finite"),
+        ("wrong_shape", "have shape"),
+        ("empty_masks", "keeps 0 units"),
+        ("over_budget", "budget"),
+        ("float_masks", "not torch.bool"),
+        ("missing_site", "no scores for site"),
+        ("wants_test", "'train' and 'val' only"),
+    ],
+)
+def test_broken_methods_fail_with_one_line_and_a_record(make_run, method, complaint):
+    spec, options = make_run(method, "resnet20", "tiny8")
+    with pytest.raises(RunFailed, match=complaint) as raised:
+        execute(spec, options)
+    assert "\n" not in str(raised.value)
+    failed = record.load(record.path_of(options.out, spec))
+    assert failed["status"] == "failed"
+    assert complaint in failed["error"]["message"]
+    assert failed["error"]["traceback"]
+    assert "/" not in json.dumps(failed["error"]["traceback"]).replace(" / ", "")
+    with pytest.raises(RunFailed, match="--retry"):
+        execute(spec, options)
+    with pytest.raises(RunFailed, match=complaint):
+        execute(spec, Options(out=options.out, quiet=True, retry=True))
+    path = record.path_of(options.out, spec)
+    assert len(list((path.parent / "superseded").glob("*.json"))) == 1
+
+
+def test_diverged_run(make_run):
+    spec, options = make_run("l1_norm", train__lr=1e9, arch="mlp_40_40", dataset="tiny8")
+    with pytest.raises(Diverged, match=r"lower its rate"):
+        execute(spec, options)
+    assert record.load(record.path_of(options.out, spec))["status"] == "diverged"
+
+
+@pytest.mark.parametrize("hook", sorted(n for n in ("prepare", "plan", "on_phase_start", "on_batch_start", "penalty",
+    "on_backward_end", "on_step_end", "on_epoch_end", "on_phase_end", "scores", "select", "finalize")))  # fmt: skip
+def test_nothing_is_left_behind_by_an_exception_in_any_hook(make_run, hook):
+    spec, options = make_run(f"raises_{hook}")
+    run = Run(spec, options)
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        run.go()
+    run.let_go()
+    assert hooks_on(run.network) == []
+    if run.training is not None:
+        assert hooks_on(run.training.ctx.network) == []
+    with pytest.raises(RunFailed, match="on purpose"):
+        execute(spec, options)
+    failed = record.load(record.path_of(options.out, spec))
+    assert failed["status"] == "failed"
+    assert failed["error"]["type"] == "ZeroDivisionError"
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_nothing_is_left_behind_by_a_finished_run(make_run, method):
+    spec, options = make_run(method)
+    run = Run(spec, options)
+    run.go()
+    assert hooks_on(run.network) == hooks_on(run.training.ctx.network) == []
+
+
+def test_a_network_that_cannot_be_traced_leaves_a_record(make_run):
+    spec, options = make_run(arch="untraceable")
+    with pytest.raises(RunFailed, match="torch-pruning cannot trace") as raised:
+        execute(spec, options)
+    assert "\n" not in str(raised.value)
+    assert record.load(record.path_of(options.out, spec))["status"] == "failed"
+
+
+def test_a_budget_below_min_keep_is_refused_before_anything_is_written(make_run):
+    spec, options = make_run(keep=Budget(keep_macs=0.2, min_keep=8))
+    with pytest.raises(UsageError, match="cannot be met"):
+        execute(spec, options)
+    assert not list(options.out.rglob("*.json"))
+
+
+def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeypatch):
+    spec, options = make_run("ddrop", "resnet20", "tiny8", train__epochs=3, out=tmp_path / "a")
+    whole = execute(spec, options)
+
+    from bench.training import Training
+
+    spec, options = make_run("ddrop", "resnet20", "tiny8", train__epochs=3, out=tmp_path / "b")
+    save, saves = Training._save, []
+
+    def stop_after_some(self, position):
+        save(self, position)
+        saves.append(position)
+        if len(saves) in (2, 6):  # in the base, then in the method's training
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Training, "_save", stop_after_some)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            execute(spec, options)
+        assert record.load(record.path_of(options.out, spec))["status"] == "interrupted"
+    done = execute(spec, options)
+    assert record.timeless(done) == record.timeless(whole)
+    assert done["clock"]["resumes"] == 1
+
+
+def test_two_processes_with_one_run_leave_one_record(make_run, tmp_path):
+    """The second finds the lock taken, waits, and returns the first one's record."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    spec, options = make_run()
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: execute(spec, options), range(2))
+    assert one == two
+
+
+def test_unwritable_folder_is_told_before_training(make_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    spec, _ = make_run()
+    with pytest.raises(SetupError, match="--out"):
+        execute(spec, Options(out=tmp_path / "file" / "results", quiet=True))
+
+
+def test_full_disk_at_the_end_loses_no_record(make_run, monkeypatch):
+    spec, options = make_run()
+
+    def full(path, sealed):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record, "write", full)
+    with pytest.raises(SetupError, match="it is in") as raised:
+        execute(spec, options)
+    saved = str(raised.value).rpartition("it is in ")[2]
+    assert record.check_form(json.loads(Path(saved).read_text())) == []
+
+
+def test_full_disk_in_between_costs_only_the_checkpoint(make_run, monkeypatch, capsys):
+    from bench import training
+
+    def full(path, state):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "save_state", full)
+    spec, options = make_run("ddrop")
+    assert execute(spec, options)["status"] == "ok"
+
+
+def test_records_hold_no_path_host_or_user(make_run):
+    import getpass
+    import socket
+
+    spec, options = make_run("ddrop")
+    text = record.path_of(options.out, spec)
+    execute(spec, options)
+    content = text.read_text()
+    assert str(options.out) not in content
+    assert socket.gethostname() not in content
+    assert f'"{getpass.getuser()}"' not in content
+    assert "/home" not in content
+
+
+def test_composition(make_run):
+    done = check_run(make_run, "group_lasso+l1_norm", "resnet20", "tiny8", options={"group_lasso.strength": "0.01"})
+    assert done["spec"]["config"] == {"group_lasso.strength": 0.01}
+    assert done["training"]["starts_from"] == "init"
+    with pytest.raises(UsageError, match="cannot be composed"):
+        make_run("l1_norm+random")
+    with pytest.raises(UsageError, match="say whose it is"):
+        make_run("group_lasso+l1_norm", options={"strength": "1"})
+
+
+def test_uniform_thin_starts_from_fresh_weights(make_run):
+    thin = execute(*make_run("uniform_thin"))
+    assert [s if s == "prune" else s["rewind"] for s in thin["training"]["plan"]] == ["prune", "fresh"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no CUDA device")
+def test_on_cuda(make_run):
+    spec, options = make_run("ddrop", "resnet20", "tiny8")
+    done = execute(spec, Options(out=options.out, quiet=True, device="cuda"))
+    assert done["environment"]["device_type"] == "cuda"
+    assert done["structure"]["gate_slice_difference"] <= 1e-4

@@ -1,0 +1,240 @@
+"""Training: schedules, hooks in order, clocks, divergence, checkpoints that resume to the bit."""
+
+import pytest
+import torch
+
+from bench.api import PRUNE, Method, Phase
+from bench.errors import Diverged
+from bench.spec import Stage
+from bench.training import choose_masks, schedule
+from methods.ddrop import DDrop
+
+
+@pytest.mark.parametrize(
+    ("stage", "progress", "factor"),
+    [
+        (Stage(1, 1, "constant"), 0.9, 1.0),
+        (Stage(1, 1, "linear"), 0.25, 0.75),
+        (Stage(1, 1, "cosine"), 0.5, 0.5),
+        (Stage(1, 1, "cosine", warmup=0.2), 0.1, 0.5),
+        (Stage(1, 1, "cosine", warmup=0.2), 0.6, 0.5),
+        (Stage(1, 1, "step"), 0.49, 1.0),
+        (Stage(1, 1, "step"), 0.5, 0.1),
+        (Stage(1, 1, "step"), 0.75, 0.01),
+        (Stage(1, 1, "onecycle"), 0.0, 1 / 25),
+        (Stage(1, 1, "onecycle"), 0.3, 1.0),
+    ],
+)
+def test_schedules(stage, progress, factor):
+    assert schedule(stage, progress) == pytest.approx(factor)
+
+
+def test_onecycle_is_torchs(make_ctx):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 0.1)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=1001, cycle_momentum=False)
+    for step in range(1000):
+        ours = 0.1 * schedule(Stage(1, 0.1, "onecycle"), step / 1000)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(ours, rel=0.02, abs=2e-5)
+        optimizer.step()
+        theirs.step()
+
+
+class Recorder(Method):
+    """Notes the order of its hooks."""
+
+    def prepare(self, ctx):
+        self.calls = ["prepare"]
+
+    def penalty(self, ctx):
+        self.calls.append("penalty")
+        return 0.0
+
+
+def noting(name):
+    def hook(self, ctx):
+        self.calls.append(name)
+
+    return hook
+
+
+HOOKS = (
+    "on_phase_start",
+    "on_batch_start",
+    "on_backward_end",
+    "on_step_end",
+    "on_epoch_end",
+    "on_phase_end",
+    "finalize",
+)
+for hook_name in HOOKS:
+    setattr(Recorder, hook_name, noting(hook_name))
+
+
+def test_hooks_are_called_in_order(make_training):
+    training = make_training(Recorder(), batch_size=48)
+    training.run((Phase(2), Phase(1)), None, lambda: 1)
+    step = ["on_batch_start", "penalty", "on_backward_end", "on_step_end"]
+    epoch = [*step, *step, "on_epoch_end"]
+    phase_one = ["on_phase_start", *epoch, *epoch, "on_phase_end"]
+    assert training.method.calls == ["prepare", *phase_one, "on_phase_start", *epoch, "on_phase_end"]
+
+
+def test_no_hook_runs_after_the_prune(make_training):
+    training = make_training(Recorder())
+
+    def prune(t):
+        t.ctx.slice(choose_masks(t.ctx, t.method))
+
+    training.run((PRUNE, Phase(1)), prune, lambda: 1)
+    assert training.method is None
+
+
+def test_counts_examples_macs_and_seconds(make_training):
+    training = make_training(Recorder(), batch_size=40)
+    training.run((Phase(3),), None, lambda: 1000)
+    assert training.examples == 3 * 80  # the last, incomplete batch is left out
+    assert training.train_macs == 3 * 1000 * 240
+    assert set(training.seconds) == {"train", "method", "evaluate"}
+    assert all(seconds > 0 for seconds in training.seconds.values())
+
+
+def test_penalty_is_added_to_the_loss(make_training):
+    class Pull(Method):
+        def penalty(self, ctx):
+            return 2.0 * sum(site.rows().square().sum() for site in ctx.sites.values())
+
+    free, pulled = make_training(), make_training(Pull(), weight_decay=0)
+    for training in (free, pulled):
+        training.run((Phase(3),), None, lambda: 1)
+    name = next(iter(free.ctx.sites))
+    norms = [training.ctx.sites[name].rows().norm().item() for training in (pulled, free)]
+    assert norms[0] < 0.5 * norms[1]
+
+
+def test_learns(make_training):
+    training = make_training(batch_size=16, train__epochs=8, augment="none", train__lr=0.05, train__warmup=0)
+    training.run((Phase(8),), None, lambda: 1)
+    assert training.curve[-1]["val_top1"] > 0.9
+    assert training.curve[-1]["train_loss"] < training.curve[0]["train_loss"] / 4
+
+
+def test_divergence_is_told_with_what_to_do(make_training):
+    training = make_training(arch="mlp_40_40", train__lr=1e12)
+    with pytest.raises(Diverged, match=r"--set train\.lr="):
+        training.run((Phase(2),), None, lambda: 1)
+
+
+def test_zero_epochs_train_nothing(make_training):
+    training = make_training()
+    before = {k: v.clone() for k, v in training.ctx.network.state_dict().items()}
+    training.run((Phase(0),), None, lambda: 1)
+    assert all(torch.equal(before[k], v) for k, v in training.ctx.network.state_dict().items())
+
+
+class Stop(Exception):
+    pass
+
+
+def finish(training, plan, stop_after=None):
+    """Run the plan; stop by an exception after so many checkpoints."""
+    save, count = training._save, [0]
+
+    def counting(position):
+        save(position)
+        count[0] += 1
+        if count[0] == stop_after:
+            raise Stop
+
+    training._save = counting
+
+    def prune(t):
+        t.ctx.slice(choose_masks(t.ctx, t.method))
+        t.extra = {"macs": 5}
+
+    try:
+        training.run(plan, prune, lambda: 1)
+    except Stop:
+        return False
+    return True
+
+
+class Noisy(DDrop):
+    """DDROP on tracked activations that also keeps a buffer, a snapshot and uses the global generator."""
+
+    def prepare(self, ctx):
+        super().prepare(ctx)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def on_step_end(self, ctx):
+        self.steps += torch.rand(())
+
+    def on_epoch_end(self, ctx):
+        ctx.log(steps=self.steps)
+        if ctx.epoch == 0:
+            ctx.snapshot("first")
+        if ctx.epoch == 1:
+            masks = ctx.masks
+            masks[next(iter(masks))][0] = False
+            ctx.masks = masks
+
+
+PLAN = (Phase(3), Phase(1, rewind="first"), PRUNE, Phase(2, "finetune"))
+
+
+@pytest.mark.parametrize("stop_after", range(1, 11))
+def test_stopped_and_resumed_equals_uninterrupted(make_training, tmp_path, stop_after):
+    def start(file):
+        return make_training(Noisy(DDrop.Config(importance="act_mean")), checkpoint=tmp_path / file)
+
+    whole = start("whole.pt")
+    assert finish(whole, PLAN)
+    stopped = start("part.pt")
+    if finish(stopped, PLAN, stop_after):
+        pytest.skip("fewer checkpoints than that")
+    going_on = start("part.pt")
+    assert going_on.resume()
+    assert finish(going_on, PLAN)
+    assert going_on.curve == whole.curve
+    assert going_on.extra == whole.extra
+    assert (going_on.examples, going_on.train_macs) == (whole.examples, whole.train_macs)
+    assert going_on.resumes == 1
+    one, two = going_on.ctx.network.state_dict(), whole.ctx.network.state_dict()
+    assert all(torch.equal(one[k], two[k]) for k in two)
+
+
+def test_foreign_and_damaged_checkpoints_are_ignored(make_training, tmp_path):
+    file = tmp_path / "c.pt"
+    training = make_training(checkpoint=file)
+    finish(training, (Phase(1),))
+    other = make_training(checkpoint=file)
+    other.identity = "something else"
+    assert not other.resume()
+    file.write_bytes(file.read_bytes()[:1000])
+    assert not make_training(checkpoint=file).resume()
+
+
+def test_recalibration_is_the_plain_mean_over_batches(make_training):
+    training = make_training(arch="resnet20", recalibrate=2, batch_size=32)
+    norm = training.ctx.network.bn1
+    inputs = []
+    norm.register_forward_pre_hook(lambda m, args: inputs.append(args[0].detach()))
+    training.recalibrate()
+    means = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs])
+    assert len(inputs) == 2
+    assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-6)
+    assert norm.momentum == 0.1
+
+
+def test_precision_is_the_recipes(make_training):
+    kinds = {}
+    for precision in ("fp32", "bf16"):
+        training = make_training(precision=precision)
+
+        def note(module, args, out, precision=precision):
+            if module.training:
+                kinds[precision] = out.dtype
+
+        training.ctx.network.fc.register_forward_hook(note)
+        training.run((Phase(1),), None, lambda: 1)
+    assert kinds == {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -1,0 +1,112 @@
+"""Fixtures: small data, small networks, contexts and runs."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.api import Method
+from bench.archs import build
+from bench.budget import Budget, CostModel
+from bench.context import Context
+from bench.data import Images, TrainingData
+from bench.measure import latency
+from bench.progress import Progress
+from bench.registry import ARCHS, DATASETS, METHODS, add_plugin
+from bench.run import Options, make_spec
+from bench.sites import find_sites
+from bench.spec import load_recipe
+from bench.training import Training
+
+
+@pytest.fixture(autouse=True)
+def _threads_and_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def make_data() -> Callable[..., TrainingData]:
+    """Random images of any shape, with a class pattern so that they can be learned."""
+
+    def make(shape=(1, 8, 8), train=96, val=32, classes=10) -> TrainingData:
+        generator = torch.Generator().manual_seed(7)
+        patterns = torch.randint(40, 216, (classes, *shape), generator=generator)
+
+        def part(size: int) -> Images:
+            labels = torch.arange(size) % classes
+            noise = torch.randint(-30, 31, (size, *shape), generator=generator)
+            pixels = (patterns[labels] + noise).clamp(0, 255).to(torch.uint8)
+            return Images(pixels, labels, torch.full((1, shape[0], 1, 1), 128.0), torch.full((1, shape[0], 1, 1), 60.0))
+
+        return TrainingData(part(train), part(val), {})
+
+    return make
+
+
+@pytest.fixture
+def make_training(make_data) -> Callable[..., Training]:
+    """A training of a method on a small network, ready to run, without files."""
+
+    def make(method: Method | None = None, arch="resnet20", shape=(1, 8, 8), keep=0.5, checkpoint=None, **settings):
+        overrides = {"train.epochs": "2", "finetune.epochs": "1", "batch_size": "32", "precision": "fp32"}
+        overrides |= {key.replace("__", "."): str(value) for key, value in settings.items()}
+        recipe = load_recipe("digits", overrides)
+        network = arch if isinstance(arch, torch.nn.Module) else build(arch, shape, 10)
+        sites = find_sites(network, shape)
+        data = make_data(shape)
+        budget = Budget(keep_macs=keep)
+        model = CostModel(network, sites, shape)
+        ctx = Context(network, sites, model, data, recipe, budget, 0, torch.device("cpu"), recipe.precision)
+        method = method or Method()
+        training = Training(ctx, method, data, recipe, 0, Progress("test", 1, quiet=True), checkpoint, "test")
+        for hook in method.bound("prepare"):
+            hook(ctx)
+        ctx.x, ctx.y = next(ctx.batches())
+        return training
+
+    return make
+
+
+@pytest.fixture
+def make_ctx(make_training) -> Callable[..., Context]:
+    """The context of :func:`make_training`."""
+    return lambda *args, **settings: make_training(*args, **settings).ctx
+
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+@pytest.fixture
+def plugins(monkeypatch):
+    """The test plugins, known for one test."""
+    for registry in (METHODS, ARCHS, DATASETS):
+        monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+    for name in ("small", "broken"):
+        add_plugin(str(PLUGINS / f"{name}.py"))
+
+
+@pytest.fixture
+def make_run(plugins, tmp_path, monkeypatch):
+    """Specification and options of a small run; latency is measured in a moment."""
+    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
+    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
+
+    def make(
+        method="l1_norm", arch="two_layers", dataset="tiny", keep=0.5, seed=0, out=tmp_path, options=None, **settings
+    ):
+        overrides = {"train.epochs": "1", "finetune.epochs": "1", "batch_size": "32", "latency_batch": "4"}
+        overrides |= {"recalibrate": "2"} | {key.replace("__", "."): str(value) for key, value in settings.items()}
+        recipe = load_recipe("synthetic", overrides)
+        budget = keep if isinstance(keep, Budget) else Budget(keep_macs=keep)
+        spec = make_spec(method, arch, dataset, recipe, budget, seed, "inner", options)
+        return spec, Options(out=out, quiet=True)
+
+    return make

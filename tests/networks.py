@@ -1,0 +1,204 @@
+"""Tiny networks, one for each way in which units can be produced, passed on and read."""
+
+from functools import cache
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+from bench.archs.layers import ChannelPad
+from bench.sites import NORMS, find_sites
+
+SHAPE = (3, 8, 8)
+
+
+def conv(inp, out, size=3, **options):
+    return nn.Conv2d(inp, out, size, padding=size // 2, **options)
+
+
+def head(channels, classes=4):
+    return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+
+
+def with_activation(activation):
+    """Site ``0`` is read through ``activation``; site ``3`` is plain."""
+    layers = conv(3, 6, bias=False), nn.BatchNorm2d(6), activation, conv(6, 5), nn.BatchNorm2d(5), nn.ReLU()
+    return nn.Sequential(*layers, *head(5))
+
+
+def conv_bn():
+    return with_activation(nn.ReLU())
+
+
+def conv_flatten():
+    """No normalisation; a flattened map gives each unit of site ``3`` four positions."""
+    convs = conv(3, 6), nn.ReLU(), nn.MaxPool2d(2), conv(6, 5), nn.ReLU(), nn.MaxPool2d(2)
+    return nn.Sequential(*convs, nn.Flatten(), nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 4))
+
+
+def mlp():
+    layers = nn.Flatten(), nn.Linear(192, 9), nn.ReLU(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 4)
+    return nn.Sequential(*layers)
+
+
+class Residual(nn.Module):
+    def __init__(self, body, shortcut):
+        super().__init__()
+        self.body, self.shortcut, self.relu = nn.Sequential(*body), shortcut, nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.body(x) + self.shortcut(x))
+
+
+def basic_block(inp, out, stride, shortcut):
+    first = conv(inp, out, stride=stride, bias=False), nn.BatchNorm2d(out), nn.ReLU()
+    return Residual((*first, conv(out, out, bias=False), nn.BatchNorm2d(out)), shortcut)
+
+
+def residual(option):
+    """A stem, a block that keeps the width and one that doubles it."""
+    pad = ChannelPad(4, 8, 2)
+    projection = nn.Sequential(conv(4, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
+    return nn.Sequential(
+        nn.Sequential(conv(3, 4, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+        basic_block(4, 4, 1, nn.Identity()),
+        basic_block(4, 8, 2, pad if option == "A" else projection),
+        *head(8),
+    )
+
+
+def bottleneck():
+    body = (
+        *(conv(6, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(conv(4, 5), nn.BatchNorm2d(5), nn.ReLU()),
+        *(conv(5, 6, 1), nn.BatchNorm2d(6)),
+    )
+    return nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), Residual(body, nn.Identity()), *head(6))
+
+
+def depthwise():
+    return nn.Sequential(
+        *(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU()),
+        *(conv(6, 6, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU6()),
+        *(conv(6, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6()),
+        *head(8),
+    )
+
+
+class DenseLayer(nn.Module):
+    """Normalises all that came before and adds ``growth`` channels to it."""
+
+    def __init__(self, inp, growth):
+        super().__init__()
+        self.bn, self.conv = nn.BatchNorm2d(inp), conv(inp, growth, bias=False)
+
+    def forward(self, x):
+        return torch.cat([x, self.conv(torch.relu(self.bn(x)))], dim=1)
+
+
+def densely_connected():
+    layers = conv(3, 4), DenseLayer(4, 3), DenseLayer(7, 5), nn.BatchNorm2d(12), nn.ReLU()
+    return nn.Sequential(*layers, *head(12))
+
+
+class Doubled(nn.Module):
+    """The next layer reads every unit at two places that are far apart."""
+
+    def forward(self, x):
+        return torch.cat([x, x.neg().relu()], dim=1)
+
+
+def doubled():
+    return nn.Sequential(conv(3, 5), Doubled(), nn.BatchNorm2d(10), conv(10, 4), nn.ReLU(), *head(4))
+
+
+class Parallel(nn.Module):
+    """Two sites of ten units, each of which costs 12 MACs whatever else is kept; nothing else costs anything."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = (nn.Sequential(nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 4)) for _ in range(2))
+
+    def forward(self, x):
+        return self.left(x) + self.right(x)
+
+
+CASES = {
+    "conv_bn": (conv_bn, "inner"),
+    "conv_flatten": (conv_flatten, "inner"),
+    "mlp": (mlp, "inner"),
+    "residual_A_inner": (lambda: residual("A"), "inner"),
+    "residual_A_full": (lambda: residual("A"), "full"),
+    "residual_B_inner": (lambda: residual("B"), "inner"),
+    "residual_B_full": (lambda: residual("B"), "full"),
+    "bottleneck_inner": (bottleneck, "inner"),
+    "bottleneck_full": (bottleneck, "full"),
+    "depthwise": (depthwise, "inner"),
+    "densely_connected": (densely_connected, "inner"),
+    "doubled": (doubled, "inner"),
+    "sigmoid": (lambda: with_activation(nn.Sigmoid()), "inner"),
+    "prelu_per_channel": (lambda: with_activation(nn.PReLU(6)), "inner"),
+    "prelu_shared": (lambda: with_activation(nn.PReLU()), "inner"),
+}
+
+
+def randomised(network, seed=0):
+    """``network`` with norms and biases as training would leave them: nothing that a removed unit adds is zero."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, NORMS):
+                for tensor in (module.weight, module.running_var):
+                    tensor.uniform_(0.5, 1.5)
+                for tensor in (module.bias, module.running_mean):
+                    tensor.uniform_(-0.5, 0.5)
+                module.bias += 0.5  # so that few units are dead
+            elif isinstance(module, nn.PReLU):
+                module.weight.uniform_(-0.5, 0.5)
+            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+                if module.bias is not None:
+                    module.bias.uniform_(0, 1)
+    return network.eval()
+
+
+def made(case):
+    """A fresh network of ``case`` in eval mode, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return randomised(CASES[case][0]())
+
+
+@cache
+def found(case):
+    """Network and sites of ``case``, made once: leave them as they are."""
+    network = made(case)
+    return network, find_sites(network, SHAPE, CASES[case][1])
+
+
+def images(batch=2, shape=SHAPE, seed=0):
+    return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def masks_for(sites, proper=False):
+    """Strategy for masks of ``sites`` that keep at least one unit each (``proper``: and remove one)."""
+
+    def mask(width):
+        bits = st.lists(st.booleans(), min_size=width, max_size=width).filter(any)
+        return (bits.filter(lambda b: not all(b)) if proper else bits).map(torch.tensor)
+
+    return st.fixed_dictionaries({name: mask(width) for name, width in sites.widths.items()})
+
+
+def half_masks(sites, seed=0):
+    """Masks that keep a random half of each site."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = {}
+    for name, width in sites.widths.items():
+        masks[name] = torch.zeros(width, dtype=torch.bool)
+        masks[name][torch.randperm(width, generator=generator)[: (width + 1) // 2]] = True
+    return masks
+
+
+def hooks_of(network):
+    return [m for m in network.modules() if m._forward_pre_hooks or m._forward_hooks or m._backward_hooks]

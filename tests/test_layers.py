@@ -1,0 +1,121 @@
+"""The house: imports point one way, outside libraries have one door, listing needs no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("bench", "methods", "leaderboard", "slurm")
+FLOORS = [
+    {"bench", "bench.errors"},
+    {"bench.registry", "bench.measure", "bench.progress"},
+    {"bench.environment", "bench.spec", "bench.slicing"},
+    {"bench.measure.flops", "bench.measure.latency", "bench.measure.quality", "bench.gates", "bench.checkpoint"},
+    {"bench.sites", "bench.archs", "bench.record", "bench.data"},
+    {"bench.archs.layers", "bench.budget"},
+    {"bench.archs.resnet", "bench.archs.vgg", "bench.archs.plain", "bench.api", "leaderboard", "slurm"},
+    {"bench.context", "methods.papers", "leaderboard.summary", "methods"},
+    {"bench.training", "methods.norms", "methods.penalties", "methods.controls", "methods.ddrop"},
+    {"bench.base"},
+    {"bench.run"},
+    {"bench.verify"},
+    {"bench.cli.run", "bench.cli.listing", "bench.cli.show"},
+    {"bench.cli"},
+    {"bench.__main__"},
+]
+DOORS = {
+    "torch_pruning": {"bench.sites"},
+    "fvcore": {"bench.measure.flops"},
+    "submitit": set(),
+    "torchvision": {"bench.data"},
+    "sklearn": {"bench.data"},
+    "tqdm": {"bench.progress"},
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = file
+    return found
+
+
+def imports(file: Path) -> set[tuple[str, bool]]:
+    """Imported module and whether it is imported when the file is loaded (not inside a function)."""
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    inside = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for inner in ast.walk(node)
+        if inner is not node
+    }
+    found = set()
+    known = modules()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [part if part in known else node.module for part in parts]
+        found |= {(name, id(node) not in inside) for name in names}
+    return found
+
+
+FLOOR_OF = {name: k for k, names in enumerate(FLOORS) for name in names}
+
+
+def test_every_module_has_a_floor():
+    assert set(modules()) == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_imports_point_down(name):
+    for imported, _ in imports(modules()[name]):
+        if imported.split(".")[0] in PACKAGES and imported != name:
+            inside_package = name == "bench.cli" and imported.startswith("bench.cli.")
+            assert FLOOR_OF[imported] < FLOOR_OF[name] or inside_package, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_outside_libraries_have_one_door(name):
+    for imported, _ in imports(modules()[name]):
+        library = imported.split(".")[0]
+        assert name in DOORS.get(library, {name}), f"{name} imports {library}"
+
+
+def test_heavy_readers_are_imported_inside_functions():
+    top = {library for library, at_top in imports(ROOT / "bench" / "data.py") if at_top}
+    assert not any(library.startswith(("torchvision", "sklearn")) for library in top)
+
+
+@pytest.mark.parametrize("name", sorted(n for n in modules() if n.startswith("methods.")))
+def test_methods_import_the_contract_and_torch_only(name):
+    allowed = {"bench.api", "torch", "methods.papers", "math", "dataclasses", "typing"}
+    assert {imported for imported, _ in imports(modules()[name])} <= allowed
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(modules()) if n.startswith("leaderboard")])
+def test_leaderboard_knows_no_torch_and_no_method(name):
+    assert not any(i.startswith(("torch", "methods", "bench.run")) for i, _ in imports(modules()[name]))
+
+
+@pytest.mark.parametrize("command", ["import bench.cli", "from bench.cli import main; main(['list'])"])
+def test_listing_and_help_need_neither_torch_nor_scipy(command):
+    code = f"{command}; import sys; print([m for m in ('torch', 'scipy', 'sklearn', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
