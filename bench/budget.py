@@ -161,8 +161,9 @@ def select(
 ) -> dict[str, Tensor]:
     """Masks that keep the best units within the budget.
 
-    Units are taken in rank order as long as they fit, the best ``min_keep`` of every site first; the next
-    unit in rank order would always exceed the budget. Ties keep the earlier site and the lower index.
+    Units are taken in rank order until the next one would exceed the budget, the best ``min_keep`` of every
+    site first. What is then left of the budget takes later units that still fit, in rank order, and at most
+    one of each site where shares are to be kept. Ties keep the earlier site and the lower index.
 
     Args:
         scores: site -> ``[n_units]``, larger is more worth keeping.
@@ -197,16 +198,16 @@ def select(
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if model.cost(budget, widths(middle)) <= limit else (low, middle - 1)
-    width, full = widths(low), np.zeros(len(forced), dtype=bool)
-    for k in owner[low:]:  # later, cheaper units may still fit; once one of a site does not, none after it does
-        if full[k]:
+    width = widths(low)
+    closed = set()
+    for k in owner[low:]:
+        if k in closed:
             continue
         width[k] += 1
-        if model.cost(budget, width) > limit:
-            width[k] -= 1
-            full[k] = True
-            if full.all():
-                break
+        fits = model.cost(budget, width) <= limit
+        width[k] -= not fits
+        if not fits or ranking != "global":  # shares stay equal: one unit a site at most
+            closed.add(k)
     masks = {}
     for name, order, kept in zip(model.names, orders, width, strict=True):
         masks[name] = torch.zeros(len(order), dtype=torch.bool)

@@ -95,7 +95,7 @@ def code() -> dict[str, Any]:
     found: dict[str, Any] = {"version": __version__, "commit": None, "diff_sha256": None}
     if (ROOT / ".git").exists():
         found["commit"] = _git("rev-parse", "HEAD")
-        diff = _git("diff", "HEAD", "--", "*.py", "*.toml")
+        diff = _git("diff", "HEAD", "--", "bench", "methods")
         found["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest() if diff else None
     return found
 

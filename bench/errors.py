@@ -7,6 +7,9 @@ class BenchError(Exception):
     exit_code = 1
     status = "failed"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))  # messages of other libraries may have several lines
+
 
 class UsageError(BenchError):
     """The command asks for something that cannot be: an unknown name, a bad value (exit 2)."""

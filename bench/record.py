@@ -52,11 +52,15 @@ def path_of(folder: Path, spec: Any) -> Path:
 
 
 def find(folder: Path) -> Iterator[Path]:
-    """Record files at or below ``folder``, sorted."""
+    """Record files at or below ``folder``, sorted; superseded ones are left out."""
     if folder.is_file():
         yield folder
         return
-    yield from sorted(f for f in folder.rglob("*.json") if not f.name.startswith(".") and "-s" in f.stem)
+    yield from sorted(
+        f
+        for f in folder.rglob("*.json")
+        if "-s" in f.stem and not f.name.startswith(".") and f.parent.name not in ("superseded", "bases")
+    )
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def _check_bounds(record: Mapping[str, Any]) -> list[str]:
         budget = record["spec"]["budget"] or {}
         for key in ("macs", "params"):
             share = budget.get(f"keep_{key}")
-            if share is not None and record["cost"]["final"][key] > share * record["cost"]["dense"][key]:
+            if share is not None and record["cost"]["final"][key] > share * record["cost"]["dense"][key] + 1e-6:
                 problems.append(f"cost: more {key} than the budget of {share}")
         for site, (before, after) in record["structure"]["widths"].items():
             if not 0 < after <= before:

@@ -157,6 +157,8 @@ def scan(file: Path, decorators: tuple[str, ...], load: Callable[[], object]) ->
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
     except SyntaxError as error:
         raise UsageError(f"{file}:{error.lineno}: {error.msg}") from error
+    except ValueError as error:
+        raise UsageError(f"{file}: not a Python file ({error})") from error
     shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
     found = []
     for node in ast.walk(tree):

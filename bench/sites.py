@@ -55,8 +55,9 @@ class Site:
 
     def rows(self) -> Tensor:
         """Weights that produce each unit, ``[n_units, fan_in]`` (all producers side by side); differentiable."""
-        weights = [self.network.get_submodule(p).weight for p in self.producers]
-        return torch.cat([w.flatten(1) for w in weights], dim=1)  # type: ignore[operator]
+        makers = [self.network.get_submodule(p) for p in self.producers]
+        weights = [m.weight for m in makers if isinstance(m, (*CONVS, nn.Linear))]  # a padded shortcut has none
+        return torch.cat([w.flatten(1) for w in weights], dim=1)
 
     def gamma(self) -> Tensor | None:
         """``|gamma|`` of the units' batch norms summed, ``[n_units]``, differentiable; None without a scaled norm."""
@@ -209,7 +210,9 @@ def _groups(network: nn.Module, shape: tuple[int, ...]) -> dict[str, list[_Membe
                 members = []
                 break
             if target in names:
-                if kind == OPTYPE.DEPTHWISE_CONV or isinstance(target, (*NORMS, nn.PReLU)):
+                if isinstance(target, nn.PReLU) and target.num_parameters == 1:
+                    side = "shared"  # one slope for all units: nothing to slice
+                elif kind == OPTYPE.DEPTHWISE_CONV or isinstance(target, (*NORMS, nn.PReLU)):
                     side = "both"
                 else:
                     side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
@@ -230,6 +233,8 @@ def _site(name: str, members: list[_Member] | str, network: nn.Module, coupling:
     everything = list(range(n_units))
     producers, norms, consumers, cuts = [], [], [], {}
     for layer, side, positions, units in members:
+        if side == "shared":
+            continue
         if side == "parameter":
             raise _Rejected(f"its units also index the parameter {layer}, which a slice cannot follow")
         module = network.get_submodule(layer)
@@ -244,7 +249,7 @@ def _site(name: str, members: list[_Member] | str, network: nn.Module, coupling:
             if sorted(positions) != everything or positions != units:
                 raise _Rejected(f"only part of {layer}'s output belongs to it")
             producers.append(layer)
-        if side == "both" and isinstance(module, NORMS) and positions == units == everything:
+        if isinstance(module, NORMS) and positions == units == everything and module.num_features == n_units:
             norms.append(layer)
         at, of = torch.tensor(positions), torch.tensor(units)
         cuts[layer, side] = Cut(layer, side, at, of)

@@ -67,9 +67,8 @@ def _slice_layer(module: nn.Module, lost: dict[str, Tensor]) -> None:
             module.in_channels = module.weight.shape[1] * module.groups
         module.out_channels = len(module.weight)
     elif isinstance(module, nn.PReLU):
-        if module.num_parameters > 1:
-            _select(module, weight=(kept("both", module.num_parameters), None))
-            module.num_parameters = len(module.weight)
+        _select(module, weight=(kept("both", module.num_parameters), None))
+        module.num_parameters = len(module.weight)
     else:  # batch norm
         keep = kept("both", module.num_features)  # type: ignore[arg-type]
         _select(module, weight=(keep, None))

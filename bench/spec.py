@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -90,9 +91,12 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("keep_macs", "keep_params"):
             share = getattr(self, name)
-            if share is not None and not 0 < share <= 1:
+            if share is None:
+                continue
+            if not 0 < share <= 1:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} {share:g}: give the share to keep, above 0 and at most 1")
+            object.__setattr__(self, name, float(share))  # 1 and 1.0 are one specification
         if self.keep_macs is not None and self.keep_params is not None:
             raise UsageError("--keep-macs and --keep-params: give one of them")
         if self.ranking not in (None, "global", "layer"):
@@ -159,10 +163,7 @@ class Spec:
     def from_dict(cls, values: Mapping[str, Any]) -> Spec:
         """The inverse of :meth:`as_dict`; raises UsageError for keys or values that cannot be."""
         values = {k: v for k, v in values.items() if k != "recipe_sha256"}
-        recipe = decode(Recipe, values.pop("recipe"), "recipe")
-        budget = values.pop("budget")
-        values["budget"] = decode(Budget, budget, "budget") if budget is not None else None
-        return cls(recipe=recipe, **values)
+        return decode(cls, values, "specification")
 
 
 def recipe_names() -> list[str]:
@@ -185,10 +186,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {file}: {error}") from error
     values.pop("description", None)
-    recipe = decode(Recipe, {"name": file.stem, **values}, f"recipe {file.stem}")
-    for key, text in (overrides or {}).items():
-        recipe = override(recipe, key, text, "recipe")
-    return recipe
+    return decode_with(Recipe, {"name": file.stem, **values}, overrides or {}, f"recipe {file.stem}")
 
 
 def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -198,10 +196,9 @@ def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:
     for key, value in values.items():
         if key not in fields:
             raise unknown(f"key in {where}", key, fields)
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise UsageError(f"{where}: {key} needs a table of values")
-            value = decode(hints[key], value, f"{where}.{key}")
+        nested = _nested(hints[key])
+        if nested and isinstance(value, Mapping):
+            value = decode(nested, value, f"{where}.{key}")
         elif not _fits(value, hints[key]):
             raise UsageError(f"{where}: {key} = {value!r} is not {_type_name(hints[key])}")
         made[key] = float(value) if hints[key] is float else value
@@ -212,21 +209,25 @@ def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:
     ]
     if missing:
         raise UsageError(f"{where}: {', '.join(missing)} missing")
-    return cls(**made)
+    try:
+        return cls(**made)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
-def override(instance: Any, key: str, text: str, where: str) -> Any:
-    """A copy of a (nested) dataclass with the dotted ``key`` set from ``text``; 0 and false count as given."""
-    head, _, rest = key.partition(".")
-    fields = {f.name for f in dataclasses.fields(instance)}
-    if head not in fields:
-        raise unknown(f"key in {where}", key, _dotted(instance))
-    current = getattr(instance, head)
-    if dataclasses.is_dataclass(current) != bool(rest):
-        raise unknown(f"key in {where}", key, _dotted(instance))
-    if rest:
-        return dataclasses.replace(instance, **{head: override(current, rest, text, f"{where}.{head}")})
-    return dataclasses.replace(instance, **{head: parse(text, get_type_hints(type(instance))[head], key)})
+def decode_with(cls: type, values: Mapping[str, Any], texts: Mapping[str, str], where: str) -> Any:
+    """Like :func:`decode`, with (dotted) keys set from ``texts`` first; 0 and false count as given."""
+    changed: dict[str, Any] = copy.deepcopy(dict(values))
+    known = _dotted(cls)
+    for key, text in texts.items():
+        if key not in known:
+            raise unknown(f"key in {where}", key, known)
+        *parents, last = key.split(".")
+        target, kind = changed, cls
+        for parent in parents:
+            target, kind = target.setdefault(parent, {}), get_type_hints(kind)[parent]
+        target[last] = parse(text, get_type_hints(kind)[last], key)
+    return decode(cls, changed, where)
 
 
 def parse(text: str, kind: Any, name: str) -> Any:
@@ -254,16 +255,12 @@ def parse(text: str, kind: Any, name: str) -> Any:
 
 def method_config(cls: type, values: Mapping[str, str], name: str) -> Any:
     """A method's configuration with the options given as text on the command line."""
-    config = cls()
-    for key, text in values.items():
-        if key not in {f.name for f in dataclasses.fields(cls)}:
-            options = [f"{f.name}={f.default}" for f in dataclasses.fields(cls)]
-            raise UsageError(f"method '{name}' has no option '{key}': it has {', '.join(options) or 'none'}")
-        try:
-            config = override(config, key, text, f"options of {name}")
-        except ValueError as error:
-            raise UsageError(f"method '{name}': {error}") from error
-    return config
+    fields = dataclasses.fields(cls)
+    for key in values:
+        if key not in {f.name for f in fields}:
+            options = ", ".join(f"{f.name}={f.default}" for f in fields)
+            raise UsageError(f"method '{name}' has no option '{key}': it has {options or 'none'}")
+    return decode_with(cls, {}, values, f"method {name}")
 
 
 def non_default(instance: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -329,17 +326,25 @@ def _type_name(kind: Any) -> str:
     def name(option: Any) -> str:
         if get_origin(option) is Literal:
             return "one of " + ", ".join(get_args(option))
+        if dataclasses.is_dataclass(option):
+            return "a table of values"
         return names.get(option, str(option))
 
     return " or ".join(map(name, _options(kind)))
 
 
-def _dotted(instance: Any) -> list[str]:
-    found = []
-    for f in dataclasses.fields(instance):
-        value = getattr(instance, f.name)
-        found += [f"{f.name}.{n}" for n in _dotted(value)] if dataclasses.is_dataclass(value) else [f.name]
+def _dotted(cls: type) -> list[str]:
+    """All keys of a dataclass, those of nested ones with their parents."""
+    hints, found = get_type_hints(cls), []
+    for f in dataclasses.fields(cls):
+        nested = _nested(hints[f.name])
+        found += [f"{f.name}.{n}" for n in _dotted(nested)] if nested else [f.name]
     return found
+
+
+def _nested(kind: Any) -> type | None:
+    """The dataclass among the alternatives of a type, if there is one."""
+    return next((o for o in _options(kind) if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
 
 
 def _at_least(name: str, value: float, least: float) -> None:

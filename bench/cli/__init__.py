@@ -63,5 +63,5 @@ def main(arguments: list[str] | None = None) -> int:
 def _fail(error: BenchError, kind: str) -> int:
     if os.environ.get("BENCH_DEBUG"):
         raise error
-    print(f"bench: {kind}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"bench: {kind}: {error}", file=sys.stderr)
     return error.exit_code

@@ -242,7 +242,7 @@ def test_unwritable_folder_is_told_before_training(make_run, tmp_path):
 def test_full_disk_at_the_end_loses_no_record(make_run, monkeypatch):
     spec, options = make_run()
 
-    def full(path, sealed):
+    def full(path, sealed, replace):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(record, "write", full)

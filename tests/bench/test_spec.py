@@ -12,12 +12,12 @@ from bench.spec import (
     Stage,
     canonical,
     decode,
+    decode_with,
     derive,
     digest,
     load_recipe,
     method_config,
     method_names,
-    override,
     parse,
     recipe_names,
 )
@@ -86,10 +86,10 @@ def test_overrides_leave_the_rest_alone():
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        ({"batchsize": "1"}, r"unknown key in recipe 'batchsize': did you mean .*batch_size"),
-        ({"train.epoch": "1"}, r"'train\.epoch': did you mean .*train\.epochs|unknown key in recipe 'epoch'"),
-        ({"train": "1"}, r"unknown key in recipe 'train': did you mean .*train\."),
-        ({"batch_size.x": "1"}, r"unknown key in recipe 'batch_size\.x'"),
+        ({"batchsize": "1"}, r"unknown key in recipe.* 'batchsize': did you mean .*batch_size"),
+        ({"train.epoch": "1"}, r"unknown key in recipe.*epoch': did you mean .*epochs"),
+        ({"train": "1"}, r"unknown key in recipe.* 'train': did you mean .*train\."),
+        ({"batch_size.x": "1"}, r"unknown key in recipe.* 'batch_size\.x'"),
         ({"batch_size": "many"}, "batch_size=many: not a whole number"),
         ({"batch_size": "1.5"}, "batch_size=1.5: not a whole number"),
         ({"nesterov": "maybe"}, "nesterov=maybe: not true or false"),
@@ -141,7 +141,8 @@ def test_a_recipe_from_a_file(tmp_path):
         (GOOD.replace("= 8", "= true"), "batch_size = True is not a whole number"),
         (GOOD.replace("= 8", "= 8.0"), "batch_size = 8.0 is not a whole number"),
         (GOOD.replace("lr = 1", "lr = true"), "lr = True is not a number"),
-        ("train = 3\n" + GOOD.replace("[train]", "[finetune.x]"), "needs a table|unknown key"),
+        (GOOD.replace("lr = 1", "lr = 1\nschedule = 'cosin'"), "schedule.*cosin.*onecycle"),
+        ("train = 3\n" + GOOD.partition("[train]")[0] + "[finetune]\nepochs = 1\nlr = 0.1\n", r"train.*table"),
     ],
 )
 def test_a_recipe_file_that_cannot_be(tmp_path, text, match):
@@ -333,7 +334,7 @@ def test_parse(text, kind, value):
     [("", int), ("one", int), ("1.0", int), ("x", float), ("2", bool), ("none", int), ("1,x", tuple[int, ...])],
 )
 def test_parse_what_cannot_be(text, kind):
-    with pytest.raises(UsageError, match="x=.*: not "):
+    with pytest.raises(UsageError, match=r"x=.*: not "):
         parse(text, kind, "x")
 
 
@@ -355,9 +356,9 @@ def test_options_of_a_method():
         method_config(Options, {"rounds": "a"}, "m")
 
 
-def test_decode_refuses_what_override_refuses():
+def test_decode_takes_what_fits_and_refuses_the_rest():
     assert decode(Options, {"strength": 2}, "here") == Options(2.0)
-    assert override(Options(), "strength", "2", "here") == Options(2.0)
+    assert decode_with(Options, {}, {"strength": "2"}, "here") == Options(2.0)
     with pytest.raises(UsageError, match="unknown key in here 'strenght': did you mean strength"):
         decode(Options, {"strenght": 2}, "here")
     with pytest.raises(UsageError, match="here: active = 1 is not true or false"):
