@@ -15,6 +15,7 @@ from bench.budget import CostModel, select
 from bench.data import TrainingData
 from bench.errors import RunFailed
 from bench.gates import Gates
+from bench.modes import evaluating
 from bench.sites import NORMS, Sites
 from bench.spec import Budget, Recipe, derive
 
@@ -131,28 +132,24 @@ class Context:
             gradients: allow a backward pass; parameters get their former gradients back afterwards.
         """
         network = self.network
-        modes = [(m, m.training) for m in network.modules()]
         norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
         kept = [(p, p.grad) for p in network.parameters()]
         gated = self._gates.values
         devices = [self.device] if self.device.type == "cuda" else []
-        try:
-            network.eval()
-            for norm, _ in norms if batch_statistics else ():
-                norm.training, norm.track_running_stats = True, False
-            for parameter, _ in kept if gradients else ():
-                parameter.grad = None
-            self._gates.set(self._with_masks({}))
-            with torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
+        with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
+            try:
+                for norm, _ in norms if batch_statistics else ():
+                    norm.training, norm.track_running_stats = True, False
+                for parameter, _ in kept if gradients else ():
+                    parameter.grad = None
+                self._gates.set(self._with_masks({}))
                 yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            for norm, tracks in norms:
-                norm.track_running_stats = tracks
-            for parameter, grad in kept:
-                parameter.grad = grad
-            self._gates.set(gated)
+            finally:
+                for norm, tracks in norms:
+                    norm.track_running_stats = tracks
+                for parameter, grad in kept:
+                    parameter.grad = grad
+                self._gates.set(gated)
 
     @contextmanager
     def activations(self) -> Iterator[dict[str, Tensor]]:

@@ -83,7 +83,10 @@ class Gates:
         self._install(observer is not None)
 
     def insert(self, site: str, module: nn.Module) -> None:
-        """Pass the site's activation ``[B, n_units, ...]`` through ``module``, before the gate, at every consumer."""
+        """Pass the site's activation ``[B, n_units, ...]`` through ``module``, before the gate, at every consumer.
+
+        It is in train or eval mode as the network is.
+        """
         self.inserted[site] = module
         self._install(True)
 
@@ -107,7 +110,9 @@ class Gates:
                 if self.observer and self.first[name] == tap.layer:
                     self.observer(name, self._read(x, name, tap))
                 if name in self.inserted:
-                    x = self._write(x, self.inserted[name](self._read(x, name, tap)), name, tap)
+                    layer = self.inserted[name]
+                    layer.train(self.network.training)
+                    x = self._write(x, layer(self._read(x, name, tap)), name, tap)
                 if name in self.values:
                     x = x * self._multiplier(self.values[name], x, name, tap)
             return (x, *args[1:])
@@ -116,7 +121,7 @@ class Gates:
 
     def _multiplier(self, gate: Tensor, x: Tensor, name: str, tap: Tap) -> Tensor:
         repeats = self._repeats[name, tap.layer]
-        gate = gate.to(x.dtype)
+        gate = gate.to(x.device, x.dtype)
         if repeats > 1:
             gate = gate.repeat_interleave(repeats, dim=-1)
         elif not repeats:

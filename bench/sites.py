@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.errors import RunFailed
 from bench.gates import Gates, Tap
+from bench.modes import evaluating
 from bench.slicing import Cut, slice_network
 
 with warnings.catch_warnings():
@@ -145,17 +146,14 @@ def gate_slice_difference(
 
     Absolute, divided by the largest output where that exceeds 1.
     """
-    modes = network.training, sliced.training
-    network.eval(), sliced.eval()
     gates = Gates(network, sites)
-    try:
-        gates.set({name: mask.to(x.dtype) for name, mask in masks.items()})
-        gated = network(x)
-    finally:
-        gates.remove()
-    difference = (gated - sliced(x)).abs().max() / gated.abs().max().clamp(min=1)
-    network.train(modes[0]), sliced.train(modes[1])
-    return float(difference)
+    with evaluating(network, sliced):
+        try:
+            gates.set({name: mask.to(x.dtype) for name, mask in masks.items()})
+            gated = network(x)
+        finally:
+            gates.remove()
+        return float((gated - sliced(x)).abs().max() / gated.abs().max().clamp(min=1))
 
 
 class _Rejected(Exception):
@@ -175,10 +173,10 @@ def _groups(network: nn.Module, shape: tuple[int, ...]) -> dict[str, list[_Membe
     for parameter in traced.parameters():
         parameter.requires_grad_(True)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             graph = tp.DependencyGraph().build_dependency(
-                traced, torch.randn(2, *shape), verbose=False, customized_pruners={}, unwrapped_parameters=[]
+                traced, torch.zeros(2, *shape), verbose=False, customized_pruners={}, unwrapped_parameters=[]
             )
     except Exception as error:
         raise RunFailed(

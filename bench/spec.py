@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,13 +56,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for stage in (self.train, self.finetune):
-            _at_least("epochs", stage.epochs, 0)
-            _at_least("lr", stage.lr, 0)
-            _at_least("warmup", stage.warmup, 0)
+            _within("epochs", stage.epochs, 0)
+            _within("lr", stage.lr, 0)
+            _within("warmup", stage.warmup, 0, 1)
         for name in ("batch_size", "latency_batch"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("momentum", "weight_decay", "label_smoothing", "recalibrate"):
-            _at_least(name, getattr(self, name), 0)
+            _within(name, getattr(self, name), 1)
+        for name in ("weight_decay", "recalibrate"):
+            _within(name, getattr(self, name), 0)
+        for name in ("momentum", "label_smoothing"):
+            _within(name, getattr(self, name), 0, 1)
         if self.nesterov and not self.momentum:
             raise UsageError("recipe: nesterov needs momentum above 0; add --set nesterov=false")
 
@@ -347,6 +350,7 @@ def _nested(kind: Any) -> type | None:
     return next((o for o in _options(kind) if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not least <= value < float("inf"):
-        raise UsageError(f"recipe: {name} = {value}: at least {least} and finite")
+def _within(name: str, value: float, least: float, most: float = math.inf) -> None:
+    if not (least <= value <= most and math.isfinite(value)):
+        upper = f" and at most {most:g}" if most < math.inf else " and finite"
+        raise UsageError(f"recipe: {name} = {value}: at least {least:g}{upper}")

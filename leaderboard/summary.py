@@ -30,7 +30,11 @@ def summary(record: Record) -> str:
         row += ["" if key == "pruned" else f"{t['dense_ms' if key == 'dense' else 'sliced_ms']:.3f}" for t in timings]
         rows.append(row)
     headers = ["", "top-1 %", "MACs", "params", "MiB", *(f"ms, batch {t['batch']}" for t in timings)]
-    lines = [tabulate(rows, headers, tablefmt="simple", colalign=("left", *["right"] * (len(headers) - 1)))]
+    lines = [
+        tabulate(
+            rows, headers, tablefmt="simple", colalign=("left", *["right"] * (len(headers) - 1)), disable_numparse=True
+        )
+    ]
     busy = [t for t in timings if t["load_average"] > t["threads"] + 1]
     for t in timings:
         low, high = t["speedup_ci95"]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("bench", "methods", "leaderboard", "slurm")
 FLOORS = [
     {"bench", "bench.errors"},
-    {"bench.registry", "bench.measure", "bench.progress"},
+    {"bench.registry", "bench.measure", "bench.progress", "bench.modes"},
     {"bench.environment", "bench.spec", "bench.slicing"},
     {"bench.measure.flops", "bench.measure.latency", "bench.measure.quality", "bench.gates", "bench.checkpoint"},
     {"bench.sites", "bench.archs", "bench.record", "bench.data"},

@@ -46,13 +46,15 @@ class ChannelPad(nn.Module):
 
     def slice_channels(self, keep_in: Tensor, keep_out: Tensor) -> None:
         """Keep the input and output channels that the boolean masks name; removed inputs become zeros."""
+        keep_in, keep_out = keep_in.to(self.source.device), keep_out.to(self.source.device)
         new_index = torch.where(keep_in, keep_in.cumsum(0) - 1, -1)
         source = torch.where(self.source >= 0, new_index[self.source.clamp(min=0)], -1)[keep_out]
         self._set(source, int(keep_in.sum()))
 
     def as_conv(self) -> nn.Conv2d:
         """The 1x1 selector convolution with the same output, for tools that trace convolutions only."""
-        conv = nn.Conv2d(self.in_channels, self.out_channels, 1, self.stride, bias=False)
+        with torch.random.fork_rng(devices=[]):  # its random first weights are of no use
+            conv = nn.Conv2d(self.in_channels, self.out_channels, 1, self.stride, bias=False)
         with torch.no_grad():
             conv.weight.zero_()
             for o, i in enumerate(self.source.tolist()):

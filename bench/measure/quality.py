@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.modes import evaluating
+
 BINS = 15
 
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, images: Tensor, batch: int = 1000) -> Tensor:
     """Outputs ``[N, classes]`` of ``network`` in eval mode and float32 on normalised ``images``, on the CPU."""
-    training = network.training
-    network.eval()
-    parts = [network(part.contiguous(memory_format=torch.channels_last)).float().cpu() for part in images.split(batch)]
-    network.train(training)
-    return torch.cat(parts)
+    with evaluating(network):
+        parts = images.split(batch)
+        return torch.cat([network(p.contiguous(memory_format=torch.channels_last)).float().cpu() for p in parts])
 
 
 def quality(logits: Tensor, labels: Tensor) -> dict[str, float | int]:

@@ -1,0 +1,74 @@
+"""The small table of one record."""
+
+import copy
+
+import pytest
+
+from leaderboard.summary import details, summary
+
+QUALITY = {
+    "examples": 200,
+    "top1": 0.975,
+    "top5": 1.0,
+    "loss": 0.1,
+    "ece": 0.01,
+    "worst_class": 3,
+    "worst_class_top1": 0.9,
+}
+TIMING = {
+    "batch": 1, "dense_ms": 2.0, "sliced_ms": 1.6, "speedup": 1.25, "speedup_ci95": [1.2, 1.3], "rounds": 50,
+    "runtime": "eager", "dtype": "float32", "threads": 2, "device": "a CPU", "load_average": 1.0,
+}  # fmt: skip
+RECORD = {
+    "id": "0123456789ab-s0", "status": "ok", "error": None,
+    "spec": {"method": "m", "config": {"a": 1}, "arch": "net", "dataset": "data", "coupling": "inner", "seed": 0,
+             "budget": {"keep_macs": 0.5, "ranking": None}, "recipe": {"name": "r"}, "recipe_sha256": "f" * 64},
+    "code": {"commit": "c" * 40, "diff_sha256": None},
+    "environment": {"device": "a CPU", "threads": 2, "packages": {"torch": "2.15.0"}},
+    "training": {"epochs": 3, "examples": 1000, "macs": 1e9, "precision": "fp32"},
+    "clock": {"seconds": {"train": 1.0}, "resumes": 2},
+    "structure": {"units_before": 20, "units_after": 10, "widths": {"x": [20, 10]}, "gate_slice_difference": 1e-7},
+    "cost": {"dense": {"macs": 1000, "params": 400, "weight_bytes": 2**20},
+             "final": {"macs": 500, "params": 100, "weight_bytes": 2**18}},
+    "metrics": {"dense": QUALITY | {"top1": 0.98}, "pruned": QUALITY | {"top1": 0.3}, "final": QUALITY},
+    "latency": [TIMING, TIMING | {"batch": 64, "speedup": 1.5}],
+}  # fmt: skip
+
+
+def test_three_rows_with_shares_and_latency():
+    lines = summary(RECORD).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["dense", "pruned,", "final"]
+    assert "98.00" in lines[2]
+    assert "30.00" in lines[3]
+    assert "500 (50.0 %)" in lines[4]
+    assert "100 (25.0 %)" in lines[4]
+    assert "1.600" in lines[4]
+    assert "1.600" not in lines[3]
+    assert lines[5].startswith("speed-up at batch 1: 1.25x (95 % interval 1.20 to 1.30")
+    assert lines[6].startswith("speed-up at batch 64: 1.50x")
+    assert len(lines) == 7
+
+
+def test_a_method_that_does_not_prune_has_two_rows():
+    record = copy.deepcopy(RECORD)
+    record["metrics"]["pruned"] = None
+    assert "not fine-tuned" not in summary(record)
+
+
+def test_a_busy_machine_is_told():
+    record = copy.deepcopy(RECORD)
+    record["latency"][0]["load_average"] = 6.5
+    assert "busy while timing (load 6.5 for 2 threads)" in summary(record)
+
+
+def test_details_show_the_error_of_a_failed_run():
+    failed = RECORD | {"status": "failed", "error": {"type": "E", "message": "why", "traceback": ["file.py:3 f: x"]}}
+    text = details(failed)
+    assert "E: why" in text
+    assert "file.py:3 f: x" in text
+    assert "top-1" not in text
+
+
+@pytest.mark.parametrize("word", ["0123456789ab-s0", "a=1", "keep_macs=0.5", "10 of 20 in 1 sites", "resumed 2 times"])
+def test_details_show(word):
+    assert word in details(RECORD)

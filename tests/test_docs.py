@@ -1,0 +1,98 @@
+"""The documents are true: links resolve, commands parse, examples run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bench import RULES, __version__, record
+from bench.cli import parser
+from bench.run import execute
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def names(pages):
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_relative_links_resolve(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def commands():
+    for page in PAGES:
+        for _, block in FENCE.findall(page.read_text()):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in line.split("&&"):
+                    found = re.match(r"\s*(?:\$ )?python -m bench (.*)", part.split(" #")[0])
+                    if found:
+                        yield pytest.param(found[1], id=f"{page.name}: {found[1][:60]}")
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_commands_parse(command):
+    words = shlex.split(command)
+    if "--help" not in words:
+        assert parser().parse_args(words).command == words[0]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.py")), ids=lambda f: f.name)
+def test_examples_run(file, make_run, monkeypatch):
+    from bench.registry import METHODS, add_plugin, scan
+
+    add_plugin(str(file))
+    for entry in scan(file, METHODS.decorators, lambda: None):
+        spec, options = make_run(entry.name, train__epochs=2)
+        assert execute(spec, options)["status"] == "ok"
+
+
+def python_blocks():
+    text = (ROOT / "docs" / "add_a_method.md").read_text()
+    for number, (language, block) in enumerate(FENCE.findall(text)):
+        if language == "python" and re.search(r"^@(importance|regularizer|method)\(", block, re.M):
+            yield pytest.param(block, id=f"block {number}")
+
+
+@pytest.mark.parametrize("block", list(python_blocks()))
+def test_the_page_on_adding_a_method_is_true(block, make_run, tmp_path):
+    from bench.registry import METHODS, add_plugin, scan
+
+    file = tmp_path / f"block_{abs(hash(block))}.py"
+    file.write_text(block)
+    entries = scan(file, METHODS.decorators, lambda: None)
+    assert entries
+    add_plugin(str(file))
+    for entry in entries:
+        spec, options = make_run(entry.name, "resnet20", "tiny8", out=tmp_path / "out", train__epochs=2)
+        assert execute(spec, options)["status"] == "ok"
+
+
+def test_versions_agree():
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert RULES in (ROOT / "RULES.md").read_text().splitlines()[0] + (ROOT / "RULES.md").read_text()[:400]
+    assert __version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_page_on_records_names_every_key():
+    text = (ROOT / "docs" / "records.md").read_text()
+    assert [key for key in record.FIELDS if not re.search(rf"`{key}[`.]", text)] == []
+
+
+def test_every_method_has_its_options_on_a_page(plugins):
+    import dataclasses
+
+    from bench.registry import METHODS
+
+    METHODS._plugins.clear()
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "methods").glob("*.md"))
+    for name in METHODS.entries():
+        assert f"`{name}`" in pages or f"# {name}" in pages.lower(), name
+        for option in dataclasses.fields(METHODS.get(name).Config):
+            assert f"`{option.name}`" in pages, f"{name}: {option.name}"
