@@ -66,6 +66,7 @@ def ensure(
         if not facts_file.is_file():
             training = start(checkpoint)
             if training.resume():
+                progress.skip(training.position[1])
                 progress.say(f"base: going on after epoch {training.position[1]}")
             training.run((Phase(epochs),), _no_prune, lambda: macs)
             artifact = save_tensors(weights, training.ctx.network.state_dict())

@@ -13,19 +13,28 @@ class Progress:
 
     Args:
         label: stands before the bar and every line.
-        total: epochs altogether.
-        done: epochs already trained before a resume.
         quiet: print nothing.
     """
 
-    def __init__(self, label: str, total: float, done: float = 0, quiet: bool = False) -> None:
-        self.label, self.total, self.done, self.quiet = label, total, done, quiet
-        self.started, self.at_start = time.monotonic(), done
-        terminal = sys.stderr.isatty() and not quiet
-        style = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-        self.bar = (
-            tqdm(total=total, initial=done, desc=label, bar_format=style, dynamic_ncols=True) if terminal else None
-        )
+    def __init__(self, label: str, quiet: bool = False) -> None:
+        self.label, self.quiet = label, quiet
+        self.bar: tqdm | None = None
+        self.total = self.done = self.skipped = 0
+        self.started = time.monotonic()
+
+    def start(self, total: int) -> None:
+        """The work begins: ``total`` epochs."""
+        self.total, self.started = total, time.monotonic()
+        if sys.stderr.isatty() and not self.quiet:
+            style = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+            self.bar = tqdm(total=total, desc=self.label, bar_format=style, dynamic_ncols=True)
+
+    def skip(self, epochs: int) -> None:
+        """So many epochs were trained before, by the run that this one resumes."""
+        self.done += epochs
+        self.skipped += epochs
+        if self.bar is not None:
+            self.bar.initial = self.bar.n = self.done
 
     def step(self, share: float) -> None:
         """A step of an epoch that has ``1 / share`` of them is done."""
@@ -40,7 +49,7 @@ class Progress:
             self.bar.n = min(self.done, self.total)
             self.bar.set_postfix_str(text)
         elif not self.quiet:
-            rate = (time.monotonic() - self.started) / max(self.done - self.at_start, 1)
+            rate = (time.monotonic() - self.started) / max(self.done - self.skipped, 1)
             left = max(0.0, rate * (self.total - self.done))
             self.say(f"{text}, {left:.0f} s left")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import signal
 import sys
 import tempfile
@@ -118,9 +119,9 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
             run.go()
         except KeyboardInterrupt as stop:
             failure, finished = stop, _failed("interrupted", stop)
+        except UsageError:
+            raise
         except BenchError as error:
-            if not run.started:
-                raise
             failure, finished = error, _failed(error.status, error)
         except Exception as error:
             failure, finished = error, _failed("failed", error)
@@ -170,17 +171,18 @@ def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
 
 
 def _failed(status: str, error: BaseException) -> dict[str, Any]:
-    # Only file names: a record holds no absolute path.
-    frames = [
-        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}: {frame.line}"
-        for frame in traceback.extract_tb(error.__traceback__)
-    ]
+    frames = [f"{f.filename}:{f.lineno} {f.name}: {f.line}" for f in traceback.extract_tb(error.__traceback__)]
     described = {
         "type": type(error).__name__,
-        "message": str(error) or type(error).__name__,
-        "traceback": frames,
+        "message": _without_folders(str(error) or type(error).__name__),
+        "traceback": [_without_folders(frame) for frame in frames],
     }
     return {"status": status, "error": described}
+
+
+def _without_folders(text: str) -> str:
+    """``text`` with the file names of its absolute paths only: a record tells nothing of the machine."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\":]+/)+", "", text)
 
 
 def _rescue(path: Path, sealed: dict[str, Any]) -> str:
@@ -217,7 +219,6 @@ class Run:
 
     def __init__(self, spec: Spec, options: Options) -> None:
         self.spec, self.options = spec, options
-        self.started = False
         self.began = datetime.now(UTC)
         self.parts: dict[str, Any] = {
             "data": None,
@@ -242,7 +243,7 @@ class Run:
         self.data = data.load_training(spec.dataset, options.data_dir, options.download, spec.seed, self.device)
         self.parts["data"] = self.data.facts
         self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
-        self.progress = Progress(f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}", 1, quiet=options.quiet)
+        self.progress = Progress(f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}", options.quiet)
         self.training: Training | None = None
         self.base: bases.Base | None = None
 
@@ -252,12 +253,9 @@ class Run:
         """Everything: sites, base, plan, measuring."""
         spec, recipe = self.spec, self.spec.recipe
         torch.use_deterministic_algorithms(self.device.type == "cpu")
-        self.started = True  # a network without sites is a failed run, with a record
         self.sites = find_sites(self.network, self.shape, spec.coupling)
         self.model = CostModel(self.network, self.sites, self.shape)
-        self.started = False
         self.model.require(spec.budget or Budget())
-        self.started = True
         environment.place(self.network, self.device)
         ctx = self._context(self.network)
         plan = check_plan(self.method.plan(ctx), self.method.prunes)
@@ -266,9 +264,7 @@ class Run:
         base_epochs = recipe.train.epochs
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
         missing = 0 if bases.exists(self.options.out, base_id) else base_epochs
-        label = self.progress.label
-        self.progress.close()
-        self.progress = training.progress = Progress(label, max(missing + epochs, 1), quiet=self.options.quiet)
+        self.progress.start(missing + epochs)
         dense_macs = self.model.macs(self.model.dense)
         self.base = bases.ensure(
             self.options.out,
@@ -289,7 +285,7 @@ class Run:
             hook(ctx)
         if training.resume():
             trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
-            self.progress.done += trained + training.position[1]
+            self.progress.skip(trained + training.position[1])
             self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
         elif self.method.starts_from == "base":
             ctx.rewind("base")

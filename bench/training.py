@@ -100,13 +100,8 @@ class Training:
             self.train_macs += 3 * macs * self._examples_an_epoch
             with self._clock("evaluate"):
                 accuracy = self._validate()
-            entry = {
-                "phase": index,
-                "part": phase.part,
-                "epoch": epoch + 1,
-                "train_loss": loss,
-                "val_top1": accuracy,
-            }
+            entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "val_top1": accuracy}
+            ctx.log(train_loss=loss)
             self._call("on_epoch_end")
             self._count_forwards(macs)
             self.curve.append(entry | ctx.logged)
@@ -192,7 +187,8 @@ class Training:
         batches = self.data.train.batches(self.recipe.batch_size, generator, drop_last=True)
         with torch.no_grad():
             for _, (x, _) in zip(range(self.recipe.recalibrate), batches, strict=False):
-                self.ctx.forward(x)
+                with self.ctx.autocast():
+                    network(x)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

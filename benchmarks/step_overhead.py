@@ -87,7 +87,7 @@ def main() -> None:
         model = CostModel(network, sites, shape)
         place(network, device)
         ctx = Context(network, sites, model, data, recipe, Budget(keep_macs=0.5), 0, device, precision)
-        made = Training(ctx, method, data, recipe, 0, Progress("", 1, quiet=True), None, "")
+        made = Training(ctx, method, data, recipe, 0, Progress("", quiet=True), None, "")
         for hook in method.bound("prepare"):
             hook(ctx)
         return made

@@ -66,7 +66,7 @@ def make_training(make_data) -> Callable[..., Training]:
         model = CostModel(network, sites, shape)
         ctx = Context(network, sites, model, data, recipe, budget, 0, torch.device("cpu"), recipe.precision)
         method = method or Method()
-        training = Training(ctx, method, data, recipe, 0, Progress("test", 1, quiet=True), checkpoint, "test")
+        training = Training(ctx, method, data, recipe, 0, Progress("test", quiet=True), checkpoint, "test")
         for hook in method.bound("prepare"):
             hook(ctx)
         ctx.x, ctx.y = next(ctx.batches())
