@@ -327,6 +327,7 @@ class Run:
         """Choose masks, let the method go, slice, check, re-estimate batch norm."""
         ctx = training.ctx
         masks = choose_masks(ctx, self.method)
+        training.charge_forwards()
         self._finalize(training)
         widths = {name: int(mask.sum()) for name, mask in masks.items()}
         cost, budget = self.model.array(widths), ctx.budget

@@ -64,18 +64,17 @@ class Training:
     def run(self, plan: Plan, prune: Callable[[Training], None], macs: Callable[[], int]) -> None:
         """Carry out ``plan`` from the current position; ``prune`` does its PRUNE, ``macs`` counts the network."""
         start, done = self.position
+        self._macs = macs
         for index in range(start, len(plan)):
             step = plan[index]
             if isinstance(step, Phase):
-                self._phase(index, step, done if index == start else 0, macs())
+                self._phase(index, step, done if index == start else 0)
             else:
-                before = macs()
                 prune(self)
                 self.method = None
-                self._count_forwards(before)
             self._save((index + 1, 0))
 
-    def _phase(self, index: int, phase: Phase, done: int, macs: int) -> None:
+    def _phase(self, index: int, phase: Phase, done: int) -> None:
         ctx = self.ctx
         ctx.phase = index
         if phase.rewind is not None and not done:
@@ -97,13 +96,12 @@ class Training:
         for epoch in range(done, phase.epochs):
             ctx.epoch = epoch
             loss = self._epoch(index, phase, stage, optimizer)
-            self.train_macs += 3 * macs * self._examples_an_epoch
+            self.train_macs += 3 * self._macs() * self._examples_an_epoch
             with self._clock("evaluate"):
                 accuracy = self._validate()
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "val_top1": accuracy}
             ctx.log(train_loss=loss)
             self._call("on_epoch_end")
-            self._count_forwards(macs)
             self.curve.append(entry | ctx.logged)
             ctx.logged = {}
             self.progress.epoch(phase.part, epoch + 1, phase.epochs, loss, accuracy)
@@ -117,9 +115,9 @@ class Training:
             self._save((index, epoch + 1))
         ctx.optimizer = None
 
-    def _count_forwards(self, macs: int) -> None:
-        """Charge the forwards that a method made by itself (probing, candidates, statistics)."""
-        self.train_macs += macs * self.ctx.forwarded
+    def charge_forwards(self) -> None:
+        """Count the forwards that a method made by itself (probing, candidates, statistics) as training cost."""
+        self.train_macs += self._macs() * self.ctx.forwarded
         self.ctx.forwarded = 0
 
     def _epoch(self, index: int, phase: Phase, stage: Stage, optimizer: torch.optim.Optimizer) -> float:
@@ -216,6 +214,7 @@ class Training:
 
     def _save(self, position: tuple[int, int]) -> None:
         self.position = position
+        self.charge_forwards()
         if self.checkpoint is None:
             return
         ctx = self.ctx
@@ -269,6 +268,7 @@ class Training:
         self.resumes = state["resumes"] + 1
         return True
 
+    _macs: Callable[[], int]
     _optimizer_state: dict[str, Any] | None = None
     _examples_an_epoch = 0
 

@@ -99,6 +99,19 @@ def test_counts_examples_macs_and_seconds(make_training):
     assert all(seconds > 0 for seconds in training.seconds.values())
 
 
+def test_forwards_of_the_method_are_part_of_the_cost(make_training):
+    class Looks(Method):
+        def on_epoch_end(self, ctx):
+            with ctx.probe():
+                for x, _ in ctx.batches("val"):
+                    ctx.forward(x)
+                ctx.evaluate({name: torch.ones(3, site.n_units) for name, site in ctx.sites.items()})
+
+    training = make_training(Looks(), batch_size=48)
+    training.run((Phase(1),), None, lambda: 1000)
+    assert training.train_macs == 1000 * (3 * 96 + 32 + 3 * 48)
+
+
 def test_penalty_is_added_to_the_loss(make_training):
     class Pull(Method):
         def penalty(self, ctx):
@@ -168,6 +181,10 @@ class Noisy(DDrop):
 
     def on_step_end(self, ctx):
         self.steps += torch.rand(())
+
+    def on_phase_end(self, ctx):
+        for x, _ in ctx.batches("val"):
+            ctx.forward(x)
 
     def on_epoch_end(self, ctx):
         ctx.log(steps=self.steps)
