@@ -65,6 +65,7 @@ def ensure(
     with lock:
         if not facts_file.is_file():
             training = start(checkpoint)
+            training.prefix = "base "
             if training.resume():
                 progress.skip(training.position[1])
                 progress.say(f"base: going on after epoch {training.position[1]}")

@@ -53,6 +53,13 @@ class Progress:
             left = max(0.0, rate * (self.total - self.done))
             self.say(f"{text}, {left:.0f} s left")
 
+    def note(self, text: str) -> None:
+        """What goes on after the epochs."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        else:
+            self.say(text)
+
     def say(self, text: str) -> None:
         """A message of its own line."""
         if self.quiet:

@@ -57,6 +57,7 @@ class Training:
         self.examples = 0
         self.train_macs = 0
         self.resumes = 0
+        self.prefix = ""  # before a phase's name in progress messages
         self.extra: dict[str, Any] = {}  # what the prune leaves for the record
 
     # --- the plan --------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ class Training:
             self._call("on_epoch_end")
             self.curve.append(entry | ctx.logged)
             ctx.logged = {}
-            self.progress.epoch(phase.part, epoch + 1, phase.epochs, loss, accuracy)
+            self.progress.epoch(f"{self.prefix}{phase.part}", epoch + 1, phase.epochs, loss, accuracy)
             if not math.isfinite(loss):
                 raise Diverged(
                     f"the loss is {loss} after epoch {epoch + 1} of {phase.part}: "

@@ -19,8 +19,8 @@ from bench.data import load_test, load_training
 from bench.errors import BenchError, SetupError
 from bench.measure import flops
 from bench.measure.quality import logits_of, quality
+from bench.pipeline import arch_digest, masks_digest
 from bench.registry import ARCHS, DATASETS
-from bench.run import arch_digest, masks_digest
 from bench.sites import Sites, find_sites
 from bench.spec import Spec
 

@@ -22,9 +22,9 @@ from bench.context import Context
 from bench.data import load_training
 from bench.environment import device_name, pick_device, pick_precision, place
 from bench.progress import Progress
-from bench.run import make_method
 from bench.sites import find_sites
 from bench.spec import load_recipe
+from bench.specify import make_method
 from bench.training import Training
 
 

@@ -106,7 +106,7 @@ class DDrop(Method):
         for name, importance in self.importances.items():
             keep = keep_probability(SHARES[c.share](importance), c.p_min, c.p_max, s)
             draw = torch.rand(len(ctx.x) if c.per_sample else 1, len(keep), generator=ctx.rng, device=ctx.device)
-            gates[name] = (draw < keep).float() / (keep if c.rescale else 1)
+            gates[name] = (draw < keep).float() / (keep.clamp(min=1e-12) if c.rescale else 1)
         ctx.gate(gates)
 
     def penalty(self, ctx):

@@ -78,7 +78,8 @@ def run(chosen: argparse.Namespace) -> int:
     seeds = parse_seeds(chosen.seeds)
     specs = [make(chosen, seed) for seed in seeds]
     from bench import record
-    from bench.run import Options, execute
+    from bench.pipeline import Options
+    from bench.run import execute
     from leaderboard.summary import summary
 
     if chosen.dry_run:
@@ -124,7 +125,7 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
         if flag is not None:
             settings[key] = str(flag)
     recipe = load_recipe(chosen.recipe or RECIPE_OF.get(chosen.dataset, chosen.dataset), settings)
-    from bench.run import make_spec
+    from bench.specify import make_spec
 
     keep_macs = chosen.keep_macs
     if keep_macs is None and chosen.keep_params is None:

@@ -10,8 +10,10 @@ import torch
 from bench import record
 from bench.budget import Budget
 from bench.errors import Diverged, RunFailed, SetupError, UsageError
+from bench.pipeline import Options, Run
 from bench.registry import METHODS
-from bench.run import Options, Run, execute, make_method
+from bench.run import execute
+from bench.specify import make_method
 from bench.verify import verify_file
 from leaderboard.summary import details, summary
 
@@ -109,11 +111,11 @@ def test_fine_tuning_settings_do_not_change_the_base(make_run):
 
 
 def test_test_images_are_loaded_after_the_method_is_gone(make_run, monkeypatch):
-    from bench import data, run
+    from bench import data, pipeline
 
     moments = []
-    finalize, load = run.Run._finalize, data.load_test
-    monkeypatch.setattr(run.Run, "_finalize", lambda *a: (moments.append("finalized"), finalize(*a)))
+    finalize, load = pipeline.Run._finalize, data.load_test
+    monkeypatch.setattr(pipeline.Run, "_finalize", lambda *a: (moments.append("finalized"), finalize(*a)))
     monkeypatch.setattr(data, "load_test", lambda *a: (moments.append("test"), load(*a))[1])
     execute(*make_run("ddrop"))
     assert moments == ["finalized", "test"]

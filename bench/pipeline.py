@@ -1,0 +1,327 @@
+"""The steps of one run: sites, base, training, prune, measuring."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import base as bases
+from bench import data, environment, record
+from bench.api import Method, Phase, Plan, Prune
+from bench.archs import build
+from bench.budget import CostModel
+from bench.checkpoint import require_writable, save_tensors
+from bench.context import Context, clone_state
+from bench.errors import RunFailed
+from bench.measure import flops, latency
+from bench.measure.quality import logits_of, quality
+from bench.progress import Progress
+from bench.registry import DATASETS
+from bench.sites import TOLERANCE, Sites, find_sites, gate_slice_difference
+from bench.spec import Budget, Spec, digest
+from bench.specify import make_method, method_digest
+from bench.training import Training, choose_masks
+
+
+@dataclass(frozen=True)
+class Options:
+    """What does not change the result: where things are, and how to behave."""
+
+    out: Path = Path("results")
+    data_dir: Path = Path("data")
+    download: bool = False
+    device: str = "auto"
+    retry: bool = False
+    quiet: bool = False
+
+
+class Run:
+    """The state of one run. Creating it checks everything that can be checked before training."""
+
+    def __init__(self, spec: Spec, options: Options) -> None:
+        self.spec, self.options = spec, options
+        self.began = datetime.now(UTC)
+        self.parts: dict[str, Any] = {
+            "data": None,
+            "training": None,
+            "structure": None,
+            "cost": None,
+            "metrics": None,
+            "memory": None,
+            "curve": [],
+            "artifacts": {},
+            "latency": [],
+        }
+        self.seconds: dict[str, float] = {}
+        self.device = environment.pick_device(options.device)
+        self.precision = environment.pick_precision(spec.recipe.precision, self.device)
+        texts = {k: str(v) for k, v in spec.config.items()}
+        self.method = make_method(spec.method, texts)
+        facts = DATASETS.get(spec.dataset)
+        self.shape, self.classes = facts.shape, facts.classes
+        self.network = build(spec.arch, self.shape, self.classes, spec.seed)
+        require_writable(options.out, 16 * 2**20 + 40 * flops.parameters(self.network))
+        self.data = data.load_training(spec.dataset, options.data_dir, options.download, spec.seed, self.device)
+        self.parts["data"] = self.data.facts
+        self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
+        self.progress = Progress(f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}", options.quiet)
+        self.training: Training | None = None
+        self.base: bases.Base | None = None
+
+    # --- the steps -------------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        """Everything: sites, base, plan, measuring."""
+        spec, recipe = self.spec, self.spec.recipe
+        torch.use_deterministic_algorithms(self.device.type == "cpu")
+        self.sites = find_sites(self.network, self.shape, spec.coupling)
+        self.model = CostModel(self.network, self.sites, self.shape)
+        self.model.require(spec.budget or Budget())
+        environment.place(self.network, self.device)
+        ctx = self._context(self.network)
+        plan = check_plan(self.method.plan(ctx), self.method.prunes)
+        self.training = training = self._training(ctx, self.method, self.checkpoint, f"{spec.id} {self.precision}")
+        base_id = spec.base_id(self.precision)
+        base_epochs = recipe.train.epochs
+        epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
+        missing = 0 if bases.exists(self.options.out, base_id) else base_epochs
+        self.progress.start(missing + epochs)
+        dense_macs = self.model.macs(self.model.dense)
+        self.base = bases.ensure(
+            self.options.out,
+            base_id,
+            base_epochs,
+            dense_macs,
+            self.progress,
+            lambda checkpoint: self._training(
+                self._context(build_like(self.network, spec, self.shape, self.classes)),
+                Method(),
+                checkpoint,
+                base_id,
+            ),
+        )
+        self.dense_macs = dense_macs
+        ctx.snapshots["base"] = self.base.state
+        for hook in self.method.bound("prepare"):
+            hook(ctx)
+        if training.resume():
+            trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
+            self.progress.skip(trained + training.position[1])
+            self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
+        elif self.method.starts_from == "base":
+            ctx.rewind("base")
+        self.plan = plan
+        training.run(plan, self._prune, self._macs)
+        if training.method is not None:
+            self._finalize(training)
+        self._measure(training)
+
+    def _context(self, network: nn.Module) -> Context:
+        spec = self.spec
+        return Context(
+            network,
+            self.sites if network is self.network else relinked(self.sites, network),
+            self.model,
+            self.data,
+            spec.recipe,
+            spec.budget or Budget(),
+            spec.seed,
+            self.device,
+            self.precision,
+        )
+
+    def _training(self, ctx: Context, method: Method, checkpoint: Path, identity: str) -> Training:
+        recipe, seed = self.spec.recipe, self.spec.seed
+        return Training(ctx, method, self.data, recipe, seed, self.progress, checkpoint, identity)
+
+    def _macs(self) -> int:
+        """MACs of the network as it is now."""
+        assert self.training is not None
+        return int(self.training.extra.get("macs", self.dense_macs))
+
+    def _finalize(self, training: Training) -> None:
+        for hook in self.method.bound("finalize"):
+            hook(training.ctx)
+        training.ctx.release()
+
+    def _prune(self, training: Training) -> None:
+        """Choose masks, let the method go, slice, check, re-estimate batch norm."""
+        ctx = training.ctx
+        masks = choose_masks(ctx, self.method)
+        training.charge_forwards()
+        self._finalize(training)
+        widths = {name: int(mask.sum()) for name, mask in masks.items()}
+        cost, budget = self.model.array(widths), ctx.budget
+        if self.spec.budget and self.model.cost(budget, cost) > self.model.allowed(budget):
+            raise RunFailed(
+                f"the method's masks cost {self.model.cost(budget, cost):,}, "
+                f"the budget of {budget} is {self.model.allowed(budget):,}"
+            )
+        dense = ctx.network
+        sliced = ctx.slice(masks)
+        x = self.data.val.normalised(self.data.val.pixels[:64])
+        difference = gate_slice_difference(dense, sliced, self.sites, masks, x)
+        if difference > TOLERANCE:
+            raise RunFailed(f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}")
+        counted = flops.count(sliced, self.shape)
+        if counted.total != self.model.macs(cost):
+            raise RunFailed(f"fvcore counts {counted.total:,} MACs, the cost model {self.model.macs(cost):,}")
+        training.recalibrate()
+        training.extra = {
+            "macs": counted.total,
+            "gate_slice_difference": difference,
+            "pruned": clone_state(sliced),
+        }
+
+    def _measure(self, training: Training) -> None:
+        """Everything that is read off the finished networks; the test set is loaded here and nowhere else."""
+        began = datetime.now(UTC)
+        self.progress.note("measuring accuracy and latency")
+        recipe, options = self.spec.recipe, self.options
+        final = training.ctx.network
+        masks = training.ctx.sliced_by or self.sites.ones()
+        dense = build_like(self.network, self.spec, self.shape, self.classes)
+        assert self.base is not None
+        dense.load_state_dict(self.base.state)
+        networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
+        if training.ctx.sliced_by is not None:
+            networks["pruned"] = self.sites.slice(dense, masks)
+            networks["pruned"].load_state_dict(training.extra["pruned"])  # type: ignore[union-attr]
+        test, test_hash = data.load_test(self.spec.dataset, options.data_dir, self.data.train)
+        images = test.normalised(test.pixels)
+        self.parts["data"] = self.data.facts | {"test_sha256": test_hash}
+        self.parts["metrics"] = {
+            name: quality(logits_of(n, images), test.labels) if n is not None else None for name, n in networks.items()
+        }
+        self.parts["structure"] = self._structure(training, masks)
+        self.parts["cost"] = {name: self._cost(n) for name, n in networks.items() if n is not None and name != "pruned"}
+        self.parts["training"] = self._describe(training)
+        self.parts["curve"] = training.curve
+        folder = options.out / "artifacts" / self.spec.id
+        self.parts["artifacts"] = {
+            "network": save_tensors(folder / "network.safetensors", final.state_dict()),
+            "masks": save_tensors(folder / "masks.safetensors", {n: m.to(torch.uint8) for n, m in masks.items()}),
+        }
+        for batch in dict.fromkeys((1, recipe.latency_batch)):
+            self.parts["latency"].append(latency.compare(dense, final, self.shape, batch, self.device))
+        batch = recipe.latency_batch
+        self.parts["memory"] = {
+            "batch": batch,
+            "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, self.device),
+            "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, self.device),
+            "process_peak_bytes": environment.peak_rss_bytes(),
+        }
+        self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
+
+    def _structure(self, training: Training, masks: dict[str, Tensor]) -> dict[str, Any]:
+        widths = {name: [site.n_units, int(masks[name].sum())] for name, site in self.sites.items()}
+        return {
+            "widths": widths,
+            "units_before": sum(before for before, _ in widths.values()),
+            "units_after": sum(after for _, after in widths.values()),
+            "masks_sha256": masks_digest(masks),
+            "gate_slice_difference": training.extra.get("gate_slice_difference"),
+            "arch_sha256": arch_digest(self.network),
+            "rejected": self.sites.rejected,
+        }
+
+    def _cost(self, network: nn.Module) -> dict[str, Any]:
+        counted = flops.count(network, self.shape)
+        return {
+            "macs": counted.total,
+            "macs_by_op": counted.by_op,
+            "unsupported_ops": counted.unsupported,
+            "counter": "fvcore",
+            "params": flops.parameters(network),
+            "weight_bytes": sum(t.numel() * t.element_size() for t in network.state_dict().values()),
+        }
+
+    def _describe(self, training: Training) -> dict[str, Any]:
+        steps = [dataclasses.asdict(s) if isinstance(s, Phase) else "prune" for s in self.plan]
+        from_base = self.method.starts_from == "base"
+        assert self.base is not None
+        base = self.base
+        return {
+            "plan": steps,
+            "precision": self.precision,
+            "starts_from": self.method.starts_from,
+            "epochs": sum(s.epochs for s in self.plan if isinstance(s, Phase))
+            + (base.facts["epochs"] if from_base else 0),
+            "examples": training.examples + (base.facts["examples"] if from_base else 0),
+            "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
+            "selection": "last epoch",
+            "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256")},
+        }
+
+    def let_go(self) -> None:
+        """Leave nothing of the method on the network, whatever happened."""
+        if self.training is not None:
+            if self.training.method is not None:
+                for hook in self.method.bound("finalize"):
+                    try:
+                        hook(self.training.ctx)
+                    except Exception as error:  # the first error is the one to report
+                        self.progress.say(f"finalize failed too: {error}")
+            self.training.ctx.release()
+
+    def record(self) -> dict[str, Any]:
+        """The record as far as the run has come; status and error are the caller's."""
+        training = self.training
+        return {
+            "schema": record.SCHEMA,
+            "kind": "bench.run",
+            "id": self.spec.id,
+            "spec": self.spec.as_dict(),
+            "spec_sha256": self.spec.sha256,
+            "code": environment.code() | {"method_sha256": method_digest(self.method)},
+            "environment": environment.versions(self.device),
+            "job": None,
+            **self.parts,
+            "curve": training.curve if training else [],
+            "clock": {
+                "started_at": self.began.isoformat(timespec="seconds"),
+                "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": (training.seconds if training else {}) | self.seconds,
+                "base_seconds": self.base.facts["seconds"] if self.base else None,
+                "resumes": training.resumes if training else 0,
+            },
+        }
+
+
+def build_like(network: nn.Module, spec: Spec, shape: Any, classes: int) -> nn.Module:
+    """The dense network of ``spec`` with its initial weights, on the device of ``network``."""
+    device = next(network.parameters()).device
+    return environment.place(build(spec.arch, shape, classes, spec.seed), device)
+
+
+def relinked(sites: Sites, network: nn.Module) -> Sites:
+    """The same sites on another network of the same architecture."""
+    moved = {name: dataclasses.replace(site, network=network) for name, site in sites.items()}
+    return Sites(moved, sites.rejected, sites.coupling)
+
+
+def check_plan(plan: Any, prunes: bool) -> Plan:
+    """``plan`` as it is; raises RunFailed unless it is a tuple of phases with one PRUNE (none if nothing is pruned)."""
+    if not isinstance(plan, tuple) or not all(isinstance(step, Phase | Prune) for step in plan):
+        raise RunFailed("the method's plan is not a tuple of Phase and PRUNE")
+    found, wanted = sum(isinstance(step, Prune) for step in plan), int(prunes)
+    if found != wanted:
+        raise RunFailed(f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})")
+    return plan
+
+
+def arch_digest(network: nn.Module) -> str:
+    """Hash of an architecture: its modules with their settings, and the shapes of its weights."""
+    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    return digest([str(network), shapes])
+
+
+def masks_digest(masks: dict[str, Tensor]) -> str:
+    """Hash of masks: site -> text of zeros and ones."""
+    return digest({name: "".join(map(str, mask.int().tolist())) for name, mask in masks.items()})

@@ -1,0 +1,59 @@
+"""From names and texts, as a user gives them, to a method and a specification."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from bench.api import Composed, Method, compose
+from bench.errors import UsageError
+from bench.registry import METHODS
+from bench.spec import Budget, Recipe, Spec, method_config, method_names, non_default
+
+
+def make_spec(
+    method: str,
+    arch: str,
+    dataset: str,
+    recipe: Recipe,
+    budget: Budget,
+    seed: int = 0,
+    coupling: str = "inner",
+    options: dict[str, str] | None = None,
+) -> Spec:
+    """A specification with every name and option checked; raises UsageError."""
+    method = "+".join(method_names(method))
+    made = make_method(method, options or {})
+    if budget.ranking == made.ranking:
+        budget = dataclasses.replace(budget, ranking=None)
+    parts = made.parts if isinstance(made, Composed) else [made]
+    config: dict[str, Any] = {}
+    for part in parts:
+        changed = non_default(part.config)
+        config |= {f"{part.name}.{k}" if len(parts) > 1 else k: v for k, v in changed.items()}
+    return Spec(method, arch, dataset, recipe, budget if made.prunes else None, seed, coupling, config)
+
+
+def make_method(text: str, options: dict[str, str]) -> Method:
+    """The method ``a`` or ``a+b`` with options ``key`` or, where there are parts, ``a.key``; raises UsageError."""
+    names = method_names(text)
+    methods = []
+    for name in names:
+        cls = METHODS.get(name)
+        mine = {
+            k.removeprefix(f"{name}."): v for k, v in options.items() if k.startswith(f"{name}.") or len(names) == 1
+        }
+        methods.append(cls(method_config(cls.Config, mine, name)))
+    stray = [k for k in options if len(names) > 1 and k.partition(".")[0] not in names]
+    if stray:
+        raise UsageError(f"option '{stray[0]}': say whose it is, such as {names[0]}.{stray[0]}")
+    return compose(methods)
+
+
+def method_digest(method: Method) -> str:
+    """Hash of the source files that define a method."""
+    parts = list(method.parts) if isinstance(method, Composed) else [method]
+    files: list[str] = sorted({METHODS.origin(str(part.name)).rpartition(":")[0] for part in parts})
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
