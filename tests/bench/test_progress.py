@@ -1,0 +1,43 @@
+"""Progress: a line per epoch in a log, with the time left; nothing when quiet."""
+
+from bench import progress
+from bench.progress import Progress
+
+
+def test_a_line_per_epoch_with_the_time_left(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = Progress("run")
+    shown.start(10)
+    shown.skip(4)  # trained before a resume: it took no time now
+    now[0] = 3.0
+    shown.epoch("train", 5, 10, 1.25, 0.5)
+    shown.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "run: train epoch 5/10 loss 1.2500 val 50.00 %, 15 s left\n"
+
+
+def test_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    shown = Progress("run")
+    shown.start(2)
+    for _ in range(4):
+        shown.step(0.25)
+    shown.epoch("train", 1, 2, 0.5, 0.75)
+    shown.note("measuring")
+    shown.close()
+    err = capsys.readouterr().err
+    assert "run" in err
+    assert "measuring" in err
+
+
+def test_quiet_says_nothing(capsys):
+    shown = Progress("run", quiet=True)
+    shown.start(2)
+    shown.step(0.5)
+    shown.epoch("train", 1, 2, 0.5, 0.5)
+    shown.say("something")
+    shown.note("something")
+    shown.close()
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,102 @@
+"""Every claim of a record can be found false."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bench import record
+from bench.run import execute
+from bench.verify import verify_file
+
+
+@pytest.fixture
+def made(make_run):
+    """A finished run: its record's path, its record, its output folder."""
+    spec, options = make_run("random", "resnet20", "tiny8")
+    done = execute(spec, options)
+    return record.path_of(options.out, spec), done, options
+
+
+def failed(path, options):
+    return {c.name for c in verify_file(path, options.out, options.data_dir) if c.outcome == "FAILED"}
+
+
+def put(path, changed):
+    """Write a changed record with a hash that fits, as a forger would."""
+    path.write_text(record.to_text(record.seal(changed)))
+
+
+def test_an_honest_record_holds(made):
+    path, _, options = made
+    outcomes = {c.name: c.outcome for c in verify_file(path, options.out, options.data_dir)}
+    assert set(outcomes.values()) == {"ok"}
+    assert len(outcomes) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (lambda r: r["cost"]["final"].update(macs=r["cost"]["final"]["macs"] - 1), "MACs and params from widths"),
+        (lambda r: r["cost"]["final"].update(params=r["cost"]["final"]["params"] - 1), "MACs and params from widths"),
+        (lambda r: r["cost"]["dense"].update(macs=r["cost"]["dense"]["macs"] + 1), "MACs and params from widths"),
+        (lambda r: r["structure"]["widths"]["blocks.0.conv1"].__setitem__(1, 1), "MACs and params from widths"),
+        (lambda r: r["structure"].update(arch_sha256="0" * 64), "MACs and params from widths"),
+        (lambda r: r["structure"].update(masks_sha256="0" * 64), "masks"),
+        (lambda r: r["artifacts"]["network"].update(sha256="0" * 64), "stored network"),
+        (
+            lambda r: r["metrics"]["final"].update(top1=1.0, top5=1.0, worst_class_top1=0.0),
+            "accuracy of the stored network",
+        ),
+        (lambda r: r["data"].update(test_sha256="0" * 64), "accuracy of the stored network"),
+        (lambda r: r["spec"].update(seed=3), "specification's hash and file name"),
+        (lambda r: r["spec"]["recipe"].update(weight_decay=0.1), "specification's hash and file name"),
+        (lambda r: r.update(id="0" * 12 + "-s0"), "specification's hash and file name"),
+        (lambda r: r["metrics"]["final"].update(top1=1.2), "form"),
+    ],
+)  # fmt: skip
+def test_a_forged_record_does_not(made, change, check):
+    path, done, options = made
+    changed = json.loads(json.dumps(done))
+    changed["metrics"]["final"].update(top1=min(changed["metrics"]["final"]["top1"], 0.5), worst_class_top1=0.0)
+    changed["metrics"]["final"]["top1"] = done["metrics"]["final"]["top1"]
+    change(changed)
+    put(path, changed)
+    assert check in failed(path, options)
+
+
+def test_a_change_without_a_new_hash_does_not(made):
+    path, done, options = made
+    path.write_text(record.to_text(done | {"curve": []}))
+    assert failed(path, options) == {"own hash"}
+
+
+def test_other_masks_or_weights_do_not(made):
+    path, done, options = made
+    folder = options.out / "artifacts" / done["id"]
+    masks = load_file(folder / "masks.safetensors")
+    name = next(n for n, m in masks.items() if 0 < m.sum() < len(m))
+    save_file(masks | {name: masks[name].flip(0).contiguous()}, folder / "masks.safetensors")
+    assert "masks" in failed(path, options)
+    weights = load_file(folder / "network.safetensors")
+    save_file({n: w * 2 for n, w in weights.items()}, folder / "network.safetensors")
+    assert "stored network" in failed(path, options)
+
+
+def test_what_is_not_at_hand_is_not_run(made):
+    path, done, options = made
+    for file in (options.out / "artifacts" / done["id"]).iterdir():
+        file.unlink()
+    outcomes = {c.name: c.outcome for c in verify_file(path, options.out, options.data_dir)}
+    assert [outcomes[n] for n in ("masks", "stored network", "accuracy of the stored network")] == ["not run"] * 3
+    assert outcomes["MACs and params from widths"] == "ok"
+
+
+def test_an_unknown_architecture_is_not_run(made, monkeypatch):
+    from bench.registry import ARCHS
+
+    path, _, options = made
+    monkeypatch.setattr(ARCHS, "entries", dict)
+    outcomes = {c.name: c for c in verify_file(path, options.out, options.data_dir)}
+    assert outcomes["MACs and params from widths"].outcome == "not run"
+    assert "--plugin" in outcomes["MACs and params from widths"].detail
