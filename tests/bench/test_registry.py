@@ -219,3 +219,24 @@ def test_scan_reads_only_calls_with_a_name(plugin):
     assert [(e.name, e.kind, e.summary, e.paper) for e in scan(file, DECORATORS, lambda: None)] == [
         ("d", "method", "Dee.", None)
     ]
+
+
+def test_methods_of_installed_packages_are_found_by_entry_point(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    from bench import registry
+
+    point = EntryPoint("theirs", "their_package.methods:Theirs", "bench.methods")
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point] if group == "bench.methods" else [])
+    loaded = []
+
+    def load(self):
+        loaded.append(self.name)
+        registry.METHODS.register("theirs", "the method", "their_package/methods.py:1")
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    monkeypatch.setattr(registry.METHODS, "_objects", dict(registry.METHODS._objects))
+    entry = registry.METHODS.entries()["theirs"]
+    assert (entry.kind, entry.origin, loaded) == ("entry point", "their_package.methods:Theirs", [])
+    assert registry.METHODS.get("theirs") == "the method"
+    assert loaded == ["theirs"]
