@@ -37,6 +37,7 @@ class Options:
     data_dir: Path = Path("data")
     download: bool = False
     device: str = "auto"
+    threads: int | None = None
     retry: bool = False
     quiet: bool = False
 
@@ -60,6 +61,8 @@ class Run:
         }
         self.seconds: dict[str, float] = {}
         self.device = environment.pick_device(options.device)
+        if options.threads:
+            torch.set_num_threads(options.threads)
         self.precision = environment.pick_precision(spec.recipe.precision, self.device)
         texts = {k: str(v) for k, v in spec.config.items()}
         self.method = make_method(spec.method, texts)

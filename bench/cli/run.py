@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def add_to(commands: Any) -> None:
     where.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
     where.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    where.add_argument("--threads", type=_whole, metavar="N", help="CPU threads; runs side by side need their share")
     where.add_argument("--retry", action="store_true", help="run again; the old record moves to superseded/")
     where.add_argument(
         "--dry-run", action="store_true", help="print the specification and the record's path, run nothing"
@@ -87,7 +89,7 @@ def run(chosen: argparse.Namespace) -> int:
             planned = {"id": spec.id, "record": str(record.path_of(chosen.out, spec)), "spec": spec.as_dict()}
             print(json.dumps(planned, indent=1))
         return 0
-    options = Options(chosen.out, chosen.data_dir, chosen.download, chosen.device, chosen.retry, chosen.quiet)
+    options = Options(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Options)})
     failures = []
     for spec in specs:
         try:
