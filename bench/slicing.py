@@ -33,7 +33,7 @@ def slice_network(network: nn.Module, cuts: Iterable[tuple[Cut, Tensor]]) -> nn.
     """A copy of ``network`` without the channels of removed units.
 
     Args:
-        network: left as it was; hooks are not copied.
+        network: left as it was.
         cuts: what to cut, each with the boolean mask ``[n_units]`` of its site (True keeps).
     """
     removed: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
