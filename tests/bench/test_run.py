@@ -170,7 +170,7 @@ def test_a_run_that_diverges_after_its_base(make_run):
 @pytest.mark.parametrize("hook", sorted(n for n in ("prepare", "plan", "on_phase_start", "on_batch_start", "penalty",
     "on_backward_end", "on_step_end", "on_epoch_end", "on_phase_end", "scores", "select", "finalize")))  # fmt: skip
 def test_nothing_is_left_behind_by_an_exception_in_any_hook(make_run, hook):
-    spec, options = make_run(f"raises_{hook}")
+    spec, options = make_run("raises", options={"where": hook})
     run = Run(spec, options)
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         run.go()

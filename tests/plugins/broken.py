@@ -1,5 +1,7 @@
 """Methods that break the contract, each in one way."""
 
+from dataclasses import dataclass
+
 import torch
 
 from bench.api import Method, importance, method
@@ -73,123 +75,55 @@ class Diverges(Method):
         return torch.tensor(float("inf")) * next(iter(ctx.sites.values())).rows().sum()
 
 
+HOOKS = ("on_phase_start", "penalty", "on_backward_end", "on_step_end", "on_epoch_end", "on_phase_end")
+
+
+@method("raises")
 class Raises(Method):
     """Raises in the hook ``where``, with everything a method can put on a network in place."""
 
-    where = ""
+    @dataclass(frozen=True)
+    class Config:
+        where: str = "prepare"
+
+    def fail(self, where):
+        if self.config.where == where:
+            raise ZeroDivisionError(f"on purpose in {where}")
+
+    def plan(self, ctx):
+        self.fail("plan")
+        return super().plan(ctx)
 
     def prepare(self, ctx):
         name = next(iter(ctx.sites))
         self.layer = torch.nn.Dropout(0.1)
         ctx.insert(name, self.layer)
         ctx.track(name, lambda values: values.mean(dim=1), 0.9)
+        self.fail("prepare")
 
     def on_batch_start(self, ctx):
         ctx.gate({name: torch.ones(site.n_units) for name, site in ctx.sites.items()})
-        self._raise("on_batch_start")
-
-    def _raise(self, where):
-        if self.where == where:
-            raise ZeroDivisionError(f"on purpose in {where}")
-
-
-def raising(hook):
-    def raise_in(self, *args):
-        self._raise(hook)
-
-    return raise_in
-
-
-for hook in ("on_phase_start", "penalty", "on_backward_end", "on_step_end", "on_epoch_end", "on_phase_end"):
-    setattr(Raises, hook, raising(hook))
-Raises.penalty = lambda self, ctx: self._raise("penalty") or 0.0
-
-
-@method("raises_prepare")
-class RaisesPrepare(Raises):
-    """Raises in prepare."""
-
-    def prepare(self, ctx):
-        super().prepare(ctx)
-        raise ZeroDivisionError("on purpose in prepare")
-
-
-@method("raises_plan")
-class RaisesPlan(Raises):
-    """Raises in plan."""
-
-    def plan(self, ctx):
-        raise ZeroDivisionError("on purpose in plan")
-
-
-@method("raises_on_phase_start")
-class RaisesPhaseStart(Raises):
-    """Raises in on_phase_start."""
-
-    where = "on_phase_start"
-
-
-@method("raises_on_batch_start")
-class RaisesBatchStart(Raises):
-    """Raises in on_batch_start."""
-
-    where = "on_batch_start"
-
-
-@method("raises_penalty")
-class RaisesPenalty(Raises):
-    """Raises in penalty."""
-
-    where = "penalty"
-
-
-@method("raises_on_backward_end")
-class RaisesBackwardEnd(Raises):
-    """Raises in on_backward_end."""
-
-    where = "on_backward_end"
-
-
-@method("raises_on_step_end")
-class RaisesStepEnd(Raises):
-    """Raises in on_step_end."""
-
-    where = "on_step_end"
-
-
-@method("raises_on_epoch_end")
-class RaisesEpochEnd(Raises):
-    """Raises in on_epoch_end."""
-
-    where = "on_epoch_end"
-
-
-@method("raises_on_phase_end")
-class RaisesPhaseEnd(Raises):
-    """Raises in on_phase_end."""
-
-    where = "on_phase_end"
-
-
-@method("raises_scores")
-class RaisesScores(Raises):
-    """Raises in scores."""
+        self.fail("on_batch_start")
 
     def scores(self, ctx):
-        raise ZeroDivisionError("on purpose in scores")
-
-
-@method("raises_select")
-class RaisesSelect(Raises):
-    """Raises in select."""
+        self.fail("scores")
+        return super().scores(ctx)
 
     def select(self, ctx, budget):
-        raise ZeroDivisionError("on purpose in select")
-
-
-@method("raises_finalize")
-class RaisesFinalize(Raises):
-    """Raises in finalize."""
+        self.fail("select")
+        return super().select(ctx, budget)
 
     def finalize(self, ctx):
-        raise ZeroDivisionError("on purpose in finalize")
+        self.fail("finalize")
+
+
+def failing(hook):
+    def fail(self, ctx):
+        self.fail(hook)
+        return 0.0
+
+    return fail
+
+
+for hook in HOOKS:
+    setattr(Raises, hook, failing(hook))
