@@ -89,8 +89,10 @@ class Run:
         environment.place(self.network, self.device)
         ctx = self._context(self.network)
         plan = check_plan(self.method.plan(ctx), self.method.prunes)
-        self.training = training = self._training(ctx, self.method, self.checkpoint, f"{spec.id} {self.precision}")
-        base_id = spec.base_id(self.precision)
+        base_id = spec.base_id(self.precision, arch_digest(self.network), self.data.facts["train_sha256"])
+        # A checkpoint of another network, other images or another version of the method is of no use.
+        identity = f"{spec.id} {base_id} {method_digest(self.method)}"
+        self.training = training = self._training(ctx, self.method, self.checkpoint, identity)
         base_epochs = recipe.train.epochs
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
         missing = 0 if bases.exists(self.options.out, base_id) else base_epochs

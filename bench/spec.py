@@ -152,10 +152,15 @@ class Spec:
         """Name of the run: 12 hexadecimal digits of its hash, and the seed."""
         return f"{self.sha256[:12]}-s{self.seed}"
 
-    def base_id(self, precision: str) -> str:
-        """Name of the dense network this run starts from or is compared with."""
+    def base_id(self, precision: str, arch_sha256: str = "", train_sha256: str = "") -> str:
+        """Name of the dense network this run starts from or is compared with.
+
+        The hashes of architecture and training images are part of it: the same name may come to mean another
+        network or other images.
+        """
         recipe = non_default(self.recipe, skip=("name", "finetune", "recalibrate", "latency_batch", "precision"))
         key = {"recipe": recipe, "precision": precision, "rules": self.rules}
+        key |= {"arch": arch_sha256, "train": train_sha256}
         return f"{self.arch}-{self.dataset}-{digest(key)[:12]}-s{self.seed}"
 
     def as_dict(self) -> dict[str, Any]:

@@ -110,6 +110,11 @@ def test_fine_tuning_settings_do_not_change_the_base(make_run):
     assert one.base_id("fp32") == two.base_id("fp32") != one.base_id("bf16")
 
 
+def test_another_network_or_other_images_of_the_same_name_need_another_base(make_run):
+    spec, _ = make_run()
+    assert len({spec.base_id("fp32", *hashes) for hashes in (("a", "x"), ("b", "x"), ("a", "y"))}) == 3
+
+
 def test_test_images_are_loaded_after_the_method_is_gone(make_run, monkeypatch):
     from bench import data, pipeline
 
