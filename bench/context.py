@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -55,7 +54,7 @@ class Context:
         self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
         self.forwarded = 0  # examples in forwards outside of training steps, since they were last counted
         self.tracked: dict[str, Tensor] = {}
-        self.logged: dict[str, float | None] = {}
+        self.logged: dict[str, float] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.sliced_by: dict[str, Tensor] | None = None
         self._model, self._data, self._seed, self._precision = model, data, seed, precision
@@ -283,8 +282,7 @@ class Context:
 
     def log(self, **scalars: float | Tensor) -> None:
         """Add numbers to the curve of the current epoch; the last value counts, one that is not finite is null."""
-        numbers = {name: float(value) for name, value in scalars.items()}
-        self.logged |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self.logged |= {name: float(value) for name, value in scalars.items()}
 
     # --- for the harness -------------------------------------------------------------------------------------
 

@@ -69,6 +69,15 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
     return body | {"record_sha256": digest(body)}
 
 
+def finite(value: Any) -> Any:
+    """``value`` with null for every number in it that is not finite, which JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def to_text(record: Mapping[str, Any]) -> str:
     """The file's text: sorted keys, numbers as they are."""
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

@@ -62,7 +62,7 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
         finally:
             run.progress.close()
             run.let_go()
-        sealed = record.seal(run.record() | finished)
+        sealed = record.seal(record.finite(run.record()) | finished)
         problems = record.check_form(sealed)
         if problems:  # a bug of the suite, told rather than published
             failure = RunFailed(f"the record would not be valid: {problems[0]}")

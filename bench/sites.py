@@ -134,7 +134,10 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
         del candidates[name]
     if not candidates:
         reasons = "; ".join(f"{n}: {why}" for n, why in rejected.items())
-        raise RunFailed(f"the network has no site that can be pruned ({reasons or 'no convolution or linear layer'})")
+        layers = sum(isinstance(m, (*CONVS, nn.Linear)) for m in network.modules())
+        untraced = f"its {layers} convolution and linear layers are not on the path that autograd saw"
+        reasons = reasons or (untraced if layers else "no convolution or linear layer")
+        raise RunFailed(f"the network has no site that can be pruned ({reasons})")
     return Sites(candidates, rejected, coupling)
 
 

@@ -100,8 +100,7 @@ class Training:
             self.train_macs += 3 * self._macs() * self._examples_an_epoch
             with self._clock("evaluate"):
                 accuracy = self._validate()
-            entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "val_top1": accuracy}
-            ctx.log(train_loss=loss)
+            entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss, "val_top1": accuracy}
             self._call("on_epoch_end")
             self.curve.append(entry | ctx.logged)
             ctx.logged = {}

@@ -163,6 +163,28 @@ def test_diverged_run(make_run):
     assert record.load(record.path_of(options.out, spec))["status"] == "diverged"
 
 
+def test_numbers_that_are_not_finite_cost_no_record(make_run, monkeypatch):
+    from bench import pipeline
+
+    honest = pipeline.quality
+    monkeypatch.setattr(pipeline, "quality", lambda *a: honest(*a) | {"loss": float("nan")})
+    spec, options = make_run()
+    with pytest.raises(RunFailed, match="would not be valid"):
+        execute(spec, options)
+    failed = record.load(record.path_of(options.out, spec))
+    assert failed["status"] == "failed"
+    assert failed["metrics"]["final"]["loss"] is None
+
+
+def test_a_network_of_no_numbers_is_not_sliced(make_run, monkeypatch):
+    from bench import pipeline
+
+    monkeypatch.setattr(pipeline, "gate_slice_difference", lambda *a: float("nan"))
+    spec, options = make_run()
+    with pytest.raises(RunFailed, match="gated and sliced network differ by nan"):
+        execute(spec, options)
+
+
 def test_a_run_that_diverges_after_its_base(make_run):
     spec, options = make_run("diverges")
     with pytest.raises(Diverged, match=r"the method's strength"):
