@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from bench.api import Phase
@@ -38,7 +39,8 @@ def paths(folder: Path, base_id: str) -> tuple[Path, Path, Path]:
 
 def exists(folder: Path, base_id: str) -> bool:
     """Whether the base is trained."""
-    return paths(folder, base_id)[1].is_file()
+    weights, facts, _ = paths(folder, base_id)
+    return weights.is_file() and facts.is_file()
 
 
 def ensure(
@@ -63,7 +65,7 @@ def ensure(
     if lock_is_busy(lock):
         progress.say(f"waiting for another run that trains the base {base_id}")
     with lock:
-        if not facts_file.is_file():
+        if not exists(folder, base_id):
             training = start(checkpoint)
             training.prefix = "base "
             if training.resume():
@@ -86,13 +88,13 @@ def ensure(
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunFailed(f"{facts_file} is damaged; delete it and run again") from error
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != facts["sha256"]:
+        raise RunFailed(f"{weights} is not what was trained; delete it and run again")
     return Base(load_tensors(weights), facts)
 
 
 def lock_is_busy(lock: FileLock) -> bool:
     """Whether somebody else holds ``lock`` right now."""
-    from filelock import Timeout
-
     try:
         with lock.acquire(timeout=0):
             return False

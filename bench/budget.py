@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from bench.errors import UsageError
 from bench.measure import flops
-from bench.sites import CONVS, NORMS, Sites
+from bench.sites import Sites
+from bench.slicing import CONVS, channels
 from bench.spec import Budget
 
 
@@ -44,7 +44,7 @@ class CostModel:
         for layer, sides in layers.items():
             module = network.get_submodule(layer)
             macs = sum(counted.by_module.get(layer, {}).values())
-            n_in, n_out = _channels(module, sides)
+            n_in, n_out = channels(module)
             params = {n: p.numel() for n, p in module.named_parameters(recurse=False)}
             per_in, per_out = sides.get("in", none), sides.get("out", sides.get("both", none))
             # What passes through (batch norm, depthwise) costs per channel; what mixes channels costs per pair.
@@ -68,7 +68,7 @@ class CostModel:
         self._other = np.zeros_like(self.dense)
         self._rest_macs = counted.total - modelled
         if self._rest_macs:
-            self._other = _other_macs(network, sites, shape, self._rest_macs, self)
+            self._other = _other_macs(network, sites, shape, self)
         self._rest_macs -= int(self._other @ self.dense)
         self._rest_params = 0
         self._rest_params = flops.parameters(network) - self.params(self.dense)
@@ -110,39 +110,23 @@ class CostModel:
         return self.fixed_in + self.per_in @ widths, self.fixed_out + self.per_out @ widths
 
 
-def _channels(module: nn.Module, sides: Mapping[str, Any]) -> tuple[int, int]:
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    if isinstance(module, NORMS):
-        return 1, module.num_features
-    if isinstance(module, nn.PReLU):
-        return 1, module.num_parameters
-    if "both" in sides:  # depthwise
-        return 1, int(module.out_channels)  # type: ignore[arg-type]
-    return int(module.in_channels), int(module.out_channels)  # type: ignore[arg-type]
-
-
-def _other_macs(
-    network: nn.Module, sites: Sites, shape: tuple[int, ...], rest: int, model: CostModel
-) -> NDArray[np.int64]:
+def _other_macs(network: nn.Module, sites: Sites, shape: tuple[int, ...], model: CostModel) -> NDArray[np.int64]:
     """MACs per unit of operators that belong to no layer of a site (pooling, say): linear in each width.
 
-    Found by slicing one unit off a group of sites and halving the group while the rest changes.
+    ``model`` still takes them for constant. Found by slicing one unit off a group of sites and halving the group
+    while fvcore counts less than the model.
     """
     per_unit = np.zeros_like(model.dense)
 
-    def rest_without_one(columns: list[int]) -> int:
-        masks = sites.ones()
-        widths = model.dense.copy()
+    def excess(columns: list[int]) -> int:
+        masks, widths = sites.ones(), model.dense.copy()
         for k in columns:
             masks[model.names[k]][0] = False
             widths[k] -= 1
-        n_in, n_out = model._channels(widths)
-        modelled = int(model.macs_pair @ (n_in * n_out) + model.macs_out @ n_out)
-        return flops.count(sites.slice(network, masks), shape).total - modelled
+        return model.macs(widths) - flops.count(sites.slice(network, masks), shape).total
 
     def search(columns: list[int]) -> None:
-        lost = rest - rest_without_one(columns) if columns else 0
+        lost = excess(columns) if columns else 0
         if lost and len(columns) == 1:
             per_unit[columns[0]] = lost
         elif lost:

@@ -16,7 +16,8 @@ from bench.data import TrainingData
 from bench.errors import RunFailed
 from bench.gates import Gates
 from bench.modes import evaluating
-from bench.sites import NORMS, Sites
+from bench.sites import Sites
+from bench.slicing import NORMS
 from bench.spec import Budget, Recipe, derive
 
 

@@ -196,8 +196,8 @@ class Run:
         dense.load_state_dict(self.base.state)
         networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
         if training.ctx.sliced_by is not None:
-            networks["pruned"] = self.sites.slice(dense, masks)
-            networks["pruned"].load_state_dict(training.extra["pruned"])  # type: ignore[union-attr]
+            networks["pruned"] = pruned = self.sites.slice(dense, masks)
+            pruned.load_state_dict(training.extra["pruned"])
         test, test_hash = data.load_test(self.spec.dataset, options.data_dir, self.data.train)
         images = test.normalised(test.pixels)
         self.parts["data"] = self.data.facts | {"test_sha256": test_hash}

@@ -18,15 +18,13 @@ from torch import Tensor, nn
 from bench.errors import RunFailed
 from bench.gates import Gates, Tap
 from bench.modes import evaluating
-from bench.slicing import Cut, slice_network
+from bench.slicing import CONVS, NORMS, Cut, channels, slice_network
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch_pruning as tp
     from torch_pruning.ops import OPTYPE
 
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 TOLERANCE = 1e-4
 """Largest difference between gated and sliced output, relative to the output's own size where that exceeds 1."""
 
@@ -63,8 +61,8 @@ class Site:
     def gamma(self) -> Tensor | None:
         """``|gamma|`` of the units' batch norms summed, ``[n_units]``, differentiable; None without a scaled norm."""
         scales = [self.network.get_submodule(n).weight for n in self.norms]
-        scales = [s for s in scales if s is not None]
-        return torch.stack([s.abs() for s in scales]).sum(dim=0) if scales else None  # type: ignore[operator]
+        sizes = [s.abs() for s in scales if isinstance(s, Tensor)]  # a norm may have no scale
+        return torch.stack(sizes).sum(dim=0) if sizes else None
 
     def unit_parameters(self) -> Iterator[tuple[nn.Parameter, Cut]]:
         """Parameters whose rows belong to single units: weights and biases that make them, their norms' scales."""
@@ -194,13 +192,9 @@ def _groups(network: nn.Module, shape: tuple[int, ...]) -> dict[str, list[_Membe
             continue
         if isinstance(module, CONVS) and module.groups > 1:
             continue  # depthwise layers follow their producer; other grouped ones are rejected as members
-        prune, width = (
-            (tp.prune_linear_out_channels, module.out_features)
-            if isinstance(module, nn.Linear)
-            else (tp.prune_conv_out_channels, module.out_channels)
-        )
+        prune = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
         try:
-            group = graph.get_pruning_group(module, prune, list(range(width)))
+            group = graph.get_pruning_group(module, prune, list(range(channels(module)[1])))
         except Exception as error:
             groups[name] = f"torch-pruning fails on it ({type(error).__name__})"
             continue
@@ -230,7 +224,7 @@ def _site(name: str, members: list[_Member] | str, network: nn.Module, coupling:
     if isinstance(members, str):
         raise _Rejected(members)
     root = network.get_submodule(name)
-    n_units = int(root.out_features if isinstance(root, nn.Linear) else root.out_channels)  # type: ignore[arg-type]
+    n_units = channels(root)[1]
     everything = list(range(n_units))
     producers, norms, consumers, cuts = [], [], [], {}
     for layer, side, positions, units in members:
@@ -255,9 +249,8 @@ def _site(name: str, members: list[_Member] | str, network: nn.Module, coupling:
         at, of = torch.tensor(positions), torch.tensor(units)
         cuts[layer, side] = Cut(layer, side, at, of)
         if side == "in":
-            width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
             axis = -1 if isinstance(module, nn.Linear) else 1
-            consumers.append(Tap(layer, axis, int(width), at, of))  # type: ignore[arg-type]
+            consumers.append(Tap(layer, axis, channels(module)[0], at, of))
     if coupling == "inner" and len(producers) > 1:
         raise _Rejected(f"{len(producers)} layers produce it together ({', '.join(producers)}); see --coupling full")
     if not consumers:

@@ -6,9 +6,13 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -46,36 +50,49 @@ def slice_network(network: nn.Module, cuts: Iterable[tuple[Cut, Tensor]]) -> nn.
     return sliced
 
 
-def _slice_layer(module: nn.Module, lost: dict[str, Tensor]) -> None:
-    def kept(side: str, width: int) -> Tensor:
-        keep = torch.ones(width, dtype=torch.bool)
+def channels(module: Any) -> tuple[int, int]:
+    """Input and output channels of a layer that can be sliced."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, NORMS):
+        return module.num_features, module.num_features
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters, module.num_parameters
+    return int(module.in_channels), int(module.out_channels)  # a convolution, or a layer that slices itself
+
+
+def _slice_layer(module: Any, lost: dict[str, Tensor]) -> None:
+    n_in, n_out = channels(module)
+
+    def kept(side: str) -> Tensor:
+        keep = torch.ones(n_in if side == "in" else n_out, dtype=torch.bool)
         if side in lost:
             keep[lost[side]] = False
         return keep
 
     if hasattr(module, "slice_channels"):
-        module.slice_channels(kept("in", module.in_channels), kept("out", module.out_channels))  # type: ignore[operator, arg-type]
+        module.slice_channels(kept("in"), kept("out"))
     elif isinstance(module, nn.Linear):
-        _select(module, weight=(kept("out", module.out_features), kept("in", module.in_features)))
+        _select(module, weight=(kept("out"), kept("in")))
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    elif isinstance(module, CONVS):
         if "both" in lost:  # depthwise: one filter a channel
-            _select(module, weight=(kept("both", module.out_channels), None))
+            _select(module, weight=(kept("both"), None))
             module.groups = module.in_channels = len(module.weight)
         else:
-            _select(module, weight=(kept("out", module.out_channels), kept("in", module.in_channels)))
+            _select(module, weight=(kept("out"), kept("in")))
             module.in_channels = module.weight.shape[1] * module.groups
         module.out_channels = len(module.weight)
     elif isinstance(module, nn.PReLU):
-        _select(module, weight=(kept("both", module.num_parameters), None))
+        _select(module, weight=(kept("both"), None))
         module.num_parameters = len(module.weight)
     else:  # batch norm
-        keep = kept("both", module.num_features)  # type: ignore[arg-type]
+        keep = kept("both")
         _select(module, weight=(keep, None))
         for name in ("running_mean", "running_var"):
             if getattr(module, name) is not None:
                 setattr(module, name, getattr(module, name)[keep.to(getattr(module, name).device)].clone())
-        module.num_features = int(keep.sum())  # type: ignore[assignment]
+        module.num_features = int(keep.sum())
 
 
 def _select(module: nn.Module, weight: tuple[Tensor, Tensor | None]) -> None:

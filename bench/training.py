@@ -20,6 +20,7 @@ from bench.data import TrainingData
 from bench.errors import Diverged, RunFailed
 from bench.measure.quality import logits_of
 from bench.progress import Progress
+from bench.slicing import NORMS
 from bench.spec import Recipe, Stage, derive
 
 
@@ -173,7 +174,7 @@ class Training:
     def recalibrate(self) -> None:
         """Re-estimate batch norm statistics as the plain mean over the recipe's number of training batches."""
         network = self.ctx.network
-        norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        norms = [m for m in network.modules() if isinstance(m, NORMS)]
         if not norms or not self.recipe.recalibrate:
             return
         momenta = [norm.momentum for norm in norms]

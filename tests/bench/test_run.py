@@ -98,6 +98,19 @@ def test_base_is_trained_once_and_shared(make_run, tmp_path):
     assert one["metrics"]["dense"] == two["metrics"]["dense"]
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-4])])
+def test_a_damaged_base_is_told_and_a_deleted_one_trained_again(make_run, tmp_path, damage):
+    first = execute(*make_run("l1_norm"))
+    (weights,) = (tmp_path / "bases").glob("*.safetensors")
+    damage(weights)
+    if weights.exists():
+        with pytest.raises(RunFailed, match="delete it and run again"):
+            execute(*make_run("random"))
+        weights.unlink()
+        (tmp_path / "records" / "tiny" / "two_layers" / "random").rename(tmp_path / "aside")
+    assert execute(*make_run("random"))["training"]["base"] == first["training"]["base"]
+
+
 def test_equal_total_epochs(make_run):
     totals = {m: execute(*make_run(m, train__epochs=2))["training"]["epochs"] for m in OWN}
     assert set(totals.values()) == {3}
