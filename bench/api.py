@@ -27,12 +27,14 @@ from bench.errors import UsageError
 from bench.registry import METHODS, Paper
 from bench.sites import Site, Sites
 from bench.spec import Budget
+from bench.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from bench.context import Context
 
 __all__ = [
     "PRUNE",
+    "STATISTICS",
     "Budget",
     "Masks",
     "Method",
@@ -89,6 +91,7 @@ class Method(nn.Module):
             network).
         ranking: how the default :meth:`select` ranks, ``layer`` or ``global``; the user's ``--ranking`` wins.
         prunes: False for a method that keeps every unit (a control); it is given no budget.
+        native: True for a method that can choose its own sparsity, as its paper does (``--native``).
     """
 
     name: str = ""
@@ -96,6 +99,7 @@ class Method(nn.Module):
     starts_from: str = "init"
     ranking: Literal["layer", "global"] = "layer"  # norms of weights do not compare across layers
     prunes: bool = True
+    native: bool = False
 
     @dataclass(frozen=True)
     class Config:
@@ -170,17 +174,30 @@ def method(name: str, *, paper: Paper | None = None) -> Callable[[type[Method]],
 
 
 def importance(
-    name: str, *, paper: Paper | None = None, ranking: Literal["layer", "global"] = "layer", **options: Any
+    name: str,
+    *,
+    paper: Paper | None = None,
+    ranking: Literal["layer", "global"] = "layer",
+    needs: Literal["activations", "gate_gradients"] | None = None,
+    **options: Any,
 ) -> Callable[[Callable], Callable]:
     """Register ``function(site, **options) -> [n_units]`` as a method that starts from the base and prunes once.
 
     Larger is more worth keeping. ``ranking`` says whether scores compare within a site or over all of them.
-    ``options`` are its configuration and their defaults.
+    ``options`` are its configuration and their defaults. With ``needs`` the function is called as
+    ``function(site, values, **options)`` with the ``activations`` ``[B, n_units, ...]`` or the ``gate_gradients``
+    ``[B, n_units]`` of every training batch, and the score is the mean (see ``Context.mean``); an option
+    ``batches`` then limits how many.
     """
+    if needs:
+        options = {"batches": None, **options}
 
     def decorate(function: Callable) -> Callable:
         def scores(self: Method, ctx: Context) -> Scores:
             given = dataclasses.asdict(self.config)
+            if needs:
+                batches = given.pop("batches")
+                return ctx.mean(lambda site, values: function(site, values, **given), needs, batches)
             return {name: function(site, **given).detach() for name, site in ctx.sites.items()}
 
         _register(name, paper, function, options, {"starts_from": "base", "ranking": ranking, "scores": scores})
@@ -208,7 +225,10 @@ def regularizer(name: str, *, paper: Paper | None = None, **options: Any) -> Cal
 
 
 def _register(name: str, paper: Paper | None, function: Callable, options: dict[str, Any], body: dict) -> None:
-    fields = [(key, type(value), dataclasses.field(default=value)) for key, value in options.items()]
+    fields = [
+        (key, int | None if key == "batches" else type(value), dataclasses.field(default=value))
+        for key, value in options.items()
+    ]
     config = dataclasses.make_dataclass("Config", fields, frozen=True)
     config.__module__ = function.__module__
     facts = {"__doc__": function.__doc__, "__module__": function.__module__, "name": name, "paper": paper}
@@ -228,6 +248,7 @@ class Composed(Method):
         self.name = "+".join(part.name for part in self._methods)
         self.starts_from = "base" if all(part.starts_from == "base" for part in self._methods) else "init"
         self.prunes = all(part.prunes for part in self._methods)
+        self.native = any(part.native for part in self._methods)
         for decision in DECISIONS:
             self._who(decision)  # raises now rather than after the training
 

@@ -75,7 +75,7 @@ def ensure(
             artifact = save_tensors(weights, training.ctx.network.state_dict())
             facts = {
                 "id": base_id,
-                "epochs": epochs,
+                "epochs": training.epochs,
                 "examples": training.examples,
                 "macs": training.train_macs,
                 "sha256": artifact["sha256"],

@@ -94,10 +94,17 @@ class CostModel:
 
     def allowed(self, budget: Budget) -> int:
         """Most that ``budget`` lets the sliced network cost."""
+        if budget.widths is not None:
+            return self.macs(np.array(budget.widths, dtype=np.int64))
         return int(budget.keep * self.cost(budget, self.dense) + 1e-6)
 
     def require(self, budget: Budget) -> None:
         """Raise UsageError when ``min_keep`` units in every site already cost more than the budget."""
+        if budget.widths is not None and (
+            len(budget.widths) != len(self.dense)
+            or any(not 1 <= w <= most for w, most in zip(budget.widths, self.dense, strict=True))
+        ):
+            raise UsageError(f"budget {budget}: this network's sites have {'-'.join(map(str, self.dense))} units")
         least = self.cost(budget, np.minimum(self.dense, budget.min_keep))
         if least > self.allowed(budget):
             share = least / self.cost(budget, self.dense)
@@ -162,7 +169,10 @@ def select(
     model.require(budget)
     ranked = [scores[n].detach().double().cpu().numpy() for n in model.names]
     orders = [np.argsort(-s, kind="stable") for s in ranked]
-    forced = np.minimum(model.dense, budget.min_keep)
+    if budget.widths is not None:
+        return _masks(model, orders, np.array(budget.widths))
+    have = np.array([len(order) for order in orders])  # fewer than the dense network's once it has shrunk
+    forced = np.minimum(have, budget.min_keep)
     keys, owners = [], []
     for k, (score, order) in enumerate(zip(ranked, orders, strict=True)):
         place = np.arange(forced[k], len(order))
@@ -192,8 +202,39 @@ def select(
         width[k] -= not fits
         if not fits or ranking != "global":  # shares stay equal: one unit a site at most
             closed.add(k)
+    return _masks(model, orders, width)
+
+
+def count_to_drop(units: int, share: float) -> int:
+    """How many of ``units`` a drop of this share takes: rounded down, at least one."""
+    return max(1, int(share * units))
+
+
+def drop_worst(
+    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], share: float, min_keep: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Masks without the worst ``share`` of what ``masks`` keep, over all of the given sites together.
+
+    The best ``min_keep`` of every site stay. Ties break at random.
+    """
+    alive = torch.cat(list(masks.values()))
+    worth = torch.cat([scores[name].detach().to(alive.device).double() for name in masks])
+    site = torch.cat([torch.full((len(mask),), k) for k, mask in enumerate(masks.values())]).to(alive.device)
+    shuffled = torch.randperm(len(worth), generator=generator, device=generator.device).to(alive.device)
+    order = shuffled[worth[shuffled].argsort(stable=True)]  # worst first
+    order = order[alive[order]]
+    safe = torch.zeros_like(alive)
+    for k in range(len(masks)):
+        safe[order[site[order] == k][-min_keep:]] = True
+    alive = alive.clone()
+    alive[order[~safe[order]][: count_to_drop(len(order), share)]] = False
+    return dict(zip(masks, alive.split([len(mask) for mask in masks.values()]), strict=True))
+
+
+def _masks(model: CostModel, orders: list[NDArray[np.int64]], widths: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Masks that keep the first ``widths`` of each site's order."""
     masks = {}
-    for name, order, kept in zip(model.names, orders, width, strict=True):
+    for name, order, kept in zip(model.names, orders, widths, strict=True):
         masks[name] = torch.zeros(len(order), dtype=torch.bool)
         masks[name][torch.from_numpy(order[:kept].copy())] = True
     return masks

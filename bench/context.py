@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.api import Masks, Scores
 from bench.archs import initialize
-from bench.budget import CostModel, select
+from bench.budget import CostModel, count_to_drop, drop_worst, select
 from bench.data import TrainingData
 from bench.errors import RunFailed
 from bench.gates import Gates
 from bench.modes import evaluating
-from bench.sites import Sites
+from bench.sites import Site, Sites
 from bench.slicing import NORMS
 from bench.spec import Budget, Recipe, derive
+
+AT_ONCE = 1024
+"""Most examples in one forward that evaluates candidates."""
 
 
 class Context:
@@ -28,10 +32,14 @@ class Context:
         sites: the prunable widths, by name.
         recipe: epochs, rates, batch size.
         budget: what may be kept.
+        native: the method chooses its own sparsity; there is no budget to meet (``budget`` then allows everything).
         device: where tensors live.
         rng: the method's own generator, seeded by the run and kept in checkpoints.
         phase, epoch, step: index of the phase in the plan, of the epoch in the phase, of the step in the epoch.
+        progress: epochs of the phase that are done, with the fraction of the present one.
         x, y: the current batch, ``[B, C, H, W]`` normalised and ``[B]``.
+        curve: one entry for every epoch so far, of all phases: ``phase``, ``epoch``, ``train_loss``, ``val_top1``,
+            ``val_loss``, ``units_left`` and what was logged.
         tracked: site -> running statistic ``[n_units]`` (see :meth:`track`).
     """
 
@@ -42,25 +50,30 @@ class Context:
         model: CostModel,
         data: TrainingData,
         recipe: Recipe,
-        budget: Budget,
+        budget: Budget | None,
         seed: int,
         device: torch.device,
         precision: str,
     ) -> None:
-        self.sites, self.recipe, self.budget, self.device = sites, recipe, budget, device
+        self.sites, self.recipe, self.device = sites, recipe, device
+        self.budget, self.native = budget or Budget(), budget is None
         self.phase = self.epoch = self.step = 0
+        self.progress = 0.0
         self.x = self.y = torch.empty(0)
         self.rng = torch.Generator(device).manual_seed(seed)
         self.network = network  # the dense network, or the sliced one after the prune
         self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
         self.forwarded = 0  # examples in forwards outside of training steps, since they were last counted
         self.tracked: dict[str, Tensor] = {}
+        self.curve: list[dict[str, Any]] = []
         self.logged: dict[str, float] = {}
         self.optimizer: torch.optim.Optimizer | None = None
-        self.sliced_by: dict[str, Tensor] | None = None
+        self.sliced_by: dict[str, Tensor] | None = None  # masks over the dense network's units
+        self.stopping: str | None = None  # what is to end after this epoch: "phase" or "search"
         self._model, self._data, self._seed, self._precision = model, data, seed, precision
         self._gates = Gates(network, sites)
         self._masks = sites.ones(device)
+        self._dense = sites.widths
         self._masked: list[str] = []
         self._trackers: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {}
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
@@ -70,6 +83,21 @@ class Context:
     def gate(self, values: Mapping[str, Tensor]) -> None:
         """Gate the current batch: site -> ``[n_units]`` or ``[B, n_units]``. Gone after the step and in evaluation."""
         self._gates.set(self._with_masks(values))
+
+    def keep_at_random(self, chances: Mapping[str, Tensor], per_example: bool = True, rescale: bool = False) -> None:
+        """Gate the current batch: each unit is kept with its chance, drawn for each example or once for all.
+
+        Args:
+            chances: site -> probability to keep ``[n_units]``.
+            per_example: draw for every example, constant over a map's positions.
+            rescale: divide what is kept by its chance, so that the mean stays.
+        """
+        gates = {}
+        for name, chance in chances.items():
+            shape = (len(self.x) if per_example else 1, len(chance))
+            kept = torch.rand(shape, generator=self.rng, device=self.device) < chance
+            gates[name] = kept.float() / (chance.clamp(min=1e-12) if rescale else 1)
+        self.gate(gates)
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -134,7 +162,7 @@ class Context:
         """
         network = self.network
         norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
-        kept = [(p, p.grad) for p in network.parameters()]
+        kept = [(p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted for p in m.parameters()))]
         gated = self._gates.values
         devices = [self.device] if self.device.type == "cuda" else []
         with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
@@ -156,7 +184,8 @@ class Context:
     def activations(self) -> Iterator[dict[str, Tensor]]:
         """Within the block, every forward fills the yielded dictionary: site -> ``[B, n_units, ...]``.
 
-        The values are what the consumer reads (after norm, activation and pooling), masked and detached.
+        The values are what the activation function puts out, before pooling (what the consumer reads where that
+        cannot be followed, see :mod:`bench.gates`), masked and detached.
         """
         found: dict[str, Tensor] = {}
         before = self._gates.observer
@@ -176,8 +205,8 @@ class Context:
 
         Args:
             site: its name.
-            statistic: maps the batch's values ``[n_units, B * positions]``, as the consumer reads them before
-                any gate, to ``[n_units]``.
+            statistic: maps the batch's activations ``[B, n_units, ...]``, before any gate, to ``[n_units]`` (such as
+                those in ``bench.api.STATISTICS``).
             momentum: weight of the past in the exponential mean; it starts at zero. Checkpoints keep it.
         """
         self.tracked[site] = torch.zeros(self.sites[site].n_units, device=self.device)
@@ -197,30 +226,86 @@ class Context:
     def _track(self, site: str, activation: Tensor) -> None:
         if site in self._trackers:
             statistic, momentum = self._trackers[site]
-            values = activation.detach().float().movedim(1, 0).flatten(1)
-            self.tracked[site].lerp_(statistic(values), 1 - momentum)
+            self.tracked[site].lerp_(statistic(activation.detach().float()), 1 - momentum)
 
-    def evaluate(self, candidates: Mapping[str, Tensor], at_once: int = 1024) -> Tensor:
-        """Logits ``[P, B, classes]`` of the current batch under ``P`` candidate masks, in batched forwards.
+    @torch.no_grad()
+    def evaluate(
+        self, candidates: Mapping[str, Tensor], x: Tensor | None = None, batch_statistics: bool = False
+    ) -> Tensor:
+        """Logits ``[P, B, classes]`` of a batch under ``P`` candidate masks; nothing moves.
 
-        Eval mode; nothing moves (see :meth:`probe`).
+        In batched forwards through per-example gates. A network whose norms use the batch's own statistics
+        cannot share a batch between candidates: it is given one candidate after the other.
 
         Args:
             candidates: site -> ``[P, n_units]``, bool or float.
-            at_once: most examples in one forward; candidates are split to stay below it.
+            x: the batch ``[B, C, H, W]``, normalised; None for the current one.
+            batch_statistics: normalise by the batch's own statistics (see :meth:`probe`).
         """
-        population, batch = len(next(iter(candidates.values()))), len(self.x)
-        chunk = max(1, at_once // batch)
+        x = self.x if x is None else x
+        population, batch = len(next(iter(candidates.values()))), len(x)
+        alone = batch_statistics and any(isinstance(m, NORMS) for m in self.network.modules())
+        chunk = 1 if alone else max(1, AT_ONCE // batch)
         parts = []
-        with self.probe():
+        with self.probe(batch_statistics):
             for start in range(0, population, chunk):
                 some = {n: c[start : start + chunk].to(self.device).float() for n, c in candidates.items()}
                 count = len(next(iter(some.values())))
-                gates = {n: c.repeat_interleave(batch, dim=0) for n, c in some.items()}
+                gates = {n: c.repeat_interleave(batch, dim=0) if count > 1 else c[0] for n, c in some.items()}
                 self._gates.set(self._with_masks(gates))
-                logits = self.forward(self.x.repeat(count, 1, 1, 1)).float()
+                logits = self.forward(x.repeat(count, 1, 1, 1)).float()
                 parts.append(logits.unflatten(0, (count, batch)))
         return torch.cat(parts)
+
+    def mean(
+        self,
+        statistic: Callable[[Site, Tensor], Tensor],
+        of: Literal["activations", "gate_gradients"] = "activations",
+        batches: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Mean over training examples of a statistic, site -> ``[n_units]``; independent of the batch size if the
+        statistic is itself a mean over examples. Eval mode, unaugmented images, nothing moves.
+
+        Args:
+            statistic: maps a site and its values in a batch to ``[n_units]``.
+            of: ``activations`` ``[B, n_units, ...]`` with at least one position (see :meth:`activations`), or
+                ``gate_gradients`` ``[B, n_units]``: derivative of each example's loss by a gate of 1 on each unit
+                (Molchanov et al. 2019).
+            batches: at most so many; None takes the whole training set.
+        """
+        total = {name: torch.zeros(site.n_units, device=self.device) for name, site in self.sites.items()}
+        seen = 0
+        for x, y in self.batches("train", batches):
+            values = self._gate_gradients(x, y) if of == "gate_gradients" else self._activations(x)
+            for name, site in self.sites.items():
+                total[name] += len(x) * statistic(site, values[name].float())
+            seen += len(x)
+        return {name: value / seen for name, value in total.items()}
+
+    def leave_one_out(self) -> dict[str, Tensor]:
+        """Training loss of the network without each single unit: site -> ``[n_units]``. One forward pass a unit."""
+        count = sum(self.sites.widths.values())
+        candidates = self.split(~torch.eye(count, dtype=torch.bool, device=self.device))
+        loss = torch.zeros(count, device=self.device)
+        for x, y in self.batches("train"):
+            logits = self.evaluate(candidates, x)
+            loss += F.cross_entropy(logits.movedim(0, 2), y[:, None].expand(-1, count), reduction="none").sum(dim=0)
+        return self.split(loss / len(self._data.train))
+
+    def _activations(self, x: Tensor) -> dict[str, Tensor]:
+        with self.probe(), self.activations() as found:
+            self.forward(x)
+        return {name: a if a.dim() > 2 else a[..., None] for name, a in found.items()}
+
+    def _gate_gradients(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        with self.probe(gradients=True):
+            gates = {n: torch.ones(len(x), s.n_units, device=self.device) for n, s in self.sites.items()}
+            for gate in gates.values():
+                gate.requires_grad_(True)
+            self._gates.set(self._with_masks(gates))
+            loss = F.cross_entropy(self.forward(x).float(), y, reduction="sum")
+            self.forwarded += 2 * len(x)  # a backward pass costs two forward ones
+            return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
 
     def batches(self, split: str = "train", limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of ``train`` or ``val``, unaugmented and in order, the last one smaller; at most ``limit``.
@@ -259,6 +344,99 @@ class Context:
             self.optimizer.state.clear()
         self._hold()
 
+    def shrink(self, masks: Masks) -> None:
+        """Take what ``masks`` (site -> bool ``[n_units]``) removes out of the network now; for the end of a phase.
+
+        Sites, masks, snapshots and tracked statistics follow; inserted modules go. The smaller network computes
+        what the masked one would and costs less to train; what is gone does not come back.
+        """
+        trackers = self._trackers
+        self.slice(check_masks(self.sites, masks))
+        self._trackers = trackers
+
+    def stop_phase(self) -> None:
+        """The present phase ends after this epoch."""
+        self.stopping = self.stopping or "phase"
+
+    def stop_search(self) -> None:
+        """After this epoch nothing is left to search for: the plan goes on with its PRUNE."""
+        self.stopping = "search"
+
+    # --- choosing what to drop, cycle by cycle ---------------------------------------------------------------
+
+    def drop(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
+        """Masks without the worst ``share`` of the units that ``masks`` keeps, at least one; ties break at random.
+
+        Under a budget the drop that would go below it is replaced by the best masks within it.
+
+        Args:
+            scores: site -> float ``[n_units]``, larger is more worth keeping.
+            share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
+            ranking: ``layer`` or ``global``.
+        """
+        groups = [[name] for name in self.sites] if ranking == "layer" else [list(self.sites)]
+        masks: dict[str, Tensor] = {}
+        for group in groups:
+            alive = {name: self._masks[name] for name in group}
+            masks |= drop_worst({n: scores[n] for n in group}, alive, share, self.budget.min_keep, self.rng)
+        if not self.native and self.fits({name: int(mask.sum()) for name, mask in masks.items()}):
+            return self.rank(scores, ranking)
+        return masks
+
+    def cycles(self, share: float, ranking: str, left: float) -> int:
+        """How many times :meth:`drop` has to be called until the budget is met, at least once.
+
+        In the native track until no more than the share ``left`` of the units is left. Under a budget and a
+        ``global`` ranking it is the number that equal losses of all sites would take.
+        """
+        least = self.budget.min_keep
+        widths = list(self._dense.values())
+        count = 0
+        if self.native and ranking == "global":
+            widths, least = [sum(widths)], least * len(widths)
+        total = sum(widths)
+        while True:
+            widths = [min(w, max(least, w - count_to_drop(w, share))) for w in widths]
+            count += 1
+            met = sum(widths) <= left * total if self.native else self.fits(dict(zip(self._dense, widths, strict=True)))
+            if met or max(widths) <= least:
+                return count
+
+    @property
+    def units_left(self) -> float:
+        """Share of the dense network's units that are there and not masked."""
+        return sum(int(mask.sum()) for mask in self._masks.values()) / sum(self._dense.values())
+
+    def draw(self, *shape: int) -> dict[str, Tensor]:
+        """Random numbers in [0, 1) for every unit: site -> ``[*shape, n_units]``."""
+        return {
+            name: torch.rand(*shape, width, generator=self.rng, device=self.device)
+            for name, width in self.sites.widths.items()
+        }
+
+    def repair(self, states: Tensor) -> Tensor:
+        """States ``[P, all units]`` (bool, see :meth:`flat`) changed at random, as little as it takes, to the budget.
+
+        Every site then keeps as many units as :meth:`equal_widths` gives it, in the native track at least
+        ``min_keep``.
+        """
+        least = {name: min(self.budget.min_keep, width) for name, width in self.sites.widths.items()}
+        widths = least if self.native else self.equal_widths()
+        drawn = torch.rand(states.shape, generator=self.rng, device=self.device)
+        repaired = {}
+        for name, order in self.split(states + drawn).items():  # what is on comes first
+            chosen = order.topk(widths[name], dim=-1).indices
+            repaired[name] = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, chosen, True)
+        return states | self.flat(repaired) if self.native else self.flat(repaired)
+
+    def flat(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Site -> ``[..., n_units]`` as one tensor ``[..., all units]``, such as a buffer can hold."""
+        return torch.cat([values[name] for name in self.sites], dim=-1)
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """The inverse of :meth:`flat`."""
+        return dict(zip(self.sites, flat.split(list(self.sites.widths.values()), dim=-1), strict=True))
+
     # --- deciding --------------------------------------------------------------------------------------------
 
     def rank(self, scores: Scores, ranking: str | Mapping[str, float]) -> dict[str, Tensor]:
@@ -280,6 +458,24 @@ class Context:
             if not bool(given.isfinite().all()):
                 raise RunFailed(f"the method's scores for site {name} are not finite")
         return select(scores, self._model, self.budget, self.budget.ranking or ranking)
+
+    def equal_widths(self) -> dict[str, int]:
+        """Units each site keeps when all keep the same share of theirs within the budget."""
+        none = {name: torch.zeros(site.n_units) for name, site in self.sites.items()}
+        return {n: int(mask.sum()) for n, mask in select(none, self._model, self.budget, "layer").items()}
+
+    def share(self, widths: Mapping[str, int]) -> float:
+        """Share of the dense network's MACs at these widths."""
+        return self._model.macs(self._model.array(widths)) / self._model.macs(self._model.dense)
+
+    def fits(self, widths: Mapping[str, int]) -> bool:
+        """Whether a network of these widths is within the budget."""
+        return self._model.cost(self.budget, self._model.array(widths)) <= self._model.allowed(self.budget)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the present step; 0 outside of training."""
+        return float(self.optimizer.param_groups[0]["lr"]) if self.optimizer else 0.0
 
     def log(self, **scalars: float | Tensor) -> None:
         """Add numbers to the curve of the current epoch; the last value counts, one that is not finite is null."""
@@ -313,15 +509,24 @@ class Context:
         return list(self._gates.inserted.values())
 
     def slice(self, masks: Masks) -> nn.Module:
-        """Replace the network, and every snapshot, by its slice. Gates and masks end here."""
+        """Replace the network, its sites and every snapshot by their slices. Gates and masks end here."""
         self.release()
-        self.sliced_by = {name: mask.cpu() for name, mask in masks.items()}
+        masks = {name: mask.cpu() for name, mask in masks.items()}
+        if self.sliced_by is None:
+            self.sliced_by = masks
+        else:
+            for name, kept in self.sliced_by.items():
+                kept[kept.clone()] = masks[name]
         state = clone_state(self.network)
         for tag, snapshot in self.snapshots.items():
             self.network.load_state_dict(snapshot)
-            self.snapshots[tag] = clone_state(self.sites.slice(self.network, self.sliced_by))
+            self.snapshots[tag] = clone_state(self.sites.slice(self.network, masks))
         self.network.load_state_dict(state)
-        self.network = self.sites.slice(self.network, self.sliced_by)
+        self.network = self.sites.slice(self.network, masks)
+        self.sites = self.sites.sliced(masks, self.network)
+        self.tracked = {name: value[masks[name].to(value.device)] for name, value in self.tracked.items()}
+        self._gates = Gates(self.network, self.sites)
+        self._masks = self.sites.ones(self.device)
         return self.network
 
     def _hold(self) -> None:

@@ -1,8 +1,12 @@
-"""Gates: multiplying a site's units where they are read, without changing the network.
+"""Gates: multiplying a site's units where they are read, without changing the network; and watching them.
 
 A unit counts as removed when every layer that reads it reads zero. So a gate sits at the input of each
 consumer: after normalisation, activation and pooling, whatever lies between, which makes gate == slice hold
 for any activation function, concatenation or depthwise layer.
+
+A site's *activation* is what its activation function puts out, before any pooling: the tensor is followed from
+the producer through norms and activation modules. Where that path is not made of modules (a sum of several
+producers, ``F.relu``), the activation is what the first consumer reads.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from bench.slicing import NORMS
 
 if TYPE_CHECKING:
     from bench.sites import Sites
@@ -60,7 +66,7 @@ class Gates:
     """
 
     def __init__(self, network: nn.Module, sites: Sites) -> None:
-        self.network = network
+        self.network, self.sites = network, sites
         self.readers: dict[str, list[tuple[str, Tap]]] = defaultdict(list)
         for name, site in sites.items():
             for tap in site.consumers:
@@ -70,7 +76,11 @@ class Gates:
         self.inserted: dict[str, nn.Module] = {}
         self.observer: Observer | None = None
         self._repeats = {(s, t.layer): t.repeats for taps in self.readers.values() for s, t in taps}
+        self._producers = {s.producers[0]: (name, s.kind) for name, s in sites.items() if len(s.producers) == 1}
+        self._made: dict[int, tuple[str, Tensor]] = {}  # by identity: a producer's output, as far as it was followed
+        self._activated: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
+        self._watching = False
 
     def set(self, values: Mapping[str, Tensor]) -> None:
         """Gate sites by ``values``: site -> ``[n_units]`` or ``[B, n_units]``; sites not named pass unchanged."""
@@ -81,6 +91,11 @@ class Gates:
         """Report each site's activation (before its gate) to ``observer`` in every forward; None stops it."""
         self.observer = observer
         self._install(observer is not None)
+        if observer is not None and not self._watching:
+            self._watching = True
+            for name, module in self.network.named_modules():
+                if name in self._producers or isinstance(module, NORMS) or is_activation(module):
+                    self._handles.append(module.register_forward_hook(self._follow(name)))
 
     def insert(self, site: str, module: nn.Module) -> None:
         """Pass the site's activation ``[B, n_units, ...]`` through ``module``, before the gate, at every consumer.
@@ -93,9 +108,10 @@ class Gates:
     def remove(self) -> None:
         """Take everything off the network."""
         self.values, self.inserted, self.observer = {}, {}, None
+        self._made, self._activated = {}, {}
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._watching = [], False
 
     def _install(self, wanted: bool) -> None:
         if wanted and not self._handles:
@@ -103,12 +119,38 @@ class Gates:
                 hook = self._hook(taps)
                 self._handles.append(self.network.get_submodule(layer).register_forward_pre_hook(hook))
 
+    def _follow(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        """A forward hook that keeps hold of a site's units from their producer to their activation."""
+        made_here = self._producers.get(name)
+
+        def follow(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            if self.observer is None:
+                return
+            if made_here:
+                site, kind = made_here
+                self._made[id(out)] = site, out
+                self._activated.pop(site, None)
+            elif args and id(args[0]) in self._made:
+                site, _ = self._made.pop(id(args[0]))
+                self._made[id(out)] = site, out  # holding it keeps its identity its own
+                if is_activation(module) or site in self._activated:
+                    kind = self._producers[self.sites[site].producers[0]][1]
+                    self._activated[site] = out.movedim(-1, 1) if kind == "linear" else out
+
+        return follow
+
+    def _activation(self, x: Tensor, name: str, tap: Tap) -> Tensor:
+        """The site's activation ``[B, n_units, ...]``; called when the consumer of ``tap`` reads ``x``."""
+        found = self._activated.pop(name, None)
+        self._made = {k: (site, t) for k, (site, t) in self._made.items() if site != name}
+        return self._read(x, name, tap) if found is None else found
+
     def _hook(self, taps: list[tuple[str, Tap]]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             x: Tensor = args[0]
             for name, tap in taps:
                 if self.observer and self.first[name] == tap.layer:
-                    self.observer(name, self._read(x, name, tap))
+                    self.observer(name, self._activation(x, name, tap))
                 if name in self.inserted:
                     layer = self.inserted[name]
                     layer.train(self.network.training)
@@ -152,3 +194,8 @@ class Gates:
         moved = x.movedim(tap.axis, 1)
         part = part.reshape(len(x), len(order), *moved.shape[2:]).to(x.dtype)
         return moved.index_copy(1, tap.positions[order].to(x.device), part).movedim(1, tap.axis)
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether ``module`` is an activation function of torch's."""
+    return type(module).__module__ == "torch.nn.modules.activation"

@@ -23,7 +23,7 @@ from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality
 from bench.progress import Progress
 from bench.registry import DATASETS
-from bench.sites import TOLERANCE, Sites, find_sites, gate_slice_difference
+from bench.sites import TOLERANCE, find_sites, gate_slice_difference
 from bench.spec import Budget, Spec, digest
 from bench.specify import make_method, method_digest
 from bench.training import Training, choose_masks
@@ -111,7 +111,6 @@ class Run:
                 base_id,
             ),
         )
-        self.dense_macs = dense_macs
         ctx.snapshots["base"] = self.base.state
         for hook in self.method.bound("prepare"):
             hook(ctx)
@@ -131,11 +130,11 @@ class Run:
         spec = self.spec
         return Context(
             network,
-            self.sites if network is self.network else relinked(self.sites, network),
+            self.sites if network is self.network else self.sites.on(network),
             self.model,
             self.data,
             spec.recipe,
-            spec.budget or Budget(),
+            spec.budget,
             spec.seed,
             self.device,
             self.precision,
@@ -148,7 +147,7 @@ class Run:
     def _macs(self) -> int:
         """MACs of the network as it is now."""
         assert self.training is not None
-        return int(self.training.extra.get("macs", self.dense_macs))
+        return self.model.macs(self.model.array(self.training.ctx.sites.widths))
 
     def _finalize(self, training: Training) -> None:
         for hook in self.method.bound("finalize"):
@@ -168,10 +167,10 @@ class Run:
                 f"the method's masks cost {self.model.cost(budget, cost):,}, "
                 f"the budget of {budget} is {self.model.allowed(budget):,}"
             )
-        dense = ctx.network
+        whole, sites = ctx.network, ctx.sites
         sliced = ctx.slice(masks)
         x = self.data.val.normalised(self.data.val.pixels[:64])
-        difference = gate_slice_difference(dense, sliced, self.sites, masks, x)
+        difference = gate_slice_difference(whole, sliced, sites, masks, x)
         if not difference <= TOLERANCE:  # not a number fails too
             raise RunFailed(f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}")
         counted = flops.count(sliced, self.shape)
@@ -179,7 +178,6 @@ class Run:
             raise RunFailed(f"fvcore counts {counted.total:,} MACs, the cost model {self.model.macs(cost):,}")
         training.recalibrate()
         training.extra = {
-            "macs": counted.total,
             "gate_slice_difference": difference,
             "pruned": clone_state(sliced),
         }
@@ -256,8 +254,7 @@ class Run:
             "plan": steps,
             "precision": self.precision,
             "starts_from": self.method.starts_from,
-            "epochs": sum(s.epochs for s in self.plan if isinstance(s, Phase))
-            + (base.facts["epochs"] if from_base else 0),
+            "epochs": training.epochs + (base.facts["epochs"] if from_base else 0),
             "examples": training.examples + (base.facts["examples"] if from_base else 0),
             "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
             "selection": "last epoch",
@@ -303,12 +300,6 @@ def build_like(network: nn.Module, spec: Spec, shape: Any, classes: int) -> nn.M
     """The dense network of ``spec`` with its initial weights, on the device of ``network``."""
     device = next(network.parameters()).device
     return environment.place(build(spec.arch, shape, classes, spec.seed), device)
-
-
-def relinked(sites: Sites, network: nn.Module) -> Sites:
-    """The same sites on another network of the same architecture."""
-    moved = {name: dataclasses.replace(site, network=network) for name, site in sites.items()}
-    return Sites(moved, sites.rejected, sites.coupling)
 
 
 def check_plan(plan: Any, prunes: bool) -> Plan:

@@ -36,6 +36,13 @@ class Progress:
         if self.bar is not None:
             self.bar.initial = self.bar.n = self.done
 
+    def fewer(self, epochs: int) -> None:
+        """So many epochs will not be needed."""
+        self.total -= epochs
+        if self.bar is not None and epochs:
+            self.bar.total = self.total
+            self.bar.refresh()
+
     def step(self, share: float) -> None:
         """A step of an epoch that has ``1 / share`` of them is done."""
         if self.bar is not None:

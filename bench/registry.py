@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.errors import UsageError
 
-HIDDEN = ("paper", "sha256", "min_size")
+HIDDEN = ("paper", "sha256", "min_size", "ranking", "needs")
 """Decorator arguments that a list does not show."""
 
 ROOT = Path(__file__).resolve().parent.parent

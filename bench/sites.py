@@ -7,13 +7,16 @@ only if gating its units where they are consumed gives the same output as slicin
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.errors import RunFailed
 from bench.gates import Gates, Tap
@@ -54,15 +57,49 @@ class Site:
 
     def rows(self) -> Tensor:
         """Weights that produce each unit, ``[n_units, fan_in]`` (all producers side by side); differentiable."""
+        return torch.cat([weight.flatten(1) for weight in self.weights()], dim=1)
+
+    def weights(self) -> list[Tensor]:
+        """The producers' weights themselves, each ``[n_units, inputs, ...]``."""
         makers = [self.network.get_submodule(p) for p in self.producers]
-        weights = [m.weight for m in makers if isinstance(m, (*CONVS, nn.Linear))]  # a padded shortcut has none
-        return torch.cat([w.flatten(1) for w in weights], dim=1)
+        return [m.weight for m in makers if isinstance(m, (*CONVS, nn.Linear))]  # a padded shortcut has none
+
+    def kernels(self) -> Tensor:
+        """Weights kernel by kernel, ``[n_units, inputs, positions]`` (1 position for linear layers); differentiable.
+
+        Producers with kernels of different sizes are padded with zeros.
+        """
+        weights = [w.flatten(2) if w.dim() > 2 else w[..., None] for w in self.weights()]
+        most = max(w.shape[2] for w in weights)
+        return torch.cat([F.pad(w, (0, most - w.shape[2])) for w in weights], dim=1)
 
     def gamma(self) -> Tensor | None:
         """``|gamma|`` of the units' batch norms summed, ``[n_units]``, differentiable; None without a scaled norm."""
         scales = [self.network.get_submodule(n).weight for n in self.norms]
         sizes = [s.abs() for s in scales if isinstance(s, Tensor)]  # a norm may have no scale
         return torch.stack(sizes).sum(dim=0) if sizes else None
+
+    def scale(self) -> Tensor:
+        """:meth:`gamma`; raises RunFailed where the site has no batch norm with a scale."""
+        gamma = self.gamma()
+        if gamma is None:
+            raise RunFailed(f"site {self.name} has no batch norm with a scale; this method needs one at every site")
+        return gamma
+
+    def effective_norm(self) -> Tensor:
+        """l2 norm of each unit's weights as its norm rescales them, ``[n_units]``: ``|gamma| ||w|| / sqrt(var + eps)``.
+
+        Batch norm undoes the size of the weights, so that their own norm says nothing after it. Several norms count
+        by their mean; without norms it is the plain l2 norm.
+        """
+        factors = []
+        for name in self.norms:
+            norm: Any = self.network.get_submodule(name)
+            if norm.running_var is not None:
+                gain = 1.0 if norm.weight is None else norm.weight.abs()
+                factors.append(gain / (norm.running_var + norm.eps).sqrt())
+        size = self.rows().norm(dim=1)
+        return size * torch.stack(factors).mean(dim=0) if factors else size
 
     def unit_parameters(self) -> Iterator[tuple[nn.Parameter, Cut]]:
         """Parameters whose rows belong to single units: weights and biases that make them, their norms' scales."""
@@ -104,12 +141,93 @@ class Sites(Mapping[str, Site]):
         """A physically smaller copy of ``network`` without the units whose mask is False."""
         return slice_network(network, self.cuts(masks))
 
+    def on(self, network: nn.Module) -> Sites:
+        """The same sites of another network of the same architecture."""
+        moved = {name: dataclasses.replace(site, network=network) for name, site in self.items()}
+        return Sites(moved, self.rejected, self.coupling)
+
+    def sliced(self, masks: Mapping[str, Tensor], network: nn.Module) -> Sites:
+        """These sites as they are on ``network``, which is :meth:`slice` of theirs by ``masks``."""
+        gone: dict[tuple[str, bool], list[int]] = defaultdict(list)  # by layer and whether at its input
+        for cut, mask in self.cuts(masks):
+            gone[cut.layer, cut.side == "in"] += cut.positions[~mask[cut.units]].tolist()
+
+        def moved(part: Cut | Tap, at_input: bool, keep: Tensor) -> dict[str, Any]:
+            stays = keep[part.units]
+            before = torch.tensor(sorted(gone[part.layer, at_input]), dtype=torch.int64)
+            at = part.positions[stays]
+            return {
+                "positions": at - torch.searchsorted(before, at),
+                "units": (keep.cumsum(0) - 1)[part.units[stays]],
+            }
+
+        found = {}
+        for name, site in self.items():
+            keep = masks[name].cpu()
+            cuts = [dataclasses.replace(c, **moved(c, c.side == "in", keep)) for c in site.cuts]
+            consumers = [
+                dataclasses.replace(t, width=t.width - len(gone[t.layer, True]), **moved(t, True, keep))
+                for t in site.consumers
+            ]
+            found[name] = dataclasses.replace(
+                site, n_units=int(keep.sum()), network=network, cuts=tuple(cuts), consumers=tuple(consumers)
+            )
+        return Sites(found, self.rejected, self.coupling)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A copy of a network with torch-pruning's dependency graph of it.
+
+    Attributes:
+        network: the copy: eval mode, float32, on the CPU, every parameter trainable, a padded shortcut as the
+            convolution it equals. Layers are named as in the original.
+        graph: which channels of its layers go together.
+    """
+
+    network: nn.Module
+    graph: tp.DependencyGraph
+
+    def group(self, layer: str) -> tp.Group:
+        """All that depends on the output channels of ``layer``, itself first; index ``u`` is its channel ``u``."""
+        module = self.network.get_submodule(layer)
+        prune = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
+        return self.graph.get_pruning_group(module, prune, list(range(channels(module)[1])))
+
+
+def trace(network: nn.Module, shape: tuple[int, ...]) -> Trace:
+    """Let torch-pruning trace a copy of ``network`` for inputs of ``shape`` (without the batch axis).
+
+    Raises:
+        RunFailed: torch-pruning cannot trace it.
+    """
+    traced = copy.deepcopy(network).cpu().float().eval()
+    for name, module in list(traced.named_modules()):
+        if hasattr(module, "as_conv"):
+            parent = traced.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], module.as_conv())
+    for parameter in traced.parameters():
+        parameter.requires_grad_(True)
+    try:
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            graph = tp.DependencyGraph().build_dependency(
+                traced, torch.zeros(2, *shape), verbose=False, customized_pruners={}, unwrapped_parameters=[]
+            )
+    except Exception as error:
+        raise RunFailed(
+            f"torch-pruning cannot trace this network ({type(error).__name__}: {error}); "
+            "it needs a forward that maps one image tensor to one logits tensor"
+        ) from error
+    return Trace(traced, graph)
+
 
 def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inner") -> Sites:
     """Find and check the sites of ``network`` for inputs of ``shape`` (without the batch axis).
 
     Args:
-        network: any network torch-pruning can trace; left as it was.
+        network: any network torch-pruning can trace; left as it was. Layers it names in an attribute ``whole``
+            keep their width, where a paper excludes them.
         shape: one input's shape.
         coupling: ``inner`` takes widths with a single producer, so residual streams stay whole; ``full`` also
             takes widths that several layers produce together.
@@ -120,6 +238,8 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
     candidates, rejected = {}, {}
     for name, found in _groups(network, shape).items():
         try:
+            if name in getattr(network, "whole", ()):
+                raise _Rejected("the architecture leaves it whole")
             candidates[name] = _site(name, found, network, coupling)
         except _Rejected as why:
             rejected[name] = str(why)
@@ -166,35 +286,18 @@ _Member = tuple[str, str, list[int], list[int]]  # layer, side, positions, units
 
 def _groups(network: nn.Module, shape: tuple[int, ...]) -> dict[str, list[_Member] | str]:
     """Root layer -> members, or the reason there are none, as torch-pruning sees the network."""
-    traced = copy.deepcopy(network).cpu().float().eval()
-    for name, module in list(traced.named_modules()):
-        if hasattr(module, "as_conv"):
-            parent = traced.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.as_conv())
-    for parameter in traced.parameters():
-        parameter.requires_grad_(True)
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(
-                traced, torch.zeros(2, *shape), verbose=False, customized_pruners={}, unwrapped_parameters=[]
-            )
-    except Exception as error:
-        raise RunFailed(
-            f"torch-pruning cannot trace this network ({type(error).__name__}: {error}); "
-            "it needs a forward that maps one image tensor to one logits tensor"
-        ) from error
-    names = {module: name for name, module in traced.named_modules()}
+    traced = trace(network, shape)
+    graph = traced.graph
+    names = {module: name for name, module in traced.network.named_modules()}
     groups: dict[str, list[_Member] | str] = {}
     seen: set[str] = set()
-    for name, module in traced.named_modules():
+    for name, module in traced.network.named_modules():
         if not isinstance(module, (*CONVS, nn.Linear)) or name in seen or module not in graph.module2node:
             continue
         if isinstance(module, CONVS) and module.groups > 1:
             continue  # depthwise layers follow their producer; other grouped ones are rejected as members
-        prune = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
         try:
-            group = graph.get_pruning_group(module, prune, list(range(channels(module)[1])))
+            group = traced.group(name)
         except Exception as error:
             groups[name] = f"torch-pruning fails on it ({type(error).__name__})"
             continue

@@ -29,12 +29,15 @@ class Stage:
     ``onecycle`` rises from lr/25 over the first 30 % and falls to lr/250,000, both as cosines (the defaults of
     torch's OneCycleLR; momentum stays constant).
     ``warmup``: share of the steps over which the rate first rises linearly.
+    ``patience``: end a phase when the validation loss has not fallen for so many epochs; the weights of the last
+    epoch stay. 0: train all epochs.
     """
 
     epochs: int
     lr: float
     schedule: Literal["constant", "cosine", "linear", "step", "onecycle"] = "cosine"
     warmup: float = 0.0
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Recipe:
             _within("epochs", stage.epochs, 0)
             _within("lr", stage.lr, 0)
             _within("warmup", stage.warmup, 0, 1)
+            _within("patience", stage.patience, 0)
         for name in ("batch_size", "latency_batch"):
             _within(name, getattr(self, name), 1)
         for name in ("weight_decay", "recalibrate"):
@@ -84,12 +88,14 @@ class Budget:
         ranking: ``global`` compares units over all sites, ``layer`` keeps the same share in every site; None
             leaves it to the method.
         min_keep: units that stay in every site, whatever their scores.
+        widths: units to keep in each site, in the sites' order, instead of a share: another record's profile.
     """
 
     keep_macs: float | None = None
     keep_params: float | None = None
     ranking: str | None = None
     min_keep: int = 1
+    widths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("keep_macs", "keep_params"):
@@ -102,6 +108,10 @@ class Budget:
             object.__setattr__(self, name, float(share))  # 1 and 1.0 are one specification
         if self.keep_macs is not None and self.keep_params is not None:
             raise UsageError("--keep-macs and --keep-params: give one of them")
+        if self.widths is not None:
+            if self.keep_macs is not None or self.keep_params is not None:
+                raise UsageError("a budget of widths has no share: give --like without --keep-macs or --keep-params")
+            object.__setattr__(self, "widths", tuple(self.widths))  # JSON has lists only
         if self.ranking not in (None, "global", "layer"):
             raise UsageError(f"--ranking {self.ranking}: global or layer")
         if self.min_keep < 1:
@@ -113,6 +123,8 @@ class Budget:
         return next((k for k in (self.keep_macs, self.keep_params) if k is not None), 1.0)
 
     def __str__(self) -> str:
+        if self.widths is not None:
+            return f"widths {'-'.join(map(str, self.widths))}"
         what = "params" if self.keep_params is not None else "MACs"
         return f"{self.keep:g} of the {what}"
 
@@ -209,7 +221,7 @@ def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:
             value = decode(nested, value, f"{where}.{key}")
         elif not _fits(value, hints[key]):
             raise UsageError(f"{where}: {key} = {value!r} is not {_type_name(hints[key])}")
-        made[key] = float(value) if hints[key] is float else value
+        made[key] = float(value) if hints[key] is float else tuple(value) if isinstance(value, list) else value
     missing = [
         n
         for n, f in fields.items()
@@ -322,6 +334,10 @@ def _fits(value: Any, kind: Any) -> bool:
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
             return True
         if option is int and isinstance(value, bool):
+            continue
+        if isinstance(value, list | tuple) and get_origin(option) is tuple:  # JSON and TOML have lists only
+            if all(_fits(v, get_args(option)[0]) for v in value):
+                return True
             continue
         if isinstance(value, get_origin(option) or option):
             return True

@@ -18,15 +18,20 @@ def make_spec(
     arch: str,
     dataset: str,
     recipe: Recipe,
-    budget: Budget,
+    budget: Budget | None,
     seed: int = 0,
     coupling: str = "inner",
     options: dict[str, str] | None = None,
 ) -> Spec:
-    """A specification with every name and option checked; raises UsageError."""
+    """A specification with every name and option checked; raises UsageError.
+
+    Without a budget the method chooses its own sparsity (the native track), which not every method can.
+    """
     method = "+".join(method_names(method))
     made = make_method(method, options or {})
-    if budget.ranking == made.ranking:
+    if budget is None and made.prunes and not made.native:
+        raise UsageError(f"method '{method}' does not choose its own sparsity: give --keep-macs, not --native")
+    if budget and budget.ranking == made.ranking:
         budget = dataclasses.replace(budget, ranking=None)
     parts = made.parts if isinstance(made, Composed) else [made]
     config: dict[str, Any] = {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.api import Method, Phase, Plan
+from bench.api import PRUNE, Method, Phase, Plan
 from bench.checkpoint import load_state, save_state
 from bench.context import Context, check_masks
 from bench.data import TrainingData
@@ -53,9 +53,9 @@ class Training:
         self.method: Method | None = method
         self.checkpoint, self.identity = checkpoint, identity
         self.position = (0, 0)  # index in the plan, epochs of it that are done
-        self.curve: list[dict[str, Any]] = []
+        self.curve: list[dict[str, Any]] = ctx.curve
         self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
-        self.examples = 0
+        self.examples = self.epochs = 0
         self.train_macs = 0
         self.resumes = 0
         self.prefix = ""  # before a phase's name in progress messages
@@ -65,16 +65,21 @@ class Training:
 
     def run(self, plan: Plan, prune: Callable[[Training], None], macs: Callable[[], int]) -> None:
         """Carry out ``plan`` from the current position; ``prune`` does its PRUNE, ``macs`` counts the network."""
-        start, done = self.position
+        index, done = self.position
         self._macs = macs
-        for index in range(start, len(plan)):
+        while index < len(plan):
             step = plan[index]
             if isinstance(step, Phase):
-                self._phase(index, step, done if index == start else 0)
+                self._phase(index, step, done)
             else:
                 prune(self)
                 self.method = None
-            self._save((index + 1, 0))
+            following = index + 1
+            if self.ctx.stopping == "search":
+                following = plan.index(PRUNE) if PRUNE in plan else len(plan)
+                self.progress.fewer(sum(s.epochs for s in plan[index + 1 : following] if isinstance(s, Phase)))
+            index, done, self.ctx.stopping = following, 0, None
+            self._save((index, 0))
 
     def _phase(self, index: int, phase: Phase, done: int) -> None:
         ctx = self.ctx
@@ -99,9 +104,11 @@ class Training:
             ctx.epoch = epoch
             loss = self._epoch(index, phase, stage, optimizer)
             self.train_macs += 3 * self._macs() * self._examples_an_epoch
+            self.epochs += 1
             with self._clock("evaluate"):
-                accuracy = self._validate()
-            entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss, "val_top1": accuracy}
+                accuracy, val_loss = self._validate()
+            entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
+            entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": ctx.units_left}
             self._call("on_epoch_end")
             self.curve.append(entry | ctx.logged)
             ctx.logged = {}
@@ -111,10 +118,19 @@ class Training:
                     f"the loss is {loss} after epoch {epoch + 1} of {phase.part}: "
                     f"lower its rate (--set {phase.part}.lr={stage.lr / 10:g}) or the method's strength"
                 )
-            if epoch + 1 == phase.epochs:
+            if self._impatient(index, stage.patience):
+                ctx.stop_phase()
+            if epoch + 1 == phase.epochs or ctx.stopping:
+                self.progress.fewer(phase.epochs - epoch - 1)
                 self._call("on_phase_end")
+                break
             self._save((index, epoch + 1))
         ctx.optimizer = None
+
+    def _impatient(self, index: int, patience: int) -> bool:
+        """Whether the validation loss of this phase was last at its lowest more than ``patience`` epochs ago."""
+        losses = [entry["val_loss"] for entry in self.curve if entry["phase"] == index]
+        return patience > 0 and len(losses) - losses.index(min(losses)) > patience
 
     def charge_forwards(self) -> None:
         """Count the forwards that a method made by itself (probing, candidates, statistics) as training cost."""
@@ -138,6 +154,7 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = stage.lr * factor
             ctx.step, ctx.x, ctx.y = step, x, y
+            ctx.progress = ctx.epoch + step / steps
             if hooks["on_batch_start"]:
                 self._timed(hooks["on_batch_start"])
             with ctx.tracking(), ctx.autocast():
@@ -165,11 +182,12 @@ class Training:
         return mean
 
     @torch.no_grad()
-    def _validate(self) -> float:
-        """Top-1 on the validation images, in eval mode and float32, masks included."""
+    def _validate(self) -> tuple[float, float]:
+        """Top-1 and loss on the validation images, in eval mode and float32, masks included."""
         val = self.data.val
-        logits = logits_of(self.ctx.network, val.normalised(val.pixels))
-        return (logits.argmax(dim=1) == val.labels.cpu()).double().mean().item()
+        logits, labels = logits_of(self.ctx.network, val.normalised(val.pixels)), val.labels.cpu()
+        top1 = (logits.argmax(dim=1) == labels).double().mean().item()
+        return top1, F.cross_entropy(logits, labels).item()
 
     def recalibrate(self) -> None:
         """Re-estimate batch norm statistics as the plain mean over the recipe's number of training batches."""
@@ -225,7 +243,7 @@ class Training:
             "network": ctx.network.state_dict(),
             "optimizer": ctx.optimizer.state_dict() if ctx.optimizer else None,
             "method": self.method.state_dict() if self.method else None,
-            "masks": None if ctx.sliced_by else ctx.masks,
+            "masks": ctx.masks,
             "sliced_by": ctx.sliced_by,
             "snapshots": {tag: s for tag, s in ctx.snapshots.items() if tag not in ("init", "base")},
             "tracked": ctx.tracked,
@@ -233,6 +251,7 @@ class Training:
             "curve": self.curve,
             "seconds": self.seconds,
             "examples": self.examples,
+            "epochs": self.epochs,
             "train_macs": self.train_macs,
             "resumes": self.resumes,
             "extra": self.extra,
@@ -249,23 +268,24 @@ class Training:
             return False
         ctx = self.ctx
         if state["sliced_by"] is not None:
-            if self.method:
-                ctx.release()
-            ctx.slice(state["sliced_by"])
+            ctx.slice(state["sliced_by"]) if state["method"] is None else ctx.shrink(state["sliced_by"])
+        if state["method"] is None:
+            ctx.release()
             self.method = None
         elif self.method:
             self.method.load_state_dict(state["method"])
         ctx.network.load_state_dict(state["network"])
-        if state["masks"] is not None:
-            ctx.masks = state["masks"]
+        ctx.masks = state["masks"]
         ctx.snapshots |= state["snapshots"]
         ctx.tracked |= state["tracked"]
         ctx.rng.set_state(state["rng"].cpu())
         self._optimizer_state = state["optimizer"]
         first, second = state["position"]
         self.position = (int(first), int(second))
-        self.curve, self.seconds, self.extra = state["curve"], state["seconds"], state["extra"]
-        self.examples, self.train_macs = state["examples"], state["train_macs"]
+        self.curve = ctx.curve = state["curve"]
+        self.seconds, self.extra = state["seconds"], state["extra"]
+        self.examples, self.epochs = state["examples"], state["epochs"]
+        self.train_macs = state["train_macs"]
         self.resumes = state["resumes"] + 1
         return True
 

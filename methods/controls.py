@@ -1,20 +1,38 @@
 """Controls: what every method has to be compared with."""
 
+from dataclasses import dataclass
+
 import torch
 
 from bench.api import PRUNE, Method, Phase, method
-from methods.papers import BLALOCK2020, LIU2019
+from methods.papers import BLALOCK2020, LIU2017, LIU2019, SRIVASTAVA2014
 
 
 @method("dense")
 class Dense(Method):
     """No pruning: the base, trained on for the fine-tuning epochs, so that its total equals everyone's."""
 
-    starts_from = "base"
     prunes = False
 
+    @dataclass(frozen=True)
+    class Config:
+        """Options."""
+
+        epochs: int = 0  # train so many from the start instead: as long as the longest method (ours)
+
+        def __post_init__(self):
+            if self.epochs < 0:
+                raise ValueError(f"epochs {self.epochs}: 0 or more")
+
+    @property
+    def starts_from(self):
+        """The base, unless another length was asked for."""
+        return "init" if self.config.epochs else "base"
+
     def plan(self, ctx):
-        """Fine-tune only."""
+        """Fine-tune only, or train from the start."""
+        if self.config.epochs:
+            return (Phase(self.config.epochs),)
         return (Phase(ctx.recipe.finetune.epochs, "finetune"),)
 
 
@@ -26,7 +44,7 @@ class Random(Method):
 
     def scores(self, ctx):
         """Uniform random numbers."""
-        return {n: torch.rand(s.n_units, generator=ctx.rng, device=ctx.device) for n, s in ctx.sites.items()}
+        return ctx.draw()
 
 
 @method("uniform_thin", paper=LIU2019)
@@ -35,8 +53,65 @@ class UniformThin(Method):
 
     def plan(self, ctx):
         """Slice at once, draw fresh weights, train."""
-        return (PRUNE, Phase(ctx.recipe.train.epochs + ctx.recipe.finetune.epochs, "train", rewind="fresh"))
+        return (PRUNE, Phase(self.epochs(ctx), "train", rewind="fresh"))
+
+    def epochs(self, ctx):
+        """As many as the others in all."""
+        return ctx.recipe.train.epochs + ctx.recipe.finetune.epochs
 
     def scores(self, ctx):
         """Equal shares under any ranking; which units stay does not matter, their weights are drawn afresh."""
         return {n: -torch.arange(1.0, s.n_units + 1) / s.n_units for n, s in ctx.sites.items()}
+
+
+@method("uniform_thin_long", paper=LIU2019)
+class UniformThinLong(UniformThin):
+    """The same, trained for as many MACs as the dense network takes in these epochs (scratch-B)."""
+
+    def epochs(self, ctx):
+        """More epochs for a smaller network."""
+        return round(super().epochs(ctx) / ctx.share(ctx.equal_widths()))
+
+
+@method("dropout", paper=SRIVASTAVA2014)
+class Dropout(Method):
+    """Plain dropout of whole units while training: how much of a method's gain is plain regularisation."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options."""
+
+        p: float = 0.2  # chance of a unit to be dropped for an example (ours)
+
+        def __post_init__(self):
+            if not 0 <= self.p < 1:
+                raise ValueError(f"p {self.p}: at least 0 and below 1")
+
+    def on_batch_start(self, ctx):
+        """Drop, and scale what stays by ``1 / (1 - p)``."""
+        ctx.keep_at_random({n: torch.full((w,), 1 - self.config.p) for n, w in ctx.sites.widths.items()}, rescale=True)
+
+
+@method("slimming", paper=LIU2017)
+class Slimming(Method):
+    """Network slimming: an l1 term on the scales of batch norms, then one cut over all sites by scale."""
+
+    ranking = "global"
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options."""
+
+        strength: float = 1e-4  # weight of the term (paper: 1e-4 for VGG, 1e-5 for ResNet and DenseNet)
+
+        def __post_init__(self):
+            if self.strength < 0:
+                raise ValueError(f"strength {self.strength}: not negative")
+
+    def penalty(self, ctx):
+        """``strength`` times the sum of ``|gamma|``."""
+        return self.config.strength * sum(site.scale().sum() for site in ctx.sites.values())
+
+    def scores(self, ctx):
+        """``|gamma|``."""
+        return {name: site.scale().detach() for name, site in ctx.sites.items()}

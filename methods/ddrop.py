@@ -10,14 +10,8 @@ from typing import Literal
 
 import torch
 
-from bench.api import Method, method
+from bench.api import STATISTICS, Method, method
 from methods.papers import DDROP
-
-STATISTICS = {  # of a site's activations [n_units, values]; as the consumer reads them
-    "act_mean": lambda a: a.abs().mean(dim=1),
-    "act_std": lambda a: a.std(dim=1),
-    "apoz": lambda a: (a > 0).float().mean(dim=1),
-}
 
 
 def rank_share(importance):
@@ -83,14 +77,12 @@ class DDrop(Method):
         return "act_mean" if wanted == "bn_gamma" and site.gamma() is None else wanted
 
     def prepare(self, ctx):
-        """Track activation statistics where the importance is one; count the units under the l1 term."""
-        kept = ctx.rank({n: torch.zeros(s.n_units) for n, s in ctx.sites.items()}, "layer")
-        self.lowest = {name: int((~mask).sum()) for name, mask in kept.items()}
+        """Count the units under the l1 term; track activation statistics where the importance is one."""
+        c, kept = self.config, ctx.equal_widths()
+        self.lowest = {n: w - kept[n] if c.amount is None else int(c.amount * w) for n, w in ctx.sites.widths.items()}
         for name, site in ctx.sites.items():
             if self.kind(site) in STATISTICS:
-                ctx.track(name, STATISTICS[self.kind(site)], self.config.momentum)
-            if self.config.amount is not None:
-                self.lowest[name] = int(self.config.amount * site.n_units)
+                ctx.track(name, STATISTICS[self.kind(site)], c.momentum)
 
     @torch.no_grad()
     def scores(self, ctx):
@@ -100,22 +92,16 @@ class DDrop(Method):
 
     def on_batch_start(self, ctx):
         """Draw which unit each image sees: Bernoulli of the keep probability, constant over the map."""
-        c = self.config
+        c, self.importances = self.config, self.scores(ctx)
         s = annealing(c.schedule, ctx.epoch, c.ramp * ctx.recipe.train.epochs)
-        self.importances, gates = self.scores(ctx), {}
-        for name, importance in self.importances.items():
-            keep = keep_probability(SHARES[c.share](importance), c.p_min, c.p_max, s)
-            draw = torch.rand(len(ctx.x) if c.per_sample else 1, len(keep), generator=ctx.rng, device=ctx.device)
-            gates[name] = (draw < keep).float() / (keep.clamp(min=1e-12) if c.rescale else 1)
-        ctx.gate(gates)
+        chances = {n: keep_probability(SHARES[c.share](u), c.p_min, c.p_max, s) for n, u in self.importances.items()}
+        ctx.keep_at_random(chances, c.per_sample, c.rescale)
 
     def penalty(self, ctx):
         """``l1`` times the sum of ``|gamma|`` (without batch norm ``||w||_1``) over each site's lowest units."""
-        c, total = self.config, 0.0
+        total, weighted = 0.0, self.config.l1_on == "weighted"
         for name, site in ctx.sites.items():
-            size = site.rows().abs().sum(dim=1) if site.gamma() is None else site.gamma()
-            if c.l1_on == "lowest":
-                total += size[self.importances[name].argsort(stable=True)[: self.lowest[name]]].sum()
-            else:
-                total += (size * (1 - rank_share(self.importances[name]))).sum()
-        return c.l1 * total
+            u, size = self.importances[name], site.rows().abs().sum(dim=1) if site.gamma() is None else site.gamma()
+            low = size * (1 - rank_share(u)) if weighted else size[u.argsort(stable=True)[: self.lowest[name]]]
+            total += low.sum()
+        return self.config.l1 * total

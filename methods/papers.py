@@ -27,3 +27,72 @@ BLALOCK2020 = Paper(
     "MLSys",
     "https://arxiv.org/abs/2003.03033",
 )
+FANG2023 = Paper(
+    "Fang et al.", 2023, "DepGraph: Towards Any Structural Pruning", "CVPR", "https://arxiv.org/abs/2301.12900"
+)
+DROPNET = Paper(
+    "Tan and Motani",
+    2020,
+    "DropNet: Reducing Neural Network Complexity via Iterative Pruning",
+    "ICML",
+    "https://arxiv.org/abs/2207.06646",
+)
+EDROPOUT = Paper(
+    "Salehinejad and Valaee",
+    2021,
+    "EDropout: Energy-Based Dropout and Pruning of Deep Neural Networks",
+    "IEEE TNNLS 33(10)",
+    "https://arxiv.org/abs/2006.04270",
+)
+SPECTRAL = Paper(
+    "Khan et al.",
+    2019,
+    "Regularization of Deep Neural Networks with Spectral Dropout",
+    "Neural Networks 110",
+    "https://arxiv.org/abs/1711.08591",
+)
+L1L2 = Paper(
+    "Berthelier et al.",
+    2021,
+    "Learning Sparse Filters in Deep Convolutional Neural Networks with a l1/l2 Pseudo-Norm",
+    "ICPR workshops",
+    "https://arxiv.org/abs/2007.10022",
+)
+LIU2017 = Paper(
+    "Liu et al.",
+    2017,
+    "Learning Efficient Convolutional Networks through Network Slimming",
+    "ICCV",
+    "https://arxiv.org/abs/1708.06519",
+)
+HE2019 = Paper(
+    "He et al.",
+    2019,
+    "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
+    "CVPR",
+    "https://arxiv.org/abs/1811.00250",
+)
+MOLCHANOV2019 = Paper(
+    "Molchanov et al.",
+    2019,
+    "Importance Estimation for Neural Network Pruning",
+    "CVPR",
+    "https://arxiv.org/abs/1906.10771",
+)
+HU2016 = Paper(
+    "Hu et al.",
+    2016,
+    "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep Architectures",
+    "arXiv",
+    "https://arxiv.org/abs/1607.03250",
+)
+HAN2015 = Paper(
+    "Han et al.",
+    2015,
+    "Learning both Weights and Connections for Efficient Neural Networks",
+    "NIPS",
+    "https://arxiv.org/abs/1506.02626",
+)
+SRIVASTAVA2014 = Paper(
+    "Srivastava et al.", 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", "JMLR 15"
+)

@@ -6,18 +6,18 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from bench.archs.layers import ChannelPad
+from bench.check.networks import (
+    SHAPE,
+    Residual,
+    conv,
+    conv_flatten,
+    densely_connected,
+    depthwise,
+    head,
+    mlp,
+    residual,
+)
 from bench.sites import NORMS, find_sites
-
-SHAPE = (3, 8, 8)
-
-
-def conv(inp, out, size=3, **options):
-    return nn.Conv2d(inp, out, size, padding=size // 2, **options)
-
-
-def head(channels, classes=4):
-    return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
 
 
 def with_activation(activation):
@@ -30,43 +30,6 @@ def conv_bn():
     return with_activation(nn.ReLU())
 
 
-def conv_flatten():
-    """No normalisation; a flattened map gives each unit of site ``3`` four positions."""
-    convs = conv(3, 6), nn.ReLU(), nn.MaxPool2d(2), conv(6, 5), nn.ReLU(), nn.MaxPool2d(2)
-    return nn.Sequential(*convs, nn.Flatten(), nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 4))
-
-
-def mlp():
-    layers = nn.Flatten(), nn.Linear(192, 9), nn.ReLU(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 4)
-    return nn.Sequential(*layers)
-
-
-class Residual(nn.Module):
-    def __init__(self, body, shortcut):
-        super().__init__()
-        self.body, self.shortcut, self.relu = nn.Sequential(*body), shortcut, nn.ReLU()
-
-    def forward(self, x):
-        return self.relu(self.body(x) + self.shortcut(x))
-
-
-def basic_block(inp, out, stride, shortcut):
-    first = conv(inp, out, stride=stride, bias=False), nn.BatchNorm2d(out), nn.ReLU()
-    return Residual((*first, conv(out, out, bias=False), nn.BatchNorm2d(out)), shortcut)
-
-
-def residual(option):
-    """A stem, a block that keeps the width and one that doubles it."""
-    pad = ChannelPad(4, 8, 2)
-    projection = nn.Sequential(conv(4, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
-    return nn.Sequential(
-        nn.Sequential(conv(3, 4, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
-        basic_block(4, 4, 1, nn.Identity()),
-        basic_block(4, 8, 2, pad if option == "A" else projection),
-        *head(8),
-    )
-
-
 def bottleneck():
     body = (
         *(conv(6, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
@@ -74,31 +37,6 @@ def bottleneck():
         *(conv(5, 6, 1), nn.BatchNorm2d(6)),
     )
     return nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), Residual(body, nn.Identity()), *head(6))
-
-
-def depthwise():
-    return nn.Sequential(
-        *(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU()),
-        *(conv(6, 6, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU6()),
-        *(conv(6, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6()),
-        *head(8),
-    )
-
-
-class DenseLayer(nn.Module):
-    """Normalises all that came before and adds ``growth`` channels to it."""
-
-    def __init__(self, inp, growth):
-        super().__init__()
-        self.bn, self.conv = nn.BatchNorm2d(inp), conv(inp, growth, bias=False)
-
-    def forward(self, x):
-        return torch.cat([x, self.conv(torch.relu(self.bn(x)))], dim=1)
-
-
-def densely_connected():
-    layers = conv(3, 4), DenseLayer(4, 3), DenseLayer(7, 5), nn.BatchNorm2d(12), nn.ReLU()
-    return nn.Sequential(*layers, *head(12))
 
 
 class Doubled(nn.Module):

@@ -11,23 +11,26 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("bench", "methods", "leaderboard", "slurm")
 FLOORS = [
     {"bench", "bench.errors"},
-    {"bench.registry", "bench.measure", "bench.progress", "bench.modes"},
+    {"bench.registry", "bench.measure", "bench.progress", "bench.modes", "bench.statistics"},
     {"bench.environment", "bench.spec", "bench.slicing"},
     {"bench.measure.flops", "bench.measure.latency", "bench.measure.quality", "bench.gates", "bench.checkpoint"},
-    {"bench.sites", "bench.archs", "bench.record", "bench.data"},
+    {"bench.sites", "bench.archs", "bench.record", "bench.data", "bench.reproduce"},
     {"bench.archs.layers", "bench.budget"},
     {"bench.archs.resnet", "bench.archs.vgg", "bench.archs.plain", "bench.api", "leaderboard", "slurm"},
-    {"bench.context", "methods.papers", "leaderboard.summary", "methods"},
-    {"bench.training", "methods.norms", "methods.penalties", "methods.controls", "methods.ddrop"},
+    {"bench.archs.dropnet", "bench.context", "methods.papers", "leaderboard.summary", "methods"},
+    {"bench.training", "methods.norms", "methods.penalties", "methods.controls", "methods.ddrop", "methods.dropnet"},
+    {"methods.edropout", "methods.transforms", "methods.torch_pruning_adapter"},
+    {"methods.spectral"},
     {"bench.base", "bench.specify"},
     {"bench.pipeline"},
     {"bench.run", "bench.verify"},
     {"bench.cli.run", "bench.cli.listing", "bench.cli.show"},
+    {"bench.cli.reproduce"},
     {"bench.cli"},
     {"bench.__main__"},
 ]
 DOORS = {
-    "torch_pruning": {"bench.sites"},
+    "torch_pruning": {"bench.sites", "methods.torch_pruning_adapter"},
     "fvcore": {"bench.measure.flops"},
     "submitit": set(),
     "torchvision": {"bench.data"},
@@ -105,7 +108,10 @@ def test_heavy_readers_are_imported_inside_functions():
 
 @pytest.mark.parametrize("name", sorted(n for n in modules() if n.startswith("methods.")))
 def test_methods_import_the_contract_and_torch_only(name):
-    allowed = {"bench.api", "torch", "methods.papers", "math", "dataclasses", "typing"}
+    adapter = {"torch_pruning", "bench.sites", "bench.errors"}
+    allowed = {"bench.api", "torch", "torch.nn", "torch.nn.functional", "math", "functools", "dataclasses", "typing"}
+    allowed |= {"methods.papers", "methods.transforms"}
+    allowed |= adapter if name == "methods.torch_pruning_adapter" else set()
     assert {imported for imported, _ in imports(modules()[name])} <= allowed
 
 

@@ -64,6 +64,8 @@ def build(name: str, shape: Shape, num_classes: int, seed: int = 0) -> nn.Module
 def initialize(network: nn.Module) -> None:
     """Draw all weights afresh from the global RNG: He-normal (fan out) for convolutions, PyTorch's default elsewhere.
 
+    A network that has a method ``draw_weights()`` draws its own in place of these; what it leaves out (norms, say)
+    is reset to PyTorch's default.
     Source: He et al. 2015, eq. 14, as used for residual networks.
     """
     for module in network.modules():
@@ -72,3 +74,6 @@ def initialize(network: nn.Module) -> None:
             reset()
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    draw = getattr(network, "draw_weights", None)
+    if callable(draw):
+        draw()

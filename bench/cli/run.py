@@ -13,7 +13,7 @@ from bench.errors import RunFailed, UsageError
 from bench.registry import ARCHS, DATASETS, add_plugin, unknown
 
 if TYPE_CHECKING:
-    from bench.spec import Spec
+    from bench.spec import Budget, Spec
 
 DEFAULT_KEEP_MACS = 0.5
 RECIPE_OF = {"cifar10": "cifar", "cifar100": "cifar", "fashion_mnist": "mnist", "kmnist": "mnist"}
@@ -33,6 +33,10 @@ def add_to(commands: Any) -> None:
     budget = p.add_argument_group("budget")
     budget.add_argument("--keep-macs", type=_number, metavar="SHARE", help=f"default {DEFAULT_KEEP_MACS}")
     budget.add_argument("--keep-params", type=_number, metavar="SHARE", help="instead of --keep-macs")
+    budget.add_argument(
+        "--like", metavar="RECORD", help="instead: as many units in each site as this record's network kept"
+    )
+    budget.add_argument("--native", action="store_true", help="instead: the method chooses, as its paper does")
     budget.add_argument("--ranking", metavar="global|layer", help="default: the method's own")
     budget.add_argument("--min-keep", type=_whole, default=1, metavar="N", help="units that stay in every site (1)")
     budget.add_argument(
@@ -116,7 +120,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def make(chosen: argparse.Namespace, seed: int) -> Spec:
     """The specification that the command line asks for; raises UsageError."""
-    from bench.spec import Budget, load_recipe, method_names
+    from bench.spec import load_recipe, method_names
 
     method_names(chosen.method)
     for registry, name in ((ARCHS, chosen.arch), (DATASETS, chosen.dataset)):
@@ -129,12 +133,30 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
     recipe = load_recipe(chosen.recipe or RECIPE_OF.get(chosen.dataset, chosen.dataset), settings)
     from bench.specify import make_spec
 
-    keep_macs = chosen.keep_macs
-    if keep_macs is None and chosen.keep_params is None:
-        keep_macs = DEFAULT_KEEP_MACS
-    budget = Budget(keep_macs, chosen.keep_params, chosen.ranking, chosen.min_keep)
+    budget = make_budget(chosen)
     options = pairs(chosen.options, "-p")
     return make_spec(chosen.method, chosen.arch, chosen.dataset, recipe, budget, seed, chosen.coupling, options)
+
+
+def make_budget(chosen: argparse.Namespace) -> Budget | None:
+    """The budget that the command line asks for, None for ``--native``; raises UsageError."""
+    from bench import record
+    from bench.spec import Budget
+
+    asked = {"--keep-macs": chosen.keep_macs, "--keep-params": chosen.keep_params, "--like": chosen.like}
+    given = [flag for flag, value in asked.items() if value is not None] + ["--native"] * chosen.native
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)}: give one of them")
+    if chosen.native:
+        return None
+    widths = None
+    if chosen.like is not None:
+        like = record.load(Path(chosen.like))
+        if like["status"] != "ok":
+            raise UsageError(f"--like {chosen.like}: that run {like['status']}")
+        widths = tuple(after for _, after in like["structure"]["widths"].values())
+    keep_macs = chosen.keep_macs if given else DEFAULT_KEEP_MACS
+    return Budget(keep_macs, chosen.keep_params, chosen.ranking, chosen.min_keep, widths)
 
 
 def pairs(texts: list[str], option: str) -> dict[str, str]:

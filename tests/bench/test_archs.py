@@ -3,15 +3,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from networks import images
+from networks import half_masks, images
 from torch import nn
 
 from bench.archs import architecture, build
 from bench.errors import RunFailed, UsageError
 from bench.measure import flops
 from bench.registry import ARCHS
+from bench.sites import TOLERANCE, find_sites, gate_slice_difference
 
-SMALLEST = {"lenet": 16, "vgg16_bn": 32, "vgg19_bn": 32}
+SMALLEST = {"lenet": 16, "vgg16_bn": 32, "vgg19_bn": 32, "dropnet_resnet18": 16, "dropnet_vgg19": 32}
+SMALLEST |= {name: 16 for name in ARCHS.entries() if name.startswith("dropnet_c_")}
 CIFAR = (3, 32, 32)
 
 
@@ -68,7 +70,56 @@ def mlp_cost(hidden, shape, classes):
     return {"linear": weights}, weights + sum(widths[1:])
 
 
+def dropnet_cost(groups, hidden, norm, shape, classes):
+    """3x3 convolutions with biases in groups that end in pooling (and batch norm), then linear layers."""
+    (width, side, _), cost, params = shape, {"conv": 0}, 0
+    for group in groups:
+        for out in group:
+            cost["conv"] += 9 * width * out * side**2
+            params += 9 * width * out + out
+            width = out
+        if norm:
+            cost["batch_norm"] = cost.get("batch_norm", 0) + 2 * width * side**2
+            params += 2 * width
+        side //= 2
+    ops, more = mlp_cost(hidden, (width, side, side), classes)
+    return cost | ops, params + more
+
+
+def dropnet_resnet_cost(shape, classes):
+    side, conv, params = shape[1], 0, 0
+
+    def add(inp, out):
+        nonlocal conv, params
+        conv, params = conv + 9 * inp * out * side**2, params + 9 * inp * out + out
+
+    add(shape[0], 64)
+    width = 64
+    for out in (64, 128, 256, 512):
+        side //= 2
+        for inp in [width, *[out] * 3, *[width] * (width != out)]:
+            add(inp, out)
+        width = out
+    ops = {"conv": conv, "adaptive_avg_pool2d": 512 * side**2, "linear": 512 * classes}
+    return ops, params + 512 * classes + classes
+
+
+def dropnet_closed_form(name, shape, classes):
+    if name == "dropnet_resnet18":
+        return dropnet_resnet_cost(shape, classes)
+    if name == "dropnet_vgg19":
+        groups = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
+        return dropnet_cost(groups, (256,), True, shape, classes)
+    model, *widths = name.split("_")[1:]
+    widths = tuple(map(int, widths))
+    if model == "a":
+        return mlp_cost(widths, shape, classes)
+    return dropnet_cost([(w,) for w in widths], (256,) if model == "c" else (), False, shape, classes)
+
+
 def closed_form(name, shape, classes):
+    if name.startswith("dropnet"):
+        return dropnet_closed_form(name, shape, classes)
     if name.startswith("resnet"):
         return resnet_cost(int(name[6:].rstrip("b")), "B" if name.endswith("b") else "A", shape, classes)
     if name.startswith("vgg"):
@@ -192,3 +243,75 @@ def test_strides_halve_the_map_twice(depth, option):
         network(images(1, CIFAR))
     each = (depth - 2) // 6
     assert sizes == [(16, 32, 32)] * each + [(32, 16, 16)] * each + [(64, 8, 8)] * each
+
+
+MNIST = (1, 28, 28)
+DROPNET = [  # parameters and units that can be dropped: Tan & Motani 2020, figures of the models
+    ("dropnet_a_40_40", MNIST, 33_450, 80),
+    ("dropnet_a_20_20", MNIST, 16_330, 40),
+    ("dropnet_b_64_64", MNIST, 68_938, 128),
+    ("dropnet_c_64_64_128_128", CIFAR, 394_058, 384),
+    ("dropnet_c_128_128_256_256", CIFAR, 1_301_386, 768),
+    ("dropnet_resnet18", CIFAR, 12_545_418, 1_920),  # of 4,800: see its docstring
+    ("dropnet_vgg19", CIFAR, 20_158_282 + 2_944, 5_504),  # without and of batch norm
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "params", "units"), DROPNET)
+def test_dropnets_networks(name, shape, params, units):
+    network = build(name, shape, 10)
+    assert flops.parameters(network) == params
+    sites = find_sites(network, shape)
+    assert sum(sites.widths.values()) == units
+    masks = half_masks(sites)
+    assert gate_slice_difference(network, sites.slice(network, masks), sites, masks, images(2, shape)) <= TOLERANCE
+
+
+def test_what_dropnet_leaves_whole_is_no_site():
+    for name in ("dropnet_c_64_64_128_128", "dropnet_vgg19"):
+        network = build(name, CIFAR, 10)
+        assert network.hidden[0].out_features == 256
+        assert find_sites(network, CIFAR).rejected["hidden.0"] == "the architecture leaves it whole"
+
+
+def test_summands_of_dropnets_residual_network_leave_together():
+    network = build("dropnet_resnet18", CIFAR, 10)
+    inner, full = find_sites(network, CIFAR), find_sites(network, CIFAR, "full")
+    streams = [site for name, site in full.items() if name not in inner]
+    assert [site.n_units for site in streams] == [64, 128, 256, 512]
+    assert [len(site.producers) for site in streams] == [3, 3, 3, 3]
+    summands = sum(site.n_units * len(site.producers) for site in streams)
+    assert summands + sum(inner.widths.values()) == 4_800
+
+
+@pytest.mark.parametrize("name", ["dropnet_a_40_40", "dropnet_c_64_64_128_128", "dropnet_resnet18", "dropnet_vgg19"])
+def test_dropnets_weights_start_as_keras_draws_them(name):
+    shape = MNIST if "_a_" in name else CIFAR
+    network = build(name, shape, 10)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weight, field = module.weight, module.weight[0, 0].numel()
+            bound = math.sqrt(6 / (field * (weight.shape[0] + weight.shape[1])))
+            assert 0.97 * bound < weight.abs().max().item() <= bound * (1 + 1e-6)
+            assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+            assert not module.bias.any()
+    assert not torch.equal(next(build(name, shape, 10, seed=1).parameters()), next(network.parameters()))
+
+
+def test_a_network_may_draw_its_own_weights_only_in_part(monkeypatch):
+    """Layers it leaves alone are reset all the same."""
+    monkeypatch.setattr(ARCHS, "_objects", dict(ARCHS._objects))
+
+    class Own(nn.Sequential):
+        def draw_weights(self):
+            nn.init.constant_(self[0].weight, 0.25)
+
+    @architecture("own")
+    def own(shape, num_classes):
+        network = Own(nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+        nn.init.constant_(network[1].weight, 3.0)
+        return network
+
+    network = build("own", (1, 4, 4), 10)
+    assert (network[0].weight == 0.25).all()
+    assert (network[1].weight == 1).all()

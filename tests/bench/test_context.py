@@ -57,14 +57,15 @@ def test_probe_gives_gradients_back(make_ctx):
     assert torch.equal(parameter.grad, torch.ones_like(parameter))
 
 
-def test_candidates_in_one_forward_equal_candidates_one_by_one(make_ctx):
+def test_candidates_in_one_forward_equal_candidates_one_by_one(make_ctx, monkeypatch):
     ctx = make_ctx()
     population = [some_masks(ctx, seed=seed) for seed in range(5)]
     stacked = {name: torch.stack([m[name] for m in population]) for name in ctx.sites}
     before = state_of(ctx)
     together = ctx.evaluate(stacked)
     assert together.shape == (5, len(ctx.x), 10)
-    assert torch.allclose(together, ctx.evaluate(stacked, at_once=len(ctx.x) * 2), atol=1e-6)
+    monkeypatch.setattr(context, "AT_ONCE", len(ctx.x) * 2)
+    assert torch.allclose(together, ctx.evaluate(stacked), atol=1e-6)
     for k, masks in enumerate(population):
         with ctx.probe(), ctx.masked(masks):
             assert torch.allclose(ctx.forward(ctx.x), together[k], atol=1e-5)

@@ -1,0 +1,143 @@
+"""The conformance battery: does a method keep the contract? Real runs on tiny networks, every hook call watched."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from bench.check import choosing, declared, hooks, networks, runs
+from bench.check import registry as registered
+from bench.check.registry import Check, Result
+from bench.check.subject import Subject, undisturbed
+from bench.errors import UsageError
+from bench.registry import add_plugin, unknown
+
+__all__ = ["CHECKS", "LEAST", "Check", "Report", "Result", "examine"]
+
+PARTS = [part.__name__ for part in (declared, runs, choosing, hooks)]
+CHECKS = dict(sorted(registered.CHECKS.items(), key=lambda item: PARTS.index(item[1].function.__module__)))
+"""All checks by name, cheap and basic ones first."""
+LEAST = 20
+"""Mandatory checks that must have run, whatever excuses there are."""
+
+
+@dataclass
+class Report:
+    """The results of one method's battery."""
+
+    method: str
+    origin: str = ""
+    results: list[Result] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def count(self, outcome: str) -> int:
+        """Checks that came out as ``outcome``."""
+        return sum(result.outcome == outcome for result in self.results)
+
+    @property
+    def missing(self) -> list[str]:
+        """Mandatory checks that neither ran nor were excused."""
+        settled = {r.name for r in self.results if r.outcome != "not run"}
+        return [name for name, check in CHECKS.items() if check.mandatory and name not in settled]
+
+    @property
+    def verdict(self) -> str:
+        """PASSED, FAILED, or INCOMPLETE: nothing failed, but too little was tried."""
+        if self.count("FAILED"):
+            return "FAILED"
+        tried = sum(CHECKS[r.name].mandatory for r in self.results if r.outcome == "ok")
+        return "INCOMPLETE" if self.missing or tried < LEAST else "PASSED"
+
+    def __str__(self) -> str:
+        ran = self.count("ok") + self.count("FAILED")
+        text = f"{self.method}: {self.verdict}: {ran} checks ran, {self.count('ok')} passed, "
+        text += f"{self.count('FAILED')} failed, {self.count('skipped')} skipped"
+        left = self.count("not run")
+        return text + (f", {left} not run" if left else "") + f" ({self.seconds:.0f} s)"
+
+
+def examine(
+    name: str, only: list[str] | None = None, limit: float = 60.0, tell: Callable[[Result], None] | None = None
+) -> Report:
+    """Put a method through the battery.
+
+    Args:
+        name: a registered method, or several as ``a+b``.
+        only: names of the checks to make; None makes all. Nothing but all makes a method pass.
+        limit: seconds for the whole battery; what is not done by then has failed.
+        tell: is given each result as it comes.
+
+    Raises:
+        UsageError: no such method or check.
+    """
+    for wanted in only or ():
+        if wanted not in CHECKS:
+            raise unknown("check", wanted, CHECKS)
+    began, report = time.monotonic(), Report(name)
+    add_plugin(str(networks.__file__))
+    with tempfile.TemporaryDirectory(prefix="bench-check-") as folder, undisturbed():
+        subject = Subject(name, Path(folder))
+        report.origin = subject.origin
+        for check in CHECKS.values():
+            if only and check.name not in only:
+                continue
+            left = limit - (time.monotonic() - began)
+            result = _made(check, subject, left)
+            report.results.append(result)
+            if tell:
+                tell(result)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _made(check: Check, subject: Subject, seconds: float) -> Result:
+    """One check; whatever goes wrong in it is its failure, and only its own."""
+    try:
+        with _within(seconds):
+            if not check.alone:
+                try:
+                    _ = subject.standard
+                except (Exception, SystemExit):
+                    return Result(check.name, "not run", "the method does not get through a run: see 'runs'")
+            excuse = next(filter(None, (e(subject) for e in check.excuses)), None)
+            if excuse:
+                return Result(check.name, "skipped", excuse)
+            return Result(check.name, "ok", check.function(subject) or "")
+    except _Late:
+        return Result(check.name, "FAILED", "out of time (--limit SECONDS gives it more)")
+    except UsageError as error:
+        return Result(check.name, "FAILED", str(error))
+    except (Exception, SystemExit) as error:
+        return Result(check.name, "FAILED", subject.line(error))
+
+
+class _Late(BaseException):
+    """The time is over. Not an Exception, so that a method cannot take it for one of its own."""
+
+
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raise _Late in the block when it takes longer; outside of the main thread there is no limit."""
+    if seconds <= 0:
+        raise _Late
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(signum: int, frame: FrameType | None) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,260 @@
+"""Checks of what hooks do while a network trains: penalties, and what they must leave as it is."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from bench import data
+from bench.check.choosing import silence
+from bench.check.registry import Broken, check, has_no_penalty, require
+from bench.check.subject import HOOKS, Stopped, Subject, WatchedRun, unwatched
+from bench.context import Context, clone_state
+from bench.errors import BenchError
+from bench.pipeline import build_like
+from bench.slicing import NORMS
+
+HOOKED = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def scalar(value: Any) -> None:
+    """Raise Broken unless ``value`` can be added to a loss."""
+    require(isinstance(value, Tensor | float | int), f"penalty returned {type(value).__name__}, not a scalar")
+    if isinstance(value, Tensor):
+        require(value.dim() == 0, f"penalty has shape {list(value.shape)}, it must be a scalar")
+        require(value.is_floating_point(), f"penalty is {value.dtype}, not floating point")
+        require(value.requires_grad or not value.any(), "penalty has no gradient: it acts on nothing")
+    require(bool(torch.isfinite(torch.as_tensor(value)).all()), "penalty is not finite")
+
+
+@check(
+    "penalty",
+    "It is added to the loss: anything but a finite scalar with a gradient ruins training.",
+    has_no_penalty,
+    alone=True,
+)
+def penalty(subject: Subject) -> str | None:
+    """A finite, differentiable scalar in every step, with and without norms."""
+    most = 0.0
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        nonlocal most
+        result = call()
+        if hook == "penalty":
+            scalar(result)
+            most = max(most, float(torch.as_tensor(result).detach()))
+        return result
+
+    subject.run(watch=watch)
+    try:
+        subject.run("check_flatten", watch=watch)
+    except BenchError as error:
+        if not subject.declines(error):
+            raise
+    return f"at most {most:.3g} nats here"
+
+
+@check(
+    "penalty_of_a_dead_unit",
+    "The gradient of a square root is infinite at zero, and zero is where penalties lead to.",
+    has_no_penalty,
+    alone=True,
+)
+def penalty_of_a_dead_unit(subject: Subject) -> str | None:
+    """Finite gradient when a unit's weights, bias and norm are zero."""
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook != "penalty":
+            return call()
+        silence(ctx)
+        result = call()
+        scalar(result)
+        if isinstance(result, Tensor) and result.requires_grad:
+            trained = [p for p in ctx.network.parameters() if p.requires_grad]
+            for grad in torch.autograd.grad(result, trained, allow_unused=True):
+                require(grad is None or bool(grad.isfinite().all()), "the gradient is not finite at a unit of zeros")
+        raise Stopped
+
+    subject.stopped(watch)
+    return None
+
+
+@check("network_untouched", "Scores are asked for at any time; asking must not change what is asked about.")
+def network_untouched(subject: Subject) -> str | None:
+    """scores, select, plan (and prepare, from a base) leave weights, statistics and gradients as they were."""
+    quiet = {"scores", "select", "plan"} | ({"prepare"} if subject.method.starts_from == "base" else set())
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook not in quiet:
+            return call()
+        network = ctx.network
+        state = clone_state(network)
+        grads = {n: None if p.grad is None else p.grad.clone() for n, p in network.named_parameters()}
+        result = call()
+        for name, value in network.state_dict().items():
+            require(torch.equal(state[name], value), f"{hook} changes '{name}'")
+        for name, parameter in network.named_parameters():
+            old, new = grads[name], parameter.grad
+            same = old is new or (old is not None and new is not None and torch.equal(old, new))
+            require(same, f"{hook} leaves a gradient on '{name}': look at the network in ctx.probe(gradients=True)")
+        return result
+
+    subject.run(watch=watch)
+    return None
+
+
+@check("statistics", "A forward pass of a method's own in train mode moves batch norm: use ctx.probe().")
+def statistics(subject: Subject) -> str | None:
+    """No hook makes batch norm count a batch, phase hooks (which may rewind) aside."""
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        network, before = ctx.network, counted(ctx.network)
+        result = call()
+        if ctx.network is network and hook not in ("on_phase_start", "on_phase_end"):
+            require(counted(network) <= before, f"{hook} makes a forward pass that batch norm records")
+        return result
+
+    subject.run(watch=watch)
+    return None
+
+
+def counted(network: nn.Module) -> int:
+    """Batches that batch norms have seen."""
+    norms = [m.num_batches_tracked for m in network.modules() if isinstance(m, NORMS)]
+    return sum(int(seen) for seen in norms if isinstance(seen, Tensor))
+
+
+@check("modes", "A network left in eval mode, or frozen, trains as nobody asked for.")
+def modes(subject: Subject) -> str | None:
+    """Train or eval mode, the trainable parameters and torch's gradient mode are as before every hook."""
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        network = ctx.network
+        before, enabled = mode(network), torch.is_grad_enabled()
+        result = call()
+        require(torch.is_grad_enabled() == enabled, f"{hook} switches gradients {'off' if enabled else 'on'} for good")
+        if ctx.network is network:
+            require(mode(network) == before, f"{hook} leaves modules in another mode, or parameters frozen")
+        return result
+
+    try:
+        subject.run(watch=watch)
+    finally:
+        torch.set_grad_enabled(True)
+    return None
+
+
+def mode(network: nn.Module) -> list[bool]:
+    """Mode of every module, and whether every parameter is trained."""
+    return [m.training for m in network.modules()] + [p.requires_grad for p in network.parameters()]
+
+
+@check("test_set", "A method that sees test images makes its accuracy worthless.")
+def test_set(subject: Subject) -> str | None:
+    """Neither asked of the context nor loaded."""
+    asked: list[str] = []
+    batches = Context.batches
+
+    def listening(ctx: Context, split: str = "train", limit: int | None = None) -> Any:
+        asked.append(split)
+        return batches(ctx, split, limit)
+
+    def closed(*args: Any) -> Any:
+        asked.append("test")
+        raise Broken("the test set is loaded before the method is let go")
+
+    error: Exception | None = None
+    with patch.object(Context, "batches", listening), patch.object(data, "load_test", closed):
+        try:
+            subject.run()
+        except Exception as found:
+            error = found
+    strange = sorted(set(asked) - {"train", "val"})
+    require(not strange, f"it asks for the split '{strange[0] if strange else ''}'")
+    if error is not None:
+        raise error
+    return None
+
+
+@check("quiet", "stdout is for records; numbers belong into ctx.log, which keeps them.")
+def quiet(subject: Subject) -> str | None:
+    """A run prints nothing."""
+    said = " ".join(subject.printed.getvalue().split())
+    require(not said, f"it prints '{said[:60]}'")
+    return None
+
+
+@check("nothing_left", "Fine-tuning and latency are of the network alone, not of a method's remains.")
+def nothing_left(subject: Subject) -> str | None:
+    """After a run neither the dense nor the final network has a hook, module, buffer or attribute too many."""
+    left_clean(subject.standard)
+    return None
+
+
+@check("nothing_left_after_an_error", "A failed run must not poison the next one in the same process.", alone=True)
+def nothing_left_after_an_error(subject: Subject) -> str | None:
+    """The same when each of its hooks has raised."""
+    hooks = [h for h in HOOKS if subject.method.bound(h)] or ["plan"]
+    for failing in hooks:
+        calls = 0
+
+        def watch(hook: str, ctx: Context, call: Any, failing: str = failing) -> Any:
+            nonlocal calls
+            result = call()
+            calls += hook == failing
+            if hook == failing and calls == 1:
+                raise Stopped
+            return result
+
+        run = subject.start(watch=watch)
+        with contextlib.suppress(Exception):  # its own errors are no better reason to leave things behind
+            run.go()
+        try:
+            left_clean(run)
+        except Broken as broken:
+            raise Broken(f"after an error in {failing}: {broken}") from broken
+    return f"in {len(hooks)} hooks"
+
+
+def left_clean(run: WatchedRun) -> None:
+    """Raise Broken unless the networks of ``run`` are as their architecture made them, weights aside."""
+    like = build_like(run.network, run.spec, run.shape, run.classes)
+    wanted = {name: (type(m), set(vars(m))) for name, m in like.named_modules()}
+    keys = list(like.state_dict())
+    trained = {name: p.requires_grad for name, p in like.named_parameters()}
+    networks = {"dense": run.network} | ({"final": run.training.ctx.network} if run.training else {})
+    for which, network in networks.items():
+        found = dict(network.named_modules())
+        require(set(found) == set(wanted), f"modules {sorted(set(found) ^ set(wanted))} on the {which} network")
+        for name, module in found.items():
+            kind, attributes = wanted[name]
+            require(type(module) is kind, f"module '{name}' of the {which} network is {type(module).__name__}")
+            extra = sorted(set(vars(module)) - attributes)
+            require(not extra, f"attribute {extra[:1]} on module '{name}' of the {which} network")
+            require(
+                not any(getattr(module, hooks, None) for hooks in HOOKED),
+                f"a hook on module '{name}' of the {which} network",
+            )
+        require(list(network.state_dict()) == keys, f"other weights or buffers on the {which} network")
+        for name, parameter in network.named_parameters():
+            require(not parameter._backward_hooks, f"a hook on parameter '{name}' of the {which} network")
+            require(parameter.requires_grad == trained[name], f"parameter '{name}' of the {which} network is frozen")
+
+
+def cost(run: WatchedRun) -> float:
+    """Seconds of training an example, hooks included."""
+    seconds = run.done.seconds
+    return (seconds["train"] + seconds["method"]) / max(run.done.examples, 1)
+
+
+@check("overhead", "What takes fifty times a plain step here would take months on a cluster.")
+def overhead(subject: Subject) -> str | None:
+    """Training with the method takes less than 50 times as long as without."""
+    plain = subject.run(method="dense", watch=unwatched)
+    ratio = cost(subject.standard) / cost(plain)
+    require(ratio < 50, f"a step takes {ratio:.0f} times as long as a plain one")
+    return f"a step takes {ratio:.1f} x a plain one"

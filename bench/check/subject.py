@@ -1,0 +1,214 @@
+"""The method under check, and runs of it by the real pipeline in which every call of a hook can be watched."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import traceback
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.api import Composed, Method
+from bench.check.networks import STANDARD
+from bench.check.registry import Broken
+from bench.context import Context, clone_state
+from bench.errors import RunFailed
+from bench.pipeline import Options, Run, masks_digest
+from bench.registry import METHODS, ROOT
+from bench.spec import Budget, Spec, load_recipe
+from bench.specify import make_method, make_spec
+from bench.training import Training
+
+HOOKS = (
+    *("plan", "prepare", "on_phase_start", "on_batch_start", "penalty", "on_backward_end", "on_step_end"),
+    *("on_epoch_end", "on_phase_end", "scores", "select", "finalize"),
+)
+HALF = Budget(keep_macs=0.5)
+RECIPE = {
+    "train.epochs": "2",
+    "finetune.epochs": "1",
+    "batch_size": "24",
+    "recalibrate": "2",
+    "latency_batch": "4",
+    "precision": "fp32",
+}
+
+Watch = Callable[[str, Context, Callable[[], Any]], Any]
+"""Called around every hook with its name, the context and the call itself; returns what the hook is to return."""
+
+
+class Stopped(Exception):
+    """A check has seen enough of a run."""
+
+
+def unwatched(hook: str, ctx: Context, call: Callable[[], Any]) -> Any:
+    """Just call."""
+    return call()
+
+
+class WatchedRun(Run):
+    """A run without files of its own to keep and without measuring, whose method's hooks pass through ``watch``."""
+
+    def __init__(self, spec: Spec, options: Options, watch: Watch) -> None:
+        super().__init__(spec, options)
+        parts = self.method.parts if isinstance(self.method, Composed) else ()
+        for method in (self.method, *parts):
+            for hook in HOOKS:
+                setattr(method, hook, partial(_watched, watch, hook, getattr(method, hook)))
+
+    def go(self) -> None:
+        """The run up to its measurements; afterwards the method is gone from the network, whatever happened."""
+        try:
+            super().go()
+        finally:
+            self.let_go()
+
+    def _measure(self, training: Training) -> None:
+        """Nothing: what is measured is no part of the contract, and takes most of the time."""
+
+    @property
+    def done(self) -> Training:
+        """Its training."""
+        assert self.training is not None
+        return self.training
+
+
+def _watched(watch: Watch, hook: str, function: Callable[..., Any], ctx: Context, *rest: Any, **named: Any) -> Any:
+    return watch(hook, ctx, partial(function, ctx, *rest, **named))
+
+
+class Subject:
+    """One method (or composition) under check.
+
+    Args:
+        name: registered, ``a`` or ``a+b``.
+        folder: an empty one, for bases and checkpoints.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.method = make_method(name, {})
+        parts = self.method.parts if isinstance(self.method, Composed) else [self.method]
+        self.parts = [part for part in parts if isinstance(part, Method)]
+        origins = [METHODS.origin(part.name) for part in self.parts]
+        self.origin = ", ".join(str(relative(o)) for o in origins)
+        self.sources = sorted({Path(o.rpartition(":")[0]).resolve() for o in origins})
+        self._outcomes: dict[tuple[str, str], WatchedRun | Exception] = {}
+
+    def start(
+        self,
+        arch: str = STANDARD,
+        budget: Budget | None = HALF,
+        seed: int = 0,
+        coupling: str = "inner",
+        watch: Watch = unwatched,
+        method: str = "",
+        out: Path | None = None,
+        device: str = "cpu",
+        **settings: str,
+    ) -> WatchedRun:
+        """A run that is ready to go; ``train__epochs="0"`` and the like change the recipe."""
+        recipe = load_recipe("synthetic", RECIPE | {key.replace("__", "."): value for key, value in settings.items()})
+        spec = make_spec(method or self.name, arch, "check_images", recipe, budget, seed, coupling)
+        run = WatchedRun(spec, Options(out=out or self.folder, device=device, quiet=True), watch)
+        if out is None:
+            run.checkpoint.unlink(missing_ok=True)  # of a run that was stopped: nothing is resumed in this folder
+        return run
+
+    def run(self, *args: Any, chance: int = 0, **settings: Any) -> WatchedRun:
+        """A finished run (see :meth:`start`); the global generators start in the state that ``chance`` stands for."""
+        run = self.start(*args, **settings)
+        shake(chance)
+        run.go()
+        return run
+
+    def stopped(self, watch: Watch, **settings: Any) -> None:
+        """A run that ``watch`` stops by raising :class:`Stopped`, or that ends by itself."""
+        with contextlib.suppress(Stopped):
+            self.run(watch=watch, **settings)
+
+    def on(self, arch: str, coupling: str = "inner") -> WatchedRun | Exception:
+        """The run on a network, or why there is none; made once."""
+        key = arch, coupling
+        if key not in self._outcomes:
+            try:
+                self._outcomes[key] = self.run(arch=arch, coupling=coupling)
+            except Exception as error:
+                self._outcomes[key] = error
+        return self._outcomes[key]
+
+    @cached_property
+    def standard(self) -> WatchedRun:
+        """The plain run that others are compared with; raises what it raises."""
+        self.printed = io.StringIO()
+        with contextlib.redirect_stdout(self.printed):
+            found = self.on(STANDARD)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    @property
+    def draws(self) -> bool:
+        """Whether the method uses its own random numbers."""
+        fresh = torch.Generator("cpu").manual_seed(self.standard.spec.seed)
+        return not torch.equal(fresh.get_state(), self.standard.done.ctx.rng.get_state())
+
+    def declines(self, error: Exception) -> bool:
+        """Whether the method itself refused, in one line, to work on a network."""
+        frames = traceback.extract_tb(error.__traceback__)
+        return isinstance(error, RunFailed) and Path(frames[-1].filename).resolve() in self.sources
+
+    def line(self, error: BaseException) -> str:
+        """An error as one line, with the place in the method's file where it came from."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        text = text if isinstance(error, Broken | RunFailed) else f"{type(error).__name__}: {text}"
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() in self.sources]
+        return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
+
+
+def shake(chance: int) -> None:
+    """Put the global generators of torch, numpy and Python into the state that ``chance`` stands for."""
+    torch.manual_seed(chance)
+    np.random.seed(chance)
+    random.seed(chance)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within the block torch's, numpy's and Python's global state may change; afterwards it is as it was."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    numpys, pythons = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(strict)
+            np.random.set_state(numpys)
+            random.setstate(pythons)
+
+
+def difference(one: WatchedRun, two: WatchedRun) -> str | None:
+    """The first thing in which two finished runs are not the same to the bit; None when there is none."""
+    a, b = one.done, two.done
+    if masks_digest(a.ctx.sliced_by or {}) != masks_digest(b.ctx.sliced_by or {}):
+        return "other units are kept"
+    for before, after in zip(a.curve, b.curve, strict=False):
+        for key in before:
+            if before[key] != after.get(key) and before[key] == before[key]:
+                return f"'{key}' differs in epoch {before['epoch']} of {before['part']}"
+    if len(a.curve) != len(b.curve):
+        return f"{len(a.curve)} epochs against {len(b.curve)}"
+    weights, others = clone_state(a.ctx.network), clone_state(b.ctx.network)
+    return next((f"'{name}' differs" for name in weights if not torch.equal(weights[name], others[name])), None)
+
+
+def relative(origin: str) -> str:
+    """``file:line`` seen from the repository's root where it is below it."""
+    return origin.removeprefix(f"{ROOT}/")

@@ -1,0 +1,98 @@
+"""DropNet: drop the units with the smallest expected absolute activation, go back to the initial weights, repeat.
+
+Equations and schedule follow the paper and its supplement; docs/methods/dropnet.md lists where its code differs.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.api import PRUNE, STATISTICS, Method, Phase, method
+from methods.papers import DROPNET
+
+METRICS = {  # what a unit is worth, from activations [B, n_units, ...]; the lowest are dropped
+    "minimum": STATISTICS["act_mean"],
+    "maximum": lambda a: -STATISTICS["act_mean"](a),
+    "apoz": STATISTICS["apoz"],
+}
+
+
+@method("dropnet", paper=DROPNET)
+class DropNet(Method):
+    """Train, drop the lowest share of the remaining units by mean absolute activation, rewind, repeat."""
+
+    native = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options."""
+
+        metric: Literal[
+            "minimum",
+            "minimum_layer",
+            "maximum",
+            "maximum_layer",
+            "random",
+            "random_layer",
+            "apoz",
+            "apoz_layer",
+            "oracle",
+            "oracle_layer",
+        ] = "minimum_layer"  # what is lowest, over all sites or (_layer) in each (paper)
+        p: float = 0.2  # share of the remaining units that a cycle drops; 0 drops one unit (paper)
+        rewind: Literal["init", "fresh"] = "init"  # a cycle starts from the first weights, or from new ones (paper)
+        fraction: float = 0.1  # native track: stop when no more than this share of the units is left (code)
+        kappa: float | None = None  # native track, instead: keep more than this share of the dense accuracy (paper)
+        cycle_epochs: int = 0  # of each cycle; 0 takes the recipe's train.epochs (ours)
+        order: Literal["paper", "code"] = "paper"  # absolute value before the mean over positions, or after (code)
+
+        def __post_init__(self):
+            if not 0 <= self.p < 1:
+                raise ValueError(f"p {self.p}: a share, at least 0 and below 1")
+            if not 0 < self.fraction <= 1 or not (self.kappa is None or 0 < self.kappa <= 1):
+                raise ValueError(f"fraction {self.fraction} and kappa {self.kappa}: above 0 and at most 1")
+            if self.cycle_epochs < 0:
+                raise ValueError(f"cycle_epochs {self.cycle_epochs}: 0 or more")
+
+        @property
+        def ranking(self):
+            """Where units are compared."""
+            return "layer" if self.metric.endswith("_layer") else "global"
+
+    ranking = property(lambda self: self.config.ranking)
+
+    def plan(self, ctx):
+        """As many cycles as the drops it takes; then the last drop as PRUNE, rewind, train once more."""
+        c = self.config
+        self.by_accuracy = ctx.native and c.kappa is not None
+        self.cycles = ctx.cycles(c.p, self.ranking, 0 if self.by_accuracy else c.fraction)
+        cycle = Phase(c.cycle_epochs or ctx.recipe.train.epochs, rewind=c.rewind)
+        return (*[cycle] * self.cycles, PRUNE, cycle, Phase(ctx.recipe.finetune.epochs, "finetune"))
+
+    def prepare(self, ctx):
+        """Room for the masks of the last cycle whose accuracy was good enough."""
+        self.register_buffer("good", ctx.flat(ctx.masks))
+
+    def scores(self, ctx):
+        """Worth of each unit in the network as it is trained now, over the whole training set."""
+        kind, after = self.config.metric.removesuffix("_layer"), self.config.order == "code"
+        if kind in ("random", "oracle"):
+            return ctx.draw() if kind == "random" else ctx.leave_one_out()
+        return ctx.mean(lambda site, a: METRICS[kind](a.flatten(2).mean(dim=2, keepdim=True) if after else a))
+
+    def on_phase_end(self, ctx):
+        """Drop units for the next cycle, or stop."""
+        if self.by_accuracy:
+            top1 = {epoch["phase"]: epoch["val_top1"] for epoch in ctx.curve}
+            if top1[ctx.phase] <= self.config.kappa * top1[0]:
+                return ctx.stop_search()
+            self.good.copy_(ctx.flat(ctx.masks))
+            ctx.masks = ctx.drop(self.scores(ctx), self.config.p, self.ranking)  # cut off only once that is final
+        elif ctx.phase + 1 < self.cycles:
+            ctx.shrink(ctx.drop(self.scores(ctx), self.config.p, self.ranking))
+
+    def select(self, ctx, budget):
+        """The best within the budget; in the native track the last drop, or the last masks that were good enough."""
+        if self.by_accuracy:
+            return ctx.split(self.good)
+        scores = self.scores(ctx)
+        return ctx.drop(scores, self.config.p, self.ranking) if ctx.native else ctx.rank(scores, self.ranking)

@@ -1,0 +1,77 @@
+"""Spectral dropout: drop weak coefficients of the activations' spectrum while training; then prune filters by energy.
+
+The full text was not at hand: equations follow the abstract and two independent third-party readings. The paper
+removes no filter: ranking filters by the energy that survives the mask is ours, and so is the control
+``spectral_energy``; docs/methods/spectral.md keeps the three accounts apart.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from bench.api import Method, method
+from methods.papers import SPECTRAL
+from methods.transforms import SpectralDropout
+
+
+@method("spectral", paper=SPECTRAL)
+class Spectral(Method):
+    """Spectral dropout after each stage; filters ranked by the energy that its hard mask leaves them (ours)."""
+
+    inserts = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options."""
+
+        transform: Literal["dct", "dht", "dft"] = "dct"  # DCT-II, Hartley, Fourier (abstract: DCT and relatives)
+        axis: Literal["channel", "spatial", "flat"] = "channel"  # what is a vector (third party; paper has variants)
+        rule: Literal["or", "and", "hard"] = "or"  # weak ones at random; strong ones at random; no chance (third party)
+        inference: Literal["expect", "identity", "hard"] = "expect"  # weak ones times p_keep, as they are, or 0 (ours)
+        p_keep: float = 0.5  # chance of what the rule leaves to chance (third party)
+        weak: float = 0.5  # share of coefficients that the relative threshold calls weak at first (ours)
+        tau: float | None = None  # absolute threshold instead of the relative one (third party: 0.25)
+        warmup: float = 0.1  # share of the epochs over which the drop of weak ones rises (ours)
+        where: Literal["stages", "all"] = "stages"  # last site of each run of equal widths, or every site (ours)
+
+        def __post_init__(self):
+            for name in ("p_keep", "weak", "warmup"):
+                if not 0 <= getattr(self, name) <= 1:
+                    raise ValueError(f"{name} {getattr(self, name)}: from 0 to 1")
+            if self.tau is not None and self.tau < 0:
+                raise ValueError(f"tau {self.tau}: not negative")
+
+    def prepare(self, ctx):
+        """A layer for every site; those of ``where`` are put into the network."""
+        self.layers = nn.ModuleList(SpectralDropout(self.config, ctx.rng) for _ in ctx.sites)
+        widths = [*ctx.sites.widths.values(), None]
+        for k, name in enumerate(ctx.sites if self.inserts else ()):
+            if self.config.where == "all" or widths[k] != widths[k + 1]:
+                ctx.insert(name, self.layers[k])
+
+    def on_batch_start(self, ctx):
+        """Warm up."""
+        steps = self.config.warmup * ctx.recipe.train.epochs
+        for layer in self.layers:
+            layer.warm = min(1.0, ctx.progress / steps) if steps else 1.0
+
+    def on_epoch_end(self, ctx):
+        """Account A: the share of coefficients that the last batch lost; it saves nothing."""
+        for name, layer in zip(ctx.sites, self.layers, strict=True):
+            ctx.log(**{f"zeroed {name}": (layer.mask == 0).float().mean()})
+
+    @torch.no_grad()
+    def scores(self, ctx):
+        """Account C: mean square of each unit's activation after the hard mask, its energy in the spectrum."""
+        layers = dict(zip(ctx.sites, self.layers, strict=True))
+        return ctx.mean(lambda site, a: layers[site.name](a, hard=True).square().flatten(2).mean(dim=(0, 2)))
+
+
+@method("spectral_energy", paper=SPECTRAL)
+class SpectralEnergy(Spectral):
+    """The compulsory control of ``spectral``: the same ranking of a network trained without spectral dropout."""
+
+    starts_from = "base"
+    inserts = False

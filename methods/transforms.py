@@ -1,0 +1,98 @@
+"""Fixed orthonormal transforms, the layer that drops their coefficients, and its exact fold into a consumer."""
+
+import math
+from functools import cache
+
+import torch
+from torch import nn
+
+
+def dct(n):
+    """DCT-II, orthonormal, float64 ``[n, n]``: row k is the k-th frequency (as ``scipy.fft.dct(norm="ortho")``)."""
+    k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+    matrix = torch.cos(math.pi * (2 * i + 1) * k / (2 * n)) * math.sqrt(2 / n)
+    matrix[0] = math.sqrt(1 / n)
+    return matrix
+
+
+def dht(n):
+    """Discrete Hartley transform, orthonormal, symmetric, its own inverse, float64 ``[n, n]``."""
+    index = torch.arange(n, dtype=torch.float64)
+    angle = 2 * math.pi * index[:, None] * index / n
+    return (angle.cos() + angle.sin()) / math.sqrt(n)
+
+
+@cache
+def matrix(transform, n, square=False, device="cpu"):
+    """``dct`` or ``dht`` of ``n`` values, float32 ``[n, n]``; ``square``: of ``q x q`` values where ``n = q * q``."""
+    basis, side = {"dct": dct, "dht": dht}[transform], math.isqrt(n)
+    both = square and side * side == n
+    return (torch.kron(basis(side), basis(side)) if both else basis(n)).float().to(device)
+
+
+def fold(consumer, kept):
+    """The consumer of channels that were projected on some rows of a transform, reading their coefficients instead.
+
+    Args:
+        consumer: convolution or linear layer with C inputs.
+        kept: rows ``[n', C]`` of an orthonormal transform.
+
+    Returns:
+        Weight ``[out, n', ...]`` that gives on ``kept @ a`` what the consumer's gives on ``kept.T @ kept @ a``, also
+        at borders padded with zeros, which the transform maps to zeros.
+    """
+    return torch.einsum("oc...,kc->ok...", consumer.weight, kept.to(consumer.weight))
+
+
+class SpectralDropout(nn.Module):
+    """``y = T^T (m * T a)``: strong coefficients pass, weak ones at random (Khan et al. 2019).
+
+    Args:
+        config: the method's options.
+        generator: of the random draws.
+    """
+
+    def __init__(self, config, generator):
+        super().__init__()
+        self.config, self.generator = config, generator
+        self.register_buffer("alpha", torch.tensor(torch.nan, device=generator.device))
+        self.warm = 1.0  # share of the full strength
+        self.mask = torch.ones(1)  # the last one
+
+    def forward(self, a, hard=False):
+        """``[B, n_units, ...]`` to the same shape; ``hard`` leaves nothing to chance. Transforms run in float32."""
+        axis = self.config.axis
+        with torch.autocast(a.device.type, enabled=False):
+            x = a.float().flatten(1) if axis == "flat" else a.float().movedim(1, -1) if axis == "channel" else a.float()
+            spectrum = self.turned(x)
+            self.mask = self.keep(spectrum, hard)
+            y = self.turned(spectrum * self.mask, back=x.shape)
+        return (y.movedim(-1, 1) if axis == "channel" else y.reshape(a.shape)).to(a.dtype)
+
+    def turned(self, x, back=None):
+        """The transform over the last axis (the last two of a map), or its inverse ``back`` to a shape."""
+        c, maps = self.config, self.config.axis == "spatial" and x.dim() == 4
+        if c.transform == "dft":
+            return torch.fft.rfft(x, norm="ortho") if back is None else torch.fft.irfft(x, n=back[-1], norm="ortho")
+        for axis in (-2, -1) if maps else (-1,):
+            t = matrix(c.transform, x.shape[axis], c.axis == "channel", x.device)
+            x = (x.movedim(axis, -1) @ (t.T if back is None else t)).movedim(-1, axis)
+        return x
+
+    @torch.no_grad()
+    def keep(self, spectrum, hard):
+        """The mask of coefficients; strong is what exceeds ``tau``, or ``alpha`` times the example's mean size."""
+        c, size = self.config, spectrum.abs()
+        scale = size.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-12).reshape(-1, *[1] * (size.dim() - 1))
+        if self.alpha.isnan():  # the first batch sets which share is weak
+            ratios = (size / scale).flatten()
+            self.alpha.copy_(ratios.kthvalue(max(1, round(c.weak * len(ratios)))).values)
+        strong = size > (self.alpha * scale if c.tau is None else c.tau)
+        chance = 1 - self.warm * (1 - c.p_keep)
+        if hard or c.rule == "hard" or (not self.training and c.inference == "hard"):
+            return strong.float()
+        if not self.training:
+            drawn = chance if c.inference == "expect" else 1.0
+        else:
+            drawn = (torch.rand(size.shape, generator=self.generator, device=size.device) < chance).float()
+        return torch.where(strong, 1.0, drawn) if c.rule == "or" else strong * drawn
