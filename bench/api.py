@@ -197,7 +197,7 @@ def importance(
             given = dataclasses.asdict(self.config)
             if needs:
                 batches = given.pop("batches")
-                return ctx.mean(lambda site, values: function(site, values, **given), needs, batches)
+                return ctx.mean(lambda site, values: function(site, values.float(), **given), needs, batches)
             return {name: function(site, **given).detach() for name, site in ctx.sites.items()}
 
         _register(name, paper, function, options, {"starts_from": "base", "ranking": ranking, "scores": scores})

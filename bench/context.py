@@ -191,8 +191,10 @@ class Context:
         before = self._gates.observer
 
         def observe(site: str, activation: Tensor) -> None:
-            mask = self._masks[site].to(activation.dtype)
-            found[site] = activation.detach() * mask.reshape(-1, *[1] * (activation.dim() - 2))
+            found[site] = activation.detach()
+            if site in self._masked:
+                mask = self._masks[site].to(activation.dtype)
+                found[site] = found[site] * mask.reshape(-1, *[1] * (activation.dim() - 2))
 
         self._gates.observe(observe)
         try:
@@ -226,7 +228,7 @@ class Context:
     def _track(self, site: str, activation: Tensor) -> None:
         if site in self._trackers:
             statistic, momentum = self._trackers[site]
-            self.tracked[site].lerp_(statistic(activation.detach().float()), 1 - momentum)
+            self.tracked[site].lerp_(statistic(activation.detach()), 1 - momentum)
 
     @torch.no_grad()
     def evaluate(
@@ -267,7 +269,7 @@ class Context:
         statistic is itself a mean over examples. Eval mode, unaugmented images, nothing moves.
 
         Args:
-            statistic: maps a site and its values in a batch to ``[n_units]``.
+            statistic: maps a site and its values in a batch, in the precision of the forward, to ``[n_units]``.
             of: ``activations`` ``[B, n_units, ...]`` with at least one position (see :meth:`activations`), or
                 ``gate_gradients`` ``[B, n_units]``: derivative of each example's loss by a gate of 1 on each unit
                 (Molchanov et al. 2019).
@@ -278,7 +280,7 @@ class Context:
         for x, y in self.batches("train", batches):
             values = self._gate_gradients(x, y) if of == "gate_gradients" else self._activations(x)
             for name, site in self.sites.items():
-                total[name] += len(x) * statistic(site, values[name].float())
+                total[name] += len(x) * statistic(site, values[name])
             seen += len(x)
         return {name: value / seen for name, value in total.items()}
 

@@ -1,7 +1,7 @@
-"""What a training step of the harness costs over a bare loop, and what DDROP's costs over the harness's own.
+"""What a training step of the harness costs over a bare loop, and what each method's costs over the harness's own.
 
-Prints ratios of medians over interleaved epochs in one process: dense / bare (aim 1.03) and ddrop / dense
-(aim 1.10), at CIFAR's shape with the synthetic data set.
+Prints ratios of medians over interleaved epochs in one process, beside what they aim at, at CIFAR's shape with the
+synthetic data set.
 
     python benchmarks/step_overhead.py --arch resnet56 --batch 128 --rounds 5
 """
@@ -26,6 +26,14 @@ from bench.sites import find_sites
 from bench.spec import load_recipe
 from bench.specify import make_method
 from bench.training import Training
+
+METHODS = {  # name -> method, options, aimed ratio to the dense step
+    "ddrop": ("ddrop", {"ramp": "0"}, 1.10),
+    "l1l2": ("l1l2", {"strength": "1e-3"}, 1.03),
+    "spectral": ("spectral", {"warmup": "0"}, 1.5),
+    "edropout": ("edropout", {"early": "1", "patience": "1000000"}, 6.5),
+    "edropout, quarter": ("edropout", {"early": "1", "patience": "1000000", "share": "0.25"}, 3.0),
+}
 
 
 def bare_epoch(network, data, recipe, precision, device, generator):
@@ -73,6 +81,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", nargs="*", default=list(METHODS), choices=METHODS, metavar="NAME")
     chosen = parser.parse_args()
     device = pick_device(chosen.device)
     settings = {"batch_size": chosen.batch, "augment": "none", "train.lr": 0.01}
@@ -93,15 +102,13 @@ def main() -> None:
         return made
 
     bare: nn.Module = place(build(chosen.arch, shape, 10), device)
-    dense, ddrop = training(Method()), training(make_method("ddrop", {"ramp": "0"}))
+    trained = {"dense": training(Method())}
+    trained |= {name: training(make_method(*METHODS[name][:2])) for name in chosen.only}
     generator = torch.Generator(device).manual_seed(0)
-    times = {"bare": [], "dense": [], "ddrop": []}
+    times: dict[str, list[float]] = {name: [] for name in ("bare", *trained)}
     for number in range(chosen.rounds + 1):
-        now = {
-            "bare": bare_epoch(bare, data, recipe, precision, device, generator),
-            "dense": harness_epoch(dense, device),
-            "ddrop": harness_epoch(ddrop, device),
-        }
+        now = {"bare": bare_epoch(bare, data, recipe, precision, device, generator)}
+        now |= {name: harness_epoch(one, device) for name, one in trained.items()}
         if number:  # the first round warms up
             for name, seconds in now.items():
                 times[name].append(seconds)
@@ -109,9 +116,10 @@ def main() -> None:
     print(f"{chosen.arch}, batch {chosen.batch}, {precision} channels-last, {device_name(device)}, "
           f"{torch.get_num_threads()} threads, median of {chosen.rounds} interleaved epochs")  # fmt: skip
     for name, seconds in median.items():
-        print(f"  {name:6} {1000 * seconds:8.2f} ms a step, {chosen.batch / seconds:9.0f} examples a second")
-    print(f"  dense / bare  {median['dense'] / median['bare']:.3f}")
-    print(f"  ddrop / dense {median['ddrop'] / median['dense']:.3f}")
+        print(f"  {name:17} {1000 * seconds:8.2f} ms a step, {chosen.batch / seconds:9.0f} examples a second")
+    print(f"  dense / bare {median['dense'] / median['bare']:.3f} (aim 1.03)")
+    for name in chosen.only:
+        print(f"  {name} / dense {median[name] / median['dense']:.3f} (aim {METHODS[name][2]:g})")
 
 
 if __name__ == "__main__":

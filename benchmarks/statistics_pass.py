@@ -1,0 +1,69 @@
+"""What DropNet's statistics pass over the training set costs, in plain forward passes over it (aim 1.1).
+
+Both in eval mode, in one process, interleaved; prints the ratio of medians.
+
+    python benchmarks/statistics_pass.py --arch resnet56 --rounds 5
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.api import STATISTICS
+from bench.archs import build
+from bench.budget import CostModel
+from bench.context import Context
+from bench.data import load_training
+from bench.environment import device_name, pick_device, pick_precision, place
+from bench.sites import find_sites
+from bench.spec import load_recipe
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", default="resnet56")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    chosen = parser.parse_args()
+    device = pick_device(chosen.device)
+    recipe = load_recipe("synthetic", {"batch_size": str(chosen.batch)})
+    precision = pick_precision(recipe.precision, device)
+    shape = (3, 32, 32)
+    network = build(chosen.arch, shape, 10)
+    sites = find_sites(network, shape)
+    model = CostModel(network, sites, shape)
+    place(network, device)
+    data = load_training("synthetic", Path(), False, 0, device)
+    ctx = Context(network, sites, model, data, recipe, None, 0, device, precision)
+
+    def forward() -> None:
+        with ctx.probe():
+            for x, _ in ctx.batches():
+                ctx.forward(x)
+
+    def statistics() -> None:
+        ctx.mean(lambda site, a: STATISTICS["act_mean"](a))
+
+    times: dict[str, list[float]] = {"forward": [], "statistics": []}
+    for number in range(chosen.rounds + 1):
+        for name, run in (("forward", forward), ("statistics", statistics)):
+            began = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if number:  # the first round warms up
+                times[name].append(time.perf_counter() - began)
+    median = {name: float(np.median(seconds)) for name, seconds in times.items()}
+    print(f"{chosen.arch}, {len(data.train)} images, batch {chosen.batch}, {precision}, {device_name(device)}, "
+          f"{torch.get_num_threads()} threads, median of {chosen.rounds} interleaved passes")  # fmt: skip
+    print(f"  forward {median['forward']:.3f} s, statistics {median['statistics']:.3f} s")
+    print(f"  statistics / forward {median['statistics'] / median['forward']:.3f} (aim 1.1)")
+
+
+if __name__ == "__main__":
+    main()
