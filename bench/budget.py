@@ -105,6 +105,8 @@ class CostModel:
             or any(not 1 <= w <= most for w, most in zip(budget.widths, self.dense, strict=True))
         ):
             raise UsageError(f"budget {budget}: this network's sites have {'-'.join(map(str, self.dense))} units")
+        if budget.widths is not None and any(np.minimum(self.dense, budget.min_keep) > budget.widths):
+            raise UsageError(f"budget {budget} cannot be met: it leaves a site less than {budget.min_keep} units")
         least = self.cost(budget, np.minimum(self.dense, budget.min_keep))
         if least > self.allowed(budget):
             share = least / self.cost(budget, self.dense)

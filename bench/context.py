@@ -64,6 +64,7 @@ class Context:
         self.network = network  # the dense network, or the sliced one after the prune
         self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
         self.forwarded = 0  # examples in forwards outside of training steps, since they were last counted
+        self.charge: Callable[[], None] = lambda: None  # counts them at the present network's cost
         self.tracked: dict[str, Tensor] = {}
         self.curve: list[dict[str, Any]] = []
         self.logged: dict[str, float] = {}
@@ -77,6 +78,7 @@ class Context:
         self._masked: list[str] = []
         self._trackers: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {}
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        self._passes = 1  # what a forward counts: three where a backward pass may follow
 
     # --- gates and masks -------------------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class Context:
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, classes]`` in the recipe's precision, gates included."""
-        self.forwarded += len(x)
+        self.forwarded += self._passes * len(x)
         with self.autocast():
             return self.network(x)
 
@@ -158,12 +160,13 @@ class Context:
 
         Args:
             batch_statistics: normalise by the batch's own statistics, as in training, without recording them.
-            gradients: allow a backward pass; parameters get their former gradients back afterwards.
+            gradients: allow a backward pass; parameters get their former gradients back afterwards. A forward then
+                costs as much as in training, three times one without.
         """
         network = self.network
         norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
         kept = [(p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted for p in m.parameters()))]
-        gated = self._gates.values
+        gated, passes = self._gates.values, self._passes
         devices = [self.device] if self.device.type == "cuda" else []
         with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
             try:
@@ -172,8 +175,10 @@ class Context:
                 for parameter, _ in kept if gradients else ():
                     parameter.grad = None
                 self._gates.set(self._with_masks({}))
+                self._passes = 3 if gradients else 1
                 yield
             finally:
+                self._passes = passes
                 for norm, tracks in norms:
                     norm.track_running_stats = tracks
                 for parameter, grad in kept:
@@ -282,6 +287,8 @@ class Context:
             for name, site in self.sites.items():
                 total[name] += len(x) * statistic(site, values[name])
             seen += len(x)
+        if not seen:
+            raise RunFailed("a mean over no training batches: batches must be at least 1")
         return {name: value / seen for name, value in total.items()}
 
     def leave_one_out(self) -> dict[str, Tensor]:
@@ -306,7 +313,6 @@ class Context:
                 gate.requires_grad_(True)
             self._gates.set(self._with_masks(gates))
             loss = F.cross_entropy(self.forward(x).float(), y, reduction="sum")
-            self.forwarded += 2 * len(x)  # a backward pass costs two forward ones
             return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
 
     def batches(self, split: str = "train", limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -331,12 +337,12 @@ class Context:
     def rewind(self, tag: str) -> None:
         """Back to the snapshot ``tag``: weights and statistics; the optimizer forgets, masks stay.
 
-        ``init`` is the network before any training, ``base`` the trained dense one, ``fresh`` draws new weights.
-        The prune slices all snapshots with the network.
+        ``init`` is the network before any training, ``base`` the trained dense one; ``fresh`` draws new weights, in
+        every phase others. The prune slices all snapshots with the network.
         """
         if tag == "fresh":
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                torch.manual_seed(derive(self._seed, "fresh"))
+                torch.manual_seed(derive(self._seed, "fresh", self.phase))
                 initialize(self.network)
         elif tag not in self.snapshots:
             raise RunFailed(f"no snapshot '{tag}'; there are {', '.join(sorted(self.snapshots))} and fresh")
@@ -352,9 +358,10 @@ class Context:
         Sites, masks, snapshots and tracked statistics follow; inserted modules go. The smaller network computes
         what the masked one would and costs less to train; what is gone does not come back.
         """
-        trackers = self._trackers
+        trackers, before = self._trackers, self._masks
         self.slice(check_masks(self.sites, masks))
         self._trackers = trackers
+        self.masks = {name: before[name][masks[name].to(self.device)] for name in self.sites}
 
     def stop_phase(self) -> None:
         """The present phase ends after this epoch."""
@@ -369,20 +376,25 @@ class Context:
     def drop(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
         """Masks without the worst ``share`` of the units that ``masks`` keeps, at least one; ties break at random.
 
-        Under a budget the drop that would go below it is replaced by the best masks within it.
+        Under a budget the drop that would go below it is replaced by the best of the remaining units within it.
 
         Args:
             scores: site -> float ``[n_units]``, larger is more worth keeping.
             share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
-            ranking: ``layer`` or ``global``.
+            ranking: ``layer`` or ``global``; the user's ``--ranking`` wins.
         """
+        self._check_scores(scores)
+        ranking = self.budget.ranking or ranking
         groups = [[name] for name in self.sites] if ranking == "layer" else [list(self.sites)]
         masks: dict[str, Tensor] = {}
         for group in groups:
             alive = {name: self._masks[name] for name in group}
             masks |= drop_worst({n: scores[n] for n in group}, alive, share, self.budget.min_keep, self.rng)
         if not self.native and self.fits({name: int(mask.sum()) for name, mask in masks.items()}):
-            return self.rank(scores, ranking)
+            worth = self.flat({name: scores[name].detach().to(self.device).double() for name in self.sites})
+            last = torch.where(self.flat(self._masks), worth, worth.min() - 1)  # what is dropped stays dropped
+            best = self.rank(self.split(last), ranking)
+            return {name: best[name].to(self.device) & mask for name, mask in self._masks.items()}
         return masks
 
     def cycles(self, share: float, ranking: str, left: float) -> int:
@@ -391,17 +403,18 @@ class Context:
         In the native track until no more than the share ``left`` of the units is left. Under a budget and a
         ``global`` ranking it is the number that equal losses of all sites would take.
         """
-        least = self.budget.min_keep
-        widths = list(self._dense.values())
+        dense, least = list(self._dense.values()), self.budget.min_keep
+        total = sum(dense)
+        together = (self.budget.ranking or ranking) == "global"
+        groups = [total] if together else dense  # units that are dropped from together
+        floor = least * len(dense) if together else least
         count = 0
-        if self.native and ranking == "global":
-            widths, least = [sum(widths)], least * len(widths)
-        total = sum(widths)
         while True:
-            widths = [min(w, max(least, w - count_to_drop(w, share))) for w in widths]
+            groups = [min(w, max(floor, w - count_to_drop(w, share))) for w in groups]
             count += 1
-            met = sum(widths) <= left * total if self.native else self.fits(dict(zip(self._dense, widths, strict=True)))
-            if met or max(widths) <= least:
+            widths = [min(w, max(least, round(w * groups[0] / total))) for w in dense] if together else groups
+            met = sum(groups) <= left * total if self.native else self.fits(dict(zip(self._dense, widths, strict=True)))
+            if met or max(groups) <= floor:
                 return count
 
     @property
@@ -451,6 +464,10 @@ class Context:
         Raises:
             RunFailed: a site is missing, or scores have the wrong shape or are not finite.
         """
+        self._check_scores(scores)
+        return select(scores, self._model, self.budget, self.budget.ranking or ranking)
+
+    def _check_scores(self, scores: Scores) -> None:
         for name, width in self.sites.widths.items():
             if name not in scores:
                 raise RunFailed(f"the method gives no scores for site {name}")
@@ -459,7 +476,6 @@ class Context:
                 raise RunFailed(f"the method's scores for site {name} have shape {list(given.shape)}, not [{width}]")
             if not bool(given.isfinite().all()):
                 raise RunFailed(f"the method's scores for site {name} are not finite")
-        return select(scores, self._model, self.budget, self.budget.ranking or ranking)
 
     def equal_widths(self) -> dict[str, int]:
         """Units each site keeps when all keep the same share of theirs within the budget."""
@@ -513,7 +529,8 @@ class Context:
     def slice(self, masks: Masks) -> nn.Module:
         """Replace the network, its sites and every snapshot by their slices. Gates and masks end here."""
         self.release()
-        masks = {name: mask.cpu() for name, mask in masks.items()}
+        self.charge()
+        masks = {name: masks[name].cpu().clone() for name in self.sites}
         if self.sliced_by is None:
             self.sliced_by = masks
         else:

@@ -64,7 +64,7 @@ class Run:
         if options.threads:
             torch.set_num_threads(options.threads)
         self.precision = environment.pick_precision(spec.recipe.precision, self.device)
-        texts = {k: str(v) for k, v in spec.config.items()}
+        texts = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in spec.config.items()}
         self.method = make_method(spec.method, texts)
         facts = DATASETS.get(spec.dataset)
         self.shape, self.classes = facts.shape, facts.classes
@@ -158,7 +158,6 @@ class Run:
         """Choose masks, let the method go, slice, check, re-estimate batch norm."""
         ctx = training.ctx
         masks = choose_masks(ctx, self.method)
-        training.charge_forwards()
         self._finalize(training)
         widths = {name: int(mask.sum()) for name, mask in masks.items()}
         cost, budget = self.model.array(widths), ctx.budget
@@ -313,9 +312,10 @@ def check_plan(plan: Any, prunes: bool) -> Plan:
 
 
 def arch_digest(network: nn.Module) -> str:
-    """Hash of an architecture: its modules with their settings, and the shapes of its weights."""
+    """Hash of an architecture: its modules with their settings, the shapes of its weights, what it leaves whole."""
     shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    return digest([str(network), shapes])
+    whole = sorted(getattr(network, "whole", ()))
+    return digest([str(network), shapes, *([whole] if whole else [])])
 
 
 def masks_digest(masks: dict[str, Tensor]) -> str:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
+from bench.options import Option, options_of
 
 HIDDEN = ("paper", "sha256", "min_size", "ranking", "needs")
-"""Decorator arguments that a list does not show."""
+"""Decorator arguments that are no options."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +49,7 @@ class Entry:
     kind: str
     origin: str
     summary: str
-    options: str
+    options: tuple[Option, ...]
     paper: Paper | None
     load: Callable[[], object]
 
@@ -99,7 +100,7 @@ class Registry:
             for point in metadata.entry_points(group=self.group):
                 found.setdefault(
                     point.name,
-                    Entry(point.name, "entry point", point.value, "from an installed package", "", None, point.load),
+                    Entry(point.name, "entry point", point.value, "from an installed package", (), None, point.load),
                 )
         return dict(sorted(found.items()))
 
@@ -109,7 +110,13 @@ class Registry:
             entries = self.entries()
             if name not in entries:
                 raise unknown(self.noun, name, entries)
-            entries[name].load()
+            try:
+                entries[name].load()
+            except UsageError:
+                raise
+            except Exception as error:
+                where = entries[name].origin
+                raise UsageError(f"{self.noun} '{name}': {where}: {type(error).__name__}: {error}") from error
         if name not in self._objects:
             raise UsageError(f"{self.noun} '{name}': {entries[name].origin} does not register it")
         return self._objects[name][0]
@@ -152,7 +159,8 @@ def import_file(file: Path) -> object:
 def scan(file: Path, decorators: tuple[str, ...], load: Callable[[], object]) -> list[Entry]:
     """Entries that ``file`` defines, read from its syntax tree."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        tree = ast.parse(text)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
     except SyntaxError as error:
@@ -171,7 +179,7 @@ def scan(file: Path, decorators: tuple[str, ...], load: Callable[[], object]) ->
                 continue
             paper = next((k.value for k in call.keywords if k.arg == "paper"), None)
             doc = (ast.get_docstring(node) or "").split("\n")[0]
-            options = ", ".join(f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords if k.arg not in HIDDEN)
+            options = options_of(node, call, tree, text, HIDDEN)
             name, origin = str(call.args[0].value), f"{shown}:{node.lineno}"
             found.append(Entry(name, call.func.id, origin, doc, options, _paper(paper, tree), load))
     return found

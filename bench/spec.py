@@ -143,6 +143,10 @@ class Spec:
     config: Mapping[str, Any] = field(default_factory=dict)  # only what differs from the method's defaults
     rules: str = RULES
 
+    def __post_init__(self) -> None:
+        config = {key: tuple(v) if isinstance(v, list) else v for key, v in self.config.items()}
+        object.__setattr__(self, "config", config)  # JSON has lists only
+
     @property
     def sha256(self) -> str:
         """Hash of the non-default part, without the seed."""

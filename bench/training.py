@@ -67,8 +67,10 @@ class Training:
         """Carry out ``plan`` from the current position; ``prune`` does its PRUNE, ``macs`` counts the network."""
         index, done = self.position
         self._macs = macs
+        self.ctx.charge = self.charge_forwards
         while index < len(plan):
             step = plan[index]
+            self.ctx.phase, self.ctx.epoch, self.ctx.step, self.ctx.progress = index, done, 0, float(done)
             if isinstance(step, Phase):
                 self._phase(index, step, done)
             else:
@@ -83,7 +85,6 @@ class Training:
 
     def _phase(self, index: int, phase: Phase, done: int) -> None:
         ctx = self.ctx
-        ctx.phase = index
         if phase.rewind is not None and not done:
             ctx.rewind(phase.rewind)
         stage: Stage = getattr(self.recipe, phase.part)
@@ -109,6 +110,7 @@ class Training:
                 accuracy, val_loss = self._validate()
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
             entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": ctx.units_left}
+            ctx.progress = epoch + 1.0
             self._call("on_epoch_end")
             self.curve.append(entry | ctx.logged)
             ctx.logged = {}
@@ -249,6 +251,7 @@ class Training:
             "tracked": ctx.tracked,
             "rng": ctx.rng.get_state(),
             "curve": self.curve,
+            "logged": ctx.logged,
             "seconds": self.seconds,
             "examples": self.examples,
             "epochs": self.epochs,
@@ -267,6 +270,7 @@ class Training:
         if state is None or state.get("identity") != self.identity:
             return False
         ctx = self.ctx
+        ctx.masks = ctx.sites.ones(ctx.device)
         if state["sliced_by"] is not None:
             ctx.slice(state["sliced_by"]) if state["method"] is None else ctx.shrink(state["sliced_by"])
         if state["method"] is None:
@@ -279,10 +283,12 @@ class Training:
         ctx.snapshots |= state["snapshots"]
         ctx.tracked |= state["tracked"]
         ctx.rng.set_state(state["rng"].cpu())
+        ctx.forwarded = 0  # what prepare looked at was counted the first time
         self._optimizer_state = state["optimizer"]
         first, second = state["position"]
         self.position = (int(first), int(second))
         self.curve = ctx.curve = state["curve"]
+        ctx.logged = state["logged"]
         self.seconds, self.extra = state["seconds"], state["extra"]
         self.examples, self.epochs = state["examples"], state["epochs"]
         self.train_macs = state["train_macs"]

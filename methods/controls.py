@@ -89,7 +89,8 @@ class Dropout(Method):
 
     def on_batch_start(self, ctx):
         """Drop, and scale what stays by ``1 / (1 - p)``."""
-        ctx.keep_at_random({n: torch.full((w,), 1 - self.config.p) for n, w in ctx.sites.widths.items()}, rescale=True)
+        chances = {n: torch.full((w,), 1 - self.config.p, device=ctx.device) for n, w in ctx.sites.widths.items()}
+        ctx.keep_at_random(chances, rescale=True)
 
 
 @method("slimming", paper=LIU2017)
@@ -102,7 +103,7 @@ class Slimming(Method):
     class Config:
         """Options."""
 
-        strength: float = 1e-4  # weight of the term (paper: 1e-4 for VGG, 1e-5 for ResNet and DenseNet)
+        strength: float = 1e-4  # weight of the term (code: 1e-4 for VGG, 1e-5 for ResNet and DenseNet)
 
         def __post_init__(self):
             if self.strength < 0:

@@ -37,9 +37,8 @@ def annealing(schedule, t, T):
 
 
 def keep_probability(share, low, high, s):
-    """``pi(t) = pi + (1 - pi) s`` with ``pi = low + share (high - low)``."""
-    target = low + share * (high - low)
-    return target + (1 - target) * s
+    """``pi(t) = s + (1 - s) pi`` with ``pi = low + share (high - low)``."""
+    return s + (1 - s) * (low + share * (high - low))
 
 
 @method("ddrop", paper=DDROP)
@@ -52,16 +51,17 @@ class DDrop(Method):
 
         p_min: float = 0.2  # keep probability of the least important unit (code)
         p_max: float = 1.0  # of the most important one (code)
-        schedule: Literal["cosine", "linear", "constant"] = "cosine"  # ours; code's default "constant" means off
+        schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how dropping sets in (ours; code: constant)
         ramp: float = 1 / 3  # share of the training epochs until full strength (code)
-        l1: float = 1e-4  # weight of the l1 term (ours; the abstract has the term, nobody gives its weight)
+        l1: float = 1e-4  # weight of the l1 term; 0 switches it off (ours: the abstract only says that there is one)
         l1_on: Literal["lowest", "weighted"] = "lowest"  # least important share, or all by 1 - rank share (ours)
         amount: float | None = None  # share of units under the l1 term; none: what the budget removes (ours)
-        importance: Literal["bn_gamma", "act_mean", "act_std", "apoz", "w_l2"] = "bn_gamma"  # code; no norm: act_mean
-        share: Literal["rank", "value", "code_bug"] = "rank"  # abstract; value and the published defect as ablations
+        # what ranks the units of a site; one without batch norm takes act_mean instead of bn_gamma (code)
+        importance: Literal["bn_gamma", "act_mean", "act_std", "apoz", "w_l2"] = "bn_gamma"
+        share: Literal["rank", "value", "code_bug"] = "rank"  # what sets the keep probability (abstract)
         momentum: float = 0.9  # of the running activation statistics (ours)
-        per_sample: bool = True  # a mask per image (code), or one for the batch
-        rescale: bool = False  # divide by the keep probability (code does not)
+        per_sample: bool = True  # a mask for each image, or one for the batch (code)
+        rescale: bool = False  # divide what is kept by its keep probability (code: it does not)
 
         def __post_init__(self):
             if not 0 <= self.p_min <= self.p_max <= 1:
@@ -71,24 +71,20 @@ class DDrop(Method):
             if not 0 <= self.momentum < 1 or self.ramp < 0 or self.l1 < 0:
                 raise ValueError("momentum must lie in [0, 1), ramp and l1 must not be negative")
 
-    def kind(self, site):
-        """The importance used for a site."""
-        wanted = self.config.importance
-        return "act_mean" if wanted == "bn_gamma" and site.gamma() is None else wanted
-
     def prepare(self, ctx):
         """Count the units under the l1 term; track activation statistics where the importance is one."""
         c, kept = self.config, ctx.equal_widths()
         self.lowest = {n: w - kept[n] if c.amount is None else int(c.amount * w) for n, w in ctx.sites.widths.items()}
-        for name, site in ctx.sites.items():
-            if self.kind(site) in STATISTICS:
-                ctx.track(name, STATISTICS[self.kind(site)], c.momentum)
+        no_gamma = {n for n, s in ctx.sites.items() if c.importance == "bn_gamma" and s.gamma() is None}
+        self.kind = {n: "act_mean" if n in no_gamma else c.importance for n in ctx.sites}
+        for name in (n for n, kind in self.kind.items() if kind in STATISTICS):
+            ctx.track(name, STATISTICS[self.kind[name]], c.momentum)
 
     @torch.no_grad()
     def scores(self, ctx):
         """Importance ``u`` of each unit: ``|gamma|`` is the batch deviation of its normalised map."""
         weights = {"bn_gamma": lambda s: s.gamma(), "w_l2": lambda s: s.rows().square().sum(dim=1)}
-        return {n: weights.get(self.kind(s), lambda s: ctx.tracked[s.name])(s) for n, s in ctx.sites.items()}
+        return {n: weights.get(self.kind[n], lambda s: ctx.tracked[s.name])(s) for n, s in ctx.sites.items()}
 
     def on_batch_start(self, ctx):
         """Draw which unit each image sees: Bernoulli of the keep probability, constant over the map."""
@@ -99,9 +95,9 @@ class DDrop(Method):
 
     def penalty(self, ctx):
         """``l1`` times the sum of ``|gamma|`` (without batch norm ``||w||_1``) over each site's lowest units."""
-        total, weighted = 0.0, self.config.l1_on == "weighted"
-        for name, site in ctx.sites.items():
-            u, size = self.importances[name], site.rows().abs().sum(dim=1) if site.gamma() is None else site.gamma()
-            low = size * (1 - rank_share(u)) if weighted else size[u.argsort(stable=True)[: self.lowest[name]]]
-            total += low.sum()
+        total = 0.0
+        for name, u in self.importances.items():
+            size = ctx.sites[name].rows().abs().sum(dim=1) if (g := ctx.sites[name].gamma()) is None else g
+            lowest = size[u.argsort(stable=True)[: self.lowest[name]]]
+            total += (lowest if self.config.l1_on == "lowest" else size * (1 - rank_share(u))).sum()
         return self.config.l1 * total

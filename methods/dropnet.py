@@ -37,13 +37,13 @@ class DropNet(Method):
             "apoz_layer",
             "oracle",
             "oracle_layer",
-        ] = "minimum_layer"  # what is lowest, over all sites or (_layer) in each (paper)
+        ] = "minimum_layer"  # what is lowest, over all sites or (_layer) in each (paper; oracle_layer: ours)
         p: float = 0.2  # share of the remaining units that a cycle drops; 0 drops one unit (paper)
         rewind: Literal["init", "fresh"] = "init"  # a cycle starts from the first weights, or from new ones (paper)
         fraction: float = 0.1  # native track: stop when no more than this share of the units is left (code)
         kappa: float | None = None  # native track, instead: keep more than this share of the dense accuracy (paper)
         cycle_epochs: int = 0  # of each cycle; 0 takes the recipe's train.epochs (ours)
-        order: Literal["paper", "code"] = "paper"  # absolute value before the mean over positions, or after (code)
+        order: Literal["paper", "code"] = "paper"  # absolute value, then mean over positions; or after it (paper)
 
         def __post_init__(self):
             if not 0 <= self.p < 1:
@@ -64,7 +64,8 @@ class DropNet(Method):
         """As many cycles as the drops it takes; then the last drop as PRUNE, rewind, train once more."""
         c = self.config
         self.by_accuracy = ctx.native and c.kappa is not None
-        self.cycles = ctx.cycles(c.p, self.ranking, 0 if self.by_accuracy else c.fraction)
+        # A cycle more where accuracy decides: what the last drop leaves has to be judged too.
+        self.cycles = self.by_accuracy + ctx.cycles(c.p, self.ranking, 0 if self.by_accuracy else c.fraction)
         cycle = Phase(c.cycle_epochs or ctx.recipe.train.epochs, rewind=c.rewind)
         return (*[cycle] * self.cycles, PRUNE, cycle, Phase(ctx.recipe.finetune.epochs, "finetune"))
 

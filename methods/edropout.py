@@ -60,7 +60,7 @@ class EDropout(Method):
         patience: int = 100  # batches without a change of the best state in a settled population (ours)
         stale_costs: bool = False  # keep a parent's cost from the batch it was born on (code)
         share: float = 1.0  # of the batch that states are evaluated on (ours)
-        statistics: Literal["batch", "running"] = "batch"  # what norms use then; neither is recorded (ours)
+        statistics: Literal["batch", "running"] = "batch"  # what norms use while states are evaluated (ours)
 
         def __post_init__(self):
             if self.population < 4:
@@ -93,13 +93,16 @@ class EDropout(Method):
         fresh = c.stale_costs and bool(self.costs.isfinite().all())  # parents' costs need no second look
         candidates = children if fresh else torch.cat([self.states, children])
         some = slice(max(1, round(c.share * len(ctx.x))))
+        ctx.masks = ctx.sites.ones()  # or no candidate would be evaluated with units that the best state lacks
         logits = ctx.evaluate(ctx.split(candidates), ctx.x[some], c.statistics == "batch")
         costs = energy_loss(logits, ctx.y[some])
         parents = self.costs if fresh else costs[:count]
         better = costs[-count:] < parents
         self.states.copy_(torch.where(better[:, None], children, self.states))
         self.costs.copy_(torch.where(better, costs[-count:], parents))
-        settled = torch.equal(before, self.states[self.costs.argmin()]) and self.costs.mean() - self.costs.min() < 1e-6
+        settled = (
+            torch.equal(before, self.states[self.costs.argmin()]) and (self.costs - self.costs.min()).mean() < 1e-6
+        )
         self.calm.copy_((self.calm + 1) * settled)
         ctx.log(energy=self.costs.min(), energy_mean=self.costs.mean(), density=self.states.float().mean())
 

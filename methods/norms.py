@@ -21,7 +21,8 @@ def l2_norm(site):
 @importance("fpgm", paper=HE2019)
 def fpgm(site):
     """Distance to the geometric median: sum of the distances to all other units (He et al. 2019, eq. 4)."""
-    return torch.cdist(site.rows(), site.rows()).sum(dim=1)
+    exact = "donot_use_mm_for_euclid_dist"  # the other way loses the distance of filters that are alike
+    return torch.cdist(site.rows(), site.rows(), compute_mode=exact).sum(dim=1)
 
 
 @importance("bn_scale", paper=LIU2017, ranking="global")

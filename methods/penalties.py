@@ -101,10 +101,21 @@ class Penalty(Method):
 
     def select(self, ctx, budget):
         """The largest within the budget; in the native track all above the threshold, at once."""
-        scores = self.scores(ctx)
-        if not ctx.native:
-            return ctx.rank(scores, self.ranking)
-        return {n: (s > self.config.threshold * s.max()) | (s == s.max()) for n, s in scores.items()}
+        return self.large(ctx) if ctx.native else ctx.rank(self.scores(ctx), self.ranking)
+
+    def large(self, ctx):
+        """Units above the threshold, at least the largest of each site."""
+        return {n: (s > self.config.threshold * s.max()) | (s == s.max()) for n, s in self.scores(ctx).items()}
+
+    @torch.no_grad()
+    def on_epoch_end(self, ctx):
+        """How many units are small by now, and how unequal the sizes of each site are: from 0 to 1 (one is left)."""
+        ctx.log(small=sum((~large).sum() for large in self.large(ctx).values()))
+        for name, site in ctx.sites.items():
+            most = site.n_units**0.5
+            if site.n_units > 1:
+                found = (most - ratio(sizes(self.weights(site).flatten(1)))) / (most - 1)
+                ctx.log(**{f"hoyer {name}": found.clamp(0, 1)})
 
 
 @method("l1l2", paper=L1L2)
@@ -132,10 +143,14 @@ class PseudoNorm(Penalty):
 
     @torch.no_grad()
     def on_step_end(self, ctx):
-        """``w_i <- w_i max(0, 1 - rate * weight / (N n_i))``, N the norm of the whole layer."""
+        """``w_i <- w_i max(0, 1 - rate * weight / (N n_i))``, N the norm of the whole layer.
+
+        The rate is what momentum makes of the recipe's: the other part of the term goes through the optimizer.
+        """
+        rate = ctx.rate / (1 - ctx.recipe.momentum)
         for site in ctx.sites.values() if self.config.proximal else ():
             norms = sizes(site.rows())
-            shrink = (1 - ctx.rate * self.now(ctx) / (norms * norms.norm()).clamp(min=EPS)).clamp(min=0)
+            shrink = (1 - rate * self.now(ctx) / (norms * norms.norm()).clamp(min=EPS)).clamp(min=0)
             for weight in site.weights():
                 weight.mul_(shrink.reshape(-1, *[1] * (weight.dim() - 1)))
 

@@ -27,7 +27,7 @@ class Spectral(Method):
         """Options."""
 
         transform: Literal["dct", "dht", "dft"] = "dct"  # DCT-II, Hartley, Fourier (abstract: DCT and relatives)
-        axis: Literal["channel", "spatial", "flat"] = "channel"  # what is a vector (third party; paper has variants)
+        axis: Literal["channel", "spatial", "flat"] = "channel"  # what is a vector (third party)
         rule: Literal["or", "and", "hard"] = "or"  # weak ones at random; strong ones at random; no chance (third party)
         inference: Literal["expect", "identity", "hard"] = "expect"  # weak ones times p_keep, as they are, or 0 (ours)
         p_keep: float = 0.5  # chance of what the rule leaves to chance (third party)
@@ -55,18 +55,19 @@ class Spectral(Method):
         """Warm up."""
         steps = self.config.warmup * ctx.recipe.train.epochs
         for layer in self.layers:
-            layer.warm = min(1.0, ctx.progress / steps) if steps else 1.0
+            layer.warm.fill_(min(1.0, ctx.progress / steps) if steps else 1.0)
 
     def on_epoch_end(self, ctx):
         """Account A: the share of coefficients that the last batch lost; it saves nothing."""
         for name, layer in zip(ctx.sites, self.layers, strict=True):
-            ctx.log(**{f"zeroed {name}": (layer.mask == 0).float().mean()})
+            if layer in ctx.inserted:
+                ctx.log(**{f"zeroed {name}": (layer.mask == 0).float().mean()})
 
     @torch.no_grad()
     def scores(self, ctx):
         """Account C: mean square of each unit's activation after the hard mask, its energy in the spectrum."""
         layers = dict(zip(ctx.sites, self.layers, strict=True))
-        return ctx.mean(lambda site, a: layers[site.name](a, hard=True).square().flatten(2).mean(dim=(0, 2)))
+        return ctx.mean(lambda site, a: layers[site.name](a.float(), hard=True).square().flatten(2).mean(dim=(0, 2)))
 
 
 @method("spectral_energy", paper=SPECTRAL)

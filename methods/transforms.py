@@ -56,25 +56,33 @@ class SpectralDropout(nn.Module):
         super().__init__()
         self.config, self.generator = config, generator
         self.register_buffer("alpha", torch.tensor(torch.nan, device=generator.device))
-        self.warm = 1.0  # share of the full strength
-        self.mask = torch.ones(1)  # the last one
+        self.register_buffer("warm", torch.tensor(1.0, device=generator.device))  # share of the full strength
+        self.mask = torch.ones(1)  # the last one of training
 
     def forward(self, a, hard=False):
         """``[B, n_units, ...]`` to the same shape; ``hard`` leaves nothing to chance. Transforms run in float32."""
         axis = self.config.axis
         with torch.autocast(a.device.type, enabled=False):
-            x = a.float().flatten(1) if axis == "flat" else a.float().movedim(1, -1) if axis == "channel" else a.float()
+            x = (a[..., 0] if a.shape[2:] == (1,) else a).float()  # the one position of linear units is no axis
+            x = x.flatten(1) if axis == "flat" else x.movedim(1, -1) if axis == "channel" else x
             spectrum = self.turned(x)
-            self.mask = self.keep(spectrum, hard)
-            y = self.turned(spectrum * self.mask, back=x.shape)
-        return (y.movedim(-1, 1) if axis == "channel" else y.reshape(a.shape)).to(a.dtype)
+            mask = self.keep(spectrum, hard)
+            y = self.turned(spectrum * mask, back=x.shape)
+        self.mask = mask if self.training else self.mask
+        return (y.movedim(-1, 1) if axis == "channel" else y).reshape(a.shape).to(a.dtype)
+
+    def axes(self, x):
+        """The axes that are transformed: both of a map, else the last."""
+        return (-2, -1) if self.config.axis == "spatial" and x.dim() == 4 else (-1,)
 
     def turned(self, x, back=None):
         """The transform over the last axis (the last two of a map), or its inverse ``back`` to a shape."""
-        c, maps = self.config, self.config.axis == "spatial" and x.dim() == 4
+        c, axes = self.config, self.axes(x)
+        if c.transform == "dft" and back is None:
+            return torch.fft.rfftn(x, dim=axes, norm="ortho")
         if c.transform == "dft":
-            return torch.fft.rfft(x, norm="ortho") if back is None else torch.fft.irfft(x, n=back[-1], norm="ortho")
-        for axis in (-2, -1) if maps else (-1,):
+            return torch.fft.irfftn(x, s=[back[axis] for axis in axes], dim=axes, norm="ortho")
+        for axis in axes:
             t = matrix(c.transform, x.shape[axis], c.axis == "channel", x.device)
             x = (x.movedim(axis, -1) @ (t.T if back is None else t)).movedim(-1, axis)
         return x
@@ -86,7 +94,8 @@ class SpectralDropout(nn.Module):
         scale = size.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-12).reshape(-1, *[1] * (size.dim() - 1))
         if self.alpha.isnan():  # the first batch sets which share is weak
             ratios = (size / scale).flatten()
-            self.alpha.copy_(ratios.kthvalue(max(1, round(c.weak * len(ratios)))).values)
+            weak = round(c.weak * len(ratios))
+            self.alpha.fill_(ratios.kthvalue(weak).values if weak else 0.0)
         strong = size > (self.alpha * scale if c.tau is None else c.tau)
         chance = 1 - self.warm * (1 - c.p_keep)
         if hard or c.rule == "hard" or (not self.training and c.inference == "hard"):
@@ -95,4 +104,7 @@ class SpectralDropout(nn.Module):
             drawn = chance if c.inference == "expect" else 1.0
         else:
             drawn = (torch.rand(size.shape, generator=self.generator, device=size.device) < chance).float()
+            if c.transform == "dft" and len(self.axes(size)) == 2:  # rows k and -k hold conjugates: one draw for both
+                row = torch.arange(size.shape[-2], device=size.device)
+                drawn = drawn[..., torch.minimum(row, -row % len(row)), :]
         return torch.where(strong, 1.0, drawn) if c.rule == "or" else strong * drawn

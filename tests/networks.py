@@ -39,6 +39,25 @@ def bottleneck():
     return nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), Residual(body, nn.Identity()), *head(6))
 
 
+GREY = (1, 8, 8)
+
+
+def three_sites():
+    """Sites ``0``, ``4`` and ``7`` of 12, 16 and 12 units with batch norm, the first pooled; ten classes, ``GREY``."""
+    first, second, third = (
+        (conv(i, o, bias=False), nn.BatchNorm2d(o), nn.ReLU()) for i, o in ((1, 12), (12, 16), (16, 12))
+    )
+    return nn.Sequential(*first, nn.MaxPool2d(2), *second, *third, *head(12, 10))
+
+
+def two_sites():
+    """Sites ``0`` and ``4`` of 6 and 7 units, no norm, the first pooled and flattened; ten classes, ``GREY``."""
+    return nn.Sequential(
+        *(conv(1, 6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(96, 7), nn.ReLU(), nn.Linear(7, 10)),
+    )
+
+
 class Doubled(nn.Module):
     """The next layer reads every unit at two places that are far apart."""
 

@@ -40,9 +40,7 @@ def nodes(subject: Subject) -> Iterator[tuple[Path, Any]]:
             yield file, node
 
 
-@check(
-    "documented", "`bench list` and a reader of the board know a method by its first line and its paper.", alone=True
-)
+@check("documented", "A list and a board show a method by its first line and its paper.", alone=True)
 def documented(subject: Subject) -> str | None:
     """Docstring and paper."""
     for part in subject.parts:
@@ -113,9 +111,7 @@ def options(subject: Subject) -> str | None:
     return None
 
 
-@check(
-    "plan", "The plan is printed, budgeted and resumed before anything is known of data: it must not vary.", alone=True
-)
+@check("plan", "Epochs are counted and runs resumed by the plan alone: it must not vary.", alone=True)
 def plan(subject: Subject) -> str | None:
     """Well formed, the same every time, free of side effects."""
     plans: list[Any] = []
@@ -158,9 +154,7 @@ def starting_point(subject: Subject) -> str | None:
     return None
 
 
-@check(
-    "imports", "A method that reaches into the harness breaks with it, and can break its rules.", is_adapter, alone=True
-)
+@check("imports", "What reaches into the harness breaks with it, and can break its rules.", is_adapter, alone=True)
 def imports(subject: Subject) -> str | None:
     """bench.api alone of the harness; nothing that talks to the world."""
     strange = set()

@@ -1,4 +1,4 @@
-"""Tiny networks, one for each way in which units can be produced, passed on and read; and images for them."""
+"""Tiny networks, one for each way in which units can be produced, passed on and read; images; partners."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.api import Site, importance, regularizer
 from bench.archs import Shape, architecture
 from bench.archs.layers import ChannelPad
 from bench.data import Raw, dataset
@@ -49,16 +50,17 @@ def head(channels: int, classes: int = CLASSES) -> tuple[nn.Module, ...]:
     return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
 
 
-def conv_bn(inp: int, out: int, size: int = 3) -> tuple[nn.Module, ...]:
+def conv_bn(inp: int, out: int, size: int = 3, stride: int = 1) -> tuple[nn.Module, ...]:
     """Convolution without bias, batch norm, ReLU."""
-    return conv(inp, out, size, bias=False), nn.BatchNorm2d(out), nn.ReLU()
+    return conv(inp, out, size, stride, bias=False), nn.BatchNorm2d(out), nn.ReLU()
 
 
 @architecture("check_chain")
 def chain(*, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn.Module:
-    """Convolutions with batch norm, one after the other: every budget can be met."""
-    layers = *conv_bn(shape[0], 12), *conv_bn(12, 16), nn.MaxPool2d(2), *conv_bn(16, 12)
-    return nn.Sequential(*layers, *head(12, num_classes))
+    """Convolutions with batch norm, one after the other: every budget can be met, and nothing takes long."""
+    layers = *conv_bn(shape[0], 12, stride=2), *conv_bn(12, 16, stride=2), *conv_bn(16, 12, stride=2)
+    area = (shape[1] // 8) * (shape[2] // 8)  # one position at 8x8, so that no pooling has to be counted
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * area, num_classes))
 
 
 @architecture("check_narrow")
@@ -142,3 +144,18 @@ def densely_connected(*, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn
     """Layers that read the concatenation of all before them."""
     layers = conv(shape[0], 4), DenseLayer(4, 3), DenseLayer(7, 5), nn.BatchNorm2d(12), nn.ReLU()
     return nn.Sequential(*layers, *head(12, num_classes))
+
+
+# --- what methods are composed with: the least regularizer and the least importance ---------------------------------
+
+
+@importance("check_importance")
+def check_importance(site: Site) -> Tensor:
+    """l1 norm, for checking compositions."""
+    return site.rows().abs().sum(dim=1)
+
+
+@regularizer("check_penalty")
+def check_penalty(site: Site) -> Tensor:
+    """Squared weights, for checking compositions."""
+    return 1e-4 * site.rows().square().sum()

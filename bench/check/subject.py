@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import sites
 from bench.api import Composed, Method
 from bench.check.networks import STANDARD
 from bench.check.registry import Broken
@@ -99,6 +100,7 @@ class Subject:
         origins = [METHODS.origin(part.name) for part in self.parts]
         self.origin = ", ".join(str(relative(o)) for o in origins)
         self.sources = sorted({Path(o.rpartition(":")[0]).resolve() for o in origins})
+        self.printed = io.StringIO()  # what runs of :meth:`on` say
         self._outcomes: dict[tuple[str, str], WatchedRun | Exception] = {}
 
     def start(
@@ -138,7 +140,8 @@ class Subject:
         key = arch, coupling
         if key not in self._outcomes:
             try:
-                self._outcomes[key] = self.run(arch=arch, coupling=coupling)
+                with contextlib.redirect_stdout(self.printed):
+                    self._outcomes[key] = self.run(arch=arch, coupling=coupling)
             except Exception as error:
                 self._outcomes[key] = error
         return self._outcomes[key]
@@ -146,9 +149,7 @@ class Subject:
     @cached_property
     def standard(self) -> WatchedRun:
         """The plain run that others are compared with; raises what it raises."""
-        self.printed = io.StringIO()
-        with contextlib.redirect_stdout(self.printed):
-            found = self.on(STANDARD)
+        found = self.on(STANDARD)
         if isinstance(found, Exception):
             raise found
         return found
@@ -160,9 +161,11 @@ class Subject:
         return not torch.equal(fresh.get_state(), self.standard.done.ctx.rng.get_state())
 
     def declines(self, error: Exception) -> bool:
-        """Whether the method itself refused, in one line, to work on a network."""
-        frames = traceback.extract_tb(error.__traceback__)
-        return isinstance(error, RunFailed) and Path(frames[-1].filename).resolve() in self.sources
+        """Whether the method, or a site it asked, refused in one line to work on a network."""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        own = [*self.sources, Path(str(sites.__file__))]
+        raised = (last.line or "").startswith("raise ") and Path(last.filename).resolve() in own
+        return raised and isinstance(error, RunFailed | ValueError)
 
     def line(self, error: BaseException) -> str:
         """An error as one line, with the place in the method's file where it came from."""

@@ -30,7 +30,9 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.list:
         return _list(chosen.json)
     names = _names(chosen)
-    from bench.check import Report, Result, examine
+    from bench.check import Report, Result, examine, selected
+
+    selected(chosen.only)
 
     def tell(result: Result) -> None:
         if not chosen.json and (len(names) == 1 or result.outcome == "FAILED"):
@@ -40,7 +42,13 @@ def run(chosen: argparse.Namespace) -> int:
     for name in names:
         if len(names) > 1:
             print(f"checking {name} ({len(reports) + 1} of {len(names)})", file=sys.stderr, flush=True)
-        reports.append(examine(name, chosen.only, chosen.limit, tell))
+        try:
+            reports.append(examine(name, chosen.only, chosen.limit, tell))
+        except UsageError as error:
+            if len(names) == 1:
+                raise
+            reports.append(Report(name, results=[Result("runs", "FAILED", str(error))]))  # the others' turn comes
+            tell(reports[-1].results[0])
         if not chosen.json:
             print(reports[-1], flush=True)
     if chosen.json:

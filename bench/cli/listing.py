@@ -58,7 +58,8 @@ def _entries(registry: Registry) -> list[dict[str, str]]:
         row = {"name": entry.name}
         if registry is METHODS:
             row |= {"kind": entry.kind, "paper": str(entry.paper or "")}
-        rows.append(row | {"options": entry.options, "defined in": entry.origin, "what": entry.summary})
+        options = ", ".join(f"{option.name}={option.default}" for option in entry.options)
+        rows.append(row | {"options": options, "defined in": entry.origin, "what": entry.summary})
     return rows
 
 

@@ -38,7 +38,7 @@ def add_to(commands: Any) -> None:
     )
     budget.add_argument("--native", action="store_true", help="instead: the method chooses, as its paper does")
     budget.add_argument("--ranking", metavar="global|layer", help="default: the method's own")
-    budget.add_argument("--min-keep", type=_whole, default=1, metavar="N", help="units that stay in every site (1)")
+    budget.add_argument("--min-keep", type=whole, default=1, metavar="N", help="units that stay in every site (1)")
     budget.add_argument(
         "--coupling", choices=("inner", "full"), default="inner", help="full also prunes residual streams"
     )
@@ -52,8 +52,8 @@ def add_to(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="recipe value, such as train.epochs=5",
     )
-    change.add_argument("--epochs", type=_whole, metavar="N", help="short for --set train.epochs=N")
-    change.add_argument("--finetune-epochs", type=_whole, metavar="N", help="short for --set finetune.epochs=N")
+    change.add_argument("--epochs", type=whole, metavar="N", help="short for --set train.epochs=N")
+    change.add_argument("--finetune-epochs", type=whole, metavar="N", help="short for --set finetune.epochs=N")
     change.add_argument(
         "--plugin",
         action="append",
@@ -68,7 +68,7 @@ def add_to(commands: Any) -> None:
     where.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
     where.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    where.add_argument("--threads", type=_whole, metavar="N", help="CPU threads; runs side by side need their share")
+    where.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
     where.add_argument("--retry", action="store_true", help="run again; the old record moves to superseded/")
     where.add_argument(
         "--dry-run", action="store_true", help="print the specification and the record's path, run nothing"
@@ -148,10 +148,15 @@ def make_budget(chosen: argparse.Namespace) -> Budget | None:
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)}: give one of them")
     if chosen.native:
+        if chosen.ranking is not None or chosen.min_keep != 1:
+            raise UsageError("--native: the method chooses by itself, without --ranking and --min-keep")
         return None
     widths = None
     if chosen.like is not None:
-        like = record.load(Path(chosen.like))
+        try:
+            like = record.load(Path(chosen.like))
+        except record.RecordError as error:
+            raise UsageError(f"--like: {error}") from error
         if like["status"] != "ok":
             raise UsageError(f"--like {chosen.like}: that run {like['status']}")
         widths = tuple(after for _, after in like["structure"]["widths"].values())
@@ -190,7 +195,8 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
+    """``text`` as a whole number, for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
     return int(text)

@@ -179,6 +179,30 @@ def test_given_shares_are_relative_to_each_other(shares, widths):
     assert tuple(int(m.sum()) for m in masks.values()) == widths
 
 
+@settings(derandomize=True, max_examples=15, deadline=None)
+@given(st.integers(1, 10), st.integers(1, 10), st.integers(0, 50), st.sampled_from(["global", "layer"]))
+def test_a_budget_of_widths_keeps_the_best_of_each_site(left, right, seed, ranking):
+    sites, model = parallel()
+    budget, scores = Budget(widths=(left, right)), random_scores(sites, seed)
+    masks = select(scores, model, budget, ranking)
+    assert [int(m.sum()) for m in masks.values()] == [left, right]
+    assert all(m.all() or scores[n][m].min() > scores[n][~m].max() for n, m in masks.items())
+    assert model.allowed(budget) == model.macs(widths_of(model, masks)) == 12 * (left + right)
+
+
+@pytest.mark.parametrize("widths", [(5,), (5, 5, 5), (0, 5), (5, 11), ()])
+def test_widths_of_another_network(widths):
+    with pytest.raises(UsageError, match="this network's sites have 10-10 units"):
+        parallel()[1].require(Budget(widths=widths))
+
+
+def test_widths_below_min_keep():
+    with pytest.raises(UsageError, match="leaves a site less than 6 units"):
+        parallel()[1].require(Budget(widths=(5, 9), min_keep=6))
+    parallel()[1].require(Budget(widths=(6, 10), min_keep=6))
+    parallel()[1].require(Budget(widths=(10, 10), min_keep=30))
+
+
 def test_only_the_order_of_scores_matters_to_layer_ranking():
     _, sites, model, _ = family("resnet8_inner")
     scores = random_scores(sites)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench import context
 from bench.api import Phase
 from bench.errors import RunFailed
 
@@ -49,12 +50,31 @@ def test_probe_with_batch_statistics_is_the_training_forward(make_ctx):
 
 def test_probe_gives_gradients_back(make_ctx):
     ctx = make_ctx()
-    parameter = next(ctx.network.parameters())
-    parameter.grad = torch.ones_like(parameter)
+    name, site = next(iter(ctx.sites.items()))
+    inserted = nn.Conv2d(site.n_units, site.n_units, 1)
+    ctx.insert(name, inserted)
+    parameters = [next(ctx.network.parameters()), inserted.weight]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
     with ctx.probe(gradients=True):
         ctx.forward(ctx.x).sum().backward()
-        assert not torch.equal(parameter.grad, torch.ones_like(parameter))
-    assert torch.equal(parameter.grad, torch.ones_like(parameter))
+        assert not any(torch.equal(p.grad, torch.ones_like(p)) for p in parameters)
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in parameters)
+    assert inserted.bias.grad is None
+
+
+def test_a_forward_that_may_be_followed_by_a_backward_pass_costs_three(make_ctx):
+    ctx = make_ctx()
+    batch = len(ctx.x)
+    with ctx.probe(gradients=True):
+        ctx.forward(ctx.x)
+        assert ctx.forwarded == 3 * batch
+        with ctx.probe():
+            ctx.forward(ctx.x)
+        assert ctx.forwarded == 4 * batch
+        ctx.forward(ctx.x)
+    ctx.forward(ctx.x)
+    assert ctx.forwarded == 8 * batch
 
 
 def test_candidates_in_one_forward_equal_candidates_one_by_one(make_ctx, monkeypatch):
@@ -216,7 +236,7 @@ def test_snapshot_and_rewind(make_training):
         ctx.rewind("x")
 
 
-def test_fresh_weights_depend_on_the_seed_only(make_ctx):
+def test_fresh_weights_depend_on_the_seed_and_the_phase_only(make_ctx):
     one, two = make_ctx(), make_ctx()
     torch.rand(5)
     rng = torch.get_rng_state()
@@ -225,6 +245,9 @@ def test_fresh_weights_depend_on_the_seed_only(make_ctx):
     two.rewind("fresh")
     assert same(state_of(one), state_of(two))
     assert not same(state_of(one), one.snapshots["init"])
+    one.phase = 1
+    one.rewind("fresh")
+    assert not same(state_of(one), state_of(two))
 
 
 def test_scores_are_checked(make_ctx):
@@ -241,7 +264,7 @@ def test_scores_are_checked(make_ctx):
 def test_running_statistic(make_ctx):
     ctx = make_ctx()
     name = next(iter(ctx.sites))
-    ctx.track(name, lambda values: values.mean(dim=1), momentum=0.75)
+    ctx.track(name, lambda a: a.mean(dim=(0, *range(2, a.dim()))), momentum=0.75)
     ctx.network.eval()
     with ctx.activations() as found, ctx.probe():
         ctx.forward(ctx.x)

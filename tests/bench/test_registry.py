@@ -137,6 +137,27 @@ def test_two_files_of_the_folder_with_one_name(tmp_path, monkeypatch):
         Registry("thing", ("thing",), "things").entries()
 
 
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        ("raise ValueError('first line\\nsecond line')", "ValueError: first line second line"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_file_of_the_folder_that_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch, line, error):
+    folder = "broken_" + error.partition(":")[0]
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a.py").write_text(f"{line}\n@thing('one')\ndef f(): pass\n")
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = Registry("thing", ("thing",), folder)
+    assert list(broken.entries()) == ["one"]
+    with pytest.raises(UsageError) as caught:
+        broken.get("one")
+    assert str(caught.value) == f"thing 'one': {folder}/a.py:3: {error}"
+
+
 # --- plugins ------------------------------------------------------------------------------------------------------
 
 

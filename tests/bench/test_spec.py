@@ -98,6 +98,7 @@ def test_overrides_leave_the_rest_alone():
         ({"augment": "rotate"}, "augment.*rotate.*none.*shift.*crop_flip"),
         ({"precision": "fp8"}, "precision.*fp8.*fp32"),
         ({"train.epochs": "-1"}, "epochs = -1"),
+        ({"train.patience": "-1"}, "patience = -1"),
         ({"train.lr": "nan"}, "lr.*nan"),
         ({"train.lr": "inf"}, "lr = inf"),
         ({"batch_size": "0"}, "batch_size = 0"),
@@ -176,6 +177,7 @@ RECIPE_CHANGES = [
     {"train": Stage(3, 0.2)},
     {"train": Stage(3, 0.1, "step")},
     {"train": Stage(3, 0.1, warmup=0.1)},
+    {"train": Stage(3, 0.1, patience=1)},
     {"finetune": Stage(2, 0.01)},
     {"train": Stage(1, 0.01), "finetune": Stage(3, 0.1)},
     {"batch_size": 64},
@@ -199,6 +201,8 @@ SPEC_CHANGES = [
     {"budget": Budget(keep_params=0.5)},
     {"budget": Budget(keep_macs=0.5, ranking="layer")},
     {"budget": Budget(keep_macs=0.5, min_keep=2)},
+    {"budget": Budget(widths=(3, 4))},
+    {"config": {"powers": (1, 2)}},
     *({"recipe": recipe(**change)} for change in RECIPE_CHANGES),
 ]
 
@@ -363,6 +367,32 @@ def test_decode_takes_what_fits_and_refuses_the_rest():
         decode(Options, {"strenght": 2}, "here")
     with pytest.raises(UsageError, match="here: active = 1 is not true or false"):
         decode(Options, {"active": 1}, "here")
+
+
+@dataclass(frozen=True)
+class Lists:
+    powers: tuple[int, ...] = ()
+    rates: tuple[float, ...] | None = None
+
+
+def test_lists_of_json_and_toml_become_tuples():
+    assert decode(Lists, {"powers": [1, 2], "rates": [0.5, 1]}, "here") == Lists((1, 2), (0.5, 1))
+    assert decode(Lists, {"powers": (), "rates": None}, "here") == Lists()
+    assert hash(decode(Lists, {"powers": []}, "here")) == hash(Lists())
+    with pytest.raises(UsageError, match="here: powers = "):
+        decode(Lists, {"powers": [1, "two"]}, "here")
+    with pytest.raises(UsageError, match="here: powers = 3"):
+        decode(Lists, {"powers": 3}, "here")
+
+
+def test_a_budget_of_widths():
+    budget = Budget(widths=[3, 4])
+    assert budget == Budget(widths=(3, 4))
+    assert str(budget) == "widths 3-4"
+    assert budget.keep == 1.0
+    for share in ({"keep_macs": 0.5}, {"keep_params": 0.5}):
+        with pytest.raises(UsageError, match="--like without --keep-macs or --keep-params"):
+            Budget(widths=(3, 4), **share)
 
 
 def test_names_of_composed_methods():

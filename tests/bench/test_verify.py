@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from networks import two_sites
 from safetensors.torch import load_file, save_file
 
 from bench import record
+from bench.pipeline import arch_digest
 from bench.run import execute
+from bench.spec import digest
 from bench.verify import verify_file
 
 
@@ -100,3 +103,17 @@ def test_an_unknown_architecture_is_not_run(made, monkeypatch):
     outcomes = {c.name: c for c in verify_file(path, options.out, options.data_dir)}
     assert outcomes["MACs and params from widths"].outcome == "not run"
     assert "--plugin" in outcomes["MACs and params from widths"].detail
+
+
+def test_the_hash_of_an_architecture_tells_what_is_left_whole():
+    def hashed(*whole):
+        network = two_sites()
+        if whole:
+            network.whole = whole
+        return arch_digest(network)
+
+    network = two_sites()
+    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert hashed() == digest([str(network), shapes])  # as in records from before there was such a thing
+    assert hashed("0", "4") == hashed("4", "0")
+    assert len({hashed(), hashed("0"), hashed("4"), hashed("0", "4")}) == 4

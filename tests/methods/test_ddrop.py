@@ -11,18 +11,18 @@ from bench.api import Phase
 from methods.ddrop import SHARES, DDrop, annealing, keep_probability, rank_share
 
 
-def test_1_rank_is_argsort_of_argsort():
+def test_1g01_rank_is_argsort_of_argsort():
     importance = torch.tensor([0.3, 0.1, 0.2])
     assert rank_share(importance).tolist() == [1.0, 0.0, 0.5]
     assert SHARES["code_bug"](importance).tolist() == [0.5, 1.0, 0.0]  # kept for ablations, never the default
     assert DDrop.Config().share == "rank"
 
 
-def test_1_single_unit_counts_as_most_important():
+def test_1g01_single_unit_counts_as_most_important():
     assert rank_share(torch.tensor([0.0])).tolist() == [1.0]
 
 
-def test_2_target_probabilities_are_evenly_spread():
+def test_1g02_target_probabilities_are_evenly_spread():
     keep = keep_probability(rank_share(torch.tensor([5.0, 1.0, 3.0, 2.0, 4.0])), 0.2, 1.0, s=0.0)
     assert torch.allclose(keep.sort().values, torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]))
     for m in range(2, 40):
@@ -34,12 +34,12 @@ def test_2_target_probabilities_are_evenly_spread():
     [("linear", 0, 1.0), ("cosine", 0, 1.0), ("linear", 15, 0.6), ("cosine", 15, 0.76569), ("cosine", 30, 0.2),
      ("linear", 90, 0.2), ("constant", 0, 0.2)],
 )  # fmt: skip
-def test_3_annealed_probability(schedule, t, expected):
+def test_1g03_annealed_probability(schedule, t, expected):
     s = annealing(schedule, t, 30)
     assert keep_probability(torch.tensor(0.0), 0.2, 1.0, s).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_3_nothing_is_dropped_in_the_first_epoch(make_training):
+def test_1g03_nothing_is_dropped_in_the_first_epoch(make_training):
     training = make_training(DDrop())
     ctx, method = training.ctx, training.method
     ctx.network.train()
@@ -50,7 +50,7 @@ def test_3_nothing_is_dropped_in_the_first_epoch(make_training):
     assert torch.equal(ctx.network(ctx.x), plain)
 
 
-def test_4_monotone_in_time_and_importance_and_invariant_to_monotone_maps():
+def test_1g04_monotone_in_time_and_importance_and_invariant_to_monotone_maps():
     importance = torch.rand(33)
     share = rank_share(importance)
     for schedule in ("linear", "cosine"):
@@ -69,7 +69,7 @@ def gates_at_full_strength(ctx, method, images=32):
     return ctx._gates.values
 
 
-def test_5_gates_are_bernoulli_independent_over_images_and_units_and_constant_over_the_map(make_training):
+def test_1g05_gates_are_bernoulli_independent_over_images_and_units_and_constant_over_the_map(make_training):
     training = make_training(DDrop())
     ctx, method = training.ctx, training.method
     name = next(iter(ctx.sites))
@@ -95,13 +95,13 @@ def test_5_gates_are_bernoulli_independent_over_images_and_units_and_constant_ov
     assert (seen["read"].flatten(2).abs().sum(dim=2)[dead] == 0).all()
 
 
-def test_5_dropping_after_the_activation_equals_dropping_between_norm_and_activation(make_ctx):
+def test_1g05_dropping_after_the_activation_equals_dropping_between_norm_and_activation(make_ctx):
     """The code masks before ReLU, a gate after it: the same for factors that are not negative."""
     maps, gate = torch.randn(8, 5, 3, 3), (torch.rand(8, 5, 1, 1) < 0.5).float()
     assert torch.equal(F.relu(maps * gate), F.relu(maps) * gate)
 
 
-def test_6_evaluation_and_state_are_those_of_the_plain_network(make_training):
+def test_1g06_evaluation_and_state_are_those_of_the_plain_network(make_training):
     training = make_training(DDrop())
     ctx, method = training.ctx, training.method
     keys = list(ctx.network.state_dict())
@@ -113,7 +113,7 @@ def test_6_evaluation_and_state_are_those_of_the_plain_network(make_training):
     assert list(ctx.network.state_dict()) == keys
 
 
-def test_7_dropped_units_get_no_gradient_from_that_image(make_training):
+def test_1g07_dropped_units_get_no_gradient_from_that_image(make_training):
     training = make_training(DDrop())
     ctx = training.ctx
     name, site = next(iter(ctx.sites.items()))
@@ -131,7 +131,7 @@ def test_7_dropped_units_get_no_gradient_from_that_image(make_training):
 
 
 @pytest.mark.parametrize(("arch", "shape"), [("resnet20", (1, 8, 8)), ("lenet", (1, 28, 28))])
-def test_8_l1_touches_the_lowest_units_only(make_training, arch, shape):
+def test_1g08_l1_touches_the_lowest_units_only(make_training, arch, shape):
     training = make_training(DDrop(DDrop.Config(amount=0.3)), arch=arch, shape=shape)
     ctx, method = training.ctx, training.method
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_8_l1_touches_the_lowest_units_only(make_training, arch, shape):
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in others)
 
 
-def test_9_pruned_units_are_gone_before_fine_tuning(make_training):
+def test_1g09_pruned_units_are_gone_before_fine_tuning(make_training):
     """Slicing before fine-tuning closes the trap of a 'pruned' channel whose beta learns on."""
     training = make_training(DDrop())
     plan = training.method.plan(training.ctx)
@@ -162,7 +162,7 @@ def test_9_pruned_units_are_gone_before_fine_tuning(make_training):
     assert kinds == ["train", "prune", "finetune"]
 
 
-def test_10_full_strength_after_the_ramp_counted_in_epochs(make_training):
+def test_1g10_full_strength_after_the_ramp_counted_in_epochs(make_training):
     method = DDrop()
     training = make_training(method, train__epochs=30)
     ctx = training.ctx

@@ -1,0 +1,135 @@
+"""Options of a method as its source gives them: name, default, what it may be, and the comment that explains it.
+
+They are the fields of a class's ``Config``, with those it inherits from classes of the same file, or the keyword
+arguments of a function's decorator. Nothing is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SOURCES = ("paper", "abstract", "code", "third party", "ours")
+"""What a comment's closing parenthesis begins with: where the option or its default comes from."""
+
+CLOSING = re.compile(rf"^(.*?)\s*\((({'|'.join(SOURCES)})\b[^()]*)\)$")
+KINDS = {"int": "whole number", "float": "number", "bool": "true or false", "str": "text", "None": "none"}
+BATCHES = "training batches to look at; none: all of them (ours)"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: as given after ``-p``.
+        default: likewise.
+        kind: what its value may be, in words.
+        comment: the comment behind it or above it, ``meaning (source)``.
+    """
+
+    name: str
+    default: str
+    kind: str
+    comment: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """The comment without its source."""
+        found = CLOSING.match(self.comment)
+        return found[1] if found else self.comment
+
+    @property
+    def source(self) -> str:
+        """One of ``SOURCES`` with what is added to it, empty where the comment has none."""
+        found = CLOSING.match(self.comment)
+        return found[2] if found else ""
+
+
+def options_of(
+    node: ast.ClassDef | ast.FunctionDef, call: ast.Call, tree: ast.Module, text: str, hidden: tuple[str, ...] = ()
+) -> tuple[Option, ...]:
+    """The options of what ``call`` registers.
+
+    Args:
+        node: the decorated class or function.
+        call: its decorator.
+        tree: the file it is in.
+        text: that file's text.
+        hidden: keyword arguments of the decorator that are no options.
+    """
+    comments = comments_of(text)
+    if isinstance(node, ast.ClassDef):
+        classes = {found.name: found for found in tree.body if isinstance(found, ast.ClassDef)}
+        return tuple(_fields(node, classes, comments, text).values())
+    given = {str(k.arg): k.value for k in call.keywords}
+    found = [Option("batches", "none", "whole number or none", BATCHES)] if "needs" in given else []
+    for name, value in given.items():
+        if name not in hidden:
+            found.append(Option(name, _typed(value, text), _kind_of(value), _comment(value, comments)))
+    return tuple(found)
+
+
+def comments_of(text: str) -> dict[int, str]:
+    """Line number -> the comment behind it or, without one, on a line of its own above it."""
+    found: dict[int, str] = {}
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            alone = token.line.lstrip().startswith("#")
+            found[token.start[0] + alone] = token.string.lstrip("# ")
+    return found
+
+
+def _fields(
+    node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], comments: Mapping[int, str], text: str
+) -> dict[str, Option]:
+    """Fields of a class's ``Config``: those of the ``Config`` it derives from or, without one of its own, inherits."""
+    own = next((n for n in node.body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
+    bases = own.bases if own else node.bases
+    found: dict[str, Option] = {}
+    for base in reversed(bases):
+        parent = base.value if own and isinstance(base, ast.Attribute) else base
+        if isinstance(parent, ast.Name) and parent.id in classes:
+            found |= _fields(classes[parent.id], classes, comments, text)
+    for field in own.body if own else []:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.value:
+            name, kind = field.target.id, _kind(field.annotation)
+            found[name] = Option(name, _typed(field.value, text), kind, _comment(field, comments))
+    return found
+
+
+def _comment(node: ast.expr | ast.stmt, comments: Mapping[int, str]) -> str:
+    """The comment behind a node, or above it."""
+    return comments.get(node.end_lineno or 0) or comments.get(node.lineno, "")
+
+
+def _typed(value: ast.expr, text: str) -> str:
+    """A default as one types it after ``-p``."""
+    if isinstance(value, ast.Constant) and (value.value is None or isinstance(value.value, bool)):
+        return str(value.value).lower()
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return value.value
+    return ast.get_source_segment(text, value) or ast.unparse(value)
+
+
+def _kind(annotation: ast.expr) -> str:
+    """A type in words."""
+    if isinstance(annotation, ast.BinOp):
+        return f"{_kind(annotation.left)} or {_kind(annotation.right)}"
+    written = ast.unparse(annotation)
+    if isinstance(annotation, ast.Subscript) and written.startswith("Literal["):
+        choices = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return ", ".join(f"`{c.value!s}`" for c in choices if isinstance(c, ast.Constant))
+    return KINDS.get(written, written)
+
+
+def _kind_of(value: ast.expr) -> str:
+    """The type of a default in words."""
+    try:
+        return KINDS.get(type(ast.literal_eval(value)).__name__, "")
+    except ValueError:
+        return ""
