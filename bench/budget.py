@@ -98,6 +98,16 @@ class CostModel:
             return self.macs(np.array(budget.widths, dtype=np.int64))
         return int(budget.keep * self.cost(budget, self.dense) + 1e-6)
 
+    def meets(self, budget: Budget, widths: NDArray[np.int64]) -> bool:
+        """Whether a network of these widths is within the budget: in every site where that is one of widths."""
+        if budget.widths is not None:
+            return bool((widths <= budget.widths).all())
+        return self.cost(budget, widths) <= self.allowed(budget)
+
+    def floors(self, budget: Budget) -> NDArray[np.int64]:
+        """Units that every site keeps in any case."""
+        return np.minimum(self.dense, budget.min_keep if budget.widths is None else budget.widths)
+
     def require(self, budget: Budget) -> None:
         """Raise UsageError when ``min_keep`` units in every site already cost more than the budget."""
         if budget.widths is not None and (
@@ -213,11 +223,15 @@ def count_to_drop(units: int, share: float) -> int:
 
 
 def drop_worst(
-    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], share: float, min_keep: int, generator: torch.Generator
+    scores: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    share: float,
+    floors: Mapping[str, int],
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Masks without the worst ``share`` of what ``masks`` keep, over all of the given sites together.
 
-    The best ``min_keep`` of every site stay. Ties break at random.
+    The best ``floors[site]`` of every site stay. Ties break at random.
     """
     alive = torch.cat(list(masks.values()))
     worth = torch.cat([scores[name].detach().to(alive.device).double() for name in masks])
@@ -226,8 +240,8 @@ def drop_worst(
     order = shuffled[worth[shuffled].argsort(stable=True)]  # worst first
     order = order[alive[order]]
     safe = torch.zeros_like(alive)
-    for k in range(len(masks)):
-        safe[order[site[order] == k][-min_keep:]] = True
+    for k, name in enumerate(masks):
+        safe[order[site[order] == k][-floors[name] :]] = True
     alive = alive.clone()
     alive[order[~safe[order]][: count_to_drop(len(order), share)]] = False
     return dict(zip(masks, alive.split([len(mask) for mask in masks.values()]), strict=True))

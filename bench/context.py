@@ -76,6 +76,7 @@ class Context:
         self._masks = sites.ones(device)
         self._dense = sites.widths
         self._masked: list[str] = []
+        self._also: dict[str, Tensor] = {}  # of the block that we are in, beside the masks
         self._trackers: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {}
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         self._passes = 1  # what a forward counts: three where a backward pass may follow
@@ -118,12 +119,14 @@ class Context:
     @contextmanager
     def masked(self, masks: Masks) -> Iterator[None]:
         """Within the block, units whose mask is False read as zero."""
-        before = self._gates.values
-        self._gates.set(self._with_masks({name: mask.float() for name, mask in masks.items()}))
+        gated, before = self._gates.values, self._also
+        self._also = {name: mask.float().to(self.device) for name, mask in masks.items()}
+        self._gates.set(self._with_masks({}))
         try:
             yield
         finally:
-            self._gates.set(before)
+            self._also = before
+            self._gates.set(gated)
 
     def insert(self, site: str, module: nn.Module) -> None:
         """Pass the activation ``[B, n_units, ...]`` of ``site`` through ``module`` wherever it is read.
@@ -138,6 +141,8 @@ class Context:
         for name in self._masked:
             mask = self._masks[name]
             both[name] = both[name] * mask if name in both else mask.float()
+        for name, mask in self._also.items():
+            both[name] = both[name] * mask if name in both else mask
         return both
 
     # --- looking at the network ------------------------------------------------------------------------------
@@ -386,10 +391,11 @@ class Context:
         self._check_scores(scores)
         ranking = self.budget.ranking or ranking
         groups = [[name] for name in self.sites] if ranking == "layer" else [list(self.sites)]
+        floors = dict(zip(self._dense, self._model.floors(self.budget).tolist(), strict=True))
         masks: dict[str, Tensor] = {}
         for group in groups:
             alive = {name: self._masks[name] for name in group}
-            masks |= drop_worst({n: scores[n] for n in group}, alive, share, self.budget.min_keep, self.rng)
+            masks |= drop_worst({n: scores[n] for n in group}, alive, share, floors, self.rng)
         if not self.native and self.fits({name: int(mask.sum()) for name, mask in masks.items()}):
             worth = self.flat({name: scores[name].detach().to(self.device).double() for name in self.sites})
             last = torch.where(self.flat(self._masks), worth, worth.min() - 1)  # what is dropped stays dropped
@@ -403,18 +409,18 @@ class Context:
         In the native track until no more than the share ``left`` of the units is left. Under a budget and a
         ``global`` ranking it is the number that equal losses of all sites would take.
         """
-        dense, least = list(self._dense.values()), self.budget.min_keep
+        dense, least = list(self._dense.values()), self._model.floors(self.budget).tolist()
         total = sum(dense)
         together = (self.budget.ranking or ranking) == "global"
-        groups = [total] if together else dense  # units that are dropped from together
-        floor = least * len(dense) if together else least
+        groups, floors = ([total], [sum(least)]) if together else (dense, least)  # units that are dropped from together
         count = 0
         while True:
-            groups = [min(w, max(floor, w - count_to_drop(w, share))) for w in groups]
+            groups = [max(f, w - count_to_drop(w, share)) for w, f in zip(groups, floors, strict=True)]
             count += 1
-            widths = [min(w, max(least, round(w * groups[0] / total))) for w in dense] if together else groups
+            widths = [max(f, round(w * groups[0] / total)) for w, f in zip(dense, least, strict=True)]
+            widths = widths if together else groups
             met = sum(groups) <= left * total if self.native else self.fits(dict(zip(self._dense, widths, strict=True)))
-            if met or max(groups) <= floor:
+            if met or groups == floors:
                 return count
 
     @property
@@ -488,7 +494,7 @@ class Context:
 
     def fits(self, widths: Mapping[str, int]) -> bool:
         """Whether a network of these widths is within the budget."""
-        return self._model.cost(self.budget, self._model.array(widths)) <= self._model.allowed(self.budget)
+        return self._model.meets(self.budget, self._model.array(widths))
 
     @property
     def rate(self) -> float:

@@ -12,6 +12,7 @@ import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 SOURCES = ("paper", "abstract", "code", "third party", "ours")
 """What a comment's closing parenthesis begins with: where the option or its default comes from."""
@@ -74,6 +75,7 @@ def options_of(
     return tuple(found)
 
 
+@cache
 def comments_of(text: str) -> dict[int, str]:
     """Line number -> the comment behind it or, without one, on a line of its own above it."""
     found: dict[int, str] = {}

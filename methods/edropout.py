@@ -100,10 +100,8 @@ class EDropout(Method):
         better = costs[-count:] < parents
         self.states.copy_(torch.where(better[:, None], children, self.states))
         self.costs.copy_(torch.where(better, costs[-count:], parents))
-        settled = (
-            torch.equal(before, self.states[self.costs.argmin()]) and (self.costs - self.costs.min()).mean() < 1e-6
-        )
-        self.calm.copy_((self.calm + 1) * settled)
+        calm = torch.equal(before, self.states[self.costs.argmin()]) and (self.costs - self.costs.min()).mean() < 1e-6
+        self.calm.copy_((self.calm + 1) * calm)
         ctx.log(energy=self.costs.min(), energy_mean=self.costs.mean(), density=self.states.float().mean())
 
     def select(self, ctx, budget):

@@ -74,7 +74,7 @@ def test_drop_worst(sizes, share, min_keep, seed, ties):
     for mask in alive.values():
         mask[0] = True
     before = {n: m.clone() for n, m in alive.items()}
-    left = drop_worst(worth, alive, share, min_keep, generator)
+    left = drop_worst(worth, alive, share, dict.fromkeys(worth, min_keep), generator)
     assert all(torch.equal(alive[n], before[n]) for n in names)  # the given masks stay as they are
     total = sum(widths(before).values())
     dropped = {n: before[n] & ~left[n] for n in names}
@@ -92,8 +92,8 @@ def test_drop_worst(sizes, share, min_keep, seed, ties):
 
 def test_ties_break_at_random_and_the_seed_decides():
     worth, alive = {"a": torch.zeros(10)}, {"a": torch.ones(10, dtype=torch.bool)}
-    found = [drop_worst(worth, alive, 0.3, 1, torch.Generator().manual_seed(seed))["a"] for seed in range(200)]
-    again = drop_worst(worth, alive, 0.3, 1, torch.Generator().manual_seed(7))["a"]
+    found = [drop_worst(worth, alive, 0.3, {"a": 1}, torch.Generator().manual_seed(seed))["a"] for seed in range(200)]
+    again = drop_worst(worth, alive, 0.3, {"a": 1}, torch.Generator().manual_seed(7))["a"]
     assert torch.equal(found[7], again)
     gone = 1 - torch.stack(found).float().mean(dim=0)
     sigma = (0.3 * 0.7 / 200) ** 0.5

@@ -8,6 +8,7 @@ import pytest
 from bench import record
 from bench.cli import main
 from bench.errors import UsageError
+from bench.registry import METHODS
 from bench.run import execute
 from bench.specify import make_method
 from bench.training import Training
@@ -79,7 +80,7 @@ def test_5h03_the_proximal_step_belongs_to_one_variant(other):
 
 def test_what_does_not_choose_its_sparsity_has_no_native_track(capsys, tmp_path):
     for method in MATCHED:
-        assert make_method(method, {}).native is (method in PENALTIES)
+        assert METHODS.get(method).native is (method in PENALTIES)
     assert "--keep-macs, not --native" in refused(capsys, tmp_path, "-m", "spectral", "--native")
 
 
@@ -142,7 +143,7 @@ def test_native_penalties_remove_units(make_run, method, strength, options):
 def test_a_run_interrupted_after_every_epoch_is_the_run_that_was_not(make_run, tmp_path, monkeypatch, method, options):
     arguments = {
         "method": method,
-        "arch": "two_layers",
+        "arch": "mlp_40_40",
         "dataset": "tiny8",
         "options": options,
         "train__epochs": 2,

@@ -275,6 +275,9 @@ def test_the_drop_of_weak_ones_warms_up(make_training):
     ctx.progress = 0.0
     method.on_batch_start(ctx)
     assert torch.allclose(method.layers[0](a := maps(2, 16, 4, 4)), a, atol=1e-5)
+    resumed = make_training(Spectral()).method
+    resumed.load_state_dict(method.state_dict())
+    assert {(layer.warm.item(), layer.alpha.isnan().item()) for layer in resumed.layers} == {(0.0, True), (0.0, False)}
 
 
 @pytest.mark.parametrize(("where", "sites"), [("stages", [2, 5, 8]), ("all", list(range(9)))])
