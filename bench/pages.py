@@ -16,6 +16,8 @@ from bench.errors import SetupError, UsageError
 from bench.options import Option
 from bench.registry import METHODS, ROOT, Paper, unknown
 
+OWN = "methods/"
+"""How the origin of a method of the suite begins."""
 FOLDER = ROOT / "docs" / "methods"
 BLOCK = re.compile(r"^<!-- generated: (.*?) -->\n(.*?)^<!-- /generated -->", re.M | re.S)
 KINDS = {
@@ -33,6 +35,7 @@ class Facts:
     name: str
     what: str
     paper: Paper | None
+    file: str
     kind: str
     starts: str
     ranking: str
@@ -57,7 +60,9 @@ def facts(name: str) -> Facts:
         ranking = tracks = "none, it keeps every unit"
     else:
         tracks = "matched, native" if method.native else "matched"
-    return Facts(name, entry.summary, cls.paper, KINDS[entry.kind], starts, ranking, tracks, entry.options)
+    file = entry.origin.rpartition(":")[0]
+    file = f"[{file}](../../{file})" if entry.origin.startswith(OWN) else Path(file).name
+    return Facts(name, entry.summary, cls.paper, file, KINDS[entry.kind], starts, ranking, tracks, entry.options)
 
 
 def block(names: Iterable[str]) -> str:
@@ -71,6 +76,7 @@ def block(names: Iterable[str]) -> str:
             [
                 ["name", f"`{one.name}`"],
                 ["source", _cite(one.paper)],
+                ["implementation", one.file],
                 ["kind", one.kind],
                 ["starts from", one.starts],
                 ["ranking", one.ranking],
@@ -147,7 +153,7 @@ def missing(folder: Path) -> list[str]:
     """Methods of the suite that no page has a block of."""
     texts = [page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.md"))]
     there = {name for text in texts for names, _ in BLOCK.findall(text) for name in _names(names)}
-    own = [name for name, entry in METHODS.entries().items() if entry.origin.startswith("methods/")]
+    own = [name for name, entry in METHODS.entries().items() if entry.origin.startswith(OWN)]
     return [name for name in own if name not in there]
 
 

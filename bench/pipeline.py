@@ -160,8 +160,8 @@ class Run:
         masks = choose_masks(ctx, self.method)
         self._finalize(training)
         widths = {name: int(mask.sum()) for name, mask in masks.items()}
-        cost, budget = self.model.array(widths), ctx.budget
-        if self.spec.budget and not self.model.meets(budget, cost):
+        cost, budget = self.model.array(widths), self.spec.budget
+        if budget and not self.model.meets(budget, cost):
             raise RunFailed(
                 f"the method's masks cost {self.model.cost(budget, cost):,}, "
                 f"the budget of {budget} is {self.model.allowed(budget):,}"

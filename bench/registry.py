@@ -7,6 +7,7 @@ registration there is. Listing parses those files and runs none of them, so it n
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -158,16 +159,22 @@ def import_file(file: Path) -> object:
 
 def scan(file: Path, decorators: tuple[str, ...], load: Callable[[], object]) -> list[Entry]:
     """Entries that ``file`` defines, read from its syntax tree."""
+    shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
     try:
-        text = file.read_text(encoding="utf-8")
-        tree = ast.parse(text)
+        found = _scan(file.read_text(encoding="utf-8"), shown, decorators)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
     except SyntaxError as error:
         raise UsageError(f"{file}:{error.lineno}: {error.msg}") from error
     except ValueError as error:
         raise UsageError(f"{file}: not a Python file ({error})") from error
-    shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+    return [dataclasses.replace(entry, load=load) for entry in found]
+
+
+@cache
+def _scan(text: str, shown: Path, decorators: tuple[str, ...]) -> list[Entry]:
+    """Entries of a file with this text, without what loads them."""
+    tree = ast.parse(text)
     found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -181,8 +188,12 @@ def scan(file: Path, decorators: tuple[str, ...], load: Callable[[], object]) ->
             doc = (ast.get_docstring(node) or "").split("\n")[0]
             options = options_of(node, call, tree, text, HIDDEN)
             name, origin = str(call.args[0].value), f"{shown}:{node.lineno}"
-            found.append(Entry(name, call.func.id, origin, doc, options, _paper(paper, tree), load))
+            found.append(Entry(name, call.func.id, origin, doc, options, _paper(paper, tree), _nothing))
     return found
+
+
+def _nothing() -> None:
+    """Loads nothing."""
 
 
 def _paper(node: ast.expr | None, tree: ast.Module) -> Paper | None:

@@ -255,7 +255,7 @@ def decode_with(cls: type, values: Mapping[str, Any], texts: Mapping[str, str], 
 
 
 def parse(text: str, kind: Any, name: str) -> Any:
-    """``text`` as the type ``kind`` (int, float, bool, str, tuple of them, or None where allowed)."""
+    """``text`` as the type ``kind`` (int, finite float, bool, str, tuple of them, or None where allowed)."""
     for option in _options(kind):
         if get_origin(option) is Literal:
             if text in get_args(option):
@@ -266,7 +266,7 @@ def parse(text: str, kind: Any, name: str) -> Any:
         try:
             if option is bool and text.lower() in ("true", "false", "1", "0", "yes", "no"):
                 return text.lower() in ("true", "1", "yes")
-            if option in (int, float):
+            if option is int or (option is float and math.isfinite(float(text))):
                 return option(text)
             if option is str:
                 return text

@@ -35,9 +35,9 @@ class TorchPruning(Method):
             traced.network.to(ctx.device)
             importance = self.importance()
             self.feed(ctx, importance, traced)
-            return {name: self.score(name, importance, traced).to(ctx.device) for name in ctx.sites}
+            return {n: self.score(n, w, importance, traced).to(ctx.device) for n, w in ctx.sites.widths.items()}
 
-    def score(self, site, importance, traced):
+    def score(self, site, units, importance, traced):
         """Score ``[n_units]`` of one site; where torch-pruning has none, the run fails and says so."""
         try:
             score = importance(traced.group(site))
@@ -46,7 +46,10 @@ class TorchPruning(Method):
             raise RunFailed(f"{self.name}: torch-pruning fails on site {site} ({why})") from error
         if score is None:
             raise RunFailed(f"{self.name}: torch-pruning skips site {site}, it has no layer of the kind this reads")
-        return score.detach()
+        score = score.detach()
+        if score.shape != (units,) or not bool(score.isfinite().all()):
+            raise RunFailed(f"{self.name}: torch-pruning gives no number for each of the {units} units of site {site}")
+        return score
 
 
 class FromImages(TorchPruning):

@@ -22,9 +22,15 @@ def dht(n):
     return (angle.cos() + angle.sin()) / math.sqrt(n)
 
 
+MOST = 4096
+"""Values that one matrix transforms at most: it has their square (64 MiB here)."""
+
+
 @cache
 def matrix(transform, n, square=False, device="cpu"):
     """``dct`` or ``dht`` of ``n`` values, float32 ``[n, n]``; ``square``: of ``q x q`` values where ``n = q * q``."""
+    if n > MOST:
+        raise ValueError(f"{transform} of {n:,} values at once, at most {MOST:,}: choose axis=channel or transform=dft")
     basis, side = {"dct": dct, "dht": dht}[transform], math.isqrt(n)
     both = square and side * side == n
     return (torch.kron(basis(side), basis(side)) if both else basis(n)).float().to(device)

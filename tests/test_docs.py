@@ -21,7 +21,7 @@ def names(pages):
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_relative_links_resolve(page):
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", FENCE.sub("", page.read_text())):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

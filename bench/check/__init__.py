@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from unittest.mock import patch
 
 from bench.check import choosing, declared, hooks, networks, runs
 from bench.check import registry as registered
 from bench.check.registry import Check, Result
 from bench.check.subject import Subject, undisturbed
 from bench.errors import UsageError
-from bench.registry import ARCHS, METHODS, add_plugin, unknown
+from bench.registry import ARCHS, add_plugin, unknown
 
 __all__ = ["CHECKS", "LEAST", "Check", "Report", "Result", "examine", "selected"]
 
@@ -90,9 +89,7 @@ def examine(
     began, report = time.monotonic(), Report(name)
     if networks.STANDARD not in ARCHS.entries():
         add_plugin(str(networks.__file__))
-    known = METHODS.entries()  # read once: reading every method's file for every run took half of the time
-    names = patch.object(METHODS, "entries", lambda: known)
-    with tempfile.TemporaryDirectory(prefix="bench-check-") as folder, undisturbed(), names:
+    with tempfile.TemporaryDirectory(prefix="bench-check-") as folder, undisturbed():
         subject = Subject(name, Path(folder))
         report.origin = subject.origin
         for check in checks:

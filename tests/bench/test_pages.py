@@ -152,6 +152,7 @@ def test_a_block_says_what_the_method_is():
     for words in ("Tan and Motani 2020, *DropNet", "ICML", "<https://arxiv.org/abs/2207.06646>", "matched, native"):
         assert words in text
     assert "| starts from | the initial weights |" in text
+    assert "| implementation | [methods/dropnet.py](../../methods/dropnet.py) |" in text
     assert "| ranking | within each site, depending on its options |" in text
     assert "| `p` | `0.2` | number | " in text
 

@@ -100,7 +100,7 @@ def test_overrides_leave_the_rest_alone():
         ({"train.epochs": "-1"}, "epochs = -1"),
         ({"train.patience": "-1"}, "patience = -1"),
         ({"train.lr": "nan"}, "lr.*nan"),
-        ({"train.lr": "inf"}, "lr = inf"),
+        ({"train.lr": "inf"}, "lr=inf: not a number"),
         ({"batch_size": "0"}, "batch_size = 0"),
         ({"weight_decay": "-0.1"}, "weight_decay = -0.1"),
         ({"momentum": "0"}, "nesterov needs momentum"),
