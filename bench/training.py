@@ -240,6 +240,7 @@ class Training:
             return
         ctx = self.ctx
         state = {
+            "form": FORM,
             "identity": self.identity,
             "position": list(position),
             "network": ctx.network.state_dict(),
@@ -267,7 +268,9 @@ class Training:
     def resume(self) -> bool:
         """Go back to where the checkpoint was written, if there is one of this run; call after ``prepare``."""
         state = load_state(self.checkpoint, self.ctx.device) if self.checkpoint else None
-        if state is None or state.get("identity") != self.identity:
+        if state is None and self.checkpoint and self.checkpoint.is_file():
+            self.progress.say(f"{self.checkpoint.name} cannot be read: starting over")
+        if state is None or (state.get("form"), state.get("identity")) != (FORM, self.identity):
             return False
         ctx = self.ctx
         ctx.masks = ctx.sites.ones(ctx.device)
@@ -300,6 +303,8 @@ class Training:
     _examples_an_epoch = 0
 
 
+FORM = 2
+"""Of a checkpoint; one of another form is as good as none."""
 STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
 
 

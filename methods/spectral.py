@@ -44,12 +44,14 @@ class Spectral(Method):
                 raise ValueError(f"tau {self.tau}: not negative")
 
     def prepare(self, ctx):
-        """A layer for every site; those of ``where`` are put into the network."""
-        self.layers = nn.ModuleList(SpectralDropout(self.config, ctx.rng) for _ in ctx.sites)
-        widths = [*ctx.sites.widths.values(), None]
-        for k, name in enumerate(ctx.sites if self.inserts else ()):
-            if self.config.where == "all" or widths[k] != widths[k + 1]:
-                ctx.insert(name, self.layers[k])
+        """Put a layer behind each site of ``where``."""
+        widths, everywhere = [*ctx.sites.widths.values(), None], self.config.where == "all"
+        self.chosen = [
+            n for k, n in enumerate(ctx.sites) if self.inserts and (everywhere or widths[k] != widths[k + 1])
+        ]
+        self.layers = nn.ModuleList(SpectralDropout(self.config, ctx.rng) for _ in self.chosen)
+        for name, layer in zip(self.chosen, self.layers, strict=True):
+            ctx.insert(name, layer)
 
     def on_batch_start(self, ctx):
         """Warm up."""
@@ -59,14 +61,16 @@ class Spectral(Method):
 
     def on_epoch_end(self, ctx):
         """Account A: the share of coefficients that the last batch lost; it saves nothing."""
-        for name, layer in zip(ctx.sites, self.layers, strict=True):
-            if layer in ctx.inserted:
-                ctx.log(**{f"zeroed {name}": (layer.mask == 0).float().mean()})
+        for name, layer in zip(self.chosen, self.layers, strict=True):
+            ctx.log(**{f"zeroed {name}": (layer.mask == 0).float().mean()})
 
     @torch.no_grad()
     def scores(self, ctx):
-        """Account C: mean square of each unit's activation after the hard mask, its energy in the spectrum."""
-        layers = dict(zip(ctx.sites, self.layers, strict=True))
+        """Account C: mean square of each unit's activation after the hard mask, its energy in the spectrum.
+
+        The threshold is set anew, on the trained network, as the control sets it.
+        """
+        layers = {name: SpectralDropout(self.config, ctx.rng) for name in ctx.sites}
         return ctx.mean(lambda site, a: layers[site.name](a.float(), hard=True).square().flatten(2).mean(dim=(0, 2)))
 
 
