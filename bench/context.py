@@ -238,7 +238,7 @@ class Context:
     def _track(self, site: str, activation: Tensor) -> None:
         if site in self._trackers:
             statistic, momentum = self._trackers[site]
-            self.tracked[site].lerp_(statistic(activation.detach()), 1 - momentum)
+            self.tracked[site].lerp_(statistic(activation.detach()).float(), 1 - momentum)
 
     @torch.no_grad()
     def evaluate(

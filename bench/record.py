@@ -143,6 +143,9 @@ def _check_bounds(record: Mapping[str, Any]) -> list[str]:
             dense, final = record["cost"]["dense"][key], record["cost"]["final"][key]
             if not 0 < final <= dense:
                 problems.append(f"cost: {final} {key} after, {dense} before")
+        for key in ("macs", "examples", "epochs"):
+            if record["training"][key] < 0:
+                problems.append(f"training.{key} = {record['training'][key]}")
         budget = record["spec"]["budget"] or {}
         for key in ("macs", "params"):
             share = budget.get(f"keep_{key}")

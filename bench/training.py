@@ -112,7 +112,7 @@ class Training:
             entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": ctx.units_left}
             ctx.progress = epoch + 1.0
             self._call("on_epoch_end")
-            self.curve.append(entry | ctx.logged)
+            self.curve.append(ctx.logged | entry)  # what the harness measured stands
             ctx.logged = {}
             self.progress.epoch(f"{self.prefix}{phase.part}", epoch + 1, phase.epochs, loss, accuracy)
             if not math.isfinite(loss):

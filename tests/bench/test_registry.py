@@ -221,8 +221,8 @@ def test_a_plugin_that_is_no_text(tmp_path):
     ],
 )
 def test_a_plugin_that_raises_when_imported(plugin, code, words):
-    add_plugin(str(plugin(GOOD.format(name="raises") + code)))
-    text = message(lambda: METHODS.get("raises"))
+    add_plugin(str(plugin(GOOD.format(name="raises_on_import") + code)))
+    text = message(lambda: METHODS.get("raises_on_import"))
     assert "plugin.py: " in text
     assert words in text
 

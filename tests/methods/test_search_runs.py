@@ -190,7 +190,7 @@ def test_stopped_after_every_epoch_and_resumed_equals_uninterrupted(
 @pytest.mark.parametrize(
     ("method", "option", "said"),
     [
-        *(("dropnet", f"p={p}", "at least 0 and below 1") for p in (1, -0.1, "nan")),
+        *(("dropnet", f"p={p}", "at least 0 and below 1") for p in (1, -0.1)),
         *(("dropnet", f"fraction={f}", "above 0 and at most 1") for f in (0, 1.1)),
         *(("dropnet", f"kappa={k}", "above 0 and at most 1") for k in (0, 1.1)),
         ("dropnet", "cycle_epochs=-1", "0 or more"),
@@ -200,7 +200,7 @@ def test_stopped_after_every_epoch_and_resumed_equals_uninterrupted(
         *(("edropout", f"population={p}", "at least 4") for p in (3, -8)),
         *(("edropout", f"{name}=-0.1", "from 0 to 1") for name in ("factor", "crossover", "p0", "early", "share")),
         *(("edropout", f"{name}=1.1", "from 0 to 1") for name in ("factor", "p0")),
-        ("edropout", "crossover=nan", "from 0 to 1"),
+        ("edropout", "crossover=nan", "not a number"),
         ("edropout", "patience=0", "at least 1"),
         ("edropout", "share=0", "above 0"),
         ("edropout", "op=mutate", "one of bde, code"),

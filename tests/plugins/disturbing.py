@@ -240,6 +240,15 @@ class MovesTheGoal(FromBase):
         return super().select(ctx, ctx.budget)
 
 
+@method("pays_back")
+class PaysBack(FromBase):
+    """Gives its training cost away."""
+
+    def scores(self, ctx):
+        ctx.forwarded -= 10**9
+        return super().scores(ctx)
+
+
 @method("renames_itself")
 class RenamesItself(Method):
     """Leaves a module behind that no other run can load."""
