@@ -28,7 +28,7 @@ def ok():
         "code": {},
         "environment": {},
         "data": {},
-        "training": {},
+        "training": {"macs": 1, "examples": 1, "epochs": 1},
         "structure": {"widths": {"0": [8, 4]}},
         "cost": {"dense": {"macs": 1000, "params": 200}, "final": {"macs": 490, "params": 90}},
         "metrics": {"dense": metrics(), "pruned": None, "final": metrics()},

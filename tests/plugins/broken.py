@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import Method, importance, method
+from bench.api import STATISTICS, Method, importance, method
 
 
 @importance("nan_scores")
@@ -98,7 +98,7 @@ class Raises(Method):
         name = next(iter(ctx.sites))
         self.layer = torch.nn.Dropout(0.1)
         ctx.insert(name, self.layer)
-        ctx.track(name, lambda values: values.mean(dim=1), 0.9)
+        ctx.track(name, STATISTICS["act_mean"], 0.9)
         self.fail("prepare")
 
     def on_batch_start(self, ctx):
