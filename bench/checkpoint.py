@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.errors import RunFailed, SetupError
 
@@ -98,3 +98,8 @@ def require_writable(folder: Path, free_bytes: int) -> None:
             f"{folder} has {free / 2**20:.0f} MiB free, this run may need {free_bytes / 2**20:.0f}: "
             "make room or choose another folder with --out"
         )
+
+
+def clone_state(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of a network's weights and buffers."""
+    return {name: t.detach().clone() for name, t in network.state_dict().items()}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.api import Scores
+from bench.api import Masks, Scores
 from bench.budget import CostModel, count_to_drop, drop_worst, select
 from bench.errors import RunFailed
 from bench.sites import Sites
@@ -141,3 +141,20 @@ class Choosing:
     def fits(self, widths: Mapping[str, int]) -> bool:
         """Whether a network of these widths is within the budget."""
         return self._model.meets(self.budget, self._model.array(widths))
+
+
+def check_masks(sites: Sites, masks: Masks, min_keep: int = 1) -> Masks:
+    """``masks`` as they are; raises RunFailed unless each site has a bool mask that keeps ``min_keep`` units."""
+    for name, width in sites.widths.items():
+        if name not in masks:
+            raise RunFailed(f"the method gives no mask for site {name}")
+        mask = masks[name]
+        if tuple(mask.shape) != (width,) or mask.dtype != torch.bool:
+            raise RunFailed(
+                f"the method's mask for site {name} is {mask.dtype} {list(mask.shape)}, not torch.bool [{width}]"
+            )
+        if int(mask.sum()) < min(min_keep, width):
+            raise RunFailed(
+                f"the method's mask for site {name} keeps {int(mask.sum())} units; --min-keep is {min_keep}"
+            )
+    return masks

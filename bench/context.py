@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from bench.api import Masks
 from bench.archs import initialize
 from bench.budget import CostModel
-from bench.choosing import Choosing
+from bench.checkpoint import clone_state
+from bench.choosing import Choosing, check_masks
 from bench.data import TrainingData
 from bench.errors import RunFailed
 from bench.gates import Gates
@@ -444,25 +445,3 @@ class Context(Choosing):
             for parameter, cut in self.sites[name].unit_parameters():
                 rows = cut.positions.to(self.device)[~mask[cut.units.to(self.device)]]
                 self._held.append((parameter, rows, parameter.detach()[rows].clone()))
-
-
-def check_masks(sites: Sites, masks: Masks, min_keep: int = 1) -> Masks:
-    """``masks`` as they are; raises RunFailed unless each site has a bool mask that keeps ``min_keep`` units."""
-    for name, width in sites.widths.items():
-        if name not in masks:
-            raise RunFailed(f"the method gives no mask for site {name}")
-        mask = masks[name]
-        if tuple(mask.shape) != (width,) or mask.dtype != torch.bool:
-            raise RunFailed(
-                f"the method's mask for site {name} is {mask.dtype} {list(mask.shape)}, not torch.bool [{width}]"
-            )
-        if int(mask.sum()) < min(min_keep, width):
-            raise RunFailed(
-                f"the method's mask for site {name} keeps {int(mask.sum())} units; --min-keep is {min_keep}"
-            )
-    return masks
-
-
-def clone_state(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of a network's weights and buffers."""
-    return {name: t.detach().clone() for name, t in network.state_dict().items()}

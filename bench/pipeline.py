@@ -16,8 +16,8 @@ from bench import data, environment, record
 from bench.api import Method, Phase, Plan, Prune
 from bench.archs import build
 from bench.budget import CostModel
-from bench.checkpoint import require_writable, save_tensors
-from bench.context import Context, clone_state
+from bench.checkpoint import clone_state, require_writable, save_tensors
+from bench.context import Context
 from bench.errors import RunFailed
 from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality

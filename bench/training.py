@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from bench.api import PRUNE, Method, Phase, Plan
 from bench.checkpoint import load_state, save_state
-from bench.context import Context, check_masks
+from bench.choosing import check_masks
+from bench.context import Context
 from bench.data import TrainingData
 from bench.errors import Diverged, RunFailed
 from bench.measure.quality import logits_of

@@ -36,7 +36,10 @@ VARIANTS = {  # of the pseudo-norm, of weights [n_units, inputs, positions]
 
 
 class Penalty(Method):
-    """Train with ``strength * sum of term(site)``, remove what has become small."""
+    """Train with ``strength * sum of term(weights)`` over sites, remove what has become small.
+
+    A subclass says what ``term`` is of weights ``[n_units, inputs, positions]``.
+    """
 
     native = True
 
@@ -56,10 +59,6 @@ class Penalty(Method):
                     raise ValueError(f"{name} {getattr(self, name)}: not negative")
             if not 0 <= self.threshold < 1:
                 raise ValueError(f"threshold {self.threshold}: at least 0 and below 1")
-
-    def term(self, weights):
-        """What is made small, of weights ``[n_units, inputs, positions]``."""
-        raise NotImplementedError
 
     def prepare(self, ctx):
         """The weight of the term, known once the first loss is."""

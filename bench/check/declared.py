@@ -13,7 +13,8 @@ import torch
 from bench.api import Paper, Phase
 from bench.check.registry import Broken, check, require
 from bench.check.subject import Stopped, Subject
-from bench.context import Context, clone_state
+from bench.checkpoint import clone_state
+from bench.context import Context
 from bench.errors import BenchError, UsageError
 from bench.pipeline import check_plan
 from bench.registry import ROOT

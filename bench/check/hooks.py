@@ -13,7 +13,8 @@ from bench import data
 from bench.check.choosing import silence
 from bench.check.registry import Broken, check, has_no_penalty, require
 from bench.check.subject import HOOKS, Stopped, Subject, WatchedRun, unwatched
-from bench.context import Context, clone_state
+from bench.checkpoint import clone_state
+from bench.context import Context
 from bench.pipeline import build_like
 from bench.slicing import NORMS
 

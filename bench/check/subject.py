@@ -18,7 +18,8 @@ from bench import sites
 from bench.api import Composed, Method
 from bench.check.networks import STANDARD
 from bench.check.registry import Broken
-from bench.context import Context, clone_state
+from bench.checkpoint import clone_state
+from bench.context import Context
 from bench.errors import RunFailed
 from bench.pipeline import Options, Run, masks_digest
 from bench.registry import METHODS, ROOT
