@@ -12,8 +12,8 @@ import pytest
 from bench import record
 
 COMMAND = [
-    sys.executable, "-m", "bench", "run", "--method", "ddrop", "--arch", "resnet20", "--epochs", "10",
-    "--finetune-epochs", "10", "-p", "importance=act_mean", "--quiet",
+    sys.executable, "-m", "bench", "run", "--method", "ddrop", "--arch", "resnet20", "--epochs", "6",
+    "--finetune-epochs", "18", "-p", "importance=act_mean", "--quiet",
 ]  # fmt: skip
 KILLS = 10
 
