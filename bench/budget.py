@@ -144,15 +144,17 @@ def _other_macs(network: nn.Module, sites: Sites, shape: tuple[int, ...], model:
             widths[k] -= 1
         return model.macs(widths) - flops.count(sites.slice(network, masks), shape).total
 
-    def search(columns: list[int]) -> None:
-        lost = excess(columns) if columns else 0
+    def search(columns: list[int], lost: int) -> None:
         if lost and len(columns) == 1:
             per_unit[columns[0]] = lost
         elif lost:
-            search(columns[: len(columns) // 2])
-            search(columns[len(columns) // 2 :])
+            half = len(columns) // 2
+            left = excess(columns[:half])
+            search(columns[:half], left)
+            search(columns[half:], lost - left)
 
-    search([k for k, width in enumerate(model.dense) if width > 1])
+    several = [k for k, width in enumerate(model.dense) if width > 1]
+    search(several, excess(several) if several else 0)
     return per_unit
 
 

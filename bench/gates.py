@@ -143,7 +143,10 @@ class Gates:
         """The site's activation ``[B, n_units, ...]``; called when the consumer of ``tap`` reads ``x``."""
         found = self._activated.pop(name, None)
         self._made = {k: (site, t) for k, (site, t) in self._made.items() if site != name}
-        return self._read(x, name, tap) if found is None else found
+        if found is None:
+            return self._read(x, name, tap)
+        units = self.sites[name].n_units
+        return found if found.shape[1] == units else found.unflatten(1, (units, -1))
 
     def _hook(self, taps: list[tuple[str, Tap]]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

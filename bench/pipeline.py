@@ -68,7 +68,7 @@ class Run:
         self.method = make_method(spec.method, texts)
         facts = DATASETS.get(spec.dataset)
         self.shape, self.classes = facts.shape, facts.classes
-        self.network = build(spec.arch, self.shape, self.classes, spec.seed)
+        self.network = build(spec.arch, self.shape, self.classes, spec.seed, options.download)
         require_writable(options.out, 16 * 2**20 + 40 * flops.parameters(self.network))
         self.data = data.load_training(spec.dataset, options.data_dir, options.download, spec.seed, self.device)
         self.parts["data"] = self.data.facts

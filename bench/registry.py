@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 from bench.errors import UsageError
 from bench.options import Option, options_of
 
-HIDDEN = ("paper", "sha256", "min_size", "ranking", "needs")
+HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs")
 """Decorator arguments that are no options."""
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,10 +72,19 @@ class Registry:
         decorators: names of the decorators that register here.
         folder: files (or one file) under the repository root that are searched.
         group: entry-point group of third-party packages, if any.
+        prefixes: of names ``PREFIX:REST`` that stand for something defined elsewhere: prefix -> ``module:function``,
+            which maps the rest to the object.
     """
 
-    def __init__(self, noun: str, decorators: tuple[str, ...], folder: str, group: str | None = None) -> None:
-        self.noun, self.decorators, self.group = noun, decorators, group
+    def __init__(
+        self,
+        noun: str,
+        decorators: tuple[str, ...],
+        folder: str,
+        group: str | None = None,
+        prefixes: dict[str, str] | None = None,
+    ) -> None:
+        self.noun, self.decorators, self.group, self.prefixes = noun, decorators, group, prefixes or {}
         self.path = ROOT / folder
         self._objects: dict[str, tuple[Any, str]] = {}
         self._plugins: dict[str, Entry] = {}
@@ -107,6 +117,10 @@ class Registry:
 
     def get(self, name: str) -> Any:
         """The object behind ``name``; raises UsageError with near matches for an unknown one."""
+        prefix, _, rest = name.partition(":")
+        if prefix in self.prefixes and rest:
+            module, _, function = self.prefixes[prefix].partition(":")
+            return getattr(importlib.import_module(module), function)(rest)
         if name not in self._objects:
             entries = self.entries()
             if name not in entries:
@@ -121,6 +135,13 @@ class Registry:
         if name not in self._objects:
             raise UsageError(f"{self.noun} '{name}': {entries[name].origin} does not register it")
         return self._objects[name][0]
+
+    def require(self, name: str) -> None:
+        """Raise UsageError with near matches unless ``name`` is known; imports nothing for a registered one."""
+        if name.partition(":")[0] in self.prefixes:
+            self.get(name)
+        elif name not in self.entries():
+            raise unknown(self.noun, name, self.entries())
 
     def origin(self, name: str) -> str:
         """``file:line`` where the object behind ``name`` is defined."""
@@ -227,8 +248,17 @@ def papers() -> dict[str, Paper]:
 
 
 METHODS = Registry("method", ("importance", "regularizer", "method"), "methods", group="bench.methods")
-ARCHS = Registry("architecture", ("architecture",), "bench/archs")
+ARCHS = Registry(
+    "architecture",
+    ("architecture",),
+    "bench/archs",
+    prefixes={"torchvision": "bench.archs.outside:torchvision_model", "file": "bench.archs.outside:from_file"},
+)
 DATASETS = Registry("data set", ("dataset",), "bench/data.py")
+
+
+PLUGINS: list[Path] = []
+"""Files made known to this process."""
 
 
 def add_plugin(path: str) -> None:
@@ -238,3 +268,38 @@ def add_plugin(path: str) -> None:
         raise UsageError(f"plugin {path}: no such file")
     for registry in (METHODS, ARCHS, DATASETS):
         registry.add_file(file)
+    if file not in PLUGINS:
+        PLUGINS.append(file)
+
+
+def model_name(text: str) -> str:
+    """An architecture's name as a specification keeps it; raises UsageError.
+
+    ``file:PATH:FUNCTION``, as a user gives it, becomes ``file:NAME:FUNCTION#HASH``, with the file's name and the
+    start of its content's sha256: a record tells nothing of folders, and a changed file is another network. The
+    file is made known as by ``--plugin``. Other names stay as they are.
+    """
+    if not text.startswith("file:") or "#" in text:
+        return text
+    path, _, function = text.removeprefix("file:").rpartition(":")
+    if not path or not function.isidentifier():
+        raise UsageError(f"architecture '{text}': give file:PATH:FUNCTION")
+    if not Path(path).is_file():
+        raise UsageError(f"architecture '{text}': no file {path}")
+    add_plugin(path)
+    return f"file:{Path(path).name}:{function}#{_content(Path(path))}"
+
+
+def model_file(rest: str) -> tuple[Path, str]:
+    """File and function of ``NAME:FUNCTION#HASH``, among the files made known; raises UsageError."""
+    place, _, content = rest.partition("#")
+    name, _, function = place.partition(":")
+    for file in PLUGINS:
+        if file.name == name and _content(file) == content:
+            return file, function
+    other = " (a file of that name has another content)" if any(file.name == name for file in PLUGINS) else ""
+    raise UsageError(f"architecture 'file:{rest}' is not known here{other}; give its file with --plugin")
+
+
+def _content(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]

@@ -1,14 +1,13 @@
 """Sites: the prunable widths of a network, found with torch-pruning's dependency graph and checked by us.
 
-The only module that imports torch_pruning (one adapter under ``methods/`` aside). A candidate becomes a site
-only if gating its units where they are consumed gives the same output as slicing them away.
+A candidate becomes a site only if gating its units where they are consumed gives the same output as slicing them
+away.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,11 +21,7 @@ from bench.errors import RunFailed
 from bench.gates import Gates, Tap
 from bench.modes import evaluating
 from bench.slicing import CONVS, NORMS, Cut, channels, slice_network
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import torch_pruning as tp
-    from torch_pruning.ops import OPTYPE
+from bench.tracing import Member, Trace, Untraceable, trace
 
 TOLERANCE = 1e-4
 """Largest difference between gated and sliced output, relative to the output's own size where that exceeds 1."""
@@ -60,9 +55,23 @@ class Site:
         return torch.cat([weight.flatten(1) for weight in self.weights()], dim=1)
 
     def weights(self) -> list[Tensor]:
-        """The producers' weights themselves, each ``[n_units, inputs, ...]``."""
-        makers = [self.network.get_submodule(p) for p in self.producers]
-        return [m.weight for m in makers if isinstance(m, (*CONVS, nn.Linear))]  # a padded shortcut has none
+        """The producers' weights themselves, each ``[n_units, inputs, ...]``.
+
+        Where several channels are one unit (a group of a convolution, an attention head), ``inputs`` has those of
+        all of them.
+        """
+        makers = {p: self.network.get_submodule(p) for p in self.producers}
+        return [  # a padded shortcut has none
+            self._by_unit(p, m.weight) for p, m in makers.items() if isinstance(m, (*CONVS, nn.Linear))
+        ]
+
+    def _by_unit(self, layer: str, channels: Tensor) -> Tensor:
+        """Values ``[channels, inputs, ...]`` of a layer that makes or passes on the units, as ``[n_units, ...]``."""
+        cut = next(cut for cut in self.cuts if cut.layer == layer and cut.side != "in")
+        if torch.equal(cut.units, torch.arange(self.n_units)):
+            return channels
+        order = cut.positions[cut.units.argsort(stable=True)].to(channels.device)
+        return channels[order].unflatten(0, (self.n_units, -1)).flatten(1, 2)
 
     def kernels(self) -> Tensor:
         """Weights kernel by kernel, ``[n_units, inputs, positions]`` (1 position for linear layers); differentiable.
@@ -76,7 +85,9 @@ class Site:
     def gamma(self) -> Tensor | None:
         """``|gamma|`` of the units' batch norms summed, ``[n_units]``, differentiable; None without a scaled norm."""
         scales = [self.network.get_submodule(n).weight for n in self.norms]
-        sizes = [s.abs() for s in scales if isinstance(s, Tensor)]  # a norm may have no scale
+        sizes = [  # a norm may have no scale
+            self._by_unit(n, s[:, None]).abs().sum(dim=1) for n, s in zip(self.norms, scales) if isinstance(s, Tensor)
+        ]
         return torch.stack(sizes).sum(dim=0) if sizes else None
 
     def scale(self) -> Tensor:
@@ -90,14 +101,15 @@ class Site:
         """l2 norm of each unit's weights as its norm rescales them, ``[n_units]``: ``|gamma| ||w|| / sqrt(var + eps)``.
 
         Batch norm undoes the size of the weights, so that their own norm says nothing after it. Several norms count
-        by their mean; without norms it is the plain l2 norm.
+        by their mean, and so do a unit's channels where it has several; without norms it is the plain l2 norm.
         """
         factors = []
         for name in self.norms:
             norm: Any = self.network.get_submodule(name)
             if norm.running_var is not None:
                 gain = 1.0 if norm.weight is None else norm.weight.abs()
-                factors.append(gain / (norm.running_var + norm.eps).sqrt())
+                factor = gain / (norm.running_var + norm.eps).sqrt()
+                factors.append(self._by_unit(name, factor[:, None]).mean(dim=1))
         size = self.rows().norm(dim=1)
         return size * torch.stack(factors).mean(dim=0) if factors else size
 
@@ -175,53 +187,6 @@ class Sites(Mapping[str, Site]):
         return Sites(found, self.rejected, self.coupling)
 
 
-@dataclass(frozen=True)
-class Trace:
-    """A copy of a network with torch-pruning's dependency graph of it.
-
-    Attributes:
-        network: the copy: eval mode, float32, on the CPU, every parameter trainable, a padded shortcut as the
-            convolution it equals. Layers are named as in the original.
-        graph: which channels of its layers go together.
-    """
-
-    network: nn.Module
-    graph: tp.DependencyGraph
-
-    def group(self, layer: str) -> tp.Group:
-        """All that depends on the output channels of ``layer``, itself first; index ``u`` is its channel ``u``."""
-        module = self.network.get_submodule(layer)
-        prune = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
-        return self.graph.get_pruning_group(module, prune, list(range(channels(module)[1])))
-
-
-def trace(network: nn.Module, shape: tuple[int, ...]) -> Trace:
-    """Let torch-pruning trace a copy of ``network`` for inputs of ``shape`` (without the batch axis).
-
-    Raises:
-        RunFailed: torch-pruning cannot trace it.
-    """
-    traced = copy.deepcopy(network).cpu().float().eval()
-    for name, module in list(traced.named_modules()):
-        if hasattr(module, "as_conv"):
-            parent = traced.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.as_conv())
-    for parameter in traced.parameters():
-        parameter.requires_grad_(True)
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(
-                traced, torch.zeros(2, *shape), verbose=False, customized_pruners={}, unwrapped_parameters=[]
-            )
-    except Exception as error:
-        raise RunFailed(
-            f"torch-pruning cannot trace this network ({type(error).__name__}: {error}); "
-            "it needs a forward that maps one image tensor to one logits tensor"
-        ) from error
-    return Trace(traced, graph)
-
-
 def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inner") -> Sites:
     """Find and check the sites of ``network`` for inputs of ``shape`` (without the batch axis).
 
@@ -235,12 +200,18 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
     Raises:
         RunFailed: torch-pruning cannot trace the network, or it has no site at all.
     """
+    traced = trace(network, shape)
     candidates, rejected = {}, {}
-    for name, found in _groups(network, shape).items():
+    follows: set[str] = set()  # layers that an earlier one has in its group
+    for name in (*traced.roots(), *_own(network)):
+        if name in follows:
+            continue
         try:
+            members = _members(name, network, traced)
+            follows |= {m.layer for m in members if m.side in ("out", "scale")}
             if name in getattr(network, "whole", ()):
                 raise _Rejected("the architecture leaves it whole")
-            candidates[name] = _site(name, found, network, coupling)
+            candidates[name] = _site(members, network, coupling)
         except _Rejected as why:
             rejected[name] = str(why)
     shared = _shared_positions(candidates)
@@ -261,11 +232,16 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
 
 @torch.no_grad()
 def gate_slice_difference(
-    network: nn.Module, sliced: nn.Module, sites: Sites, masks: Mapping[str, Tensor], x: Tensor
+    network: nn.Module,
+    sliced: nn.Module,
+    sites: Sites,
+    masks: Mapping[str, Tensor],
+    x: Tensor,
+    least: float = 1.0,
 ) -> float:
     """Largest difference between the outputs of the gated ``network`` and the ``sliced`` one, both in eval mode.
 
-    Absolute, divided by the largest output where that exceeds 1.
+    Absolute, divided by the largest output where that exceeds ``least``.
     """
     gates = Gates(network, sites)
     with evaluating(network, sliced):
@@ -274,82 +250,92 @@ def gate_slice_difference(
             gated = network(x)
         finally:
             gates.remove()
-        return float((gated - sliced(x)).abs().max() / gated.abs().max().clamp(min=1))
+        return float((gated - sliced(x)).abs().max() / gated.abs().max().clamp(min=least))
 
 
 class _Rejected(Exception):
     """Why a candidate is no site."""
 
 
-_Member = tuple[str, str, list[int], list[int]]  # layer, side, positions, units
+def _own(network: nn.Module) -> list[str]:
+    """Layers inside modules that say themselves which of their channels make a unit (attention heads)."""
+    return [f"{name}.{module.units()[0]}" for name, module in network.named_modules() if hasattr(module, "units")]
 
 
-def _groups(network: nn.Module, shape: tuple[int, ...]) -> dict[str, list[_Member] | str]:
-    """Root layer -> members, or the reason there are none, as torch-pruning sees the network."""
-    traced = trace(network, shape)
-    graph = traced.graph
-    names = {module: name for name, module in traced.network.named_modules()}
-    groups: dict[str, list[_Member] | str] = {}
-    seen: set[str] = set()
-    for name, module in traced.network.named_modules():
-        if not isinstance(module, (*CONVS, nn.Linear)) or name in seen or module not in graph.module2node:
-            continue
-        if isinstance(module, CONVS) and module.groups > 1:
-            continue  # depthwise layers follow their producer; other grouped ones are rejected as members
+def _members(name: str, network: nn.Module, traced: Trace) -> list[Member]:
+    """All that goes with the units that the layer ``name`` makes.
+
+    What a grouped convolution reads are not its channels but its groups: a unit is then all channels of a group,
+    and what the convolution makes of them goes with it.
+    """
+    parent: Any = network.get_submodule(name.rpartition(".")[0])
+    if hasattr(parent, "units"):
+        return _heads(name.rpartition(".")[0], parent)
+
+    def of(layer: str) -> list[Member]:
         try:
-            group = traced.group(name)
+            return traced.members(layer)
+        except Untraceable as why:
+            raise _Rejected(str(why)) from why
         except Exception as error:
-            groups[name] = f"torch-pruning fails on it ({type(error).__name__})"
-            continue
-        members: list[_Member] = []
-        for item in group:
-            kind, target = item.dep.target.type, item.dep.target.module
-            if kind == OPTYPE.OUTPUT:
-                members = []
-                break
-            if target in names:
-                if isinstance(target, nn.PReLU) and target.num_parameters == 1:
-                    side = "shared"  # one slope for all units: nothing to slice
-                elif kind == OPTYPE.DEPTHWISE_CONV or isinstance(target, (*NORMS, nn.PReLU)):
-                    side = "both"
-                else:
-                    side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-                members.append((names[target], side, list(item.idxs), list(item.root_idxs)))
-                if side == "out":
-                    seen.add(names[target])
-            elif kind == OPTYPE.PARAMETER:
-                members.append((graph._param_to_name.get(target, "a bare parameter"), "parameter", [], []))
-        groups[name] = members or "it is the network's output"
-    return groups
+            raise _Rejected(f"torch-pruning fails on it ({type(error).__name__})") from error
+
+    members = of(name)
+    passed: set[str] = set()
+    while grouped := [m for m in members if m.side == "in" and _is_grouped(network.get_submodule(m.layer))]:
+        reader = grouped[0]
+        conv: Any = network.get_submodule(reader.layer)
+        if reader.layer in passed or reader.positions != reader.units or len(reader.units) != conv.in_channels:
+            raise _Rejected(f"{reader.layer} is a grouped convolution, whose groups would become unequal")
+        passed.add(reader.layer)
+        members = [_coarser(m, conv.in_channels // conv.groups) for m in members if m is not reader]
+        behind = [_coarser(m, conv.out_channels // conv.groups) for m in of(reader.layer)]
+        members += [dataclasses.replace(m, side="both") if m.layer == reader.layer else m for m in behind]
+    return members
 
 
-def _site(name: str, members: list[_Member] | str, network: nn.Module, coupling: str) -> Site:
-    if isinstance(members, str):
-        raise _Rejected(members)
-    root = network.get_submodule(name)
-    n_units = channels(root)[1]
-    everything = list(range(n_units))
+def _is_grouped(module: Any) -> bool:
+    return isinstance(module, CONVS) and module.groups > 1
+
+
+def _coarser(member: Member, channels_a_unit: int) -> Member:
+    return dataclasses.replace(member, units=[unit // channels_a_unit for unit in member.units])
+
+
+def _heads(name: str, attention: Any) -> list[Member]:
+    """The heads of an attention layer, as it describes them itself."""
+    maker, reader, made_by, read_at = attention.units()
+    everywhere = list(range(len(made_by))), list(range(len(read_at)))
+    return [
+        Member(f"{name}.{maker}", "out", everywhere[0], made_by),
+        Member(f"{name}.{reader}", "in", everywhere[1], read_at),
+    ]
+
+
+def _site(members: list[Member], network: nn.Module, coupling: str) -> Site:
+    n_units = len(set(members[0].units))
     producers, norms, consumers, cuts = [], [], [], {}
-    for layer, side, positions, units in members:
+    for member in members:
+        layer, side = member.layer, member.side
         if side == "shared":
-            continue
+            continue  # one slope for all units: nothing to slice
         if side == "parameter":
             raise _Rejected(f"its units also index the parameter {layer}, which a slice cannot follow")
-        module = network.get_submodule(layer)
+        module: Any = network.get_submodule(layer)
         known = (*CONVS, *NORMS, nn.Linear, nn.PReLU)
         if not isinstance(module, known) and not hasattr(module, "slice_channels"):
             raise _Rejected(f"{layer} ({type(module).__name__}) depends on all its units at once")
-        if isinstance(module, CONVS) and module.groups > 1 and side != "both":
-            raise _Rejected(f"{layer} is a grouped convolution, whose groups would become unequal")
-        if side in ("out", "both") and len(set(positions)) != len(positions):
+        if side != "in" and len(set(member.positions)) != len(member.positions):
             raise _Rejected(f"{layer} uses a unit in two places")
+        whole = side != "in" and len(member.positions) == channels(module)[1] and len(set(member.units)) == n_units
+        if side in ("out", "scale") and not whole:
+            raise _Rejected(f"only part of {layer}'s output belongs to it")
         if side == "out":
-            if sorted(positions) != everything or positions != units:
-                raise _Rejected(f"only part of {layer}'s output belongs to it")
             producers.append(layer)
-        if isinstance(module, NORMS) and positions == units == everything and module.num_features == n_units:
+        if isinstance(module, NORMS) and whole:
             norms.append(layer)
-        at, of = torch.tensor(positions), torch.tensor(units)
+        at, of = torch.tensor(member.positions), torch.tensor(member.units)
+        side = "out" if side == "scale" else side
         cuts[layer, side] = Cut(layer, side, at, of)
         if side == "in":
             axis = -1 if isinstance(module, nn.Linear) else 1
@@ -358,18 +344,9 @@ def _site(name: str, members: list[_Member] | str, network: nn.Module, coupling:
         raise _Rejected(f"{len(producers)} layers produce it together ({', '.join(producers)}); see --coupling full")
     if not consumers:
         raise _Rejected("nothing after it can lose its units: it makes the network's output")
-    kind: Literal["conv", "linear"] = "linear" if isinstance(root, nn.Linear) else "conv"
     ordered = tuple(sorted(producers, key=[n for n, _ in network.named_modules()].index))
-    return Site(
-        ordered[0],
-        n_units,
-        kind,
-        ordered,
-        tuple(norms),
-        tuple(consumers),
-        tuple(cuts.values()),
-        network,
-    )
+    kind: Literal["conv", "linear"] = "linear" if isinstance(network.get_submodule(ordered[0]), nn.Linear) else "conv"
+    return Site(ordered[0], n_units, kind, ordered, tuple(norms), tuple(consumers), tuple(cuts.values()), network)
 
 
 def _shared_positions(sites: Mapping[str, Site]) -> dict[str, str]:
@@ -386,19 +363,30 @@ def _shared_positions(sites: Mapping[str, Site]) -> dict[str, str]:
     return rejected
 
 
+def shaken(network: nn.Module) -> nn.Module:
+    """A copy in double precision and eval mode with random norms, biases and scales.
+
+    Fresh norms are identities, fresh biases, scales and last layers often about zero, which would hide what depends
+    on them.
+    """
+    probe, generator = copy.deepcopy(network).cpu().double().eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in probe.modules():
+            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                if name in ("bias", "running_mean"):
+                    tensor.uniform_(-0.5, 0.5, generator=generator)
+                elif name == "running_var" or (
+                    isinstance(tensor, nn.Parameter) and not isinstance(module, (*CONVS, nn.Linear))
+                ):
+                    tensor.uniform_(0.5, 1.5, generator=generator)
+                elif name == "weight" and not tensor.any():
+                    tensor.normal_(generator=generator)
+    return probe
+
+
 def _disagreeing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site], coupling: str) -> list[str]:
     """Sites whose gate does not equal their slice, by halving: one check when all is well."""
-    probe = copy.deepcopy(network).cpu().double().eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # fresh norms are identities and fresh biases often zero, which would hide a leak
-        for module in probe.modules():
-            if isinstance(module, NORMS):
-                for tensor in (module.weight, module.running_var):
-                    if tensor is not None:
-                        tensor.uniform_(0.5, 1.5, generator=generator)
-                for tensor in (module.bias, module.running_mean):
-                    if tensor is not None:
-                        tensor.uniform_(-0.5, 0.5, generator=generator)
+    probe, generator = shaken(network), torch.Generator().manual_seed(0)
     x = torch.rand(2, *shape, dtype=torch.float64, generator=generator)
 
     def agree(names: list[str]) -> bool:
@@ -410,7 +398,7 @@ def _disagreeing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Si
             if width > 1 and masks[name].all():
                 masks[name][0] = False
         try:
-            return gate_slice_difference(probe, chosen.slice(probe, masks), chosen, masks, x) <= TOLERANCE * 1e-3
+            return gate_slice_difference(probe, chosen.slice(probe, masks), chosen, masks, x, 1e-30) <= TOLERANCE * 1e-3
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False
 

@@ -22,7 +22,7 @@ class Cut:
     Attributes:
         layer: dotted name.
         side: ``out`` (the layer makes the units), ``in`` (it reads them), ``both`` (they pass through: batch
-            norm, depthwise convolution, PReLU).
+            norm, depthwise and grouped convolutions, PReLU).
         positions: channel indices, int64 ``[k]``.
         units: the unit each of them belongs to, int64 ``[k]``.
     """
@@ -76,9 +76,11 @@ def _slice_layer(module: Any, lost: dict[str, Tensor]) -> None:
         _select(module, weight=(kept("out"), kept("in")))
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, CONVS):
-        if "both" in lost:  # depthwise: one filter a channel
+        if "both" in lost:  # whole groups; a depthwise convolution has one channel in each
+            of_group, made = n_in // module.groups, n_out // module.groups
             _select(module, weight=(kept("both"), None))
-            module.groups = module.in_channels = len(module.weight)
+            module.groups = len(module.weight) // made
+            module.in_channels = module.groups * of_group
         else:
             _select(module, weight=(kept("out"), kept("in")))
             module.in_channels = module.weight.shape[1] * module.groups

@@ -13,7 +13,7 @@ import torch_pruning as tp
 
 from bench.api import Method, method
 from bench.errors import RunFailed
-from bench.sites import trace
+from bench.tracing import trace
 from methods.papers import FANG2023
 
 

@@ -17,7 +17,8 @@ from bench.check.networks import (
     mlp,
     residual,
 )
-from bench.sites import NORMS, find_sites
+from bench.sites import find_sites
+from bench.slicing import NORMS
 
 
 def with_activation(activation):

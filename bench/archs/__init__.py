@@ -4,60 +4,87 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from bench.errors import RunFailed, UsageError
+from bench.archs.outside import require_fit
+from bench.errors import BenchError, RunFailed, UsageError
 from bench.registry import ARCHS
 
 Shape = tuple[int, int, int]
 """Channels, height and width of one input image."""
 
 
-def architecture(name: str, *, min_size: int = 1, **options: Any) -> Callable[[Callable], Callable]:
+@dataclass(frozen=True)
+class Architecture:
+    """A registered network: how to make it, and for which images.
+
+    Attributes:
+        name: on the command line.
+        factory: ``factory(*, shape, num_classes, **options)`` makes it.
+        options: of this name.
+        min_size: smallest image side it takes.
+        own_weights: the factory draws the weights; otherwise :func:`initialize` does.
+    """
+
+    name: str
+    factory: Callable[..., nn.Module]
+    options: dict[str, Any]
+    min_size: int = 1
+    own_weights: bool = False
+
+    def __call__(self, shape: Shape, num_classes: int, download: bool = False) -> nn.Module:
+        """The network; raises UsageError for images that are too small."""
+        if min(shape[1:]) < self.min_size:
+            raise UsageError(
+                f"architecture '{self.name}' needs images of at least {self.min_size}x{self.min_size} pixels, "
+                f"these have {shape[1]}x{shape[2]}: choose another data set or architecture"
+            )
+        return self.factory(shape=shape, num_classes=num_classes, **self.options)
+
+
+def architecture(
+    name: str, *, min_size: int = 1, own_weights: bool = False, **options: Any
+) -> Callable[[Callable], Callable]:
     """Register ``factory(*, shape, num_classes, **options) -> nn.Module`` as ``name``.
 
-    Several decorators on one factory give it several names. ``min_size`` is the smallest image side it
-    accepts.
+    Several decorators on one factory give it several names. For ``min_size`` and ``own_weights`` see
+    :class:`Architecture`.
     """
 
     def decorate(factory: Callable) -> Callable:
         code = inspect.unwrap(factory).__code__
-        origin = f"{code.co_filename}:{code.co_firstlineno}"
-
-        def make(shape: Shape, num_classes: int) -> nn.Module:
-            if min(shape[1:]) < min_size:
-                raise UsageError(
-                    f"architecture '{name}' needs images of at least {min_size}x{min_size} pixels, "
-                    f"these have {shape[1]}x{shape[2]}: choose another data set or architecture"
-                )
-            return factory(shape=shape, num_classes=num_classes, **options)
-
-        ARCHS.register(name, make, f"{origin} ({name})")
+        origin = f"{code.co_filename}:{code.co_firstlineno} ({name})"
+        ARCHS.register(name, Architecture(name, factory, options, min_size, own_weights), origin)
         return factory
 
     return decorate
 
 
-def build(name: str, shape: Shape, num_classes: int, seed: int = 0) -> nn.Module:
+def build(name: str, shape: Shape, num_classes: int, seed: int = 0, download: bool = False) -> nn.Module:
     """The network ``name`` for images of ``shape`` with weights drawn from ``seed``; the global RNG is left alone.
 
     Raises:
-        UsageError: unknown name, or images too small for it.
+        UsageError: unknown name, or images it does not take.
+        SetupError: pretrained weights that are not here, without ``download``.
         RunFailed: the definition itself fails.
     """
     make = ARCHS.get(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            network = make(shape, num_classes)
-        except UsageError:
+            network = make(shape, num_classes, download=download)
+        except BenchError:
             raise
         except Exception as error:
             raise RunFailed(f"architecture '{name}' cannot be built: {type(error).__name__}: {error}") from error
-        initialize(network)
+        if not isinstance(make, Architecture):
+            require_fit(name, network, shape, num_classes)
+        elif not make.own_weights:
+            initialize(network)
     return network
 
 

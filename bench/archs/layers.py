@@ -51,7 +51,7 @@ class ChannelPad(nn.Module):
         source = torch.where(self.source >= 0, new_index[self.source.clamp(min=0)], -1)[keep_out]
         self._set(source, int(keep_in.sum()))
 
-    def as_conv(self) -> nn.Conv2d:
+    def stand_in(self) -> nn.Conv2d:
         """The 1x1 selector convolution with the same output, for tools that trace convolutions only."""
         with torch.random.fork_rng(devices=[]):  # its random first weights are of no use
             conv = nn.Conv2d(self.in_channels, self.out_channels, 1, self.stride, bias=False)
@@ -61,3 +61,52 @@ class ChannelPad(nn.Module):
                 if i >= 0:
                     conv.weight[o, i] = 1
         return conv
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose heads can be sliced (Vaswani et al. 2017, section 3.2).
+
+    Called like :class:`torch.nn.MultiheadAttention` with ``batch_first`` and one tensor three times, and gives the
+    same output. The number of heads follows from the width of its layers.
+
+    Shapes: ``[B, T, dim] -> [B, T, dim]``, and None in place of attention weights.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.head_dim = dim // heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    @classmethod
+    def like(cls, other: nn.MultiheadAttention) -> Attention:
+        """The same function with the weights of torch's layer; raises ValueError for variants it does not have."""
+        if other.in_proj_bias is None or other.bias_k is not None or not other.batch_first or other.dropout:
+            raise ValueError("attention without biases, with extra keys, with dropout or not batch first")
+        made = cls(other.embed_dim, other.num_heads)
+        made.qkv.weight, made.qkv.bias = other.in_proj_weight, other.in_proj_bias
+        made.proj.weight, made.proj.bias = other.out_proj.weight, other.out_proj.bias
+        return made
+
+    def forward(self, x: Tensor, *same: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+        """Attend over the ``T`` tokens of ``x``."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)), None
+
+    def units(self) -> tuple[str, str, list[int], list[int]]:
+        """The layer that makes the heads, the one that reads them, and the head of each of their channels."""
+        width = self.proj.in_features
+        head_of = [channel // self.head_dim for channel in range(width)]
+        return "qkv", "proj", 3 * head_of, head_of
+
+    def stand_in(self) -> nn.Module:
+        """A linear layer, called in the same way: the same dependencies from outside, for tools that trace layers."""
+        return _CalledLikeAttention(self.qkv.in_features)
+
+
+class _CalledLikeAttention(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.stand_in = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, *same: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+        return self.stand_in(x), None

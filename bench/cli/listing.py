@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import tomllib
+from collections import Counter
 from typing import Any
 
 from tabulate import tabulate
 
-from bench.registry import ARCHS, DATASETS, METHODS, Registry, add_plugin
+from bench.errors import UsageError
+from bench.registry import ARCHS, DATASETS, METHODS, Registry, add_plugin, model_name
 from bench.spec import RECIPES, recipe_names
 
 REGISTRIES: dict[str, Registry] = {"methods": METHODS, "archs": ARCHS, "datasets": DATASETS}
@@ -21,7 +24,12 @@ def add_to(commands: Any) -> None:
     p = commands.add_parser("list", help="methods, architectures, data sets, recipes, sites")
     p.set_defaults(function=run)
     p.add_argument("what", nargs="?", choices=(*REGISTRIES, "recipes", "sites"), help="default: all but sites")
-    p.add_argument("-a", "--arch", metavar="NAME", help="for sites: the architecture")
+    p.add_argument("-a", "--arch", metavar="NAME", help="for sites: the architecture; for archs --check: these only")
+    p.add_argument(
+        "--check",
+        action="store_true",
+        help="for archs: build each, also torchvision's, slice it at half and test the slice",
+    )
     p.add_argument(
         "-d",
         "--dataset",
@@ -40,8 +48,12 @@ def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     for file in chosen.plugin:
         add_plugin(file)
+    if chosen.check and chosen.what != "archs":
+        raise UsageError("list --check: say list archs --check")
     if chosen.what == "sites":
         return _sites(chosen)
+    if chosen.check:
+        return _survey(chosen)
     kinds = [chosen.what] if chosen.what else [*REGISTRIES, "recipes"]
     found = {kind: _recipes() if kind == "recipes" else _entries(REGISTRIES[kind]) for kind in kinds}
     if chosen.json:
@@ -71,16 +83,53 @@ def _recipes() -> list[dict[str, str]]:
     return rows
 
 
+def _survey(chosen: argparse.Namespace) -> int:
+    from bench.survey import every_name, survey
+
+    names = [model_name(name) for name in chosen.arch.split(",")] if chosen.arch else every_name()
+    for name in names:
+        ARCHS.require(name)
+    rows = []
+    for finding in survey(names):
+        rows.append(dataclasses.asdict(finding))
+        print(f"{finding.outcome:8}{finding.name}  {finding.why}".rstrip(), file=sys.stderr, flush=True)
+    count = Counter(row["outcome"] for row in rows)
+    if chosen.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print(tabulate([_shown(row) for row in rows], headers="keys", tablefmt="github", maxcolwidths=None))
+    passed = f"{count['pass']} of {len(rows)} pass ({100 * count['pass'] / len(rows):.1f} %)"
+    print(f"{passed}, {count['skipped']} skipped, {count['FAILED']} failed", file=sys.stderr)
+    return 1 if count["FAILED"] else 0
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    """A finding as a line of the table."""
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{100 * share:.1f} %"
+
+    return {
+        "architecture": row["name"],
+        "images": f"{row['side']}x{row['side']}" if row["side"] else "",
+        "sites": row["sites"] or "",
+        "units": f"{row['units']:,}" if row["units"] else "",
+        "MACs at half": percent(row["keep_macs"]),
+        "params at half": percent(row["keep_params"]),
+        "gate - slice": "" if row["difference"] is None else f"{row['difference']:.0e}",
+        "outcome": f"{row['outcome']}: {row['why']}" if row["why"] else row["outcome"],
+    }
+
+
 def _sites(chosen: argparse.Namespace) -> int:
     from bench.archs import build
     from bench.budget import CostModel
-    from bench.errors import UsageError
     from bench.sites import find_sites
 
     if not chosen.arch:
         raise UsageError("list sites: say of which network with --arch NAME")
     facts = DATASETS.get(chosen.dataset)
-    network = build(chosen.arch, facts.shape, facts.classes)
+    network = build(model_name(chosen.arch), facts.shape, facts.classes)
     sites = find_sites(network, facts.shape, chosen.coupling)
     model = CostModel(network, sites, facts.shape)
     rows = []

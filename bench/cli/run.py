@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFailed, UsageError
-from bench.registry import ARCHS, DATASETS, add_plugin, unknown
+from bench.registry import ARCHS, DATASETS, add_plugin, model_name
 
 if TYPE_CHECKING:
     from bench.spec import Budget, Spec
@@ -123,9 +123,9 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
     from bench.spec import load_recipe, method_names
 
     method_names(chosen.method)
-    for registry, name in ((ARCHS, chosen.arch), (DATASETS, chosen.dataset)):
-        if name not in registry.entries():
-            raise unknown(registry.noun, name, registry.entries())
+    arch = model_name(chosen.arch)
+    ARCHS.require(arch)
+    DATASETS.require(chosen.dataset)
     settings = pairs(chosen.settings, "--set")
     for flag, key in ((chosen.epochs, "train.epochs"), (chosen.finetune_epochs, "finetune.epochs")):
         if flag is not None:
@@ -135,7 +135,7 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
 
     budget = make_budget(chosen)
     options = pairs(chosen.options, "-p")
-    return make_spec(chosen.method, chosen.arch, chosen.dataset, recipe, budget, seed, chosen.coupling, options)
+    return make_spec(chosen.method, arch, chosen.dataset, recipe, budget, seed, chosen.coupling, options)
 
 
 def make_budget(chosen: argparse.Namespace) -> Budget | None:

@@ -17,7 +17,8 @@ from bench.archs.vgg import VGG
 from bench.errors import RunFailed
 from bench.registry import METHODS
 from bench.run import execute
-from bench.sites import find_sites, trace
+from bench.sites import find_sites
+from bench.tracing import trace
 from methods.torch_pruning_adapter import FromImages
 
 NAMES = sorted(name for name in METHODS.entries() if name.startswith("tp_"))
