@@ -41,9 +41,9 @@ UNCOUNTED = 1e-3
 CHEAP = re.compile(
     r"""_?(adaptive_|fractional_)?(avg|max)_(un)?pool\dd(_with_indices)? | _?upsample_\w+ | grid_sampler_\dd
     | _?(native|fused)_\w+_norm\w* | _weight_norm\w* | _(log_|safe_)?softmax
-    | hardswish | glu | _prelu_kernel | log_sigmoid_forward
+    | hardswish | glu | _prelu_kernel | log_sigmoid_forward | rrelu_with_noise | unsafe_(split|chunk)\w*
     | (constant|reflection|replication)_pad_?\w+ | cat | stack | repeat(_interleave)? | roll | flip | rot90
-    | im2col | col2im | pixel_(un)?shuffle | native_channel_shuffle | tril | triu | diag_embed
+    | im2col | col2im | pixel_(un)?shuffle | (native_)?channel_shuffle | tril | triu | diag_embed
     | embedding | gather | scatter(_\w+)? | \w+_scatter | (_unsafe_)?(index|masked|select)(_\w+)? | take | nonzero
     | one_hot | isin | bucketize | searchsorted | _local_scalar_dense | _unsafe_view | copy | \w+_copy
     | (zeros|ones|empty|full|rand|randn)_like | new_\w+ | fill | zero | resize
@@ -159,11 +159,12 @@ def _cheap(func: Any) -> bool:
     """Whether an operator does a constant amount of work for each element, or none (a view)."""
     if func.namespace not in ("aten", "prim"):
         return False
-    view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
     name = func.overloadpacket.__name__.removesuffix("_")
-    plain = getattr(torch.ops.aten, name, func.overloadpacket)  # in-place variants carry no tags
-    tags = {tag for overload in plain.overloads() for tag in getattr(plain, overload).tags}
-    return view or CHEAP.fullmatch(name) is not None or not tags.isdisjoint((torch.Tag.pointwise, torch.Tag.reduction))
+    plain = getattr(torch.ops.aten, name, func.overloadpacket)  # in-place variants are not marked
+    overloads = [getattr(plain, overload) for overload in plain.overloads()]
+    view = any(r.alias_info is not None and not r.alias_info.is_write for o in overloads for r in o._schema.returns)
+    marked = any({torch.Tag.pointwise, torch.Tag.reduction} & set(overload.tags) for overload in overloads)
+    return view or marked or CHEAP.fullmatch(name) is not None
 
 
 def _elements(tree: Any) -> int:
