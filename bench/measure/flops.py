@@ -120,7 +120,7 @@ def untraced(network: nn.Module, x: Tensor) -> tuple[int, dict[str, int]]:
     """
     counter = FlopCounterMode(display=False)
     hidden = _Hidden(counter.flop_registry)
-    # The math backend makes attention of matrix products that torch counts one by one.
+    # The math backend makes attention of matrix products; not every version of torch counts the CPU's fused kernel.
     with torch.no_grad(), _no_fast_path(), sdpa_kernel(SDPBackend.MATH), counter, hidden:
         network(x)
     return int(counter.get_total_flops()) // 2, dict(hidden.bounds)

@@ -259,6 +259,16 @@ def test_an_operator_that_multiplies_and_counts_as_zero_fails(layer, match):
         flops.count(nn.Sequential(nn.Conv2d(3, 3, 1), layer()), SHAPE)
 
 
+@torch.library.custom_op("bench_tests::gelu", mutates_args=())
+def impostor(x: torch.Tensor) -> torch.Tensor:
+    return x @ x
+
+
+def test_an_extension_is_not_cheap_by_its_name():
+    with pytest.raises(RunFailed, match=r"bench_tests\.gelu counted as zero MACs|disagree.*bench_tests::gelu"):
+        flops.count(nn.Sequential(nn.Conv2d(3, 3, 1), Applied(lambda x: impostor(x))), SHAPE)
+
+
 @pytest.mark.parametrize(("columns", "fails"), [(32, False), (33, True)])
 def test_a_thousandth_may_go_uncounted(columns, fails):
     """192,000 MACs; a product of a 2 x n matrix and a vector is bounded by its 2 outputs times its 3n inputs."""
