@@ -25,9 +25,10 @@ RECIPES = Path(__file__).parent / "recipes"
 class Stage:
     """One stretch of training: epochs, peak learning rate, and how it moves.
 
-    ``schedule``: ``constant``; ``cosine`` or ``linear`` to zero; ``step`` divides by 10 at 1/2 and 3/4;
+    ``schedule``: ``constant``; ``cosine`` or ``linear`` to zero; ``step`` divides by 10 at ``drops``;
     ``onecycle`` rises from lr/25 over the first 30 % and falls to lr/250,000, both as cosines (the defaults of
     torch's OneCycleLR; momentum stays constant).
+    ``drops``: shares of the steps after the warm-up, used by ``step`` only.
     ``warmup``: share of the steps over which the rate first rises linearly.
     ``patience``: end a phase when the validation loss has not fallen for so many epochs; the weights of the last
     epoch stay. 0: train all epochs.
@@ -38,6 +39,7 @@ class Stage:
     schedule: Literal["constant", "cosine", "linear", "step", "onecycle"] = "cosine"
     warmup: float = 0.0
     patience: int = 0
+    drops: tuple[float, ...] = (0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Recipe:
             _within("lr", stage.lr, 0)
             _within("warmup", stage.warmup, 0, 1)
             _within("patience", stage.patience, 0)
+            for share in stage.drops:
+                _within("drops", share, 0, 1)
         for name in ("batch_size", "latency_batch"):
             _within(name, getattr(self, name), 1)
         for name in ("weight_decay", "recalibrate"):

@@ -330,7 +330,7 @@ def schedule(stage: Stage, progress: float) -> float:
     return {
         "constant": 1.0,
         "linear": 1 - rest,
-        "step": 0.1 ** ((rest >= 0.5) + (rest >= 0.75)),
+        "step": 0.1 ** sum(rest >= share for share in stage.drops),
         "cosine": _cosine(1, 0, rest),
     }[stage.schedule]
 

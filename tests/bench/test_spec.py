@@ -99,6 +99,8 @@ def test_overrides_leave_the_rest_alone():
         ({"precision": "fp8"}, "precision.*fp8.*fp32"),
         ({"train.epochs": "-1"}, "epochs = -1"),
         ({"train.patience": "-1"}, "patience = -1"),
+        ({"train.drops": "0.5,1.5"}, "drops = 1.5: at least 0 and at most 1"),
+        ({"train.drops": "early"}, "drops=early"),
         ({"train.lr": "nan"}, "lr.*nan"),
         ({"train.lr": "inf"}, "lr=inf: not a number"),
         ({"batch_size": "0"}, "batch_size = 0"),
@@ -169,7 +171,7 @@ def test_the_hash_of_a_recipe_is_that_of_what_differs_from_the_defaults():
     assert given.sha256 == recipe().sha256
     assert recipe(name="other").sha256 == recipe().sha256
     assert recipe(latency_batch=1).sha256 == recipe().sha256
-    assert recipe(train=Stage(3, 0.1, "cosine", 0.0)).sha256 == recipe().sha256
+    assert recipe(train=Stage(3, 0.1, "cosine", 0.0, drops=(0.5, 0.75))).sha256 == recipe().sha256
 
 
 RECIPE_CHANGES = [
@@ -178,6 +180,7 @@ RECIPE_CHANGES = [
     {"train": Stage(3, 0.1, "step")},
     {"train": Stage(3, 0.1, warmup=0.1)},
     {"train": Stage(3, 0.1, patience=1)},
+    {"train": Stage(3, 0.1, drops=(0.3,))},
     {"finetune": Stage(2, 0.01)},
     {"train": Stage(1, 0.01), "finetune": Stage(3, 0.1)},
     {"batch_size": 64},

@@ -21,6 +21,10 @@ from methods.ddrop import DDrop
         (Stage(1, 1, "step"), 0.49, 1.0),
         (Stage(1, 1, "step"), 0.5, 0.1),
         (Stage(1, 1, "step"), 0.75, 0.01),
+        (Stage(1, 1, "step", drops=(0.2,)), 0.19, 1.0),
+        (Stage(1, 1, "step", drops=(0.2,)), 0.9, 0.1),
+        (Stage(1, 1, "step", drops=()), 0.9, 1.0),
+        (Stage(1, 1, "step", 0.5, drops=(0.2,)), 0.55, 1.0),  # shares of what the warm-up leaves
         (Stage(1, 1, "onecycle"), 0.0, 1 / 25),
         (Stage(1, 1, "onecycle"), 0.3, 1.0),
     ],
