@@ -203,8 +203,9 @@ def _silent() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as spoken:
             warnings.simplefilter("ignore")
-            yield
+            with contextlib.redirect_stderr(spoken):
+                yield
     finally:
         logging.disable(before)
