@@ -12,7 +12,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -188,12 +188,12 @@ def _frozen(network: nn.Module) -> nn.Module:
 
 
 def _strip(message: Any) -> None:
-    """Remove what the exporter notes for debugging: stack traces with this machine's folders, half as many names."""
+    """Remove what the exporter notes for debugging: stack traces with this machine's folders, names of classes."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)
         elif field.message_type is not None:
-            for inner in value if field.is_repeated else (value,):
+            for inner in value if isinstance(value, Sequence) else (value,):
                 _strip(inner)
 
 

@@ -95,6 +95,7 @@ def _command(group: Group, claim: Claim, chosen: argparse.Namespace) -> str:
     for flag in ("out", "data_dir", "device", "threads"):
         value = getattr(chosen, flag)
         words += ["--" + flag.replace("_", "-"), str(value)] if value is not None else []
+    words += ["--runtimes", ",".join(chosen.runtimes)] if chosen.runtimes != ("eager",) else []
     return shlex.join(words + ["--download"] * chosen.download)
 
 

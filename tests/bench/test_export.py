@@ -11,14 +11,6 @@ from bench.checkpoint import load_tensors, save_tensors
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.sites import find_sites
 
-
-@pytest.fixture
-def onnx_extra():
-    """The packages of the extra, or the test is skipped."""
-    for name in export.PACKAGES:
-        pytest.importorskip(name)
-
-
 needs_onnx = pytest.mark.usefixtures("onnx_extra")
 
 

@@ -22,13 +22,6 @@ PLUGINS = Path(__file__).parent.parent / "plugins"
 
 
 @pytest.fixture
-def onnx_extra():
-    """The packages of the extra, or the test is skipped."""
-    for name in export.PACKAGES:
-        pytest.importorskip(name)
-
-
-@pytest.fixture
 def bench(capsys, tmp_path):
     """Exit code, stdout and stderr of one command."""
 
