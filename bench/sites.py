@@ -265,7 +265,7 @@ def gate_slice_difference(
 ) -> float:
     """Largest difference between the outputs of the gated ``network`` and the ``sliced`` one, both in eval mode.
 
-    See :func:`output_difference`.
+    Absolute, divided by the largest output where that exceeds 1.
     """
     gates = Gates(network, sites)
     with evaluating(network, sliced):
@@ -274,12 +274,7 @@ def gate_slice_difference(
             gated = network(x)
         finally:
             gates.remove()
-        return output_difference(gated, sliced(x))
-
-
-def output_difference(expected: Tensor, found: Tensor) -> float:
-    """Largest absolute difference of two outputs, divided by the largest of ``expected`` where that exceeds 1."""
-    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1))
+        return float((gated - sliced(x)).abs().max() / gated.abs().max().clamp(min=1))
 
 
 class _Rejected(Exception):
