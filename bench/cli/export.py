@@ -72,11 +72,7 @@ def export(chosen: argparse.Namespace) -> int:
         require_free(path, chosen.force)
     stored = Stored(found, chosen.out)
     networks = {name: stored.network(name) for name in paths}
-    try:
-        images: Images | None = stored.test_images(chosen.data_dir)
-    except BenchError as error:  # a network can be exported without its data
-        print(f"bench: note: without mean and deviation of the training images: {error}", file=sys.stderr)
-        images = None
+    images = _images(stored, chosen.data_dir)
     seen = None if images is None else images.normalised(images.pixels[:256])
     facts = {name: describe(stored, name, images) for name in paths}
     done = {
@@ -103,6 +99,15 @@ def export(chosen: argparse.Namespace) -> int:
     if note:
         print(note, file=sys.stderr)
     return 0
+
+
+def _images(stored: Stored, data_dir: Path) -> Images | None:
+    """The run's test images; None, told on stderr, where they are not at hand: a network is exported without them."""
+    try:
+        return stored.test_images(data_dir)
+    except BenchError as error:
+        print(f"bench: note: without mean and deviation of the training images: {error}", file=sys.stderr)
+        return None
 
 
 def describe(stored: Stored, which: str, images: Images | None) -> dict[str, str]:
