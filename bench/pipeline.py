@@ -40,6 +40,10 @@ class Options:
     threads: int | None = None
     retry: bool = False
     quiet: bool = False
+    runtimes: tuple[str, ...] = ("eager",)
+
+    def __post_init__(self) -> None:
+        latency.require(self.runtimes)
 
 
 class Run:
@@ -210,14 +214,19 @@ class Run:
             "network": save_tensors(folder / "network.safetensors", final.state_dict()),
             "masks": save_tensors(folder / "masks.safetensors", {n: m.to(torch.uint8) for n, m in masks.items()}),
         }
-        for batch in dict.fromkeys((1, recipe.latency_batch)):
-            self.parts["latency"].append(latency.compare(dense, final, self.shape, batch, self.device))
+        process_peak = environment.peak_rss_bytes()  # an exporter's memory is none of the run's
+        batches = list(dict.fromkeys((1, recipe.latency_batch)))
+        for runtime in options.runtimes:
+            try:
+                self.parts["latency"] += latency.compare(dense, final, self.shape, batches, self.device, runtime)
+            except RunFailed as error:  # all else is measured: a runtime that cannot take the network is no failed run
+                self.progress.say(f"no latency in {runtime}: {error}")
         batch = recipe.latency_batch
         self.parts["memory"] = {
             "batch": batch,
             "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, self.device),
             "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, self.device),
-            "process_peak_bytes": environment.peak_rss_bytes(),
+            "process_peak_bytes": process_peak,
         }
         self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
 

@@ -94,6 +94,10 @@ def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
                 f"bench: note: the file of {spec.method} has changed since this record; --retry runs it again",
                 file=sys.stderr,
             )
+        lacking = set(options.runtimes) - {entry["runtime"] for entry in found["latency"]}
+        if lacking and not options.quiet:
+            text = f"this record has no latency in {', '.join(sorted(lacking))}; --retry runs it again"
+            print(f"bench: note: {text}", file=sys.stderr)
         return found
     if found["status"] == "ok":
         return None

@@ -29,25 +29,30 @@ def summary(record: Record) -> str:
         ]
         row += ["" if key == "pruned" else f"{t['dense_ms' if key == 'dense' else 'sliced_ms']:.3f}" for t in timings]
         rows.append(row)
-    headers = ["", "top-1 %", "MACs", "params", "MiB", *(f"ms, batch {t['batch']}" for t in timings)]
+    headers = ["", "top-1 %", "MACs", "params", "MiB", *(f"{_prefix(t)}ms, batch {t['batch']}" for t in timings)]
     lines = [
         tabulate(
             rows, headers, tablefmt="simple", colalign=("left", *["right"] * (len(headers) - 1)), disable_numparse=True
         )
     ]
-    busy = [t for t in timings if t["load_average"] > t["threads"] + 1]
     for t in timings:
         low, high = t["speedup_ci95"]
         lines.append(
-            f"speed-up at batch {t['batch']}: {t['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
+            f"{_prefix(t)}speed-up at batch {t['batch']}: {t['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
             f"{t['rounds']} interleaved rounds, {t['runtime']} {t['dtype']}, {t['threads']} threads, {t['device']})"
         )
-    if busy:
-        lines.append(
-            f"the machine was busy while timing (load {busy[0]['load_average']:.1f} for {busy[0]['threads']} threads): "
-            "do not trust these latencies"
-        )
-    return "\n".join(lines)
+    busy = next(filter(None, (busy_note(t["load_average"], t["threads"]) for t in timings)), None)
+    return "\n".join(lines + ([busy] if busy else []))
+
+
+def busy_note(load_average: float, threads: int) -> str | None:
+    """What to say of latencies that were measured on a machine with other work; None when it had none."""
+    if load_average <= threads + 1:
+        return None
+    return (
+        f"the machine was busy while timing (load {load_average:.1f} for {threads} threads): "
+        "do not trust these latencies"
+    )
 
 
 def details(record: Record) -> str:
@@ -93,6 +98,10 @@ def details(record: Record) -> str:
         summary(record),
     ]
     return "\n".join(lines)
+
+
+def _prefix(timing: Mapping[str, Any]) -> str:
+    return "" if timing["runtime"] == "eager" else f"{timing['runtime']} "
 
 
 def _share(value: int, dense: int) -> str:

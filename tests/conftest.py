@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import export
 from bench.api import Method
 from bench.archs import build
 from bench.budget import Budget, CostModel
@@ -31,6 +32,13 @@ def _threads_and_seed():
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def onnx_extra():
+    """The packages of the extra ``onnx``, or the test is skipped."""
+    for name in export.PACKAGES:
+        pytest.importorskip(name)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ FLOORS = [
     {"bench", "bench.errors", "bench.options"},
     {"bench.registry", "bench.check.registry", "bench.measure", "bench.progress", "bench.modes", "bench.statistics"},
     {"bench.environment", "bench.spec", "bench.slicing", "bench.pages"},
-    {"bench.measure.flops", "bench.measure.latency", "bench.measure.quality", "bench.gates", "bench.checkpoint"},
-    {"bench.sites", "bench.archs", "bench.record", "bench.data", "bench.reproduce"},
-    {"bench.archs.layers", "bench.budget"},
+    {"bench.measure.flops", "bench.measure.quality", "bench.gates", "bench.checkpoint"},
+    {"bench.sites", "bench.archs", "bench.record", "bench.data", "bench.reproduce", "bench.export"},
+    {"bench.archs.layers", "bench.budget", "bench.measure.latency"},
     {"bench.archs.resnet", "bench.archs.vgg", "bench.archs.plain", "bench.api", "leaderboard", "slurm"},
     {"bench.archs.dropnet", "bench.choosing", "methods.papers", "leaderboard.summary", "methods"},
     {"bench.context"},
@@ -24,12 +24,12 @@ FLOORS = [
     {"methods.spectral"},
     {"bench.base", "bench.specify"},
     {"bench.pipeline"},
-    {"bench.run", "bench.verify", "bench.check.subject"},
-    {"bench.check.choosing", "bench.check.declared"},
+    {"bench.run", "bench.stored", "bench.check.subject"},
+    {"bench.check.choosing", "bench.check.declared", "bench.verify"},
     {"bench.check.hooks", "bench.check.runs"},
     {"bench.check"},
     {"bench.cli.check", "bench.cli.new", "bench.cli.run", "bench.cli.listing", "bench.cli.show", "bench.cli.page"},
-    {"bench.cli.reproduce"},
+    {"bench.cli.reproduce", "bench.cli.export"},
     {"bench.cli"},
     {"bench.__main__"},
 ]
@@ -40,6 +40,8 @@ DOORS = {
     "torchvision": {"bench.data"},
     "sklearn": {"bench.data"},
     "tqdm": {"bench.progress"},
+    "onnx": {"bench.export"},
+    "onnxruntime": {"bench.export"},
 }
 
 

@@ -38,6 +38,7 @@ def add_to(commands: Any) -> None:
     p.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     p.add_argument("--threads", type=run_command.whole, metavar="N", help="CPU threads")
+    run_command.add_runtimes(p)
     p.add_argument("--retry", action="store_true", help="run failed runs again; finished ones stay")
     p.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -94,6 +95,7 @@ def _command(group: Group, claim: Claim, chosen: argparse.Namespace) -> str:
     for flag in ("out", "data_dir", "device", "threads"):
         value = getattr(chosen, flag)
         words += ["--" + flag.replace("_", "-"), str(value)] if value is not None else []
+    words += ["--runtimes", ",".join(chosen.runtimes)] if chosen.runtimes != ("eager",) else []
     return shlex.join(words + ["--download"] * chosen.download)
 
 

@@ -69,6 +69,7 @@ def add_to(commands: Any) -> None:
     where.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     where.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
+    add_runtimes(where)
     where.add_argument("--retry", action="store_true", help="run again; the old record moves to superseded/")
     where.add_argument(
         "--dry-run", action="store_true", help="print the specification and the record's path, run nothing"
@@ -186,6 +187,17 @@ def parse_seeds(text: str) -> list[int]:
     if not seeds:
         raise UsageError(f"--seeds {text}: no seed")
     return list(dict.fromkeys(seeds))
+
+
+def add_runtimes(group: Any) -> None:
+    """Add ``--runtimes``, for every command that carries out runs."""
+    group.add_argument(
+        "--runtimes",
+        type=lambda text: tuple(dict.fromkeys(part.strip() for part in text.split(","))),
+        default=("eager",),
+        metavar="NAME[,...]",
+        help="what latency is measured in: eager (default), onnxruntime",
+    )
 
 
 def _number(text: str) -> float:

@@ -36,7 +36,7 @@ def show(chosen: argparse.Namespace) -> int:
     """Print one record."""
     from leaderboard.summary import details
 
-    found = record.load(_find(chosen.run, chosen.out))
+    found = record.load(find_one(chosen.run, chosen.out))
     print(record.to_text(found) if chosen.json else details(found), end="" if chosen.json else "\n")
     return 0
 
@@ -67,11 +67,12 @@ def verify(chosen: argparse.Namespace) -> int:
     return 1 if bad or not results else 0
 
 
-def _find(text: str, out: Path) -> Path:
+def find_one(text: str, out: Path) -> Path:
+    """The record's file that ``text`` names, a path or (the start of) an id; raises UsageError."""
     if Path(text).is_file():
         return Path(text)
     matches = [p for p in record.find(out / "records") if p.stem.startswith(text) and "superseded" not in p.parts]
     if len(matches) != 1:
         what = "no record" if not matches else f"{len(matches)} records"
-        raise UsageError(f"show {text}: {what} of that name under {out / 'records'}; give a file or a longer id")
+        raise UsageError(f"{text}: {what} of that name under {out / 'records'}; give a file or a longer id")
     return matches[0]

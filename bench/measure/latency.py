@@ -4,51 +4,104 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from bench import export
 from bench.environment import device_name, place
+from bench.registry import unknown
 
 WARMUP_S, MEASURE_S = 0.5, 2.0
 ROUNDS = (20, 300)
 """Least and most rounds; in between, as many as fit in MEASURE_S."""
 
 
-@torch.inference_mode()
-def compare(
-    dense: nn.Module, sliced: nn.Module, shape: tuple[int, ...], batch: int, device: torch.device
-) -> dict[str, Any]:
-    """Time ``dense`` and ``sliced`` on ``[batch, *shape]``: eval mode, float32, channels-last, eager.
+@dataclass(frozen=True)
+class Runtime:
+    """What carries out a network.
 
-    Returns all samples in milliseconds, medians, and the speed-up (ratio of medians) with a 95 % bootstrap
-    interval over rounds. Each round times both once, in alternating order.
+    Attributes:
+        package: whose version is recorded.
+        layout: memory format of the images.
+        device: the only one it runs on here; None for any.
+        load: ``(network, shape, device)`` -> what binds the network to images; may raise RunFailed.
+        require: raises SetupError where it cannot run.
     """
-    x = torch.rand(batch, *shape, device=device).contiguous(memory_format=torch.channels_last)
-    networks = [place(n, device).float().eval() for n in (dense, sliced)]
-    clock = _cuda_ms if device.type == "cuda" else _cpu_ms
-    calls: list[Callable[[], Any]] = [partial(n, x) for n in networks]
-    once = _warm_up(calls, clock)
-    rounds = int(np.clip(MEASURE_S * 1000 / max(once, 1e-3), *ROUNDS))
-    samples = np.empty((rounds, 2))
-    for k in range(rounds):
-        for which in (0, 1) if k % 2 == 0 else (1, 0):
-            samples[k, which] = clock(calls[which])
+
+    package: str
+    layout: str
+    device: torch.device | None
+    load: Callable[[nn.Module, tuple[int, ...], torch.device], export.Bind]
+    require: Callable[[], object]
+
+
+def eager(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> export.Bind:
+    """``network`` itself, layer by layer: eval mode, float32, channels-last."""
+    placed = place(network, device).float().eval()
+    return lambda x: partial(placed, x.contiguous(memory_format=torch.channels_last))
+
+
+def _onnxruntime(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> export.Bind:
+    model = export.convert(network, shape)
+    export.check_onnx(model, network, shape)
+    return export.load(model)
+
+
+RUNTIMES = {
+    "eager": Runtime("torch", "channels_last", None, eager, lambda: None),
+    "onnxruntime": Runtime("onnxruntime", "channels_first", torch.device("cpu"), _onnxruntime, export.require),
+}
+
+
+def require(runtimes: Iterable[str]) -> None:
+    """Raise UsageError for a runtime that is not known, SetupError for one that is not installed."""
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise unknown("runtime", name, RUNTIMES)
+        RUNTIMES[name].require()
+
+
+def compare(
+    dense: nn.Module,
+    sliced: nn.Module,
+    shape: tuple[int, ...],
+    batches: Iterable[int],
+    device: torch.device,
+    runtime: str = "eager",
+) -> list[dict[str, Any]]:
+    """Time ``dense`` and ``sliced`` in one runtime on ``[batch, *shape]``, float32; one entry a batch size.
+
+    Each has all samples in milliseconds, medians, and the speed-up (ratio of medians) with a 95 % bootstrap
+    interval over rounds. Raises RunFailed when the runtime cannot take one of the networks.
+    """
+    how = RUNTIMES[runtime]
+    device = how.device or device
+    bound = [how.load(network, shape, device) for network in (dense, sliced)]
+    return [_compare(bound, torch.rand(batch, *shape, device=device), runtime) for batch in batches]
+
+
+def _compare(bound: list[export.Bind], x: torch.Tensor, runtime: str) -> dict[str, Any]:
+    samples = interleaved([bind(x) for bind in bound], x.device)
+    rounds = len(samples)
     median = np.median(samples, axis=0)
     picks = np.random.default_rng(0).integers(0, rounds, (2000, rounds))
     resampled = np.median(samples[picks], axis=1)
     low, high = np.quantile(resampled[:, 0] / resampled[:, 1], (0.025, 0.975))
     return {
-        "batch": batch,
-        "device": device_name(device),
+        "batch": len(x),
+        "device": device_name(x.device),
         "threads": torch.get_num_threads(),
         "dtype": "float32",
-        "runtime": "eager",
-        "layout": "channels_last",
+        "runtime": runtime,
+        "runtime_version": metadata.version(RUNTIMES[runtime].package),
+        "layout": RUNTIMES[runtime].layout,
         "rounds": rounds,
         "load_average": os.getloadavg()[0],
         "dense_ms": float(median[0]),
@@ -60,7 +113,21 @@ def compare(
     }
 
 
-def _warm_up(calls: list[Callable[[], Any]], clock: Callable[[Callable[[], Any]], float]) -> float:
+@torch.inference_mode()
+def interleaved(calls: Sequence[Callable[[], Any]], device: torch.device) -> np.ndarray:
+    """Milliseconds ``[rounds, calls]``: each round times every call once, every second one in reverse order."""
+    clock = _cuda_ms if device.type == "cuda" else _cpu_ms
+    once = _warm_up(calls, clock)
+    rounds = int(np.clip(MEASURE_S * 1000 / max(once, 1e-3), *ROUNDS))
+    samples = np.empty((rounds, len(calls)))
+    order = range(len(calls))
+    for k in range(rounds):
+        for which in order if k % 2 == 0 else reversed(order):
+            samples[k, which] = clock(calls[which])
+    return samples
+
+
+def _warm_up(calls: Sequence[Callable[[], Any]], clock: Callable[[Callable[[], Any]], float]) -> float:
     """Run until the median of a window no longer falls by 5 %; returns the milliseconds of one round."""
     deadline, window, last = time.perf_counter() + 4 * WARMUP_S, 5, np.inf
     start = time.perf_counter()

@@ -33,7 +33,7 @@ def compare(monkeypatch):
         monkeypatch.setattr(latency, "ROUNDS", (rounds, rounds))
         calls = []
         dense, sliced = Recorder("dense", calls).train(), Recorder("sliced", calls).train()
-        return latency.compare(dense, sliced, (3, 8, 8), batch, CPU), calls
+        return latency.compare(dense, sliced, (3, 8, 8), [batch], CPU)[0], calls
 
     return run
 
@@ -87,7 +87,7 @@ def test_speed_up_is_the_ratio_of_medians(monkeypatch):
     outliers = iter([10] + [1] * 1000)
     monkeypatch.setattr(latency, "_warm_up", lambda calls, timed: 1.0)
     monkeypatch.setattr(latency, "_cpu_ms", lambda call: float(call().shape[1]) * next(outliers))
-    found = latency.compare(nn.Conv2d(1, 6, 1), nn.Conv2d(1, 2, 1), (1, 2, 2), 1, CPU)
+    [found] = latency.compare(nn.Conv2d(1, 6, 1), nn.Conv2d(1, 2, 1), (1, 2, 2), [1], CPU)
     assert found["dense_samples_ms"] == [60.0, 6.0, 6.0, 6.0, 6.0]
     assert found["sliced_samples_ms"] == [2.0] * 5
     assert found["speedup"] == 3.0
@@ -110,7 +110,7 @@ def test_rounds_are_as_many_as_fit(clock, monkeypatch, ms, rounds):
     monkeypatch.setattr(latency, "WARMUP_S", 0.0)
     clock([ms])
     layer = nn.Conv2d(1, 1, 1)
-    found = latency.compare(layer, nn.Conv2d(1, 1, 1), (1, 2, 2), 1, CPU)
+    [found] = latency.compare(layer, nn.Conv2d(1, 1, 1), (1, 2, 2), [1], CPU)
     assert found["rounds"] == rounds
 
 

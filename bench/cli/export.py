@@ -1,0 +1,179 @@
+"""``bench export``: the networks of a run as ONNX files, checked and timed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from bench import __version__, record
+from bench.cli.run import whole
+from bench.cli.show import find_one
+from bench.errors import BenchError, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.data import Images
+    from bench.export import Exported
+    from bench.stored import Stored
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    p = commands.add_parser("export", help="a run's network as an ONNX file, checked against PyTorch")
+    p.set_defaults(function=export)
+    p.add_argument("run", metavar="ID|FILE", help="a record's file, or (the start of) its id under --out")
+    p.add_argument("--onnx", type=Path, required=True, metavar="FILE.onnx", help="the file to write")
+    p.add_argument(
+        "--which",
+        choices=("final", "dense", "both"),
+        default="final",
+        help="network to export (final); both writes the dense one to FILE-dense.onnx",
+    )
+    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where artifacts are (results)")
+    p.add_argument(
+        "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets, for mean and deviation (data)"
+    )
+    p.add_argument("--batch", type=whole, metavar="N", help="also timed, beside 1 (the recipe's latency_batch)")
+    p.add_argument("--force", action="store_true", help="replace a file that is there")
+    p.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="file that defines what the record names"
+    )
+    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def export(chosen: argparse.Namespace) -> int:
+    """Write the files; returns the exit code."""
+    import torch
+
+    from bench.export import require, require_free, to_onnx
+    from bench.registry import add_plugin
+    from bench.stored import NETWORKS, Stored
+    from leaderboard.summary import busy_note
+
+    if chosen.batch == 0:
+        raise UsageError("--batch 0: at least 1")
+    require()
+    for file in chosen.plugin:
+        add_plugin(file)
+    found = record.load(find_one(chosen.run, chosen.out))
+    if found["status"] != "ok":
+        raise UsageError(f"export {found['id']}: that run {found['status']}, it left no network")
+    paths = {name: chosen.onnx for name in NETWORKS if chosen.which in (name, "both")}
+    if chosen.which == "both":
+        paths["dense"] = chosen.onnx.with_name(f"{chosen.onnx.stem}-dense{chosen.onnx.suffix}")
+    for path in paths.values():
+        require_free(path, chosen.force)
+    stored = Stored(found, chosen.out)
+    networks = {name: stored.network(name) for name in paths}
+    images = _images(stored, chosen.data_dir)
+    seen = None if images is None else images.normalised(images.pixels[:256])
+    facts = {name: describe(stored, name, images) for name in paths}
+    done = {
+        name: to_onnx(network, stored.shape, paths[name], metadata=facts[name], images=seen, replace=chosen.force)
+        for name, network in networks.items()
+    }
+    batches = dict.fromkeys((1, chosen.batch or found["spec"]["recipe"]["latency_batch"]))
+    timings = _time(networks, done, stored.shape, list(batches))
+    rows = [
+        {
+            "network": name,
+            "file": str(file.path),
+            "bytes": file.bytes,
+            "macs": found["cost"][name]["macs"],
+            "params": found["cost"][name]["params"],
+            "difference": file.difference,
+            "ms": timings[name],
+            "metadata": facts[name],
+        }
+        for name, file in done.items()
+    ]
+    print(json.dumps(rows, indent=1) if chosen.json else _table(rows))
+    note = busy_note(os.getloadavg()[0], torch.get_num_threads())
+    if note:
+        print(note, file=sys.stderr)
+    return 0
+
+
+def _images(stored: Stored, data_dir: Path) -> Images | None:
+    """The run's test images; None, told on stderr, where they are not at hand: a network is exported without them."""
+    try:
+        return stored.test_images(data_dir)
+    except BenchError as error:
+        print(f"bench: note: without mean and deviation of the training images: {error}", file=sys.stderr)
+        return None
+
+
+def describe(stored: Stored, which: str, images: Images | None) -> dict[str, str]:
+    """What a file says of itself: where its network is from, and what its input has to be."""
+    found, spec = stored.record, stored.record["spec"]
+    facts = {
+        "suite": f"structured-sparsity-bench {__version__}",
+        "record": found["id"],
+        "record_sha256": found["record_sha256"],
+        "network": which,
+        "arch": spec["arch"],
+        "dataset": spec["dataset"],
+        "classes": str(stored.classes),
+        "test_top1": str(found["metrics"][which]["top1"]),
+    }
+    if which == "final":
+        facts |= {"method": spec["method"], "masks_sha256": found["structure"]["masks_sha256"]}
+    if images is not None:
+        mean, deviation = (values.flatten().tolist() for values in (images.mean, images.std))
+        facts |= {
+            "preprocessing": "(pixels - mean) / std for each channel, pixels in 0..255",
+            "mean": json.dumps(mean),
+            "std": json.dumps(deviation),
+        }
+    return facts
+
+
+def _time(
+    networks: dict[str, nn.Module], done: dict[str, Exported], shape: tuple[int, ...], batches: list[int]
+) -> dict[str, list[dict[str, float]]]:
+    """Network -> one entry a batch size, medians in PyTorch and onnxruntime on the CPU, all interleaved."""
+    import numpy as np
+    import torch
+
+    from bench.export import load
+    from bench.measure.latency import eager, interleaved
+
+    cpu = torch.device("cpu")
+    bound = [bind for name in networks for bind in (eager(networks[name], shape, cpu), load(done[name].path))]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
+    for batch in batches:
+        x = torch.rand(batch, *shape)
+        medians = np.median(interleaved([bind(x) for bind in bound], cpu), axis=0).reshape(-1, 2).tolist()
+        for name, (pytorch, onnx) in zip(networks, medians):
+            found[name].append({"batch": batch, "pytorch_ms": pytorch, "onnxruntime_ms": onnx})
+    return found
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        {
+            "": row["network"],
+            "file": row["file"],
+            "MiB": f"{row['bytes'] / 2**20:.2f}",
+            "MACs": f"{row['macs']:,}",
+            "params": f"{row['params']:,}",
+            "difference": f"{row['difference']:.1e}",
+        }
+        | {
+            f"{label} ms, batch {timing['batch']}": f"{timing[key]:.3f}"
+            for timing in row["ms"]
+            for key, label in (("pytorch_ms", "PyTorch"), ("onnxruntime_ms", "onnxruntime"))
+        }
+        for row in rows
+    ]
+    align = ("left", "left", *["right"] * (len(cells[0]) - 2))
+    table = tabulate(cells, headers="keys", tablefmt="simple", colalign=align, disable_numparse=True)
+    facts = [f"{key:<14} {value}" for key, value in rows[0]["metadata"].items()]
+    return "\n".join([table, "", *facts])

@@ -1,0 +1,122 @@
+"""The networks that a finished run left behind, rebuilt on the CPU from its record and its files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import base as bases
+from bench.archs import Shape, build
+from bench.checkpoint import load_tensors
+from bench.data import Images, load_test, load_training
+from bench.errors import RunFailed, SetupError
+from bench.pipeline import arch_digest, masks_digest
+from bench.registry import ARCHS, DATASETS
+from bench.sites import Sites, find_sites
+
+NETWORKS = ("final", "dense")
+
+
+class Absent(SetupError):
+    """Something that a record speaks of is not at hand here (exit 3)."""
+
+
+class Stored:
+    """What the record of an ``ok`` run speaks of, found again under an output folder.
+
+    Every method raises Absent for what is not at hand here, and RunFailed for what is not what the record says.
+    """
+
+    def __init__(self, record: Mapping[str, Any], out: Path) -> None:
+        self.record, self.out = record, out
+        self._parts: tuple[nn.Module, Sites] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of one image."""
+        return DATASETS.get(self.record["spec"]["dataset"]).shape
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return DATASETS.get(self.record["spec"]["dataset"]).classes
+
+    def parts(self) -> tuple[nn.Module, Sites]:
+        """The dense network with its initial weights, and its sites: leave both as they are."""
+        spec = self.record["spec"]
+        for registry, name in ((ARCHS, spec["arch"]), (DATASETS, spec["dataset"])):
+            if name not in registry.entries():
+                raise Absent(f"{registry.noun} '{name}' is not known here; give its file with --plugin")
+        if self._parts is None:
+            network = build(spec["arch"], self.shape, self.classes, spec["seed"])
+            if arch_digest(network) != self.record["structure"]["arch_sha256"]:
+                raise RunFailed(f"architecture '{spec['arch']}' is another one here than in the record")
+            self._parts = network, find_sites(network, self.shape, spec["coupling"])
+        return self._parts
+
+    def masks(self) -> dict[str, Tensor]:
+        """Site -> boolean mask ``[n_units]``, as chosen in the run."""
+        path = self._artifact("masks")
+        masks = {name: mask.bool() for name, mask in load_tensors(path).items()}
+        if masks_digest(masks) != self.record["structure"]["masks_sha256"]:
+            raise RunFailed(f"{path}: the stored masks are not the recorded ones")
+        return masks
+
+    def network(self, which: str) -> nn.Module:
+        """One of ``NETWORKS``."""
+        return self.final() if which == "final" else self.dense()
+
+    def final(self) -> nn.Module:
+        """The network at the end of the run, sliced."""
+        path = self._artifact("network")
+        _require_hash(path, self.record["artifacts"]["network"]["sha256"])
+        network, sites = self.parts()
+        return _filled(sites.slice(network, self.masks()), path)
+
+    def dense(self) -> nn.Module:
+        """The base of the run: the whole network, trained."""
+        base = self.record["training"]["base"]
+        path = _present(bases.paths(self.out, base["id"])[0])
+        _require_hash(path, base["sha256"])
+        return _filled(copy.deepcopy(self.parts()[0]), path)
+
+    def test_images(self, data_dir: Path) -> Images:
+        """The test images of the run, with the constants of its training images that normalise them."""
+        spec, facts = self.record["spec"], self.record["data"]
+        try:
+            training = load_training(spec["dataset"], data_dir, False, spec["seed"], torch.device("cpu"))
+            test, digest = load_test(spec["dataset"], data_dir, training.train)
+        except SetupError as error:
+            raise Absent(str(error)) from error
+        for part, found in (("train", training.facts["train_sha256"]), ("test", digest)):
+            if found != facts[f"{part}_sha256"]:
+                raise RunFailed(f"data set '{spec['dataset']}' in {data_dir} has other {part} images than the record")
+        return test
+
+    def _artifact(self, which: str) -> Path:
+        return _present(self.out / "artifacts" / self.record["id"] / Path(self.record["artifacts"][which]["file"]).name)
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise Absent(f"{path} is not here; give the folder that the run wrote to with --out")
+    return path
+
+
+def _require_hash(path: Path, sha256: str) -> None:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise RunFailed(f"{path}: the file is not the recorded one")
+
+
+def _filled(network: nn.Module, path: Path) -> nn.Module:
+    try:
+        network.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        raise RunFailed(f"{path} does not fit the network of its record: {error}") from error
+    return network
