@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,6 +22,7 @@ from bench.archs.outside import torchvision_names
 from bench.budget import CostModel
 from bench.checkpoint import load_tensors, save_tensors
 from bench.errors import BenchError, RunFailed, UsageError
+from bench.export import to_onnx
 from bench.measure import flops
 from bench.registry import ARCHS, PLUGINS, add_plugin
 from bench.sites import TOLERANCE, Sites, find_sites, gate_slice_difference, shaken
@@ -30,7 +30,8 @@ from bench.sites import TOLERANCE, Sites, find_sites, gate_slice_difference, sha
 CLASSES = 10
 SIDES = (32, 64, 128, 224)
 """Sides of the square images that are tried until the network takes one; torchvision's begin with the second."""
-LIMIT_S = 900
+LIMIT_S, GRACE_S = 900, 10
+"""Most seconds that one architecture may take, and that its process may take to end once it has answered."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Finding:
         sites, units: how many.
         keep_macs, keep_params: shares of the network with half the units of every site.
         difference: between gated and sliced network, relative to the output, in double precision.
+        onnx: between the half network in PyTorch and in onnxruntime, relative to the output; None: not asked for.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Finding:
     keep_macs: float | None = None
     keep_params: float | None = None
     difference: float | None = None
+    onnx: float | None = None
 
 
 def every_name() -> list[str]:
@@ -63,19 +66,19 @@ def every_name() -> list[str]:
     return [*ARCHS.entries(), *(f"torchvision:{name}" for name in torchvision_names())]
 
 
-def survey(names: Sequence[str]) -> Iterator[Finding]:
-    """Examine architectures one after the other; never raises for what a network does."""
+def survey(names: Sequence[str], onnx: bool = False) -> Iterator[Finding]:
+    """Examine architectures one after the other, with ``onnx`` their export too; never raises for what one does."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     for name in names:
         mine, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(name, [str(file) for file in PLUGINS], theirs))
+        worker = context.Process(target=_work, args=(name, onnx, [str(file) for file in PLUGINS], theirs))
         worker.start()
         theirs.close()
-        deadline = time.monotonic() + LIMIT_S
         try:
-            if mine.poll(max(0.0, deadline - time.monotonic())):
+            if mine.poll(LIMIT_S):
                 yield mine.recv()
+                worker.join(GRACE_S)
             else:
                 yield Finding(name, "FAILED", f"not done after {LIMIT_S} s")
         except EOFError:
@@ -87,18 +90,18 @@ def survey(names: Sequence[str]) -> Iterator[Finding]:
             mine.close()
 
 
-def _work(name: str, plugins: list[str], answer: Connection) -> None:
+def _work(name: str, onnx: bool, plugins: list[str], answer: Connection) -> None:
     try:
         for file in plugins:
             add_plugin(file)
-        finding = examine(name)
+        finding = examine(name, onnx)
     except Exception as error:
         finding = Finding(name, "FAILED", f"{type(error).__name__}: {error}".split("\n")[0])
     answer.send(finding)
 
 
-def examine(name: str) -> Finding:
-    """Build ``name``, find its sites, slice it at half and test the slice; see :class:`Finding`."""
+def examine(name: str, onnx: bool = False) -> Finding:
+    """Build ``name``, find its sites, slice it at half, test the slice and maybe export it; see :class:`Finding`."""
     try:
         network, side = _built(name)
         shape = (3, side, side)
@@ -112,10 +115,12 @@ def examine(name: str) -> Finding:
         sliced = sites.slice(network, masks)
         macs = _macs(network, sliced, sites, masks, shape)
         _lives_on(network, sliced, sites, masks, shape)
+        exported = _exported(sliced, shape) if onnx else None
     except RunFailed as error:
         return Finding(name, "FAILED", str(error), side, len(sites), sum(sites.widths.values()))
     params = flops.parameters(sliced) / flops.parameters(network)
-    return Finding(name, "pass", "", side, len(sites), sum(sites.widths.values()), macs, params, difference)
+    units = sum(sites.widths.values())
+    return Finding(name, "pass", "", side, len(sites), units, macs, params, difference, exported)
 
 
 def _built(name: str) -> tuple[nn.Module, int]:
@@ -176,3 +181,9 @@ def _lives_on(network: nn.Module, sliced: nn.Module, sites: Sites, masks: dict[s
     with torch.no_grad():
         if not torch.equal(again.eval()(x), sliced.eval()(x)):
             raise RunFailed("saved and loaded again it gives another output")
+
+
+def _exported(sliced: nn.Module, shape: Shape) -> float:
+    """Difference of the exported network's outputs in onnxruntime."""
+    with tempfile.TemporaryDirectory() as folder:
+        return to_onnx(sliced, shape, Path(folder) / "network.onnx").difference

@@ -40,6 +40,7 @@ def add_to(commands: Any) -> None:
     p.add_argument(
         "--coupling", choices=("inner", "full"), default="inner", help="for sites: full adds residual streams"
     )
+    p.add_argument("--onnx", action="store_true", help="with --check: also export the half network and compare")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="list what this file defines too")
     p.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
@@ -48,8 +49,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     for file in chosen.plugin:
         add_plugin(file)
-    if chosen.check and chosen.what != "archs":
-        raise UsageError("list --check: say list archs --check")
+    if (chosen.check or chosen.onnx) and (chosen.what != "archs" or not chosen.check):
+        raise UsageError("list --check and --onnx: say list archs --check")
     if chosen.what == "sites":
         return _sites(chosen)
     if chosen.check:
@@ -86,25 +87,34 @@ def _recipes() -> list[dict[str, str]]:
 def _survey(chosen: argparse.Namespace) -> int:
     from bench.survey import every_name, survey
 
+    if chosen.onnx:
+        from bench import export
+
+        export.require()
     names = [model_name(name) for name in chosen.arch.split(",")] if chosen.arch else every_name()
     for name in names:
         ARCHS.require(name)
     rows = []
-    for finding in survey(names):
+    for finding in survey(names, chosen.onnx):
         rows.append(dataclasses.asdict(finding))
         print(f"{finding.outcome:8}{finding.name}  {finding.why}".rstrip(), file=sys.stderr, flush=True)
     count = Counter(row["outcome"] for row in rows)
     if chosen.json:
         print(json.dumps(rows, indent=1))
     else:
-        print(tabulate([_shown(row) for row in rows], headers="keys", tablefmt="github", maxcolwidths=None))
+        print(
+            tabulate([_shown(row, chosen.onnx) for row in rows], headers="keys", tablefmt="github", maxcolwidths=None)
+        )
     passed = f"{count['pass']} of {len(rows)} pass ({100 * count['pass'] / len(rows):.1f} %)"
     print(f"{passed}, {count['skipped']} skipped, {count['FAILED']} failed", file=sys.stderr)
     return 1 if count["FAILED"] else 0
 
 
-def _shown(row: dict[str, Any]) -> dict[str, str]:
+def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
     """A finding as a line of the table."""
+
+    def scientific(number: float | None) -> str:
+        return "" if number is None else f"{number:.0e}"
 
     def percent(share: float | None) -> str:
         return "" if share is None else f"{100 * share:.1f} %"
@@ -116,7 +126,8 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
         "units": f"{row['units']:,}" if row["units"] else "",
         "MACs at half": percent(row["keep_macs"]),
         "params at half": percent(row["keep_params"]),
-        "gate - slice": "" if row["difference"] is None else f"{row['difference']:.0e}",
+        "gate - slice": scientific(row["difference"]),
+        **({"ONNX": scientific(row["onnx"])} if onnx else {}),
         "outcome": f"{row['outcome']}: {row['why']}" if row["why"] else row["outcome"],
     }
 
