@@ -22,7 +22,7 @@ from typing import Any
 from bench.errors import UsageError
 from bench.options import Option, options_of
 
-HIDDEN = ("paper", "sha256", "min_size", "ranking", "needs")
+HIDDEN = ("paper", "sha256", "min_size", "ranking", "needs", "normal")
 """Decorator arguments that are no options."""
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -228,7 +228,7 @@ def papers() -> dict[str, Paper]:
 
 METHODS = Registry("method", ("importance", "regularizer", "method"), "methods", group="bench.methods")
 ARCHS = Registry("architecture", ("architecture",), "bench/archs")
-DATASETS = Registry("data set", ("dataset",), "bench/data.py")
+DATASETS = Registry("data set", ("dataset",), "bench/data/sets.py")
 
 
 def add_plugin(path: str) -> None:

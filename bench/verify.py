@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from bench import record
-from bench.archs import build
+from bench.archs import Shape, build
 from bench.budget import CostModel
 from bench.checkpoint import load_tensors
 from bench.data import load_test, load_training
-from bench.errors import BenchError, SetupError
+from bench.errors import BenchError, SetupError, UsageError
 from bench.measure import flops
 from bench.measure.quality import logits_of, quality
 from bench.pipeline import arch_digest, masks_digest
-from bench.registry import ARCHS, DATASETS
+from bench.registry import ARCHS, DATASETS, Registry
 from bench.sites import Sites, find_sites
 from bench.spec import Spec
 
@@ -76,6 +76,11 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
     return checks
 
 
+def _require_known(registry: Registry, name: str) -> None:
+    if name not in registry.entries():
+        raise _Absent(f"{registry.noun} '{name}' is not known here; give its file with --plugin")
+
+
 def _own_hash(found: Mapping[str, Any]) -> str:
     assert record.seal(found)["record_sha256"] == found["record_sha256"], "the content is not what was hashed"
     return ""
@@ -94,19 +99,28 @@ class _Subject:
 
     def __init__(self, found: Mapping[str, Any], out: Path) -> None:
         self.record, self.folder = found, out / "artifacts" / found["id"]
+        self.cache = out / "cache"
         self._parts: tuple[nn.Module, Sites] | None = None
 
     def parts(self) -> tuple[nn.Module, Sites]:
         """Dense network and sites; raises _Absent when the architecture or data set is not known here."""
         spec = self.record["spec"]
-        for registry, name in ((ARCHS, spec["arch"]), (DATASETS, spec["dataset"])):
-            if name not in registry.entries():
-                raise _Absent(f"{registry.noun} '{name}' is not known here; give its file with --plugin")
         if self._parts is None:
-            facts = DATASETS.get(spec["dataset"])
-            network = build(spec["arch"], facts.shape, facts.classes, spec["seed"])
-            self._parts = network, find_sites(network, facts.shape, spec["coupling"])
+            shape, classes = self._input()
+            _require_known(ARCHS, spec["arch"])
+            network = build(spec["arch"], shape, classes, spec["seed"])
+            self._parts = network, find_sites(network, shape, spec["coupling"])
         return self._parts
+
+    def _input(self) -> tuple[Shape, int]:
+        """Shape of an image and number of classes: the record's, in older records the registered data set's."""
+        found = self.record["data"]
+        if "shape" in found:
+            channels, height, width = found["shape"]
+            return (channels, height, width), found["classes"]
+        _require_known(DATASETS, self.record["spec"]["dataset"])
+        facts = DATASETS.get(self.record["spec"]["dataset"])
+        return facts.shape, facts.classes
 
     def costs(self) -> str:
         """Recount the sliced network from the recorded widths, with the model and with fvcore."""
@@ -114,7 +128,7 @@ class _Subject:
         widths = self.record["structure"]["widths"]
         assert arch_digest(network) == self.record["structure"]["arch_sha256"], "the architecture is another one here"
         assert sites.widths == {n: w[0] for n, w in widths.items()}, "other sites"
-        shape = DATASETS.get(self.record["spec"]["dataset"]).shape
+        shape, _ = self._input()
         model = CostModel(network, sites, shape)
         after = {name: w[1] for name, w in widths.items()}
         first = {name: torch.arange(w[0]) < w[1] for name, w in widths.items()}
@@ -152,12 +166,13 @@ class _Subject:
         """Evaluate the stored network on the test images again."""
         network, spec = self._network(), self.record["spec"]
         try:
-            like = load_training(spec["dataset"], data_dir, False, spec["seed"], torch.device("cpu")).train
-            test, digest = load_test(spec["dataset"], data_dir, like)
-        except SetupError as error:
+            cpu = torch.device("cpu")
+            like = load_training(spec["dataset"], data_dir, False, spec["seed"], cpu, self.cache).train
+            test, digest = load_test(spec["dataset"], data_dir, like, self.cache)
+        except (SetupError, UsageError) as error:  # not there, or not known
             raise _Absent(str(error)) from error
         assert digest == self.record["data"]["test_sha256"], "other test images"
-        again = quality(logits_of(network, test.normalised(test.pixels)), test.labels)["top1"]
+        again = quality(logits_of(network, test), test.labels)["top1"]
         claimed = self.record["metrics"]["final"]["top1"]
         tolerance = max(TOP1_TOLERANCE, 1.5 / len(test))
         assert abs(again - claimed) <= tolerance, f"top-1 {again:.4f}, claimed {claimed:.4f}"

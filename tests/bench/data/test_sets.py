@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.data import Images, augmented, dataset, load_test, load_training, validation_split
+from bench.data import Images, dataset, load_test, load_training, validation_split
+from bench.data.images import augmented
 from bench.errors import SetupError, UsageError
 from bench.registry import DATASETS
 
 CPU = torch.device("cpu")
-MNIST = Path(__file__).resolve().parents[2] / "../shared/data"
+MNIST = Path(__file__).resolve().parents[3] / "../shared/data"
 needs_mnist = pytest.mark.skipif(not (MNIST / "MNIST/raw").is_dir(), reason="MNIST is not at ../shared/data")
 TORCHVISION = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")
 
