@@ -58,7 +58,7 @@ class Decoder(data.Dataset):
     def __getitem__(self, keys: list[Key]) -> Tensor | str:
         """Images uint8 ``[len(keys), C, H, W]``, or what is wrong: a worker's exception would lose its one line."""
         try:
-            return torch.stack([self._one(*key) for key in keys])
+            return data.default_collate([self._one(*key) for key in keys])  # right into shared memory
         except SetupError as error:
             return str(error)
 
@@ -150,8 +150,19 @@ class Stream(ImageSet):
         drop_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`ImageSet.batches`."""
+        for pixels, index in self.pixels(size, generator, augment, drop_last):
+            yield self.normalised(pixels), self.labels[index]
+
+    def pixels(
+        self,
+        size: int,
+        generator: torch.Generator | None = None,
+        augment: str = "none",
+        drop_last: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What :meth:`batches` is made of: uint8 ``[B, C, H, W]`` and the images' indices, on the device."""
         device = self.labels.device
-        batches = [index.cpu() for index in self._order(size, generator, drop_last)]
+        batches = list(self._order(size, generator, drop_last))
         seeds: list[int | None] = [None] * len(self)
         if generator:
             high, draw = 2**63 - 1, generator.device
@@ -165,8 +176,7 @@ class Stream(ImageSet):
             asked = time.perf_counter()
             parts = [next(decoded) for _ in range(0, len(index), CHUNK)]
             waited += time.perf_counter() - asked
-            pixels = torch.cat([part.to(device, non_blocking=True) for part in parts])
-            yield self.normalised(pixels), self.labels[index.to(device)]
+            yield torch.cat([part.to(device, non_blocking=True) for part in parts]), index
         if generator:
             seconds, seen = time.perf_counter() - began, sum(map(len, batches))
             self.report(

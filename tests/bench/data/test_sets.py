@@ -4,10 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from bench.data import Images, dataset, load_test, load_training, validation_split
-from bench.data.images import augmented
+from bench.data import dataset, load_test, load_training, validation_split
 from bench.errors import SetupError, UsageError
 from bench.registry import DATASETS
 
@@ -23,14 +21,6 @@ def load(name="digits", seed=0, folder=Path("nowhere")):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def images():
-    """23 images; the label of each is its index, its pixels are all that index."""
-    labels = torch.arange(23)
-    pixels = labels[:, None, None, None].expand(23, 2, 4, 6).to(torch.uint8).contiguous()
-    return Images(pixels, labels, torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1), torch.full((1, 2, 1, 1), 4.0))
 
 
 # --- the digits and the synthetic set ------------------------------------------------------------------------
@@ -100,100 +90,6 @@ def test_normalised_images_have_mean_zero_and_deviation_one(name):
     test, _ = load_test(name, Path("nowhere"), found.train)
     assert torch.equal(test.mean, found.train.mean)
     assert torch.equal(test.std, found.val.std)
-
-
-# --- batches -------------------------------------------------------------------------------------------------
-
-
-def test_normalisation_by_hand(images):
-    x = images.normalised(images.pixels[9:10])
-    assert x.dtype == torch.float32
-    assert x.is_contiguous(memory_format=torch.channels_last)
-    assert x[0, 0].unique().tolist() == [(9 - 1) / 4]
-    assert x[0, 1].unique().tolist() == [(9 - 2) / 4]
-
-
-@pytest.mark.parametrize(("size", "sizes"), [(5, [5, 5, 5, 5, 3]), (23, [23]), (50, [23]), (1, [1] * 23)])
-def test_batches_cover_all_in_order(images, size, sizes):
-    batches = list(images.batches(size))
-    assert [len(y) for _, y in batches] == sizes
-    assert torch.cat([y for _, y in batches]).tolist() == list(range(23))
-
-
-@pytest.mark.parametrize(("size", "sizes"), [(5, [5] * 4), (23, [23]), (50, [23]), (22, [22])])
-def test_drop_last_leaves_no_small_batch_unless_it_is_the_only_one(images, size, sizes):
-    assert [len(y) for _, y in images.batches(size, generator(), drop_last=True)] == sizes
-
-
-def test_shuffled_batches_are_a_permutation_that_the_generator_decides(images):
-    def order(g):
-        return torch.cat([y for _, y in images.batches(4, g)]).tolist()
-
-    first = order(generator(1))
-    assert sorted(first) == list(range(23))
-    assert first != list(range(23))
-    assert order(generator(1)) == first
-    assert order(generator(2)) != first
-    going_on = generator(1)
-    assert order(going_on) == first
-    assert order(going_on) != first
-
-
-def test_images_and_labels_stay_together(images):
-    for x, y in images.batches(4, generator()):
-        assert torch.equal(x, images.normalised(images.pixels[y]))
-
-
-# --- augmentation --------------------------------------------------------------------------------------------
-
-
-def crops(image, pad):
-    """Every crop of ``image [C, H, W]`` padded with zeros, row by row."""
-    _, height, width = image.shape
-    padded = F.pad(image, (pad,) * 4)
-    return [padded[:, r : r + height, c : c + width] for r in range(2 * pad + 1) for c in range(2 * pad + 1)]
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (2, 5, 9)])
-@pytest.mark.parametrize("how", ["shift", "crop_flip"])
-def test_every_augmented_image_is_a_crop_of_the_padded_one(how, shape):
-    pixels = torch.randint(1, 256, (64, *shape), generator=generator()).to(torch.uint8)
-    out = augmented(pixels, how, generator(5))
-    assert out.shape == pixels.shape
-    assert out.dtype == torch.uint8
-    mirrored, moves = 0, set()
-    for image, made in zip(pixels, out, strict=True):
-        places = [k for k, crop in enumerate(crops(image, max(1, shape[1] // 8))) if torch.equal(made, crop)]
-        if not places:
-            mirrored += 1
-            places = [
-                k for k, crop in enumerate(crops(image, max(1, shape[1] // 8))) if torch.equal(made, crop.flip(2))
-            ]
-        assert len(places) == 1
-        moves.add(places[0])
-    assert len(moves) >= 8  # 9 or 25 places, 64 images
-    assert mirrored == 0 if how == "shift" else 16 < mirrored < 48
-
-
-def test_no_augmentation_changes_nothing():
-    pixels = torch.randint(256, (4, 1, 8, 8), generator=generator()).to(torch.uint8)
-    assert torch.equal(augmented(pixels, "none", generator()), pixels)
-
-
-def test_augmentation_depends_on_the_generator_only():
-    pixels = torch.randint(256, (32, 1, 8, 8), generator=generator()).to(torch.uint8)
-    first, again, other = (augmented(pixels, "crop_flip", generator(s)) for s in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_only_shuffled_batches_are_augmented():
-    found = load("digits").val
-    plain = torch.cat([x for x, _ in found.batches(50, augment="shift")])
-    assert torch.equal(plain, found.normalised(found.pixels))
-    moved = torch.cat([x for x, _ in found.batches(len(found), generator(), augment="shift")])
-    still = torch.cat([x for x, _ in found.batches(len(found), generator(), augment="none")])
-    assert not torch.equal(moved, still)
 
 
 # --- what is not there, or not what it should be --------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""Throughput of streamed images beside the same decoding in a bare loop: synthetic JPEGs of ImageNet's usual size.
+
+python benchmarks/loader.py [--images N] [--rounds N]
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.data.files import Files
+from bench.data.stream import Decoder, Stream, cores
+
+SHAPE, SHORTER = (3, 224, 224), 256
+SIZE = (500, 375)
+
+
+def images(folder: Path, count: int) -> Files:
+    """Smooth patterns under a little noise, so that the files have about the size of photographs (110 kB)."""
+    rng = np.random.default_rng(0)
+    names = [f"{k:05d}.jpg" for k in range(count)]
+    for name in names:
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
+            SIZE, Image.Resampling.BICUBIC
+        )
+        noisy = np.asarray(coarse, dtype=np.int16) + rng.integers(-14, 15, (SIZE[1], SIZE[0], 1))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / name, quality=90)
+    return Files.of(folder, names, [0] * count)
+
+
+def bare(files: Files, augment: str) -> float:
+    """Images a second of the same decoding, one after the other in this process."""
+    decoder = Decoder(files, SHAPE, SHORTER, augment)
+    began = time.perf_counter()
+    for index in range(len(files)):
+        decoder[[(index, index)]]
+    return len(files) / (time.perf_counter() - began)
+
+
+def streamed(files: Files, augment: str, workers: int) -> float:
+    """Images a second of a pass over a stream, with nobody training; starting the workers included."""
+    ones = torch.ones(1, 3, 1, 1)
+    stream = Stream(files, SHAPE, SHORTER, files.labels, ones, ones, workers, lambda text: None)
+    began = time.perf_counter()
+    for _ in stream.pixels(256, torch.Generator().manual_seed(0), augment):
+        pass
+    return len(files) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measure in turn and print medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        files = images(Path(folder), chosen.images)
+        print(
+            f"{len(files)} JPEGs of {SIZE[0]}x{SIZE[1]}, {float(files.stats[:, 0].float().mean()) / 1000:.0f} kB each"
+        )
+        for augment in ("resized_crop", "none"):
+            rates: dict[str, list[float]] = {}
+            for _ in range(chosen.rounds):
+                rates.setdefault("bare loop", []).append(bare(files, augment))
+                for workers in sorted({1, 2, cores()}):
+                    rates.setdefault(f"{workers} workers", []).append(streamed(files, augment, workers))
+            alone = float(np.median(rates["bare loop"]))
+            for name, values in rates.items():
+                rate = float(np.median(values))
+                print(f"{augment:12} {name:10} {rate:6.0f} images/s, {rate / alone:.2f} of the bare loop")
+
+
+if __name__ == "__main__":
+    main()
