@@ -185,10 +185,14 @@ def fitted(image: Image.Image, shorter: int | None, height: int, width: int) -> 
     """The central ``height x width`` of ``image`` after its shorter side was resized to ``shorter`` (None: is left)."""
     if shorter is not None and min(image.size) != shorter:
         scale = shorter / min(image.size)
-        size = (max(shorter, round(image.width * scale)), max(shorter, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.BILINEAR)
+        image = resized(image, max(shorter, round(image.height * scale)), max(shorter, round(image.width * scale)))
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
+
+
+def resized(image: Image.Image, height: int, width: int) -> Image.Image:
+    """``image`` in another size; bilinear, over all pixels that fall into one (PIL's antialiasing)."""
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

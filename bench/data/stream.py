@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from bench.data.files import Files, decode, fitted, to_tensor
+from bench.data.files import Files, decode, fitted, resized, to_tensor
 from bench.data.images import ImageSet, augmented, crop_boxes, mirrored
 from bench.errors import SetupError
 from bench.progress import Progress
@@ -72,8 +72,7 @@ class Decoder(data.Dataset):
         generator = torch.Generator().manual_seed(seed)
         if self.augment == "resized_crop":
             top, left, rows, columns = crop_boxes(1, image.height, image.width, generator)[0].tolist()
-            box = (left, top, left + columns, top + rows)
-            image = image.resize((width, height), resample=2, box=box)  # 2: bilinear, antialiased
+            image = resized(image.crop((left, top, left + columns, top + rows)), height, width)
             return mirrored(to_tensor(image)[None], torch.randint(2, (1, 1), generator=generator) == 1)[0]
         return augmented(to_tensor(fitted(image, self.shorter, height, width))[None], self.augment, generator)[0]
 
