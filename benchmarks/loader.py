@@ -4,8 +4,11 @@ python benchmarks/loader.py [--images N] [--rounds N]
 """
 
 import argparse
+import os
+import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +54,12 @@ def streamed(files: Files, augment: str, workers: int) -> float:
     return len(files) / (time.perf_counter() - began)
 
 
+def cpu_seconds() -> float:
+    """Of this process and of its finished workers."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def main() -> None:
     """Measure in turn and print medians."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -64,15 +73,23 @@ def main() -> None:
             f"{len(files)} JPEGs of {SIZE[0]}x{SIZE[1]}, {float(files.stats[:, 0].float().mean()) / 1000:.0f} kB each"
         )
         for augment in ("resized_crop", "none"):
-            rates: dict[str, list[float]] = {}
+            ways = {"bare loop": partial(bare, files, augment)}
+            ways |= {f"{n} workers": partial(streamed, files, augment, n) for n in sorted({1, 2, cores()})}
+            rates: dict[str, list[float]] = {name: [] for name in ways}
+            costs: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(chosen.rounds):
-                rates.setdefault("bare loop", []).append(bare(files, augment))
-                for workers in sorted({1, 2, cores()}):
-                    rates.setdefault(f"{workers} workers", []).append(streamed(files, augment, workers))
-            alone = float(np.median(rates["bare loop"]))
-            for name, values in rates.items():
-                rate = float(np.median(values))
-                print(f"{augment:12} {name:10} {rate:6.0f} images/s, {rate / alone:.2f} of the bare loop")
+                for name, measure in ways.items():
+                    before = cpu_seconds()
+                    rates[name].append(measure())
+                    costs[name].append(1000 * (cpu_seconds() - before) / len(files))
+            alone = np.array(rates["bare loop"])
+            for name in ways:
+                print(
+                    f"{augment:12} {name:10} {np.median(rates[name]):6.0f} images/s, "
+                    f"{np.median(rates[name] / alone):.2f} of the bare loop, "
+                    f"{np.median(costs[name]):.2f} ms of CPU an image"
+                )
+    print(f"load {os.getloadavg()[0]:.1f} on {cores()} cores")
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ class _Loading:
         if kept is not None:
             return kept["pixels"]
         pixels = decode_all(files, facts.shape, facts.shorter, part, self.progress)
-        if facts.distinct:
+        if facts.distinct and not facts.streamed:  # of a sample only some would be found
             require_one_class_each(files, pixels)
         self.cache.write(entry, key, {"pixels": pixels})
         return pixels

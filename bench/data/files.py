@@ -230,4 +230,6 @@ def require_one_class_each(files: Files, pixels: Tensor) -> None:
     for index, image in enumerate(pixels.numpy()):
         other = seen.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), index)
         if labels[other] != labels[index]:
-            raise SetupError(f"{files.path(other)} and {files.names[index]} are the same image in two classes")
+            raise SetupError(
+                f"{files.path(other)} and {files.path(index)} are the same image in two classes; delete one"
+            )

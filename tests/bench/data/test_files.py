@@ -241,7 +241,7 @@ def test_one_image_in_two_classes_is_found(tmp_path):
     images[1] = images[0]  # twice in one class
     require_one_class_each(files, images)
     images[7] = images[4]
-    with pytest.raises(SetupError, match=r"train/dog/001.png and train/newt/001.png are the same image in two"):
+    with pytest.raises(SetupError, match=r"train/dog/001.png and .*train/newt/001.png are the same image in two"):
         require_one_class_each(files, images)
 
 
