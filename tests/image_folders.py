@@ -3,11 +3,9 @@
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import bench.data
-from bench.data import registered
 
 CLASSES = ("cat", "dog", "newt")
 
@@ -41,18 +39,6 @@ def write_folder(root, classes=CLASSES, train=10, test=4, size=(8, 8), channels=
                 seed = 10_000 * (part == parts[0]) + 1000 * label + k
                 save(root / part / name / f"{k:03d}.{end}", seed, size, channels)
     return root
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Three classes of ten training and four test pictures, 8x8, in colour."""
-    return write_folder(tmp_path / "animals")
-
-
-@pytest.fixture
-def streaming(monkeypatch):
-    """Every data set of files is too large to keep."""
-    monkeypatch.setattr(registered, "IN_MEMORY_BYTES", 0)
 
 
 def resolved(folder, size=None):

@@ -138,7 +138,8 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
     for flag, key in ((chosen.epochs, "train.epochs"), (chosen.finetune_epochs, "finetune.epochs")):
         if flag is not None:
             settings[key] = str(flag)
-    recipe = load_recipe(chosen.recipe or recipe_of(chosen), settings)
+    chosen.recipe = chosen.recipe or recipe_of(chosen)  # once, for all seeds
+    recipe = load_recipe(chosen.recipe, settings)
     from bench.specify import make_spec
 
     budget = make_budget(chosen)
@@ -151,9 +152,11 @@ def recipe_of(chosen: argparse.Namespace) -> str:
     if not chosen.dataset.startswith("folder:"):
         return RECIPE_OF.get(chosen.dataset, chosen.dataset)
     from bench.data import find
+    from bench.progress import Progress
 
     cache = None if chosen.dry_run else chosen.out / "cache"
-    return FOLDER_RECIPES[max(find(chosen.dataset, chosen.data_dir, cache).shape[1:]) > SMALL_SIDE]
+    found = find(chosen.dataset, chosen.data_dir, cache, Progress(chosen.dataset, chosen.quiet))
+    return FOLDER_RECIPES[max(found.shape[1:]) > SMALL_SIDE]
 
 
 def make_budget(chosen: argparse.Namespace) -> Budget | None:

@@ -21,6 +21,8 @@ from bench.spec import component
 
 THREADS = 8
 """That check files; they wait for the disk, or the network behind it, most of the time."""
+AT_ONCE = 256
+"""Files that a thread checks before it reports."""
 TAIL = 32
 """Bytes at the end of a file among which its end marker is looked for."""
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -213,11 +215,12 @@ def inspected(files: Files, what: str, cache: Cache, progress: Progress) -> Tens
     kept = cache.read(entry, key)
     if kept is not None:
         return kept["found"]
-    found = []
+    found: list[tuple[int, int, bool]] = []
+    groups = [range(start, min(start + AT_ONCE, len(files))) for start in range(0, len(files), AT_ONCE)]
     with progress.counting(len(files), f"checking {what} files") as bar, ThreadPoolExecutor(THREADS) as pool:
-        for each in pool.map(inspect, map(files.path, range(len(files)))):
-            found.append(each)
-            bar.update()
+        for group in pool.map(lambda group: [inspect(files.path(k)) for k in group], groups):
+            found += group
+            bar.update(len(group))
     table = torch.tensor(found, dtype=torch.int64)
     cache.write(entry, key, {"found": table})
     return table

@@ -58,7 +58,8 @@ class Decoder(data.Dataset):
     def __getitem__(self, keys: list[Key]) -> Tensor | str:
         """Images uint8 ``[len(keys), C, H, W]``, or what is wrong: a worker's exception would lose its one line."""
         try:
-            return data.default_collate([self._one(*key) for key in keys])  # right into shared memory
+            images = [self._one(*key).permute(1, 2, 0) for key in keys]  # as they are in memory: nothing is moved
+            return data.default_collate(images).permute(0, 3, 1, 2)  # right into shared memory
         except SetupError as error:
             return str(error)
 
@@ -161,7 +162,7 @@ class Stream(ImageSet):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """What :meth:`batches` is made of: uint8 ``[B, C, H, W]`` and the images' indices, on the device."""
         device = self.labels.device
-        batches = list(self._order(size, generator, drop_last))
+        batches = [index.cpu() for index in self._order(size, generator, drop_last)]
         seeds: list[int | None] = [None] * len(self)
         if generator:
             high, draw = 2**63 - 1, generator.device
@@ -175,10 +176,10 @@ class Stream(ImageSet):
             asked = time.perf_counter()
             parts = [next(decoded) for _ in range(0, len(index), CHUNK)]
             waited += time.perf_counter() - asked
-            yield torch.cat([part.to(device, non_blocking=True) for part in parts]), index
+            yield torch.cat([part.to(device, non_blocking=True) for part in parts]), index.to(device)
         if generator:
             seconds, seen = time.perf_counter() - began, sum(map(len, batches))
             self.report(
                 f"loader: {seen / seconds:,.0f} images/s from {self.workers} workers, "
-                f"training waited {waited / seconds:.0%} of the time for them"
+                f"training waited {100 * waited / seconds:.0f} % of the time for them"
             )

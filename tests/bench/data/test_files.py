@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from image_folders import encoded, folder, pixels, save, write_folder
+from image_folders import encoded, pixels, save, write_folder
 from PIL import Image
 
 from bench.data.cache import Cache
@@ -13,7 +13,6 @@ from bench.data.files import Files, class_folders, decode, fitted, inspect, insp
 from bench.errors import SetupError
 from bench.progress import Progress
 
-__all__ = ("folder",)
 SILENT = Progress("", quiet=True)
 
 

@@ -199,14 +199,9 @@ def test_imagenette(tmp_path, known, monkeypatch):
 
 def tiny_tree(folder):
     root = folder / "tiny-imagenet-200"
-    for name in ("n02", "n01"):
-        for k in range(3):
-            save(
-                root / f"train/{name}/images/{name}_{k}.JPEG",
-                hash((name, k)) % 1000,
-                size=(64, 64),
-                channels=1 + 2 * (k > 0),
-            )
+    for label, name in enumerate(("n02", "n01")):
+        for k in range(3):  # the first of a class is grey
+            save(root / f"train/{name}/images/{name}_{k}.JPEG", 10 * label + k, (64, 64), channels=3 if k else 1)
         (root / f"train/{name}/{name}_boxes.txt").write_text("x")
     for k in range(4):
         save(root / f"val/images/val_{k}.JPEG", k, size=(64, 64))

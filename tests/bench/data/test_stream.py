@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from image_folders import folder, pixels, save, write_folder
+from image_folders import pixels, save, write_folder
 from torch import nn
 
 from bench.data.files import class_folders, to_tensor
@@ -14,7 +14,6 @@ from bench.errors import SetupError
 from bench.measure.quality import logits_of
 from bench.progress import Progress
 
-__all__ = ("folder",)
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 AUGMENTS = ("none", "shift", "crop_flip", "resized_crop")
 MEAN, STD = torch.tensor([100.0, 110.0, 120.0]).reshape(1, 3, 1, 1), torch.full((1, 3, 1, 1), 50.0)
