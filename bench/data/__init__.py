@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.data.cache import Cache
-from bench.data.files import Files, inspected, require_one_class_each
+from bench.data.files import DECODING, Files, inspected, require_one_class_each
 from bench.data.folder import PREFIX, find_folder, resolve
 from bench.data.images import Images, ImageSet
 from bench.data.registered import Dataset, Raw, dataset
@@ -199,7 +199,7 @@ class _Loading:
     def _decoded(self, files: Files, part: str) -> Tensor:
         facts = self.facts
         size = "x".join(map(str, facts.shape))
-        entry, key = files.entry(f"{part}-{size}"), f"{files.version} {facts.shorter}"
+        entry, key = files.entry(f"{part}-{size}"), f"{files.version} {facts.shorter} {DECODING}"
         kept = self.cache.read(entry, key)
         if kept is not None:
             return kept["pixels"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -19,6 +20,8 @@ from bench.errors import SetupError
 from bench.progress import Progress
 from bench.spec import component
 
+DECODING = f"1, Pillow {PIL.__version__}"
+"""Version of the rules below and of what follows them: pixels decoded under another one are decoded again."""
 THREADS = 8
 """That check files; they wait for the disk, or the network behind it, most of the time."""
 AT_ONCE = 256

@@ -16,7 +16,7 @@ from bench.data.images import ImageSet, augmented, crop_boxes, mirrored
 from bench.errors import SetupError
 from bench.progress import Progress
 
-CHUNK = 64
+CHUNK = 32
 """Images that a worker decodes for one answer: few enough that all workers have a share of every batch."""
 AHEAD = 2
 """Batches that are decoded before they are asked for, at least."""
@@ -150,10 +150,10 @@ class Stream(ImageSet):
         drop_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See :meth:`ImageSet.batches`."""
-        for pixels, index in self.pixels(size, generator, augment, drop_last):
+        for pixels, index in self.decoded(size, generator, augment, drop_last):
             yield self.normalised(pixels), self.labels[index]
 
-    def pixels(
+    def decoded(
         self,
         size: int,
         generator: torch.Generator | None = None,
@@ -170,16 +170,16 @@ class Stream(ImageSet):
         keys = ([(i, seeds[i]) for i in part.tolist()] for index in batches for part in index.split(CHUNK))
         decoder = Decoder(self.files, self.shape, self.shorter, augment)
         ahead = AHEAD * -(-size // CHUNK)
-        decoded = chunks(decoder, keys, self.workers, ahead, pin=device.type == "cuda")
+        arriving = chunks(decoder, keys, self.workers, ahead, pin=device.type == "cuda")
         began, waited = time.perf_counter(), 0.0
         for index in batches:
             asked = time.perf_counter()
-            parts = [next(decoded) for _ in range(0, len(index), CHUNK)]
+            parts = [next(arriving) for _ in range(0, len(index), CHUNK)]
             waited += time.perf_counter() - asked
             yield torch.cat([part.to(device, non_blocking=True) for part in parts]), index.to(device)
         if generator:
             seconds, seen = time.perf_counter() - began, sum(map(len, batches))
             self.report(
-                f"loader: {seen / seconds:,.0f} images/s from {self.workers} workers, "
+                f"loader: {seen / seconds:,.0f} images/s (workers: {self.workers}), "
                 f"training waited {100 * waited / seconds:.0f} % of the time for them"
             )

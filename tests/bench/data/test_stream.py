@@ -152,7 +152,7 @@ def test_finished_augmented_passes_are_reported(make):
     assert said == []
     list(stream.batches(50, generator(), "crop_flip", drop_last=True))
     (text,) = said
-    assert "images/s from 1 workers, training waited" in text
+    assert "images/s (workers: 1), training waited" in text
     assert "%" in text
 
 
