@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from bench.cli.run import recipe_of
 from bench.data import Images, Stream, find, load_test, load_training, resolve
 from bench.errors import SetupError, UsageError
 from bench.run import execute
+from bench.training import Training
 from bench.verify import verify_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -267,13 +269,27 @@ def test_a_run_and_its_record(folder, tmp_path, make_run, monkeypatch, streamed,
 
 
 @pytest.mark.slow
-def test_two_streamed_runs_agree_whatever_the_workers(folder, tmp_path, make_run, streaming, monkeypatch):
-    records = []
-    for workers in (1, 2):
-        monkeypatch.setattr("bench.data.workers_for", lambda device, workers=workers: workers)
-        spec, options = run_on(make_run, folder, tmp_path / str(workers), augment="resized_crop", precision="fp32")
-        records.append(record.timeless(execute(spec, options)))
-    assert records[0] == records[1]
+def test_streamed_runs_agree_whatever_the_workers_and_the_stops(folder, tmp_path, make_run, streaming, monkeypatch):
+    def start(workers):
+        monkeypatch.setattr("bench.data.workers_for", lambda device: workers)
+        out = tmp_path / str(workers)
+        return run_on(make_run, folder, out, augment="resized_crop", precision="fp32", finetune__epochs=2)
+
+    whole = execute(*start(1))
+    save, saves = Training._save, []
+
+    def stop_once(self, position):
+        save(self, position)
+        saves.append(position)
+        if len(saves) == 4:  # the base, the method's beginning and its prune are done, and an epoch of fine-tuning
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Training, "_save", stop_once)
+    with pytest.raises(KeyboardInterrupt):
+        execute(*start(2))
+    done = execute(*start(2))
+    assert done["clock"]["resumes"] == 1
+    assert record.timeless(done) == record.timeless(whole)
 
 
 def test_an_old_record_has_its_shape_from_the_registry(make_run, tmp_path):
