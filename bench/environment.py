@@ -19,7 +19,7 @@ from bench import __version__
 from bench.errors import SetupError
 from bench.registry import ROOT
 
-PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn", "pillow")
 
 
 def pick_device(name: str) -> torch.device:

@@ -22,7 +22,6 @@ from bench.errors import RunFailed
 from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality
 from bench.progress import Progress
-from bench.registry import DATASETS
 from bench.sites import TOLERANCE, find_sites, gate_slice_difference
 from bench.spec import Budget, Spec, digest
 from bench.specify import make_method, method_digest
@@ -70,14 +69,17 @@ class Run:
         self.precision = environment.pick_precision(spec.recipe.precision, self.device)
         texts = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in spec.config.items()}
         self.method = make_method(spec.method, texts)
-        facts = DATASETS.get(spec.dataset)
+        self.progress = Progress(f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}", options.quiet)
+        self.cache = options.out / "cache"
+        self.dataset = facts = data.find(spec.dataset, options.data_dir, self.cache, self.progress)
         self.shape, self.classes = facts.shape, facts.classes
         self.network = build(spec.arch, self.shape, self.classes, spec.seed, options.download)
         require_writable(options.out, 16 * 2**20 + 40 * flops.parameters(self.network))
-        self.data = data.load_training(spec.dataset, options.data_dir, options.download, spec.seed, self.device)
+        self.data = data.load_training(
+            facts, options.data_dir, options.download, spec.seed, self.device, self.cache, self.progress
+        )
         self.parts["data"] = self.data.facts
         self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
-        self.progress = Progress(f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}", options.quiet)
         self.training: Training | None = None
         self.base: bases.Base | None = None
 
@@ -172,7 +174,7 @@ class Run:
             )
         whole, sites = ctx.network, ctx.sites
         sliced = ctx.slice(masks)
-        x = self.data.val.normalised(self.data.val.pixels[:64])
+        x = self.data.val.first(64)
         difference = gate_slice_difference(whole, sliced, sites, masks, x)
         if not difference <= TOLERANCE:  # not a number fails too
             raise RunFailed(f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}")
@@ -199,11 +201,10 @@ class Run:
         if training.ctx.sliced_by is not None:
             networks["pruned"] = pruned = self.sites.slice(dense, masks)
             pruned.load_state_dict(training.extra["pruned"])
-        test, test_hash = data.load_test(self.spec.dataset, options.data_dir, self.data.train)
-        images = test.normalised(test.pixels)
+        test, test_hash = data.load_test(self.dataset, options.data_dir, self.data.train, self.cache, self.progress)
         self.parts["data"] = self.data.facts | {"test_sha256": test_hash}
         self.parts["metrics"] = {
-            name: quality(logits_of(n, images), test.labels) if n is not None else None for name, n in networks.items()
+            name: quality(logits_of(n, test), test.labels) if n is not None else None for name, n in networks.items()
         }
         self.parts["structure"] = self._structure(training, masks)
         self.parts["cost"] = {name: self._cost(n) for name, n in networks.items() if n is not None and name != "pruned"}

@@ -76,6 +76,13 @@ class Progress:
         else:
             print(f"{self.label}: {text}", file=sys.stderr, flush=True)
 
+    def counting(self, total: int, what: str) -> tqdm:
+        """A bar of its own for ``total`` images, to be used as a context; in a log one line."""
+        bar = sys.stderr.isatty() and not self.quiet
+        if not bar:
+            self.say(f"{what}: {total:,}")
+        return tqdm(total=total, desc=what, unit=" images", disable=not bar, dynamic_ncols=True, leave=False)
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self.bar is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, RunFailed
-from bench.spec import digest
+from bench.spec import component, digest
 
 SCHEMA = 1
 STATUSES = ("ok", "failed", "diverged", "interrupted")
@@ -48,7 +48,7 @@ class RecordError(BenchError):
 
 def path_of(folder: Path, spec: Any) -> Path:
     """Where the record of ``spec`` belongs under the output folder."""
-    return folder / "records" / spec.dataset / spec.arch / spec.method / f"{spec.id}.json"
+    return folder / "records" / component(spec.dataset) / component(spec.arch) / spec.method / f"{spec.id}.json"
 
 
 def find(folder: Path) -> Iterator[Path]:

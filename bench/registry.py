@@ -23,7 +23,7 @@ from typing import Any
 from bench.errors import UsageError
 from bench.options import Option, options_of
 
-HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs")
+HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs", "normal")
 """Decorator arguments that are no options."""
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -254,7 +254,7 @@ ARCHS = Registry(
     "bench/archs",
     prefixes={"torchvision": "bench.archs.outside:torchvision_model", "file": "bench.archs.outside:from_file"},
 )
-DATASETS = Registry("data set", ("dataset",), "bench/data.py")
+DATASETS = Registry("data set", ("dataset",), "bench/data/sets.py")
 
 
 PLUGINS: list[Path] = []

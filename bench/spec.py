@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
-    augment: Literal["none", "shift", "crop_flip"] = "none"
+    augment: Literal["none", "shift", "crop_flip", "resized_crop"] = "none"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     recalibrate: int = 20  # training batches that re-estimate batch norm after slicing, for every method alike
     latency_batch: int = 256  # the larger of the two batch sizes latency is measured at
@@ -181,7 +182,7 @@ class Spec:
         recipe = non_default(self.recipe, skip=("name", "finetune", "recalibrate", "latency_batch", "precision"))
         key = {"recipe": recipe, "precision": precision, "rules": self.rules}
         key |= {"arch": arch_sha256, "train": train_sha256}
-        return f"{self.arch}-{self.dataset}-{digest(key)[:12]}-s{self.seed}"
+        return f"{component(self.arch)}-{component(self.dataset)}-{digest(key)[:12]}-s{self.seed}"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for the record."""
@@ -310,6 +311,14 @@ def canonical(value: Any) -> str:
 def digest(value: Any) -> str:
     """sha256 of the canonical JSON of ``value``."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def component(name: str) -> str:
+    """``name`` as one part of a path: letters, digits and ``._+@-`` stay, at most 80 characters; others become ``-``.
+
+    Two names may come out alike; what must be told apart has a hash beside it.
+    """
+    return re.sub(r"[^A-Za-z0-9._+@-]+|^\.+", "-", name)[:80]
 
 
 def derive(seed: int, *purpose: object) -> int:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from bench import base as bases
 from bench.archs import Shape, build
 from bench.checkpoint import load_tensors
-from bench.data import Images, load_test, load_training
-from bench.errors import RunFailed, SetupError
+from bench.data import ImageSet, load_test, load_training
+from bench.errors import RunFailed, SetupError, UsageError
 from bench.pipeline import arch_digest, masks_digest
-from bench.registry import ARCHS, DATASETS
+from bench.registry import ARCHS, DATASETS, Registry
 from bench.sites import Sites, find_sites
 
 NETWORKS = ("final", "dense")
@@ -40,24 +40,32 @@ class Stored:
     @property
     def shape(self) -> Shape:
         """Channels, height and width of one image."""
-        return DATASETS.get(self.record["spec"]["dataset"]).shape
+        channels, height, width = self._input("shape")
+        return channels, height, width
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return DATASETS.get(self.record["spec"]["dataset"]).classes
+        return self._input("classes")
+
+    def _input(self, what: str) -> Any:
+        """From the record; in older records from the data set's registration."""
+        if what in self.record["data"]:
+            return self.record["data"][what]
+        name = self.record["spec"]["dataset"]
+        _require_known(DATASETS, name)
+        return getattr(DATASETS.get(name), what)
 
     def parts(self) -> tuple[nn.Module, Sites]:
         """The dense network with its initial weights, and its sites: leave both as they are."""
         spec = self.record["spec"]
-        for registry, name in ((ARCHS, spec["arch"]), (DATASETS, spec["dataset"])):
-            if name not in registry.entries():
-                raise Absent(f"{registry.noun} '{name}' is not known here; give its file with --plugin")
         if self._parts is None:
-            network = build(spec["arch"], self.shape, self.classes, spec["seed"])
+            shape, classes = self.shape, self.classes
+            _require_known(ARCHS, spec["arch"])
+            network = build(spec["arch"], shape, classes, spec["seed"])
             if arch_digest(network) != self.record["structure"]["arch_sha256"]:
                 raise RunFailed(f"architecture '{spec['arch']}' is another one here than in the record")
-            self._parts = network, find_sites(network, self.shape, spec["coupling"])
+            self._parts = network, find_sites(network, shape, spec["coupling"])
         return self._parts
 
     def masks(self) -> dict[str, Tensor]:
@@ -86,21 +94,29 @@ class Stored:
         _require_hash(path, base["sha256"])
         return _filled(copy.deepcopy(self.parts()[0]), path)
 
-    def test_images(self, data_dir: Path) -> Images:
+    def test_images(self, data_dir: Path) -> ImageSet:
         """The test images of the run, with the constants of its training images that normalise them."""
         spec, facts = self.record["spec"], self.record["data"]
+        name, cache = spec["dataset"], self.out / "cache"
         try:
-            training = load_training(spec["dataset"], data_dir, False, spec["seed"], torch.device("cpu"))
-            test, digest = load_test(spec["dataset"], data_dir, training.train)
-        except SetupError as error:
+            training = load_training(name, data_dir, False, spec["seed"], torch.device("cpu"), cache)
+            test, digest = load_test(name, data_dir, training.train, cache)
+        except (SetupError, UsageError) as error:
             raise Absent(str(error)) from error
         for part, found in (("train", training.facts["train_sha256"]), ("test", digest)):
             if found != facts[f"{part}_sha256"]:
-                raise RunFailed(f"data set '{spec['dataset']}' in {data_dir} has other {part} images than the record")
+                raise RunFailed(f"data set '{name}' in {data_dir} has other {part} images than the record")
         return test
 
     def _artifact(self, which: str) -> Path:
         return _present(self.out / "artifacts" / self.record["id"] / Path(self.record["artifacts"][which]["file"]).name)
+
+
+def _require_known(registry: Registry, name: str) -> None:
+    try:
+        registry.require(name)
+    except UsageError as error:
+        raise Absent(f"{registry.noun} '{name}' is not known here; give its file with --plugin") from error
 
 
 def _present(path: Path) -> Path:

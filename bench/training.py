@@ -188,7 +188,7 @@ class Training:
     def _validate(self) -> tuple[float, float]:
         """Top-1 and loss on the validation images, in eval mode and float32, masks included."""
         val = self.data.val
-        logits, labels = logits_of(self.ctx.network, val.normalised(val.pixels)), val.labels.cpu()
+        logits, labels = logits_of(self.ctx.network, val), val.labels.cpu()
         top1 = (logits.argmax(dim=1) == labels).double().mean().item()
         return top1, F.cross_entropy(logits, labels).item()
 

@@ -14,10 +14,14 @@ FLOORS = [
     {"bench.registry", "bench.check.registry", "bench.measure", "bench.progress", "bench.modes", "bench.statistics"},
     {"bench.environment", "bench.spec", "bench.slicing", "bench.pages"},
     {"bench.measure.flops", "bench.measure.quality", "bench.gates", "bench.checkpoint"},
-    {"bench.sites", "bench.archs", "bench.record", "bench.data", "bench.reproduce", "bench.export"},
-    {"bench.archs.layers", "bench.budget", "bench.measure.latency"},
+    {"bench.sites", "bench.archs", "bench.record", "bench.data.images", "bench.data.cache", "bench.export"},
+    {"bench.archs.layers", "bench.budget", "bench.data.files", "bench.measure.latency", "bench.reproduce"},
     {"bench.archs.resnet", "bench.archs.vgg", "bench.archs.plain", "bench.api", "leaderboard", "slurm"},
+    {"bench.data.stream", "bench.data.registered"},
+    {"bench.data.folder"},
+    {"bench.data"},
     {"bench.archs.dropnet", "bench.choosing", "methods.papers", "leaderboard.summary", "methods"},
+    {"bench.data.sets"},
     {"bench.context"},
     {"bench.training", "methods.norms", "methods.penalties", "methods.controls", "methods.ddrop", "methods.dropnet"},
     {"bench.check.networks", "methods.edropout", "methods.transforms", "methods.torch_pruning_adapter"},
@@ -37,8 +41,9 @@ DOORS = {
     "torch_pruning": {"bench.sites", "methods.torch_pruning_adapter"},
     "fvcore": {"bench.measure.flops"},
     "submitit": set(),
-    "torchvision": {"bench.data"},
-    "sklearn": {"bench.data"},
+    "torchvision": {"bench.data.sets"},
+    "sklearn": {"bench.data.sets"},
+    "PIL": {"bench.data.files"},
     "tqdm": {"bench.progress"},
     "onnx": {"bench.export"},
     "onnxruntime": {"bench.export"},
@@ -108,7 +113,7 @@ def test_outside_libraries_have_one_door(name):
 
 
 def test_heavy_readers_are_imported_inside_functions():
-    top = {library for library, at_top in imports(ROOT / "bench" / "data.py") if at_top}
+    top = {library for library, at_top in imports(ROOT / "bench" / "data" / "sets.py") if at_top}
     assert not any(library.startswith(("torchvision", "sklearn")) for library in top)
 
 

@@ -19,7 +19,7 @@ from bench.errors import BenchError, UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.data import Images
+    from bench.data import ImageSet
     from bench.export import Exported
     from bench.stored import Stored
 
@@ -73,7 +73,7 @@ def export(chosen: argparse.Namespace) -> int:
     stored = Stored(found, chosen.out)
     networks = {name: stored.network(name) for name in paths}
     images = _images(stored, chosen.data_dir)
-    seen = None if images is None else images.normalised(images.pixels[:256])
+    seen = None if images is None else images.first(256)
     facts = {name: describe(stored, name, images) for name in paths}
     done = {
         name: to_onnx(network, stored.shape, paths[name], metadata=facts[name], images=seen, replace=chosen.force)
@@ -101,7 +101,7 @@ def export(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _images(stored: Stored, data_dir: Path) -> Images | None:
+def _images(stored: Stored, data_dir: Path) -> ImageSet | None:
     """The run's test images; None, told on stderr, where they are not at hand: a network is exported without them."""
     try:
         return stored.test_images(data_dir)
@@ -110,7 +110,7 @@ def _images(stored: Stored, data_dir: Path) -> Images | None:
         return None
 
 
-def describe(stored: Stored, which: str, images: Images | None) -> dict[str, str]:
+def describe(stored: Stored, which: str, images: ImageSet | None) -> dict[str, str]:
     """What a file says of itself: where its network is from, and what its input has to be."""
     found, spec = stored.record, stored.record["spec"]
     facts = {

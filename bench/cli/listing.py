@@ -8,6 +8,7 @@ import json
 import sys
 import tomllib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
@@ -37,6 +38,7 @@ def add_to(commands: Any) -> None:
         default="cifar10",
         help="for sites: gives the input shape (cifar10)",
     )
+    p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="for sites: data sets (data)")
     p.add_argument(
         "--coupling", choices=("inner", "full"), default="inner", help="for sites: full adds residual streams"
     )
@@ -135,11 +137,12 @@ def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
 def _sites(chosen: argparse.Namespace) -> int:
     from bench.archs import build
     from bench.budget import CostModel
+    from bench.data import find
     from bench.sites import find_sites
 
     if not chosen.arch:
         raise UsageError("list sites: say of which network with --arch NAME")
-    facts = DATASETS.get(chosen.dataset)
+    facts = find(chosen.dataset, chosen.data_dir)
     network = build(model_name(chosen.arch), facts.shape, facts.classes)
     sites = find_sites(network, facts.shape, chosen.coupling)
     model = CostModel(network, sites, facts.shape)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 DEFAULT_KEEP_MACS = 0.5
 RECIPE_OF = {"cifar10": "cifar", "cifar100": "cifar", "fashion_mnist": "mnist", "kmnist": "mnist"}
 """Default recipes of data sets that share one; any other data set's recipe has its own name."""
+FOLDER_RECIPES = ("folder_small", "folder_large")
+SMALL_SIDE = 64
+"""Images of a folder up to this side have the first of its recipes, larger ones the second."""
 
 
 def add_to(commands: Any) -> None:
@@ -27,7 +30,7 @@ def add_to(commands: Any) -> None:
     what = p.add_argument_group("what to run")
     what.add_argument("-m", "--method", required=True, metavar="NAME[+NAME]", help="see: bench list methods")
     what.add_argument("-a", "--arch", required=True, metavar="NAME", help="see: bench list archs")
-    what.add_argument("-d", "--dataset", default="digits", metavar="NAME", help="default: digits (no download)")
+    what.add_argument("-d", "--dataset", default="digits", metavar="NAME|folder:PATH[@SIZE]", help="default: digits")
     what.add_argument("--recipe", metavar="NAME|FILE", help="default: the data set's")
     what.add_argument("--seeds", "--seed", default="0", metavar="N[-M][,...]", help="such as 0, 0-4 or 1,5 (default 0)")
     budget = p.add_argument_group("budget")
@@ -126,17 +129,35 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
     method_names(chosen.method)
     arch = model_name(chosen.arch)
     ARCHS.require(arch)
-    DATASETS.require(chosen.dataset)
+    if chosen.dataset.startswith("folder:"):
+        from bench.data import resolve
+
+        chosen.dataset, chosen.data_dir = resolve(chosen.dataset, chosen.data_dir)
+    else:
+        DATASETS.require(chosen.dataset)
     settings = pairs(chosen.settings, "--set")
     for flag, key in ((chosen.epochs, "train.epochs"), (chosen.finetune_epochs, "finetune.epochs")):
         if flag is not None:
             settings[key] = str(flag)
-    recipe = load_recipe(chosen.recipe or RECIPE_OF.get(chosen.dataset, chosen.dataset), settings)
+    chosen.recipe = chosen.recipe or recipe_of(chosen)  # once, for all seeds
+    recipe = load_recipe(chosen.recipe, settings)
     from bench.specify import make_spec
 
     budget = make_budget(chosen)
     options = pairs(chosen.options, "-p")
     return make_spec(chosen.method, arch, chosen.dataset, recipe, budget, seed, chosen.coupling, options)
+
+
+def recipe_of(chosen: argparse.Namespace) -> str:
+    """Name of the default recipe of the data set; that of a folder depends on the size of its images."""
+    if not chosen.dataset.startswith("folder:"):
+        return RECIPE_OF.get(chosen.dataset, chosen.dataset)
+    from bench.data import find
+    from bench.progress import Progress
+
+    cache = None if chosen.dry_run else chosen.out / "cache"
+    found = find(chosen.dataset, chosen.data_dir, cache, Progress(chosen.dataset, chosen.quiet))
+    return FOLDER_RECIPES[max(found.shape[1:]) > SMALL_SIDE]
 
 
 def make_budget(chosen: argparse.Namespace) -> Budget | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,12 +14,22 @@ from bench.modes import evaluating
 BINS = 15
 
 
+EVALUATION_BATCH = 1000
+
+
+class Batched(Protocol):
+    """What is evaluated: normalised images in batches, see :class:`bench.data.ImageSet`."""
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images ``[B, C, H, W]`` and labels ``[B]``, in order."""
+        ...
+
+
 @torch.inference_mode()
-def logits_of(network: nn.Module, images: Tensor, batch: int = 1000) -> Tensor:
-    """Outputs ``[N, classes]`` of ``network`` in eval mode and float32 on normalised ``images``, on the CPU."""
+def logits_of(network: nn.Module, images: Batched, batch: int = EVALUATION_BATCH) -> Tensor:
+    """Outputs ``[N, classes]`` of ``network`` in eval mode and float32 on ``images``, on the CPU."""
     with evaluating(network):
-        parts = images.split(batch)
-        return torch.cat([network(p.contiguous(memory_format=torch.channels_last)).float().cpu() for p in parts])
+        return torch.cat([network(x).float().cpu() for x, _ in images.batches(batch)])
 
 
 def quality(logits: Tensor, labels: Tensor) -> dict[str, float | int]:

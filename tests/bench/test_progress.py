@@ -39,5 +39,18 @@ def test_quiet_says_nothing(capsys):
     shown.epoch("train", 1, 2, 0.5, 0.5)
     shown.say("something")
     shown.note("something")
+    with shown.counting(5, "checking") as bar:
+        bar.update(5)
     shown.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_counting_is_a_line_in_a_log_and_a_bar_on_a_terminal(capsys, monkeypatch):
+    with Progress("run").counting(60_000, "decoding train images") as bar:
+        bar.update(60_000)
+    assert capsys.readouterr().err == "run: decoding train images: 60,000\n"
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with Progress("run").counting(60_000, "decoding train images") as bar:
+        bar.update(600)
+        bar.refresh()
+    assert "decoding train images:   1%" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -226,6 +227,12 @@ def path(tmp_path):
 
 def test_where_a_record_belongs(tmp_path, path):
     assert path == tmp_path / "records" / "digits" / "two_layers" / "l1_norm" / f"{SPEC.id}.json"
+
+
+def test_names_of_any_kind_are_one_folder_each(tmp_path):
+    spec = dataclasses.replace(SPEC, dataset="folder:a b@8#01234567", arch="file:x/y.py:f")
+    expected = tmp_path / "records" / "folder-a-b@8-01234567" / "file-x-y.py-f" / "l1_norm" / f"{spec.id}.json"
+    assert path_of(tmp_path, spec) == expected
 
 
 def test_a_finished_record_is_written_once(ok, path):

@@ -11,6 +11,7 @@ from bench.spec import (
     Spec,
     Stage,
     canonical,
+    component,
     decode,
     decode_with,
     derive,
@@ -302,6 +303,31 @@ def test_a_base_is_shared_by_all_that_train_it_alike():
     assert all(spec(**change).base_id("fp32") != base for change in other)
     assert spec().base_id("bf16") != base
     assert spec(recipe=recipe(precision="fp32")).base_id("fp32") == base
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("resnet56", "resnet56"),
+        ("dropnet_model_a", "dropnet_model_a"),
+        ("l1_norm+random", "l1_norm+random"),
+        ("folder:c10@32#d32827c6", "folder-c10@32-d32827c6"),
+        ("file:../my nets/a.py:net#0123abcd", "file-..-my-nets-a.py-net-0123abcd"),
+        ("torchvision:resnet18", "torchvision-resnet18"),
+        ("..", "-"),
+        (".hidden", "-hidden"),
+        ("x" * 300, "x" * 80),
+    ],
+)
+def test_a_name_becomes_one_part_of_a_path(name, part):
+    assert component(name) == part
+
+
+def test_names_of_any_kind_make_one_file_name():
+    odd = spec(arch="file:a/b.py:f#00112233", dataset="folder:my images@32#00112233").base_id("fp32")
+    assert odd.startswith("file-a-b.py-f-00112233-folder-my-images@32-00112233-")
+    assert "/" not in odd and ":" not in odd
+    assert spec(arch="a/b").base_id("fp32", "x") != spec(arch="a:b").base_id("fp32", "y")
 
 
 # --- text to values --------------------------------------------------------------------------------------------

@@ -1,10 +1,16 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from bench.measure.quality import logits_of, quality
+
+
+def image_set(images):
+    """Something with batches of ``images``, as they are."""
+    return SimpleNamespace(batches=lambda size: ((part, None) for part in images.split(size)))
 
 
 def test_metrics_by_hand():
@@ -89,12 +95,14 @@ def test_logits_are_taken_in_eval_mode_whatever_the_batch(training):
     network.train(training)
     before = {n: t.clone() for n, t in network.state_dict().items()}
     for batch in (1, 3, 1000):
-        torch.testing.assert_close(logits_of(network, images, batch), expected)
+        torch.testing.assert_close(logits_of(network, image_set(images), batch), expected)
     assert network.training is training
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
 
 
 def test_logits_are_float32_and_without_gradient():
-    logits = logits_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).bfloat16(), torch.ones(2, 1, 2, 2).bfloat16())
+    logits = logits_of(
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).bfloat16(), image_set(torch.ones(2, 1, 2, 2).bfloat16())
+    )
     assert logits.dtype == torch.float32
     assert not logits.requires_grad

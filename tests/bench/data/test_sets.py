@@ -1,19 +1,24 @@
+import dataclasses
+import hashlib
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from image_folders import save, write_folder
 
-from bench.data import Images, augmented, dataset, load_test, load_training, validation_split
+from bench.data import dataset, load_test, load_training, registered, validation_split
 from bench.errors import SetupError, UsageError
 from bench.registry import DATASETS
 
 CPU = torch.device("cpu")
-MNIST = Path(__file__).resolve().parents[2] / "../shared/data"
+MNIST = Path(__file__).resolve().parents[3] / "../shared/data"
 needs_mnist = pytest.mark.skipif(not (MNIST / "MNIST/raw").is_dir(), reason="MNIST is not at ../shared/data")
-TORCHVISION = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")
+DOWNLOADED = (
+    *("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"),
+    *("flowers102", "tiny_imagenet", "imagenette"),
+)
 
 
 def load(name="digits", seed=0, folder=Path("nowhere")):
@@ -22,14 +27,6 @@ def load(name="digits", seed=0, folder=Path("nowhere")):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def images():
-    """23 images; the label of each is its index, its pixels are all that index."""
-    labels = torch.arange(23)
-    pixels = labels[:, None, None, None].expand(23, 2, 4, 6).to(torch.uint8).contiguous()
-    return Images(pixels, labels, torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1), torch.full((1, 2, 1, 1), 4.0))
 
 
 # --- the digits and the synthetic set ------------------------------------------------------------------------
@@ -101,104 +98,10 @@ def test_normalised_images_have_mean_zero_and_deviation_one(name):
     assert torch.equal(test.std, found.val.std)
 
 
-# --- batches -------------------------------------------------------------------------------------------------
-
-
-def test_normalisation_by_hand(images):
-    x = images.normalised(images.pixels[9:10])
-    assert x.dtype == torch.float32
-    assert x.is_contiguous(memory_format=torch.channels_last)
-    assert x[0, 0].unique().tolist() == [(9 - 1) / 4]
-    assert x[0, 1].unique().tolist() == [(9 - 2) / 4]
-
-
-@pytest.mark.parametrize(("size", "sizes"), [(5, [5, 5, 5, 5, 3]), (23, [23]), (50, [23]), (1, [1] * 23)])
-def test_batches_cover_all_in_order(images, size, sizes):
-    batches = list(images.batches(size))
-    assert [len(y) for _, y in batches] == sizes
-    assert torch.cat([y for _, y in batches]).tolist() == list(range(23))
-
-
-@pytest.mark.parametrize(("size", "sizes"), [(5, [5] * 4), (23, [23]), (50, [23]), (22, [22])])
-def test_drop_last_leaves_no_small_batch_unless_it_is_the_only_one(images, size, sizes):
-    assert [len(y) for _, y in images.batches(size, generator(), drop_last=True)] == sizes
-
-
-def test_shuffled_batches_are_a_permutation_that_the_generator_decides(images):
-    def order(g):
-        return torch.cat([y for _, y in images.batches(4, g)]).tolist()
-
-    first = order(generator(1))
-    assert sorted(first) == list(range(23))
-    assert first != list(range(23))
-    assert order(generator(1)) == first
-    assert order(generator(2)) != first
-    going_on = generator(1)
-    assert order(going_on) == first
-    assert order(going_on) != first
-
-
-def test_images_and_labels_stay_together(images):
-    for x, y in images.batches(4, generator()):
-        assert torch.equal(x, images.normalised(images.pixels[y]))
-
-
-# --- augmentation --------------------------------------------------------------------------------------------
-
-
-def crops(image, pad):
-    """Every crop of ``image [C, H, W]`` padded with zeros, row by row."""
-    _, height, width = image.shape
-    padded = F.pad(image, (pad,) * 4)
-    return [padded[:, r : r + height, c : c + width] for r in range(2 * pad + 1) for c in range(2 * pad + 1)]
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (2, 5, 9)])
-@pytest.mark.parametrize("how", ["shift", "crop_flip"])
-def test_every_augmented_image_is_a_crop_of_the_padded_one(how, shape):
-    pixels = torch.randint(1, 256, (64, *shape), generator=generator()).to(torch.uint8)
-    out = augmented(pixels, how, generator(5))
-    assert out.shape == pixels.shape
-    assert out.dtype == torch.uint8
-    mirrored, moves = 0, set()
-    for image, made in zip(pixels, out, strict=True):
-        places = [k for k, crop in enumerate(crops(image, max(1, shape[1] // 8))) if torch.equal(made, crop)]
-        if not places:
-            mirrored += 1
-            places = [
-                k for k, crop in enumerate(crops(image, max(1, shape[1] // 8))) if torch.equal(made, crop.flip(2))
-            ]
-        assert len(places) == 1
-        moves.add(places[0])
-    assert len(moves) >= 8  # 9 or 25 places, 64 images
-    assert mirrored == 0 if how == "shift" else 16 < mirrored < 48
-
-
-def test_no_augmentation_changes_nothing():
-    pixels = torch.randint(256, (4, 1, 8, 8), generator=generator()).to(torch.uint8)
-    assert torch.equal(augmented(pixels, "none", generator()), pixels)
-
-
-def test_augmentation_depends_on_the_generator_only():
-    pixels = torch.randint(256, (32, 1, 8, 8), generator=generator()).to(torch.uint8)
-    first, again, other = (augmented(pixels, "crop_flip", generator(s)) for s in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_only_shuffled_batches_are_augmented():
-    found = load("digits").val
-    plain = torch.cat([x for x, _ in found.batches(50, augment="shift")])
-    assert torch.equal(plain, found.normalised(found.pixels))
-    moved = torch.cat([x for x, _ in found.batches(len(found), generator(), augment="shift")])
-    still = torch.cat([x for x, _ in found.batches(len(found), generator(), augment="none")])
-    assert not torch.equal(moved, still)
-
-
 # --- what is not there, or not what it should be --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", DOWNLOADED)
 def test_missing_files_name_what_to_do(name, tmp_path):
     for act in (lambda: load(name, folder=tmp_path), lambda: load_test(name, tmp_path, None)):
         with pytest.raises(SetupError) as caught:
@@ -263,6 +166,183 @@ def test_images_with_colours_have_their_channels_first(known):
     pixels = torch.cat([found.train.pixels, found.val.pixels])
     assert pixels[:, 1].unique().tolist() == [7]
     assert pixels[:, 2].unique().tolist() == [0, 9]
+
+
+# --- sets of files, in made-up trees of their layout ------------------------------------------------------------
+
+
+def shrunk(monkeypatch, name, classes, sizes, **changes):
+    """A registered set with fewer classes and images."""
+    facts = dataclasses.replace(DATASETS.get(name), classes=classes, sizes=sizes, **changes)
+    monkeypatch.setitem(DATASETS._objects, name, (facts, "test"))
+
+
+def test_imagenette(tmp_path, known, monkeypatch):
+    root = write_folder(
+        tmp_path / "imagenette2-160",
+        ("n01", "n02"),
+        train=5,
+        test=2,
+        size=(170, 160),
+        parts=("train", "val"),
+        end="JPEG",
+    )
+    (root / "noisy_imagenette.csv").write_text("path,noisy_labels_0")
+    with pytest.raises(SetupError, match=r"train images are \[10, 3, 160, 160\] .* not \[9469, 3, 160, 160\]"):
+        load("imagenette", folder=tmp_path)
+    shrunk(monkeypatch, "imagenette", 2, (10, 4))
+    found = load("imagenette", folder=tmp_path)
+    assert (len(found.train), len(found.val)) == (8, 2)
+    assert found.train.pixels.shape[1:] == (3, 160, 160)
+    assert load_test("imagenette", tmp_path, found.train)[0].labels.tolist() == [0, 0, 1, 1]
+
+
+def tiny_tree(folder):
+    root = folder / "tiny-imagenet-200"
+    for label, name in enumerate(("n02", "n01")):
+        for k in range(3):  # the first of a class is grey
+            save(root / f"train/{name}/images/{name}_{k}.JPEG", 10 * label + k, (64, 64), channels=3 if k else 1)
+        (root / f"train/{name}/{name}_boxes.txt").write_text("x")
+    for k in range(4):
+        save(root / f"val/images/val_{k}.JPEG", k, size=(64, 64))
+    rows = [f"val_{k}.JPEG\tn0{1 + k % 2}\t0\t0\t62\t62\n" for k in range(4)]
+    (root / "val/val_annotations.txt").write_text("".join(rows))
+    return root
+
+
+def test_tiny_imagenet(tmp_path, known, monkeypatch):
+    tiny_tree(tmp_path)
+    shrunk(monkeypatch, "tiny_imagenet", 2, (6, 4))
+    found = load("tiny_imagenet", folder=tmp_path)
+    assert found.train.pixels.shape[1:] == (3, 64, 64)
+    test, _ = load_test("tiny_imagenet", tmp_path, found.train)
+    assert test.labels.tolist() == [0, 0, 1, 1]
+    files = DATASETS.get("tiny_imagenet").load("test", tmp_path, False)
+    assert files.names == tuple(f"val/images/val_{k}.JPEG" for k in (0, 2, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda root: (root / "val/images/val_2.JPEG").unlink(), "val_2.JPEG: No such file"),
+        (lambda root: (root / "val/val_annotations.txt").unlink(), "val_annotations.txt: not a list"),
+        (lambda root: (root / "val/val_annotations.txt").write_text("x"), "val_annotations.txt: not a list"),
+        (lambda root: (root / "val/val_annotations.txt").write_text("a.JPEG\tn77\t"), "KeyError: 'n77'"),
+    ],
+)
+def test_tiny_imagenet_damaged(tmp_path, known, monkeypatch, change, said):
+    change(tiny_tree(tmp_path))
+    shrunk(monkeypatch, "tiny_imagenet", 2, (6, 4))
+    with pytest.raises(SetupError, match=said) as caught:
+        load("tiny_imagenet", folder=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def flower_tree(folder, monkeypatch):
+    from scipy.io import savemat
+    from torchvision.datasets import Flowers102
+
+    root = folder / "flowers-102"
+    for k in range(1, 9):
+        save(root / f"jpg/image_{k:05d}.jpg", k, size=(300, 240))
+    savemat(root / "imagelabels.mat", {"labels": [[1, 2, 1, 2, 1, 2, 1, 2]]})
+    savemat(root / "setid.mat", {"trnid": [[1, 2]], "valid": [[3, 4]], "tstid": [[5, 6, 7, 8]]})
+    listed = {
+        kind: (name, hashlib.md5((root / name).read_bytes()).hexdigest() if kind != "image" else md5)
+        for kind, (name, md5) in Flowers102._file_dict.items()
+    }
+    monkeypatch.setattr(Flowers102, "_file_dict", listed)
+    shrunk(monkeypatch, "flowers102", 2, (4, 4))
+    return root
+
+
+def test_flowers(tmp_path, known, monkeypatch):
+    root = flower_tree(tmp_path, monkeypatch)
+    found = load("flowers102", folder=tmp_path)
+    assert found.train.pixels.shape[1:] == (3, 224, 224)
+    read = DATASETS.get("flowers102").load
+    train, test = read("train", tmp_path, False), read("test", tmp_path, False)
+    assert [name[-6:-4] for name in train.names] == ["01", "03", "02", "04"]  # official train and val, by class
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert [name[-6:-4] for name in test.names] == ["05", "07", "06", "08"]
+    (root / "jpg/image_00006.jpg").unlink()
+    with pytest.raises(SetupError, match=r"image_00006.jpg: No such file or directory, but the data set names it"):
+        load("flowers102", folder=tmp_path)
+    (root / "setid.mat").write_bytes(b"x")
+    with pytest.raises(SetupError, match=r"checksum.*--download"):
+        load("flowers102", folder=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_imagenet(tmp_path, known, monkeypatch):
+    with pytest.raises(SetupError) as caught:
+        load("imagenet", folder=tmp_path)
+    for word in ("cannot be downloaded", "imagenet/train/nXXXXXXXX/*.JPEG (1,281,167)", "val/nXXXXXXXX", "--data-dir"):
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert DATASETS.get("imagenet").streamed
+    root = tmp_path / "imagenet"
+    write_folder(root, ("n01", "n02"), train=4, test=2, size=(50, 40), parts=("train", "val"), end="JPEG")
+    shrunk(monkeypatch, "imagenet", 2, (8, 4))
+    monkeypatch.setattr(registered, "IN_MEMORY_BYTES", 0)
+    found = load("imagenet", folder=tmp_path)
+    assert (found.train.mean / 255).flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert (found.train.std / 255).flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+    assert found.train.first(2).shape == (2, 3, 224, 224)
+    assert found.train.shorter == 256
+    (root / "val/n01/000.JPEG").write_bytes(b"gone")
+    with pytest.raises(SetupError, match=r"val/n01/000.JPEG: not an image"):
+        load("imagenet", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["flowers102", "tiny_imagenet", "imagenette"])
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, name):
+    import torchvision.datasets
+    import torchvision.datasets.utils
+
+    def half(url, root, *args, **kwargs):
+        for folder in ("flowers-102/jpg", "tiny-imagenet-200/train", "imagenette2-160/train"):
+            save(Path(root) / folder / "0.jpg")
+        raise ConnectionResetError("the line\nwent down")
+
+    for module in (torchvision.datasets.utils, torchvision.datasets.flowers102, torchvision.datasets.imagenette):
+        monkeypatch.setattr(module, "download_and_extract_archive", half)
+    with pytest.raises(SetupError, match=r"could not be downloaded.*the line went down") as caught:
+        load_training(name, tmp_path, True, 0, CPU)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SetupError, match=f"{name} is not in"):
+        load(name, folder=tmp_path)
+
+
+def test_a_download_is_put_in_place_when_whole_and_not_repeated(tmp_path, known, monkeypatch):
+    import torchvision.datasets.utils
+
+    calls = []
+
+    def fetch(url, root, md5):
+        calls.append((url, md5))
+        tiny_tree(Path(root))
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_and_extract_archive", fetch)
+    shrunk(monkeypatch, "tiny_imagenet", 2, (6, 4))
+    for _ in range(2):
+        load_training("tiny_imagenet", tmp_path, True, 0, CPU)
+    assert len(calls) == 1
+    assert calls[0][1] == "90528d7ca1a48142e341f4ef8d21d0de"
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-imagenet-200"]
+
+
+def test_a_failed_download_of_torchvisions_own_is_one_line(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    def refuse(self):
+        raise RuntimeError("Error downloading\ntrain-images")
+
+    monkeypatch.setattr(datasets.MNIST, "download", refuse)
+    with pytest.raises(SetupError, match=r"MNIST could not be downloaded.*Error downloading train-images") as caught:
+        load_training("mnist", tmp_path, True, 0, CPU)
+    assert "\n" not in str(caught.value)
 
 
 def idx(path, dims, size, magic=8):

@@ -1,0 +1,57 @@
+"""Tensors that took time to make, kept in files: written whole, read only if they are what is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bench.checkpoint import write_atomic
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of cached tensors; without a folder nothing is kept.
+
+    Every entry has a key that says what it was made from. An entry with another key, or a damaged one, is as good
+    as none and is replaced by the next :meth:`write`.
+    """
+
+    folder: Path | None
+
+    def read(self, name: str, key: str) -> dict[str, Tensor] | None:
+        """The tensors kept as ``name`` if they have this ``key`` and are whole; None otherwise."""
+        if self.folder is None:
+            return None
+        try:
+            with safe_open(self._file(name), "pt") as file:
+                facts = file.metadata() or {}
+                if facts.get("key") != key:
+                    return None
+                names = file.keys()
+                tensors = {each: file.get_tensor(each) for each in names}
+        except (OSError, SafetensorError):
+            return None
+        return tensors if facts.get("crc32") == _checksum(tensors) else None
+
+    def write(self, name: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep ``tensors`` as ``name``; a disk that does not take them costs time later, nothing else."""
+        if self.folder is None:
+            return
+        facts = {"key": key, "crc32": _checksum(tensors)}
+        with contextlib.suppress(OSError, SafetensorError):
+            write_atomic(self._file(name), lambda path: save_file(dict(tensors), path, facts))
+
+    def _file(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{name}.safetensors"
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    return " ".join(f"{name}:{zlib.crc32(tensors[name].numpy().data):08x}" for name in sorted(tensors))

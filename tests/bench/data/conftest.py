@@ -1,0 +1,18 @@
+"""Fixtures: a folder of images, and streams."""
+
+import pytest
+from image_folders import write_folder
+
+from bench.data import registered
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of ten training and four test pictures, 8x8, in colour."""
+    return write_folder(tmp_path / "animals")
+
+
+@pytest.fixture
+def streaming(monkeypatch):
+    """Every data set of files is too large to keep."""
+    monkeypatch.setattr(registered, "IN_MEMORY_BYTES", 0)
