@@ -22,7 +22,7 @@ def test_both_networks_have_the_recorded_accuracy(made):
     stored = Stored(done, options.out)
     test = stored.test_images(options.data_dir)
     for which in NETWORKS:
-        found = quality(logits_of(stored.network(which), test.normalised(test.pixels)), test.labels)
+        found = quality(logits_of(stored.network(which), test), test.labels)
         assert found["top1"] == done["metrics"][which]["top1"]
         assert found["loss"] == pytest.approx(done["metrics"][which]["loss"], rel=1e-4)
 
