@@ -6,7 +6,9 @@ itself.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -89,9 +91,10 @@ def survey(names: Sequence[str]) -> Iterator[Finding]:
 
 def _work(name: str, plugins: list[str], answer: Connection) -> None:
     try:
-        for file in plugins:
-            add_plugin(file)
-        finding = examine(name)
+        with contextlib.redirect_stdout(sys.stderr):  # what a network prints is no part of the table
+            for file in plugins:
+                add_plugin(file)
+            finding = examine(name)
     except Exception as error:
         finding = Finding(name, "FAILED", f"{type(error).__name__}: {error}".split("\n")[0])
     answer.send(finding)

@@ -16,7 +16,7 @@ from bench.archs import build
 from bench.budget import CostModel
 from bench.checkpoint import load_tensors
 from bench.data import load_test, load_training
-from bench.errors import BenchError, SetupError
+from bench.errors import BenchError, SetupError, UsageError
 from bench.measure import flops
 from bench.measure.quality import logits_of, quality
 from bench.pipeline import arch_digest, masks_digest
@@ -58,7 +58,7 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
     def check(name: str, test: Callable[[], str]) -> None:
         try:
             checks.append(Check(name, "ok", test()))
-        except _Absent as why:
+        except (_Absent, SetupError) as why:
             checks.append(Check(name, "not run", str(why)))
         except (BenchError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
             checks.append(Check(name, "FAILED", str(error) or type(error).__name__))
@@ -100,8 +100,10 @@ class _Subject:
         """Dense network and sites; raises _Absent when the architecture or data set is not known here."""
         spec = self.record["spec"]
         for registry, name in ((ARCHS, spec["arch"]), (DATASETS, spec["dataset"])):
-            if name not in registry.entries():
-                raise _Absent(f"{registry.noun} '{name}' is not known here; give its file with --plugin")
+            try:
+                registry.require(name)
+            except UsageError as why:
+                raise _Absent(f"{registry.noun} '{name}' is not known here; give its file with --plugin") from why
         if self._parts is None:
             facts = DATASETS.get(spec["dataset"])
             network = build(spec["arch"], facts.shape, facts.classes, spec["seed"])

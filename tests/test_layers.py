@@ -12,10 +12,12 @@ PACKAGES = ("bench", "methods", "leaderboard", "slurm")
 FLOORS = [
     {"bench", "bench.errors", "bench.options"},
     {"bench.registry", "bench.check.registry", "bench.measure", "bench.progress", "bench.modes", "bench.statistics"},
-    {"bench.environment", "bench.spec", "bench.slicing", "bench.pages"},
+    {"bench.environment", "bench.spec", "bench.slicing", "bench.pages", "bench.archs.layers"},
+    {"bench.tracing", "bench.archs.outside"},
     {"bench.measure.flops", "bench.measure.latency", "bench.measure.quality", "bench.gates", "bench.checkpoint"},
     {"bench.sites", "bench.archs", "bench.record", "bench.data", "bench.reproduce"},
-    {"bench.archs.layers", "bench.budget"},
+    {"bench.budget"},
+    {"bench.archs.classic", "bench.archs.densenet", "bench.archs.wide_resnet", "bench.survey"},
     {"bench.archs.resnet", "bench.archs.vgg", "bench.archs.plain", "bench.api", "leaderboard", "slurm"},
     {"bench.archs.dropnet", "bench.choosing", "methods.papers", "leaderboard.summary", "methods"},
     {"bench.context"},
@@ -34,10 +36,10 @@ FLOORS = [
     {"bench.__main__"},
 ]
 DOORS = {
-    "torch_pruning": {"bench.sites", "methods.torch_pruning_adapter"},
+    "torch_pruning": {"bench.tracing", "methods.torch_pruning_adapter"},
     "fvcore": {"bench.measure.flops"},
     "submitit": set(),
-    "torchvision": {"bench.data"},
+    "torchvision": {"bench.data", "bench.archs.outside", "bench.archs.classic"},
     "sklearn": {"bench.data"},
     "tqdm": {"bench.progress"},
 }
@@ -112,7 +114,7 @@ def test_heavy_readers_are_imported_inside_functions():
 
 @pytest.mark.parametrize("name", sorted(n for n in modules() if n.startswith("methods.")))
 def test_methods_import_the_contract_and_torch_only(name):
-    adapter = {"torch_pruning", "bench.sites", "bench.errors"}
+    adapter = {"torch_pruning", "bench.tracing", "bench.errors"}
     allowed = {"bench.api", "torch", "torch.nn", "torch.nn.functional", "math", "functools", "dataclasses", "typing"}
     allowed |= {"methods.papers", "methods.transforms"}
     allowed |= adapter if name == "methods.torch_pruning_adapter" else set()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from bench.errors import RunFailed, SetupError, UsageError
 
 Make = Callable[..., nn.Module]
 """``make(shape, num_classes, download=False)``."""
-VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def torchvision_names() -> list[str]:
@@ -59,8 +59,7 @@ def torchvision_model(rest: str) -> Make:
         if weights is None:
             network = models.get_model(name, num_classes=num_classes, **options)
         else:
-            _require_weights(rest, weights.url, download)
-            network = models.get_model(name, weights=weights, **options)
+            network = _pretrained(rest, partial(models.get_model, name, weights=weights, **options), weights, download)
             _replace_last_layer(network, len(weights.meta["categories"]), num_classes)
         for auxiliary in ("aux1", "aux2", "AuxLogits"):
             if hasattr(network, auxiliary):
@@ -86,11 +85,20 @@ def adapted(network: nn.Module, in_channels: int) -> nn.Module:
     return network
 
 
-def _require_weights(rest: str, url: str, download: bool) -> None:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / url.rpartition("/")[2]
+def _pretrained(rest: str, make: Make, weights: Any, download: bool) -> nn.Module:
+    """The network with its published weights; raises SetupError when they cannot be had."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if not download and not file.is_file():
-        raise SetupError(f"weights of torchvision:{rest} are not here: use --download, or put {file.name} in {folder}")
+        raise SetupError(
+            f"weights of torchvision:{rest} are not here: use --download, or put {file.name} in {file.parent}"
+        )
+    try:
+        return make()
+    except ValueError as error:  # another image size than the weights', say
+        raise UsageError(f"torchvision:{rest}: {error}") from error
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise SetupError(f"weights of torchvision:{rest} cannot be loaded from {file} ({why})") from error
 
 
 def _replace_last_layer(network: nn.Module, classes: int, wanted: int) -> None:
