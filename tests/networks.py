@@ -82,11 +82,14 @@ class Parallel(nn.Module):
         return self.left(x) + self.right(x)
 
 
-def grouped():
+def four_groups(inp=3):
     """Four groups pass on the units of the convolution before them, each two channels in and three out."""
-    first = conv(3, 8, bias=False), nn.BatchNorm2d(8), nn.ReLU()
-    second = conv(8, 12, groups=4, bias=False), nn.BatchNorm2d(12), nn.ReLU()
-    return nn.Sequential(*first, *second, conv(12, 5), nn.ReLU(), *head(5))
+    first = conv(inp, 8, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+    return *first, conv(8, 12, groups=4, bias=False), nn.BatchNorm2d(12), nn.ReLU()
+
+
+def grouped():
+    return nn.Sequential(*four_groups(), conv(12, 5), nn.ReLU(), *head(5))
 
 
 def grouped_twice():
@@ -138,6 +141,11 @@ class Encoder(nn.Module):
         y = self.norm1(x)
         x = x + self.attention(y, y, y, need_weights=False)[0]
         return self.fc((x + self.mlp(self.norm2(x))).mean(dim=1))
+
+
+def all_kinds(inp=1, classes=10):
+    """Units that are groups with an excitation, hidden units of it, hidden units of an encoder, heads."""
+    return nn.Sequential(*four_groups(inp), Excitation(12, 3), Encoder(12, classes=classes))
 
 
 CASES = {
