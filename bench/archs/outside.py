@@ -43,9 +43,9 @@ def torchvision_model(rest: str) -> Make:
         raise registry.unknown("torchvision model", name, torchvision_names())
     weights = None
     if which:
-        known = models.get_model_weights(name)
-        if which not in known.__members__:
-            raise registry.unknown(f"weights of {name}", which, known.__members__)
+        known = {each.name: each for each in models.get_model_weights(name)}  # no DEFAULT, which moves on
+        if which not in known:
+            raise registry.unknown(f"weights of {name}", which, known)
         weights = known[which]
 
     def make(shape: tuple[int, int, int], num_classes: int, download: bool = False) -> nn.Module:
