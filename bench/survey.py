@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import sys
 import tempfile
 import time
@@ -82,7 +83,8 @@ def survey(names: Sequence[str]) -> Iterator[Finding]:
                 yield Finding(name, "FAILED", f"not done after {LIMIT_S} s")
         except EOFError:
             worker.join()
-            yield Finding(name, "FAILED", f"its process ended with code {worker.exitcode} (-9: out of memory)")
+            killed = ", as when memory runs out" if worker.exitcode == -signal.SIGKILL else ""
+            yield Finding(name, "FAILED", f"its process ended with code {worker.exitcode}{killed}")
         finally:
             worker.kill()
             worker.join()
