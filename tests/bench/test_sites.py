@@ -25,6 +25,7 @@ from networks import (
 from torch import nn
 
 from bench.archs import build
+from bench.archs.layers import Attention
 from bench.errors import RunFailed
 from bench.gates import Gates
 from bench.sites import find_sites, gate_slice_difference
@@ -194,6 +195,15 @@ class Concatenated(nn.Module):
         return self.rest(self.both(torch.cat([self.left(x), self.right(x)], dim=1)))
 
 
+class Uneven(Attention):
+    """Says that its first head has more channels than the others."""
+
+    def units(self):
+        maker, reader, _, _ = super().units()
+        heads = [0] * 6 + [1] * 3 + [2] * 3
+        return maker, reader, 3 * heads, heads
+
+
 class Shuffled(nn.Module):
     """Channels of three groups change places."""
 
@@ -217,6 +227,7 @@ def shuffled():
         (Concatenated, SHAPE, "inner", "left", "both is a grouped convolution, whose groups would become unequal"),
         (shuffled, SHAPE, "inner", "0", "gate and slice disagree"),
         (excited_stream, SHAPE, "inner", "0", r"2 layers produce it together \(0, 2.body.2\).*--coupling full"),
+        (lambda: Encoder(attention=Uneven(12, 3)), SHAPE, "inner", "attention.qkv", "more channels of one unit than"),
         (Encoder, SHAPE, "inner", "patches", "LayerNorm.*all its units at once"),
         (lambda: residual("A"), SHAPE, "inner", "0.0", r"2 layers produce it together .*1\.body\.3.*--coupling full"),
         (lambda: residual("B"), SHAPE, "inner", "2.body.3", r"2 layers .*2\.shortcut\.0.*--coupling full"),
