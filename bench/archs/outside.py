@@ -65,6 +65,8 @@ def torchvision_model(rest: str) -> Make:
             if hasattr(network, auxiliary):
                 setattr(network, auxiliary, None)
                 network.aux_logits = False
+        if name.startswith("mnasnet"):  # its own loader refuses weights without the version that only torch.save keeps
+            vars(network)["_load_from_state_dict"] = partial(nn.Module._load_from_state_dict, network)
         return adapted(network, shape[0])
 
     return make

@@ -1,5 +1,6 @@
 """Networks defined elsewhere: torchvision's by name, with fresh or published weights; functions in users' files."""
 
+import copy
 import json
 
 import pytest
@@ -8,13 +9,16 @@ from networks import images
 from torch import nn
 from torchvision import models
 
-from bench import registry
+from bench import record, registry
 from bench.archs import build
 from bench.archs.layers import Attention
 from bench.archs.outside import torchvision_names
+from bench.checkpoint import clone_state
 from bench.cli import main
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.registry import ARCHS, add_plugin, model_file, model_name
+from bench.run import execute
+from bench.verify import verify_file
 
 SHAPE = (3, 64, 64)
 
@@ -82,6 +86,18 @@ def test_auxiliary_classifiers_go(name):
     network = build(f"torchvision:{name}", shape, 5).train()
     assert not any("aux" in child.lower() for child, _ in network.named_modules())
     assert network(images(2, shape)).shape == (2, 5)
+
+
+def test_weights_can_be_put_back_where_torchvision_wants_their_version():
+    network = build("torchvision:mnasnet0_5", SHAPE, 5)
+    state, copied = clone_state(network), copy.deepcopy(network)
+    with torch.no_grad():
+        copied.classifier[1].bias.add_(1)
+    copied.load_state_dict(state)
+    assert torch.equal(copied.classifier[1].bias, network.classifier[1].bias)
+    copied.load_state_dict({name: t + 1 for name, t in state.items()})
+    assert torch.equal(network.classifier[1].bias, state["classifier.1.bias"])  # a copy loads into itself
+    assert torch.equal(copied.classifier[1].bias, state["classifier.1.bias"] + 1)
 
 
 def test_a_grey_image_counts_as_three_equal_channels():
@@ -187,6 +203,21 @@ def test_a_run_without_its_weights_ends_before_anything_is_written(hub, tmp_path
     assert "--download" in said
     assert "mobilenet_v3_small-" in said
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.slow
+def test_a_run_from_published_weights_and_its_verification(published, hub, make_run):
+    spec, options = make_run("l1_norm", "torchvision:squeezenet1_1:IMAGENET1K_V1", "tiny", keep=0.6)
+    done = execute(spec, options)
+    path = record.path_of(options.out, spec)
+    assert done["status"] == "ok"
+    assert {c.outcome for c in verify_file(path, options.out, options.data_dir)} == {"ok"}
+    for file in hub.iterdir():
+        file.unlink()
+    checks = {c.name: c for c in verify_file(path, options.out, options.data_dir)}
+    assert checks["MACs and params from widths"].outcome == "not run"
+    assert "are not here" in checks["MACs and params from widths"].detail
+    assert "FAILED" not in {c.outcome for c in checks.values()}
 
 
 # --- users' files ------------------------------------------------------------------------------------------------
