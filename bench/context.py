@@ -344,10 +344,11 @@ class Context(Choosing):
     def rewind(self, tag: str) -> None:
         """Back to the snapshot ``tag``: weights and statistics; the optimizer forgets, masks stay.
 
-        ``init`` is the network before any training, ``base`` the trained dense one; ``fresh`` draws new weights, in
-        every phase others. The prune slices all snapshots with the network.
+        ``init`` is the network before any training, ``base`` the trained dense one; ``fresh`` draws the layers'
+        weights anew, in every phase others, from ``init``. The prune slices all snapshots with the network.
         """
         if tag == "fresh":
+            self.network.load_state_dict(self.snapshots["init"])  # for what is no layer's: bare parameters
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 torch.manual_seed(derive(self._seed, "fresh", self.phase))
                 initialize(self.network)

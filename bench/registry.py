@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -279,7 +280,7 @@ def model_name(text: str) -> str:
     start of its content's sha256: a record tells nothing of folders, and a changed file is another network. The
     file is made known as by ``--plugin``. Other names stay as they are.
     """
-    if not text.startswith("file:") or "#" in text:
+    if not text.startswith("file:") or re.search(r"#[0-9a-f]{8}$", text):
         return text
     path, _, function = text.removeprefix("file:").rpartition(":")
     if not path or not function.isidentifier():

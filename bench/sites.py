@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -259,17 +259,21 @@ class _Rejected(Exception):
 
 def _own(network: nn.Module) -> list[str]:
     """Layers inside modules that say themselves which of their channels make a unit (attention heads)."""
-    return [f"{name}.{module.units()[0]}" for name, module in network.named_modules() if hasattr(module, "units")]
+    return [f"{name}.{module.units()[0]}" for name, module in network.named_modules() if _has_units(module)]
+
+
+def _has_units(module: Any) -> bool:
+    return hasattr(module, "stand_in") and callable(getattr(module, "units", None))
 
 
 def _members(name: str, network: nn.Module, traced: Trace) -> list[Member]:
     """All that goes with the units that the layer ``name`` makes.
 
-    What a grouped convolution reads are not its channels but its groups: a unit is then all channels of a group,
-    and what the convolution makes of them goes with it.
+    A grouped convolution cannot lose single channels, only whole groups: what a group reads together is then one
+    unit, and what the group makes of it goes with it.
     """
     parent: Any = network.get_submodule(name.rpartition(".")[0])
-    if hasattr(parent, "units"):
+    if _has_units(parent):
         return _heads(name.rpartition(".")[0], parent)
 
     def of(layer: str) -> list[Member]:
@@ -282,24 +286,39 @@ def _members(name: str, network: nn.Module, traced: Trace) -> list[Member]:
 
     members = of(name)
     passed: set[str] = set()
-    while grouped := [m for m in members if m.side == "in" and _is_grouped(network.get_submodule(m.layer))]:
-        reader = grouped[0]
+    while reader := next((m for m in members if m.side == "in" and _groups(network, m.layer) > 1), None):
         conv: Any = network.get_submodule(reader.layer)
-        if reader.layer in passed or reader.positions != reader.units or len(reader.units) != conv.in_channels:
+        if len(reader.positions) != conv.in_channels:
             raise _Rejected(f"{reader.layer} is a grouped convolution, whose groups would become unequal")
         passed.add(reader.layer)
-        members = [_coarser(m, conv.in_channels // conv.groups) for m in members if m is not reader]
-        behind = [_coarser(m, conv.out_channels // conv.groups) for m in of(reader.layer)]
-        members += [dataclasses.replace(m, side="both") if m.layer == reader.layer else m for m in behind]
+        size = conv.in_channels // conv.groups
+        read = [set(reader.units[at : at + size]) for at in range(0, conv.in_channels, size)]
+        united = _united(read)
+        made_by = {c: united[min(read[c * conv.groups // conv.out_channels])] for c in range(conv.out_channels)}
+        found: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for member, unit_of in (*((m, united) for m in members), *((m, made_by) for m in of(reader.layer))):
+            through = member.layer in passed
+            if not (through and member.side == "in"):
+                side = "both" if through else member.side
+                found[member.layer, side] += zip(member.positions, (unit_of[u] for u in member.units), strict=True)
+        members = [Member.of(*key, pairs) for key, pairs in found.items()]
     return members
 
 
-def _is_grouped(module: Any) -> bool:
-    return isinstance(module, CONVS) and module.groups > 1
+def _groups(network: nn.Module, layer: str) -> int:
+    module = network.get_submodule(layer)
+    return int(module.groups) if isinstance(module, CONVS) else 1
 
 
-def _coarser(member: Member, channels_a_unit: int) -> Member:
-    return dataclasses.replace(member, units=[unit // channels_a_unit for unit in member.units])
+def _united(groups: list[set[int]]) -> dict[int, int]:
+    """The new unit of each unit: those that a group reads together become one, in the old order."""
+    first = {unit: unit for group in groups for unit in group}
+    for group in groups:
+        together = {first[unit] for unit in group}
+        if len(together) > 1:
+            first = {unit: min(together) if of in together else of for unit, of in first.items()}
+    number = {of: k for k, of in enumerate(sorted(set(first.values())))}
+    return {unit: number[of] for unit, of in first.items()}
 
 
 def _heads(name: str, attention: Any) -> list[Member]:
@@ -327,6 +346,8 @@ def _site(members: list[Member], network: nn.Module, coupling: str) -> Site:
             raise _Rejected(f"{layer} ({type(module).__name__}) depends on all its units at once")
         if side != "in" and len(set(member.positions)) != len(member.positions):
             raise _Rejected(f"{layer} uses a unit in two places")
+        if len(set(Counter(member.units).values())) > 1:
+            raise _Rejected(f"{layer} has more channels of one unit than of another")
         whole = side != "in" and len(member.positions) == channels(module)[1] and len(set(member.units)) == n_units
         if side in ("out", "scale") and not whole:
             raise _Rejected(f"only part of {layer}'s output belongs to it")

@@ -6,7 +6,10 @@ itself.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,7 +86,8 @@ def survey(names: Sequence[str], onnx: bool = False) -> Iterator[Finding]:
                 yield Finding(name, "FAILED", f"not done after {LIMIT_S} s")
         except EOFError:
             worker.join()
-            yield Finding(name, "FAILED", f"its process ended with code {worker.exitcode} (-9: out of memory)")
+            killed = ", as when memory runs out" if worker.exitcode == -signal.SIGKILL else ""
+            yield Finding(name, "FAILED", f"its process ended with code {worker.exitcode}{killed}")
         finally:
             worker.kill()
             worker.join()
@@ -92,9 +96,10 @@ def survey(names: Sequence[str], onnx: bool = False) -> Iterator[Finding]:
 
 def _work(name: str, onnx: bool, plugins: list[str], answer: Connection) -> None:
     try:
-        for file in plugins:
-            add_plugin(file)
-        finding = examine(name, onnx)
+        with contextlib.redirect_stdout(sys.stderr):  # what a network prints is no part of the table
+            for file in plugins:
+                add_plugin(file)
+            finding = examine(name, onnx)
     except Exception as error:
         finding = Finding(name, "FAILED", f"{type(error).__name__}: {error}".split("\n")[0])
     answer.send(finding)

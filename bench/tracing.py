@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -46,6 +47,12 @@ class Member:
     positions: list[int]
     units: list[int]
 
+    @classmethod
+    def of(cls, layer: str, side: str, pairs: Iterable[tuple[int, int]]) -> Member:
+        """The member with these pairs of position and unit, each counted once."""
+        ordered = sorted(set(pairs))
+        return cls(layer, side, [position for position, _ in ordered], [unit for _, unit in ordered])
+
 
 class Untraceable(Exception):
     """Why torch-pruning has no members for a layer."""
@@ -72,7 +79,7 @@ class Trace:
     def roots(self) -> list[str]:
         """Layers whose output channels may be units, in the network's order.
 
-        Grouped convolutions follow the layer that feeds them.
+        Grouped convolutions follow the layer that feeds them, excitations what they scale.
         """
         return [
             name
@@ -80,14 +87,14 @@ class Trace:
             if isinstance(module, (*CONVS, nn.Linear))
             and module in self.graph.module2node
             and getattr(module, "groups", 1) == 1
+            and module not in self._excitations
         ]
 
     def members(self, layer: str) -> list[Member]:
         """What goes with the output channels of ``layer``, itself first.
 
         The same walk through the graph as torch-pruning's own, except that what was seen is not walked again, and
-        that it knows a multiplication: a layer reached backwards through one (the excitation of a
-        squeeze-and-excitation block) only scales the units.
+        that it knows excitations.
 
         Raises:
             Untraceable: they are the network's output, or torch-pruning has no answer.
@@ -97,36 +104,30 @@ class Trace:
         most = 4 * max(max(channels(m)) for m in self._layers.values() if isinstance(m, (*CONVS, nn.Linear)))
         found: dict[tuple[Any, str], set[tuple[int, int]]] = {}  # by module and side
         seen: dict[tuple[Any, Any], set[tuple[int, int]]] = {}  # by node and what was done to it
-        todo = []
-
-        def visit(node: Any, handler: Any, indices: list[Any], scaled: bool) -> None:
+        todo = [(root, _prune_out(root.module), [Index(i, i) for i in range(channels(root.module)[1])])]
+        while todo:
+            node, handler, indices = todo.pop()
             known = seen.setdefault((node, handler), set())
             fresh = [i for i in indices if (i.idx, i.root_idx) not in known]
             if not fresh:
-                return
+                continue
             known.update((i.idx, i.root_idx) for i in fresh)
             if len(known) > most:
                 raise Untraceable("torch-pruning cannot follow its units through this network")
             if node.type == OPTYPE.OUTPUT:
                 raise Untraceable("it is the network's output")
-            side = self._side(node, handler, scaled)
+            side = self._side(node, handler)
             if side:
                 found.setdefault((node.module, side), set()).update((i.idx, i.root_idx) for i in fresh)
-            todo.append((node, handler, fresh, scaled))
-
-        visit(root, _prune_out(root.module), [Index(i, i) for i in range(channels(root.module)[1])], False)
-        while todo:
-            node, handler, indices, scaled = todo.pop()
             for dep in node.dependencies:
                 if dep.is_triggered_by(handler):
-                    mapped = indices
+                    mapped = fresh
                     for mapping in dep.index_mapping:
                         mapped = mapped if mapping is None else mapping(mapped)
-                    backwards = dep.target in node.inputs and "MulBackward" in str(node.module)
-                    visit(dep.target, dep.handler, mapped, scaled or backwards)
-        return [_member(self._names[module], side, pairs) for (module, side), pairs in found.items()]
+                    todo.append((dep.target, dep.handler, mapped))
+        return [Member.of(self._names[module], side, pairs) for (module, side), pairs in found.items()]
 
-    def _side(self, node: Any, handler: Any, scaled: bool) -> str:
+    def _side(self, node: Any, handler: Any) -> str:
         """What happens to a node's channels, see :class:`Member`; empty for operations without parameters."""
         module = node.module
         if node.type == OPTYPE.PARAMETER:
@@ -139,7 +140,22 @@ class Trace:
             return "both"
         if not self.graph.is_out_channel_pruning_fn(handler):
             return "in"
-        return "scale" if scaled else "out"
+        return "scale" if module in self._excitations else "out"
+
+    @cached_property
+    def _excitations(self) -> set[Any]:
+        """Layers whose output is multiplied with what it was computed from, as in squeeze-and-excitation blocks.
+
+        Which of two factors is the excitation follows from the graph alone: the one that lies behind the other.
+        Where neither does (gated linear units), both make the units.
+        """
+        found = set()
+        for node in self.graph.module2node.values():
+            for factor in node.inputs if "MulBackward" in str(node.module) else ():
+                others = [other for other in node.inputs if other is not factor]
+                if any(other in _behind(factor) for other in others):
+                    found |= {n.module for n in _behind(factor, others) if isinstance(n.module, (*CONVS, nn.Linear))}
+        return found
 
     @cached_property
     def _layers(self) -> dict[str, Any]:
@@ -185,6 +201,13 @@ def _prune_out(module: Any) -> Any:
     return tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
 
 
-def _member(layer: str, side: str, pairs: set[tuple[int, int]]) -> Member:
-    ordered = sorted(pairs)
-    return Member(layer, side, [position for position, _ in ordered], [unit for _, unit in ordered])
+def _behind(node: Any, stop: list[Any] | None = None) -> set[Any]:
+    """Nodes that ``node`` was computed from, itself included: all of them, or up to ``stop`` and the first layers."""
+    found, todo = set(), [node]
+    while todo:
+        here = todo.pop()
+        if here not in found and (stop is None or here not in stop):
+            found.add(here)
+            if stop is None or not isinstance(here.module, (*CONVS, nn.Linear)):
+                todo += here.inputs
+    return found

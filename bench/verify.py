@@ -11,11 +11,11 @@ import torch
 
 from bench import record
 from bench.budget import CostModel
-from bench.errors import BenchError
+from bench.errors import BenchError, SetupError
 from bench.measure import flops
 from bench.measure.quality import logits_of, quality
 from bench.spec import Spec
-from bench.stored import Absent, Stored
+from bench.stored import Stored
 
 TOP1_TOLERANCE = 1e-3
 """Difference in top-1 that another machine's arithmetic may make; one image at least."""
@@ -47,7 +47,7 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
     def check(name: str, test: Callable[[], str]) -> None:
         try:
             checks.append(Check(name, "ok", test()))
-        except Absent as why:
+        except SetupError as why:
             checks.append(Check(name, "not run", str(why)))
         except (BenchError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
             checks.append(Check(name, "FAILED", str(error) or type(error).__name__))

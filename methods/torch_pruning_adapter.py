@@ -28,6 +28,9 @@ class TorchPruning(Method):
 
     def scores(self, ctx):
         """The importance of each site's group; everything happens on the copy, so the network stays as it is."""
+        for name, units in ctx.sites.widths.items():
+            if len(ctx.network.get_submodule(name).weight) != units:
+                raise RunFailed(f"{self.name}: torch-pruning ranks channels, and a unit of site {name} is several")
         x, _ = next(ctx.batches("train", limit=1))
         with ctx.probe(gradients=True):  # gives the global generator back, from which two importances draw
             torch.manual_seed(int(torch.randint(2**31, (), generator=ctx.rng, device=ctx.device)))

@@ -98,7 +98,7 @@ def plugins(monkeypatch):
     """The test plugins, known for one test."""
     for registry in (METHODS, ARCHS, DATASETS):
         monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
-    for name in ("small", "broken"):
+    for name in ("small", "broken", "units"):
         add_plugin(str(PLUGINS / f"{name}.py"))
 
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from bench.archs.layers import Attention
 from bench.check.networks import (
     SHAPE,
     Residual,
@@ -81,6 +82,72 @@ class Parallel(nn.Module):
         return self.left(x) + self.right(x)
 
 
+def four_groups(inp=3):
+    """Four groups pass on the units of the convolution before them, each two channels in and three out."""
+    first = conv(inp, 8, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+    return *first, conv(8, 12, groups=4, bias=False), nn.BatchNorm2d(12), nn.ReLU()
+
+
+def grouped():
+    return nn.Sequential(*four_groups(), conv(12, 5), nn.ReLU(), *head(5))
+
+
+def grouped_twice():
+    """Six groups, then three that read two of them each, beside a shortcut: three units of four channels."""
+    twice = conv(12, 12, groups=6), nn.ReLU(), conv(12, 12, groups=3)
+    return nn.Sequential(conv(3, 12), nn.ReLU(), Residual(twice, nn.Identity()), conv(12, 5), nn.ReLU(), *head(5))
+
+
+def multiplied():
+    """A depthwise convolution that makes two channels of each."""
+    return nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 8, groups=4), nn.BatchNorm2d(8), nn.ReLU(), *head(8))
+
+
+class Excitation(nn.Module):
+    """Squeeze-and-excitation (Hu et al. 2018): channels times what two layers make of their means."""
+
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.pool, self.relu, self.sigmoid = nn.AdaptiveAvgPool2d(1), nn.LeakyReLU(), nn.Sigmoid()
+        self.fc1, self.fc2 = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x):
+        return x * self.sigmoid(self.fc2(self.relu(self.fc1(self.pool(x)))))
+
+
+def excited():
+    first = conv(3, 6, bias=False), nn.BatchNorm2d(6), nn.ReLU(), Excitation(6, 3)
+    return nn.Sequential(*first, conv(6, 5), nn.BatchNorm2d(5), nn.ReLU(), *head(5))
+
+
+def excited_stream():
+    """The excitation scales a summand of the residual stream."""
+    body = conv(6, 4), nn.ReLU(), conv(4, 6), Excitation(6, 3)
+    return nn.Sequential(conv(3, 6), nn.ReLU(), Residual(body, nn.Identity()), *head(6))
+
+
+class Encoder(nn.Module):
+    """A transformer's block over the 2x2 patches of an image: three heads of four channels, seven hidden units."""
+
+    def __init__(self, inp=3, side=4, classes=4, attention=None):
+        super().__init__()
+        self.patches = nn.Conv2d(inp, 12, side, side)
+        self.norm1, self.attention = nn.LayerNorm(12), attention or Attention(12, 3)
+        self.norm2, self.mlp = nn.LayerNorm(12), nn.Sequential(nn.Linear(12, 7), nn.GELU(), nn.Linear(7, 12))
+        self.fc = nn.Linear(12, classes)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return self.fc((x + self.mlp(self.norm2(x))).mean(dim=1))
+
+
+def all_kinds(inp=1, classes=10):
+    """Units that are groups with an excitation, hidden units of it, hidden units of an encoder, heads."""
+    return nn.Sequential(*four_groups(inp), Excitation(12, 3), Encoder(12, classes=classes))
+
+
 CASES = {
     "conv_bn": (conv_bn, "inner"),
     "conv_flatten": (conv_flatten, "inner"),
@@ -97,6 +164,12 @@ CASES = {
     "sigmoid": (lambda: with_activation(nn.Sigmoid()), "inner"),
     "prelu_per_channel": (lambda: with_activation(nn.PReLU(6)), "inner"),
     "prelu_shared": (lambda: with_activation(nn.PReLU()), "inner"),
+    "grouped": (grouped, "inner"),
+    "grouped_twice": (grouped_twice, "inner"),
+    "multiplied": (multiplied, "inner"),
+    "excited": (excited, "inner"),
+    "excited_stream": (excited_stream, "full"),
+    "encoder": (Encoder, "inner"),
 }
 
 

@@ -12,10 +12,12 @@ PACKAGES = ("bench", "methods", "leaderboard", "slurm")
 FLOORS = [
     {"bench", "bench.errors", "bench.options"},
     {"bench.registry", "bench.check.registry", "bench.measure", "bench.progress", "bench.modes", "bench.statistics"},
-    {"bench.environment", "bench.spec", "bench.slicing", "bench.pages"},
+    {"bench.environment", "bench.spec", "bench.slicing", "bench.pages", "bench.archs.layers"},
+    {"bench.tracing", "bench.archs.outside"},
     {"bench.measure.flops", "bench.measure.quality", "bench.gates", "bench.checkpoint"},
     {"bench.sites", "bench.archs", "bench.record", "bench.data.images", "bench.data.cache", "bench.export"},
-    {"bench.archs.layers", "bench.budget", "bench.data.files", "bench.measure.latency", "bench.reproduce"},
+    {"bench.budget", "bench.data.files", "bench.measure.latency", "bench.reproduce"},
+    {"bench.archs.classic", "bench.archs.densenet", "bench.archs.wide_resnet", "bench.survey"},
     {"bench.archs.resnet", "bench.archs.vgg", "bench.archs.plain", "bench.api", "leaderboard", "slurm"},
     {"bench.data.stream", "bench.data.registered"},
     {"bench.data.folder"},
@@ -38,10 +40,10 @@ FLOORS = [
     {"bench.__main__"},
 ]
 DOORS = {
-    "torch_pruning": {"bench.sites", "methods.torch_pruning_adapter"},
+    "torch_pruning": {"bench.tracing", "methods.torch_pruning_adapter"},
     "fvcore": {"bench.measure.flops"},
     "submitit": set(),
-    "torchvision": {"bench.data.sets"},
+    "torchvision": {"bench.data.sets", "bench.archs.outside", "bench.archs.classic"},
     "sklearn": {"bench.data.sets"},
     "PIL": {"bench.data.files"},
     "tqdm": {"bench.progress"},
@@ -119,7 +121,7 @@ def test_heavy_readers_are_imported_inside_functions():
 
 @pytest.mark.parametrize("name", sorted(n for n in modules() if n.startswith("methods.")))
 def test_methods_import_the_contract_and_torch_only(name):
-    adapter = {"torch_pruning", "bench.sites", "bench.errors"}
+    adapter = {"torch_pruning", "bench.tracing", "bench.errors"}
     allowed = {"bench.api", "torch", "torch.nn", "torch.nn.functional", "math", "functools", "dataclasses", "typing"}
     allowed |= {"methods.papers", "methods.transforms"}
     allowed |= adapter if name == "methods.torch_pruning_adapter" else set()

@@ -12,6 +12,7 @@ from torch import nn
 
 from bench.archs import Shape, architecture
 from bench.archs.outside import adapted
+from bench.errors import UsageError
 
 
 @architecture("resnet18", model="resnet18", min_size=32)
@@ -61,6 +62,8 @@ def vit(dim: int, heads: int, patch: int, *, shape: Shape, num_classes: int) -> 
     """DeiT-S (Touvron et al. 2021): 12 blocks of width 384, 6 heads; heads and hidden widths are sites."""
     from torchvision.models import VisionTransformer
 
+    if shape[1] != shape[2] or shape[1] % patch:
+        raise UsageError(f"images of {shape[1]}x{shape[2]} are not made of square rows of {patch}x{patch} patches")
     network = VisionTransformer(
         image_size=shape[1],
         patch_size=patch,

@@ -80,8 +80,9 @@ class Attention(nn.Module):
     @classmethod
     def like(cls, other: nn.MultiheadAttention) -> Attention:
         """The same function with the weights of torch's layer; raises ValueError for variants it does not have."""
-        if other.in_proj_bias is None or other.bias_k is not None or not other.batch_first or other.dropout:
-            raise ValueError("attention without biases, with extra keys, with dropout or not batch first")
+        odd = other.in_proj_weight is None or other.in_proj_bias is None or other.bias_k is not None
+        if odd or other.add_zero_attn or other.dropout or not other.batch_first:
+            raise ValueError("attention with other keys, without biases, with dropout or not batch first")
         made = cls(other.embed_dim, other.num_heads)
         made.qkv.weight, made.qkv.bias = other.in_proj_weight, other.in_proj_bias
         made.proj.weight, made.proj.bias = other.out_proj.weight, other.out_proj.bias

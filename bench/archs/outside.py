@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from bench.errors import RunFailed, SetupError, UsageError
 
 Make = Callable[..., nn.Module]
 """``make(shape, num_classes, download=False)``."""
-VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def torchvision_names() -> list[str]:
@@ -43,9 +43,9 @@ def torchvision_model(rest: str) -> Make:
         raise registry.unknown("torchvision model", name, torchvision_names())
     weights = None
     if which:
-        known = models.get_model_weights(name)
-        if which not in known.__members__:
-            raise registry.unknown(f"weights of {name}", which, known.__members__)
+        known = {each.name: each for each in models.get_model_weights(name)}  # no DEFAULT, which moves on
+        if which not in known:
+            raise registry.unknown(f"weights of {name}", which, known)
         weights = known[which]
 
     def make(shape: tuple[int, int, int], num_classes: int, download: bool = False) -> nn.Module:
@@ -59,13 +59,14 @@ def torchvision_model(rest: str) -> Make:
         if weights is None:
             network = models.get_model(name, num_classes=num_classes, **options)
         else:
-            _require_weights(rest, weights.url, download)
-            network = models.get_model(name, weights=weights, **options)
+            network = _pretrained(rest, partial(models.get_model, name, weights=weights, **options), weights, download)
             _replace_last_layer(network, len(weights.meta["categories"]), num_classes)
         for auxiliary in ("aux1", "aux2", "AuxLogits"):
             if hasattr(network, auxiliary):
                 setattr(network, auxiliary, None)
                 network.aux_logits = False
+        if name.startswith("mnasnet"):  # its own loader refuses weights without the version that only torch.save keeps
+            vars(network)["_load_from_state_dict"] = partial(nn.Module._load_from_state_dict, network)
         return adapted(network, shape[0])
 
     return make
@@ -86,11 +87,20 @@ def adapted(network: nn.Module, in_channels: int) -> nn.Module:
     return network
 
 
-def _require_weights(rest: str, url: str, download: bool) -> None:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / url.rpartition("/")[2]
+def _pretrained(rest: str, make: Make, weights: Any, download: bool) -> nn.Module:
+    """The network with its published weights; raises SetupError when they cannot be had."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if not download and not file.is_file():
-        raise SetupError(f"weights of torchvision:{rest} are not here: use --download, or put {file.name} in {folder}")
+        raise SetupError(
+            f"weights of torchvision:{rest} are not here: use --download, or put {file.name} in {file.parent}"
+        )
+    try:
+        return make()
+    except ValueError as error:  # another image size than the weights', say
+        raise UsageError(f"torchvision:{rest}: {error}") from error
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise SetupError(f"weights of torchvision:{rest} cannot be loaded from {file} ({why})") from error
 
 
 def _replace_last_layer(network: nn.Module, classes: int, wanted: int) -> None:

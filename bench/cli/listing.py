@@ -18,6 +18,9 @@ from bench.registry import ARCHS, DATASETS, METHODS, Registry, add_plugin, model
 from bench.spec import RECIPES, recipe_names
 
 REGISTRIES: dict[str, Registry] = {"methods": METHODS, "archs": ARCHS, "datasets": DATASETS}
+OUTSIDE = (
+    "beside these: torchvision:NAME[:WEIGHTS] for every classifier of torchvision, file:PATH:FUNCTION for your own"
+)
 
 
 def add_to(commands: Any) -> None:
@@ -63,7 +66,8 @@ def run(chosen: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
         return 0
     for kind, rows in found.items():
-        print(f"{kind}\n{tabulate(rows, headers='keys', tablefmt='simple', maxcolwidths=None)}\n")
+        more = f"{OUTSIDE}\n" if kind == "archs" else ""
+        print(f"{kind}\n{tabulate(rows, headers='keys', tablefmt='simple', maxcolwidths=None)}\n{more}")
     return 0
 
 

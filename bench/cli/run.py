@@ -69,7 +69,7 @@ def add_to(commands: Any) -> None:
         "--out", type=Path, default=Path("results"), metavar="DIR", help="records, bases, artifacts (results)"
     )
     where.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
-    where.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
+    where.add_argument("--download", action="store_true", help="fetch data set and weights if not there")
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     where.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
     add_runtimes(where)

@@ -46,6 +46,8 @@ RUN = ["run", "--method", "ddrop", "--arch", "resnet56"]
         (["run", "--arch", "resnet56"], 2, "--method"),
         (["run", "--method", "ddrob", "--arch", "resnet56"], 2, "did you mean ddrop"),
         (["run", "--method", "ddrop", "--arch", "resnet57"], 2, "did you mean resnet"),
+        ([*RUN[:3], "--arch", "torchvision:resnet57"], 2, "did you mean resnet50"),
+        ([*RUN[:3], "--arch", "file:nowhere.py:net"], 2, "no file nowhere.py"),
         ([*RUN, "--dataset", "digit"], 2, "did you mean digits"),
         ([*RUN, "--recipe", "cifra"], 2, "did you mean cifar"),
         ([*RUN, "--recipe", "none.toml"], 2, "no such file"),

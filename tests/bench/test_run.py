@@ -11,6 +11,7 @@ from bench import record
 from bench.budget import Budget
 from bench.errors import Diverged, RunFailed, SetupError, UsageError
 from bench.pipeline import Options, Run
+from bench.registry import METHODS
 from bench.run import execute
 from bench.specify import make_method
 from bench.verify import verify_file
@@ -19,6 +20,7 @@ from leaderboard.summary import details, summary
 OWN = ["dense", "random", "uniform_thin", "l1_norm", "taylor", "l1l2", "ddrop", "dropnet", "edropout", "spectral"]
 """One of each kind; `bench check --all` goes through all of them (test_check.py)."""
 NETWORKS = [("two_layers", "tiny"), ("resnet20", "tiny8"), ("lenet", "tiny"), ("mlp_40_40", "tiny8")]
+NETWORKS += [("all_kinds", "tiny8")]
 SLOW_NETWORKS = [("resnet20b", "tiny"), ("resnet56", "tiny8"), ("vgg16_bn", "tiny")]
 
 
@@ -47,6 +49,21 @@ def check_run(make_run, method, arch, dataset, **settings):
     assert done["id"] in details(done)
     assert not list((options.out / "checkpoints").glob("*.pt"))
     return done
+
+
+OTHERS = sorted(set(METHODS.entries()) - set(OWN))
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_units_of_several_channels_are_pruned_or_declined_in_one_line(make_run, method):
+    """Torch-pruning ranks single channels; what reads batch norms finds none behind an excitation's layers."""
+    if method.startswith("tp_") or method in ("slimming", "bn_scale"):
+        spec, options = make_run(method, "all_kinds", "tiny8")
+        with pytest.raises(RunFailed, match=r"a unit of site 0 is several|site 6\.fc1 has no batch norm") as caught:
+            execute(spec, options)
+        assert "\n" not in str(caught.value)
+    else:
+        check_run(make_run, method, "all_kinds", "tiny8")
 
 
 @pytest.mark.parametrize(("arch", "dataset"), NETWORKS)
@@ -248,13 +265,14 @@ def test_a_budget_below_min_keep_is_refused_before_anything_is_written(make_run)
     assert not list(options.out.rglob("*.json"))
 
 
-def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeypatch):
-    spec, options = make_run("ddrop", "resnet20", "tiny8", train__epochs=3, out=tmp_path / "a")
+@pytest.mark.parametrize("arch", ["resnet20", "all_kinds"])
+def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeypatch, arch):
+    spec, options = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "a")
     whole = execute(spec, options)
 
     from bench.training import Training
 
-    spec, options = make_run("ddrop", "resnet20", "tiny8", train__epochs=3, out=tmp_path / "b")
+    spec, options = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "b")
     save, saves = Training._save, []
 
     def stop_after_some(self, position):

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from networks import (
     CASES,
     SHAPE,
+    Encoder,
     conv,
     conv_bn,
+    excited_stream,
     found,
     half_masks,
     head,
@@ -23,6 +25,7 @@ from networks import (
 from torch import nn
 
 from bench.archs import build
+from bench.archs.layers import Attention
 from bench.errors import RunFailed
 from bench.gates import Gates
 from bench.sites import find_sites, gate_slice_difference
@@ -44,6 +47,12 @@ EXPECTED = {
     "sigmoid": {"0": 6, "3": 5},
     "prelu_per_channel": {"0": 6, "3": 5},
     "prelu_shared": {"0": 6, "3": 5},
+    "grouped": {"0": 4, "6": 5},
+    "grouped_twice": {"0": 3, "3": 5},
+    "multiplied": {"0": 4},
+    "excited": {"0": 6, "3.fc1": 3, "4": 5},
+    "excited_stream": {"0": 6, "2.body.0": 4, "2.body.3.fc1": 3},
+    "encoder": {"mlp.0": 7, "attention.qkv": 3},
 }
 
 
@@ -174,8 +183,36 @@ class Scaled(nn.Module):
         return self.rest(self.between(self.conv(x) * self.scale).relu())
 
 
-def grouped():
-    return nn.Sequential(conv(3, 6), nn.ReLU(), conv(6, 6, groups=2), nn.ReLU(), conv(6, 4), nn.ReLU(), *head(4))
+class Concatenated(nn.Module):
+    """Each group of the last convolution reads channels of both others."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = conv(3, 4), conv(3, 8)
+        self.both, self.rest = conv(12, 12, groups=2), nn.Sequential(conv(12, 4), *head(4))
+
+    def forward(self, x):
+        return self.rest(self.both(torch.cat([self.left(x), self.right(x)], dim=1)))
+
+
+class Uneven(Attention):
+    """Says that its first head has more channels than the others."""
+
+    def units(self):
+        maker, reader, _, _ = super().units()
+        heads = [0] * 6 + [1] * 3 + [2] * 3
+        return maker, reader, 3 * heads, heads
+
+
+class Shuffled(nn.Module):
+    """Channels of three groups change places."""
+
+    def forward(self, x):
+        return x.unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)
+
+
+def shuffled():
+    return nn.Sequential(conv(3, 12), conv(12, 12, groups=3), Shuffled(), conv(12, 12, groups=6), conv(12, 4), *head(4))
 
 
 @pytest.mark.parametrize(
@@ -187,8 +224,11 @@ def grouped():
         (lambda: with_activation(Centred()), SHAPE, "inner", "0", "gate and slice disagree"),
         (conv_bn, SHAPE, "full", "8", "network's output"),
         (mlp, SHAPE, "inner", "5", "network's output"),
-        (grouped, SHAPE, "inner", "0", "2 is a grouped convolution"),
-        (grouped, SHAPE, "full", "0", "2 is a grouped convolution"),
+        (Concatenated, SHAPE, "inner", "left", "both is a grouped convolution, whose groups would become unequal"),
+        (shuffled, SHAPE, "inner", "0", "gate and slice disagree"),
+        (excited_stream, SHAPE, "inner", "0", r"2 layers produce it together \(0, 2.body.2\).*--coupling full"),
+        (lambda: Encoder(attention=Uneven(12, 3)), SHAPE, "inner", "attention.qkv", "more channels of one unit than"),
+        (Encoder, SHAPE, "inner", "patches", "LayerNorm.*all its units at once"),
         (lambda: residual("A"), SHAPE, "inner", "0.0", r"2 layers produce it together .*1\.body\.3.*--coupling full"),
         (lambda: residual("B"), SHAPE, "inner", "2.body.3", r"2 layers .*2\.shortcut\.0.*--coupling full"),
         (Scaled, SHAPE, "inner", "conv", "parameter scale"),

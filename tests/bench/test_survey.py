@@ -1,0 +1,161 @@
+"""Every network gets a finding, whatever it does to its process."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from bench import registry, survey
+from bench.archs.outside import torchvision_names
+from bench.cli import main
+from bench.registry import ARCHS, add_plugin
+from bench.survey import Finding, every_name, examine
+
+PLUGINS = "tests/plugins/surveyed.py"
+SMALL = ("resnet20", "resnet20b", "lenet", "mlp_40_40", "dropnet_a_20_20", "dropnet_b_20_20", "densenet40", "vgg16_bn")
+SMALL += ("mobilenet_v2_cifar", "vit_small_cifar", "squeezenet1_1", "wrn16_4")
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch, request):
+    for each in (registry.METHODS, ARCHS, registry.DATASETS):
+        monkeypatch.setattr(each, "_plugins", dict(each._plugins))
+    before = list(registry.PLUGINS)
+    registry.PLUGINS.clear()
+    add_plugin(str(request.config.rootpath / PLUGINS))
+    yield
+    registry.PLUGINS[:] = before
+
+
+def found(*names):
+    return list(survey.survey(names))
+
+
+def test_all_names_are_the_suites_own_and_torchvisions():
+    names = every_name()
+    assert len(names) == len(set(names)) == len(ARCHS.entries()) + len(torchvision_names())
+    assert "resnet56" in names
+    assert "torchvision:resnet50" in names
+
+
+def test_a_network_that_passes():
+    finding = examine("prunable")
+    assert (finding.outcome, finding.why, finding.side) == ("pass", "", 32)
+    assert (finding.sites, finding.units) == (2, 10)
+    # at half: 3 and 2 units; 30x30 and 28x28 positions; the pool reads 28x28 of each channel
+    dense = 27 * 6 * 900 + 54 * 4 * 784 + 4 * 784 + 40
+    half = 27 * 3 * 900 + 27 * 2 * 784 + 2 * 784 + 20
+    assert finding.keep_macs == half / dense
+    assert finding.keep_params == (28 * 3 + 28 * 2 + 30) / (28 * 6 + 55 * 4 + 50)
+    assert finding.difference <= 1e-12
+
+
+def test_the_smallest_images_it_takes():
+    assert examine("choosy").side == 128
+    assert examine("torchvision:squeezenet1_1").side == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "why"),
+    [
+        ("siteless", "skipped", "the network has no site that can be pruned"),
+        ("deaf", "FAILED", "its output does not depend on the units that were removed"),
+    ],
+)
+def test_a_network_that_does_not_pass(name, outcome, why):
+    finding = examine(name)
+    assert finding.outcome == outcome
+    assert why in finding.why
+
+
+def test_no_network_ends_the_survey():
+    findings = found("dies", "leaves", "raises", "prunable")
+    assert [f.outcome for f in findings] == ["FAILED"] * 3 + ["pass"]
+    died, left, raised, fine = (f.why for f in findings)
+    assert "ended with code 7" in died
+    assert "ended with code 5" in left
+    assert raised == "KeyError: 'odd\\nin two lines'"
+    assert fine == ""
+
+
+def test_a_network_that_is_never_done(monkeypatch):
+    monkeypatch.setattr(survey, "LIMIT_S", 1)
+    (finding,) = found("hangs")
+    assert (finding.outcome, finding.why) == ("FAILED", "not done after 1 s")
+
+
+def test_what_a_network_prints_is_no_part_of_the_table(capsys):
+    answers = []
+    survey._work("prunable", False, [], SimpleNamespace(send=answers.append))
+    assert [f.outcome for f in answers] == ["pass"]
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "a network is made\n")
+
+
+def listing(capsys, *arguments):
+    try:
+        code = main(["list", "archs", *arguments])
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def test_the_table_and_its_exit_code(capfd):
+    code, out, err = listing(capfd, "--check", "-a", "prunable,siteless")
+    assert code == 0
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.strip().splitlines()]
+    assert rows[0] == [
+        *("architecture", "images", "sites", "units", "MACs at half", "params at half", "gate - slice", "outcome")
+    ]
+    assert rows[2][:4] == ["prunable", "32x32", "2", "10"]
+    assert rows[2][-1] == "pass"
+    assert rows[3][-1].startswith("skipped: the network has no site")
+    assert len(rows) == 4
+    assert err.strip().splitlines()[-1] == "1 of 2 pass (50.0 %), 1 skipped, 0 failed"
+
+
+def test_one_that_fails_is_exit_code_1_and_json_has_all(capfd):
+    code, out, _ = listing(capfd, "--check", "-a", "prunable,dies", "--json")
+    assert code == 1
+    passed, failed = (Finding(**row) for row in json.loads(out))
+    assert passed == examine("prunable")
+    assert failed.name == "dies"
+    assert failed.outcome == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--check", "-a", "resnet65"), "did you mean resnet56"),
+        (("--check", "-a", "torchvision:resnet65"), "unknown torchvision model"),
+        (("--check", "-a", "file:none.py:f"), "no file none.py"),
+    ],
+)
+def test_names_are_looked_up_before_anything_is_examined(capsys, arguments, said):
+    code, out, err = listing(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_check_is_for_architectures(capsys):
+    assert main(["list", "methods", "--check"]) == 2
+    assert "list archs --check" in capsys.readouterr().err
+
+
+def test_the_plain_list_says_what_there_is_beside_it(capsys):
+    code, out, _ = listing(capsys)
+    assert code == 0
+    assert "torchvision:NAME[:WEIGHTS]" in out.strip().splitlines()[-1]
+    assert "file:PATH:FUNCTION" in out.strip().splitlines()[-1]
+    _, out, _ = listing(capsys, "--json")
+    assert "torchvision:NAME" not in out
+    assert list(json.loads(out)) == ["archs"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_suites_own_small_architectures_pass():
+    findings = found(*SMALL)
+    assert [(f.name, f.outcome, f.why) for f in findings] == [(name, "pass", "") for name in SMALL]
+    assert all(f.difference <= 1e-10 and 0.2 < f.keep_macs < 0.8 for f in findings)
