@@ -26,7 +26,7 @@ def theirs(traced, layer):
     return found
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c != "encoder"])  # there theirs reshapes in circles
+@pytest.mark.parametrize("case", CASES)
 def test_members_are_torch_prunings_group(case):
     """In networks that it can follow, our walk finds what torch-pruning's own finds."""
     traced = trace(made(case), SHAPE)
