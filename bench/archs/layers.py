@@ -89,7 +89,9 @@ class Attention(nn.Module):
         return made
 
     def forward(self, x: Tensor, *same: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
-        """Attend over the ``T`` tokens of ``x``."""
+        """Attend over the ``T`` tokens of ``x``; raises ValueError when keys or values are another tensor."""
+        if any(other is not x for other in same):
+            raise ValueError("Attention is self-attention: give it one tensor, or the same one three times")
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)), None
 

@@ -184,6 +184,13 @@ def test_attention_of_another_kind_is_refused(options):
         Attention.like(nn.MultiheadAttention(12, 3, batch_first=True, **options))
 
 
+def test_other_keys_are_refused_and_not_ignored():
+    attention, x = Attention(12, 3), torch.randn(1, 5, 12)
+    assert torch.equal(attention(x)[0], attention(x, x, x)[0])
+    with pytest.raises(ValueError, match="self-attention"):
+        attention(x, x.clone(), x)
+
+
 def test_one_head_is_that_head_alone():
     """Keeping one head leaves softmax(q k / sqrt(4)) v of that head, through its columns of the projection."""
     network = Encoder().eval()

@@ -362,9 +362,10 @@ def test_uniform_thin_starts_from_fresh_weights(make_run):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("arch", ["resnet20", "all_kinds"])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no CUDA device")
-def test_on_cuda(make_run):
-    spec, options = make_run("ddrop", "resnet20", "tiny8")
+def test_on_cuda(make_run, arch):
+    spec, options = make_run("ddrop", arch, "tiny8")
     done = execute(spec, Options(out=options.out, quiet=True, device="cuda"))
     assert done["environment"]["device_type"] == "cuda"
     assert done["structure"]["gate_slice_difference"] <= 1e-4
