@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -130,31 +131,56 @@ class CostModel:
 
 
 def _other_macs(network: nn.Module, sites: Sites, shape: tuple[int, ...], model: CostModel) -> NDArray[np.int64]:
-    """MACs per unit of operators that belong to no layer of a site (pooling, say): linear in each width.
+    """MACs per unit of operators that belong to no layer of a site (pooling, attention): linear in each width.
 
-    ``model`` still takes them for constant. Found by slicing one unit off a group of sites and halving the group
-    while fvcore counts less than the model.
+    ``model`` still takes them for constant. Found by slicing one unit off several sites at once and asking which
+    modules then do less than the model expects. A module that only one site passes (the pooling of an excitation) is
+    told by the bits of the site's number; those that several pass (pooling behind a concatenation) by halving.
     """
+    columns = [k for k, width in enumerate(model.dense) if width > 1]
     per_unit = np.zeros_like(model.dense)
+    layers = {cut.layer for site in sites.values() for cut in site.cuts}
 
-    def excess(columns: list[int]) -> int:
-        masks, widths = sites.ones(), model.dense.copy()
-        for k in columns:
+    def own(counted: flops.Macs) -> Counter[str]:
+        """MACs of each module beside those of its inner modules; layers of sites left out."""
+        totals = {name: sum(ops.values()) for name, ops in counted.by_module.items()}
+        found = Counter(totals)
+        for name in totals:
+            if name:
+                found[name.rpartition(".")[0]] -= totals[name]
+        return Counter({name: macs for name, macs in found.items() if name not in layers})
+
+    dense = own(flops.traced(network, shape))
+
+    def lost(without: list[int]) -> Counter[str]:
+        """What each module does less once a unit of these sites is gone."""
+        masks = sites.ones()
+        for k in without:
             masks[model.names[k]][0] = False
-            widths[k] -= 1
-        return model.macs(widths) - flops.count(sites.slice(network, masks), shape).total
+        return dense - own(flops.traced(sites.slice(network, masks), shape))
 
-    def search(columns: list[int], lost: int) -> None:
-        if lost and len(columns) == 1:
-            per_unit[columns[0]] = lost
-        elif lost:
-            half = len(columns) // 2
-            left = excess(columns[:half])
-            search(columns[:half], left)
-            search(columns[half:], lost - left)
+    every = lost(columns) if columns else Counter[str]()
+    bits = range(len(columns).bit_length())
+    halves = [lost([k for at, k in enumerate(columns, 1) if at >> bit & 1]) for bit in bits] if every else []
+    shared = []
+    for module, macs in every.items():
+        at = sum(1 << bit for bit in bits if halves[bit][module] == macs)
+        if all(half[module] in (0, macs) for half in halves) and 0 < at <= len(columns):
+            per_unit[columns[at - 1]] += macs
+        else:
+            shared.append(module)
 
-    several = [k for k, width in enumerate(model.dense) if width > 1]
-    search(several, excess(several) if several else 0)
+    def search(some: list[int], macs: int) -> None:
+        if macs and len(some) == 1:
+            per_unit[some[0]] += macs
+        elif macs:
+            half = len(some) // 2
+            left = lost(some[:half])
+            first = sum(left[module] for module in shared)
+            search(some[:half], first)
+            search(some[half:], macs - first)
+
+    search(columns, sum(every[module] for module in shared))
     return per_unit
 
 

@@ -85,18 +85,9 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     attention MACs of the two passes differ, or when operators that neither counter knows and that are not cheap
     could be more than ``UNCOUNTED`` of the total.
     """
+    counted = traced(network, shape)
     network = copy.deepcopy(network).float().cpu().eval()
-    x = torch.zeros(1, *shape)
-    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    analysis = FlopCountAnalysis(network, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analysis.set_op_handle(**HANDLES)
-    with torch.no_grad(), _no_fast_path():
-        found = analysis.by_module_and_operator()
-    by_module = {name: {op: int(n) for op, n in ops.items()} for name, ops in found.items()}
-    unsupported = {op: int(n) for op, n in sorted(analysis.unsupported_ops().items())}
-    by_op = dict(sorted(by_module[""].items()))
-    counted = Macs(sum(by_op.values()), by_op, by_module, unsupported)
-    second, hidden = untraced(network, x)
+    second, hidden = untraced(network, torch.zeros(1, *shape))
     bound = sum(hidden.values())
     if bound > UNCOUNTED * counted.total:
         raise RunFailed(
@@ -106,9 +97,23 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     if counted.products != second:
         raise RunFailed(
             f"two counters disagree: fvcore {counted.products:,} MACs, torch.utils.flop_counter {second:,}; "
-            f"fvcore has no rule for: {', '.join(unsupported) or 'none'}"
+            f"fvcore has no rule for: {', '.join(counted.unsupported) or 'none'}"
         )
     return counted
+
+
+def traced(network: nn.Module, shape: tuple[int, ...]) -> Macs:
+    """What fvcore counts, without the checks of :func:`count`: for the slices of a network that was counted."""
+    network = copy.deepcopy(network).float().cpu().eval()
+    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+    analysis = FlopCountAnalysis(network, torch.zeros(1, *shape))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**HANDLES)
+    with torch.no_grad(), _no_fast_path():
+        found = analysis.by_module_and_operator()
+    by_module = {name: {op: int(n) for op, n in ops.items()} for name, ops in found.items()}
+    unsupported = {op: int(n) for op, n in sorted(analysis.unsupported_ops().items())}
+    by_op = dict(sorted(by_module[""].items()))
+    return Macs(sum(by_op.values()), by_op, by_module, unsupported)
 
 
 def untraced(network: nn.Module, x: Tensor) -> tuple[int, dict[str, int]]:
