@@ -68,6 +68,7 @@ def test_a_network_that_does_not_pass(name, outcome, why):
     assert why in finding.why
 
 
+@pytest.mark.slow
 def test_no_network_ends_the_survey():
     findings = found("dies", "leaves", "raises", "prunable")
     assert [f.outcome for f in findings] == ["FAILED"] * 3 + ["pass"]
