@@ -185,8 +185,9 @@ class Spec:
         return f"{component(self.arch)}-{component(self.dataset)}-{digest(key)[:12]}-s{self.seed}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for the record."""
-        return dataclasses.asdict(self) | {"config": dict(self.config), "recipe_sha256": self.recipe.sha256}
+        """Everything, for the record: as JSON holds it, so lists in place of tuples."""
+        values = dataclasses.asdict(self) | {"config": dict(self.config), "recipe_sha256": self.recipe.sha256}
+        return dict(json.loads(canonical(values)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Spec:
