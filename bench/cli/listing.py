@@ -134,7 +134,7 @@ def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
         "params at half": percent(row["keep_params"]),
         "gate - slice": scientific(row["difference"]),
         **({"ONNX": scientific(row["onnx"])} if onnx else {}),
-        "outcome": f"{row['outcome']}: {row['why']}" if row["why"] else row["outcome"],
+        "outcome": row["outcome"],
     }
 
 

@@ -104,13 +104,15 @@ def listing(capsys, *arguments):
 def test_the_table_and_its_exit_code(capfd):
     code, out, err = listing(capfd, "--check", "-a", "prunable,siteless")
     assert code == 0
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.strip().splitlines()]
+    table, reasons = out.strip().split("\n\n")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[0] == [
         *("architecture", "images", "sites", "units", "MACs at half", "params at half", "gate - slice", "outcome")
     ]
     assert rows[2][:4] == ["prunable", "32x32", "2", "10"]
     assert rows[2][-1] == "pass"
-    assert rows[3][-1].startswith("skipped: the network has no site")
+    assert rows[3][-1] == "skipped"
+    assert reasons.startswith("* skipped siteless: the network has no site")
     assert len(rows) == 4
     assert err.strip().splitlines()[-1] == "1 of 2 pass (50.0 %), 1 skipped, 0 failed"
 
