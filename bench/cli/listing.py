@@ -108,9 +108,10 @@ def _survey(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print(json.dumps(rows, indent=1))
     else:
-        print(
-            tabulate([_shown(row, chosen.onnx) for row in rows], headers="keys", tablefmt="github", maxcolwidths=None)
-        )
+        table = [_shown(row, chosen.onnx) for row in rows]
+        print(tabulate(table, headers="keys", tablefmt="github", disable_numparse=True))
+        reasons = [f"* {row['outcome']} {row['name']}: {row['why']}" for row in rows if row["why"]]
+        print("\n".join(["", *reasons]) if reasons else "")
     passed = f"{count['pass']} of {len(rows)} pass ({100 * count['pass'] / len(rows):.1f} %)"
     print(f"{passed}, {count['skipped']} skipped, {count['FAILED']} failed", file=sys.stderr)
     return 1 if count["FAILED"] else 0
