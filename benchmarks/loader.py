@@ -49,7 +49,7 @@ def streamed(files: Files, augment: str, workers: int) -> float:
     ones = torch.ones(1, 3, 1, 1)
     stream = Stream(files, SHAPE, SHORTER, files.labels, ones, ones, workers, lambda text: None)
     began = time.perf_counter()
-    for _ in stream.decoded(256, torch.Generator().manual_seed(0), augment):
+    for _ in stream.decoded(256, torch.Generator().manual_seed(0), augment, drop_last=False):
         pass
     return len(files) / (time.perf_counter() - began)
 

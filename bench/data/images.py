@@ -15,6 +15,8 @@ AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 ATTEMPTS = 10
 """Boxes drawn until one lies inside the image; else the whole image is taken, as near to RATIO as it can be."""
 
+Decoded = Iterator[tuple[Tensor, Tensor]]
+
 
 class ImageSet(ABC):
     """Labelled images of one split, with the constants that normalise them.
@@ -32,6 +34,9 @@ class ImageSet(ABC):
         return len(self.labels)
 
     @abstractmethod
+    def decoded(self, size: int, generator: torch.Generator | None, augment: str, drop_last: bool) -> Decoded:
+        """What :meth:`batches` is made of: uint8 ``[B, C, H, W]`` and the images' indices, on the device."""
+
     def batches(
         self,
         size: int,
@@ -44,6 +49,8 @@ class ImageSet(ABC):
         Yields:
             images float32 ``[B, C, H, W]`` and labels int64 ``[B]``; the last batch is smaller unless ``drop_last``.
         """
+        for pixels, index in self.decoded(size, generator, augment, drop_last):
+            yield self.normalised(pixels), self.labels[index]
 
     def first(self, size: int) -> Tensor:
         """The first ``size`` images, normalised, unaugmented."""
@@ -76,19 +83,11 @@ class Images(ImageSet):
     mean: Tensor
     std: Tensor
 
-    def batches(
-        self,
-        size: int,
-        generator: torch.Generator | None = None,
-        augment: str = "none",
-        drop_last: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`ImageSet.batches`."""
+    def decoded(self, size: int, generator: torch.Generator | None, augment: str, drop_last: bool) -> Decoded:
+        """See :meth:`ImageSet.decoded`."""
         for index in self._order(size, generator, drop_last):
             pixels = self.pixels[index]
-            if generator:
-                pixels = augmented(pixels, augment, generator)
-            yield self.normalised(pixels), self.labels[index]
+            yield (augmented(pixels, augment, generator) if generator else pixels), index
 
 
 def augmented(pixels: Tensor, how: str, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import data
 
 from bench.data.files import Files, decode, fitted, resized, to_tensor
-from bench.data.images import ImageSet, augmented, crop_boxes, mirrored
+from bench.data.images import Decoded, ImageSet, augmented, crop_boxes, mirrored
 from bench.errors import SetupError
 from bench.progress import Progress
 
@@ -142,25 +142,8 @@ class Stream(ImageSet):
     workers: int
     report: Callable[[str], None]
 
-    def batches(
-        self,
-        size: int,
-        generator: torch.Generator | None = None,
-        augment: str = "none",
-        drop_last: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`ImageSet.batches`."""
-        for pixels, index in self.decoded(size, generator, augment, drop_last):
-            yield self.normalised(pixels), self.labels[index]
-
-    def decoded(
-        self,
-        size: int,
-        generator: torch.Generator | None = None,
-        augment: str = "none",
-        drop_last: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What :meth:`batches` is made of: uint8 ``[B, C, H, W]`` and the images' indices, on the device."""
+    def decoded(self, size: int, generator: torch.Generator | None, augment: str, drop_last: bool) -> Decoded:
+        """See :meth:`ImageSet.decoded`."""
         device = self.labels.device
         batches = [index.cpu() for index in self._order(size, generator, drop_last)]
         seeds: list[int | None] = [None] * len(self)
