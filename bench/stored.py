@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench import base as bases
 from bench.archs import Shape, build
 from bench.checkpoint import load_tensors
-from bench.data import ImageSet, load_test, load_training
+from bench.data import ImageSet, find, load_test, load_training
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.pipeline import arch_digest, masks_digest
 from bench.registry import ARCHS, DATASETS, Registry
@@ -107,6 +107,14 @@ class Stored:
             if found != facts[f"{part}_sha256"]:
                 raise RunFailed(f"data set '{name}' in {data_dir} has other {part} images than the record")
         return test
+
+    def image_size(self, data_dir: Path) -> str:
+        """How an image came to the size that the networks take."""
+        _, height, width = self.shape
+        shorter = find(self.record["spec"]["dataset"], data_dir, self.out / "cache").shorter
+        if shorter is None:
+            return f"{height}x{width}, as the files are"
+        return f"{height}x{width}: shorter side resized to {shorter} (bilinear, antialiased), then the centre cut out"
 
     def _artifact(self, which: str) -> Path:
         return _present(self.out / "artifacts" / self.record["id"] / Path(self.record["artifacts"][which]["file"]).name)

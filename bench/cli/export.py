@@ -74,7 +74,8 @@ def export(chosen: argparse.Namespace) -> int:
     networks = {name: stored.network(name) for name in paths}
     images = _images(stored, chosen.data_dir)
     seen = None if images is None else images.first(256)
-    facts = {name: describe(stored, name, images) for name in paths}
+    size = None if images is None else stored.image_size(chosen.data_dir)
+    facts = {name: describe(stored, name, images, size) for name in paths}
     done = {
         name: to_onnx(network, stored.shape, paths[name], metadata=facts[name], images=seen, replace=chosen.force)
         for name, network in networks.items()
@@ -110,8 +111,11 @@ def _images(stored: Stored, data_dir: Path) -> ImageSet | None:
         return None
 
 
-def describe(stored: Stored, which: str, images: ImageSet | None) -> dict[str, str]:
-    """What a file says of itself: where its network is from, and what its input has to be."""
+def describe(stored: Stored, which: str, images: ImageSet | None, size: str | None) -> dict[str, str]:
+    """What a file says of itself: where its network is from, and what its input has to be.
+
+    Without the run's ``images`` and how they came to their ``size`` the latter is left out.
+    """
     found, spec = stored.record, stored.record["spec"]
     facts = {
         "suite": f"structured-sparsity-bench {__version__}",
@@ -125,9 +129,10 @@ def describe(stored: Stored, which: str, images: ImageSet | None) -> dict[str, s
     }
     if which == "final":
         facts |= {"method": spec["method"], "masks_sha256": found["structure"]["masks_sha256"]}
-    if images is not None:
+    if images is not None and size is not None:
         mean, deviation = (values.flatten().tolist() for values in (images.mean, images.std))
         facts |= {
+            "size": size,
             "preprocessing": "(pixels - mean) / std for each channel, pixels in 0..255",
             "mean": json.dumps(mean),
             "std": json.dumps(deviation),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from image_folders import resolved, write_folder
 
 from bench import export, record
 from bench.cli import main
@@ -67,6 +68,26 @@ def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_p
     assert all(f"{key} " in out and value in out for key, value in said.items())
     assert f"{done['cost']['final']['macs']:,}" in out
     assert str(tmp_path) not in "".join(said.values())
+
+
+@pytest.mark.usefixtures("onnx_extra")
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (None, "8x8, as the files are"),
+        (16, "16x16: shorter side resized to 16 (bilinear, antialiased), then the centre"),
+    ],
+)
+def test_the_file_says_how_images_are_resized(bench, make_run, tmp_path, size, said):
+    name, folder = resolved(write_folder(tmp_path / "data" / "animals"), size)
+    spec, options = make_run("random", "resnet20", name)
+    options = dataclasses.replace(options, data_dir=folder)
+    execute(spec, options)
+    file = tmp_path / "network.onnx"
+    code, out, _ = bench("export", record.path_of(options.out, spec), "--onnx", file)
+    assert code == 0
+    assert props(file)["size"].startswith(said)
+    assert said in out
 
 
 @pytest.mark.usefixtures("onnx_extra")
