@@ -86,8 +86,13 @@ def versions(device: torch.device) -> dict[str, Any]:
         "os": platform.system(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "packages": {p: metadata.version(p) for p in PACKAGES},
+        "packages": packages(),
     }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what results may depend on."""
+    return {p: metadata.version(p) for p in PACKAGES}
 
 
 def code() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,19 @@ class Options:
 
 
 class Run:
-    """The state of one run. Creating it checks everything that can be checked before training."""
+    """The state of one run. Creating it checks everything that can be checked before training.
 
-    def __init__(self, spec: Spec, options: Options) -> None:
-        self.spec, self.options = spec, options
+    Args:
+        spec: what to run.
+        options: where and how.
+        progress: told of every epoch and checkpoint; None: a new one on stderr.
+        job: what the record says of the job that the run is part of; None outside of one.
+    """
+
+    def __init__(
+        self, spec: Spec, options: Options, progress: Progress | None = None, job: dict[str, Any] | None = None
+    ) -> None:
+        self.spec, self.options, self.job = spec, options, job
         self.began = datetime.now(UTC)
         self.parts: dict[str, Any] = {
             "data": None,
@@ -69,7 +79,7 @@ class Run:
         self.precision = environment.pick_precision(spec.recipe.precision, self.device)
         texts = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in spec.config.items()}
         self.method = make_method(spec.method, texts)
-        self.progress = Progress(f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}", options.quiet)
+        self.progress = progress or Progress(label(spec), options.quiet)
         self.cache = options.out / "cache"
         self.dataset = facts = data.find(spec.dataset, options.data_dir, self.cache, self.progress)
         self.shape, self.classes = facts.shape, facts.classes
@@ -87,36 +97,15 @@ class Run:
 
     def go(self) -> None:
         """Everything: sites, base, plan, measuring."""
-        spec, recipe = self.spec, self.spec.recipe
-        torch.use_deterministic_algorithms(self.device.type == "cpu")
-        self.sites = find_sites(self.network, self.shape, spec.coupling)
-        self.model = CostModel(self.network, self.sites, self.shape)
-        self.model.require(spec.budget or Budget())
-        environment.place(self.network, self.device)
+        self._find_sites()
+        self.model.require(self.spec.budget or Budget())
         ctx = self._context(self.network)
         plan = check_plan(self.method.plan(ctx), self.method.prunes)
-        base_id = spec.base_id(self.precision, arch_digest(self.network), self.data.facts["train_sha256"])
         # A checkpoint of another network, other images or another version of the method is of no use.
-        identity = f"{spec.id} {base_id} {method_digest(self.method)}"
+        identity = f"{self.spec.id} {self.base_id} {method_digest(self.method)}"
         self.training = training = self._training(ctx, self.method, self.checkpoint, identity)
-        base_epochs = recipe.train.epochs
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
-        missing = 0 if bases.exists(self.options.out, base_id) else base_epochs
-        self.progress.start(missing + epochs)
-        dense_macs = self.model.macs(self.model.dense)
-        self.base = bases.ensure(
-            self.options.out,
-            base_id,
-            base_epochs,
-            dense_macs,
-            self.progress,
-            lambda checkpoint: self._training(
-                self._context(build_like(self.network, spec, self.shape, self.classes)),
-                Method(),
-                checkpoint,
-                base_id,
-            ),
-        )
+        self.base = self._ensure_base(epochs)
         ctx.snapshots["base"] = self.base.state
         for hook in self.method.bound("prepare"):
             hook(ctx)
@@ -131,6 +120,41 @@ class Run:
         if training.method is not None:
             self._finalize(training)
         self._measure(training)
+
+    def train_base(self) -> str:
+        """The base only, for the runs that share it; returns its name."""
+        self._find_sites()
+        self._ensure_base(0)
+        return self.base_id
+
+    def _find_sites(self) -> None:
+        torch.use_deterministic_algorithms(self.device.type == "cpu")
+        self.sites = find_sites(self.network, self.shape, self.spec.coupling)
+        self.model = CostModel(self.network, self.sites, self.shape)
+        environment.place(self.network, self.device)
+
+    @cached_property
+    def base_id(self) -> str:
+        """Name of the base."""
+        return self.spec.base_id(self.precision, arch_digest(self.network), self.data.facts["train_sha256"])
+
+    def _ensure_base(self, epochs: int) -> bases.Base:
+        """The base, trained now if need be; the run itself has so many ``epochs``."""
+        missing = 0 if bases.exists(self.options.out, self.base_id) else self.spec.recipe.train.epochs
+        self.progress.start(missing + epochs)
+        return bases.ensure(
+            self.options.out,
+            self.base_id,
+            self.spec.recipe.train.epochs,
+            self.model.macs(self.model.dense),
+            self.progress,
+            lambda checkpoint: self._training(
+                self._context(build_like(self.network, self.spec, self.shape, self.classes)),
+                Method(),
+                checkpoint,
+                self.base_id,
+            ),
+        )
 
     def _context(self, network: nn.Module) -> Context:
         spec = self.spec
@@ -292,7 +316,7 @@ class Run:
             "spec_sha256": self.spec.sha256,
             "code": environment.code() | {"method_sha256": method_digest(self.method)},
             "environment": environment.versions(self.device),
-            "job": None,
+            "job": self.job,
             **self.parts,
             "curve": training.curve if training else [],
             "clock": {
@@ -303,6 +327,11 @@ class Run:
                 "resumes": training.resumes if training else 0,
             },
         }
+
+
+def label(spec: Spec) -> str:
+    """What stands before a run's messages."""
+    return f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}"
 
 
 def build_like(network: nn.Module, spec: Spec, shape: Any, classes: int) -> nn.Module:

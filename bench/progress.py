@@ -60,6 +60,9 @@ class Progress:
             left = max(0.0, rate * (self.total - self.done))
             self.say(f"{text}, {left:.0f} s left")
 
+    def saved(self) -> None:
+        """A checkpoint was written: whatever ends the process now costs nothing that is done so far."""
+
     def note(self, text: str) -> None:
         """What goes on after the epochs."""
         if self.bar is not None:
@@ -76,12 +79,12 @@ class Progress:
         else:
             print(f"{self.label}: {text}", file=sys.stderr, flush=True)
 
-    def counting(self, total: int, what: str) -> tqdm:
-        """A bar of its own for ``total`` images, to be used as a context; in a log one line."""
+    def counting(self, total: int, what: str, unit: str = "images") -> tqdm:
+        """A bar of its own for ``total`` of something, to be used as a context; in a log one line."""
         bar = sys.stderr.isatty() and not self.quiet
         if not bar:
             self.say(f"{what}: {total:,}")
-        return tqdm(total=total, desc=what, unit=" images", disable=not bar, dynamic_ncols=True, leave=False)
+        return tqdm(total=total, desc=what, unit=f" {unit}", disable=not bar, dynamic_ncols=True, leave=False)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

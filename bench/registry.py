@@ -109,7 +109,7 @@ class Registry:
                     )
                 found[entry.name] = entry
         if self.group:
-            for point in metadata.entry_points(group=self.group):
+            for point in _entry_points(self.group):
                 found.setdefault(
                     point.name,
                     Entry(point.name, "entry point", point.value, "from an installed package", (), None, point.load),
@@ -159,6 +159,12 @@ class Registry:
                     f"{known[entry.name].origin}; choose another name"
                 )
             self._plugins[entry.name] = entry
+
+
+@cache
+def _entry_points(group: str) -> metadata.EntryPoints:
+    """Of the installed packages; looking for them takes longer than all else that listing does."""
+    return metadata.entry_points(group=group)
 
 
 @cache

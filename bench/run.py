@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import sys
@@ -10,22 +11,36 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from filelock import FileLock
 
 from bench import base as bases
-from bench import record
+from bench import environment, record
 from bench.errors import BenchError, RunFailed, SetupError, UsageError
 from bench.pipeline import Options, Run
+from bench.progress import Progress
 from bench.spec import Spec
 from bench.specify import make_method, method_digest
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The disk, not the run, is at fault: there is nothing to retry, only to go on with."""
 
-def execute(spec: Spec, options: Options) -> dict[str, Any]:
+
+def execute(
+    spec: Spec, options: Options, progress: Progress | None = None, job: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Carry out a run, or return its record if it is already done.
+
+    Args:
+        spec: what to run.
+        options: where and how.
+        progress: told of every epoch and checkpoint; None: a new one on stderr.
+        job: what the record says of the job that the run is part of.
 
     Returns:
         The record; its status is ``ok``.
@@ -33,17 +48,18 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
     Raises:
         UsageError, SetupError: before anything started; nothing is written.
         RunFailed: the run failed; its record says how. KeyboardInterrupt: likewise, and it can be resumed.
+        SetupError: also when the disk is full; the run can be resumed.
     """
     path = record.path_of(options.out, spec)
     done = _already(path, spec, options)
     if done:
         return done
-    run = Run(spec, options)
-    lock = FileLock(options.out / "checkpoints" / f"{spec.id}.lock")
+    run = Run(spec, options, progress, job)
+    lock = FileLock(lock_file(options.out, spec))
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     if bases.lock_is_busy(lock):
         run.progress.say("waiting for another process that is at the same run")
-    with lock, _terminable():
+    with lock, terminable():
         done = _already(path, spec, options)
         if done:
             return done
@@ -58,7 +74,8 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
         except BenchError as error:
             failure, finished = error, _failed(error.status, error)
         except Exception as error:
-            failure, finished = error, _failed("failed", error)
+            full = isinstance(error, OSError) and error.errno in FULL
+            failure, finished = error, _failed("interrupted" if full else "failed", error)
         finally:
             run.progress.close()
             run.let_go()
@@ -72,15 +89,63 @@ def execute(spec: Spec, options: Options) -> dict[str, Any]:
         except OSError as error:
             kept = _rescue(path, sealed)
             raise SetupError(f"record not written to {path} ({error.strerror}): it is in {kept}") from error
-        if failure is None or not isinstance(failure, KeyboardInterrupt):
+        if finished["status"] != "interrupted":
             run.checkpoint.unlink(missing_ok=True)
         if isinstance(failure, BenchError | KeyboardInterrupt):
             raise failure
+        if isinstance(failure, OSError) and finished["status"] == "interrupted":
+            raise SetupError(f"{failure.strerror}: make room; the same run then goes on") from failure
         if failure is not None:
             raise RunFailed(
                 f"{spec.method} failed ({type(failure).__name__}: {failure}); the record has the traceback: {path}"
             ) from failure
         return sealed
+
+
+def train_base(spec: Spec, options: Options, progress: Progress | None = None) -> str:
+    """Train the base of a run and nothing else; returns the base's name, at once if it is there.
+
+    Raises UsageError, SetupError, RunFailed; KeyboardInterrupt, after which the same call goes on.
+    """
+    run = Run(spec, options, progress)
+    with terminable():
+        try:
+            return run.train_base()
+        finally:
+            run.progress.close()
+
+
+def leave_failure(spec: Spec, options: Options, error: BaseException, job: dict[str, Any] | None = None) -> None:
+    """Write the record of a run that could not start; where nobody watches, an error must not pass unrecorded.
+
+    Raises OSError when the disk does not take it, RunFailed when a finished record is already there.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    unstarted: dict[str, Any] = dict.fromkeys(("data", "training", "structure", "cost", "metrics", "memory"))
+    try:
+        method_sha256 = method_digest(make_method(spec.method, {}))
+    except BenchError:  # perhaps the very error
+        method_sha256 = None
+    unstarted |= {
+        "schema": record.SCHEMA,
+        "kind": "bench.run",
+        "id": spec.id,
+        "spec": spec.as_dict(),
+        "spec_sha256": spec.sha256,
+        "code": environment.code() | {"method_sha256": method_sha256},
+        "environment": environment.versions(torch.device("cpu")),
+        "job": job,
+        "curve": [],
+        "artifacts": {},
+        "latency": [],
+        "clock": {"started_at": now, "finished_at": now, "seconds": {}, "base_seconds": None, "resumes": 0},
+    }
+    record.write(record.path_of(options.out, spec), unstarted | _failed("failed", error), replace=options.retry)
+
+
+def lock_file(out: Path, spec: Spec) -> Path:
+    """Whoever is at a run holds the lock on this file; it dies with its holder."""
+    return out / "checkpoints" / f"{spec.id}.lock"
 
 
 def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
@@ -136,7 +201,7 @@ def _rescue(path: Path, sealed: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Within the block, SIGTERM interrupts like Ctrl-C, so that the run leaves its record."""
     if threading.current_thread() is not threading.main_thread():
         yield

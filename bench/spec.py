@@ -368,7 +368,7 @@ def _type_name(kind: Any) -> str:
     def name(option: Any) -> str:
         if get_origin(option) is Literal:
             return "one of " + ", ".join(get_args(option))
-        if dataclasses.is_dataclass(option):
+        if dataclasses.is_dataclass(option) or get_origin(option) is dict:
             return "a table of values"
         return names.get(option, str(option))
 

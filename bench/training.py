@@ -265,6 +265,8 @@ class Training:
             save_state(self.checkpoint, state)
         except OSError as error:  # a full disk must not cost the training that is still in memory
             self.progress.say(f"checkpoint not written ({error.strerror}); a resume would start from an earlier epoch")
+        else:
+            self.progress.saved()
 
     def resume(self) -> bool:
         """Go back to where the checkpoint was written, if there is one of this run; call after ``prepare``."""

@@ -8,7 +8,6 @@ import json
 import shlex
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -32,17 +31,9 @@ def add_to(commands: Any) -> None:
     p.add_argument("name", nargs="?", metavar="NAME|FILE", help="default: list what there is")
     p.add_argument("--only", action="append", default=[], metavar="GROUP", help="this group of runs; repeatable")
     p.add_argument("--seeds", metavar="N[-M][,...]", help="default: the target file's")
-    p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="file that defines what is named")
-    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="records and the rest (results)")
-    p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
-    p.add_argument("--download", action="store_true", help="fetch the data set if it is not there")
-    p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--threads", type=run_command.whole, metavar="N", help="CPU threads")
-    run_command.add_runtimes(p)
-    p.add_argument("--retry", action="store_true", help="run failed runs again; finished ones stay")
-    p.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    p.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    p.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    where = run_command.add_places(p)
+    where.add_argument("--retry", action="store_true", help="run failed runs again; finished ones stay")
+    where.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
 
 
 def reproduce(chosen: argparse.Namespace) -> int:
@@ -62,9 +53,7 @@ def reproduce(chosen: argparse.Namespace) -> int:
         for group in groups.values():
             print(_command(group, claim, chosen))
         return 0
-    from bench.pipeline import Options
-
-    options = Options(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Options)})
+    options = run_command.options_of(chosen)
     results = {}
     for name, group in groups.items():
         records = _records(name, planned[name], options)

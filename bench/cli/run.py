@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.cli import jobs
 from bench.errors import RunFailed, UsageError
 from bench.registry import ARCHS, DATASETS, add_plugin, model_name
 
 if TYPE_CHECKING:
+    from bench.pipeline import Options
     from bench.spec import Budget, Spec
 
 DEFAULT_KEEP_MACS = 0.5
@@ -57,28 +59,12 @@ def add_to(commands: Any) -> None:
     )
     change.add_argument("--epochs", type=whole, metavar="N", help="short for --set train.epochs=N")
     change.add_argument("--finetune-epochs", type=whole, metavar="N", help="short for --set finetune.epochs=N")
-    change.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="Python file that defines methods, architectures or data sets",
-    )
-    where = p.add_argument_group("where and how")
-    where.add_argument(
-        "--out", type=Path, default=Path("results"), metavar="DIR", help="records, bases, artifacts (results)"
-    )
-    where.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
-    where.add_argument("--download", action="store_true", help="fetch data set and weights if not there")
-    where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    where.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
-    add_runtimes(where)
+    where = add_places(p)
     where.add_argument("--retry", action="store_true", help="run again; the old record moves to superseded/")
     where.add_argument(
         "--dry-run", action="store_true", help="print the specification and the record's path, run nothing"
     )
-    where.add_argument("--json", action="store_true", help="print records instead of tables")
-    where.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    jobs.add_cluster(p, default="inline")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -87,17 +73,18 @@ def run(chosen: argparse.Namespace) -> int:
         add_plugin(file)
     seeds = parse_seeds(chosen.seeds)
     specs = [make(chosen, seed) for seed in seeds]
+    if chosen.cluster != "inline":
+        return jobs.submit(chosen, specs, chosen.method, ("ok", "failed") if chosen.retry else ())
     from bench import record
-    from bench.pipeline import Options
     from bench.run import execute
     from leaderboard.summary import summary
 
+    options = options_of(chosen)
     if chosen.dry_run:
         for spec in specs:
             planned = {"id": spec.id, "record": str(record.path_of(chosen.out, spec)), "spec": spec.as_dict()}
             print(json.dumps(planned, indent=1))
         return 0
-    options = Options(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Options)})
     failures = []
     for spec in specs:
         try:
@@ -210,8 +197,23 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def add_runtimes(group: Any) -> None:
-    """Add ``--runtimes``, for every command that carries out runs."""
+def add_places(parser: argparse.ArgumentParser) -> Any:
+    """Add where and how, for every command that carries out runs; returns the group."""
+    group = parser.add_argument_group("where and how")
+    group.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Python file that defines methods, architectures or data sets",
+    )
+    group.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="DIR", help="records, bases, artifacts (results)"
+    )
+    group.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
+    group.add_argument("--download", action="store_true", help="fetch data set and weights if not there")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
     group.add_argument(
         "--runtimes",
         type=lambda text: tuple(dict.fromkeys(part.strip() for part in text.split(","))),
@@ -219,6 +221,17 @@ def add_runtimes(group: Any) -> None:
         metavar="NAME[,...]",
         help="what latency is measured in: eager (default), onnxruntime",
     )
+    group.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    return group
+
+
+def options_of(chosen: argparse.Namespace) -> Options:
+    """Where and how, as :func:`add_places` asked it."""
+    from bench.pipeline import Options
+
+    names = [field.name for field in dataclasses.fields(Options)]
+    return Options(**{name: getattr(chosen, name) for name in names if hasattr(chosen, name)})
 
 
 def _number(text: str) -> float:

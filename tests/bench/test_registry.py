@@ -248,7 +248,7 @@ def test_methods_of_installed_packages_are_found_by_entry_point(monkeypatch):
     from bench import registry
 
     point = EntryPoint("theirs", "their_package.methods:Theirs", "bench.methods")
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point] if group == "bench.methods" else [])
+    monkeypatch.setattr(registry, "_entry_points", lambda group: [point] if group == "bench.methods" else [])
     loaded = []
 
     def load(self):

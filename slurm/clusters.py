@@ -1,0 +1,300 @@
+"""Where jobs run: SLURM or this machine, both through submitit, which is trusted with starting jobs and nothing else.
+
+What became of a job is asked of SLURM itself, or of the process table; what became of a run, of its record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+from filelock import FileLock
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.local.debug import DebugExecutor
+from submitit.local.local import LocalExecutor
+from submitit.slurm.slurm import SlurmExecutor
+
+from bench.base import lock_is_busy
+from bench.errors import SetupError
+from slurm.batch import Batch
+from slurm.job import Job
+from slurm.profile import Profile
+
+RUNNING, WAITING = "running", "waiting"
+TIMEOUT_S = 30
+"""Within which SLURM's commands must answer."""
+FOREVER_MIN = 60 * 24 * 365
+NO_LIMIT = 10**6
+"""Of submitit's own count of time-outs: a job that gets nowhere is stopped by :mod:`slurm.job`."""
+AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "SUSPENDED", "STOPPED", "RESIZING"}
+
+
+class Cluster(Protocol):
+    """What takes batches."""
+
+    def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
+        """Hand over; returns the batch with its jobs. They start once the jobs ``after`` have ended, in any way.
+
+        Raises SetupError when the cluster refuses or does not answer; then nothing was handed over.
+        """
+
+    def live(self, batches: Sequence[Batch]) -> dict[str, tuple[str, str]]:
+        """Job -> (``running`` or ``waiting``, SLURM's reason), of jobs that have not ended.
+
+        Raises SetupError when that cannot be known now.
+        """
+
+    def ends(self, jobs: Iterable[str]) -> dict[str, str]:
+        """Job -> how it ended, as far as it is known."""
+
+    def cancel(self, batches: Sequence[Batch], jobs: Sequence[str]) -> None:
+        """End jobs."""
+
+    def withdraw(self, batch: Batch) -> None:
+        """End whatever a batch whose submission was cut off may have started."""
+
+
+class Slurm:
+    """SLURM, by its commands."""
+
+    def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
+        """See :class:`Cluster`."""
+        executor = self._executor(batch, profile, after)
+        try:
+            with executor.batch():
+                jobs = [executor.submit(Job(batch.file, element)) for element in range(len(batch.elements))]
+            ids = tuple(job.job_id for job in jobs)
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            raise SetupError(f"sbatch refused: {_reason(str(error))}") from error
+        return dataclasses.replace(batch, jobs=ids)
+
+    def script(self, batch: Batch, profile: Profile, after: Sequence[str]) -> str:
+        """The text that ``sbatch`` would get."""
+        executor = self._executor(batch, profile, after, anywhere=True)
+        if len(batch.elements) > 1:
+            executor.parameters["map_count"] = len(batch.elements)
+        return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+    def max_array_size(self) -> int:
+        """Elements that an array may have."""
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.M)
+        return int(found[1]) if found else 1000
+
+    def _executor(self, batch: Batch, profile: Profile, after: Sequence[str], anywhere: bool = False) -> SlurmExecutor:
+        kind = _Anywhere if anywhere else SlurmExecutor
+        executor = kind(batch.folder, max_num_timeout=NO_LIMIT, python=profile.python)
+        executor.update_parameters(**sbatch_options(batch, profile, after))
+        return executor
+
+    def live(self, batches: Sequence[Batch]) -> dict[str, tuple[str, str]]:
+        """See :class:`Cluster`."""
+        found: dict[str, tuple[str, str]] = {}
+        names = [batch.name for batch in batches]
+        for few in (names[k : k + 50] for k in range(0, len(names), 50)):
+            for line in _ask(["squeue", "-h", "-r", "-n", ",".join(few), "-o", "%i|%T|%r"]).splitlines():
+                job, state, reason = line.split("|", 2)
+                found[job] = (RUNNING, "") if state in AT_WORK else (WAITING, "" if reason == "None" else reason)
+        return found
+
+    def ends(self, jobs: Iterable[str]) -> dict[str, str]:
+        """See :class:`Cluster`. Raises SetupError without accounting."""
+        arrays = sorted({job.partition("_")[0] for job in jobs})
+        found: dict[str, str] = {}
+        for few in (arrays[k : k + 200] for k in range(0, len(arrays), 200)):
+            text = _ask(["sacct", "-n", "-P", "-X", "-j", ",".join(few), "-o", "JobID,State,ExitCode"])
+            for line in text.splitlines():
+                job, state, code = line.split("|")[:3]
+                for single in expand(job):
+                    found[single] = state if code in ("0:0", "") else f"{state} (exit {code})"
+        return found
+
+    def cancel(self, batches: Sequence[Batch], jobs: Sequence[str]) -> None:
+        """See :class:`Cluster`."""
+        whole = [batch for batch in batches if set(batch.jobs) <= set(jobs)]
+        covered = {job for batch in whole for job in batch.jobs}
+        words = sorted({batch.jobs[0].partition("_")[0] for batch in whole if batch.jobs})
+        words += [job for job in jobs if job not in covered]
+        for few in (words[k : k + 200] for k in range(0, len(words), 200)):
+            _ask(["scancel", *few])
+
+    def withdraw(self, batch: Batch) -> None:
+        """See :class:`Cluster`."""
+        _ask(["scancel", "-n", batch.name])
+
+
+class _Anywhere(SlurmExecutor):
+    """Writes scripts also where SLURM is not installed."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+class Local:
+    """Processes on this machine, each on its share of the cores and on one GPU.
+
+    A job is alive as long as its process, or the one that started it.
+    """
+
+    def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
+        """See :class:`Cluster`."""
+        executor = LocalExecutor(batch.folder, max_num_timeout=NO_LIMIT)
+        gpus = visible_gpus() if batch.options["device"] != "cpu" else 0
+        jobs = []
+        with _deaf():
+            for element in range(len(batch.elements)):
+                executor.update_parameters(
+                    timeout_min=FOREVER_MIN,
+                    stderr_to_stdout=True,
+                    gpus_per_node=min(gpus, 1),
+                    visible_gpus=(element % gpus,) if gpus else (),
+                )
+                jobs.append(executor.submit(Job(batch.file, element)).job_id)
+        return dataclasses.replace(batch, jobs=tuple(jobs))
+
+    def live(self, batches: Sequence[Batch]) -> dict[str, tuple[str, str]]:
+        """See :class:`Cluster`."""
+        found = {}
+        for batch in batches:
+            for job in batch.jobs:
+                lock = batch.folder / f"{job}.lock"
+                if (lock.exists() and lock_is_busy(FileLock(lock))) or _is_controller(batch, job):
+                    found[job] = (RUNNING, "")
+        return found
+
+    def ends(self, jobs: Iterable[str]) -> dict[str, str]:
+        """See :class:`Cluster`: nothing is known of a process that is gone."""
+        return {}
+
+    def cancel(self, batches: Sequence[Batch], jobs: Sequence[str]) -> None:
+        """See :class:`Cluster`."""
+        for batch in batches:
+            for job in batch.jobs:
+                if job in jobs and _is_controller(batch, job):
+                    with suppress(ProcessLookupError):
+                        os.kill(int(job), signal.SIGTERM)
+
+    def withdraw(self, batch: Batch) -> None:
+        """See :class:`Cluster`."""
+        table = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
+        for line in table.splitlines():
+            if str(batch.folder) in line:
+                with suppress(ProcessLookupError):
+                    os.kill(int(line.split()[0]), signal.SIGTERM)
+
+
+class Debug(Local):
+    """This very process, through the same job; a failure ends in the debugger."""
+
+    def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
+        """See :class:`Cluster`."""
+        executor = DebugExecutor(batch.folder)
+        for element in range(len(batch.elements)):
+            executor.submit(Job(batch.file, element)).results()
+        return dataclasses.replace(batch, jobs=tuple(f"debug{k}" for k in range(len(batch.elements))))
+
+
+def cluster_of(name: str) -> Cluster:
+    """The cluster called ``name``; raises SetupError when this machine has none."""
+    if name == "slurm":
+        missing = [command for command in ("sbatch", "srun", "squeue", "scancel") if not shutil.which(command)]
+        if missing:
+            raise SetupError(
+                f"no {missing[0]} on PATH: run this on a machine that submits to SLURM, or use --cluster local"
+            )
+        return Slurm()
+    return Debug() if name == "debug" else Local()
+
+
+def sbatch_options(batch: Batch, profile: Profile, after: Sequence[str]) -> dict[str, Any]:
+    """What submitit is told of a batch."""
+    more: dict[str, Any] = {"requeue": True, "reservation": profile.reservation, **profile.sbatch}
+    if profile.mem_gb is not None:
+        more["mem"] = f"{round(profile.mem_gb * 1024)}M"
+    chosen = {
+        "job_name": batch.name,
+        "time": profile.minutes,
+        "signal_delay_s": profile.signal_delay_s,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "nodelist": profile.nodelist,
+        "exclude": profile.exclude,
+        "gres": profile.gres,
+        "gpus_per_node": profile.gpus or None,
+        "cpus_per_task": profile.cpus,
+        "ntasks_per_node": profile.runs_at_once,
+        "array_parallelism": profile.at_once,
+        "setup": list(profile.setup) or None,
+        "srun_args": list(profile.srun) or None,
+        "stderr_to_stdout": True,
+        "dependency": "afterany:" + ":".join(after) if after else None,
+        "additional_parameters": {key: value for key, value in more.items() if value is not None},
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def expand(job: str) -> list[str]:
+    """Ids that one of SLURM's names for jobs stands for: ``12_[0-2,5%4]`` is four."""
+    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
+    if not found:
+        return [job]
+    ids = []
+    for part in found[2].split(","):
+        first, _, last = part.partition("-")
+        ids += [f"{found[1]}_{k}" for k in range(int(first), int(last or first) + 1)]
+    return ids
+
+
+def visible_gpus() -> int:
+    """GPUs of this machine that this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _ask(command: list[str]) -> str:
+    """What one of SLURM's commands prints; raises SetupError in one line."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except FileNotFoundError as error:
+        raise SetupError(f"no {command[0]} on PATH: run this on a machine that submits to SLURM") from error
+    except subprocess.TimeoutExpired as error:
+        raise SetupError(f"SLURM does not answer ({command[0]} took more than {TIMEOUT_S} s): try again") from error
+    if done.returncode:
+        raise SetupError(f"{command[0]}: {_reason(done.stderr or done.stdout)}")
+    return done.stdout
+
+
+def _reason(text: str) -> str:
+    """What SLURM says is wrong, without its prefixes; the last line says it best."""
+    lines = [line.partition("error: ")[2].strip() for line in text.splitlines() if "error: " in line]
+    lines = lines or [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(dict.fromkeys(lines)) or "no reason given"
+
+
+def _is_controller(batch: Batch, job: str) -> bool:
+    """Whether process ``job`` is still the one that submitit started for this batch, not another with its number."""
+    if not job.isdecimal():
+        return False
+    found = subprocess.run(["ps", "-p", job, "-o", "stat=,args="], capture_output=True, text=True)
+    return str(batch.folder) in found.stdout and not found.stdout.strip().startswith("Z")
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started in here do not hear Ctrl-C and the closing of the terminal: jobs outlive their submission."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,286 @@
+"""Handing runs to a cluster: what is not done, running or waiting, each once, whoever else submits and whenever."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from bench import environment, record
+from bench.base import lock_is_busy
+from bench.checkpoint import require_writable
+from bench.errors import SetupError
+from bench.pipeline import Options
+from bench.spec import Spec, component
+from bench.specify import make_method, method_digest
+from slurm.batch import Batch, Task, base_is_trained, base_key, batches, jobs_folder, new_token
+from slurm.clusters import Cluster, Slurm, cluster_of
+from slurm.profile import Profile
+from slurm.states import MISSING, UNKNOWN, State, Survey, survey
+
+MAX_ARRAY_SIZE = 1001
+"""Of SLURM's default configuration, where it cannot be asked."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks to be run.
+
+    Attributes:
+        specs: the runs.
+        options: where and how.
+        plugins: files that define what the runs name.
+        cluster: ``local``, ``debug`` or ``slurm``.
+        profile: resources.
+        title: names the jobs.
+        retry: states to submit again beside those that are missing.
+        jobs: processes at the same time, on this machine.
+    """
+
+    specs: Sequence[Spec]
+    options: Options
+    plugins: Sequence[Path]
+    cluster: str
+    profile: Profile
+    title: str
+    retry: frozenset[str] = frozenset()
+    jobs: int = 1
+
+
+@dataclass
+class Submission:
+    """What was handed over, and how things stood before."""
+
+    before: Survey
+    batches: list[Batch] = field(default_factory=list)
+
+    @property
+    def runs(self) -> int:
+        """Runs that were submitted."""
+        return len({key for batch in self.batches for key, task in batch.tasks.items() if not task["base"]})
+
+
+def submit(request: Request, say: Callable[[str], None]) -> Submission:
+    """Submit what is missing, and what ``request.retry`` names.
+
+    Raises SetupError when the cluster refuses or does not answer. What was accepted before that stays; the same call
+    goes on with the rest.
+    """
+    out = request.options.out
+    require_writable(jobs_folder(out), 2**20)
+    lock = FileLock(jobs_folder(out) / "submit.lock")
+    if lock_is_busy(lock):
+        say("waiting for another submission to the same folder")
+    with lock:
+        cluster = cluster_of(request.cluster)
+        for cut_off in [batch for batch in batches(out) if not batch.jobs]:
+            say(f"{cut_off.name}: its submission was cut off; withdrawn")
+            _withdraw(cluster_of(cut_off.cluster), cut_off)
+        before = survey(request.specs, out)
+        if before.of(UNKNOWN):
+            raise SetupError(before.problems[0])
+        done = Submission(before)
+        wanted = to_submit(before, request.retry)
+        largest = cluster.max_array_size() if isinstance(cluster, Slurm) and wanted else 1
+        for batch, after in plan(request, before, wanted, largest, done.batches):
+            try:
+                batch.write()
+                accepted = cluster.submit(batch, request.profile, after)
+                accepted.write()
+            except SetupError as error:
+                with suppress(SetupError):  # then the next submission withdraws it
+                    _withdraw(cluster, batch)
+                rest = f"; {done.runs} of {len(wanted)} runs were submitted before" if done.runs else ""
+                raise SetupError(f"{error}{rest}; nothing else was, the same command submits what is missing") from None
+            done.batches.append(accepted)
+    return done
+
+
+def dry_run(request: Request) -> Iterator[tuple[Batch, str]]:
+    """Every batch that :func:`submit` would hand over, with its sbatch script where there is one."""
+    before = survey(request.specs, request.options.out)
+    shown: list[Batch] = []
+    for batch, after in plan(request, before, to_submit(before, request.retry), MAX_ARRAY_SIZE, shown):
+        script = Slurm().script(batch, request.profile, after) if request.cluster == "slurm" else ""
+        shown.append(dataclasses.replace(batch, jobs=("<bases>",) if _is_bases(batch) else ()))
+        yield batch, script
+
+
+def to_submit(before: Survey, retry: Iterable[str]) -> list[State]:
+    """What is missing, and what is to be tried again."""
+    return before.of(MISSING, *retry)
+
+
+def plan(
+    request: Request, before: Survey, wanted: Sequence[State], largest: int, accepted: Sequence[Batch]
+) -> Iterator[tuple[Batch, list[str]]]:
+    """The batches to hand over, each with the jobs it has to wait for.
+
+    A base that several of the runs need is a task of its own, so that none of them waits for it with a node in its
+    hands. ``accepted`` are the batches handed over so far: whoever iterates appends to it.
+    """
+    if not wanted:
+        return
+    out, profile = request.options.out, request.profile
+    replaces = {state.spec.id: state.record_sha256 for state in wanted if state.state in request.retry}
+    runs = [Task(s.spec, replaces=replaces.get(s.spec.id), method_sha256=_method(s.spec.method)) for s in wanted]
+    bases = shared_bases(runs, out)
+    if request.cluster != "slurm":
+        tasks = [*bases, *runs]
+        count = 1 if request.cluster == "debug" else min(request.jobs, len(runs))
+        threads = request.options.threads or max(1, _cores() // count)
+        keys = tuple(task.key for task in tasks)
+        yield _batch(request, tasks, (keys,) * count, threads, None), []
+        return
+    waited = {task.key: before.live_jobs(task.key) for task in map(_base_of, runs)}
+    to_train = [task for task in bases if not waited[task.key]]
+    for few in _split([(task.key,) for task in to_train], largest):
+        yield _batch(request, to_train, few, profile.cpus, profile.minutes), []
+    trained_by = {key: batch.jobs[0].partition("_")[0] for batch in accepted for key in batch.tasks if batch.jobs}
+    for key, jobs in waited.items():
+        if not jobs and key in trained_by:
+            waited[key] = [trained_by[key]]
+    seconds = estimates(out) if profile.minutes_per_job is not None else None
+    for waits in (False, True):
+        mine = [task for task in runs if bool(waited[base_key(task.spec)]) == waits]
+        after = sorted({job.partition("_")[0] for task in mine for job in waited[base_key(task.spec)]})
+        for few in _split(pack(mine, profile, seconds), largest):
+            yield _batch(request, mine, few, profile.cpus, profile.minutes), after
+
+
+def shared_bases(runs: Sequence[Task], out: Path) -> list[Task]:
+    """The bases that more than one of the runs need and that are not trained."""
+    counts = Counter(base_key(task.spec) for task in runs)
+    first = {base_key(task.spec): _base_of(task) for task in reversed(runs)}
+    return [first[key] for key, n in counts.items() if n > 1 and not base_is_trained(out, first[key].spec)]
+
+
+def pack(
+    runs: Sequence[Task], profile: Profile, seconds: Callable[[Spec], float | None] | None
+) -> list[tuple[str, ...]]:
+    """Keys of the runs of each job: so many a job, or as many as fit its minutes (one where nothing is known)."""
+    if seconds is None:
+        size = profile.runs_per_job
+        return [tuple(task.key for task in runs[k : k + size]) for k in range(0, len(runs), size)]
+    room = 60 * (profile.minutes_per_job or 0) * profile.runs_at_once
+    found: list[tuple[str, ...]] = []
+    left = 0.0
+    for task in runs:
+        expected = seconds(task.spec)
+        if expected is None or not found or expected > left:
+            found.append(())
+            left = 0.0 if expected is None else room
+        found[-1] += (task.key,)
+        left -= expected or 0.0
+    return found
+
+
+def estimates(out: Path) -> Callable[[Spec], float | None]:
+    """How long a run may take, from the records there are: of the same kind, else of that network and recipe."""
+    known: dict[tuple[str, ...], list[float]] = {}
+    for file in record.find(out / "records"):
+        with suppress(record.RecordError):
+            found = record.load(file)
+            if found["status"] == "ok":
+                spec = found["spec"]
+                where = (spec["arch"], spec["dataset"], spec["recipe_sha256"])
+                spent = sum(found["clock"]["seconds"].values())
+                known.setdefault((spec["method"], *where), []).append(spent)
+                known.setdefault(where, []).append(spent)
+
+    def seconds(spec: Spec) -> float | None:
+        where = (spec.arch, spec.dataset, spec.recipe.sha256)
+        times = known.get((spec.method, *where)) or known.get(where)
+        return statistics.median(times) if times else None
+
+    return seconds
+
+
+def cancel(specs: Sequence[Spec], out: Path) -> list[str]:
+    """End the jobs of ``specs`` and of their bases; returns the ids. A job that also has other runs goes on."""
+    found = survey(specs, out)
+    if found.of(UNKNOWN):
+        raise SetupError(found.problems[0])
+    keys_of = {key for spec in specs for key in (spec.id, base_key(spec))}
+    ended: list[str] = []
+    for name in sorted({batch.cluster for batch in found.batches}):
+        mine = [batch for batch in found.batches if batch.cluster == name]
+        jobs = [
+            job
+            for batch in mine
+            for job, keys in zip(batch.jobs, batch.elements, strict=True)
+            if job in found.live and keys_of.issuperset(keys)
+        ]
+        cluster_of(name).cancel(mine, jobs)
+        ended += jobs
+    return ended
+
+
+def _base_of(task: Task) -> Task:
+    return Task(task.spec, base=True)
+
+
+def _is_bases(batch: Batch) -> bool:
+    return all(task["base"] for task in batch.tasks.values())
+
+
+@cache
+def _method(name: str) -> str:
+    return method_digest(make_method(name, {}))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _split(elements: Sequence[tuple[str, ...]], largest: int) -> Iterator[tuple[tuple[str, ...], ...]]:
+    for start in range(0, len(elements), largest):
+        yield tuple(elements[start : start + largest])
+
+
+def _batch(
+    request: Request,
+    tasks: Sequence[Task],
+    elements: tuple[tuple[str, ...], ...],
+    threads: int,
+    minutes: int | None,
+) -> Batch:
+    options, profile = request.options, request.profile
+    keys = {key for element in elements for key in element}
+    where: dict[str, Any] = {
+        "data_dir": profile.data_dir or str(options.data_dir.absolute()),
+        "download": options.download,
+        "device": profile.device or options.device,
+        "threads": options.threads or threads,
+        "quiet": False,
+        "runtimes": options.runtimes,
+    }
+    return Batch(
+        out=options.out.absolute(),
+        token=new_token(),
+        cluster=request.cluster,
+        title=component(request.title)[:30],
+        tasks={task.key: task.as_dict() for task in tasks if task.key in keys},
+        elements=elements,
+        options=where,
+        plugins=tuple(map(str, request.plugins)),
+        minutes=minutes,
+        signal_delay_s=profile.signal_delay_s,
+        code=environment.code(),
+        packages=environment.packages(),
+    )
+
+
+def _withdraw(cluster: Cluster, batch: Batch) -> None:
+    cluster.withdraw(batch)
+    shutil.rmtree(batch.folder, ignore_errors=True)

@@ -1,0 +1,125 @@
+"""Profiles: what a run asks of a cluster, as a TOML file."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UsageError
+from bench.spec import decode
+
+SIGNAL_SHARE = 1 / 3
+"""Largest part of a time limit that the warning before its end may take."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Resources of one job, and how runs are spread over jobs. Every key may be left out.
+
+    Attributes:
+        partition, account, qos, constraint, nodelist, exclude, reservation: as sbatch takes them.
+        gpus: GPUs of a job.
+        gres: in place of ``gpus`` where the cluster wants a type, such as ``gpu:a100:1``.
+        cpus: CPUs of each process of a job, and the threads it uses.
+        mem_gb: memory of a job; None leaves it to the cluster.
+        time: limit of a job: minutes, or text such as ``4:00:00`` or ``1-12:00:00``. A run may take several jobs'
+            time: it goes on where it was.
+        warning_s: seconds before the limit at which SLURM warns a job, which then saves nothing more and queues again.
+        at_once: jobs of an array that run at the same time.
+        runs_per_job: runs that one job carries out, one after the other.
+        minutes_per_job: in its place: as many runs as earlier records let expect in so many minutes.
+        runs_at_once: processes of a job that share its GPU and its runs.
+        setup: lines of shell before the job's Python starts: modules, environments, staging of data.
+        python: command that starts Python on a node, such as ``apptainer exec --nv image.sif python``.
+        srun: options of the srun command.
+        sbatch: any further option of sbatch, by its long name.
+        data_dir: data sets, as the nodes see them, in place of ``--data-dir``.
+        device: in place of ``--device``.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    reservation: str | None = None
+    gpus: int = 0
+    gres: str | None = None
+    cpus: int = 2
+    mem_gb: float | None = None
+    time: int | str = 60
+    warning_s: int = 90
+    at_once: int = 256
+    runs_per_job: int = 1
+    minutes_per_job: float | None = None
+    runs_at_once: int = 1
+    setup: tuple[str, ...] = ()
+    python: str | None = None
+    srun: tuple[str, ...] = ()
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    data_dir: str | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "at_once", "runs_per_job", "runs_at_once", "warning_s"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
+        if self.gpus < 0:
+            raise ValueError(f"gpus = {self.gpus}: at least 0")
+        for name in ("mem_gb", "minutes_per_job"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} = {value}: above 0")
+        if self.gpus and self.gres:
+            raise ValueError("gpus and gres: give one of them")
+        if self.minutes_per_job is not None and self.runs_per_job != 1:
+            raise ValueError("runs_per_job and minutes_per_job: give one of them")
+        if self.runs_at_once > max(self.runs_per_job, 1 if self.minutes_per_job is None else self.runs_at_once):
+            raise ValueError(f"runs_at_once = {self.runs_at_once}: a job has {self.runs_per_job} (runs_per_job)")
+        for name, value in self.sbatch.items():
+            if not isinstance(value, str | int | float | bool):
+                raise ValueError(f"sbatch.{name} = {value!r}: text, a number or true")
+        if self.minutes < 1:
+            raise ValueError(f"time = {self.time}: at least one minute")
+
+    @property
+    def minutes(self) -> int:
+        """The time limit, rounded up to what SLURM counts in."""
+        if isinstance(self.time, int):
+            return self.time
+        found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?", self.time)
+        if not found:
+            raise ValueError(f"time = {self.time!r}: minutes, or text such as 4:00:00 or 1-12:00:00")
+        days, first, second, third = (int(part or 0) for part in found.groups())
+        if found[1]:  # D-HH[:MM[:SS]]
+            seconds = ((days * 24 + first) * 60 + second) * 60 + third
+        elif found[4]:  # HH:MM:SS
+            seconds = (first * 60 + second) * 60 + third
+        else:  # MM[:SS]
+            seconds = first * 60 + second
+        return math.ceil(seconds / 60)
+
+    @property
+    def signal_delay_s(self) -> int:
+        """``warning_s``, or less where the limit is short."""
+        return max(1, min(self.warning_s, int(self.minutes * 60 * SIGNAL_SHARE)))
+
+
+def load_profile(path: Path | None) -> Profile:
+    """The profile in a TOML file; the defaults without one. Raises UsageError for what cannot be."""
+    if path is None:
+        return Profile()
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"profile {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"profile {path}: {error}") from error
+    values.pop("description", None)
+    profile: Profile = decode(Profile, values, f"profile {path}")
+    return profile

@@ -1,0 +1,173 @@
+"""What became of runs: read from their records, journals and jobs, never from submitit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from bench import record
+from bench.base import lock_is_busy
+from bench.errors import SetupError
+from bench.run import lock_file
+from bench.spec import Spec
+from slurm.batch import Batch, base_key, batches, journal_of
+from slurm.clusters import RUNNING, WAITING, cluster_of
+
+DONE, FAILED, LOST, MISSING, UNKNOWN = "done", "failed", "lost", "missing", "unknown"
+STATES = (DONE, RUNNING, WAITING, FAILED, LOST, MISSING, UNKNOWN)
+"""``lost``: its job is gone and there is no record. ``unknown``: it was submitted and the cluster does not answer."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of one run.
+
+    Attributes:
+        spec: the run.
+        state: one of ``STATES``.
+        detail: why it waits, failed, or is lost.
+        batch, job: where it runs, waits or last was, if it was ever submitted.
+        done, total: epochs of the leg at work.
+        seconds_left: estimated; None when that is not known.
+        record_sha256: of its record, if there is one.
+        seconds: that a finished run took.
+    """
+
+    spec: Spec
+    state: str
+    detail: str = ""
+    batch: Batch | None = None
+    job: str | None = None
+    done: int | None = None
+    total: int | None = None
+    seconds_left: float | None = None
+    record_sha256: str | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class Survey:
+    """What is known of many runs; ``problems`` are what could not be asked, in words."""
+
+    states: list[State]
+    problems: list[str] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    live: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def of(self, *states: str) -> list[State]:
+        """Those in one of ``states``."""
+        return [state for state in self.states if state.state in states]
+
+    def counts(self) -> dict[str, int]:
+        """State -> number of runs."""
+        return {name: len(self.of(name)) for name in STATES}
+
+    def live_jobs(self, key: str) -> list[str]:
+        """Jobs that have not ended and have the task ``key``."""
+        return [job for batch in self.batches for job in batch.jobs_of(key) if job in self.live]
+
+
+def survey(specs: Sequence[Spec], out: Path) -> Survey:
+    """What became of each of ``specs`` under an output folder."""
+    records = {spec.id: _record(spec, out) for spec in specs}
+    open_ids = {spec.id for spec in specs if (records[spec.id] or {}).get("status") != "ok"}
+    relevant = open_ids | {base_key(spec) for spec in specs if spec.id in open_ids}
+    asked = [batch for batch in batches(out) if batch.jobs and not relevant.isdisjoint(batch.tasks)]
+    found = Survey([], batches=asked)
+    silent: set[str] = set()
+    for name in sorted({batch.cluster for batch in asked}):
+        mine = [batch for batch in asked if batch.cluster == name]
+        try:
+            found.live |= cluster_of(name).live(mine)
+        except SetupError as error:
+            silent.add(name)
+            found.problems.append(str(error))
+    jobs: dict[str, list[tuple[Batch, str]]] = {}
+    for batch in asked:
+        for job, keys in zip(batch.jobs, batch.elements, strict=True):
+            for key in open_ids.intersection(keys):
+                jobs.setdefault(key, []).append((batch, job))
+    # Only now the records again: a job that was not there when the cluster was asked has written its own by now.
+    records |= {spec.id: _record(spec, out) for spec in specs if spec.id in open_ids}
+    found.states = [_state(spec, out, records[spec.id], jobs.get(spec.id, []), found.live, silent) for spec in specs]
+    _tell_ends(found)
+    return found
+
+
+def _record(spec: Spec, out: Path) -> dict[str, Any] | None:
+    path = record.path_of(out, spec)
+    if not path.is_file():
+        return None
+    try:
+        found = record.load(path)
+    except record.RecordError as error:
+        return {"status": "damaged", "record_sha256": None, "error": {"message": str(error)}, "clock": {"seconds": {}}}
+    return {key: found[key] for key in ("status", "record_sha256", "error", "clock")}
+
+
+def _state(
+    spec: Spec,
+    out: Path,
+    found: dict[str, Any] | None,
+    jobs: list[tuple[Batch, str]],
+    live: dict[str, tuple[str, str]],
+    silent: set[str],
+) -> State:
+    """The state of one run; ``jobs`` are all that ever had it, oldest first."""
+    status, sha256 = (found["status"], found["record_sha256"]) if found else (None, None)
+    message = found["error"]["message"] if found and found["error"] else ""
+    batch, job = next(((b, j) for b, j in reversed(jobs) if j in live), jobs[-1] if jobs else (None, None))
+    replaced = batch.tasks[spec.id]["replaces"] if batch else None
+    final = status not in (None, "interrupted") and (sha256 is None or sha256 != replaced)
+    seconds = sum(found["clock"]["seconds"].values()) if found else None
+    known = State(spec, MISSING, message, batch, job, record_sha256=sha256, seconds=seconds)
+    if final:
+        return replace(known, state=DONE if status == "ok" else FAILED)
+    if batch and job in live:
+        return _live(replace(known, detail=""), out, live[job])
+    if batch and batch.cluster in silent:
+        return replace(known, state=UNKNOWN)
+    if _busy(spec, out):
+        return replace(known, state=RUNNING, detail="not as a job", batch=None, job=None)
+    if status in ("ok", "failed", "diverged"):  # it was to be replaced, and was not
+        return replace(known, state=DONE if status == "ok" else FAILED)
+    return replace(known, state=LOST) if batch and status is None else known
+
+
+def _live(known: State, out: Path, live: tuple[str, str]) -> State:
+    """The state of a run whose job has not ended: it may be at it, or at others before it."""
+    legs = journal_of(out, known.spec.id).legs()
+    last = legs[-1] if legs else None
+    if live[0] == RUNNING and last and last.ended is None and last.job == known.job:
+        done, total = last.epochs[-1][1:] if last.epochs else (None, None)
+        return replace(known, state=RUNNING, done=done, total=total, seconds_left=last.seconds_left())
+    return replace(known, state=WAITING, detail=live[1])
+
+
+def _busy(spec: Spec, out: Path) -> bool:
+    """Whether a process that is no job is at the run."""
+    file = lock_file(out, spec)
+    return file.exists() and lock_is_busy(FileLock(file))
+
+
+def _tell_ends(found: Survey) -> None:
+    """How the jobs of lost runs ended; one that somebody cancelled is missing, not lost."""
+    lost = found.of(LOST)
+    ends: dict[str, str] = {}
+    for name in sorted({state.batch.cluster for state in lost if state.batch}):
+        mine: Iterable[str] = [s.job for s in lost if s.job and s.batch and s.batch.cluster == name]
+        try:
+            ends |= cluster_of(name).ends(mine)
+        except SetupError as error:
+            found.problems.append(f"no accounting ({error}): of jobs that are gone it is not known how they ended")
+    for index, state in enumerate(found.states):
+        if state.state != LOST:
+            continue
+        end = ends.get(state.job or "", "")
+        kind = MISSING if end.startswith("CANCELLED") else LOST
+        detail = f"its job ended as {end} and left no record" if end else "its job is gone and left no record"
+        found.states[index] = replace(state, state=kind, detail=detail)
