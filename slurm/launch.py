@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from bench import environment, record
+from bench import environment
 from bench.base import lock_is_busy
 from bench.checkpoint import require_writable
 from bench.errors import SetupError
@@ -25,6 +24,7 @@ from bench.spec import Spec, component
 from bench.specify import make_method, method_digest
 from slurm.batch import Batch, Task, base_is_trained, base_key, batches, jobs_folder, new_token
 from slurm.clusters import Cluster, Slurm, cluster_of
+from slurm.packing import estimates, pack
 from slurm.profile import Profile
 from slurm.states import MISSING, UNKNOWN, State, Survey, survey
 
@@ -163,47 +163,6 @@ def shared_bases(runs: Sequence[Task], out: Path) -> list[Task]:
     counts = Counter(base_key(task.spec) for task in runs)
     first = {base_key(task.spec): _base_of(task) for task in reversed(runs)}
     return [first[key] for key, n in counts.items() if n > 1 and not base_is_trained(out, first[key].spec)]
-
-
-def pack(
-    runs: Sequence[Task], profile: Profile, seconds: Callable[[Spec], float | None] | None
-) -> list[tuple[str, ...]]:
-    """Keys of the runs of each job: so many a job, or as many as fit its minutes (one where nothing is known)."""
-    if seconds is None:
-        size = profile.runs_per_job
-        return [tuple(task.key for task in runs[k : k + size]) for k in range(0, len(runs), size)]
-    room = 60 * (profile.minutes_per_job or 0) * profile.runs_at_once
-    found: list[tuple[str, ...]] = []
-    left = 0.0
-    for task in runs:
-        expected = seconds(task.spec)
-        if expected is None or not found or expected > left:
-            found.append(())
-            left = 0.0 if expected is None else room
-        found[-1] += (task.key,)
-        left -= expected or 0.0
-    return found
-
-
-def estimates(out: Path) -> Callable[[Spec], float | None]:
-    """How long a run may take, from the records there are: of the same kind, else of that network and recipe."""
-    known: dict[tuple[str, ...], list[float]] = {}
-    for file in record.find(out / "records"):
-        with suppress(record.RecordError):
-            found = record.load(file)
-            if found["status"] == "ok":
-                spec = found["spec"]
-                where = (spec["arch"], spec["dataset"], spec["recipe_sha256"])
-                spent = sum(found["clock"]["seconds"].values())
-                known.setdefault((spec["method"], *where), []).append(spent)
-                known.setdefault(where, []).append(spent)
-
-    def seconds(spec: Spec) -> float | None:
-        where = (spec.arch, spec.dataset, spec.recipe.sha256)
-        times = known.get((spec.method, *where)) or known.get(where)
-        return statistics.median(times) if times else None
-
-    return seconds
 
 
 def cancel(specs: Sequence[Spec], out: Path) -> list[str]:

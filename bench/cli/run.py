@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import jobs
+from bench.cli import cluster
 from bench.errors import RunFailed, UsageError
 from bench.registry import ARCHS, DATASETS, add_plugin, model_name
 
@@ -64,7 +64,7 @@ def add_to(commands: Any) -> None:
     where.add_argument(
         "--dry-run", action="store_true", help="print the specification and the record's path, run nothing"
     )
-    jobs.add_cluster(p, default="inline")
+    cluster.add_cluster(p, default="inline")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -74,7 +74,9 @@ def run(chosen: argparse.Namespace) -> int:
     seeds = parse_seeds(chosen.seeds)
     specs = [make(chosen, seed) for seed in seeds]
     if chosen.cluster != "inline":
-        return jobs.submit(chosen, specs, chosen.method, ("ok", "failed") if chosen.retry else ())
+        return cluster.submit(
+            chosen, specs, options_of(chosen), chosen.method, ("ok", "failed") if chosen.retry else ()
+        )
     from bench import record
     from bench.run import execute
     from leaderboard.summary import summary

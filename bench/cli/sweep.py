@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import record
-from bench.cli import jobs
+from bench.cli import cluster
 from bench.cli import run as run_command
 from bench.errors import RunFailed, UsageError
 from bench.registry import add_plugin
@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
     p.add_argument("--retry", dest="again", choices=("failed",), help="also the runs that failed or were lost")
     where = run_command.add_places(p)
     where.add_argument("--dry-run", action="store_true", help="print what would be submitted, submit nothing")
-    jobs.add_cluster(p, default=None)
+    cluster.add_cluster(p, default=None)
 
 
 def sweep(chosen: argparse.Namespace) -> int:
@@ -39,7 +39,8 @@ def sweep(chosen: argparse.Namespace) -> int:
     specs = specs_of(chosen.sweep, chosen)
     if chosen.cluster == "inline":
         return _inline(chosen, specs)
-    return jobs.submit(chosen, specs, chosen.sweep.stem, [chosen.again] if chosen.again else [])
+    retry = [chosen.again] if chosen.again else []
+    return cluster.submit(chosen, specs, run_command.options_of(chosen), chosen.sweep.stem, retry)
 
 
 def specs_of(path: Path, chosen: argparse.Namespace) -> list[Spec]:

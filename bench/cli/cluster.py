@@ -1,0 +1,261 @@
+"""What every command that hands runs to a cluster shares: its options, submitting, following, the table of states."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from bench.errors import RunFailed, SetupError, UsageError
+from bench.progress import Progress
+from bench.registry import PLUGINS
+from slurm import CLUSTERS
+from slurm.profile import load_profile
+
+if TYPE_CHECKING:
+    from bench.pipeline import Options
+    from bench.spec import Spec
+    from slurm.batch import Batch
+    from slurm.launch import Request
+    from slurm.states import State, Survey
+
+POLL_S = 5.0
+SHOWN = 20
+"""Runs of each kind that are listed unless all are asked for."""
+ALWAYS = ("done", "running", "waiting", "failed", "missing")
+"""Columns of the table; others only where they are not zero."""
+
+
+def add_cluster(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Add where jobs run; without a default it has to be said."""
+    group = parser.add_argument_group("cluster")
+    group.add_argument(
+        "--cluster",
+        choices=CLUSTERS,
+        default=default,
+        required=default is None,
+        help="inline: in this process; local: as processes of this machine; slurm: as its jobs; debug: see the docs",
+    )
+    group.add_argument("--profile", type=Path, metavar="FILE", help="what a job asks of the cluster, as TOML")
+    group.add_argument("--jobs", type=int, default=1, metavar="N", help="with local: processes at the same time (1)")
+    group.add_argument("--wait", action="store_true", help="follow until no job is left")
+
+
+def submit(
+    chosen: argparse.Namespace, specs: Sequence[Spec], options: Options, title: str, retry: Sequence[str]
+) -> int:
+    """Submit runs as ``chosen`` says, and follow them where it says so; returns the exit code."""
+    from slurm import launch
+    from slurm.states import DONE, FAILED, LOST
+
+    if chosen.jobs < 1:
+        raise UsageError(f"--jobs {chosen.jobs}: at least 1")
+    words = {"ok": (DONE,), "failed": (FAILED, LOST)}
+    request = launch.Request(
+        specs,
+        options,
+        PLUGINS,
+        chosen.cluster,
+        load_profile(chosen.profile),
+        title,
+        frozenset(state for word in retry for state in words[word]),
+        chosen.jobs,
+    )
+    if chosen.dry_run:
+        return _dry_run(request)
+    again = _again(chosen, specs)
+    done = launch.submit(request, say)
+    counts = done.before.counts()
+    for problem in done.before.problems:
+        say(problem)
+    if chosen.json:
+        submitted = [
+            {"name": b.name, "jobs": b.jobs, "tasks": list(b.tasks), "log": str(b.folder)} for b in done.batches
+        ]
+        print(json.dumps({"runs": len(specs), "before": counts, "submitted": submitted}, indent=1))
+    else:
+        for batch in done.batches:
+            print(f"submitted {_contents(batch)} as {_named(batch)}")
+        left = ", ".join(f"{n} {state}" for state, n in counts.items() if n and state != "missing")
+        print(f"{len(specs)} runs: {done.runs} submitted now{'; before: ' + left if left else ''}")
+        lost = counts["failed"] + counts["lost"]
+        if lost and not retry:
+            say(f"{lost} failed or lost; --retry{' failed' if chosen.command == 'sweep' else ''} submits them again")
+    if not chosen.wait:
+        if done.batches and not chosen.json:
+            print(f"follow: python -m bench status {again}")
+        return 0
+    return _follow(specs, chosen, again)
+
+
+def _dry_run(request: Request) -> int:
+    from slurm import launch
+
+    runs: set[str] = set()
+    for batch, script in launch.dry_run(request):
+        print(f"### {batch.title}: {_contents(batch)} in {_plural(len(batch.elements), 'job')}")
+        if script:
+            print(script)
+        alike = len(set(batch.elements)) == 1  # processes of this machine share all of their runs
+        for element, keys in enumerate(batch.elements[:1] if alike else batch.elements):
+            for key in keys:
+                print(f"# {'' if alike else f'{element}: '}{key}  {_described(batch, key)}")
+        runs |= {key for key, task in batch.tasks.items() if not task["base"]}
+    print(f"{len(runs)} of {len(request.specs)} runs would be submitted", file=sys.stderr)
+    return 0
+
+
+def _follow(specs: Sequence[Spec], chosen: argparse.Namespace, again: str) -> int:
+    """Until no job of the runs is left; Ctrl-C leaves the jobs alone."""
+    from slurm.states import RUNNING, UNKNOWN, WAITING, survey
+
+    progress = Progress("bench", chosen.quiet)
+    told = ""
+    try:
+        with progress.counting(len(specs), f"following {len(specs)} runs", "runs") as bar:
+            while True:
+                found = survey(specs, chosen.out)
+                counts = found.counts()
+                text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+                bar.n = counts["done"] + counts["failed"]
+                bar.set_postfix_str(text)
+                if bar.disable and text != told:
+                    progress.say(text)
+                told = text
+                if not found.of(RUNNING, WAITING, UNKNOWN):
+                    break
+                time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        say(f"the jobs go on; to end them: python -m bench cancel {again}")
+        return 130
+    show(found, len(specs), chosen.json, everything=False)
+    if counts["done"] < len(specs):
+        raise RunFailed(f"{len(specs) - counts['done']} of {len(specs)} runs are not done: {told}")
+    return 0
+
+
+def _again(chosen: argparse.Namespace, specs: Sequence[Spec]) -> str:
+    """Arguments of ``status`` and ``cancel`` for what ``chosen`` submits."""
+    words = [str(chosen.sweep)] if chosen.command == "sweep" else [spec.id for spec in specs]
+    words += ["--shard", chosen.shard] if getattr(chosen, "shard", None) else []
+    for flag, default in (("out", "results"), ("data_dir", "data")):
+        value = getattr(chosen, flag)
+        words += ["--" + flag.replace("_", "-"), str(value)] if value != Path(default) else []
+    words += [word for file in chosen.plugin for word in ("--plugin", file)]
+    return shlex.join(words)
+
+
+def show(found: Survey, total: int, as_json: bool, everything: bool) -> None:
+    """Print the table of states, the runs that need a look, and the time left."""
+    if as_json:
+        print(json.dumps({"counts": found.counts(), "runs": list(map(_as_json, found.states))}, indent=1))
+        return
+    counts = found.counts()
+    columns = [name for name, n in counts.items() if n or name in ALWAYS]
+    groups: dict[tuple[str, ...], collections.Counter[str]] = {}
+    for state in found.states:
+        spec = state.spec
+        groups.setdefault((spec.method, spec.arch, spec.dataset), collections.Counter())[state.state] += 1
+    rows = [[*group, *(numbers[name] or "" for name in columns)] for group, numbers in groups.items()]
+    rows.append([f"{total} runs", "", "", *(counts[name] for name in columns)])
+    print(tabulate(rows, headers=["method", "arch", "dataset", *columns], tablefmt="simple"))
+    for name in ("running", "failed", "lost", "unknown", *(("waiting", "missing") if everything else ())):
+        states = found.of(name)
+        for state in states if everything else states[:SHOWN]:
+            print(f"{name}: {state.spec.id}  {_title(state.spec)}{_detail(state)}")
+            if name == "lost" and state.batch and state.job:
+                for line in tail(state.batch.log(state.job), 3):
+                    print(f"    {line}")
+        if not everything and len(states) > SHOWN:
+            print(f"{name}: {len(states) - SHOWN} more; --all lists them")
+    left = _minutes_left(found)
+    if left is not None:
+        print(f"about {left:.0f} min left with {counts['running']} at a time")
+
+
+def _detail(state: State) -> str:
+    parts = [state.detail] if state.detail else []
+    if state.done is not None:
+        parts.append(f"epoch {state.done}/{state.total}")
+    if state.seconds_left is not None:
+        parts.append(f"{state.seconds_left / 60:.0f} min of training left")
+    if state.job and state.state != "failed":
+        parts.append(f"job {state.job}")
+    return f": {', '.join(parts)}" if parts else ""
+
+
+def _minutes_left(found: Survey) -> float | None:
+    """Estimated from the runs that are done; None while there is none, or nothing is running."""
+    known = [state.seconds for state in found.of("done") if state.seconds]
+    running = found.of("running")
+    if not known or not running:
+        return None
+    mean = sum(known) / len(known)
+    left = sum(mean if state.seconds_left is None else state.seconds_left for state in running)
+    return (left + mean * len(found.of("waiting"))) / len(running) / 60
+
+
+def _as_json(state: State) -> dict[str, Any]:
+    values = {name: getattr(state, name) for name in ("state", "detail", "job", "done", "total", "seconds_left")}
+    spec = state.spec
+    return {
+        "id": spec.id,
+        "method": spec.method,
+        "arch": spec.arch,
+        "dataset": spec.dataset,
+        "seed": spec.seed,
+        **values,
+    }
+
+
+def _contents(batch: Batch) -> str:
+    bases = sum(task["base"] for task in batch.tasks.values())
+    runs = len(batch.tasks) - bases
+    return " and ".join(_plural(n, noun) for n, noun in ((runs, "run"), (bases, "base")) if n)
+
+
+def _named(batch: Batch) -> str:
+    if batch.cluster != "slurm":
+        return f"{_plural(len(batch.jobs), 'local job')} ({', '.join(batch.jobs)})"
+    array = f", an array of {len(batch.jobs)}" if len(batch.jobs) > 1 else ""
+    return f"job {batch.jobs[0].partition('_')[0]} ({batch.name}{array})"
+
+
+def _described(batch: Batch, key: str) -> str:
+    task = batch.task(key)
+    return f"base of {task.spec.arch} on {task.spec.dataset}" if task.base else _title(task.spec)
+
+
+def _title(spec: Spec) -> str:
+    options = [f"{key}={value}" for key, value in spec.config.items()]
+    budget = [f"keeping {spec.budget}"] if spec.budget else []
+    what = " ".join([spec.method, *options, "on", spec.arch])
+    return ", ".join([what, spec.dataset, *budget, f"seed {spec.seed}"])
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def tail(file: Path, lines: int) -> list[str]:
+    """The last lines of a file; none where it is not there."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as text:
+            return [line.rstrip("\n") for line in collections.deque(text, lines)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SetupError(f"{file}: {error.strerror}") from error
+
+
+def say(text: str) -> None:
+    """A message."""
+    print(f"bench: {text}", file=sys.stderr)
