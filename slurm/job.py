@@ -6,6 +6,7 @@ loop wrote after its last epoch; then the job queues itself again and, on its ne
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -70,7 +71,9 @@ class Job(Checkpointable):
                 print(f"bench: job {env.job_id} {stop.how}: queued again", file=sys.stderr)
                 _requeue(env)
             except KeyboardInterrupt:
-                print(f"bench: job {env.job_id} terminated; its runs go on when it is submitted again", file=sys.stderr)
+                print(f"bench: job {env.job_id} terminated", file=sys.stderr)
+                if _is_being_preempted(env):
+                    _requeue(env)
                 raise SystemExit(130) from None
             finally:
                 if lock:
@@ -118,7 +121,7 @@ class _Worker:
         self.options = {
             **batch.options,
             "out": batch.out,
-            "data_dir": Path(batch.options["data_dir"]),
+            "data_dir": Path(os.path.expandvars(batch.options["data_dir"])),
             "runtimes": tuple(batch.options["runtimes"]),
         }
 
@@ -175,7 +178,9 @@ class _Worker:
 
         legs = notes.legs()
         progress = _Progress(label(task.spec), notes, self.until)
-        job = {"cluster": self.batch.cluster, "id": self.env.job_id, **journal.history(legs), "differs": []}
+        beside = self.env.num_tasks if self.batch.cluster == "slurm" else len(self.batch.elements)
+        job = {"cluster": self.batch.cluster, "id": self.env.job_id, "at_once": beside}
+        job |= journal.history(legs) | {"differs": []}
         options = Options(**self.options, retry=task.replaces is not None)
         try:
             if task.base:
@@ -237,6 +242,21 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """``key: old, now new`` for every value that is another one."""
     keys = sorted({*then, *now})
     return [f"{key}: was {then.get(key)}, is {now.get(key)}" for key in keys if then.get(key) != now.get(key)]
+
+
+def _is_being_preempted(env: JobEnvironment) -> bool:
+    """Whether SLURM sent TERM to a job that it goes on to count as running, as it does in the grace before preemption.
+
+    A job that ends by itself in that time is over for SLURM, and not queued again. One that was cancelled, requeued by
+    hand or over its time limit is completing.
+    """
+    if env.name() != "slurm":
+        return False
+    try:
+        command = ["squeue", "-h", "-j", env.job_id, "-o", "%T"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip() == "RUNNING"
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 def _requeue(env: JobEnvironment) -> None:

@@ -37,7 +37,7 @@ class Profile:
         python: command that starts Python on a node, such as ``apptainer exec --nv image.sif python``.
         srun: options of the srun command.
         sbatch: any further option of sbatch, by its long name.
-        data_dir: data sets, as the nodes see them, in place of ``--data-dir``.
+        data_dir: data sets, as the nodes see them, in place of ``--data-dir``; may name variables of the node.
         device: in place of ``--device``.
     """
 

@@ -1,0 +1,147 @@
+"""Runs that are cut short on a real SLURM, in every way there is: they go on, and the result is the same."""
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from bench import record
+from tests.slurm.running import KNOWN, bench, epochs, events, only_record, profile, sleepy, status, wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+EPOCHS = 10
+NEEDED = EPOCHS + EPOCHS + 2
+"""Checkpoints of an undisturbed run: of its base, its own epochs, the prune, fine-tuning."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The record of the same run in this process, without its times."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    bench(*sleepy(out, 0.0, EPOCHS))
+    return _comparable(only_record(out))
+
+
+def _comparable(one):
+    """A record without its times, and without how long the method slept."""
+    found = record.timeless(one)
+    spec = {key: value for key, value in found["spec"].items() if key != "config"}
+    hidden = ("spec", "spec_sha256", "id", "artifacts")
+    files = {name: one["sha256"] for name, one in found["artifacts"].items()}
+    return {key: value for key, value in found.items() if key not in hidden} | {"spec": spec, "artifacts": files}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Submits a run that sleeps, and waits until it has written some checkpoints."""
+
+    def begin(text="time = 30", seconds=1.0, at=EPOCHS + 2):
+        out = tmp_path / "out"
+        bench(*sleepy(out, seconds, EPOCHS), "--cluster", "slurm", "--profile", profile(tmp_path, text))
+        wait_for(lambda: epochs(out) >= at, f"{at} checkpoints")
+        (run,) = status(out)["runs"]
+        assert run.state == "running"
+        return out, run.job
+
+    return begin
+
+
+def finish(out):
+    """The record once it is there."""
+    return wait_for(lambda: only_record(out), "the record")
+
+
+def test_warned_by_usr2(slurm_env, start, undisturbed):
+    out, job = start()
+    slurm_env.run("scancel", "--signal=USR2", job)
+    done = finish(out)
+    assert (done["job"]["legs"], done["job"]["preemptions"], done["clock"]["resumes"]) == (2, 1, 1)
+    assert done["job"]["id"] == job
+    assert epochs(out) == NEEDED
+    assert _comparable(done) == undisturbed
+
+
+def test_requeued_by_hand(slurm_env, start, undisturbed):
+    out, job = start()
+    slurm_env.run("scontrol", "requeue", job)
+    done = finish(out)
+    assert (done["job"]["legs"], done["job"]["terminations"]) == (2, 1)
+    assert epochs(out) == NEEDED
+    assert _comparable(done) == undisturbed
+
+
+def test_preempted_with_a_warning(slurm_env, start, undisturbed):
+    out, _ = start('time = 30\npartition = "low"')
+    slurm_env.run("sbatch", "-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    done = finish(out)
+    assert (done["job"]["legs"], done["job"]["preemptions"]) == (2, 1)
+    assert _comparable(done) == undisturbed
+
+
+def test_preempted_without_a_warning_and_without_accounting(own_cluster, start, undisturbed, monkeypatch):
+    cluster = own_cluster(nodes=1, accounting=False, user_signal_on_preemption=False)
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    out, job = start('time = 30\npartition = "low"')
+    # Without accounting a job that dies is known to be gone, and no more than that.
+    cluster.run("scancel", "--signal=KILL", job)
+    wait_for(lambda: status(out)["counts"]["lost"] == 1, "that the job is gone")
+    assert "no accounting" in bench("status", "--out", out, *KNOWN).stderr
+    low = profile(out.parent, 'time = 30\npartition = "low"')
+    bench(*sleepy(out, 1.0, EPOCHS, "--cluster", "slurm", "--profile", low, "--retry"))
+    wait_for(lambda: sum(event["event"] == "start" for event in events(out)) == 2, "the second leg")
+    cluster.run("sbatch", "-p", "high", "-N1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    done = finish(out)
+    assert (done["job"]["legs"], done["job"]["terminations"], done["job"]["kills"]) == (3, 1, 1)
+    assert _comparable(done) == undisturbed
+
+
+def test_a_time_limit_shorter_than_the_run(slurm_env, start, undisturbed):
+    out, _ = start("time = 1", seconds=6.0, at=EPOCHS)
+    done = finish(out)
+    job = done["job"]
+    assert job["legs"] >= 2
+    assert job["timeouts"] == job["legs"] - 1
+    assert job["kills"] == job["terminations"] == 0
+    assert epochs(out) == NEEDED  # every leg ended at a checkpoint: nothing was trained twice
+    assert _comparable(done) == undisturbed
+
+
+def test_a_node_that_dies(slurm_env, start, undisturbed):
+    out, job = start()
+    node = slurm_env.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
+    slurm_env.kill_node(node)
+    wait_for(lambda: sum(event["event"] == "start" for event in events(out)) == 2, "another node takes the job")
+    done = finish(out)
+    assert (done["job"]["legs"], done["job"]["kills"]) == (2, 1)
+    assert _comparable(done) == undisturbed
+
+
+def test_a_job_killed_at_once_is_lost_and_can_be_tried_again(slurm_env, start, undisturbed):
+    out, job = start()
+    for pid, number in slurm_env.job_processes().items():
+        if number == job:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: status(out)["counts"]["lost"] == 1, "that it is lost")
+    assert "left no record" in bench("status", "--out", out, *KNOWN).stdout
+    again = sleepy(out, 1.0, EPOCHS, "--cluster", "slurm")
+    assert "--retry submits them again" in bench(*again).stderr
+    assert status(out)["counts"]["lost"] == 1
+    bench(*again, "--retry")
+    done = finish(out)
+    assert (done["job"]["legs"], done["job"]["kills"]) == (2, 1)
+    assert _comparable(done) == undisturbed
+
+
+def test_cancelled_by_the_user_is_missing_and_goes_on_when_submitted_again(slurm_env, start, undisturbed):
+    out, job = start()
+    run = status(out)["runs"][0].spec.id
+    ended = bench("cancel", run, "--out", out, *KNOWN)
+    assert job in ended.stdout
+    wait_for(lambda: status(out)["counts"]["missing"] == 1, "that it is missing")
+    bench(*sleepy(out, 1.0, EPOCHS, "--cluster", "slurm"))
+    done = finish(out)
+    assert (done["job"]["legs"], done["job"]["terminations"]) == (2, 1)
+    assert _comparable(done) == undisturbed
