@@ -6,13 +6,14 @@ What became of a job is asked of SLURM itself, or of the process table; what bec
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any, Protocol
 
 from filelock import FileLock
@@ -68,7 +69,7 @@ class Slurm:
         """See :class:`Cluster`."""
         executor = self._executor(batch, profile, after)
         try:
-            with executor.batch():
+            with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what sbatch says and raises it
                 jobs = [executor.submit(Job(batch.file, element)) for element in range(len(batch.elements))]
             ids = tuple(job.job_id for job in jobs)
         except (FailedJobError, FailedSubmissionError, OSError) as error:

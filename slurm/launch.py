@@ -100,8 +100,8 @@ def submit(request: Request, say: Callable[[str], None]) -> Submission:
             except SetupError as error:
                 with suppress(SetupError):  # then the next submission withdraws it
                     _withdraw(cluster, batch)
-                rest = f"; {done.runs} of {len(wanted)} runs were submitted before" if done.runs else ""
-                raise SetupError(f"{error}{rest}; nothing else was, the same command submits what is missing") from None
+                before_it = f"{done.runs} of {len(wanted)} runs were, the same command submits the rest"
+                raise SetupError(f"{error}; {before_it if done.batches else 'nothing was submitted'}") from None
             done.batches.append(accepted)
     return done
 

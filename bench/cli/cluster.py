@@ -49,6 +49,19 @@ def add_cluster(parser: argparse.ArgumentParser, default: str | None) -> None:
     group.add_argument("--wait", action="store_true", help="follow until no job is left")
 
 
+def require_sense(chosen: argparse.Namespace) -> None:
+    """Refuse options of another cluster than the chosen one, which would silently do nothing; raises UsageError."""
+    for given, flag, owner in (
+        (chosen.profile is not None, "--profile", ("slurm",)),
+        (chosen.jobs != 1, "--jobs", ("local",)),
+        (chosen.wait, "--wait", ("local", "slurm")),
+    ):
+        if given and chosen.cluster not in owner:
+            raise UsageError(f"{flag} belongs to --cluster {' or '.join(owner)}, not to {chosen.cluster}")
+    if chosen.jobs < 1:
+        raise UsageError(f"--jobs {chosen.jobs}: at least 1")
+
+
 def submit(
     chosen: argparse.Namespace, specs: Sequence[Spec], options: Options, title: str, retry: Sequence[str]
 ) -> int:
@@ -56,8 +69,6 @@ def submit(
     from slurm import launch
     from slurm.states import DONE, FAILED, LOST
 
-    if chosen.jobs < 1:
-        raise UsageError(f"--jobs {chosen.jobs}: at least 1")
     words = {"ok": (DONE,), "failed": (FAILED, LOST)}
     request = launch.Request(
         specs,

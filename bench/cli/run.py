@@ -69,6 +69,7 @@ def add_to(commands: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
+    cluster.require_sense(chosen)
     for file in chosen.plugin:
         add_plugin(file)
     seeds = parse_seeds(chosen.seeds)

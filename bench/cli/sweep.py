@@ -34,6 +34,7 @@ def add_to(commands: Any) -> None:
 
 def sweep(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
+    cluster.require_sense(chosen)
     for file in chosen.plugin:
         add_plugin(file)
     specs = specs_of(chosen.sweep, chosen)

@@ -24,10 +24,10 @@ def undisturbed(tmp_path_factory):
 
 
 def _comparable(one):
-    """A record without its times, and without how long the method slept."""
+    """A record without its times, without how long the method slept, and without what somebody is editing."""
     found = record.timeless(one)
     spec = {key: value for key, value in found["spec"].items() if key != "config"}
-    hidden = ("spec", "spec_sha256", "id", "artifacts")
+    hidden = ("spec", "spec_sha256", "id", "artifacts", "code")
     files = {name: one["sha256"] for name, one in found["artifacts"].items()}
     return {key: value for key, value in found.items() if key not in hidden} | {"spec": spec, "artifacts": files}
 
@@ -50,6 +50,14 @@ def start(tmp_path):
 def finish(out):
     """The record once it is there."""
     return wait_for(lambda: only_record(out), "the record")
+
+
+def kill(cluster, job):
+    """SIGKILL all processes of a job, as the kernel does when memory runs out."""
+    for pid, number in cluster.job_processes().items():
+        if number == job:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_warned_by_usr2(slurm_env, start, undisturbed):
@@ -85,7 +93,7 @@ def test_preempted_without_a_warning_and_without_accounting(own_cluster, start, 
         monkeypatch.setenv(name, value)
     out, job = start('time = 30\npartition = "low"')
     # Without accounting a job that dies is known to be gone, and no more than that.
-    cluster.run("scancel", "--signal=KILL", job)
+    kill(cluster, job)
     wait_for(lambda: status(out)["counts"]["lost"] == 1, "that the job is gone")
     assert "no accounting" in bench("status", "--out", out, *KNOWN).stderr
     low = profile(out.parent, 'time = 30\npartition = "low"')
@@ -120,10 +128,7 @@ def test_a_node_that_dies(slurm_env, start, undisturbed):
 
 def test_a_job_killed_at_once_is_lost_and_can_be_tried_again(slurm_env, start, undisturbed):
     out, job = start()
-    for pid, number in slurm_env.job_processes().items():
-        if number == job:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    kill(slurm_env, job)
     wait_for(lambda: status(out)["counts"]["lost"] == 1, "that it is lost")
     assert "left no record" in bench("status", "--out", out, *KNOWN).stdout
     again = sleepy(out, 1.0, EPOCHS, "--cluster", "slurm")
