@@ -36,6 +36,8 @@ NO_LIMIT = 10**6
 """Of submitit's own count of time-outs: a job that gets nowhere is stopped by :mod:`slurm.job`."""
 AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "SUSPENDED", "STOPPED", "RESIZING"}
 
+NOT_ENDED = AT_WORK - {"COMPLETING"} | {"PENDING", "REQUEUED"}
+
 
 class Cluster(Protocol):
     """What takes batches."""
@@ -112,6 +114,8 @@ class Slurm:
             text = _ask(["sacct", "-n", "-P", "-X", "-j", ",".join(few), "-o", "JobID,State,ExitCode"])
             for line in text.splitlines():
                 job, state, code = line.split("|")[:3]
+                if state in NOT_ENDED:  # the database has not heard of the end
+                    continue
                 for single in expand(job):
                     found[single] = state if code in ("0:0", "") else f"{state} (exit {code})"
         return found

@@ -187,6 +187,9 @@ def show(found: Survey, total: int, as_json: bool, everything: bool) -> None:
                     print(f"    {line}")
         if not everything and len(states) > SHOWN:
             print(f"{name}: {len(states) - SHOWN} more; --all lists them")
+    reasons = collections.Counter(state.detail for state in found.of("waiting") if state.detail)
+    if reasons:
+        print("SLURM's reasons to wait: " + ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common()))
     left = _minutes_left(found)
     if left is not None:
         print(f"about {left:.0f} min left with {counts['running']} at a time")
