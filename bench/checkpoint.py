@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -53,8 +54,10 @@ def write_atomic(path: Path, write: Callable[[Path], object], exclusive: bool = 
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training checkpoint that ``torch.load(weights_only=True)`` can read."""
-    write_atomic(path, lambda p: torch.save(dict(state), p))
+    """Write a training checkpoint that ``torch.load(weights_only=True)`` can read; raises OSError."""
+    buffer = io.BytesIO()  # given a path, torch raises RuntimeErrors of several texts when the disk is full
+    torch.save(dict(state), buffer)
+    write_atomic(path, lambda p: p.write_bytes(buffer.getbuffer()))
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any] | None:

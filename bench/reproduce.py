@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from bench.errors import UsageError
 from bench.registry import unknown
-from bench.spec import decode
+from bench.spec import decode, read_toml
 
 TARGETS = Path(__file__).parent / "targets"
 NEAR = 0.25
@@ -173,10 +172,7 @@ def load_claim(name: str) -> Claim:
             raise UsageError(f"target file {name}: no such file")
         raise unknown("target file", name, claim_names())
     where = f"target file {file.stem}"
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where}: {error}") from error
+    values = read_toml(file, where)
     groups = {}
     for key, group in _table(values.get("groups", {}), f"{where}: groups").items():
         place = f"{where}.{key}"

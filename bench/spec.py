@@ -211,12 +211,19 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
         if name.endswith(".toml"):
             raise UsageError(f"recipe {name}: no such file")
         raise unknown("recipe", name, recipe_names())
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {file}: {error}") from error
+    values = read_toml(file, f"recipe {file}")
     values.pop("description", None)
     return decode_with(Recipe, {"name": file.stem, **values}, overrides or {}, f"recipe {file.stem}")
+
+
+def read_toml(file: Path, where: str) -> dict[str, Any]:
+    """The values of a TOML file; raises UsageError in one line that begins with ``where``."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:

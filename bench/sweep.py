@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from bench.errors import UsageError
 from bench.registry import unknown
+from bench.spec import read_toml
 
 FLAGS = {
     "method": "--method",
@@ -53,12 +53,7 @@ class Sweep:
 def load_sweep(path: Path) -> Sweep:
     """Read a sweep file; raises UsageError for unknown keys, missing ones, and values that cannot be."""
     where = f"sweep {path}"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{where}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where}: {error}") from error
+    values = read_toml(path, where)
     for key in values:
         if key not in ("description", "defaults", "runs"):
             raise unknown(f"key in {where}", key, ("description", "defaults", "runs"))
@@ -89,7 +84,7 @@ def shard(items: Sequence[Item], text: str) -> list[Item]:
 
 def _merged(defaults: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
     """The block with the defaults that it does not change; tables are merged, a budget replaces the default one."""
-    own_budget = any(key in block for key in BUDGETS)
+    own_budget = any(block.get(key) not in (None, False) for key in BUDGETS)
     kept = {key: value for key, value in defaults.items() if not (own_budget and key in BUDGETS)}
     tables = {key: {**kept.get(key, {}), **block.get(key, {})} for key in TABLES if key in kept or key in block}
     return {**kept, **block, **tables}
@@ -106,6 +101,9 @@ def _check(values: Mapping[str, Any], where: str) -> None:
             _check_value(key, value, where)
         elif key not in OTHERS:
             raise unknown(f"key in {where}", key, (*FLAGS, *TABLES, *OTHERS))
+    seeds = _list(values.get("seeds", 0))
+    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int | str) for seed in seeds):
+        raise UsageError(f"{where}: seeds = {values['seeds']!r}: whole numbers, or text such as '0-4'")
     if not isinstance(values.get("native", False), bool):
         raise UsageError(f"{where}: native is true or false")
 
@@ -123,7 +121,8 @@ def _commands(values: Mapping[str, Any], where: str) -> list[tuple[tuple[str, ..
     missing = [key for key in ("method", "arch") if key not in values]
     if missing:
         raise UsageError(f"{where}: {' and '.join(missing)} missing")
-    axes = [[(FLAGS[key], _text(v)) for v in _list(values[key])] for key in FLAGS if key in values]
+    axes: list[list[tuple[str, ...]]]
+    axes = [[(f"{FLAGS[key]}={_text(v)}",) for v in _list(values[key])] for key in FLAGS if key in values]
     for key, flag in TABLES.items():
         axes += [[(flag, f"{inner}={_text(v)}") for v in _list(vs)] for inner, vs in values.get(key, {}).items()]
     fixed = ("--native",) if values.get("native") else ()

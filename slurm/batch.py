@@ -117,7 +117,7 @@ class Batch:
     signal_delay_s: int
     code: dict[str, Any]
     packages: dict[str, Any]
-    submitted_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    submitted_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
     jobs: tuple[str, ...] = ()
 
     @property

@@ -239,7 +239,7 @@ def sbatch_options(batch: Batch, profile: Profile, after: Sequence[str]) -> dict
         "ntasks_per_node": profile.runs_at_once,
         "array_parallelism": profile.at_once,
         "setup": list(profile.setup) or None,
-        "srun_args": list(profile.srun) or None,
+        "srun_args": [f"--cpus-per-task={profile.cpus}", *profile.srun],  # since 22.05 srun does not ask sbatch's
         "stderr_to_stdout": True,
         "dependency": "afterany:" + ":".join(after) if after else None,
         "additional_parameters": {key: value for key, value in more.items() if value is not None},

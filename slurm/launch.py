@@ -142,7 +142,7 @@ def plan(
         keys = tuple(task.key for task in tasks)
         yield _batch(request, tasks, (keys,) * count, threads, None), []
         return
-    waited = {task.key: before.live_jobs(task.key) for task in map(_base_of, runs)}
+    waited = {task.key: before.live_jobs(task.key, request.cluster) for task in map(_base_of, runs)}
     to_train = [task for task in bases if not waited[task.key]]
     for few in _split([(task.key,) for task in to_train], largest):
         yield _batch(request, to_train, few, profile.cpus, profile.minutes), []

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UsageError
-from bench.spec import decode
+from bench.spec import decode, read_toml
 
 SIGNAL_SHARE = 1 / 3
 """Largest part of a time limit that the warning before its end may take."""
@@ -82,7 +80,7 @@ class Profile:
         if self.runs_at_once > max(self.runs_per_job, 1 if self.minutes_per_job is None else self.runs_at_once):
             raise ValueError(f"runs_at_once = {self.runs_at_once}: a job has {self.runs_per_job} (runs_per_job)")
         for name, value in self.sbatch.items():
-            if not isinstance(value, str | int | float | bool):
+            if not isinstance(value, str | int | float) or value is False:
                 raise ValueError(f"sbatch.{name} = {value!r}: text, a number or true")
         if self.minutes < 1:
             raise ValueError(f"time = {self.time}: at least one minute")
@@ -114,12 +112,7 @@ def load_profile(path: Path | None) -> Profile:
     """The profile in a TOML file; the defaults without one. Raises UsageError for what cannot be."""
     if path is None:
         return Profile()
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"profile {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"profile {path}: {error}") from error
+    values = read_toml(path, f"profile {path}")
     values.pop("description", None)
     profile: Profile = decode(Profile, values, f"profile {path}")
     return profile

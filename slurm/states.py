@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,28 +66,22 @@ class Survey:
         """State -> number of runs."""
         return {name: len(self.of(name)) for name in STATES}
 
-    def live_jobs(self, key: str) -> list[str]:
-        """Jobs that have not ended and have the task ``key``."""
-        return [job for batch in self.batches for job in batch.jobs_of(key) if job in self.live]
+    def live_jobs(self, key: str, cluster: str) -> list[str]:
+        """Jobs of a cluster that have not ended and have the task ``key``."""
+        mine = [batch for batch in self.batches if batch.cluster == cluster]
+        return [job for batch in mine for job in batch.jobs_of(key) if job in self.live]
 
 
 def survey(specs: Sequence[Spec], out: Path) -> Survey:
     """What became of each of ``specs`` under an output folder."""
     records = {spec.id: _record(spec, out) for spec in specs}
-    open_ids = {spec.id for spec in specs if (records[spec.id] or {}).get("status") != "ok"}
+    submitted = [batch for batch in batches(out) if batch.jobs]
+    open_ids = _open(records, submitted)
     relevant = open_ids | {base_key(spec) for spec in specs if spec.id in open_ids}
-    asked = [batch for batch in batches(out) if batch.jobs and not relevant.isdisjoint(batch.tasks)]
-    found = Survey([], batches=asked)
-    silent: set[str] = set()
-    for name in sorted({batch.cluster for batch in asked}):
-        mine = [batch for batch in asked if batch.cluster == name]
-        try:
-            found.live |= cluster_of(name).live(mine)
-        except SetupError as error:
-            silent.add(name)
-            found.problems.append(str(error))
+    found = Survey([], batches=[batch for batch in submitted if not relevant.isdisjoint(batch.tasks)])
+    silent = _ask(found)
     jobs: dict[str, list[tuple[Batch, str]]] = {}
-    for batch in asked:
+    for batch in found.batches:
         for job, keys in zip(batch.jobs, batch.elements, strict=True):
             for key in open_ids.intersection(keys):
                 jobs.setdefault(key, []).append((batch, job))
@@ -96,6 +90,28 @@ def survey(specs: Sequence[Spec], out: Path) -> Survey:
     found.states = [_state(spec, out, records[spec.id], jobs.get(spec.id, []), found.live, silent) for spec in specs]
     _tell_ends(found)
     return found
+
+
+def _open(records: Mapping[str, Mapping[str, Any] | None], submitted: Sequence[Batch]) -> set[str]:
+    """Runs that a job may still be at: those without a finished record, or with one that is to be replaced."""
+    again = {key: task["replaces"] for batch in submitted for key, task in batch.tasks.items() if task["replaces"]}
+    return {
+        name
+        for name, found in records.items()
+        if not found or found["status"] != "ok" or found["record_sha256"] == again.get(name)
+    }
+
+
+def _ask(found: Survey) -> set[str]:
+    """Ask the clusters for jobs that have not ended; returns those that do not answer."""
+    silent = set()
+    for name in sorted({batch.cluster for batch in found.batches}):
+        try:
+            found.live |= cluster_of(name).live([batch for batch in found.batches if batch.cluster == name])
+        except SetupError as error:
+            silent.add(name)
+            found.problems.append(str(error))
+    return silent
 
 
 def _record(spec: Spec, out: Path) -> dict[str, Any] | None:

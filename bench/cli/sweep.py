@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench import record
 from bench.cli import cluster
@@ -50,14 +50,18 @@ def specs_of(path: Path, chosen: argparse.Namespace) -> list[Spec]:
     Of ``chosen`` it takes ``shard``, ``out`` and ``data_dir``; a ``folder:PATH`` in the file sets the latter, as for
     ``bench run``. Raises UsageError.
     """
-    parser = argparse.ArgumentParser()
+    parser = _Words()
     run_command.add_to(parser.add_subparsers())
     specs: dict[str, Spec] = {}
     places = set()
     for words, seeds in load_sweep(path).commands:
-        asked = parser.parse_args([*words, "--out", str(chosen.out), "--data-dir", str(chosen.data_dir), "--quiet"])
-        numbers = run_command.parse_seeds(seeds)
-        first = run_command.make(asked, numbers[0])
+        try:
+            asked = parser.parse_args([*words, "--out", str(chosen.out), "--data-dir", str(chosen.data_dir), "--quiet"])
+            asked.dry_run = getattr(chosen, "dry_run", True)  # status and cancel write nothing either
+            numbers = run_command.parse_seeds(seeds)
+            first = run_command.make(asked, numbers[0])
+        except UsageError as error:
+            raise UsageError(f"sweep {path}: {error}") from error
         specs |= {spec.id: spec for spec in (dataclasses.replace(first, seed=seed) for seed in numbers)}
         if asked.dataset.startswith("folder:"):
             places.add(asked.data_dir)
@@ -68,6 +72,13 @@ def specs_of(path: Path, chosen: argparse.Namespace) -> list[Spec]:
     chosen.data_dir = next(iter(places), chosen.data_dir)
     ordered = sorted(specs.values(), key=lambda spec: spec.base_id(spec.recipe.precision))
     return shard(ordered, chosen.shard) if chosen.shard else ordered
+
+
+class _Words(argparse.ArgumentParser):
+    """Reads the words of a sweep's commands."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
 
 
 def _inline(chosen: argparse.Namespace, specs: list[Spec]) -> int:
@@ -84,7 +95,7 @@ def _inline(chosen: argparse.Namespace, specs: list[Spec]) -> int:
         finished = path.is_file() and record.load(path)["status"] == "ok"
         try:
             done = execute(spec, dataclasses.replace(options, retry=bool(chosen.again) and not finished))
-        except RunFailed as error:
+        except (RunFailed, UsageError) as error:  # such as a budget that this network cannot meet
             print(f"bench: error: {spec.id}: {error}", file=sys.stderr)
             failures.append(spec.id)
             continue
