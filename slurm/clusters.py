@@ -9,9 +9,11 @@ import dataclasses
 import io
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any, Protocol
@@ -36,6 +38,8 @@ NO_LIMIT = 10**6
 """Of submitit's own count of time-outs: a job that gets nowhere is stopped by :mod:`slurm.job`."""
 AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "SUSPENDED", "STOPPED", "RESIZING"}
 
+DEAF_TO_USR2 = 'bash -c \'trap "" USR2; exec "$@"\' bash'
+"""Starts Python: a warning that comes before it has its handler would otherwise end it, and the job for good."""
 NOT_ENDED = AT_WORK - {"COMPLETING"} | {"PENDING", "REQUEUED"}
 
 
@@ -92,7 +96,8 @@ class Slurm:
 
     def _executor(self, batch: Batch, profile: Profile, after: Sequence[str], anywhere: bool = False) -> SlurmExecutor:
         kind = _Anywhere if anywhere else SlurmExecutor
-        executor = kind(batch.folder, max_num_timeout=NO_LIMIT, python=profile.python)
+        python = f"{DEAF_TO_USR2} {profile.python or shlex.quote(sys.executable)}"
+        executor = kind(batch.folder, max_num_timeout=NO_LIMIT, python=python)
         executor.update_parameters(**sbatch_options(batch, profile, after))
         return executor
 
@@ -108,7 +113,7 @@ class Slurm:
 
     def ends(self, jobs: Iterable[str]) -> dict[str, str]:
         """See :class:`Cluster`. Raises SetupError without accounting."""
-        arrays = sorted({job.partition("_")[0] for job in jobs})
+        arrays = sorted({job.partition("_")[0] for job in jobs} - {""})
         found: dict[str, str] = {}
         for few in (arrays[k : k + 200] for k in range(0, len(arrays), 200)):
             text = _ask(["sacct", "-n", "-P", "-X", "-j", ",".join(few), "-o", "JobID,State,ExitCode"])

@@ -6,6 +6,7 @@ loop wrote after its last epoch; then the job queues itself again and, on its ne
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -30,6 +31,8 @@ from slurm.journal import Journal
 FRUITLESS_LEGS = 3
 """So many legs in a row that reach the time limit before an epoch is done, and the run fails."""
 REQUEUE_TRIES, REQUEUE_PAUSE_S = 12, 5.0
+ROOM_TRIES, ROOM_PAUSE_S, ROOM_BYTES = 60, 10.0, 2**20
+FULL = (errno.ENOSPC, errno.EDQUOT)
 EARLY_S = 60
 """SLURM may send its warning so much earlier than asked."""
 HEADROOM = 1.2
@@ -61,6 +64,8 @@ class Job(Checkpointable):
         env = JobEnvironment()
         batch = Batch.load(Path(self.file))
         signals = _Signals(batch, began)
+        with suppress(OSError):  # what a kill left of it would end every later leg with an error
+            env.paths.result_pickle.with_suffix(".pkl.save_tmp").unlink()
         lock = FileLock(batch.folder / f"{env.job_id}.lock") if env.name() == "local" else None
         with signals.heard():
             try:
@@ -147,15 +152,29 @@ class _Worker:
         notes.file.parent.mkdir(parents=True, exist_ok=True)
         with notes.lock.acquire(timeout=timeout):
             if not task.finished(self.out):
+                self._wait_for_room()
                 if self.until is not None and time.time() > self.until:
                     raise Requeue(journal.TIMED_OUT)
                 self._carry_out(task, notes)
+
+    def _wait_for_room(self) -> None:
+        """While the disk is full, for a while: every run that begins now would be lost."""
+        from bench.checkpoint import require_writable
+
+        for attempt in range(ROOM_TRIES):
+            try:
+                return require_writable(self.out, ROOM_BYTES)
+            except SetupError as error:
+                if not attempt:
+                    print(f"bench: waiting for room: {error}", file=sys.stderr)
+                time.sleep(ROOM_PAUSE_S)
 
     def _carry_out(self, task: Task, notes: Journal) -> None:
         """Carry out a task, and tell the journal how that ended."""
         how, facts = journal.FAILED, {}
         try:
-            notes.add("start", batch=self.batch.token, job=self.env.job_id)
+            with suppress(OSError):
+                notes.add("start", batch=self.batch.token, job=self.env.job_id)
             facts = self._run(task, notes)
             how = journal.DONE
         except Requeue as stop:
@@ -165,6 +184,7 @@ class _Worker:
             how = journal.TERMINATED
             raise
         except RunFailed as error:
+            how = journal.DISK_FULL if _is_disk(error) else journal.FAILED
             print(f"bench: error: {task.key}: {error}", file=sys.stderr)
             if self.env.name() == "debug":
                 raise
@@ -194,8 +214,8 @@ class _Worker:
             execute(task.spec, options, progress, job)
             return {}
         except Exception as error:
-            full = isinstance(error.__cause__, OSError)  # of a full disk nothing is left but to try again later
-            if not (task.base or full or task.finished(self.out)):  # it could not even start
+            # Of a full disk nothing is left but to try again later; else, it could not even start.
+            if not (task.base or _is_disk(error) or task.finished(self.out)):
                 with suppress(OSError, BenchError):
                     leave_failure(task.spec, options, error, job)
             raise RunFailed(str(error)) from error
@@ -236,6 +256,15 @@ class _Progress(Progress):
             self.notes.add("epoch", done=self.done, of=self.total)
         if self.until is not None and now + HEADROOM * self.longest > self.until:
             raise Requeue(journal.TIMED_OUT)
+
+
+def _is_disk(error: BaseException | None) -> bool:
+    """Whether an error came from a disk that did not take something."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

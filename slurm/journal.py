@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 PREEMPTED, TIMED_OUT, TERMINATED, KILLED = "preempted", "timed out", "terminated", "killed"
-DONE, FAILED = "done", "failed"
+DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
 """How a leg ended. ``killed`` is never written: it is what a leg without an end was."""
 
 

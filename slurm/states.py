@@ -75,7 +75,7 @@ class Survey:
 def survey(specs: Sequence[Spec], out: Path) -> Survey:
     """What became of each of ``specs`` under an output folder."""
     records = {spec.id: _record(spec, out) for spec in specs}
-    submitted = [batch for batch in batches(out) if batch.jobs]
+    submitted = _without_reused([batch for batch in batches(out) if batch.jobs])
     open_ids = _open(records, submitted)
     relevant = open_ids | {base_key(spec) for spec in specs if spec.id in open_ids}
     found = Survey([], batches=[batch for batch in submitted if not relevant.isdisjoint(batch.tasks)])
@@ -90,6 +90,15 @@ def survey(specs: Sequence[Spec], out: Path) -> Survey:
     found.states = [_state(spec, out, records[spec.id], jobs.get(spec.id, []), found.live, silent) for spec in specs]
     _tell_ends(found)
     return found
+
+
+def _without_reused(submitted: Sequence[Batch]) -> list[Batch]:
+    """The batches, oldest first, without ids that a later one has: a controller that lost its state counts anew."""
+    owner = {job: batch.token for batch in submitted for job in batch.jobs}
+    return [
+        replace(batch, jobs=tuple(job if owner[job] == batch.token else "" for job in batch.jobs))
+        for batch in submitted
+    ]
 
 
 def _open(records: Mapping[str, Mapping[str, Any] | None], submitted: Sequence[Batch]) -> set[str]:

@@ -1,0 +1,492 @@
+"""A sweep on a one-machine SLURM under fire: killed jobs, nodes, daemons and submissions, a full disk.
+
+Carries out the same runs once undisturbed and once as jobs while random events hit them, and then counts: every run has
+one finished record, nothing is lost, torn or made twice, and every result is the undisturbed one to the last bit.
+Takes about twenty minutes on two cores and SLURM's packages (``python -m slurm.devcluster install``); exit code 1 when
+something does not hold.
+
+    python benchmarks/chaos.py --runs 50 --events 100 --folder /var/tmp/chaos --log /var/tmp/chaos.log
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import bench
+from bench import record
+from bench.errors import BenchError
+from bench.spec import digest
+from slurm import journal
+from slurm.batch import Batch, batches, jobs_folder
+from slurm.devcluster import DevCluster
+from slurm.devcluster.processes import JOB, find
+
+DISK_MB = 512
+"""Of the small disk: some times what the runs need."""
+BETWEEN_S, AWAY_S = (0.5, 6.0), (3.0, 8.0)
+"""Pause between events; how long what was killed stays away, and the disk full."""
+SUBMIT_EVERY, LOOK_EVERY_S = 5, 3
+"""Events after which the sweep is submitted again in any case; seconds between looks at the cluster."""
+DEADLINE_S, ROUNDS = 15 * 60, 6
+"""For what is left after the last event."""
+EPOCHS = {"mlp_40_40": (60, 40), "resnet20": (6, 4)}
+RUNNING = ("-t", "RUNNING")
+KINDS = list(itertools.product(("ddrop", "l1_norm", "l1l2", "random", "uniform_thin"), (0.5, 0.25)))
+PROFILE = 'description = "one job a node, two runs a job"\ncpus = 4\nmem_gb = 2\ntime = 60\nruns_per_job = 2\n'
+
+
+class _Log:
+    """Lines on stdout and in a file."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.began = time.monotonic()
+        self.streams = [sys.stdout, *([file.open("w", encoding="utf-8")] if file else [])]
+
+    def say(self, text: str) -> None:
+        for stream in self.streams:
+            print(f"{time.monotonic() - self.began:7.1f}  {text}", file=stream, flush=True)
+
+
+class _Chaos:
+    """The sweep on the cluster, what is done to it, and what has to be repaired later.
+
+    ``expected`` are the undisturbed records, by their path below the folder of records.
+    """
+
+    def __init__(self, cluster: DevCluster, folder: Path, out: Path, expected, seed: int, log: _Log, small: bool):
+        self.cluster, self.folder, self.out, self.expected, self.log, self.small = (
+            cluster, folder, out, expected, log, small
+        )  # fmt: skip
+        self.rng = random.Random(seed)
+        self.calls = []  # of bench sweep that go on: process, its log, what for
+        self.repairs = []  # when, what, how
+        self.counts, self.tracebacks, self.bases, self.changed_bases, self.finished = Counter(), [], {}, set(), set()
+        self.resubmit, self.retry, self.looked = True, False, 0.0
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    def ask(self, *command: str) -> str | None:
+        """What a client says; None where it cannot, which is no news while daemons are away."""
+        if self.cluster.running("slurmctld"):
+            with suppress(subprocess.TimeoutExpired):
+                done = self.cluster.run(*command, timeout=15)
+                return done.stdout if done.returncode == 0 else None
+        return None
+
+    def jobs(self, *only: str) -> dict[str, str] | None:
+        """Job -> its state and reason; None if that cannot be known now."""
+        lines = self.ask("squeue", "-h", "-r", "-o", "%i|%T %r", *only)
+        return None if lines is None else dict(line.split("|", 1) for line in lines.splitlines())
+
+    def at_work(self):
+        """Processes of jobs."""
+        return sorted((p for p in find(self.cluster.folder) if p.program == JOB), key=lambda p: p.pid)
+
+    def unfinished(self) -> set[Path]:
+        """Runs without an ``ok`` record; who has one keeps it."""
+        for path in self.expected.keys() - self.finished:
+            with suppress(record.RecordError):
+                if record.load(self.out / "records" / path)["status"] == "ok":
+                    self.finished.add(path)
+        return self.expected.keys() - self.finished
+
+    def unclaimed(self) -> bool:
+        """Whether a run is neither finished nor in a job."""
+        live = self.jobs()
+        claimed = set()
+        for batch in batches(self.out):
+            for job, keys in zip(batch.jobs, batch.elements, strict=False):
+                claimed |= set(keys) if live and job in live else set()
+        return live is not None and any(path.stem not in claimed for path in self.unfinished())
+
+    # --- time passes -------------------------------------------------------------------------------------------
+
+    def sweep(self, retry: bool, what: str) -> tuple[subprocess.Popen, Path]:
+        """Submit the sweep, as a user does."""
+        self.counts["calls of sweep"] += 1
+        number = self.counts["calls of sweep"]
+        log = self.folder / "submissions" / f"{number:03}.log"
+        words = ["--cluster", "slurm", "--profile", str(self.folder / "profile.toml"), "--out", str(self.out)]
+        words += ["--retry", "failed"] if retry else []
+        process = bench_sweep(self.folder, log, words, self.cluster.env)
+        self.calls.append((process, log, f"sweep {number}{' --retry failed' if retry else ''}, {what}"))
+        return process, log
+
+    def later(self, what: str, repair) -> str:
+        seconds = self.rng.uniform(*AWAY_S)
+        self.repairs.append((time.monotonic() + seconds, what, repair))
+        return f"for {seconds:.1f} s"
+
+    def pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            self._repair()
+            self._read()
+            if time.monotonic() > self.looked + LOOK_EVERY_S:
+                self.looked = time.monotonic()
+                self._administer()
+                if self.resubmit and not self.calls and self.jobs() == {} and self.unfinished():
+                    self.sweep(self.retry, "nothing was left to run")
+                    self.retry = not self.retry
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.1)
+
+    def _repair(self) -> None:
+        for item in sorted(self.repairs, key=lambda item: item[0]):
+            at, what, repair = item
+            # A slurmd that starts before its controller hangs.
+            if at > time.monotonic() or ("slurmd n" in what and not self.cluster.running("slurmctld")):
+                continue
+            self.repairs.remove(item)
+            try:
+                repair()
+                self.log.say(f"repaired: {what}")
+            except BenchError as error:
+                self.log.say(f"not repaired, will be tried again: {what}: {error}")
+                self.repairs.append((time.monotonic() + 5, what, repair))
+
+    def _read(self) -> None:
+        """What ``bench sweep`` said, and whether a base changed after it was there."""
+        for call in [call for call in self.calls if call[0].poll() is not None]:
+            self.calls.remove(call)
+            process, log, what = call
+            lines = log.read_text(errors="replace").splitlines()
+            said = next((line for line in reversed(lines) if line.strip() and not line.startswith("follow:")), "")
+            self.log.say(f"{what}: exit {process.returncode}: {said}")
+            self.tracebacks += [f"{log.name}: {said}"] if any(line.startswith("Traceback") for line in lines) else []
+        for file in (self.out / "bases").glob("*.json"):
+            with suppress(OSError):
+                now = (file.stat().st_mtime_ns, file.read_bytes())
+                self.changed_bases |= {file.stem} if self.bases.setdefault(file, now) != now else set()
+
+    def _administer(self) -> None:
+        """Drained nodes are resumed, held jobs released."""
+        for line in (self.ask("sinfo", "-h", "-N", "-o", "%N %T") or "").splitlines():
+            node, state = line.split()
+            if "drain" in state and self.ask("scontrol", "update", f"nodename={node}", "state=resume") is not None:
+                self.log.say(f"administrator: {node} was {state}, resumed")
+                self.counts["nodes resumed"] += 1
+        for job, state in (self.jobs("-t", "PENDING") or {}).items():
+            if "held" in state.lower() and self.ask("scontrol", "release", job) is not None:
+                self.log.say(f"administrator: {job} was {state}, released")
+                self.counts["jobs released"] += 1
+
+    # --- events: what each did, or None when there was nothing to hit ------------------------------------------
+
+    def kill_process(self) -> str | None:
+        work = {p: Path(f"/proc/{p.pid}/comm") for p in self.at_work()}
+        with suppress(OSError, IndexError):  # there is none, or it has ended meanwhile
+            names = {p: comm.read_text().strip() for p, comm in work.items()}
+            wanted = self.rng.choice(("python", "python", "slurm_script", "srun"))
+            target = self.rng.choice([p for p, name in names.items() if name == wanted])
+            os.kill(target.pid, signal.SIGKILL)
+            return f"pid {target.pid} ({wanted}) of job {target.job} on {target.node}"
+        return None
+
+    def kill_node(self) -> str | None:
+        work = self.at_work()
+        if not (nodes := sorted({p.node for p in work if p.node})):
+            return None
+        node = self.rng.choice(nodes)
+        self.cluster.kill_node(node)
+        away = self.later(f"slurmd {node} started", lambda: self.cluster.start("slurmd", node))
+        return f"{node} with job {', '.join(sorted({p.job for p in work if p.node == node}))}, {away}"
+
+    def kill_submitter(self) -> str | None:
+        if self.calls or not self.unclaimed():
+            return None
+        early, seconds = self.rng.random() < 0.3, self.rng.uniform(0, 4)
+        files = set(jobs_folder(self.out).glob("*/batch.json"))
+        process, log = self.sweep(True, "to be killed")
+        end = time.monotonic() + (seconds if early else 60)
+        while time.monotonic() < end and process.poll() is None:
+            if not early and set(jobs_folder(self.out).glob("*/batch.json")) - files:  # it is about to call sbatch
+                seconds /= 150
+                time.sleep(seconds)
+                break
+            time.sleep(0.005)
+        process.kill()
+        if process.wait() != -signal.SIGKILL or "submitted now" in log.read_text():  # it was done before
+            return None
+        return f"pid {process.pid}, {seconds:.2f} s after {'its start' if early else 'it wrote a batch'}"
+
+    def command(self, *words: str, of: tuple[str, ...] = (), arrays: bool = False) -> str | None:
+        """Apply a command to one of the jobs."""
+        jobs = self.jobs(*of) or {}
+        names = sorted({job.partition("_")[0] for job in jobs if "_" in job} if arrays else jobs)
+        job = self.rng.choice(names) if names else ""
+        return None if not job or self.ask(*words, job) is None else " ".join((*words, job, jobs.get(job, "")))
+
+    def kill_daemon(self, *names: str) -> str | None:
+        """Kill one of them; those after it in the order of the start may go with it."""
+        if not all(map(self.cluster.running, names)) or not self.jobs():
+            return None
+        name = self.rng.choice(names)
+        self.cluster.kill(name)
+        return f"{name} {self.later(f'{name} started', lambda: [self.cluster.start(each) for each in names])}"
+
+    def fill_disk(self) -> str | None:
+        ballast = self.out.parent / "ballast"
+        if ballast.exists() or not self.at_work():
+            return None
+        with ballast.open("wb", buffering=0) as file:
+            for block in (bytes(2**20), bytes(4096)):
+                with suppress(OSError):  # it is full
+                    while file.write(block) == len(block):
+                        pass
+        return self.later("room on the disk", ballast.unlink)
+
+    def two_sweeps(self) -> str | None:
+        if self.calls or not self.unclaimed():
+            return None
+        return " and ".join(f"pid {self.sweep(True, 'one of two')[0].pid}" for _ in range(2))
+
+    EVENTS = {
+        "SIGKILL of a process of a job": kill_process,
+        "death of a node": kill_node,
+        "SIGKILL of the submitting process": kill_submitter,
+        "scontrol requeue": lambda self: self.command("scontrol", "requeue", of=RUNNING),
+        "USR2 to a job": lambda self: self.command("scancel", "--signal=USR2", of=RUNNING),
+        "scancel of a job": lambda self: self.command("scancel"),
+        "scancel of an array": lambda self: self.command("scancel", arrays=True),
+        "slurmctld killed": lambda self: self.kill_daemon("slurmctld"),
+        "database killed": lambda self: self.kill_daemon("mariadbd", "slurmdbd"),
+        "disk full": fill_disk,
+        "two sweeps at the same time": two_sweeps,
+    }
+
+    def disturb(self, number: int) -> None:
+        """Events until there were so many, or all runs are finished."""
+        kinds = [kind for kind in self.EVENTS if self.small or kind != "disk full"]
+        todo = (kinds * max(1, number * 3 // 5 // len(kinds)))[:number]  # some of every kind, the others as it comes
+        todo += self.rng.choices(kinds, k=number - len(todo))
+        self.rng.shuffle(todo)
+        while todo and self.unfinished():
+            self.pause(self.rng.uniform(*BETWEEN_S))
+            for kind in dict.fromkeys(todo):  # the next one that finds something to hit
+                if effect := self.EVENTS[kind](self):
+                    todo.remove(kind)
+                    self.counts[kind] += 1
+                    self.log.say(f"event {number - len(todo)}: {kind}: {effect}")
+                    if len(todo) % SUBMIT_EVERY == 0 and not self.calls:
+                        self.sweep(False, "once more")
+                    break
+        if todo:
+            self.log.say(f"all runs were finished before the last {len(todo)} events")
+
+    def settle(self) -> None:
+        """Repair everything, and submit what failed or was lost until all is finished."""
+        self.resubmit, end = False, time.monotonic() + DEADLINE_S
+
+        def wait(over) -> None:
+            while time.monotonic() < end and not over():
+                self.pause(1)
+
+        wait(lambda: not self.repairs and not self.calls)
+        for number in range(1, ROUNDS + 1):
+            self.sweep(True, f"round {number} of the end")
+            wait(lambda: not self.calls)
+            wait(lambda: self.jobs() == {})
+            self.log.say(f"round {number} of the end: {len(self.unfinished())} runs unfinished")
+            if not self.unfinished():
+                break
+
+
+def bench_sweep(folder: Path, log: Path, words: list[str], more: dict[str, str]) -> subprocess.Popen:
+    """Start ``bench sweep``. What it cannot save goes to the folder, as does what its jobs cannot."""
+    command = [sys.executable, "-m", "bench", "sweep", str(folder / "sweep.toml"), "--threads", "1", *words]
+    env = os.environ | more | {"TMPDIR": str(folder / "tmp")}
+    source = Path(bench.__file__).parents[1]
+    with log.open("w") as out:
+        return subprocess.Popen(command, cwd=source, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+
+def sweep_file(runs: int) -> str:
+    """So many runs, about ten to a base."""
+    bases = [(list(EPOCHS)[k % len(EPOCHS)], k // len(EPOCHS)) for k in range(max(2, -(-runs // len(KINDS))))]
+    text = 'description = "many short runs"\n\n[defaults]\ndataset = "digits"\n'
+    for k in range(runs):
+        (arch, seed), (method, keep) = bases[k % len(bases)], KINDS[k // len(bases)]
+        text += f'\n[[runs]]\nmethod = "{method}"\narch = "{arch}"\nkeep_macs = {keep}\nseeds = "{seed}"\n'
+        text += "epochs = {}\nfinetune_epochs = {}\n".format(*EPOCHS[arch])
+    return text
+
+
+def undisturbed(folder: Path, log: _Log) -> dict[Path, dict]:
+    """The same runs one after the other in two processes; those that are there from before stay."""
+    name = "undisturbed-" + digest((folder / "sweep.toml").read_text())[:8]
+    out, began, shards = folder / name, time.monotonic(), []
+    try:
+        for part in ("1/2", "2/2"):
+            words = ["--cluster", "inline", "--quiet", "--out", str(out), "--shard", part]
+            shards.append(bench_sweep(folder, folder / f"{name}-{part[0]}.log", words, {}))
+        if any(shard.wait() for shard in shards):
+            raise SystemExit(f"the undisturbed runs failed, see {out}-1.log and -2.log")
+    finally:
+        for shard in shards:
+            shard.kill()
+    found = {path.relative_to(out / "records"): record.load(path) for path in record.find(out / "records")}
+    log.say(f"{len(found)} runs undisturbed in {time.monotonic() - began:.0f} s, in {out}")
+    return found
+
+
+def damaged(out: Path, found: dict[Path, dict]) -> list[str]:
+    """Files that are not whole; the records that are go to ``found``."""
+    bad = []
+
+    def is_hash(value: str, file: Path) -> None:
+        if value != hashlib.sha256(file.read_bytes()).hexdigest():
+            bad.append(f"{file}: not what its record or facts say")
+
+    for path in sorted([*out.glob("records/**/*.json"), *out.glob("bases/*.json"), *out.glob("jobs/*/batch.json")]):
+        try:
+            if path.parent.name == "bases":
+                is_hash(json.loads(path.read_text())["sha256"], path.with_suffix(".safetensors"))
+            elif path.name == "batch.json":
+                Batch.load(path)
+            else:
+                found[path] = entry = record.load(path)
+                if record.seal(entry) != entry:
+                    bad.append(f"{path.stem}: its own hash does not hold")
+                for artifact in entry["artifacts"].values() if path.parent.name != "superseded" else ():
+                    is_hash(artifact["sha256"], out / "artifacts" / entry["id"] / artifact["file"])
+        except (BenchError, OSError, ValueError, KeyError) as error:
+            bad.append(f"{path.name}: {error}")
+    return bad
+
+
+def repeated(legs_of: dict[str, list[journal.Leg]], anew: set[str]) -> list[str]:
+    """Legs that began before what the leg before them had saved; ``anew`` are runs that failed and may."""
+    bad = []
+    for key, legs in legs_of.items():
+        for before, after in itertools.pairwise(leg for leg in legs if leg.epochs):
+            left, first = (of - done for _, done, of in (before.epochs[-1], after.epochs[0]))
+            if first > left and key not in anew:
+                bad.append(f"{key}: {left} epochs were left, and {first} after the first of job {after.job}")
+    return bad
+
+
+def verdict(chaos: _Chaos, seconds: float) -> bool:
+    """Print what holds and what does not; returns whether all does."""
+    say, out, broken, found = chaos.log.say, chaos.out, [], {}
+
+    def check(what: str, bad: list[str]) -> None:
+        broken.extend(bad)
+        say("\n            ".join([f"{'BROKEN' if bad else 'holds '}  {what}: {len(bad)}", *bad]))
+
+    say("verdict")
+    for kind in chaos.EVENTS:
+        say(f"{chaos.counts[kind]:5}  {kind}")
+    say(f"{sum(chaos.counts[kind] for kind in chaos.EVENTS):5}  events")
+    say(", ".join(f"{chaos.counts[what]} {what}" for what in ("calls of sweep", "nodes resumed", "jobs released")))
+    check("torn or damaged files", damaged(out, found))
+    mine = {path: found.get(out / "records" / path) for path in chaos.expected}
+    ok = {path: entry for path, entry in mine.items() if entry and entry["status"] == "ok"}
+    say(f"{len(ok)} of {len(mine)} runs have a finished record ({100 * len(ok) / len(mine):.0f} %)")
+    check("lost runs, without a record", [path.stem for path, entry in mine.items() if not entry])
+    check("unfinished runs", [f"{p.stem}: {e['status']}" for p, e in mine.items() if e and e["status"] != "ok"])
+    legs_of = {
+        file.stem: journal.Journal(file.parent, file.stem).legs() for file in out.glob("jobs/journal/*.jsonl")
+    }  # fmt: skip
+    good = Counter(entry["id"] for entry in found.values() if entry["status"] == "ok")
+    twice = [f"{key}: {n} finished records" for key, n in good.items() if n > 1]
+    twice += [f"base {key}: its facts changed" for key in sorted(chaos.changed_bases)]
+    for key, legs in legs_of.items():
+        rest = list(itertools.dropwhile(lambda leg: leg.ended != journal.DONE, legs))[1:]
+        twice += [f"{key}: trained on after it was done" for leg in rest if leg.epochs]
+    check("made twice", twice)
+    unequal = []
+    for path, entry in ok.items():
+        a, b = record.timeless(entry), record.timeless(chaos.expected[path])
+        if digest(a) != digest(b):
+            unequal.append(f"{path.stem}: {', '.join(key for key in a if a[key] != b.get(key))}")
+    check("results that differ from the undisturbed ones", unequal)
+    aside = [entry for path, entry in found.items() if path.parent.name == "superseded"]
+    check("saved epochs that were trained again", repeated(legs_of, {entry["id"] for entry in aside}))
+    check("submissions that ended with a traceback", chaos.tracebacks)
+    ends = Counter(leg.ended or journal.KILLED for legs in legs_of.values() for leg in legs)
+    killed = ends[journal.KILLED] + chaos.counts["SIGKILL of the submitting process"]
+    parts = [str(path.relative_to(out)) for path in out.rglob("*.part")]
+    check(f"unfinished files (*.part) beyond {killed} killed processes", parts[killed:])
+    sums = Counter()
+    for entry in ok.values():
+        sums.update({key: entry["job"][key] for key in ("legs", "preemptions", "timeouts", "terminations", "kills")})
+    say("as the records have it: " + ", ".join(f"{n} {what}" for what, n in sums.items()))
+    say("legs, those of bases too: " + ", ".join(f"{n} {how}" for how, n in ends.most_common()))
+    failed = [f"{entry['id']}: {(entry['error'] or {}).get('message')}" for entry in aside]
+    say("; ".join([f"{len(aside)} records were superseded", *failed]))
+    left = len(list(out.glob("checkpoints/*.pt"))), len(list((chaos.folder / "tmp").glob("*.json")))
+    say("{} unfinished files, {} checkpoints and {} rescued records are left".format(len(parts), *left))
+    say(f"{seconds:.0f} s from the first submission to the end: {'NOT ' if broken else ''}all holds")
+    return not broken
+
+
+def run(chosen: argparse.Namespace, folder: Path, log: _Log) -> bool:
+    """Everything; returns whether all holds."""
+    for name in ("cluster", "submissions", "kept", "tmp"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    disk = folder / "disk"
+    for path in (disk, folder / "submissions", folder / "tmp"):
+        path.mkdir(parents=True, exist_ok=True)
+    (folder / "sweep.toml").write_text(sweep_file(chosen.runs))
+    (folder / "profile.toml").write_text(PROFILE)
+    expected = undisturbed(folder, log)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "bench-chaos", str(disk)]
+    small = bool(shutil.which("mount")) and subprocess.run(mount, capture_output=True).returncode == 0
+    if not small:
+        log.say("cannot mount a tmpfs here: the results go to a plain folder, which is never full")
+    cluster = DevCluster(folder / "cluster", nodes=4, port=chosen.port)
+    chaos = _Chaos(cluster, folder, disk / "results", expected, chosen.seed, log, small)
+    try:
+        cluster.up()
+        log.say(f"4 nodes are up, seed {chosen.seed}")
+        began = time.monotonic()
+        chaos.sweep(False, "the first")
+        chaos.disturb(chosen.events)
+        chaos.settle()
+        return verdict(chaos, time.monotonic() - began)
+    finally:
+        for process, *_ in chaos.calls:
+            process.kill()
+            process.wait()
+        if chosen.folder:  # to look at; the next call removes it
+            for source in (chaos.out, cluster.folder / "log"):
+                with suppress(OSError, shutil.Error):
+                    shutil.copytree(source, folder / "kept" / source.name)
+        cluster.down(wipe=True)
+        if small and subprocess.run(["umount", str(disk)]).returncode:
+            subprocess.run(["umount", "--lazy", str(disk)])
+        shutil.rmtree(disk, ignore_errors=True)
+
+
+def main() -> int:
+    """Read the command line, and leave nothing behind."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=50, help="of the sweep (50)")
+    parser.add_argument("--events", type=int, default=100, help="that hit something (100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of events (0)")
+    parser.add_argument("--port", type=int, default=28400, help="first of the cluster's 200 ports (28400)")
+    parser.add_argument("--folder", type=Path, help="for everything; undisturbed runs in it are used again")
+    parser.add_argument("--log", type=Path, help="file for the lines that are printed")
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is taken down then too
+    log = _Log(chosen.log)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        return 0 if run(chosen, (chosen.folder or Path(temporary)).resolve(), log) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
