@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +56,10 @@ class Task:
         path = record.path_of(out, self.spec)
         if not path.is_file():
             return None
-        found = record.load(path)
+        try:
+            found = record.load(path)
+        except record.RecordError:  # somebody has to look at it; no job writes over it
+            return {"status": "damaged"}
         stale = found["status"] == "interrupted" or found["record_sha256"] == self.replaces
         return None if stale else found
 
@@ -147,6 +150,17 @@ class Batch:
     def log(self, job: str) -> Path:
         """What the job wrote."""
         return self.folder / f"{job}_0_log.out"
+
+    @property
+    def cancelled(self) -> set[str]:
+        """Jobs that ``bench cancel`` ended: their runs are missing, not lost."""
+        file = self.folder / "cancelled"
+        return set(file.read_text(encoding="utf-8").split()) if file.is_file() else set()
+
+    def note_cancelled(self, jobs: Iterable[str]) -> None:
+        """Add to :attr:`cancelled`."""
+        with (self.folder / "cancelled").open("a", encoding="utf-8") as file:
+            file.writelines(f"{job}\n" for job in jobs)
 
     def write(self) -> None:
         """Write the file, atomically; raises SetupError when the folder does not take it."""

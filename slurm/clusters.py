@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock
@@ -156,15 +157,15 @@ class Local:
     def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
         """See :class:`Cluster`."""
         executor = LocalExecutor(batch.folder, max_num_timeout=NO_LIMIT)
-        gpus = visible_gpus() if batch.options["device"] != "cpu" else 0
+        gpus = gpu_numbers() if batch.options["device"] != "cpu" else []
         jobs = []
-        with _deaf():
+        with _detached():
             for element in range(len(batch.elements)):
                 executor.update_parameters(
                     timeout_min=FOREVER_MIN,
                     stderr_to_stdout=True,
-                    gpus_per_node=min(gpus, 1),
-                    visible_gpus=(element % gpus,) if gpus else (),
+                    gpus_per_node=min(len(gpus), 1),
+                    visible_gpus=(gpus[element % len(gpus)],) if gpus else (),
                 )
                 jobs.append(executor.submit(Job(batch.file, element)).job_id)
         return dataclasses.replace(batch, jobs=tuple(jobs))
@@ -173,9 +174,10 @@ class Local:
         """See :class:`Cluster`."""
         found = {}
         for batch in batches:
-            for job in batch.jobs:
+            controllers = _controllers(batch)
+            for job in filter(None, batch.jobs):
                 lock = batch.folder / f"{job}.lock"
-                if (lock.exists() and lock_is_busy(FileLock(lock))) or _is_controller(batch, job):
+                if (lock.exists() and lock_is_busy(FileLock(lock))) or job in controllers:
                     found[job] = (RUNNING, "")
         return found
 
@@ -186,18 +188,15 @@ class Local:
     def cancel(self, batches: Sequence[Batch], jobs: Sequence[str]) -> None:
         """See :class:`Cluster`."""
         for batch in batches:
-            for job in batch.jobs:
-                if job in jobs and _is_controller(batch, job):
-                    with suppress(ProcessLookupError):
-                        os.kill(int(job), signal.SIGTERM)
+            for process in _controllers(batch).intersection(batch.jobs).intersection(jobs):
+                with suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGTERM)
 
     def withdraw(self, batch: Batch) -> None:
         """See :class:`Cluster`."""
-        table = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
-        for line in table.splitlines():
-            if str(batch.folder) in line:
-                with suppress(ProcessLookupError):
-                    os.kill(int(line.split()[0]), signal.SIGTERM)
+        for process in _controllers(batch):
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGTERM)
 
 
 class Debug(Local):
@@ -264,6 +263,18 @@ def expand(job: str) -> list[str]:
     return ids
 
 
+def gpu_numbers() -> list[int]:
+    """The numbers of those GPUs, as CUDA_VISIBLE_DEVICES has them; raises SetupError where it has names."""
+    count = visible_gpus()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not given or not count:
+        return list(range(count))
+    try:
+        return [int(number) for number in given.split(",")][:count]
+    except ValueError:
+        raise SetupError(f"CUDA_VISIBLE_DEVICES={given}: give numbers of GPUs to share them among jobs") from None
+
+
 def visible_gpus() -> int:
     """GPUs of this machine that this process may use."""
     import torch
@@ -291,20 +302,48 @@ def _reason(text: str) -> str:
     return "; ".join(dict.fromkeys(lines)) or "no reason given"
 
 
-def _is_controller(batch: Batch, job: str) -> bool:
-    """Whether process ``job`` is still the one that submitit started for this batch, not another with its number."""
-    if not job.isdecimal():
-        return False
-    found = subprocess.run(["ps", "-p", job, "-o", "stat=,args="], capture_output=True, text=True)
-    return str(batch.folder) in found.stdout and not found.stdout.strip().startswith("Z")
+def _processes() -> Iterator[tuple[str, str]]:
+    """Process and its command line, of all on this machine that have not ended."""
+    if Path("/proc/self/cmdline").exists():  # slim containers have no ps
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with suppress(OSError):
+                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                    yield entry.name, words.decode(errors="replace")
+        return
+    table = subprocess.run(["ps", "-axww", "-o", "pid=,args="], capture_output=True, text=True).stdout
+    for line in table.splitlines():
+        number, _, found = line.strip().partition(" ")
+        yield number, found
+
+
+def _controllers(batch: Batch) -> set[str]:
+    """Processes that submitit started for a batch, told by its token: numbers are given out again."""
+    return {process for process, words in _processes() if f"jobs/{batch.token}" in words and "submitit" in words}
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes started in here do not hear Ctrl-C and the closing of the terminal: jobs outlive their submission."""
+def _detached() -> Iterator[None]:
+    """Processes started in here outlive the command, its terminal and its pipes.
+
+    They do not hear Ctrl-C and the closing of the terminal, and hold none of the standard streams.
+    """
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = {}
+    for stream in (0, 1, 2):
+        with suppress(OSError):  # one that is closed
+            saved[stream] = os.dup(stream)
+    null = os.open(os.devnull, os.O_RDWR)
     try:
+        for stream in saved:
+            os.dup2(null, stream)
         yield
     finally:
+        for stream, copy in saved.items():
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(null)
         for number, handler in before.items():
             signal.signal(number, handler)

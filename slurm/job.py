@@ -6,7 +6,6 @@ loop wrote after its last epoch; then the job queues itself again and, on its ne
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -32,7 +31,6 @@ FRUITLESS_LEGS = 3
 """So many legs in a row that reach the time limit before an epoch is done, and the run fails."""
 REQUEUE_TRIES, REQUEUE_PAUSE_S = 12, 5.0
 ROOM_TRIES, ROOM_PAUSE_S, ROOM_BYTES = 60, 10.0, 2**20
-FULL = (errno.ENOSPC, errno.EDQUOT)
 EARLY_S = 60
 """SLURM may send its warning so much earlier than asked."""
 HEADROOM = 1.2
@@ -65,7 +63,7 @@ class Job(Checkpointable):
         batch = Batch.load(Path(self.file))
         signals = _Signals(batch, began)
         with suppress(OSError):  # what a kill left of it would end every later leg with an error
-            env.paths.result_pickle.with_suffix(".pkl.save_tmp").unlink()
+            (batch.folder / f"{env.job_id}_{env.global_rank}_result.pkl.save_tmp").unlink()
         lock = FileLock(batch.folder / f"{env.job_id}.lock") if env.name() == "local" else None
         with signals.heard():
             try:
@@ -259,7 +257,9 @@ class _Progress(Progress):
 
 
 def _is_disk(error: BaseException | None) -> bool:
-    """Whether an error came from a disk that did not take something."""
+    """Whether an error came from a full disk."""
+    from bench.run import FULL
+
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True

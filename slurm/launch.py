@@ -180,6 +180,8 @@ def cancel(specs: Sequence[Spec], out: Path) -> list[str]:
             for job, keys in zip(batch.jobs, batch.elements, strict=True)
             if job in found.live and keys_of.issuperset(keys)
         ]
+        for batch in mine:
+            batch.note_cancelled(set(batch.jobs).intersection(jobs))
         cluster_of(name).cancel(mine, jobs)
         ended += jobs
     return ended

@@ -16,6 +16,7 @@ from bench.run import lock_file
 from bench.spec import Spec
 from slurm.batch import Batch, base_key, batches, journal_of
 from slurm.clusters import RUNNING, WAITING, cluster_of
+from slurm.journal import Leg
 
 DONE, FAILED, LOST, MISSING, UNKNOWN = "done", "failed", "lost", "missing", "unknown"
 STATES = (DONE, RUNNING, WAITING, FAILED, LOST, MISSING, UNKNOWN)
@@ -145,7 +146,10 @@ def _state(
     """The state of one run; ``jobs`` are all that ever had it, oldest first."""
     status, sha256 = (found["status"], found["record_sha256"]) if found else (None, None)
     message = found["error"]["message"] if found and found["error"] else ""
-    batch, job = next(((b, j) for b, j in reversed(jobs) if j in live), jobs[-1] if jobs else (None, None))
+    at_it = [pair for pair in jobs if pair[1] in live]
+    last = _last_leg(spec, out) if at_it else None
+    mine = [pair for pair in at_it if last and pair[1] == last.job]  # of several, the one that works on it
+    batch, job = next(iter([*reversed(mine), *reversed(at_it), *reversed(jobs)]), (None, None))
     replaced = batch.tasks[spec.id]["replaces"] if batch else None
     final = status not in (None, "interrupted") and (sha256 is None or sha256 != replaced)
     seconds = sum(found["clock"]["seconds"].values()) if found else None
@@ -153,7 +157,11 @@ def _state(
     if final:
         return replace(known, state=DONE if status == "ok" else FAILED)
     if batch and job in live:
-        return _live(replace(known, detail=""), out, live[job])
+        if mine and last and live[job][0] == RUNNING:
+            done, total = last.epochs[-1][1:] if last.epochs else (None, None)
+            left = last.seconds_left()
+            return replace(known, state=RUNNING, detail="", done=done, total=total, seconds_left=left)
+        return replace(known, state=WAITING, detail=live[job][1])
     if batch and batch.cluster in silent:
         return replace(known, state=UNKNOWN)
     if _busy(spec, out):
@@ -163,14 +171,10 @@ def _state(
     return replace(known, state=LOST) if batch and status is None else known
 
 
-def _live(known: State, out: Path, live: tuple[str, str]) -> State:
-    """The state of a run whose job has not ended: it may be at it, or at others before it."""
-    legs = journal_of(out, known.spec.id).legs()
-    last = legs[-1] if legs else None
-    if live[0] == RUNNING and last and last.ended is None and last.job == known.job:
-        done, total = last.epochs[-1][1:] if last.epochs else (None, None)
-        return replace(known, state=RUNNING, done=done, total=total, seconds_left=last.seconds_left())
-    return replace(known, state=WAITING, detail=live[1])
+def _last_leg(spec: Spec, out: Path) -> Leg | None:
+    """The leg that is going on, if there is one."""
+    legs = journal_of(out, spec.id).legs()
+    return legs[-1] if legs and legs[-1].ended is None else None
 
 
 def _busy(spec: Spec, out: Path) -> bool:
@@ -193,6 +197,7 @@ def _tell_ends(found: Survey) -> None:
         if state.state != LOST:
             continue
         end = ends.get(state.job or "", "")
-        kind = MISSING if end.startswith("CANCELLED") else LOST
+        wanted = state.batch is not None and state.job in state.batch.cancelled
+        kind = MISSING if wanted or end.startswith("CANCELLED") else LOST
         detail = f"its job ended as {end} and left no record" if end else "its job is gone and left no record"
         found.states[index] = replace(state, state=kind, detail=detail)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import cluster, sweep
+from bench.cli import run as run_command
 from bench.errors import RunFailed, UsageError
 from bench.registry import add_plugin
 
@@ -28,7 +29,9 @@ def add_to(commands: Any) -> None:
         p.set_defaults(function=function)
         if name == "logs":
             p.add_argument("which", nargs=1, metavar="RUN", help="(the start of) its id")
-            p.add_argument("-n", "--lines", type=int, default=40, metavar="N", help="the last N lines (40)")
+            p.add_argument(
+                "-n", "--lines", type=run_command.whole, default=40, metavar="N", help="the last N lines (40)"
+            )
         else:
             p.add_argument("which", nargs="*" if name == "status" else "+", metavar="SWEEP|RUN", help=what)
             p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="file that defines names")

@@ -1,0 +1,538 @@
+"""Handing runs over: each once, whoever submits and whenever, and whatever the cluster says to it."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from bench import record
+from bench.errors import SetupError
+from bench.pipeline import Options
+from bench.run import leave_failure
+from bench.spec import Budget, load_recipe
+from bench.specify import make_spec
+from slurm import launch, states
+from slurm.batch import Batch, Task, base_key, batches, journal_of
+from slurm.clusters import RUNNING, WAITING
+from slurm.launch import Request, cancel, dry_run, plan, submit, to_submit
+from slurm.packing import estimates
+from slurm.profile import Profile
+from slurm.states import FAILED, LOST, MISSING, survey
+
+
+class Fake:
+    """A cluster in memory that remembers what it is told, and refuses when it should."""
+
+    def __init__(self, first):
+        self.number, self.largest = first, 1001
+        self.alive, self.ended = {}, {}
+        self.submitted, self.withdrawn, self.cancelled = [], [], []
+        self.refuse_at = self.silent = None
+        self.meanwhile = lambda batch: None
+
+    def max_array_size(self):
+        return self.largest
+
+    def submit(self, batch, profile, after):
+        found = Batch.load(batch.file)  # as a job that starts at once does
+        assert (found.tasks, found.elements, found.jobs) == (batch.tasks, batch.elements, ())
+        self.meanwhile(batch)
+        if self.refuse_at == len(self.submitted):
+            raise SetupError("sbatch refused: Invalid qos")
+        self.number += 1
+        count = len(batch.elements)
+        ids = (str(self.number),) if count == 1 else tuple(f"{self.number}_{k}" for k in range(count))
+        self.alive |= dict.fromkeys(ids, (WAITING, "Resources"))
+        accepted = replace(batch, jobs=ids)
+        self.submitted.append((accepted, list(after)))
+        return accepted
+
+    def live(self, batches):
+        if self.silent:
+            raise SetupError("SLURM does not answer")
+        return {job: self.alive[job] for batch in batches for job in batch.jobs if job in self.alive}
+
+    def ends(self, jobs):
+        return {job: self.ended[job] for job in jobs if job in self.ended}
+
+    def cancel(self, batches, jobs):
+        self.cancelled += jobs
+
+    def withdraw(self, batch):
+        self.withdrawn.append(batch.token)
+
+
+@pytest.fixture
+def clusters(monkeypatch):
+    """The clusters there are, by name."""
+    known = {"slurm": Fake(100), "local": Fake(40_000), "debug": Fake(900)}
+    for module in (launch, states):
+        monkeypatch.setattr(module, "cluster_of", lambda name: known[name])
+    monkeypatch.setattr(launch, "Slurm", Fake)  # the one that has arrays of a largest size
+    return known
+
+
+@pytest.fixture
+def slurm(clusters):
+    return clusters["slurm"]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def spec_of(seed=0, method="l1_norm", **changes):
+    recipe = load_recipe("digits", {key.replace("__", "."): str(value) for key, value in changes.items()})
+    return make_spec(method, "resnet20", "digits", recipe, Budget(keep_macs=0.5), seed)
+
+
+def request(specs, out, cluster="slurm", retry=(), jobs=1, **profile):
+    made = Request(specs, Options(out=out), [], cluster, Profile(**profile), "some", frozenset(retry), jobs)
+    return made
+
+
+def leave(out, spec, status="ok"):
+    """Write a record; returns its hash."""
+    if status == "failed":
+        leave_failure(spec, Options(out=out), SetupError("no data"), None)
+    else:
+        made = dict.fromkeys(record.FIELDS) | {"schema": 1, "kind": "bench.run", "id": spec.id, "status": status}
+        made |= {"spec": spec.as_dict(), "spec_sha256": spec.sha256, "code": {}, "environment": {}, "curve": []}
+        made |= {"data": {}, "training": {"macs": 0, "examples": 0, "epochs": 0}, "structure": {"widths": {}}}
+        made |= {"cost": {"dense": {"macs": 9, "params": 9}, "final": {"macs": 4, "params": 4}}}
+        made |= {"metrics": {}, "memory": {}, "artifacts": {}, "latency": [], "clock": {"seconds": {"train": 60.0}}}
+        made |= {"error": None if status == "ok" else {"type": "X", "message": "stopped", "traceback": []}}
+        record.write(record.path_of(out, spec), made)
+    return record.load(record.path_of(out, spec))["record_sha256"]
+
+
+def trained(out, spec, name="some_base"):
+    """The base of a run, as a job leaves it."""
+    notes = journal_of(out, base_key(spec))
+    notes.add("start", batch="b", job="1")
+    notes.add("end", how="done", base=name)
+    (out / "bases").mkdir(parents=True, exist_ok=True)
+    (out / "bases" / f"{name}.safetensors").touch()
+
+
+def nobody(text):
+    pytest.fail(f"said {text}")
+
+
+def shapes(slurm):
+    """Of what was submitted: keys of each element, and what it waits for."""
+    return [(list(map(list, batch.elements)), after) for batch, after in slurm.submitted]
+
+
+# --- bases ---------------------------------------------------------------------------------------------------
+
+
+def test_a_base_that_several_runs_need_is_a_task_of_its_own_and_they_wait_for_it(slurm, out):
+    shared = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
+    lone = spec_of(train__epochs=7)
+    done = submit(request([*shared, lone], out), nobody)
+    bases, free, waiting = done.batches
+    assert [list(map(list, batch.elements)) for batch in done.batches] == [
+        [[base_key(shared[0])], [base_key(shared[2])]],
+        [[lone.id]],
+        [[spec.id] for spec in shared],
+    ]
+    assert [task["base"] for task in bases.tasks.values()] == [True, True]
+    assert [after for _, after in slurm.submitted] == [[], [], [bases.jobs[0].partition("_")[0]]]
+    assert done.runs == 5
+    assert free.jobs != waiting.jobs
+
+
+def test_a_base_of_a_single_run_is_trained_by_it(slurm, out):
+    submit(request([spec_of(0), spec_of(1)], out), nobody)
+    assert shapes(slurm) == [([[spec_of(0).id], [spec_of(1).id]], [])]
+
+
+def test_a_base_that_is_trained_is_not_trained_again(slurm, out):
+    specs = [spec_of(0), spec_of(0, "random")]
+    trained(out, specs[0])
+    submit(request(specs, out), nobody)
+    assert shapes(slurm) == [([[spec.id] for spec in specs], [])]
+
+
+def test_a_base_that_was_deleted_is_trained_again(slurm, out):
+    specs = [spec_of(0), spec_of(0, "random")]
+    trained(out, specs[0])
+    (out / "bases" / "some_base.safetensors").unlink()
+    submit(request(specs, out), nobody)
+    assert shapes(slurm)[0] == ([[base_key(specs[0])]], [])
+
+
+def test_a_base_that_an_earlier_submission_has_trained_is_waited_for(slurm, out):
+    first = [spec_of(0), spec_of(0, "random")]
+    submit(request(first, out), nobody)
+    base = slurm.submitted[0][0].jobs[0]
+    more = [spec_of(0, "ddrop"), spec_of(0, "uniform_thin")]
+    submit(request([*first, *more], out), nobody)
+    assert shapes(slurm)[2:] == [([[spec.id] for spec in more], [base])]
+    submit(request([spec_of(0, "dropnet")], out), nobody)  # also where it alone needs it
+    assert shapes(slurm)[3:] == [([[spec_of(0, "dropnet").id]], [base])]
+    slurm.alive.pop(base)
+    trained(out, first[0])
+    submit(request([spec_of(0, "dense")], out), nobody)
+    assert shapes(slurm)[4:] == [([[spec_of(0, "dense").id]], [])]
+
+
+def test_a_base_whose_job_is_gone_is_trained_anew(slurm, out):
+    specs = [spec_of(0), spec_of(0, "random")]
+    submit(request(specs, out), nobody)
+    slurm.alive.clear()
+    submit(request(specs, out, retry=[LOST]), nobody)
+    again = list(slurm.submitted[2][0].jobs)
+    assert shapes(slurm)[2:] == [([[base_key(specs[0])]], []), ([[spec.id] for spec in specs], again)]
+
+
+def test_slurm_is_not_told_to_wait_for_a_process_of_this_machine(clusters, out):
+    """Whose number may be that of any job."""
+    first = [spec_of(0), spec_of(0, "random")]
+    submit(request(first, out, "local"), nobody)
+    slurm, local = clusters["slurm"], clusters["local"]
+    assert {state for state, _ in local.alive.values()} == {WAITING}
+    more = [spec_of(0, "ddrop"), spec_of(0, "uniform_thin")]
+    submit(request(more, out), nobody)
+    numbers = {job.partition("_")[0] for batch, _ in slurm.submitted for job in batch.jobs}
+    for _, after in slurm.submitted:
+        assert set(after) <= numbers
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (3, [3]), (4, [3, 1]), (7, [3, 3, 1])])
+def test_arrays_are_no_larger_than_the_cluster_takes(slurm, out, count, sizes):
+    slurm.largest = 3
+    specs = [spec_of(seed) for seed in range(count)]
+    submit(request(specs, out), nobody)
+    assert [len(batch.elements) for batch, _ in slurm.submitted] == sizes
+    assert [key for batch, _ in slurm.submitted for (key,) in batch.elements] == [spec.id for spec in specs]
+    for batch, _ in slurm.submitted:
+        assert set(batch.tasks) == {key for (key,) in batch.elements}
+
+
+def test_runs_of_split_arrays_wait_for_all_bases_that_they_need(slurm, out):
+    slurm.largest = 2
+    specs = [spec_of(seed, method) for seed in range(3) for method in ("l1_norm", "random")]
+    submit(request(specs, out), nobody)
+    found = slurm.submitted
+    assert [len(batch.elements) for batch, _ in found] == [2, 1, 2, 2, 2]
+    trainers = {key: batch.jobs[0].partition("_")[0] for batch, _ in found[:2] for key in batch.tasks}
+    for batch, after in found[2:]:
+        needed = {trainers[base_key(batch.task(key).spec)] for (key,) in batch.elements}
+        assert needed <= set(after)
+
+
+def test_several_runs_in_a_job(slurm, out):
+    specs = [spec_of(seed) for seed in range(5)]
+    submit(request(specs, out, runs_per_job=2), nobody)
+    assert shapes(slurm) == [([[s.id for s in specs[k : k + 2]] for k in (0, 2, 4)], [])]
+
+
+def test_runs_are_packed_as_earlier_records_let_expect(slurm, out):
+    leave(out, spec_of(99))  # a minute
+    assert estimates(out)(spec_of(0)) == 60
+    submit(request([spec_of(seed) for seed in range(7)], out, minutes_per_job=3), nobody)
+    assert [len(keys) for keys in shapes(slurm)[0][0]] == [3, 3, 1]
+
+
+# --- each once -----------------------------------------------------------------------------------------------
+
+
+def test_a_second_submission_hands_over_nothing(slurm, out):
+    specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
+    assert submit(request(specs, out), nobody).runs == 4
+    again = submit(request(specs, out), nobody)
+    assert (again.runs, again.batches) == (0, [])
+    assert again.before.counts()["waiting"] == 4
+    more = submit(request([*specs, spec_of(5)], out), nobody)
+    assert (more.runs, list(more.batches[0].tasks)) == (1, [spec_of(5).id])
+
+
+def test_what_is_done_or_at_work_is_not_handed_over(slurm, out):
+    specs = [spec_of(seed) for seed in range(4)]
+    leave(out, specs[0])
+    submit(request(specs[1:2], out), nobody)
+    slurm.alive[slurm.submitted[0][0].jobs[0]] = (RUNNING, "")
+    leave(out, specs[2], "interrupted")
+    done = submit(request(specs, out), nobody)
+    assert [list(batch.tasks) for batch in done.batches] == [[specs[2].id, specs[3].id]]
+
+
+def test_what_failed_or_was_lost_is_handed_over_only_on_demand(slurm, out):
+    failed, lost, cancelled = (spec_of(seed) for seed in range(3))
+    submit(request([lost, cancelled], out), nobody)
+    slurm.ended = {slurm.submitted[0][0].jobs[1]: "CANCELLED by 0"}
+    slurm.alive.clear()
+    sha256 = leave(out, failed, "failed")
+    specs = [failed, lost, cancelled]
+    assert [state.state for state in survey(specs, out).states] == [FAILED, LOST, MISSING]
+    assert list(submit(request(specs, out), nobody).batches[0].tasks) == [cancelled.id]
+    done = submit(request(specs, out, retry=[FAILED, LOST]), nobody)
+    (batch,) = done.batches
+    assert set(batch.tasks) == {failed.id, lost.id}
+    assert batch.task(failed.id) == Task(failed, replaces=sha256, method_sha256=batch.task(failed.id).method_sha256)
+    assert batch.task(lost.id).replaces is None
+    assert submit(request(specs, out, retry=[FAILED, LOST]), nobody).runs == 0  # they wait
+
+
+def test_what_is_done_is_carried_out_again_once_for_each_demand(slurm, out):
+    spec = spec_of()
+    sha256 = leave(out, spec)
+    (batch,) = submit(request([spec], out, retry=["done", FAILED, LOST]), nobody).batches
+    assert batch.task(spec.id).replaces == sha256
+    assert submit(request([spec], out, retry=["done", FAILED, LOST]), nobody).runs == 0  # it waits
+
+
+def test_what_to_submit(slurm, out):
+    leave(out, spec_of(1), "failed")
+    before = survey([spec_of(0), spec_of(1)], out)
+    assert [state.spec.seed for state in to_submit(before, ())] == [0]
+    assert [state.spec.seed for state in to_submit(before, [FAILED])] == [0, 1]
+
+
+def test_two_who_submit_at_the_same_time_hand_over_each_run_once(slurm, out):
+    specs = [spec_of(seed) for seed in range(3)]
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(batch):
+        inside.set()
+        assert go_on.wait(30)
+
+    slurm.meanwhile = wait
+    found, said = [], []
+
+    def hand_over():
+        found.append(submit(request(specs, out), said.append))
+
+    threads = [threading.Thread(target=hand_over) for _ in range(2)]
+    threads[0].start()
+    assert inside.wait(30)
+    threads[1].start()
+    while not said:
+        threads[1].join(0.01)
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert said == ["waiting for another submission to the same folder"]
+    assert sorted(done.runs for done in found) == [0, 3]
+    assert len(slurm.submitted) == 1
+
+
+# --- refusals ------------------------------------------------------------------------------------------------
+
+
+def test_what_was_accepted_before_a_refusal_stays_and_the_same_call_goes_on(slurm, out):
+    slurm.largest = 2
+    specs = [spec_of(seed) for seed in range(5)]
+    slurm.refuse_at = 1
+    with pytest.raises(SetupError, match="Invalid qos; 2 of 5 runs were, the same command") as caught:
+        submit(request(specs, out), nobody)
+    assert "\n" not in str(caught.value)
+    assert len(slurm.withdrawn) == 1  # whatever the refused one may have started
+    (kept,) = batches(out)
+    assert kept.jobs == slurm.submitted[0][0].jobs
+    slurm.refuse_at = None
+    done = submit(request(specs, out), nobody)
+    assert [list(batch.tasks) for batch in done.batches] == [[s.id for s in specs[2:4]], [specs[4].id]]
+    assert sorted(key for batch in batches(out) for key in batch.tasks) == sorted(spec.id for spec in specs)
+
+
+def test_a_refusal_of_the_first_says_nothing_of_others(slurm, out):
+    slurm.refuse_at = 0
+    with pytest.raises(SetupError, match="Invalid qos; nothing was submitted"):
+        submit(request([spec_of()], out), nobody)
+    assert list(batches(out)) == []
+
+
+def test_bases_that_were_accepted_are_waited_for_by_the_call_that_goes_on(slurm, out):
+    specs = [spec_of(0), spec_of(0, "random")]
+    slurm.refuse_at = 1
+    with pytest.raises(SetupError, match="Invalid qos"):
+        submit(request(specs, out), nobody)
+    slurm.refuse_at = None
+    submit(request(specs, out), nobody)
+    assert shapes(slurm) == [
+        ([[base_key(specs[0])]], []),
+        ([[spec.id] for spec in specs], [slurm.submitted[0][0].jobs[0]]),
+    ]
+
+
+def test_a_disk_that_fills_up_after_the_cluster_accepted_withdraws_the_job(slurm, out, monkeypatch):
+    write = Batch.write
+
+    def full(batch):
+        if batch.jobs:
+            raise SetupError("cannot write: No space left on device; see --out")
+        write(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "write", full)
+        with pytest.raises(SetupError, match="No space left"):
+            submit(request([spec_of()], out), nobody)
+    assert slurm.withdrawn == [slurm.submitted[0][0].token]
+    slurm.alive.clear()
+    assert submit(request([spec_of()], out), nobody).runs == 1
+
+
+def test_a_submission_that_was_cut_off_is_withdrawn_by_the_next(slurm, out):
+    specs = [spec_of(0), spec_of(1)]
+
+    def die(batch):
+        raise KeyboardInterrupt
+
+    slurm.meanwhile = die
+    with pytest.raises(KeyboardInterrupt):
+        submit(request(specs, out), nobody)
+    (left,) = batches(out)
+    assert left.jobs == ()
+    slurm.meanwhile = lambda batch: None
+    said = []
+    done = submit(request(specs, out), said.append)
+    assert slurm.withdrawn == [left.token]
+    assert len(said) == 1
+    assert left.name in said[0]
+    assert done.runs == 2
+    assert not left.folder.exists()
+    assert [batch.token for batch in batches(out)] == [done.batches[0].token]
+
+
+def test_nothing_is_handed_over_while_the_cluster_does_not_say_what_it_has(slurm, out):
+    submit(request([spec_of(0)], out), nobody)
+    slurm.silent = True
+    with pytest.raises(SetupError, match="does not answer"):
+        submit(request([spec_of(0), spec_of(1)], out), nobody)
+    assert len(slurm.submitted) == 1
+    with pytest.raises(SetupError, match="does not answer"):
+        cancel([spec_of(0)], out)
+    slurm.silent = False
+    assert submit(request([spec_of(0), spec_of(1)], out), nobody).runs == 1
+
+
+def test_a_folder_that_takes_nothing_is_told_before_anything_is_handed_over(slurm, out):
+    out.write_text("in the way")
+    with pytest.raises(SetupError, match="--out"):
+        submit(request([spec_of()], out), nobody)
+    assert slurm.submitted == []
+
+
+# --- what jobs are told --------------------------------------------------------------------------------------
+
+
+def test_what_a_batch_carries(slurm, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = spec_of()
+    options = Options(out=out, threads=None, download=True, device="auto")
+    asked = Request(
+        [spec], options, [tmp_path / "plugin.py"], "slurm", Profile(cpus=3, time="2:00:00"), "a title/of sorts" * 9
+    )
+    (batch,) = submit(asked, nobody).batches
+    assert batch.out.is_absolute()
+    assert batch.options["data_dir"] == str(tmp_path / "data")
+    assert (batch.options["threads"], batch.options["download"], batch.options["device"]) == (3, True, "auto")
+    assert batch.plugins == (str(tmp_path / "plugin.py"),)
+    assert (batch.minutes, batch.signal_delay_s) == (120, 90)
+    assert batch.code["version"]
+    assert batch.packages["torch"]
+    assert set(batch.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.+@")
+    assert len(batch.name) < 50
+    (task,) = batch.tasks.values()
+    assert len(task["method_sha256"]) == 64
+
+
+def test_the_profile_says_where_nodes_find_data_and_what_they_run_on(slurm, out):
+    submit(request([spec_of()], out, data_dir="/scratch/data", device="cuda"), nobody)
+    options = slurm.submitted[0][0].options
+    assert (options["data_dir"], options["device"]) == ("/scratch/data", "cuda")
+
+
+def test_threads_of_the_command_line_come_first(slurm, out):
+    asked = request([spec_of()], out, cpus=4)
+    submit(replace(asked, options=replace(asked.options, threads=2)), nobody)
+    assert slurm.submitted[0][0].options["threads"] == 2
+
+
+# --- this machine --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("jobs", "processes"), [(1, 1), (2, 2), (9, 4)])
+def test_processes_of_this_machine_share_all_runs(clusters, out, monkeypatch, jobs, processes):
+    monkeypatch.setattr(launch, "_cores", lambda: 6)
+    specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
+    (batch,) = submit(request(specs, out, "local", jobs=jobs), nobody).batches
+    keys = (base_key(specs[0]), base_key(specs[2]), *(spec.id for spec in specs))
+    assert batch.elements == (keys,) * processes
+    assert batch.options["threads"] == max(1, 6 // processes)
+    assert batch.minutes is None
+    assert clusters["local"].submitted[0][1] == []
+
+
+def test_a_debugged_job_is_one(clusters, out):
+    (batch,) = submit(request([spec_of(0), spec_of(1)], out, "debug", jobs=4), nobody).batches
+    assert len(batch.elements) == 1
+    assert len(batch.elements[0]) == 2
+
+
+# --- without handing over ------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_what_would_be_handed_over_and_leaves_nothing(monkeypatch, out):
+    monkeypatch.setenv("PATH", "")
+    specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
+    found = list(dry_run(request(specs, out, partition="gpu")))
+    assert [[len(batch.elements), all(t["base"] for t in batch.tasks.values())] for batch, _ in found] == [
+        [2, True],
+        [4, False],
+    ]
+    for batch, script in found:
+        assert batch.name in script
+        assert "--partition=gpu" in script
+    assert "dependency" not in found[0][1]
+    assert "dependency" in found[1][1]
+    assert not out.exists()
+    assert [script for _, script in dry_run(request(specs, out, "local", jobs=2))] == [""]
+
+
+def test_a_dry_run_knows_what_is_done(slurm, out):
+    leave(out, spec_of(0))
+    assert plan_of(out, [spec_of(0)]) == []
+    assert plan_of(out, [spec_of(0), spec_of(1)]) == [[spec_of(1).id]]
+
+
+def plan_of(out, specs):
+    asked = request(specs, out)
+    before = survey(specs, out)
+    return [list(batch.tasks) for batch, _ in plan(asked, before, to_submit(before, ()), 9, [])]
+
+
+# --- ending jobs ---------------------------------------------------------------------------------------------
+
+
+def test_jobs_of_runs_and_of_their_bases_are_ended(slurm, out):
+    specs = [spec_of(0), spec_of(0, "random")]
+    submit(request([*specs, spec_of(5)], out), nobody)
+    expected = {job for batch, _ in slurm.submitted for key in (*specs,) for job in batch.jobs_of(key.id)}
+    expected |= set(slurm.submitted[0][0].jobs)
+    assert set(cancel(specs, out)) == set(slurm.cancelled) == expected
+    assert len(expected) == 3
+
+
+def test_a_job_that_has_other_runs_too_goes_on(slurm, out):
+    specs = [spec_of(seed) for seed in range(4)]
+    submit(request(specs, out, runs_per_job=2), nobody)
+    first, second = slurm.submitted[0][0].jobs
+    assert cancel(specs[:1], out) == []
+    assert cancel(specs[:3], out) == [first]
+    assert cancel(specs, out) == [first, second]
+
+
+def test_of_jobs_that_have_ended_none_is_ended(slurm, out):
+    submit(request([spec_of(0), spec_of(1)], out), nobody)
+    first, second = slurm.submitted[0][0].jobs
+    del slurm.alive[first]
+    assert cancel([spec_of(0), spec_of(1)], out) == [second]
+    assert cancel([spec_of(7)], out) == []

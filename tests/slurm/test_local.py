@@ -1,0 +1,321 @@
+"""Jobs as processes of this machine: which are alive, how they end, what they hear, which GPU is theirs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock
+
+from bench.errors import SetupError
+from bench.spec import Budget, load_recipe
+from bench.specify import make_spec
+from slurm import clusters
+from slurm.batch import Batch, Task, batches, new_token
+from slurm.clusters import RUNNING, Debug, Local, cluster_of
+from slurm.profile import Profile
+from slurm.states import LOST, WAITING, survey
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _a_wide_terminal(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # which Python's readline sets
+
+
+def spec_of(seed=0):
+    return make_spec("l1_norm", "resnet20", "digits", load_recipe("digits"), Budget(keep_macs=0.5), seed)
+
+
+def batch_of(out, *jobs, seed=0, device="cpu", elements=None):
+    task = Task(spec_of(seed))
+    batch = Batch(
+        out,
+        new_token(),
+        "local",
+        "some",
+        {task.key: task.as_dict()},
+        ((task.key,),) * (elements or len(jobs)),
+        {"device": device, "runtimes": ["eager"]},
+        (),
+        None,
+        90,
+        {},
+        {},
+        jobs=jobs,
+    )
+    batch.write()
+    return batch
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def process():
+    """Starts processes with these arguments, which do nothing; they are ended after the test."""
+    started = []
+
+    def start(*words):
+        command = [sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(100)", *map(str, words)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        started[-1].stdout.readline()
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+@pytest.fixture
+def controlled(tmp_path, process):
+    """A batch with one job, and its process, with the arguments that submitit gives it."""
+    batch = batch_of(tmp_path / "out", elements=1)
+    running = process("-m", "submitit.local._local", batch.folder)
+    batch = replace(batch, jobs=(str(running.pid),))
+    batch.write()
+    return batch, running
+
+
+# --- which are alive -----------------------------------------------------------------------------------------
+
+
+def test_a_job_is_alive_as_long_as_its_process(controlled):
+    batch, running = controlled
+    assert Local().live([batch]) == {batch.jobs[0]: (RUNNING, "")}
+    assert Local().live([]) == {}
+    running.kill()
+    until(lambda: Path(f"/proc/{running.pid}/stat").read_text().split()[2] == "Z")
+    assert Local().live([batch]) == {}  # nobody has asked for its exit code yet
+    running.wait()
+    assert Local().live([batch]) == {}
+
+
+def test_another_process_with_its_number_is_not_the_job(tmp_path, process):
+    other = process("-m", "submitit.local._local", tmp_path / "out" / "jobs" / "of_another_batch")
+    batch = batch_of(tmp_path / "out", str(other.pid))
+    assert Local().live([batch]) == {}
+    Local().cancel([batch], batch.jobs)
+    time.sleep(0.1)
+    assert other.poll() is None
+    assert Local().live([replace(batch, jobs=("debug0",))]) == {}
+
+
+def test_one_number_in_two_batches_is_two_jobs(controlled):
+    """As process numbers are after a restart of the machine."""
+    batch, _ = controlled
+    old = replace(batch_of(batch.out, *batch.jobs, seed=1), submitted_at="2020-01-01T00:00:00+00:00")
+    old.write()
+    assert [state.state for state in survey([spec_of(0), spec_of(1)], batch.out).states] == [WAITING, LOST]
+
+
+def test_a_job_is_alive_while_its_work_goes_on_though_who_started_it_is_gone(tmp_path):
+    batch = batch_of(tmp_path, "4000000")
+    lock = FileLock(batch.folder / "4000000.lock")
+    assert Local().live([batch]) == {}
+    with lock:
+        assert Local().live([batch]) == {"4000000": (RUNNING, "")}
+    assert Local().live([batch]) == {}
+    assert Local().ends(["4000000"]) == {}
+
+
+@pytest.mark.parametrize("spelled", ["link", "up and down", "relative"])
+def test_the_output_folder_may_be_named_in_another_way(controlled, tmp_path, monkeypatch, spelled):
+    _, running = controlled
+    if spelled == "link":
+        folder = tmp_path / "link"
+        folder.symlink_to(tmp_path / "out")
+    elif spelled == "relative":
+        monkeypatch.chdir(tmp_path)
+        folder = Path("out")
+    else:
+        (tmp_path / "beside").mkdir()
+        monkeypatch.chdir(tmp_path / "beside")
+        folder = Path("../out")
+    (found,) = batches(folder)
+    assert Local().live([found]) == {str(running.pid): (RUNNING, "")}
+    Local().cancel([found], found.jobs)
+    assert running.wait(20) == -signal.SIGTERM
+
+
+def test_a_narrow_terminal_hides_no_job(controlled, monkeypatch):
+    batch, _ = controlled
+    monkeypatch.setenv("COLUMNS", "40")  # ps cuts its lines to it
+    assert Local().live([batch]) == {batch.jobs[0]: (RUNNING, "")}
+
+
+def test_jobs_are_found_without_the_ps_command(controlled, monkeypatch):
+    """As in the slim images of containers."""
+    batch, running = controlled
+    monkeypatch.setenv("PATH", "")
+    assert Local().live([batch]) == {batch.jobs[0]: (RUNNING, "")}
+    Local().withdraw(batch)
+    assert running.wait(20) == -signal.SIGTERM
+
+
+# --- how they end --------------------------------------------------------------------------------------------
+
+
+def test_only_the_jobs_that_are_named_are_ended(tmp_path, process):
+    batch = batch_of(tmp_path, elements=2)
+    one, two = (process("-m", "submitit.local._local", batch.folder) for _ in range(2))
+    batch = replace(batch, jobs=(str(one.pid), str(two.pid)))
+    Local().cancel([batch], batch.jobs[:1])
+    assert one.wait(20) == -signal.SIGTERM
+    time.sleep(0.1)
+    assert two.poll() is None
+    Local().cancel([batch], batch.jobs)  # the first is gone: that is no error
+    assert two.wait(20) == -signal.SIGTERM
+
+
+def test_whatever_a_submission_that_was_cut_off_started_is_ended(tmp_path, process):
+    batch, other = batch_of(tmp_path, elements=2), batch_of(tmp_path, elements=1)
+    mine = [process("-m", "submitit.local._local", batch.folder) for _ in range(2)]
+    others = process("-m", "submitit.local._local", other.folder)
+    Local().withdraw(batch)
+    assert [one.wait(20) for one in mine] == [-signal.SIGTERM] * 2
+    time.sleep(0.1)
+    assert others.poll() is None
+    Local().withdraw(batch)
+
+
+# --- what they hear ------------------------------------------------------------------------------------------
+
+TELLS = """
+import os, signal, sys
+deaf = [signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGHUP)]
+apart = [os.path.samestat(os.fstat(stream), os.stat(os.devnull)) for stream in (0, 1, 2)]
+open(sys.argv[1], "w").write(repr(deaf + apart))
+"""
+
+
+def test_jobs_hear_no_ctrl_c_and_hold_none_of_the_streams_of_their_submission(tmp_path, monkeypatch):
+    from submitit.local import local
+
+    def start(**what):
+        subprocess.run([sys.executable, "-S", "-c", TELLS, str(tmp_path / "told")], check=True)
+        return SimpleNamespace(pid=4_000_000, poll=lambda: None)
+
+    def own():
+        streams = [(os.fstat(stream).st_dev, os.fstat(stream).st_ino) for stream in (0, 1, 2)]
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)], streams
+
+    monkeypatch.setattr(local, "start_controller", start)
+    before, files = own(), len(os.listdir("/proc/self/fd"))
+    Local().submit(batch_of(tmp_path, elements=1), Profile(), [])
+    assert (tmp_path / "told").read_text() == repr([True] * 5)
+    assert own() == before
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+CLOSED = """
+import sys
+from slurm.clusters import Local
+from slurm.batch import Batch
+from slurm.profile import Profile
+from pathlib import Path
+print(Local().submit(Batch.load(Path(sys.argv[1])), Profile(), []).jobs)
+"""
+
+
+@pytest.mark.slow
+def test_a_submission_may_have_no_input(tmp_path):
+    """As of a daemon."""
+    batch = batch_of(tmp_path, elements=1)
+    command = [sys.executable, "-c", CLOSED, str(batch.file)]
+    told = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], cwd=ROOT, capture_output=True, text=True)
+    for process in controllers(batch):
+        os.kill(process, signal.SIGKILL)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("('")
+
+
+def controllers(batch):
+    """Looked for without the help of the code under test."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(batch.folder).encode() in (place / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(place.name))
+    return found
+
+
+# --- what they are given -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What each process that submitit would start is given."""
+    from submitit.local import local
+
+    started = []
+
+    def start(**what):
+        started.append(what)
+        return SimpleNamespace(pid=4_000_000 + len(started), poll=lambda: None)
+
+    monkeypatch.setattr(local, "start_controller", start)
+    return started
+
+
+def test_each_job_is_a_process_and_its_number_is_the_jobs(tmp_path, given):
+    batch = batch_of(tmp_path, elements=3)
+    accepted = Local().submit(batch, Profile(), [])
+    assert accepted == replace(batch, jobs=("4000001", "4000002", "4000003"))
+    assert [what["tasks_per_node"] for what in given] == [1, 1, 1]
+    assert {what["folder"] for what in given} == {batch.folder}
+    assert min(what["timeout_min"] for what in given) > 60 * 24 * 300  # no limit
+    assert len(list(batch.folder.glob("*_submitted.pkl"))) == 3
+    assert all(accepted.log(job).name.startswith(job) for job in accepted.jobs)
+
+
+def devices(given):
+    return [what["cuda_devices"] for what in given]
+
+
+def test_jobs_take_gpus_in_turn(tmp_path, given, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(clusters, "visible_gpus", lambda: 2)
+    Local().submit(batch_of(tmp_path, elements=3, device="auto"), Profile(), [])
+    assert devices(given) == ["0", "1", "0"]
+
+
+def test_of_several_gpus_jobs_take_those_that_may_be_used(tmp_path, given, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")  # as of an allocation
+    monkeypatch.setattr(clusters, "visible_gpus", lambda: 2)
+    Local().submit(batch_of(tmp_path, elements=3, device="auto"), Profile(), [])
+    assert devices(given) == ["2", "5", "2"]
+
+
+def test_gpus_that_go_by_name_cannot_be_shared_out(tmp_path, given, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,GPU-fa2e84b1")
+    monkeypatch.setattr(clusters, "visible_gpus", lambda: 2)
+    with pytest.raises(SetupError, match="CUDA_VISIBLE_DEVICES=GPU-8932f937"):
+        Local().submit(batch_of(tmp_path, elements=2, device="auto"), Profile(), [])
+    assert given == []
+
+
+def test_without_gpus_jobs_take_none(tmp_path, given, monkeypatch):
+    monkeypatch.setattr(clusters, "visible_gpus", lambda: 0)
+    Local().submit(batch_of(tmp_path, elements=2, device="auto"), Profile(), [])
+    monkeypatch.setattr(clusters, "visible_gpus", lambda: 2)
+    Local().submit(batch_of(tmp_path, elements=1, device="cpu"), Profile(), [])
+    assert devices(given) == ["", "", ""]
+
+
+def test_clusters_by_name(monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    assert type(cluster_of("local")) is Local
+    assert type(cluster_of("debug")) is Debug

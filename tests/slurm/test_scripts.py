@@ -1,0 +1,330 @@
+"""What SLURM is told: the sbatch scripts of two profiles, and its commands, with small programs in their place.
+
+The scripts are compared with ``golden/*.sh``. After a change that is meant, look at the difference and renew them:
+``RENEW_GOLDEN=1 python -m pytest tests/slurm/test_scripts.py; git diff tests/slurm/golden``.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import SetupError
+from bench.spec import Budget, load_recipe
+from bench.specify import make_spec
+from slurm import clusters
+from slurm.batch import Batch, Task
+from slurm.clusters import RUNNING, WAITING, Slurm, cluster_of, expand
+from slurm.profile import load_profile
+
+GOLDEN = Path(__file__).parent / "golden"
+GPU = """
+partition = "gpu"
+account = "my_project"
+qos = "high"
+constraint = "a100|h100"
+gpus = 1
+cpus = 4
+mem_gb = 16
+time = "4:00:00"
+warning_s = 120
+at_once = 2
+setup = ["module load cuda", 'source "$HOME/my env/bin/activate"']
+sbatch = { mail-type = "END,FAIL", nice = 100, exclusive = true, comment = "two words" }
+"""
+CPU = """
+nodelist = "n[1-4]"
+exclude = "n3"
+reservation = "today"
+cpus = 1
+mem_gb = 1.5
+time = 90
+runs_per_job = 4
+runs_at_once = 2
+python = "apptainer exec image.sif python"
+srun = ["--cpu-bind=cores", "--mpi=none"]
+"""
+
+
+def batch_of(out, profile, elements=1, **changes):
+    """Runs of a network, so many a job."""
+    recipe, budget = load_recipe("digits"), Budget(keep_macs=0.5)
+    per = profile.runs_per_job
+    runs = [Task(make_spec("l1_norm", "resnet20", "digits", recipe, budget, k)) for k in range(elements * per)]
+    values = {
+        "token": "0123abcd",
+        "cluster": "slurm",
+        "title": "some",
+        "tasks": {task.key: task.as_dict() for task in runs},
+        "elements": tuple(tuple(t.key for t in runs[k : k + per]) for k in range(0, len(runs), per)),
+        "options": {"data_dir": "/data", "device": "auto", "runtimes": ["eager"]},
+        "plugins": (),
+        "minutes": profile.minutes,
+        "signal_delay_s": profile.signal_delay_s,
+        "code": {},
+        "packages": {},
+    }
+    return Batch(out, **values | changes)
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The script of a profile's text."""
+
+    def write(text, elements=1, after=()):
+        path = tmp_path / "profile.toml"
+        path.write_text(text)
+        profile = load_profile(path)
+        return Slurm().script(batch_of(tmp_path / "out", profile, elements), profile, list(after))
+
+    return write
+
+
+def flags(text):
+    """Options of a script."""
+    found = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH --")]
+    return {line.partition("=")[0]: "".join(shlex.split(line.partition("=")[2])) for line in found}
+
+
+# --- scripts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "elements", "after"), [("gpu", GPU, 3, []), ("cpu", CPU, 1, ["12", "15"])], ids=["gpu", "cpu"]
+)
+def test_scripts_are_the_ones_agreed_on(script, tmp_path, monkeypatch, name, profile, elements, after):
+    monkeypatch.setenv("PATH", "")  # SLURM is not needed
+    text = script(profile, elements, after)
+    for concrete, placeholder in (
+        (str(tmp_path / "out"), "OUT"),
+        (shlex.quote(sys.executable), "PYTHON"),
+        ("0123abcd", "TOKEN"),
+    ):
+        text = text.replace(concrete, placeholder)
+    golden = GOLDEN / f"{name}.sh"
+    if os.environ.get("RENEW_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_matters_most_in_a_script(script):
+    text = script(GPU, 3)
+    found = flags(text)
+    assert (found["time"], found["signal"], found["array"]) == ("240", "USR2@120", "0-2%2")
+    assert "requeue" in found
+    assert found["open-mode"] == "append"  # the log of a job that goes on goes on
+    assert "error" not in found
+    assert "dependency" not in found
+    lines = text.splitlines()
+    setup = lines.index("module load cuda")
+    assert lines[setup + 1] == 'source "$HOME/my env/bin/activate"'
+    assert setup < next(k for k, line in enumerate(lines) if line.startswith("srun"))
+    assert set(found) >= {"exclusive", "nice", "comment", "mail-type"}
+
+
+def test_processors_are_asked_of_srun_too(script):
+    """Since SLURM 22.05 srun does not take over --cpus-per-task from sbatch: without it a process gets one core."""
+    line = next(line for line in script("cpus = 6").splitlines() if line.startswith("srun "))
+    assert "--cpus-per-task=6" in shlex.split(line)
+
+
+@pytest.mark.parametrize("python", ["", 'python = "env X=1 python3"'])
+def test_a_warning_before_python_has_its_handler_does_not_end_it(script, python):
+    """What starts Python in the script, with another thing to do."""
+    line = next(line for line in script(python).splitlines() if line.startswith("srun "))
+    words = shlex.split(line)
+    starts = words[words.index("--cpus-per-task=2") + 1 : words.index("-u")]
+    tells = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('alive', *os.environ.get('X', ''))"
+    assert subprocess.run([*starts, "-c", tells], capture_output=True, text=True).stdout.split()[0] == "alive"
+
+
+def test_what_is_not_asked_for_is_not_in_a_script(script):
+    found = flags(script("time = 1"))
+    for name in ("partition", "account", "qos", "constraint", "gres", "gpus-per-node", "mem", "nodelist", "exclude"):
+        assert name not in found
+    assert (found["time"], found["signal"]) == ("1", "USR2@20")
+    assert "array" not in found
+
+
+@pytest.mark.parametrize(("gb", "mem"), [(16, "16384M"), (1.5, "1536M"), (0.25, "256M")])
+def test_memory(script, gb, mem):
+    assert flags(script(f"mem_gb = {gb}"))["mem"] == mem
+
+
+def test_a_gpu_of_a_kind(script):
+    found = flags(script('gres = "gpu:a100:1"'))
+    assert found["gres"] == "gpu:a100:1"
+    assert "gpus-per-node" not in found
+
+
+def test_an_option_of_sbatch_in_place_of_ours(script):
+    assert flags(script('mem_gb = 4\nsbatch = { mail-user = "me@here" }'))["mail-user"] == "me@here"
+
+
+def test_jobs_wait_for_others_however_these_end(script):
+    assert flags(script("", after=["12", "15"]))["dependency"] == "afterany:12:15"
+
+
+def test_the_log_is_where_it_is_looked_for(script, tmp_path):
+    """SLURM's placeholders filled in."""
+    profile = load_profile(None)
+    for elements, job, filled in ((1, "12", {"%j": "12"}), (3, "12_2", {"%A": "12", "%a": "2"})):
+        text = script("", elements)
+        for path in (flags(text)["output"], re.search(r"--output (\S+)", text)[1]):
+            for placeholder, value in {**filled, "%t": "0"}.items():
+                path = path.replace(placeholder, value)
+            assert path == str(batch_of(tmp_path / "out", profile).log(job))
+
+
+# --- its commands --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Puts a shell script in the place of one of SLURM's commands; what it is called with is kept."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))  # a SLURM that is installed here is not to be found
+    calls = tmp_path / "calls"
+
+    def put(name, text):
+        file = folder / name
+        file.write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n{text}\n')
+        file.chmod(0o755)
+
+    def called():
+        found = calls.read_text().splitlines() if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return found
+
+    put.called = called
+    return put
+
+
+@pytest.fixture
+def batch(tmp_path):
+    return replace(batch_of(tmp_path / "out", load_profile(None), 3), jobs=("12_0", "12_1", "12_2"))
+
+
+def test_jobs_that_have_not_ended(program, batch):
+    program("squeue", "echo '12_0|RUNNING|None'; echo '12_1|PENDING|Resources'; echo '12_2|COMPLETING|None'")
+    assert Slurm().live([batch]) == {"12_0": (RUNNING, ""), "12_1": (WAITING, "Resources"), "12_2": (RUNNING, "")}
+    (call,) = program.called()
+    assert f"-n {batch.name}" in call
+    assert {"-h", "-r"} <= set(call.split())
+    program("squeue", "echo '12_0|REQUEUE_HOLD|job|requeued in held state'; echo '12_1|PENDING|None'")
+    assert Slurm().live([batch]) == {"12_0": (WAITING, "job|requeued in held state"), "12_1": (WAITING, "")}
+    program("squeue", "")
+    assert Slurm().live([batch]) == {}
+
+
+def test_many_batches_are_asked_for_a_few_at_a_time(program, batch):
+    program("squeue", "")
+    Slurm().live([replace(batch, token=f"{k:08x}") for k in range(120)])
+    names = [name for call in program.called() for name in call.split("-n ")[1].split()[0].split(",")]
+    assert sorted(names) == sorted(f"some-{k:08x}" for k in range(120))
+    assert max(map(len, names)) < 100
+
+
+def test_how_jobs_ended(program):
+    lines = ["12_0|COMPLETED|0:0", "12_1|FAILED|1:0", "12_[2-3,5%2]|CANCELLED by 0|0:0", "14|TIMEOUT|0:0"]
+    program("sacct", "\n".join(f"echo '{line}'" for line in lines))
+    assert Slurm().ends(["12_0", "12_1", "12_2", "14"]) == {
+        "12_0": "COMPLETED",
+        "12_1": "FAILED (exit 1:0)",
+        "12_2": "CANCELLED by 0",
+        "12_3": "CANCELLED by 0",
+        "12_5": "CANCELLED by 0",
+        "14": "TIMEOUT",
+    }
+    (call,) = program.called()
+    assert "-j 12,14" in call
+    for state in ("RUNNING", "PENDING", "REQUEUED"):  # the accounting has not heard of the end
+        program("sacct", f"echo '12_0|{state}|0:0'")
+        assert Slurm().ends(["12_0"]) == {}
+
+
+def test_whole_arrays_are_cancelled_at_once_and_single_jobs_by_name(program, batch):
+    program("scancel", "")
+    other = replace(batch, token="9", jobs=("15_0", "15_1", "15_2"))
+    Slurm().cancel([batch, other], ["12_0", "12_1", "12_2", "15_1"])
+    assert program.called() == ["scancel 12 15_1"]
+    Slurm().cancel([batch, other], [])
+    assert program.called() == []
+    Slurm().withdraw(batch)
+    assert program.called() == [f"scancel -n {batch.name}"]
+
+
+def test_the_largest_array(program):
+    program("scontrol", "echo 'MaxArraySize            = 5'; echo 'MaxArrayTasks = 3'")
+    assert Slurm().max_array_size() == 5
+    program("scontrol", "echo nothing of it")
+    assert Slurm().max_array_size() == 1000
+
+
+def test_a_refusal_is_told_in_one_line(program, batch):
+    for name in ("srun", "squeue", "scancel"):
+        program(name, "")
+    program("sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1")
+    with pytest.raises(SetupError, match="Invalid account") as caught:
+        Slurm().submit(batch, load_profile(None), [])
+    assert "\n" not in str(caught.value)
+    assert "sbatch: error" not in str(caught.value)
+
+
+def test_an_array_that_is_accepted(program, batch):
+    program("srun", "")
+    program("sbatch", "/bin/cat $1 > $1.copy; echo 'Submitted batch job 34'")
+    profile = load_profile(None)
+    accepted = Slurm().submit(replace(batch, jobs=()), profile, ["7"])
+    assert accepted.jobs == ("34_0", "34_1", "34_2")
+    (copy,) = batch.folder.glob("*.copy")
+    submitted, planned = copy.read_text(), Slurm().script(batch, profile, ["7"])
+    assert submitted == planned  # a dry run tells the truth
+    assert len(list(batch.folder.glob("34_*_submitted.pkl"))) == 3
+
+
+def test_a_single_job_that_is_accepted(program, batch):
+    program("srun", "")
+    program("sbatch", "/bin/cat $1 > $1.copy; echo 'Submitted batch job 34'")
+    single, profile = replace(batch, elements=batch.elements[:1], jobs=()), load_profile(None)
+    assert Slurm().submit(single, profile, []).jobs == ("34",)
+    (copy,) = batch.folder.glob("*.copy")
+    assert flags(copy.read_text()) == flags(Slurm().script(single, profile, []))
+
+
+def test_a_cluster_that_is_silent_or_not_there(program, batch, monkeypatch):
+    program("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(SetupError, match=r"squeue: .*Unable to contact") as caught:
+        Slurm().live([batch])
+    assert "\n" not in str(caught.value)
+    program("squeue", "exec /bin/sleep 20")
+    monkeypatch.setattr(clusters, "TIMEOUT_S", 0.2)
+    with pytest.raises(SetupError, match="does not answer"):
+        Slurm().live([batch])
+    with pytest.raises(SetupError, match="no sacct on PATH"):
+        Slurm().ends(["12"])
+    with pytest.raises(SetupError, match=r"no s(batch|run) on PATH"):
+        cluster_of("slurm")
+
+
+@given(st.integers(1, 10**6), st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), min_size=1, max_size=4))
+def test_names_that_stand_for_several_jobs(number, ranges):
+    parts = [f"{first}-{first + more}" if more else str(first) for first, more in ranges]
+    ids = [f"{number}_{k}" for first, more in ranges for k in range(first, first + more + 1)]
+    assert expand(f"{number}_[{','.join(parts)}]") == ids
+    assert expand(f"{number}_[{','.join(parts)}%7]") == ids
+
+
+@pytest.mark.parametrize("name", ["12", "12_3", "12.batch", "12_3.0"])
+def test_names_that_stand_for_one_job(name):
+    assert expand(name) == [name]
