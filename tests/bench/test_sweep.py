@@ -42,13 +42,13 @@ def write(tmp_path):
 
 def runs(path, *words):
     """The specifications of a sweep's file."""
-    chosen = parser().parse_args(["sweep", str(path), "--cluster", "inline", "--out", "nowhere", *words])
+    chosen = parser().parse_args(["sweep", str(path), "--cluster", "inline", "--dry-run", "--out", "nowhere", *words])
     return specs_of(path, chosen)
 
 
 def asked(*words):
     """The specifications of ``bench run`` with these words."""
-    chosen = parser().parse_args(["run", *words, "--out", "nowhere"])
+    chosen = parser().parse_args(["run", *words, "--dry-run", "--out", "nowhere"])
     return [make(chosen, seed) for seed in parse_seeds(chosen.seeds)]
 
 
