@@ -38,7 +38,8 @@ def test_24_runs_as_arrays_over_four_nodes_are_those_of_this_process(slurm_env, 
         name: record.timeless(one) for name, one in here.items()
     }
     assert {one["job"]["cluster"] for one in there.values()} == {"slurm"}
-    nodes = slurm_env.run("sacct", "-n", "-X", "-P", "-o", "NodeList").stdout.split()
+    (array,) = {one["job"]["id"].partition("_")[0] for one in there.values()}
+    nodes = slurm_env.run("sacct", "-n", "-X", "-P", "-j", array, "-o", "NodeList").stdout.split()
     assert set(nodes) == {"n1", "n2", "n3", "n4"}
     again = bench(*words, "--cluster", "slurm", "--out", out, "--json")
     assert json.loads(again.stdout)["submitted"] == []
@@ -103,6 +104,6 @@ def test_processes_of_a_job_share_its_runs(slurm_env, tmp_path):
     words = ("run", "--method", "l1_norm", *TINY, "--plugin", "tests/plugins/small.py", "--out", out, "--epochs", 2)
     bench(*words, "--seeds", "0-3", "--cluster", "slurm", "--profile", file, "--wait")
     assert len(records(out)) == 4
-    assert len(slurm_env.run("sacct", "-n", "-X", "-o", "JobID").stdout.split()) >= 1
+    assert len({one["job"]["id"] for one in records(out).values()}) == 1
     ranks = {log.name.split("_")[1] for log in out.glob("jobs/*/*_log.out") if "measuring" in log.read_text()}
     assert ranks == {"0", "1"}
