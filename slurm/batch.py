@@ -148,8 +148,12 @@ class Batch:
         return [job for job, keys in zip(self.jobs, self.elements, strict=False) if key in keys]
 
     def log(self, job: str) -> Path:
-        """What the job wrote."""
+        """What the job's first process wrote."""
         return self.folder / f"{job}_0_log.out"
+
+    def logs(self, job: str) -> list[Path]:
+        """What all of its processes wrote; none before it began."""
+        return sorted(self.folder.glob(f"{job}_*_log.out"))
 
     @property
     def cancelled(self) -> set[str]:

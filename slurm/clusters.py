@@ -329,8 +329,8 @@ def _detached() -> Iterator[None]:
     They do not hear Ctrl-C and the closing of the terminal, and hold none of the standard streams.
     """
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for text in filter(None, (sys.stdout, sys.stderr)):  # None where it is closed
+        text.flush()
     saved = {}
     for stream in (0, 1, 2):
         with suppress(OSError):  # one that is closed

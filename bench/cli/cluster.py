@@ -87,16 +87,16 @@ def submit(
     counts = done.before.counts()
     for problem in done.before.problems:
         say(problem)
-    if chosen.json:
+    if chosen.json and not chosen.wait:  # one document: then that of the end
         submitted = [
             {"name": b.name, "jobs": b.jobs, "tasks": list(b.tasks), "log": str(b.folder)} for b in done.batches
         ]
         print(json.dumps({"runs": len(specs), "before": counts, "submitted": submitted}, indent=1))
-    else:
+    if not chosen.json:
         for batch in done.batches:
             print(f"submitted {_contents(batch)} as {_named(batch)}")
         left = ", ".join(f"{n} {state}" for state, n in counts.items() if n and state != "missing")
-        print(f"{len(specs)} runs: {done.runs} submitted now{'; before: ' + left if left else ''}")
+        print(f"{_plural(len(specs), 'run')}: {done.runs} submitted now{'; before: ' + left if left else ''}")
         lost = counts["failed"] + counts["lost"]
         if lost and not retry:
             say(f"{lost} failed or lost; --retry{' failed' if chosen.command == 'sweep' else ''} submits them again")
@@ -109,8 +109,11 @@ def submit(
 
 def _dry_run(request: Request) -> int:
     from slurm import launch
+    from slurm.states import survey
 
     runs: set[str] = set()
+    for problem in survey(request.specs, request.options.out).problems:
+        say(problem)
     for batch, script in launch.dry_run(request):
         print(f"### {batch.title}: {_contents(batch)} in {_plural(len(batch.elements), 'job')}")
         if script:
@@ -183,8 +186,8 @@ def show(found: Survey, total: int, as_json: bool, everything: bool) -> None:
         for state in states if everything else states[:SHOWN]:
             print(f"{name}: {state.spec.id}  {_title(state.spec)}{_detail(state)}")
             if name == "lost" and state.batch and state.job:
-                for line in tail(state.batch.log(state.job), 3):
-                    print(f"    {line}")
+                for file in state.batch.logs(state.job):
+                    print("\n".join(f"    {line}" for line in tail(file, 3)))
         if not everything and len(states) > SHOWN:
             print(f"{name}: {len(states) - SHOWN} more; --all lists them")
     reasons = collections.Counter(state.detail for state in found.of("waiting") if state.detail)

@@ -73,7 +73,7 @@ def logs(chosen: argparse.Namespace) -> int:
     if len(keys) > 1:
         raise UsageError(f"{chosen.which[0]}: {len(keys)} runs have such an id; give more of it")
     batch, key = found[-1]
-    logs = [file for job in batch.jobs_of(key) if (file := batch.log(job)).is_file()]
+    logs = [file for job in batch.jobs_of(key) for file in batch.logs(job)]
     if not logs:
         raise RunFailed(f"{key}: its job has written nothing so far")
     for file in logs:

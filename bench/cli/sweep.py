@@ -92,10 +92,10 @@ def _inline(chosen: argparse.Namespace, specs: list[Spec]) -> int:
         if chosen.dry_run:
             print(f"{spec.id}  {path}")
             continue
-        finished = path.is_file() and record.load(path)["status"] == "ok"
         try:
+            finished = path.is_file() and record.load(path)["status"] == "ok"
             done = execute(spec, dataclasses.replace(options, retry=bool(chosen.again) and not finished))
-        except (RunFailed, UsageError) as error:  # such as a budget that this network cannot meet
+        except (RunFailed, UsageError, record.RecordError) as error:  # such as a budget that cannot be met
             print(f"bench: error: {spec.id}: {error}", file=sys.stderr)
             failures.append(spec.id)
             continue
