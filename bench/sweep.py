@@ -67,7 +67,7 @@ def load_sweep(path: Path) -> Sweep:
     for number, block in enumerate(blocks, 1):
         _check(block, f"{where}, runs {number}")
         commands += _commands(_merged(defaults, block), f"{where}, runs {number}")
-    return Sweep(path.stem, str(values.get("description", "")), tuple(dict.fromkeys(commands)))
+    return Sweep(path.stem, str(values.get("description", "")), tuple(commands))
 
 
 def shard(items: Sequence[Item], text: str) -> list[Item]:
