@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from bench.api import Phase
-from bench.checkpoint import load_tensors, save_tensors, write_atomic
+from bench.checkpoint import load_tensors, save_tensors
 from bench.errors import RunFailed
+from bench.files import write_atomic
 from bench.progress import Progress
 from bench.training import Training
 

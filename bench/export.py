@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.checkpoint import write_atomic
 from bench.errors import RunFailed, SetupError, UsageError
+from bench.files import write_atomic
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20

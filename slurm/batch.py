@@ -168,7 +168,7 @@ class Batch:
 
     def write(self) -> None:
         """Write the file, atomically; raises SetupError when the folder does not take it."""
-        from bench.checkpoint import write_atomic
+        from bench.files import write_atomic
 
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
         text = json.dumps({"form": FORM, **values}, indent=1)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.checkpoint import write_atomic
+from bench.files import write_atomic
 
 
 @dataclass(frozen=True)
