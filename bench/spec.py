@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -228,7 +229,7 @@ def read_toml(file: Path, where: str) -> dict[str, Any]:
 
 def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """Build a (nested) dataclass from plain values; unknown and missing keys and wrong types are UsageErrors."""
-    hints, fields = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    hints, fields = _hints(cls), {f.name: f for f in dataclasses.fields(cls)}
     made = {}
     for key, value in values.items():
         if key not in fields:
@@ -262,8 +263,8 @@ def decode_with(cls: type, values: Mapping[str, Any], texts: Mapping[str, str], 
         *parents, last = key.split(".")
         target, kind = changed, cls
         for parent in parents:
-            target, kind = target.setdefault(parent, {}), get_type_hints(kind)[parent]
-        target[last] = parse(text, get_type_hints(kind)[last], key)
+            target, kind = target.setdefault(parent, {}), _hints(kind)[parent]
+        target[last] = parse(text, _hints(kind)[last], key)
     return decode(cls, changed, where)
 
 
@@ -345,6 +346,11 @@ def method_names(text: str) -> list[str]:
     return names
 
 
+@functools.cache  # what decoding 100,000 records would do over and over
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def _options(kind: Any) -> tuple[Any, ...]:
     """The alternatives of a type: members of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -384,7 +390,7 @@ def _type_name(kind: Any) -> str:
 
 def _dotted(cls: type) -> list[str]:
     """All keys of a dataclass, those of nested ones with their parents."""
-    hints, found = get_type_hints(cls), []
+    hints, found = _hints(cls), []
     for f in dataclasses.fields(cls):
         nested = _nested(hints[f.name])
         found += [f"{f.name}.{n}" for n in _dotted(nested)] if nested else [f.name]

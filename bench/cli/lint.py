@@ -1,0 +1,41 @@
+"""``bench lint``: recompute what a rendered table says."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UsageError
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    p = commands.add_parser("lint", help="recompute every number of a rendered table, and find what cannot be")
+    p.set_defaults(function=lint)
+    p.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables: .txt, .md, .csv, .json, .tex")
+    p.add_argument("--records", type=Path, metavar="DIR", help="also compare with the records it was made from")
+    p.add_argument("--json", action="store_true", help="print JSON instead of lines")
+
+
+def lint(chosen: argparse.Namespace) -> int:
+    """Print the findings; exit 1 when there are any."""
+    from leaderboard.lint import check
+
+    import leaderboard
+
+    for path in chosen.paths:
+        if not path.is_file():
+            raise UsageError(f"lint {path}: no such file")
+    frame = leaderboard.load(chosen.records, cache=False) if chosen.records else None
+    found = [finding for path in chosen.paths for finding in check(path, frame)]
+    if chosen.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1, default=str))
+    else:
+        for finding in found:
+            print(finding)
+    print(f"{len(chosen.paths)} tables, {len(found)} findings", file=sys.stderr)
+    return 1 if found else 0

@@ -1,0 +1,259 @@
+"""From the frame to boards: what may stand side by side, compared by seed, ranked where the rules allow it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from leaderboard import curves
+from leaderboard.frame import Problem
+from leaderboard.model import (
+    CONTROLS,
+    CONTROLS_OF,
+    LEAST_RANKED,
+    REFERENCES,
+    Board,
+    Difference,
+    Row,
+    Table,
+)
+from leaderboard.rows import TRAINED, Record, make_row, most_common, shares, step_seconds, why_unranked
+from leaderboard.statistics import (
+    ALPHA,
+    QUANTUM,
+    Array,
+    deviation_of,
+    groups,
+    half_widths,
+    holm,
+    paired_p,
+    pairwise,
+    ranks,
+    seeds_needed,
+)
+
+KEY = (
+    *("dataset", "arch", "recipe_sha256", "coupling", "precision", "rules", "schema", "counter"),
+    *("device", "device_type", "threads", "arch_sha256", "train_sha256", "test_sha256"),
+)
+"""What records of one board have in common (RULES.md, 1); with the device, so that no table mixes latencies."""
+ORDER = ("macs", "params", "native", "like")
+
+
+def build(frame: pd.DataFrame) -> tuple[list[Board], list[Problem]]:
+    """All boards of a frame that :func:`leaderboard.load` made, sorted by data set, network and what else differs.
+
+    Also returns the problems: files left out, runs that are there twice, failed runs that belong to no board.
+    """
+    problems = list(frame.attrs["problems"])
+    whole = frame.astype(object).where(frame.notna(), None)
+    records = list(whole.itertuples(index=False, name="Record"))
+    parts: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    loose = []
+    for r in records:
+        if r.status == "ok":
+            parts[_key(r)].append(r)
+        else:
+            loose.append(r)
+    _add_unfinished(parts, loose, problems)
+    ordered = sorted(parts, key=lambda key: tuple(map(str, key)))
+    alike: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
+    for key in ordered:
+        alike[key[:2]].append(key)
+    boards = [_board(key, _once(parts[key], problems), alike[key[:2]]) for key in ordered]
+    return boards, sorted(set(problems), key=lambda p: (p.file, p.message))
+
+
+def _key(r: Record) -> tuple[Any, ...]:
+    return tuple(getattr(r, name) for name in KEY)
+
+
+def _add_unfinished(
+    parts: Mapping[tuple[Any, ...], list[Record]], loose: Iterable[Record], problems: list[Problem]
+) -> None:
+    """Runs that did not finish go where they would have belonged, as far as they came to tell."""
+    index: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
+    for key in parts:
+        index[key[:2]].append(key)
+    for r in loose:
+        mine = _key(r)
+        homes = [key for key in index[mine[:2]] if all(m is None or m == k for m, k in zip(mine, key, strict=True))]
+        for key in homes:
+            parts[key].append(r)
+        if not homes:
+            problems.append(Problem(r.file, f"{r.status} ({r.error[:120]}), and no finished run to put it beside"))
+
+
+def _once(records: Sequence[Record], problems: list[Problem]) -> list[Record]:
+    """Every run once: of several records a finished one stays, of those the one that finished first."""
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for r in records:
+        runs[r.id].append(r)
+    kept = []
+    for same in runs.values():
+        same.sort(key=lambda r: (r.status != "ok", r.finished_at or "", r.record_sha256, r.file))
+        kept.append(same[0])
+        for other in same[1:]:
+            equal = other.record_sha256 == same[0].record_sha256
+            agrees = (other.status, other.final_wrong_images) == (same[0].status, same[0].final_wrong_images)
+            what = "a copy of" if equal else "a second record of the run in" if agrees else "in conflict with"
+            problems.append(Problem(other.file, f"{what} {same[0].file}, which finished first and stays"))
+    return kept
+
+
+def _board(key: tuple[Any, ...], records: Sequence[Record], alike: Sequence[tuple[Any, ...]]) -> Board:
+    names = {name: str(value) for name, value in zip(KEY, key, strict=True)}
+    names["recipe"] = ", ".join(sorted({r.recipe for r in records}))
+    differs = [name for k, name in enumerate(KEY) if len({other[k] for other in alike}) > 1]
+    by_row: dict[str, list[Record]] = defaultdict(list)
+    for r in sorted(records, key=lambda r: (r.spec_sha256, r.seed)):
+        by_row[r.spec_sha256].append(r)
+    budgets: dict[tuple[str, float | None], list[list[Record]]] = defaultdict(list)
+    free = []
+    for same in by_row.values():
+        if same[0].track == "dense":
+            free.append(same)
+        else:
+            budgets[same[0].kind, same[0].keep_share].append(same)
+    if free and not budgets:
+        budgets["native", None] = []
+    order = sorted(budgets, key=lambda b: (ORDER.index(b[0]), -(b[1] or 0)))
+    tables = tuple(_table(kind, keep, free, budgets[kind, keep]) for kind, keep in order)
+    return Board(names, tuple(differs), tables, curves.of_tables(tables))
+
+
+def _table(kind: Any, keep: float | None, free: Sequence[list[Record]], own: Sequence[list[Record]]) -> Table:
+    groups_of = [*free, *own]
+    rows = [make_row(records) for records in groups_of]
+    by_name = {row.name: k for k, row in reversed(list(enumerate(rows)))}
+    rows = _with_missing(rows, len(free))
+    dense, random = by_name.get("dense"), by_name.get("random")
+    ok = [[r for r in records if r.status == "ok"] for records in groups_of]
+    epochs = rows[random].epochs if random is not None else most_common([row.epochs for row in rows[len(free) :]])
+    steps = [step_seconds(done) for done in ok]
+    for k, row in enumerate(rows):
+        common, level = shares(groups_of[k], groups_of[random]) if random is not None else ((), "")
+        synthetic = any(r.dataset == "synthetic" for r in groups_of[k])
+        rows[k] = dataclasses.replace(
+            row,
+            shares=common if row.track == "matched" else (),
+            level=level if row.track == "matched" else "",
+            unranked=why_unranked(row, groups_of[k], epochs, synthetic),
+            cost=_over(row.training_macs, rows[dense].training_macs if dense is not None else None),
+            step_cost=_over(steps[k], steps[dense] if dense is not None else None),
+            controls_missing=_controls_missing(row, rows),
+        )
+    seeds = sorted({run.seed for row in rows for run in row.runs})
+    wrong = np.array([[_value(row, seed) for seed in seeds] for row in rows], dtype=float).reshape(len(rows), -1)
+    rows = _with_differences(rows, wrong, by_name, kind)
+    rows = _with_ranks(rows, wrong)
+    costs = [r for done in ok for r in done][:1]
+    return Table(
+        kind,
+        keep,
+        tuple(sorted(rows, key=_place)),
+        int(costs[0].dense_macs) if costs else None,
+        int(costs[0].dense_params) if costs else None,
+    )
+
+
+def _with_missing(rows: list[Row], free: int) -> list[Row]:
+    """A seed that more than half of the pruned rows have is missing where it is not."""
+    counts: dict[int, int] = defaultdict(int)
+    for row in rows[free:]:
+        for run in row.runs:
+            counts[run.seed] += run.status in TRAINED
+    expected = {seed for seed, count in counts.items() if 2 * count > len(rows) - free}
+    there = [{run.seed for run in row.runs if run.status in TRAINED} for row in rows]
+    return [dataclasses.replace(r, missing=tuple(sorted(expected - have))) for r, have in zip(rows, there, strict=True)]
+
+
+def _controls_missing(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Compulsory controls without a finished run for some seed that this row has."""
+    if row.track != "matched":
+        return ()
+    seeds = {run.seed for run in row.runs if run.wrong is not None}
+    there = {other.name: {run.seed for run in other.runs if run.wrong is not None} for other in rows}
+    asked = (*CONTROLS, *CONTROLS_OF.get(row.method, ()))
+    return tuple(name for name in asked if not seeds <= there.get(name, set()))
+
+
+def _with_differences(rows: Sequence[Row], wrong: Array, by_name: Mapping[str, int], kind: str) -> list[Row]:
+    """Paired differences to the references; each reference makes one family for Holm's correction."""
+    found: list[dict[str, Difference]] = [{} for _ in rows]
+    compared = np.array([row.top1 is not None for row in rows])
+    for name in REFERENCES:
+        at = by_name.get(name)
+        if at is None or not compared[at] or (name != "dense" and kind not in ("macs", "params")):
+            continue
+        images = wrong[at] - wrong  # how many fewer are wrong than in the reference
+        n = (~np.isnan(images)).sum(axis=1)
+        family = compared & (n > 0) & (np.arange(len(rows)) != at)
+        mean = np.nansum(images, axis=1) / np.maximum(n, 1)
+        half = half_widths(images, QUANTUM * math.sqrt(2))
+        p = np.where(family, paired_p(images, QUANTUM * math.sqrt(2)), np.nan)
+        adjusted = holm(p)
+        for k in map(int, np.flatnonzero(family)):
+            points = 100 / rows[k].test_images
+            found[k][name] = Difference(
+                name,
+                float(mean[k]) * points,
+                _none(half[k] * points),
+                int(n[k]),
+                _none(p[k]),
+                _none(adjusted[k]),
+            )
+    return [dataclasses.replace(row, differences=mine) for row, mine in zip(rows, found, strict=True)]
+
+
+def _with_ranks(rows: Sequence[Row], wrong: Array) -> list[Row]:
+    """Ranks, tie groups and the seeds that would be needed, among the rows that may have them."""
+    chosen = [k for k, row in enumerate(rows) if not row.unranked]
+    result = list(rows)
+    if not chosen:
+        return result
+    chosen.sort(key=lambda k: (-_top1(rows[k]), rows[k].name))
+    mine = wrong[chosen]
+    better, p = pairwise(mine, LEAST_RANKED)
+    letters, places = groups(p), ranks(better, p)
+    pairs = max(len(chosen) * (len(chosen) - 1) // 2, 1)
+    behind = mine[1:] - mine[0]
+    spread = np.array([deviation_of(d[~np.isnan(d)]) for d in behind])
+    needed = seeds_needed(np.nanmean(behind, axis=1), spread, ALPHA / pairs) if len(behind) else np.array([])
+    for place, k in enumerate(chosen):
+        seeds = needed[place - 1] if place else math.nan
+        result[k] = dataclasses.replace(
+            rows[k],
+            rank=places[place],
+            group=letters[place],
+            seeds_needed=None if math.isnan(seeds) else int(seeds),
+        )
+    return result
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """Dense first, then by rank, then by accuracy, rows without a mean last."""
+    return (row.track != "dense", row.rank is None, row.rank or 0, -_top1(row), row.name, row.spec)
+
+
+def _top1(row: Row) -> float:
+    return row.top1.mean if row.top1 else -math.inf
+
+
+def _value(row: Row, seed: int) -> float:
+    found = row.wrong.get(seed)
+    return math.nan if found is None else found
+
+
+def _over(value: float | None, dense: float | None) -> float | None:
+    return value / dense if value is not None and dense else None
+
+
+def _none(x: float) -> float | None:
+    return None if math.isnan(x) else float(x)

@@ -1,0 +1,130 @@
+"""Two rows against each other, wherever both are: difference by seed, two tests, seeds needed, cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.errors import UsageError
+from bench.registry import unknown
+from leaderboard.model import ALPHA, Board, Mean, Row, Table
+from leaderboard.statistics import QUANTUM, deviation_of, half_widths, paired_p, seeds_needed
+
+EXACT = 16
+"""Seeds up to which all signs are tried."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Row ``a`` less row ``b`` at one budget of one board.
+
+    Attributes:
+        seeds: that both have.
+        a, b: top-1, per cent, over these seeds.
+        mean, half: of the difference in points, with its 95 % interval (None with one seed).
+        p: paired t test of this one comparison, uncorrected; None with one seed.
+        p_exact: two-sided sign-flip permutation test over all 2^n signs; None beyond 16 seeds. With n seeds it cannot
+            be below 2 / 2^n, which is 0.0625 for 5.
+        seeds_needed: paired seeds that find a difference such as this with 80 % power; None beyond 1,000 or at zero.
+        cost: training MACs of ``a`` over those of ``b``.
+        same: whether both trained for as many epochs.
+    """
+
+    board: Board
+    table: Table
+    seeds: tuple[int, ...]
+    a: Mean
+    b: Mean
+    mean: float
+    half: float | None
+    p: float | None
+    p_exact: float | None
+    seeds_needed: int | None
+    cost: float | None
+    same: bool
+
+    @property
+    def verdict(self) -> str:
+        """In words; of one comparison alone, without a correction for others."""
+        if self.p is None:
+            return "one seed: no verdict"
+        if self.p >= ALPHA:
+            return "cannot be told apart"
+        return "a is better" if self.mean > 0 else "b is better"
+
+
+def compare(boards: Iterable[Board], a: str, b: str) -> list[Comparison]:
+    """All comparisons of two rows, named as on the boards (``l1l2 share=30``) or by the start of their hash.
+
+    Raises UsageError where a name is on no board, or both are never on one together.
+    """
+    boards = list(boards)
+    names = sorted({row.name for board in boards for table in board.tables for row in table.rows})
+    specs = {row.spec for board in boards for table in board.tables for row in table.rows}
+    for asked in (a, b):
+        if asked not in names and not any(_is(spec, asked) for spec in specs):
+            raise unknown("row", asked, names)
+    found = []
+    for board in boards:
+        for table in board.tables:
+            for first in _named(table, a):
+                found += [_compare(board, table, first, second) for second in _named(table, b) if first is not second]
+    found = [comparison for comparison in found if comparison is not None]
+    if not found:
+        raise UsageError(f"compare {a} {b}: they are never on one board at one budget with a common seed")
+    return found
+
+
+def _is(spec: str, asked: str) -> bool:
+    return len(asked) >= 6 and spec.startswith(asked)
+
+
+def _named(table: Table, asked: str) -> list[Row]:
+    exact = [row for row in table.rows if row.name == asked]
+    return exact or [row for row in table.rows if _is(row.spec, asked)]
+
+
+def _compare(board: Board, table: Table, a: Row, b: Row) -> Any:
+    mine, theirs = a.wrong, b.wrong
+    seeds = [s for s in sorted(mine.keys() & theirs.keys()) if mine[s] is not None and theirs[s] is not None]
+    if not seeds:
+        return None
+    wrong = np.array([[mine[s] for s in seeds], [theirs[s] for s in seeds]], dtype=float)
+    images = wrong[1] - wrong[0]
+    floor, points = QUANTUM * math.sqrt(2), 100 / a.test_images
+    half, p = float(half_widths(images, floor)), float(paired_p(images, floor))
+    needed = float(seeds_needed(images.mean(), deviation_of(images))) if len(seeds) > 1 and images.mean() else math.nan
+    return Comparison(
+        board,
+        table,
+        tuple(seeds),
+        *(_mean(w, a.test_images) for w in wrong),
+        float(images.mean()) * points,
+        None if math.isnan(half) else half * points,
+        None if math.isnan(p) else p,
+        sign_flip_p(images),
+        None if math.isnan(needed) else int(needed),
+        a.training_macs / b.training_macs if a.training_macs and b.training_macs else None,
+        a.epochs == b.epochs,
+    )
+
+
+def sign_flip_p(differences: Sequence[float]) -> float | None:
+    """Exact two-sided p of the permutation test that flips the sign of each paired difference."""
+    from scipy import stats
+
+    if not 2 <= len(differences) <= EXACT:
+        return None
+    result = stats.permutation_test(
+        (np.asarray(differences, dtype=float),), np.mean, permutation_type="samples", n_resamples=math.inf
+    )
+    return float(result.pvalue)
+
+
+def _mean(wrong: Sequence[float], n: int) -> Mean:
+    half = float(half_widths(wrong, QUANTUM))
+    return Mean(100 * (1 - float(np.mean(wrong)) / n), None if math.isnan(half) else 100 * half / n)
