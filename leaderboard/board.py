@@ -14,6 +14,7 @@ import pandas as pd
 from leaderboard import curves
 from leaderboard.frame import Problem
 from leaderboard.model import (
+    ALPHA,
     CONTROLS,
     CONTROLS_OF,
     LEAST_RANKED,
@@ -24,19 +25,7 @@ from leaderboard.model import (
     Table,
 )
 from leaderboard.rows import TRAINED, Record, make_row, most_common, shares, step_seconds, why_unranked
-from leaderboard.statistics import (
-    ALPHA,
-    QUANTUM,
-    Array,
-    deviation_of,
-    groups,
-    half_widths,
-    holm,
-    paired_p,
-    pairwise,
-    ranks,
-    seeds_needed,
-)
+from leaderboard.statistics import Array, family, groups, pairwise, ranks, seeds_needed
 
 KEY = (
     *("dataset", "arch", "recipe_sha256", "coupling", "precision", "rules", "schema", "counter"),
@@ -187,27 +176,21 @@ def _controls_missing(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 def _with_differences(rows: Sequence[Row], wrong: Array, by_name: Mapping[str, int], kind: str) -> list[Row]:
     """Paired differences to the references; each reference makes one family for Holm's correction."""
     found: list[dict[str, Difference]] = [{} for _ in rows]
-    compared = np.array([row.top1 is not None for row in rows])
     for name in REFERENCES:
         at = by_name.get(name)
-        if at is None or not compared[at] or (name != "dense" and kind not in ("macs", "params")):
+        if at is None or rows[at].top1 is None or (name != "dense" and kind not in ("macs", "params")):
             continue
-        images = wrong[at] - wrong  # how many fewer are wrong than in the reference
-        n = (~np.isnan(images)).sum(axis=1)
-        family = compared & (n > 0) & (np.arange(len(rows)) != at)
-        mean = np.nansum(images, axis=1) / np.maximum(n, 1)
-        half = half_widths(images, QUANTUM * math.sqrt(2))
-        p = np.where(family, paired_p(images, QUANTUM * math.sqrt(2)), np.nan)
-        adjusted = holm(p)
-        for k in map(int, np.flatnonzero(family)):
+        others = [k for k, row in enumerate(rows) if k != at and row.top1 is not None and row.shared_with(rows[at])]
+        tests = family(wrong[at] - wrong[others], len(others) + 1)
+        for place, k in enumerate(others):
             points = 100 / rows[k].test_images
             found[k][name] = Difference(
                 name,
-                float(mean[k]) * points,
-                _none(half[k] * points),
-                int(n[k]),
-                _none(p[k]),
-                _none(adjusted[k]),
+                float(tests.mean[place]) * points,
+                _none(tests.half[place] * points),
+                rows[k].shared_with(rows[at]),
+                _none(tests.p[place]),
+                _none(tests.p_holm[place]),
             )
     return [dataclasses.replace(row, differences=mine) for row, mine in zip(rows, found, strict=True)]
 
@@ -223,9 +206,8 @@ def _with_ranks(rows: Sequence[Row], wrong: Array) -> list[Row]:
     better, p = pairwise(mine, LEAST_RANKED)
     letters, places = groups(p), ranks(better, p)
     pairs = max(len(chosen) * (len(chosen) - 1) // 2, 1)
-    behind = mine[1:] - mine[0]
-    spread = np.array([deviation_of(d[~np.isnan(d)]) for d in behind])
-    needed = seeds_needed(np.nanmean(behind, axis=1), spread, ALPHA / pairs) if len(behind) else np.array([])
+    behind = family(mine[1:] - mine[0], len(chosen))
+    needed = seeds_needed(behind.mean, behind.deviation, ALPHA / pairs)
     for place, k in enumerate(chosen):
         seeds = needed[place - 1] if place else math.nan
         result[k] = dataclasses.replace(

@@ -12,7 +12,7 @@ import numpy as np
 from bench.errors import UsageError
 from bench.registry import unknown
 from leaderboard.model import ALPHA, Board, Mean, Row, Table
-from leaderboard.statistics import QUANTUM, deviation_of, half_widths, paired_p, seeds_needed
+from leaderboard.statistics import QUANTUM, family, half_widths, seeds_needed
 
 EXACT = 16
 """Seeds up to which all signs are tried."""
@@ -95,9 +95,9 @@ def _compare(board: Board, table: Table, a: Row, b: Row) -> Any:
         return None
     wrong = np.array([[mine[s] for s in seeds], [theirs[s] for s in seeds]], dtype=float)
     images = wrong[1] - wrong[0]
-    floor, points = QUANTUM * math.sqrt(2), 100 / a.test_images
-    half, p = float(half_widths(images, floor)), float(paired_p(images, floor))
-    needed = float(seeds_needed(images.mean(), deviation_of(images))) if len(seeds) > 1 and images.mean() else math.nan
+    points, test = 100 / a.test_images, family(images[None], 2)
+    half, p = test.half[0], test.p[0]
+    needed = float(seeds_needed(*test.mean, *test.deviation)) if len(seeds) > 1 and images.any() else math.nan
     return Comparison(
         board,
         table,

@@ -28,7 +28,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference of top-1, in points, to another row; ``p`` of a paired t test.
+    """Paired difference of top-1, in points, to another row, by moderated t tests (``leaderboard.statistics.family``).
 
     Attributes:
         to: the other row's method.
@@ -163,6 +163,12 @@ class Row:
     def wrong(self) -> dict[int, int | None]:
         """Seed -> test images that the final network gets wrong; None where the run did not finish."""
         return {run.seed: run.wrong for run in self.runs}
+
+    def shared_with(self, other: Row) -> int:
+        """How many seeds both have finished."""
+        return len(
+            {s for s, w in self.wrong.items() if w is not None} & {s for s, w in other.wrong.items() if w is not None}
+        )
 
 
 @dataclass(frozen=True)

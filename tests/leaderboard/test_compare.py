@@ -56,7 +56,6 @@ def test_one_seed_is_no_verdict(tmp_path):
 
 @pytest.mark.parametrize("values", [[1, 2, 3], [1, -2, 3, 4], [0.5, 0.5]])
 def test_sign_flips_by_hand(values):
-    import itertools
 
     sums = [
         abs(sum(s * v for s, v in zip(signs, values, strict=True)))

@@ -63,14 +63,65 @@ def test_holm_does_not_count_what_was_not_tested():
     assert math.isnan(found[1])
 
 
-def test_pairwise_is_the_t_test_of_every_pair_after_holm():
+def test_one_pair_has_the_plain_t_test():
+    differences = RNG.integers(-3, 9, (1, 6)).astype(float)
+    found = ours.family(differences, 2)
+    expected = stats.ttest_1samp(differences[0], 0)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.p_holm == found.p
+    low, high = expected.confidence_interval(0.95)
+    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_moderated_variance_lies_between_its_own_and_that_of_all():
+    differences = RNG.normal(0, [[3.0], [8.0], [20.0], [60.0], [5.0]], (5, 5))
+    own, found = differences.std(axis=1, ddof=1), ours.family(differences, 6)
+    center = (found.deviation**2 - own**2) / own**2
+    assert (np.sign(center[own.argmin()]), np.sign(center[own.argmax()])) == (1, -1)
+    assert np.argsort(found.deviation).tolist() == np.argsort(own).tolist()
+
+
+def test_alike_variances_become_one_and_unlike_ones_stay():
+    alike = np.array([[4.0, -4, 4, -4, 0]] * 6)
+    assert ours.family(alike, 4).deviation == pytest.approx(np.std(alike[0], ddof=1), rel=0.2)
+    scales = np.geomspace(1, 1e6, 12)[:, None]
+    unlike = scales * np.array([[4.0, -4, 4, -4, 0]])
+    assert ours.family(unlike, 6).deviation[4:] == pytest.approx(unlike.std(axis=1, ddof=1)[4:], rel=0.1)
+
+
+def test_the_common_variance_is_found_again():
+    """Variances drawn as the model of Smyth 2004 says, with 6 prior degrees of freedom around 9."""
+    rng = np.random.default_rng(3)
+    true = 6 * 9 / rng.chisquare(6, 20_000)
+    seen = true * rng.chisquare(4, 20_000) / 4
+    variance, prior = ours._common(seen, np.full(20_000, 4.0))
+    assert variance == pytest.approx(9, rel=0.05)
+    assert prior == pytest.approx(6, rel=0.1)
+
+
+@pytest.mark.parametrize("x", [1e-4, 0.1, 1.0, 50.0, 1e4])
+def test_inverse_of_trigamma(x):
+    from scipy.special import polygamma
+
+    assert polygamma(1, ours._inverse_trigamma(x)) == pytest.approx(x)
+
+
+def test_pairwise_is_the_family_of_all_pairs():
     wrong = RNG.integers(0, 60, (4, 6)).astype(float)
     better, p = ours.pairwise(wrong, 5)
     pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
-    raw = [stats.ttest_rel(wrong[j], wrong[i]).pvalue for i, j in pairs]
-    for (i, j), expected in zip(pairs, ours.holm(raw), strict=True):
+    tests = ours.family([wrong[j] - wrong[i] for i, j in pairs], 4)
+    for (i, j), expected in zip(pairs, tests.p_holm, strict=True):
         assert p[i, j] == p[j, i] == pytest.approx(expected)
         assert better[i, j] == -better[j, i] == pytest.approx((wrong[j] - wrong[i]).mean())
+
+
+def test_degrees_of_freedom_are_bounded_by_those_of_the_rows():
+    wrong = np.array([[0.0, 1, 0, 1, 0], [9, 10, 11, 9, 10], [20, 22, 20, 21, 20]])
+    pairs = wrong[[1, 2, 2]] - wrong[[0, 0, 1]]
+    tests = ours.family(pairs, 3)
+    t = tests.mean * math.sqrt(5) / tests.deviation
+    assert (tests.p >= 2 * stats.t.sf(np.abs(t), 8) * (1 - 1e-9)).all()
 
 
 def test_pairwise_tests_no_pair_with_too_few_common_seeds():
