@@ -60,7 +60,9 @@ def main():
         for methods in (2, 5, 10, 30):
             found, _ = shares(boards, methods, sigma, images, 0.0, np.random.default_rng(methods))
             margin = 1.96 * np.sqrt(found * (1 - found) / boards)
-            print(f"  {methods:3} methods, sigma {sigma}, {images:6,} images: {100 * found:4.1f} % ± {100 * margin:.1f}")
+            print(
+                f"  {methods:3} methods, sigma {sigma}, {images:6,} images: {100 * found:4.1f} % ± {100 * margin:.1f}"
+            )
     print("one method 0.5 points better, sigma 0.2, 10,000 images: share of boards that find it better")
     for methods in (2, 3, 5, 10):
         _, found = shares(boards, methods, 0.2, 10_000, 0.5, np.random.default_rng(methods))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -118,62 +118,62 @@ def _board(key: tuple[Any, ...], records: Sequence[Record], alike: Sequence[tupl
 
 
 def _table(kind: Any, keep: float | None, free: Sequence[list[Record]], own: Sequence[list[Record]]) -> Table:
-    groups_of = [*free, *own]
-    rows = [make_row(records) for records in groups_of]
+    records = [*free, *own]
+    rows = [make_row(same) for same in records]
     by_name = {row.name: k for k, row in reversed(list(enumerate(rows)))}
-    rows = _with_missing(rows, len(free))
+    extra: list[dict[str, Any]] = [{"missing": missing} for missing in _missing(rows, len(free))]
     dense, random = by_name.get("dense"), by_name.get("random")
-    ok = [[r for r in records if r.status == "ok"] for records in groups_of]
     epochs = rows[random].epochs if random is not None else most_common([row.epochs for row in rows[len(free) :]])
-    steps = [step_seconds(done) for done in ok]
+    steps = [step_seconds([r for r in same if r.status == "ok"]) for same in records]
+    there = {row.name: row.finished.keys() for row in rows}
     for k, row in enumerate(rows):
-        common, level = shares(groups_of[k], groups_of[random]) if random is not None else ((), "")
-        synthetic = any(r.dataset == "synthetic" for r in groups_of[k])
-        rows[k] = dataclasses.replace(
-            row,
-            shares=common if row.track == "matched" else (),
-            level=level if row.track == "matched" else "",
-            unranked=why_unranked(row, groups_of[k], epochs, synthetic),
-            cost=_over(row.training_macs, rows[dense].training_macs if dense is not None else None),
-            step_cost=_over(steps[k], steps[dense] if dense is not None else None),
-            controls_missing=_controls_missing(row, rows),
-        )
-    seeds = sorted({run.seed for row in rows for run in row.runs})
+        compared = random is not None and row.track == "matched"
+        shared, level = shares(records[k], records[random]) if random is not None and compared else ((), "")
+        synthetic = any(r.dataset == "synthetic" for r in records[k])
+        extra[k] |= {
+            "shares": shared,
+            "level": level,
+            "unranked": why_unranked(row, extra[k]["missing"], records[k], epochs, synthetic),
+            "cost": _over(row.training_macs, rows[dense].training_macs if dense is not None else None),
+            "step_cost": _over(steps[k], steps[dense] if dense is not None else None),
+            "controls_missing": _controls_missing(row, there),
+        }
+    seeds = sorted({seed for row in rows for seed in row.finished})
     wrong = np.array([[_value(row, seed) for seed in seeds] for row in rows], dtype=float).reshape(len(rows), -1)
-    rows = _with_differences(rows, wrong, by_name, kind)
-    rows = _with_ranks(rows, wrong)
-    costs = [r for done in ok for r in done][:1]
+    for k, differences in enumerate(_differences(rows, wrong, by_name, kind)):
+        extra[k]["differences"] = differences
+    for k, ranked in _ranks(rows, wrong, [k for k, more in enumerate(extra) if not more["unranked"]]):
+        extra[k] |= ranked
+    rows = [dataclasses.replace(row, **more) for row, more in zip(rows, extra, strict=True)]
+    one = next((r for same in records for r in same if r.status == "ok"), None)
     return Table(
         kind,
         keep,
         tuple(sorted(rows, key=_place)),
-        int(costs[0].dense_macs) if costs else None,
-        int(costs[0].dense_params) if costs else None,
+        int(one.dense_macs) if one else None,
+        int(one.dense_params) if one else None,
     )
 
 
-def _with_missing(rows: list[Row], free: int) -> list[Row]:
+def _missing(rows: Sequence[Row], free: int) -> list[tuple[int, ...]]:
     """A seed that more than half of the pruned rows have is missing where it is not."""
-    counts: dict[int, int] = defaultdict(int)
-    for row in rows[free:]:
-        for run in row.runs:
-            counts[run.seed] += run.status in TRAINED
-    expected = {seed for seed, count in counts.items() if 2 * count > len(rows) - free}
     there = [{run.seed for run in row.runs if run.status in TRAINED} for row in rows]
-    return [dataclasses.replace(r, missing=tuple(sorted(expected - have))) for r, have in zip(rows, there, strict=True)]
+    counts = Counter(seed for seeds in there[free:] for seed in seeds)
+    expected = {seed for seed, count in counts.items() if 2 * count > len(rows) - free}
+    return [tuple(sorted(expected - seeds)) for seeds in there]
 
 
-def _controls_missing(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
-    """Compulsory controls without a finished run for some seed that this row has."""
+def _controls_missing(row: Row, there: Mapping[str, Set[int]]) -> tuple[str, ...]:
+    """Compulsory controls without a finished run for some seed that this row has; ``there``: name -> seeds."""
     if row.track != "matched":
         return ()
-    seeds = {run.seed for run in row.runs if run.wrong is not None}
-    there = {other.name: {run.seed for run in other.runs if run.wrong is not None} for other in rows}
     asked = (*CONTROLS, *CONTROLS_OF.get(row.method, ()))
-    return tuple(name for name in asked if not seeds <= there.get(name, set()))
+    return tuple(name for name in asked if not row.finished.keys() <= there.get(name, set()))
 
 
-def _with_differences(rows: Sequence[Row], wrong: Array, by_name: Mapping[str, int], kind: str) -> list[Row]:
+def _differences(
+    rows: Sequence[Row], wrong: Array, by_name: Mapping[str, int], kind: str
+) -> list[dict[str, Difference]]:
     """Paired differences to the references; each reference makes one family for Holm's correction."""
     found: list[dict[str, Difference]] = [{} for _ in rows]
     for name in REFERENCES:
@@ -192,31 +192,21 @@ def _with_differences(rows: Sequence[Row], wrong: Array, by_name: Mapping[str, i
                 _none(tests.p[place]),
                 _none(tests.p_holm[place]),
             )
-    return [dataclasses.replace(row, differences=mine) for row, mine in zip(rows, found, strict=True)]
+    return found
 
 
-def _with_ranks(rows: Sequence[Row], wrong: Array) -> list[Row]:
+def _ranks(rows: Sequence[Row], wrong: Array, chosen: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Ranks, tie groups and the seeds that would be needed, among the rows that may have them."""
-    chosen = [k for k, row in enumerate(rows) if not row.unranked]
-    result = list(rows)
     if not chosen:
-        return result
-    chosen.sort(key=lambda k: (-_top1(rows[k]), rows[k].name))
+        return
+    chosen = sorted(chosen, key=lambda k: (-_top1(rows[k]), rows[k].name))
     mine = wrong[chosen]
     better, p = pairwise(mine, LEAST_RANKED)
-    letters, places = groups(p), ranks(better, p)
     pairs = max(len(chosen) * (len(chosen) - 1) // 2, 1)
     behind = family(mine[1:] - mine[0], len(chosen))
-    needed = seeds_needed(behind.mean, behind.deviation, ALPHA / pairs)
-    for place, k in enumerate(chosen):
-        seeds = needed[place - 1] if place else math.nan
-        result[k] = dataclasses.replace(
-            rows[k],
-            rank=places[place],
-            group=letters[place],
-            seeds_needed=None if math.isnan(seeds) else int(seeds),
-        )
-    return result
+    needed = [math.nan, *seeds_needed(behind.mean, behind.deviation, ALPHA / pairs)]
+    for k, rank, letters, seeds in zip(chosen, ranks(better, p), groups(p), needed, strict=True):
+        yield k, {"rank": rank, "group": letters, "seeds_needed": None if math.isnan(seeds) else int(seeds)}
 
 
 def _place(row: Row) -> tuple[Any, ...]:

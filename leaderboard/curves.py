@@ -10,6 +10,8 @@ import numpy as np
 from leaderboard.model import Curve, Mean, Point, Reach, Row, Run, Table
 from leaderboard.statistics import QUANTUM, interval
 
+SPEEDS = ("macs", "small", "large")
+"""What a reach counts in: MACs, and measured time at the smallest and the largest batch."""
 DROPS = (0.5, 1.0)
 """Points of top-1 below dense at which the reach is taken."""
 AXES: Mapping[str, Callable[[Row], float | None]] = {
@@ -40,7 +42,7 @@ def of_tables(tables: Sequence[Table]) -> tuple[Curve, ...]:
             kind=kind,
             points=tuple(points),
             area=area(points) if {point.keep for point in points} == keeps[kind] else None,
-            reach=tuple(reach(points, dense, what, drop) for what in ("macs", "small", "large") for drop in DROPS),
+            reach=reaches(points, dense),
             front={axis: tuple(k for n, k in fronts[kind][axis] if n == name) for axis in AXES},
         )
         for (kind, name), points in sorted(found.items())
@@ -51,7 +53,7 @@ def area(points: Sequence[Point]) -> Mean | None:
     """Mean accuracy (per cent) over the range of shares: the area under the curve over its width, by seed."""
     if len(points) < 2 or any(point.row.top1 is None for point in points):
         return None
-    seeds = sorted(set.intersection(*(_seeds(point.row) for point in points)))
+    seeds = sorted(set.intersection(*(set(point.row.finished) for point in points)))
     if not seeds:
         return None
     keeps = np.array([point.keep for point in points])[::-1]
@@ -62,27 +64,28 @@ def area(points: Sequence[Point]) -> Mean | None:
     return Mean(*interval(values, 100 * QUANTUM / points[0].row.test_images / np.sqrt(len(points))))
 
 
-def reach(points: Sequence[Point], dense: Row | None, what: str, drop: float) -> Reach:
-    """How many times smaller or faster a network can be at ``drop`` points below dense; see :class:`Reach`."""
-    seeds = set.intersection(*(_seeds(point.row) for point in points)) if points else set()
-    seeds &= _seeds(dense) if dense is not None else set()
+def reaches(points: Sequence[Point], dense: Row | None) -> tuple[Reach, ...]:
+    """How many times smaller or faster a network can be a little below dense; see :class:`Reach`."""
+    seeds = set.intersection(*(set(point.row.finished) for point in points), set(dense.finished if dense else ()))
     if dense is None or not seeds or any(point.row.top1 is None for point in points):
-        return Reach(what, drop, None, None, False)
-    values, bound = [], False
-    for seed in sorted(seeds):
-        factors = [_factor(_run(point.row, seed), what, dense) for point in points]
-        if any(factor is None for factor in factors):
-            return Reach(what, drop, None, None, False)
-        accuracies = [_accuracy(point.row, seed) for point in points]
-        value, open_end = _first_below(
-            [1.0, *[float(f or 0) for f in factors]],
-            [_accuracy(dense, seed), *accuracies],
-            _accuracy(dense, seed) - drop,
-        )
-        values.append(value)
-        bound |= open_end
-    mean, half = interval(values)
-    return Reach(what, drop, mean, None if bound else half, bound)
+        return tuple(Reach(what, drop, None, None, False) for what in SPEEDS for drop in DROPS)
+    accuracies = {seed: [_accuracy(row, seed) for row in (dense, *(p.row for p in points))] for seed in sorted(seeds)}
+    found = []
+    for what in SPEEDS:
+        factors = {seed: [_factor(point.row.finished[seed], what, dense) for point in points] for seed in accuracies}
+        for drop in DROPS:
+            ends = [
+                _first_below([1.0, *known], accuracies[seed], accuracies[seed][0] - drop)
+                for seed, own in factors.items()
+                if len(known := [factor for factor in own if factor is not None]) == len(own)
+            ]
+            if len(ends) < len(factors):
+                found.append(Reach(what, drop, None, None, False))
+                continue
+            mean, half = interval([times for times, _ in ends])
+            bound = any(is_bound for _, is_bound in ends)
+            found.append(Reach(what, drop, mean, None if bound else half, bound))
+    return tuple(found)
 
 
 def _first_below(factors: Sequence[float], accuracies: Sequence[float], limit: float) -> tuple[float, bool]:
@@ -115,18 +118,8 @@ def _fronts(tables: Sequence[Table], kind: str) -> dict[str, list[tuple[str, flo
     return found
 
 
-def _seeds(row: Row) -> set[int]:
-    return {run.seed for run in row.runs if run.wrong is not None}
-
-
-def _run(row: Row, seed: int) -> Run:
-    return next(run for run in row.runs if run.seed == seed and run.wrong is not None)
-
-
 def _accuracy(row: Row, seed: int) -> float:
-    wrong = _run(row, seed).wrong
-    assert wrong is not None
-    return 100 * (1 - wrong / row.test_images)
+    return 100 * (1 - (row.finished[seed].wrong or 0) / row.test_images)
 
 
 def _factor(run: Run, what: str, dense: Row) -> float | None:

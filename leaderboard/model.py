@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -159,16 +160,19 @@ class Row:
         """Whether it is one of the compulsory controls."""
         return self.method in CONTROLS
 
-    @property
+    @functools.cached_property
     def wrong(self) -> dict[int, int | None]:
         """Seed -> test images that the final network gets wrong; None where the run did not finish."""
         return {run.seed: run.wrong for run in self.runs}
 
+    @functools.cached_property
+    def finished(self) -> dict[int, Run]:
+        """Seed -> run, of those that finished."""
+        return {run.seed: run for run in self.runs if run.wrong is not None}
+
     def shared_with(self, other: Row) -> int:
         """How many seeds both have finished."""
-        return len(
-            {s for s, w in self.wrong.items() if w is not None} & {s for s, w in other.wrong.items() if w is not None}
-        )
+        return len(self.finished.keys() & other.finished.keys())
 
 
 @dataclass(frozen=True)

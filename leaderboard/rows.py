@@ -64,8 +64,8 @@ def speeds(done: Sequence[Record]) -> tuple[Speed, ...]:
         ends = (getattr(timed[0], f"{size}_low"), getattr(timed[0], f"{size}_high"))
         if half is not None:
             ends = (_exp(center - half), _exp(center + half))
-        ms = [statistics.median(getattr(r, f"{size}_{which}_ms") for r in timed) for which in ("dense", "final")]
-        found[batch] = Speed(int(batch), *ms, _exp(center), *ends, any(r.busy for r in timed))
+        dense, final = (statistics.median(getattr(r, f"{size}_{end}_ms") for r in timed) for end in ("dense", "final"))
+        found[batch] = Speed(int(batch), dense, final, _exp(center), *ends, any(r.busy for r in timed))
     return tuple(found.values())
 
 
@@ -98,7 +98,9 @@ def shares(row: Sequence[Record], other: Sequence[Record]) -> tuple[tuple[str, .
     return tuple(k for k, holds in checks.items() if holds), " ".join(k for k, holds in steps.items() if holds)
 
 
-def why_unranked(row: Row, records: Sequence[Record], epochs: int | None, synthetic: bool) -> str:
+def why_unranked(
+    row: Row, missing: Sequence[int], records: Sequence[Record], epochs: int | None, synthetic: bool
+) -> str:
     """Why a row of a matched table has no rank; empty where it may have one."""
     if row.track != "matched":
         return {"dense": "no budget", "native": "native track", "like": "the widths of another run"}[row.track]
@@ -107,11 +109,11 @@ def why_unranked(row: Row, records: Sequence[Record], epochs: int | None, synthe
     failed = [str(run.seed) for run in row.runs if run.status in ("failed", "diverged")]
     if failed:
         return f"the run of seed {', '.join(failed)} failed"
-    seeds = sum(run.wrong is not None for run in row.runs)
+    seeds = len(row.finished)
     if seeds < LEAST_RANKED:
         return f"{seeds} of {LEAST_RANKED} seeds" + ("" if seeds >= LEAST_SHOWN else ", too few to be read")
-    if row.missing:
-        return f"seed {', '.join(map(str, row.missing))} is missing"
+    if missing:
+        return f"seed {', '.join(map(str, missing))} is missing"
     if row.epochs != epochs:
         return f"{row.epochs} epochs in all, others {epochs}"
     short = max((_short_of_budget(r) for r in records if r.status == "ok"), default=0.0)

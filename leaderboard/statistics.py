@@ -7,7 +7,9 @@ Nothing here is about other test images: an interval says what other seeds would
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,23 +27,29 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Array = NDArray[np.float64]
 
 
-def interval(values: ArrayLike, floor: float = 0.0) -> tuple[float, float | None]:
+def interval(values: Sequence[float], floor: float = 0.0) -> tuple[float, float | None]:
     """Mean and half the width of its 95 % interval (Student's t); None for a single value.
 
     Args:
         values: one number a seed.
         floor: least standard deviation that is believed.
     """
-    array = np.asarray(values, dtype=float)
-    if len(array) < 2:
-        return float(array.mean()), None
-    deviation = max(float(array.std(ddof=1)), floor)
-    return float(array.mean()), half_width(deviation, len(array))
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n < 2:
+        return mean, None
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return mean, half_width(max(deviation, floor), n)
 
 
 def half_width(deviation: float, n: int) -> float:
     """Half the width of the 95 % interval of a mean of ``n`` values with this standard deviation."""
-    return float(stdtrit(n - 1, 1 - ALPHA / 2)) * deviation / math.sqrt(n)
+    return _quantile(n - 1) * deviation / math.sqrt(n)
+
+
+@functools.cache
+def _quantile(freedom: int) -> float:
+    """Of Student's t, 97.5 %."""
+    return float(stdtrit(freedom, 1 - ALPHA / 2))
 
 
 def half_widths(values: ArrayLike, floor: float = 0.0) -> Array:

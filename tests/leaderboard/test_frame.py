@@ -105,7 +105,7 @@ def test_a_specification_of_another_hash(tmp_path):
     found = record.seal(change(made(), "spec.method", "other"))
     put(tmp_path, found)
     (message,) = problems(tmp_path).values()
-    assert "not those of the specification" in message
+    assert "not the hash of the specification" in message
 
 
 @pytest.mark.parametrize(
