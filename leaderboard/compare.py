@@ -99,17 +99,18 @@ def _compare(board: Board, table: Table, a: Row, b: Row) -> Any:
     half, p = test.half[0], test.p[0]
     needed = float(seeds_needed(*test.mean, *test.deviation)) if len(seeds) > 1 and images.any() else math.nan
     return Comparison(
-        board,
-        table,
-        tuple(seeds),
-        *(_mean(w, a.test_images) for w in wrong),
-        float(images.mean()) * points,
-        None if math.isnan(half) else half * points,
-        None if math.isnan(p) else p,
-        sign_flip_p(images),
-        None if math.isnan(needed) else int(needed),
-        a.training_macs / b.training_macs if a.training_macs and b.training_macs else None,
-        a.epochs == b.epochs,
+        board=board,
+        table=table,
+        seeds=tuple(seeds),
+        a=_mean(wrong[0], a.test_images),
+        b=_mean(wrong[1], b.test_images),
+        mean=float(images.mean()) * points,
+        half=None if math.isnan(half) else float(half) * points,
+        p=None if math.isnan(p) else float(p),
+        p_exact=sign_flip_p(images),
+        seeds_needed=None if math.isnan(needed) else int(needed),
+        cost=a.training_macs / b.training_macs if a.training_macs and b.training_macs else None,
+        same=a.epochs == b.epochs,
     )
 
 

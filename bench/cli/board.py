@@ -56,9 +56,10 @@ def board(chosen: argparse.Namespace) -> int:
     if chosen.site:
         from bench.cli.site import write
 
-        write(chosen.site, boards, problems, chosen)
+        files = write(chosen.site, boards, problems, chosen.path, chosen.verified)
+        print(f"{len(files)} files; open {chosen.site / 'index.html'}")
     if chosen.figures:
-        from leaderboard.figures import write_all
+        from leaderboard.plates import write_all
 
         for path in write_all(boards, chosen.figures):
             print(path)
