@@ -114,7 +114,9 @@ def _board(key: tuple[Any, ...], records: Sequence[Record], alike: Sequence[tupl
         budgets["native", None] = []
     order = sorted(budgets, key=lambda b: (ORDER.index(b[0]), -(b[1] or 0)))
     tables = tuple(_table(kind, keep, free, budgets[kind, keep]) for kind, keep in order)
-    return Board(names, tuple(differs), tables, curves.of_tables(tables))
+    matched = sum(table.keep is not None for table in tables)
+    notes = ("one budget only: one point is no comparison (RULES.md, 5.3)",) if matched == 1 else ()
+    return Board(names, tuple(differs), tables, curves.of_tables(tables), notes)
 
 
 def _table(kind: Any, keep: float | None, free: Sequence[list[Record]], own: Sequence[list[Record]]) -> Table:

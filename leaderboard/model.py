@@ -260,7 +260,7 @@ class Board:
         key: what all of its records have in common, by name of the key.
         differs: keys in which it differs from the other boards of the same data set and network.
         tables: by falling share; the native track and ``like`` last.
-        problems: what about its records a reader must know (duplicates, conflicts).
+        notes: what else a reader must know of all of it.
     """
 
     key: dict[str, str]

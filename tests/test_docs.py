@@ -31,7 +31,7 @@ def commands():
         for _, block in FENCE.findall(page.read_text()):
             for line in block.replace("\\\n", " ").splitlines():
                 for part in line.split("&&"):
-                    found = re.match(r"\s*(?:\$ )?python -m bench (.*)", part.split(" #")[0])
+                    found = re.match(r"\s*(?:\$ )?python -m bench (.*)", re.split(r" #| > ", part)[0])
                     if found:
                         yield pytest.param(found[1], id=f"{page.name}: {found[1][:60]}")
 
