@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from bench import base as bases
 from bench.archs import Shape, build
+from bench.budget import CostModel
 from bench.checkpoint import load_tensors
 from bench.data import ImageSet, find, load_test, load_training
 from bench.errors import RunFailed, SetupError, UsageError
+from bench.measure import flops
 from bench.pipeline import arch_digest, masks_digest
 from bench.registry import ARCHS, DATASETS, Registry
 from bench.sites import Sites, find_sites
@@ -35,7 +38,6 @@ class Stored:
 
     def __init__(self, record: Mapping[str, Any], out: Path) -> None:
         self.record, self.out = record, out
-        self._parts: tuple[nn.Module, Sites] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -57,16 +59,24 @@ class Stored:
         return getattr(DATASETS.get(name), what)
 
     def parts(self) -> tuple[nn.Module, Sites]:
-        """The dense network with its initial weights, and its sites: leave both as they are."""
+        """The dense network, with weights that mean nothing, and its sites.
+
+        Finding sites takes seconds and many records speak of one network, so they share both: leave them as they are.
+        """
         spec = self.record["spec"]
-        if self._parts is None:
-            shape, classes = self.shape, self.classes
-            _require_known(ARCHS, spec["arch"])
-            network = build(spec["arch"], shape, classes, spec["seed"])
-            if arch_digest(network) != self.record["structure"]["arch_sha256"]:
-                raise RunFailed(f"architecture '{spec['arch']}' is another one here than in the record")
-            self._parts = network, find_sites(network, shape, spec["coupling"])
-        return self._parts
+        _require_known(ARCHS, spec["arch"])
+        network, sites, digest = _built(spec["arch"], self.shape, self.classes, spec["coupling"])
+        if digest != self.record["structure"]["arch_sha256"]:
+            raise RunFailed(f"architecture '{spec['arch']}' is another one here than in the record")
+        return network, sites
+
+    def model(self) -> CostModel:
+        """The cost of the network as a function of its sites' widths; shared likewise."""
+        return _model(self.record["spec"]["arch"], self.shape, self.classes, self.record["spec"]["coupling"])
+
+    def dense_cost(self) -> tuple[int, int]:
+        """MACs, counted by fvcore, and parameters of the dense network."""
+        return _dense_cost(self.record["spec"]["arch"], self.shape, self.classes, self.record["spec"]["coupling"])
 
     def masks(self) -> dict[str, Tensor]:
         """Site -> boolean mask ``[n_units]``, as chosen in the run."""
@@ -118,6 +128,25 @@ class Stored:
 
     def _artifact(self, which: str) -> Path:
         return _present(self.out / "artifacts" / self.record["id"] / Path(self.record["artifacts"][which]["file"]).name)
+
+
+@functools.lru_cache(maxsize=4)
+def _built(arch: str, shape: Shape, classes: int, coupling: str) -> tuple[nn.Module, Sites, str]:
+    """A network, its sites, and the hash of its definition."""
+    network = build(arch, shape, classes, 0)
+    return network, find_sites(network, shape, coupling), arch_digest(network)
+
+
+@functools.lru_cache(maxsize=4)
+def _model(arch: str, shape: Shape, classes: int, coupling: str) -> CostModel:
+    network, sites, _ = _built(arch, shape, classes, coupling)
+    return CostModel(network, sites, shape)
+
+
+@functools.lru_cache(maxsize=4)
+def _dense_cost(arch: str, shape: Shape, classes: int, coupling: str) -> tuple[int, int]:
+    network, _, _ = _built(arch, shape, classes, coupling)
+    return flops.count(network, shape).total, flops.parameters(network)
 
 
 def _require_known(registry: Registry, name: str) -> None:
