@@ -12,7 +12,7 @@ import numpy as np
 from bench.errors import UsageError
 from bench.registry import unknown
 from leaderboard.model import ALPHA, Board, Mean, Row, Table
-from leaderboard.statistics import QUANTUM, family, half_widths, seeds_needed
+from leaderboard.statistics import QUANTUM, family, interval, seeds_needed
 
 EXACT = 16
 """Seeds up to which all signs are tried."""
@@ -102,8 +102,8 @@ def _compare(board: Board, table: Table, a: Row, b: Row) -> Any:
         board=board,
         table=table,
         seeds=tuple(seeds),
-        a=_mean(wrong[0], a.test_images),
-        b=_mean(wrong[1], b.test_images),
+        a=_mean(list(wrong[0]), a.test_images),
+        b=_mean(list(wrong[1]), b.test_images),
         mean=float(images.mean()) * points,
         half=None if math.isnan(half) else float(half) * points,
         p=None if math.isnan(p) else float(p),
@@ -127,5 +127,5 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 
 
 def _mean(wrong: Sequence[float], n: int) -> Mean:
-    half = float(half_widths(wrong, QUANTUM))
-    return Mean(100 * (1 - float(np.mean(wrong)) / n), None if math.isnan(half) else 100 * half / n)
+    mean, half = interval(wrong, QUANTUM)
+    return Mean(100 * (1 - mean / n), None if half is None else 100 * half / n)

@@ -52,15 +52,6 @@ def _quantile(freedom: int) -> float:
     return float(stdtrit(freedom, 1 - ALPHA / 2))
 
 
-def half_widths(values: ArrayLike, floor: float = 0.0) -> Array:
-    """Half widths of the 95 % intervals of means over the last axis; NaN values are left out, NaN where one is left."""
-    array = np.asarray(values, dtype=float)
-    n = (~np.isnan(array)).sum(axis=-1)
-    deviation = np.maximum(_deviations(array, n), floor)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(n < 2, np.nan, stdtrit(np.maximum(n - 1, 1), 1 - ALPHA / 2) * deviation / np.sqrt(n))
-
-
 def _deviations(array: Array, n: NDArray[np.int_]) -> Array:
     """Standard deviations over the last axis of the ``n`` values that are not NaN."""
     known = ~np.isnan(array)
@@ -68,21 +59,6 @@ def _deviations(array: Array, n: NDArray[np.int_]) -> Array:
         mean = np.where(known, array, 0.0).sum(axis=-1) / n
         squares = np.where(known, (array - mean[..., None]) ** 2, 0.0).sum(axis=-1)
         return np.sqrt(squares / (n - 1))
-
-
-def paired_p(differences: ArrayLike, floor: float = 0.0) -> Array:
-    """Two-sided p of the paired t test, over the last axis; NaN stands for a seed that is not there.
-
-    Args:
-        differences: ``[..., seeds]``.
-        floor: least standard deviation that is believed.
-
-    Returns:
-        ``[...]``; NaN where fewer than two seeds are there.
-    """
-    array = np.asarray(differences, dtype=float)
-    n = (~np.isnan(array)).sum(axis=-1)
-    return _p(_means(array, n), np.maximum(_deviations(array, n), floor), n, n - 1)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,11 @@ def test_interval_is_students(n):
     mean, half = ours.interval(values)
     low, high = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
     assert (mean - half, mean + half) == pytest.approx((low, high))
-    assert ours.half_widths(values) == pytest.approx(half)
 
 
 def test_one_value_has_no_interval():
     assert ours.interval([4.0]) == (4.0, None)
-    assert math.isnan(ours.half_widths([4.0]))
-    assert math.isnan(ours.paired_p([1.0]))
+    assert np.isnan(ours.family([[4.0]], 2).p).all()
 
 
 def test_equal_counts_have_the_interval_of_rounding():
@@ -34,22 +32,27 @@ def test_equal_counts_have_the_interval_of_rounding():
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12])
-def test_paired_p_is_that_of_the_t_test(n):
-    differences = RNG.normal(1, 1, (4, n))
-    expected = stats.ttest_1samp(differences, 0, axis=1).pvalue
-    assert ours.paired_p(differences) == pytest.approx(expected)
+def test_one_pair_has_the_plain_t_test(n):
+    differences = np.arange(n) ** 2 % 7 - 1.0
+    found = ours.family(differences[None], 2)
+    expected = stats.ttest_1samp(differences, 0)
+    low, high = expected.confidence_interval(0.95)
+    assert found.p == found.p_holm == pytest.approx(expected.pvalue)
+    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_paired_p_leaves_out_seeds_that_are_not_there():
+def test_seeds_that_are_not_there_are_left_out():
     nan = math.nan
-    assert ours.paired_p([1.0, nan, 2.0, 4.0, nan]) == pytest.approx(ours.paired_p([1.0, 2.0, 4.0]))
+    with_holes, without = ours.family([[1.0, nan, 2.0, 4.0, nan]], 2), ours.family([[1.0, 2.0, 4.0]], 2)
+    assert with_holes.p == pytest.approx(without.p)
+    assert with_holes.mean == pytest.approx(without.mean)
+    assert np.isnan(ours.family([[1.0, nan, 2.0, 4.0, nan]], 2, least=4).p).all()
 
 
-def test_paired_p_believes_no_deviation_below_rounding():
-    same = ours.paired_p([1.0] * 5, ours.QUANTUM * math.sqrt(2))
+def test_no_deviation_below_rounding_is_believed():
     t = math.sqrt(5) / math.sqrt(1 / 6)
-    assert same == pytest.approx(2 * stats.t.sf(t, 4))
-    assert ours.paired_p([0.0] * 5, ours.QUANTUM) == 1
+    assert ours.family([[1.0] * 5], 2).p == pytest.approx(2 * stats.t.sf(t, 4))
+    assert ours.family([[0.0] * 5], 2).p == 1
 
 
 def test_holm_by_hand():
@@ -61,16 +64,6 @@ def test_holm_does_not_count_what_was_not_tested():
     found = ours.holm([0.01, math.nan, 0.02])
     assert found[[0, 2]] == pytest.approx([0.02, 0.02])
     assert math.isnan(found[1])
-
-
-def test_one_pair_has_the_plain_t_test():
-    differences = RNG.integers(-3, 9, (1, 6)).astype(float)
-    found = ours.family(differences, 2)
-    expected = stats.ttest_1samp(differences[0], 0)
-    assert found.p == pytest.approx(expected.pvalue)
-    assert found.p_holm == found.p
-    low, high = expected.confidence_interval(0.95)
-    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_moderated_variance_lies_between_its_own_and_that_of_all():
