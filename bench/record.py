@@ -4,42 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import form
 from bench.errors import BenchError, RunFailed
+from bench.kinds import said
 from bench.spec import component, digest
 
 SCHEMA = 1
-STATUSES = ("ok", "failed", "diverged", "interrupted")
+LARGEST = 16 * 2**20
+"""Most bytes of a record's file."""
+FIELDS, STATUSES, check_form = form.FIELDS, form.STATUSES, form.check
 VOLATILE = ("clock", "latency", "memory", "job", "record_sha256")
 """Parts that differ between two equal runs: when, how fast, where."""
-
-FIELDS: dict[str, type | tuple[type, ...]] = {
-    "schema": int,
-    "kind": str,
-    "id": str,
-    "status": str,
-    "spec": dict,
-    "spec_sha256": str,
-    "code": dict,
-    "environment": dict,
-    "data": (dict, type(None)),
-    "training": (dict, type(None)),
-    "structure": (dict, type(None)),
-    "cost": (dict, type(None)),
-    "metrics": (dict, type(None)),
-    "curve": list,
-    "artifacts": dict,
-    "latency": list,
-    "memory": (dict, type(None)),
-    "clock": dict,
-    "job": (dict, type(None)),
-    "error": (dict, type(None)),
-    "record_sha256": str,
-}
-"""Keys of a record and the types of their values; nothing may be missing, nothing else may stand there."""
 
 
 class RecordError(BenchError):
@@ -86,77 +67,56 @@ def to_text(record: Mapping[str, Any]) -> str:
 def load(path: Path) -> dict[str, Any]:
     """Read a record and check its form; raises RecordError in one line."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        facts = path.stat()
+        if facts.st_size > LARGEST:
+            raise RecordError(f"record {path}: {facts.st_size:,} bytes, more than {LARGEST:,}")
+        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):  # a pipe would be waited for
+            raise RecordError(f"record {path}: not a file")
+        content = path.read_bytes()
     except OSError as error:
         raise RecordError(f"record {path}: {error.strerror}") from error
+    return parse(content, str(path))
+
+
+def parse(content: str | bytes, name: str) -> dict[str, Any]:
+    """The record in a file's text, which may be anything; raises RecordError in one line that names the file."""
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        record = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except RecursionError as error:
+        raise RecordError(f"record {name}: nested too deeply") from error
     except ValueError as error:
-        raise RecordError(f"record {path}: not JSON ({error})") from error
+        raise RecordError(f"record {name}: not JSON ({error})") from error
     if not isinstance(record, dict) or record.get("kind") != "bench.run":
-        raise RecordError(f"record {path}: not a record of this suite")
+        raise RecordError(f"record {name}: not a record of this suite")
     schema = record.get("schema")
-    if schema != SCHEMA:
+    if schema != SCHEMA or isinstance(schema, bool):
         newer = isinstance(schema, int) and schema > SCHEMA
-        raise RecordError(f"record {path}: schema {schema}, this is {SCHEMA}" + (": update the suite" if newer else ""))
+        raise RecordError(
+            f"record {name}: schema {said(schema)}, this is {SCHEMA}" + (": update the suite" if newer else "")
+        )
     problems = check_form(record)
     if problems:
-        raise RecordError(f"record {path}: {problems[0]}")
+        raise RecordError(f"record {name}: {problems[0]}")
     return record
 
 
-def check_form(record: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a record's keys, types and bounds; empty when all is well."""
-    problems = [f"'{key}' is missing" for key in FIELDS if key not in record]
-    problems += [f"'{key}' does not belong there" for key in record if key not in FIELDS]
-    problems += [
-        f"'{key}' is {type(record[key]).__name__}"
-        for key, kind in FIELDS.items()
-        if key in record and not isinstance(record[key], kind)
-    ]
-    if problems:
-        return problems
-    if record["status"] not in STATUSES:
-        problems.append(f"status '{record['status']}' is none of {', '.join(STATUSES)}")
-    if (record["status"] == "ok") != (record["error"] is None):
-        problems.append("status and error contradict each other")
-    if record["status"] == "ok":
-        missing = [k for k in ("data", "training", "structure", "cost", "metrics", "memory") if record[k] is None]
-        problems += [f"'{key}' is null in a finished run" for key in missing]
-        if not missing:
-            problems += _check_bounds(record)
-    return problems
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of JSON; raises ValueError where a key stands in it twice."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        most, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {said(most)} stands twice in one table")
+    return made
 
 
-def _check_bounds(record: Mapping[str, Any]) -> list[str]:
-    problems = []
-    try:
-        for which, metrics in record["metrics"].items():
-            if metrics is None:
-                continue
-            for key in ("top1", "top5", "ece", "worst_class_top1"):
-                if not 0 <= metrics[key] <= 1:
-                    problems.append(f"metrics.{which}.{key} = {metrics[key]} is not a share")
-            if not (metrics["worst_class_top1"] <= metrics["top1"] <= metrics["top5"]):
-                problems.append(f"metrics.{which}: worst class <= top-1 <= top-5 does not hold")
-            if not (metrics["loss"] >= 0 and math.isfinite(metrics["loss"])):
-                problems.append(f"metrics.{which}.loss = {metrics['loss']}")
-        for key in ("macs", "params"):
-            dense, final = record["cost"]["dense"][key], record["cost"]["final"][key]
-            if not 0 < final <= dense:
-                problems.append(f"cost: {final} {key} after, {dense} before")
-        for key in ("macs", "examples", "epochs"):
-            if record["training"][key] < 0:
-                problems.append(f"training.{key} = {record['training'][key]}")
-        budget = record["spec"]["budget"] or {}
-        for key in ("macs", "params"):
-            share = budget.get(f"keep_{key}")
-            if share is not None and record["cost"]["final"][key] > share * record["cost"]["dense"][key] + 1e-6:
-                problems.append(f"cost: more {key} than the budget of {share}")
-        for site, (before, after) in record["structure"]["widths"].items():
-            if not 0 < after <= before:
-                problems.append(f"structure: {site} has {after} of {before} units")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problems.append(f"damaged near {error}")
-    return problems
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
+
+
+def intact(record: Mapping[str, Any]) -> bool:
+    """Whether the record's own hash is that of the rest."""
+    return bool(seal(record)["record_sha256"] == record["record_sha256"])
 
 
 def timeless(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +131,7 @@ def write(path: Path, record: Mapping[str, Any], replace: bool = False) -> None:
     a finished one too where ``replace`` says so.
     Raises RunFailed when a finished record is already there, OSError when the disk does not take it.
     """
-    from bench.checkpoint import write_atomic
+    from bench.files import write_atomic
 
     text = to_text(seal(record))
 

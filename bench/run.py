@@ -20,8 +20,9 @@ import torch
 from filelock import FileLock
 
 from bench import base as bases
-from bench import environment, record
+from bench import environment, form, record
 from bench.errors import BenchError, RunFailed, SetupError, UsageError
+from bench.kinds import fitting
 from bench.pipeline import Options, Run
 from bench.progress import Progress
 from bench.spec import Spec
@@ -83,7 +84,8 @@ def execute(
         problems = record.check_form(sealed)
         if problems:  # a bug of the suite, told rather than published
             failure = RunFailed(f"the record would not be valid: {problems[0]}")
-            sealed = record.seal(sealed | _failed("failed", failure))
+            sealed |= _failed("failed", failure)
+            sealed = record.seal(sealed | (form.EMPTY if record.check_form(sealed) else {}))
         try:
             record.write(path, sealed, replace=options.retry)
         except OSError as error:
@@ -121,12 +123,11 @@ def leave_failure(spec: Spec, options: Options, error: BaseException, job: dict[
     Raises OSError when the disk does not take it, RunFailed when a finished record is already there.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    unstarted: dict[str, Any] = dict.fromkeys(("data", "training", "structure", "cost", "metrics", "memory"))
     try:
         method_sha256 = method_digest(make_method(spec.method, {}))
     except BenchError:  # perhaps the very error
         method_sha256 = None
-    unstarted |= {
+    unstarted = form.EMPTY | {
         "schema": record.SCHEMA,
         "kind": "bench.run",
         "id": spec.id,
@@ -135,9 +136,6 @@ def leave_failure(spec: Spec, options: Options, error: BaseException, job: dict[
         "code": environment.code() | {"method_sha256": method_sha256},
         "environment": environment.versions(torch.device("cpu")),
         "job": job,
-        "curve": [],
-        "artifacts": {},
-        "latency": [],
         "clock": {"started_at": now, "finished_at": now, "seconds": {}, "base_seconds": None, "resumes": 0},
     }
     record.write(record.path_of(options.out, spec), unstarted | _failed("failed", error), replace=options.retry)
@@ -177,8 +175,8 @@ def _failed(status: str, error: BaseException) -> dict[str, Any]:
     frames = [f"{f.filename}:{f.lineno} {f.name}: {f.line}" for f in traceback.extract_tb(error.__traceback__)]
     described = {
         "type": type(error).__name__,
-        "message": _without_folders(str(error) or type(error).__name__),
-        "traceback": [_without_folders(frame) for frame in frames],
+        "message": fitting(_without_folders(str(error) or type(error).__name__)),
+        "traceback": [fitting(_without_folders(frame)) for frame in frames],
     }
     return {"status": status, "error": described}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 import torch
 
 from bench import record
-from bench.budget import CostModel
 from bench.errors import BenchError, SetupError
 from bench.measure import flops
 from bench.measure.quality import logits_of, quality
@@ -58,6 +59,7 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
         checks.append(Check("numbers", "not run", f"the run {found['status']}: {found['error']['message']}"))
         return checks
     subject = _Subject(found, out)
+    check("latency from its samples", lambda: _latency(found))
     check("MACs and params from widths", subject.costs)
     check("masks", subject.check_masks)
     check("stored network", subject.check_file)
@@ -66,7 +68,7 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
 
 
 def _own_hash(found: Mapping[str, Any]) -> str:
-    assert record.seal(found)["record_sha256"] == found["record_sha256"], "the content is not what was hashed"
+    assert record.intact(found), "the content is not what was hashed"
     return ""
 
 
@@ -75,6 +77,18 @@ def _identity(found: Mapping[str, Any], path: Path) -> str:
     assert spec.sha256 == found["spec_sha256"], "spec_sha256 is not the hash of the specification"
     assert spec.recipe.sha256 == found["spec"]["recipe_sha256"], "recipe_sha256 is not the hash of the recipe"
     assert found["id"] == spec.id == path.stem, f"the specification's name is {spec.id}"
+    return ""
+
+
+def _latency(found: Mapping[str, Any]) -> str:
+    for timing in found["latency"]:
+        for key in ("dense", "sliced"):
+            samples, claimed = timing[f"{key}_samples_ms"], timing[f"{key}_ms"]
+            where = f"{timing['runtime']}, batch {timing['batch']}: {key}"
+            assert min(samples) > 0, f"{where} took {min(samples)} ms once"
+            assert math.isclose(statistics.median(samples), claimed, rel_tol=1e-9), (
+                f"{where}_ms is {claimed}, the median of its samples {statistics.median(samples)}"
+            )
     return ""
 
 
@@ -89,16 +103,18 @@ class _Subject:
         network, sites = self.stored.parts()
         widths = self.record["structure"]["widths"]
         assert sites.widths == {n: w[0] for n, w in widths.items()}, "other sites"
-        shape = self.stored.shape
-        model = CostModel(network, sites, shape)
+        model = self.stored.model()
         after = {name: w[1] for name, w in widths.items()}
         first = {name: torch.arange(w[0]) < w[1] for name, w in widths.items()}
-        sliced = sites.slice(network, first)
+        sliced, shape = sites.slice(network, first), self.stored.shape
+        counted = {
+            "dense": (*self.stored.dense_cost(), model.macs(model.array(sites.widths))),
+            "final": (flops.count(sliced, shape).total, flops.parameters(sliced), model.macs(model.array(after))),
+        }
         claimed = self.record["cost"]
-        for which, built, asked in (("dense", network, sites.widths), ("final", sliced, after)):
-            counted, params = flops.count(built, shape).total, flops.parameters(built)
-            assert claimed[which]["macs"] == counted == model.macs(model.array(asked)), (
-                f"{which}: {claimed[which]['macs']:,} MACs claimed, {counted:,} counted"
+        for which, (macs, params, modelled) in counted.items():
+            assert claimed[which]["macs"] == macs == modelled, (
+                f"{which}: {claimed[which]['macs']:,} MACs claimed, {macs:,} counted"
             )
             assert claimed[which]["params"] == params, f"{which}: {claimed[which]['params']:,} params, not {params:,}"
         return f"{claimed['final']['macs']:,} MACs, {claimed['final']['params']:,} params"

@@ -106,10 +106,11 @@ def _board(key: tuple[Any, ...], records: Sequence[Record], alike: Sequence[tupl
     budgets: dict[tuple[str, float | None], list[list[Record]]] = defaultdict(list)
     free = []
     for same in by_row.values():
-        if same[0].track == "dense":
+        lead = next((r for r in same if r.status == "ok"), same[0])
+        if lead.track == "dense":
             free.append(same)
         else:
-            budgets[same[0].kind, same[0].keep_share].append(same)
+            budgets[lead.kind, lead.keep_share].append(same)
     if free and not budgets:
         budgets["native", None] = []
     order = sorted(budgets, key=lambda b: (ORDER.index(b[0]), -(b[1] or 0)))

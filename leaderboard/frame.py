@@ -192,7 +192,9 @@ def _track(budget: Mapping[str, Any], metrics: Mapping[str, Any], done: bool) ->
     for kind in ("macs", "params"):
         if budget.get(f"keep_{kind}") is not None:
             return "matched", kind, budget[f"keep_{kind}"]
-    return ("native", "native", None) if done and metrics["pruned"] is not None else ("dense", None, None)
+    if not done or metrics["pruned"] is not None:  # of a run that did not finish nobody knows whether it would prune
+        return "native", "native", None
+    return "dense", None, None
 
 
 def _wrong(metrics: Mapping[str, Any] | None) -> int | None:

@@ -34,7 +34,7 @@ def make_row(records: Sequence[Record]) -> Row:
         spec=first.spec_sha256[:12],
         method=first.method,
         name=first.name,
-        track=first.track if not done else done[0].track,
+        track=(done or records)[0].track,
         runs=tuple(_run(r) for r in records),
         missing=(),
         test_images=n,

@@ -1,34 +1,37 @@
-"""``bench reproduce``: run what a published claim needs, and say whether it holds."""
+"""``bench reproduce``: run what a published claim needs, or one record again, and say whether it holds."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import re
 import shlex
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from bench import record
+from bench import record, replay
 from bench import reproduce as claims
 from bench.cli import run as run_command
-from bench.errors import RunFailed
+from bench.cli.show import find_one
+from bench.errors import RunFailed, UsageError
 from bench.registry import add_plugin, unknown
 from bench.reproduce import Claim, Group, Record, Result, Verdict
+from bench.spec import Spec
 
 if TYPE_CHECKING:
     from bench.pipeline import Options
-    from bench.spec import Spec
 
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
-    p = commands.add_parser("reproduce", help="replay published numbers and compare")
+    p = commands.add_parser("reproduce", help="replay published numbers, or one record, and compare")
     p.set_defaults(function=reproduce)
-    p.add_argument("name", nargs="?", metavar="NAME|FILE", help="default: list what there is")
+    p.add_argument("name", nargs="?", metavar="NAME|FILE|RECORD", help="default: list what there is")
     p.add_argument("--only", action="append", default=[], metavar="GROUP", help="this group of runs; repeatable")
     p.add_argument("--seeds", metavar="N[-M][,...]", help="default: the target file's")
     where = run_command.add_places(p)
@@ -42,6 +45,8 @@ def reproduce(chosen: argparse.Namespace) -> int:
         add_plugin(file)
     if chosen.name is None:
         return _list(chosen.json)
+    if _names_a_record(chosen.name):
+        return _replay(find_one(chosen.name, chosen.out), chosen)
     claim = claims.load_claim(chosen.name)
     for name in chosen.only:
         if name not in claim.groups:
@@ -79,7 +84,12 @@ def _list(as_json: bool) -> int:
 
 
 def _command(group: Group, claim: Claim, chosen: argparse.Namespace) -> str:
-    words = ["python", "-m", "bench", *group.command(), "--seeds", chosen.seeds or claim.seeds]
+    return _line([*group.command(), "--seeds", chosen.seeds or claim.seeds], chosen)
+
+
+def _line(words: list[str], chosen: argparse.Namespace) -> str:
+    """The command of these words with the places that were given, for a shell."""
+    words = ["python", "-m", "bench", *words]
     words += [word for file in chosen.plugin for word in ("--plugin", file)]
     for flag in ("out", "data_dir", "device", "threads"):
         value = getattr(chosen, flag)
@@ -90,10 +100,14 @@ def _command(group: Group, claim: Claim, chosen: argparse.Namespace) -> str:
 
 def _specs(group: Group, seeds: list[int]) -> list[Spec]:
     """The specifications that the group's command means."""
+    asked = _asked(group.command())
+    return [run_command.make(asked, seed) for seed in seeds]
+
+
+def _asked(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     run_command.add_to(parser.add_subparsers())
-    asked = parser.parse_args(group.command())
-    return [run_command.make(asked, seed) for seed in seeds]
+    return parser.parse_args(words)
 
 
 def _records(name: str, specs: list[Spec], options: Options) -> list[Record]:
@@ -171,3 +185,89 @@ def _as_json(claim: Claim, results: dict[str, Result]) -> dict[str, Any]:
         curve = [dataclasses.asdict(point) for point in result.curve]
         groups[name] = {"runs": result.runs, "complete": result.complete, "curve": curve, "targets": targets}
     return {"name": claim.name, "source": claim.source, "groups": groups}
+
+
+# --- one record -------------------------------------------------------------------------------------------------
+
+
+def _names_a_record(text: str) -> bool:
+    """Whether it is a record's file or (the start of) an id, not a target file."""
+    return text.endswith(".json") or re.fullmatch(r"[0-9a-f]{6,12}(-s[0-9]*)?", text) is not None
+
+
+def _replay(path: Path, chosen: argparse.Namespace) -> int:
+    """Run a record's specification again and compare; returns the exit code."""
+    if chosen.only or chosen.seeds:
+        raise UsageError("--only and --seeds are for target files: a record is one run")
+    given = record.load(path)
+    if given["status"] != "ok":
+        raise UsageError(f"{path}: that run {given['status']}, there is nothing to compare with")
+    if not record.intact(given):
+        print(f"bench: note: {path} is not what was hashed: it was changed after it was written", file=sys.stderr)
+    words = replay.words(given, like=str(path))
+    if Spec.from_dict(given["spec"]).sha256 != given["spec_sha256"]:
+        raise record.RecordError(f"record {path}: spec_sha256 is not the hash of its specification")
+    spec = run_command.make(_asked(words), given["spec"]["seed"])
+    if spec.sha256 != given["spec_sha256"]:
+        raise UsageError(f"{path}: here its specification is {spec.id}, not {given['id']} ({_other(given, spec)})")
+    chosen.out = _fresh(path, given, spec, chosen.out)
+    if chosen.dry_run:
+        print(_line(words, chosen))
+        return 0
+    from bench.run import execute
+
+    print(f"bench: {spec.id} again, in {chosen.out}", file=sys.stderr)
+    new = execute(spec, run_command.options_of(chosen))
+    expected = replay.predict(given, replay.beside(path, given))
+    found = {
+        "record": str(path),
+        "replay": str(record.path_of(chosen.out, spec)),
+        "prediction": dataclasses.asdict(expected),
+        "record_inside": expected.holds(replay.top1(given)),
+        "replay_inside": expected.holds(replay.top1(new)),
+        "was": replay.measures(given),
+        "is": replay.measures(new),
+        "parts_that_differ": replay.parts_that_differ(given, new),
+        "versions_that_differ": [*replay.versions_that_differ(given, new)],
+    }
+    print(json.dumps(found, indent=1) if chosen.json else _replay_text(found, expected))
+    outside = [name for name in ("record", "replay") if not found[f"{name}_inside"]]
+    if outside:
+        raise RunFailed(f"final top-1 of the {' and the '.join(outside)} is outside of {expected}")
+    return 0
+
+
+def _other(given: Record, spec: Spec) -> str:
+    """What of a specification is not as in the record."""
+    before, after = given["spec"], spec.as_dict()
+    return ", ".join(sorted(key for key in after if before.get(key) != after[key])) or "its hash is that of another"
+
+
+def _fresh(path: Path, given: Record, spec: Spec, out: Path) -> Path:
+    """``out``, or a folder in it where the record itself lies there."""
+    there = record.path_of(out, spec)
+    own = there.is_file() and record.load(there)["record_sha256"] == given["record_sha256"]
+    return out / "replays" if own or path.resolve().is_relative_to(out.resolve()) else out
+
+
+def _replay_text(found: dict[str, Any], expected: replay.Prediction) -> str:
+    rows = [[name, _number(was), _number(found["is"][name])] for name, was in found["was"].items()]
+    lines = [
+        tabulate(rows, ["", "record", "replay"], "simple", colalign=("left", "right", "right"), disable_numparse=True)
+    ]
+    lines.append(f"\n95 % prediction of final top-1: {expected}")
+    for name in ("record", "replay"):
+        lines.append(f"the {name} lies {'inside' if found[f'{name}_inside'] else 'OUTSIDE'}")
+    parts = found["parts_that_differ"]
+    lines.append(
+        f"not the same to the last bit: {', '.join(parts)}"
+        if parts
+        else f"all but {', '.join(record.VOLATILE)} is the same to the last bit"
+    )
+    return "\n".join([*lines, *(f"  {line}" for line in found["versions_that_differ"])])
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"

@@ -34,10 +34,18 @@ def add_to(commands: Any) -> None:
 
 def show(chosen: argparse.Namespace) -> int:
     """Print one record."""
+    from bench import replay
     from leaderboard.summary import details
 
     found = record.load(find_one(chosen.run, chosen.out))
-    print(record.to_text(found) if chosen.json else details(found), end="" if chosen.json else "\n")
+    if chosen.json:
+        print(record.to_text(found), end="")
+        return 0
+    print(details(found))
+    try:
+        print(f"\nagain: {replay.command(found)}")
+    except UsageError as error:
+        print(f"\nno command makes it here: {error}")
     return 0
 
 

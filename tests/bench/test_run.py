@@ -206,6 +206,34 @@ def test_numbers_that_are_not_finite_cost_no_record(make_run, monkeypatch):
     assert failed["metrics"]["final"]["loss"] is None
 
 
+@pytest.mark.parametrize("said", ["x" * 20_000, "\x1b[31mred\x1b[0m", "half \ud800 a pair"])
+def test_an_error_of_any_text_leaves_a_record_that_can_be_read(make_run, monkeypatch, said):
+    from bench import pipeline
+
+    def fail(*_):
+        raise ValueError(said)
+
+    monkeypatch.setattr(pipeline, "quality", fail)
+    spec, options = make_run()
+    with pytest.raises(RunFailed):
+        execute(spec, options)
+    failed = record.load(record.path_of(options.out, spec))
+    assert failed["error"]["type"] == "ValueError"
+    assert failed["error"]["message"][:4] in (said[:4], "?[31")
+
+
+def test_parts_that_no_record_may_have_are_left_out(make_run, monkeypatch):
+    from bench import pipeline
+
+    honest = pipeline.quality
+    monkeypatch.setattr(pipeline, "quality", lambda *a: honest(*a) | {"top1": 2.0})
+    spec, options = make_run()
+    with pytest.raises(RunFailed, match=r"would not be valid: metrics\.dense\.top1 is 2"):
+        execute(spec, options)
+    failed = record.load(record.path_of(options.out, spec))
+    assert (failed["status"], failed["metrics"], failed["curve"]) == ("failed", None, [])
+
+
 def test_a_network_of_no_numbers_is_not_sliced(make_run, monkeypatch):
     from bench import pipeline
 

@@ -34,16 +34,28 @@ def test_an_honest_record_holds(made):
     path, _, options = made
     outcomes = {c.name: c.outcome for c in verify_file(path, options.out, options.data_dir)}
     assert set(outcomes.values()) == {"ok"}
-    assert len(outcomes) == 7
+    assert len(outcomes) == 8
+
+
+def shift(record, which, macs):
+    """Claim so many MACs more, with a sum that fits."""
+    record["cost"][which]["macs"] += macs
+    record["cost"][which]["macs_by_op"]["conv"] += macs
+
+
+def narrow(record, site):
+    """Claim one unit less, with a sum that fits."""
+    record["structure"]["widths"][site][1] -= 1
+    record["structure"]["units_after"] -= 1
 
 
 @pytest.mark.parametrize(
     ("change", "check"),
     [
-        (lambda r: r["cost"]["final"].update(macs=r["cost"]["final"]["macs"] - 1), "MACs and params from widths"),
+        (lambda r: shift(r, "final", -1), "MACs and params from widths"),
         (lambda r: r["cost"]["final"].update(params=r["cost"]["final"]["params"] - 1), "MACs and params from widths"),
-        (lambda r: r["cost"]["dense"].update(macs=r["cost"]["dense"]["macs"] + 1), "MACs and params from widths"),
-        (lambda r: r["structure"]["widths"]["blocks.0.conv1"].__setitem__(1, 1), "MACs and params from widths"),
+        (lambda r: shift(r, "dense", 1), "MACs and params from widths"),
+        (lambda r: narrow(r, "blocks.0.conv1"), "MACs and params from widths"),
         (lambda r: r["structure"].update(arch_sha256="0" * 64), "MACs and params from widths"),
         (lambda r: r["structure"].update(masks_sha256="0" * 64), "masks"),
         (lambda r: r["artifacts"]["network"].update(sha256="0" * 64), "stored network"),
@@ -52,9 +64,12 @@ def test_an_honest_record_holds(made):
             "accuracy of the stored network",
         ),
         (lambda r: r["data"].update(test_sha256="0" * 64), "accuracy of the stored network"),
-        (lambda r: r["spec"].update(seed=3), "specification's hash and file name"),
         (lambda r: r["spec"]["recipe"].update(weight_decay=0.1), "specification's hash and file name"),
-        (lambda r: r.update(id="0" * 12 + "-s0"), "specification's hash and file name"),
+        (lambda r: r["spec"].update(method="l1_norm"), "specification's hash and file name"),
+        (lambda r: r["latency"][0]["dense_samples_ms"].__setitem__(slice(None), [1e3] * 3), "latency from its samples"),
+        (lambda r: r["latency"][0]["sliced_samples_ms"].__setitem__(0, -1.0), "latency from its samples"),
+        (lambda r: r["spec"].update(seed=3), "form"),
+        (lambda r: r.update(id="0" * 12 + "-s0"), "form"),
         (lambda r: r["metrics"]["final"].update(top1=1.2), "form"),
     ],
 )  # fmt: skip

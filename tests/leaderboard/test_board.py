@@ -234,6 +234,16 @@ def test_a_failed_run_goes_where_it_would_have_belonged(tmp_path):
     assert [p.message for p in problems] == ["failed (no), and no finished run to put it beside"]
 
 
+def test_a_failed_run_without_a_budget_goes_with_the_other_seeds_of_its_row(tmp_path):
+    records = [made("dense", 0, keep=None, status="failed"), made("dense", 1, keep=None), made("random")]
+    records += [made("free", 0, keep=None, status="failed"), made("free", 1, keep=None, native=True)]
+    (board,), _ = boards_of(tmp_path, *records)
+    matched, native = board.tables
+    assert (row(matched, "dense").track, row(matched, "dense").wrong) == ("dense", {0: None, 1: 10})
+    assert (row(native, "free").track, row(native, "free").wrong) == ("native", {0: None, 1: 10})
+    assert [r.name for r in matched.rows] == ["dense", "random"] or row(matched, "dense").top1 is None
+
+
 def test_duplicates_and_conflicts(tmp_path):
     first, later = made(wrong=10), made(wrong=1, finished="2026-01-02T00:00:00+00:00")
     (board,), problems = boards_of(tmp_path, later, first, first)

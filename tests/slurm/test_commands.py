@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from records import finished
 
 from bench import record
 from bench.cli import cluster, main, parser
@@ -538,12 +539,7 @@ def sweep(slurm, bench, tmp_path):
 
 def leave(out, spec, seconds=60.0):
     """The record of a finished run."""
-    made = dict.fromkeys(record.FIELDS) | {"schema": 1, "kind": "bench.run", "id": spec.id, "status": "ok"}
-    made |= {"spec": spec.as_dict(), "spec_sha256": spec.sha256, "code": {}, "environment": {}, "curve": []}
-    made |= {"data": {}, "training": {"macs": 0, "examples": 0, "epochs": 0}, "structure": {"widths": {}}}
-    made |= {"cost": {"dense": {"macs": 9, "params": 9}, "final": {"macs": 4, "params": 4}}}
-    made |= {"metrics": {}, "memory": {}, "artifacts": {}, "latency": [], "clock": {"seconds": {"train": seconds}}}
-    record.write(record.path_of(out, spec), made)
+    record.write(record.path_of(out, spec), finished(spec, seconds))
 
 
 def test_what_is_told_of_a_submission(sweep, slurm, tmp_path):

@@ -575,9 +575,8 @@ def test_what_another_does_is_waited_for_after_all_else_and_not_done_again(make_
         seen.append(has_record(tmp_path, others))
         path = record.path_of(tmp_path, others)
         path.parent.mkdir(parents=True)
-        path.write_text(
-            record.to_text(record.seal(found(tmp_path, mine) | {"id": others.id, "spec": others.as_dict()}))
-        )
+        identity = {"id": others.id, "spec": others.as_dict(), "spec_sha256": others.sha256}
+        path.write_text(record.to_text(record.seal(found(tmp_path, mine) | identity)))
 
     at_work(others, finish)()
     Job(batch.file, 0)()

@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from records import ended, finished
 
 from bench import record
 from bench.errors import SetupError
@@ -97,12 +98,7 @@ def leave(out, spec, status="ok"):
     if status == "failed":
         leave_failure(spec, Options(out=out), SetupError("no data"), None)
     else:
-        made = dict.fromkeys(record.FIELDS) | {"schema": 1, "kind": "bench.run", "id": spec.id, "status": status}
-        made |= {"spec": spec.as_dict(), "spec_sha256": spec.sha256, "code": {}, "environment": {}, "curve": []}
-        made |= {"data": {}, "training": {"macs": 0, "examples": 0, "epochs": 0}, "structure": {"widths": {}}}
-        made |= {"cost": {"dense": {"macs": 9, "params": 9}, "final": {"macs": 4, "params": 4}}}
-        made |= {"metrics": {}, "memory": {}, "artifacts": {}, "latency": [], "clock": {"seconds": {"train": 60.0}}}
-        made |= {"error": None if status == "ok" else {"type": "X", "message": "stopped", "traceback": []}}
+        made = finished(spec, 60.0) if status == "ok" else ended(status, spec, "stopped")
         record.write(record.path_of(out, spec), made)
     return record.load(record.path_of(out, spec))["record_sha256"]
 

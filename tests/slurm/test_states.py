@@ -4,6 +4,7 @@ import time
 
 import pytest
 from filelock import FileLock
+from records import ended, finished
 
 from bench import record
 from bench.errors import SetupError
@@ -62,13 +63,8 @@ def leave(out, spec, status="ok", seconds=12.0, replaced=False):
     if status == "failed":
         leave_failure(spec, Options(out=out, retry=True), SetupError("no data"), {"at": time.time()})
     else:
-        made = dict.fromkeys(record.FIELDS) | {"schema": 1, "kind": "bench.run", "id": spec.id, "status": status}
-        made |= {"spec": spec.as_dict(), "spec_sha256": spec.sha256, "code": {}, "environment": {}, "curve": []}
-        made |= {"data": {}, "training": {"macs": 0, "examples": 0, "epochs": 0}, "structure": {"widths": {}}}
-        made |= {"cost": {"dense": {"macs": 9, "params": 9}, "final": {"macs": 4, "params": 4}}}
-        made |= {"metrics": {}, "memory": {}}
-        made |= {"artifacts": {}, "latency": [], "clock": {"seconds": {"train": seconds}, "at": time.time()}}
-        made |= {"error": None if status == "ok" else {"type": "X", "message": "stopped", "traceback": []}}
+        made = finished(spec, seconds) if status == "ok" else ended(status, spec, "stopped")
+        made["clock"] |= {"at": time.time()}
         record.write(record.path_of(out, spec), made, replace=replaced)
     return record.load(record.path_of(out, spec))["record_sha256"]
 

@@ -1,0 +1,305 @@
+"""Boards as tables: for a terminal, Markdown and LaTeX, and exact as CSV and JSON. Same boards, same bytes.
+
+Whatever comes from a record may be hostile: control characters are taken out everywhere, and each format escapes what
+has a meaning in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tabulate import LATEX_ESCAPE_RULES, tabulate
+
+from bench.registry import unknown
+from leaderboard.columns import (
+    FIELDS,
+    LATEX,
+    MARKDOWN,
+    NOTES_HEADER,
+    TEXT,
+    Value,
+    columns,
+    exact,
+)
+from leaderboard.model import Board, Curve, Row, Table
+
+CSV, JSON = "csv", "json"
+ENDINGS = {".txt": TEXT, ".md": MARKDOWN, ".csv": CSV, ".json": JSON, ".tex": LATEX}
+"""Ending of a file -> its format."""
+FORMATS = tuple(ENDINGS.values())
+KIND = "bench.board"
+"""What marks a JSON file, and the comments in LaTeX, as a board of this suite."""
+
+LEGEND = (
+    "top-1 of the test images and 95 % interval of its mean over seeds; pruned: the same before fine-tuning.",
+    "- dense, - random, - uniform_thin: mean difference in points, paired by seed; * clear from zero after Holm.",
+    "rank: 1 and the number of rows that are better and clear of it; rows with a letter in common are not told apart.",
+    "x: measured speed-up at the smallest and largest batch; * its interval lies above 1; ~ busy machine, no claim.",
+    "cost: training MACs over those of dense. shares: what it has in common with random: Base, Epochs, Finetuning, "
+    "Cost.",
+    "need: paired seeds that would tell it from the best mean with 80 % power.",
+)
+NOT_RANKED, NO_CONTROLS = "not ranked: ", "compulsory controls missing with these seeds: "
+"""How the footnotes begin that say why a row has no rank, and which controls it lacks."""
+ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+MARKDOWN_MARKS = re.compile(r"[\\`*\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.")
+HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def render(boards: Sequence[Board], fmt: str) -> str:
+    """All tables of the boards in one of ``FORMATS``; ends with a new line."""
+    if fmt not in FORMATS:
+        raise unknown("format", fmt, FORMATS)
+    writers: dict[str, Callable[[Sequence[Board]], str]] = {
+        TEXT: _text,
+        MARKDOWN: _markdown,
+        CSV: _csv,
+        JSON: _json,
+        LATEX: _latex,
+    }
+    return writers[fmt](boards)
+
+
+@functools.lru_cache(maxsize=65536)
+def clean(text: str) -> str:
+    """One line without escape codes, control, format (direction of text) and unassigned characters."""
+    text = ANSI.sub("", text)
+    return " ".join("".join(" " if c.isspace() else c for c in text if c.isspace() or _harmless(c)).split())
+
+
+def _harmless(character: str) -> bool:
+    return (character.isascii() and character.isprintable()) or unicodedata.category(character)[0] != "C"
+
+
+@functools.lru_cache(maxsize=65536)
+def markdown(text: str) -> str:
+    """The text as Markdown shows it: no HTML, no links, no code, no cell ends."""
+    return MARKDOWN_MARKS.sub(r"\\\g<0>", "".join(HTML.get(c, c) for c in clean(text)))
+
+
+@functools.lru_cache(maxsize=65536)
+def latex(text: str) -> str:
+    """The text as LaTeX sets it: no commands, no comments, no mathematics."""
+    return "".join(LATEX_ESCAPE_RULES.get(c, c) for c in clean(text))
+
+
+def spreadsheet(text: str) -> str:
+    """The text with an apostrophe before it where a spreadsheet would take it for a formula."""
+    text = clean(text)
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def footnotes(table: Table) -> tuple[list[str], list[str]]:
+    """The notes below a table, each once, and for each row the numbers of its own, such as ``1 3``."""
+    numbers: dict[str, int] = {}
+    marks = []
+    for row in table.rows:
+        own = [NOT_RANKED + row.unranked] if row.unranked else []
+        own += [NO_CONTROLS + ", ".join(row.controls_missing)] if row.controls_missing else []
+        own += row.notes
+        marks.append(" ".join(str(numbers.setdefault(clean(note), len(numbers) + 1)) for note in own))
+    return list(numbers), marks
+
+
+def cells(table: Table, fmt: str) -> list[list[str]]:
+    """One list a row, of the columns of a format for people and the numbers of the row's footnotes."""
+    shown, marks = columns(fmt), footnotes(table)[1]
+    lazy = [_Lazy(row, table) for row in table.rows]
+    return [[*(column.style.write(values) for column in shown), mark] for values, mark in zip(lazy, marks)]
+
+
+class _Lazy(dict[str, Value]):
+    """Fields of a row, computed when they are asked for."""
+
+    def __init__(self, row: Row, table: Table) -> None:
+        super().__init__()
+        self.row, self.table = row, table
+
+    def __missing__(self, key: str) -> Value:
+        self[key] = value = FIELDS[key].get(self.row, self.table)
+        return value
+
+
+def about_dense(table: Table) -> str:
+    """Such as ``dense: 2,540,416 MACs, 269,434 params``; empty where nothing is known of it."""
+    if table.dense_macs is None or table.dense_params is None:
+        return ""
+    return f"dense: {exact(table.dense_macs)} MACs, {exact(table.dense_params)} params"
+
+
+def about_batches(table: Table) -> str:
+    """Which batch sizes are small and large in this table."""
+    both = sorted({tuple(speed.batch for speed in row.speeds) for row in table.rows if row.speeds})
+    return "; ".join("speed-ups at batch " + " and ".join(map(str, sizes)) for sizes in both)
+
+
+def _text(boards: Sequence[Board]) -> str:
+    shown = columns(TEXT)
+    headers = [column.header for column in shown] + [NOTES_HEADER]
+    sides = ["right" if column.right else "left" for column in shown] + ["left"]
+    lines: list[str] = []
+    for board in boards:
+        lines += [f"== {clean(board.title)}", *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items())]
+        lines += [f"   note: {clean(note)}" for note in board.notes]
+        for table in board.tables:
+            # A cell is never empty: so the columns can be told apart whatever width a terminal gives a character.
+            rows = [[clean(cell) or "-" for cell in row] for row in cells(table, TEXT)]
+            lines += [
+                "",
+                f"-- {table.title}",
+                *(f"   {part}" for part in (about_dense(table), about_batches(table)) if part),
+            ]
+            lines += _simple([headers, *rows], sides) if rows else []
+            lines += [f"   [{n}] {note}" for n, note in enumerate(footnotes(table)[0], 1)]
+        lines += [""]
+    return "\n".join([*lines, *LEGEND, ""])
+
+
+def _simple(rows: list[list[str]], sides: list[str]) -> list[str]:
+    """Lines of a table whose first row is the header; tabulate would make a column wider than its header."""
+    rule, header, *body, _ = tabulate(rows, (), "simple", colalign=sides, disable_numparse=True).splitlines()
+    return [line.rstrip() for line in (header, rule, *body)]
+
+
+def _markdown(boards: Sequence[Board]) -> str:
+    shown = columns(MARKDOWN)
+    headers = [column.header for column in shown] + [NOTES_HEADER]
+    rule = ["--:" if column.right else ":--" for column in shown] + [":--"]
+    lines: list[str] = []
+    for board in boards:
+        lines += [f"## {markdown(board.title)}", ""]
+        lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items()]
+        lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
+        for table in board.tables:
+            lines += [f"### {table.title}", ""]
+            lines += [f"{part}\n" for part in (about_dense(table), about_batches(table)) if part]
+            body = [[markdown(cell) for cell in row] for row in cells(table, MARKDOWN)]
+            lines += [f"| {' | '.join(row)} |" for row in [headers, rule, *body]]
+            lines += ["", *(f"{n}. {markdown(note)}" for n, note in enumerate(footnotes(table)[0], 1)), ""]
+    return "\n".join([*lines, *(f"* {markdown(line)}" for line in LEGEND), ""])
+
+
+def _latex(boards: Sequence[Board]) -> str:
+    shown = [column for column in columns(LATEX) if not column.audit]
+    headers = [column.header for column in shown] + [NOTES_HEADER]
+    sides = ["right" if column.right else "left" for column in shown] + ["left"]
+    places = [place for place, column in enumerate(columns(LATEX)) if not column.audit] + [len(columns(LATEX))]
+    lines = ["% needs the package booktabs"]
+    for board in boards:
+        key = {clean(k): clean(v) for k, v in board.key.items()}
+        lines += [f"% {KIND} {json.dumps(key)}", rf"\paragraph{{{latex(board.title)}.}}"]
+        lines += ["; ".join(f"{latex(k)}: {latex(v)}" for k, v in key.items()) + "."]
+        lines += [f"{latex(note)}\n" for note in board.notes]
+        for table in board.tables:
+            body = cells(table, LATEX)
+            facts = {name: getattr(table, name) for name in ("kind", "keep", "dense_macs", "dense_params")}
+            lines += ["", f"% {KIND}.table {json.dumps(facts)}"]
+            for row in body:
+                audit = {column.header: cell for column, cell in zip(columns(LATEX), row) if column.audit}
+                lines += [f"% {KIND}.row {json.dumps({key: clean(cell) for key, cell in audit.items()})}"]
+            lines += [
+                r"\begin{table}[ht]\centering\footnotesize",
+                rf"\caption{{{latex(f'{board.title}, {table.title}')}}}",
+            ]
+            visible = [[clean(row[place]) for place in places] for row in body]
+            if visible:
+                lines += [tabulate(visible, headers, "latex_booktabs", colalign=sides, disable_numparse=True)]
+            about = [part for part in (about_dense(table), about_batches(table)) if part]
+            lines += [rf"\par {latex(part)}" for part in about]
+            lines += [rf"\par {n}: {latex(note)}" for n, note in enumerate(footnotes(table)[0], 1)]
+            lines += [r"\end{table}"]
+    return "\n".join([*lines, "", *(f"% {line}" for line in LEGEND), ""])
+
+
+def _csv(boards: Sequence[Board]) -> str:
+    names = list(dict.fromkeys(clean(name) for board in boards for name in board.key))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["table", *(f"board_{name}" for name in names), "budget_kind", "budget_keep", *FIELDS])
+    number = 0
+    for board in boards:
+        key = {clean(name): value for name, value in board.key.items()}
+        common = [spreadsheet(key.get(name, "")) for name in names]
+        for table in board.tables:
+            number += 1
+            for row in table.rows:
+                values = [table.kind, table.keep, *(field.get(row, table) for field in FIELDS.values())]
+                writer.writerow([number, *common, *map(_csv_cell, values)])
+    return out.getvalue()
+
+
+def _csv_cell(value: Value) -> str | int | float:
+    if value is None or isinstance(value, str):
+        return spreadsheet(value or "")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
+
+
+def _json(boards: Sequence[Board]) -> str:
+    document = {"kind": KIND, "schema": 1, "boards": [_board(board) for board in boards]}
+    return _lines(document, 6) + "\n"
+
+
+def _lines(value: Any, depth: int) -> str:
+    """JSON with sorted keys, indented down to ``depth``: a row is one line. ValueError for NaN and infinity."""
+    if depth == 0 or not value or not isinstance(value, dict | list):
+        return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    if isinstance(value, list):
+        opening, closing, parts = "[", "]", [_lines(part, depth - 1) for part in value]
+    else:
+        named = {json.dumps(key, ensure_ascii=False): part for key, part in sorted(value.items())}
+        opening, closing, parts = "{", "}", [f"{name}: {_lines(part, depth - 1)}" for name, part in named.items()]
+    return "\n".join([opening, ",\n".join(parts), closing])
+
+
+def _board(board: Board) -> dict[str, Any]:
+    return {
+        "key": {clean(name): clean(value) for name, value in board.key.items()},
+        "title": clean(board.title),
+        "notes": [clean(note) for note in board.notes],
+        "tables": [
+            {
+                "kind": table.kind,
+                "keep": table.keep,
+                "title": table.title,
+                "dense_macs": table.dense_macs,
+                "dense_params": table.dense_params,
+                "rows": [_row(row, table) for row in table.rows],
+            }
+            for table in board.tables
+        ],
+        "curves": [_curve(curve) for curve in board.curves],
+    }
+
+
+def _row(row: Row, table: Table) -> dict[str, Any]:
+    values = {key: field.get(row, table) for key, field in FIELDS.items()}
+    runs = [_cleaned(vars(run)) for run in row.runs]
+    return {**_cleaned(values), "runs": runs}
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return _cleaned(
+        {
+            "name": curve.name,
+            "kind": curve.kind,
+            "keep": [point.keep for point in curve.points],
+            "area": dataclasses.asdict(curve.area) if curve.area else None,
+            "reach": [dataclasses.asdict(reach) for reach in curve.reach],
+            "front": {key: list(keeps) for key, keeps in curve.front.items()},
+        }
+    )
+
+
+def _cleaned(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: clean(value) if isinstance(value, str) else value for key, value in values.items()}

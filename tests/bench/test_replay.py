@@ -1,0 +1,369 @@
+"""A record run again: the command that makes its specification, what is expected of it, and the command itself."""
+
+import dataclasses
+import json
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+from records import SPEC, changed, ended, finished, quality
+
+from bench import record, replay
+from bench.cli import main, parser
+from bench.cli.run import make
+from bench.errors import UsageError
+from bench.registry import ARCHS, DATASETS, METHODS
+from bench.reproduce import T975
+from bench.spec import Budget, Spec, load_recipe
+from bench.specify import make_spec
+
+PLUGINS = Path(__file__).parent.parent / "plugins"
+RECORDS = Path(__file__).parent.parent.parent / "leaderboard" / "records"
+FOLDERS = sorted({file.parent for file in record.find(RECORDS)})
+
+
+def asked(found):
+    """The specification that the words of a record mean to the real command line."""
+    chosen = parser().parse_args(replay.words(found))
+    return make(chosen, int(chosen.seeds))
+
+
+def specified(method="l1_norm", budget=Budget(keep_macs=0.5), recipe="digits", settings=None, **more):  # noqa: B008
+    return make_spec(method, "resnet20", "digits", load_recipe(recipe, settings or {}), budget, **more)
+
+
+# --- the command of a record ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: "-".join(folder.parts[-3:]))
+def test_committed_records_can_be_asked_for_again(folder):
+    known = {}
+    for file in record.find(folder):
+        found = json.loads(file.read_text())
+        known.setdefault(found["spec_sha256"], found)
+    for found in known.values():
+        spec = asked(found)
+        assert (spec.sha256, spec.id, spec.recipe.sha256) == (
+            found["spec_sha256"],
+            found["id"],
+            found["spec"]["recipe_sha256"],
+        )
+        assert "--set" not in replay.words(found) or found["spec"]["recipe"]["train"]["epochs"] == 4
+
+
+def test_there_are_committed_records():
+    assert len(FOLDERS) > 30
+
+
+DROPNET = {"method": "dropnet", "budget": None, "options": {"p": "0.3", "metric": "minimum"}}
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "said"),
+    [
+        ({}, "--keep-macs 0.5 --seeds 0"),
+        ({"seed": 7}, "--seeds 7"),
+        ({"budget": Budget(keep_params=1 / 3)}, "--keep-params 0.3333333333333333"),
+        ({"budget": Budget(keep_macs=0.5, ranking="global", min_keep=2)}, "--ranking global --min-keep 2"),
+        ({"coupling": "full"}, "--coupling full"),
+        (DROPNET, "--native"),
+        (DROPNET, "-p metric=minimum"),
+        ({"method": "dense"}, "--recipe digits --seeds"),
+        (
+            {"method": "dropout+l1_norm", "options": {"dropout.p": "0.1"}},
+            "-p dropout.p=0.1",
+        ),
+        ({"settings": {"train.epochs": "3", "nesterov": "false"}}, "--set train.epochs=3 --set nesterov=false"),
+        ({"settings": {"finetune.drops": "0.1,0.2"}}, "--set finetune.drops=0.1,0.2"),
+        ({"settings": {"weight_decay": "1e-07"}}, "--set weight_decay=1e-07"),
+        ({"settings": {"train.lr": "0.1", "train.schedule": "step"}}, "--set train.schedule=step"),
+    ],
+)
+def test_every_kind_of_specification(asked_for, said):
+    spec = specified(**asked_for)
+    found = finished(spec)
+    if spec.method == "dense":
+        found = changed(found, ("training", "plan"), [{"epochs": 1, "part": "train", "rewind": None}])
+    again = asked(found)
+    assert (again.sha256, again.id, again.recipe.sha256) == (spec.sha256, spec.id, spec.recipe.sha256)
+    assert said in " ".join([*replay.words(found), ""])
+
+
+def test_a_recipe_that_is_not_known_here_has_all_its_values_set():
+    spec = specified(settings={"batch_size": "48"})
+    spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, name="../own.toml"))
+    words = replay.words(finished(spec))
+    assert words.count("--set") == 21
+    assert "../own.toml" not in " ".join(words)
+    assert asked(finished(spec)).id == spec.id
+
+
+def test_a_record_that_was_like_another_says_what_is_to_be_put_there(tmp_path):
+    spec = specified(budget=Budget(widths=(4,), ranking="global"))
+    found = finished(spec)
+    assert f"--like {replay.LIKE} --ranking global" in replay.command(found)
+    path = tmp_path / "x.json"
+    path.write_text(record.to_text(record.seal(found)))
+    chosen = parser().parse_args(replay.words(found, like=str(path)))  # its own network has these widths
+    assert make(chosen, 0).id == spec.id
+
+
+def test_a_run_that_failed_can_be_asked_for_too():
+    assert asked(ended(spec=specified())).id == specified().id
+    assert asked(ended(spec=specified("dense"))).id == specified("dense").id
+
+
+@pytest.mark.parametrize(
+    "text", ["a; rm -rf ~", "$(touch x)", "`x`", 'it\'s "so"', "-x", "--out=/", "a b", "*", "#", "~", "a\\"]
+)
+def test_hostile_names_stay_one_word(text):  # fmt: skip
+    found = changed(finished(), ("spec", "method"), text)
+    found = changed(found, ("spec", "arch"), text)
+    found = changed(found, ("spec", "dataset"), text)
+    found = changed(found, ("spec", "config"), {"k" + text: text})
+    line = replay.command(found)
+    assert shlex.split(line) == ["python", "-m", "bench", *replay.words(found)]
+    chosen = parser().parse_args(replay.words(found))
+    assert (chosen.method, chosen.arch, chosen.dataset, chosen.options) == (text, text, text, [f"k{text}={text}"])
+    assert chosen.out == Path("results")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("arch", "file:/tmp/evil.py:f"), ("dataset", "folder:/home"), ("dataset", "folder:x@8")]
+)
+def test_a_record_does_not_choose_files_of_this_machine(key, value):  # fmt: skip
+    with pytest.raises(UsageError, match="with the hash of their content"):
+        replay.words(changed(finished(), ("spec", key), value))
+
+
+def test_what_no_command_asks_for():
+    with pytest.raises(UsageError, match="without a share"):
+        replay.words(finished(dataclasses.replace(SPEC, budget=Budget())))
+    with pytest.raises(UsageError, match="unknown key in specification 'new'"):
+        replay.words(changed(finished(), ("spec", "new"), 1))
+
+
+# --- what is expected -------------------------------------------------------------------------------------------
+
+
+def run(top1, images=1000, seed=0):
+    spec = dataclasses.replace(SPEC, seed=seed)
+    found = changed(finished(spec), ("data", "test"), images)
+    for which in ("dense", "final"):
+        found["metrics"][which] = quality(examples=images, top1=top1, top5=1.0)
+    return found
+
+
+def test_the_prediction_from_other_runs():
+    expected = replay.predict(run(0.1), [run(top1) for top1 in (0.5, 0.6, 0.7)])
+    half = T975[1] * 0.1 * math.sqrt(4 / 3)
+    assert (expected.low, expected.high) == (pytest.approx(0.6 - half), 1.0)
+    assert expected.runs == 3
+    assert expected.holds(0.6 - half + 1e-9)
+    assert not expected.holds(0.6 - half - 1e-9)
+    many = replay.predict(run(0.1), [run(0.5), run(0.6)] * 40)
+    assert many.high - many.low == pytest.approx(2 * T975[-1] * 0.05032 * math.sqrt(1 + 1 / 80), rel=1e-3)
+
+
+def test_equal_runs_predict_no_closer_than_rounding():
+    expected = replay.predict(run(0.5), [run(0.5)] * 4)
+    assert expected.high - 0.5 == pytest.approx(T975[2] * math.sqrt(1 / 12) / 1000 * math.sqrt(1.25))
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_the_prediction_from_the_record_alone(others):
+    expected = replay.predict(run(0.5), [run(0.9)] * others)
+    assert expected.runs == 0
+    assert (expected.low, expected.high) == (
+        pytest.approx(0.5 - 1.96 * math.sqrt(0.5 / 1000)),
+        pytest.approx(0.5 + 1.96 * math.sqrt(0.5 / 1000)),
+    )
+    assert "alone" in str(expected)
+    sure = replay.predict(run(1.0, images=40), [])
+    assert sure.holds(39 / 40)
+    assert not sure.holds(0.8)
+
+
+def test_who_lies_beside(tmp_path):
+    def put(found, name=None):
+        path = tmp_path / (name or f"{found['id']}.json")
+        path.write_text(record.to_text(record.seal(found)))
+        return path
+
+    given = run(0.5)
+    path = put(given)
+    assert replay.beside(path, given) == []
+    for seed in (1, 2, 3):
+        put(run(0.6, seed=seed))
+    put(run(0.7), f"{given['id'][:12]}-s0-copy.json")  # the same run under another name
+    put(changed(run(0.7, seed=4), ("data", "test_sha256"), "f" * 64))
+    put(ended(spec=dataclasses.replace(SPEC, seed=5)))
+    put(run(0.9, seed=6)).write_text("{")
+    assert [found["spec"]["seed"] for found in replay.beside(path, given)] == [1, 2, 3]
+
+
+def test_what_differs():
+    old = run(0.5)
+    new = changed(run(0.5), ("latency",), [])
+    assert replay.parts_that_differ(old, new) == []
+    new = changed(changed(new, ("environment", "packages", "torch"), "3.0"), ("code", "commit"), None)
+    new = changed(new, ("metrics", "final", "loss"), 1.3)
+    assert replay.parts_that_differ(old, new) == ["code", "environment", "metrics"]
+    assert [*replay.versions_that_differ(old, new)] == [
+        f"code.commit: was {'c' * 40}, is None",
+        "environment.packages.torch: was 2.15.0, is 3.0",
+    ]
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capsys):
+    from bench.measure import latency
+
+    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
+    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
+    for registry in (METHODS, ARCHS, DATASETS):
+        monkeypatch.setattr(registry, "_plugins", {})
+
+    def run(command, *words):
+        places = ["--plugin", PLUGINS / "small.py", "--data-dir", tmp_path / "data", "-q", "--threads", "1"]
+        try:
+            code = main([str(word) for word in (command, *words, *places)])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def given(bench, tmp_path):
+    """Path of the record of a small run, as it came with somebody's pull request."""
+    words = ["--method", "l1_norm", "--arch", "two_layers", "--dataset", "tiny8", "--recipe", "synthetic"]
+    words += ["--epochs", "3", "--finetune-epochs", "1", "--set", "batch_size=32", "--set", "latency_batch=4"]
+    assert bench("run", *words, "--set", "recalibrate=2", "--out", tmp_path / "theirs")[0] == 0
+    (path,) = record.find(tmp_path / "theirs" / "records")
+    return path
+
+
+def test_an_honest_record_is_met_to_the_last_bit(bench, given, tmp_path):
+    before = given.read_bytes()
+    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    assert (code, err) == (0, f"bench: {given.stem} again, in {tmp_path / 'mine'}\n")
+    assert "all but clock, latency, memory, job, record_sha256 is the same to the last bit" in out
+    assert "the replay lies inside" in out
+    assert len([*record.find(tmp_path / "mine" / "records")]) == 1
+    assert given.read_bytes() == before
+    code, out, _ = bench("reproduce", given, "--out", tmp_path / "mine", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["was"] == found["is"]
+    assert found["parts_that_differ"] == found["versions_that_differ"] == []
+    assert Path(found["replay"]).is_file()
+
+
+def test_a_record_of_this_folder_is_run_again_beside_it(bench, given, tmp_path):
+    out_folder = tmp_path / "theirs"
+    before = {file: file.read_bytes() for file in out_folder.rglob("*") if file.is_file()}
+    code, _, err = bench("reproduce", given.stem[:9], "--out", out_folder)
+    assert code == 0
+    assert f"again, in {out_folder / 'replays'}" in err
+    assert {file: file.read_bytes() for file in before} == before
+    assert record.path_of(out_folder / "replays", Spec.from_dict(record.load(given)["spec"])).is_file()
+
+
+def test_a_tampered_accuracy_comes_out(bench, given, tmp_path):
+    found = record.load(given)
+    honest = found["metrics"]["final"]["top1"]
+    lie = 1.0 if honest < 0.6 else 0.1
+    for key, value in (("top1", lie), ("top5", 1.0), ("worst_class_top1", 0.0)):
+        found = changed(found, ("metrics", "final", key), value)
+    given.write_text(record.to_text(record.seal(found)))  # with a hash that fits, as a forger would
+    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    assert code == 1
+    assert "the replay lies OUTSIDE" in out
+    assert "not the same to the last bit: metrics" in out
+    assert "error: final top-1 of the replay is outside of" in err
+    # Where other seeds lie beside it, they tell that the record is the one that is wrong.
+    for seed in (1, 2, 3):
+        spec = dataclasses.replace(Spec.from_dict(found["spec"]), seed=seed)
+        other = found | {"id": spec.id, "spec": spec.as_dict()}
+        other = changed(other, ("metrics", "final", "top1"), honest)
+        (given.parent / f"{spec.id}.json").write_text(record.to_text(record.seal(other)))
+    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    assert code == 1
+    assert "the record lies OUTSIDE" in out
+    assert "the replay lies inside" in out
+    assert "final top-1 of the record is outside of" in err
+
+
+def test_a_record_changed_without_a_new_hash_is_told(bench, given, tmp_path):
+    given.write_text(record.to_text(record.load(given) | {"curve": []}))
+    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    assert code == 0
+    assert "is not what was hashed" in err
+    assert "not the same to the last bit: curve" in out
+
+
+def test_a_dry_run_prints_the_command(bench, given, tmp_path):
+    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine", "--dry-run")
+    assert (code, err) == (0, "")
+    assert not (tmp_path / "mine").exists()
+    words = shlex.split(out)
+    assert words[:3] == ["python", "-m", "bench"]
+    chosen = parser().parse_args(words[3:])
+    assert make(chosen, int(chosen.seeds)).id == given.stem
+    assert chosen.out == tmp_path / "mine"
+
+
+def test_show_says_how_to_make_it_again(given, tmp_path, capsys):
+    capsys.readouterr()
+    assert main(["show", str(given)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == f"again: {replay.command(record.load(given))}"
+    odd = tmp_path / "odd-s0.json"
+    odd.write_text(record.to_text(record.seal(changed(record.load(given), ("spec", "arch"), "file:/x.py:f"))))
+    assert main(["show", str(odd)]) == 0
+    assert "no command makes it here" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_run_that_fails_is_an_error(bench, given, tmp_path, monkeypatch):
+    from bench.training import Training
+
+    def fail(*_):
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(Training, "run", fail)
+    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    assert (code, out) == (1, "")
+    assert "no more" in err
+
+
+def test_wrong_words(bench, given, tmp_path):
+    failed = record.load(given) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
+    other = tmp_path / "failed-s0.json"
+    other.write_text(record.to_text(record.seal(failed)))
+    older, forged = tmp_path / "older-s0.json", tmp_path / "forged-s0.json"
+    spec = dataclasses.replace(Spec.from_dict(record.load(given)["spec"]), rules="0.0")
+    rules = record.load(given) | {"spec": spec.as_dict(), "id": spec.id, "spec_sha256": spec.sha256}
+    older.write_text(record.to_text(record.seal(rules)))
+    forged.write_text(record.to_text(record.seal(changed(record.load(given), ("spec", "coupling"), "full"))))
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text("{")
+    for words, code, said in (
+        (("none.json",), 2, "no record of that name"),
+        (("0123456789ab",), 2, "no record of that name"),
+        ((given, "--seeds", "0"), 2, "--only and --seeds are for target files"),
+        ((other,), 2, "that run failed"),
+        ((older,), 2, "(rules)"),
+        ((forged,), 1, "spec_sha256 is not the hash of its specification"),
+        ((damaged,), 1, "not JSON"),
+    ):
+        got, out, err = bench("reproduce", *words, "--out", tmp_path / "mine")
+        assert (got, out) == (code, ""), err
+        assert said in err
+        assert len(err.splitlines()) == 1
+    assert not (tmp_path / "mine").exists()
