@@ -1,11 +1,14 @@
-"""Records made of nothing but what a test wants to say: whole, sealed, and in the form that ``bench run`` writes."""
+"""Records for boards: a method, a seed, so many images that are wrong; sealed, and written as a contributor would."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+import records
+
 from bench import record
+from bench.form import EMPTY
 from bench.spec import Budget, Recipe, Spec, Stage
 
 IMAGES = 500
@@ -50,106 +53,55 @@ def made(
     spec = Spec(method, arch, dataset, recipe, budget, seed, "inner", config or {}, rules)
     prunes = keep is not None or native
     share = keep if keep is not None else 0.3 if native else 1.0
-    macs, params = int(DENSE["macs"] * share), int(DENSE["params"] * share)
-    ok = status == "ok"
+    after = {key: int(value * share) for key, value in DENSE.items()}
     plan = ["prune", {"epochs": EPOCHS[1], "part": "finetune", "rewind": None}]
-    body = {
-        "schema": record.SCHEMA,
-        "kind": "bench.run",
-        "id": spec.id,
-        "status": status,
-        "spec": spec.as_dict(),
-        "spec_sha256": spec.sha256,
-        "code": {
-            "version": "0.1.0",
-            "commit": sha("commit")[:40],
-            "diff_sha256": sha("diff") if changed else None,
-            "method_sha256": sha(method),
-        },
-        "environment": {
-            **{"device": device, "device_type": "cpu", "threads": 1, "os": "Linux", "python": "3.11", "cuda": None},
-            "packages": {"torch": "2.15.0"},
-        },
-        "data": {
-            **{
-                "train": 900,
-                "val": 100,
-                "test": IMAGES,
-                "train_sha256": sha(dataset),
-                "test_sha256": sha(f"{dataset}t"),
-            },
-            "split_sha256": sha(seed),
-        },
-        "training": {
-            **{"plan": plan if prunes else plan[1:], "precision": precision, "starts_from": starts_from},
-            **{"epochs": epochs, "examples": 900 * epochs, "macs": int(1e9 * cost), "selection": "last epoch"},
-            "base": {"id": "b", "sha256": sha((arch, seed)), "epochs": 6, "examples": 5400, "macs": 10**8},
-        },
-        "structure": {
-            **{"widths": {"one": [10, max(1, round(10 * share))]}, "units_before": 10},
-            **{"units_after": max(1, round(10 * share)), "masks_sha256": sha("masks")},
-            **{"gate_slice_difference": 0.0, "arch_sha256": sha(arch), "rejected": {}},
-        },
-        "cost": {
-            "dense": _cost(DENSE["macs"], DENSE["params"], counter),
-            "final": _cost(macs, params, counter),
-        },
-        "metrics": {
-            "dense": _quality(8 + seed % 3),
-            "pruned": _quality(wrong + 50 if pruned_wrong is None else pruned_wrong) if prunes else None,
-            "final": _quality(wrong),
-        },
-        "curve": [{"phase": 0, "part": "finetune", "epoch": 1, "train_loss": 0.5, "val_top1": 0.9, "val_loss": 0.4}],
-        "artifacts": {
-            name: {"file": f"{name}.safetensors", "bytes": 8, "sha256": sha(name)} for name in ("network", "masks")
-        },
-        "latency": [_timing(1, speedup, busy), _timing(64, speedup * 1.2, busy)],
-        "memory": {"batch": 64, "dense_peak_bytes": 2, "final_peak_bytes": 1, "process_peak_bytes": 9},
-        "clock": {
-            **{"started_at": "2026-01-01T00:00:00+00:00", "finished_at": finished, "resumes": 0},
-            "seconds": {"train": 2.0 * cost, "method": 0.1, "evaluate": 0.1, "measure": 1.0},
-            "base_seconds": {"train": 6.0, "method": 0.0, "evaluate": 0.1},
-        },
-        "job": None,
-        "error": None,
+    found = records.finished(spec)
+    found["code"] |= {"method_sha256": sha(method), "diff_sha256": sha("diff") if changed else None}
+    found["environment"]["device"] = device
+    found["data"] |= {"train": 900, "val": 100, "test": IMAGES, "split_sha256": sha(seed)}
+    found["data"] |= {"train_sha256": sha(dataset), "test_sha256": sha(f"{dataset}, test")}
+    found["training"] |= {"plan": plan if prunes else plan[1:], "precision": precision, "starts_from": starts_from}
+    found["training"] |= {"epochs": epochs, "examples": 900 * epochs, "macs": int(1e9 * cost)}
+    found["training"]["base"]["sha256"] = sha((arch, seed))
+    units = max(1, round(10 * share))
+    found["structure"] |= {"widths": {"one": [10, units]}, "units_before": 10, "units_after": units}
+    found["structure"]["arch_sha256"] = sha(arch)
+    found["cost"] = {
+        which: records.cost(own["macs"], own["params"]) | {"counter": counter}
+        for which, own in (("dense", DENSE), ("final", after))
     }
-    if not ok:
-        body |= dict.fromkeys(("data", "training", "structure", "cost", "metrics", "memory"))
-        body |= {"curve": [], "latency": [], "artifacts": {}}
-        body["error"] = {"type": "RuntimeError", "message": error, "traceback": ["somewhere"]}
-    return record.seal(body)
-
-
-def _cost(macs: int, params: int, counter: str) -> dict:
-    by_op = {"conv": macs - 100, "linear": 100}
-    return {
-        **{"macs": macs, "macs_by_op": by_op, "unsupported_ops": {}, "counter": counter},
-        **{"params": params, "weight_bytes": 4 * params},
+    pruned = wrong + 50 if pruned_wrong is None else pruned_wrong
+    found["metrics"] = {
+        "dense": _quality(8 + seed % 3),
+        "pruned": _quality(pruned) if prunes else None,
+        "final": _quality(wrong),
     }
+    found["latency"] = [_timing(1, speedup, busy), _timing(64, speedup * 1.2, busy)]
+    found["clock"]["finished_at"] = finished
+    found["clock"]["seconds"] |= {"train": 2.0 * cost, "method": 0.1}
+    found["clock"]["base_seconds"] = {"train": 6.0, "method": 0.0}
+    if status != "ok":
+        found |= EMPTY | {"status": status, "error": {"type": "Error", "message": error, "traceback": ["somewhere"]}}
+    return record.seal(found)
 
 
 def _quality(wrong: int) -> dict:
     top1 = (IMAGES - wrong) / IMAGES
-    return {
-        **{"examples": IMAGES, "top1": top1, "top5": 1.0, "loss": 0.1, "ece": 0.01, "worst_class": 0},
-        "worst_class_top1": top1 / 2,
-    }
+    return records.quality(examples=IMAGES, top1=top1, top5=1.0, worst_class_top1=top1 / 2)
 
 
 def _timing(batch: int, speedup: float, busy: bool) -> dict:
     dense, sliced = batch * speedup, float(batch)
-    return {
-        **{"batch": batch, "device": "a chip", "threads": 1, "dtype": "float32", "runtime": "eager"},
-        **{"layout": "channels_last", "rounds": 2, "load_average": 9.0 if busy else 0.5},
-        **{"dense_ms": dense, "sliced_ms": sliced, "speedup": dense / sliced},
-        "speedup_ci95": [speedup * 0.99, speedup * 1.01],
+    return records.timing(
+        **{"batch": batch, "load_average": 9.0 if busy else 0.5, "rounds": 2, "dense_ms": dense, "sliced_ms": sliced},
+        **{"speedup": dense / sliced, "speedup_ci95": [speedup * 0.99, speedup * 1.01]},
         **{"dense_samples_ms": [dense, dense], "sliced_samples_ms": [sliced, sliced]},
-    }
+    )
 
 
-def put(folder: Path, *records: dict) -> Path:
+def put(folder: Path, *made_ones: dict) -> Path:
     """Write records as a contributor would; returns the folder."""
-    for found in records:
+    for found in made_ones:
         path = folder / found["spec"]["method"] / f"{found['id']}.json"
         while path.exists():  # a second record of the same run
             path = path.parent / "again" / path.name
