@@ -5,46 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bench.errors import UsageError
 from leaderboard.channels import COLOURS, Spec, figure, picked, series_of, short, tip
+from leaderboard.model import Profile, Ranking
 from leaderboard.tables import clean
 
 VERSION = "6.4"
 """Of Vega-Lite."""
 FORMATS = (".svg", ".png", ".json")
 COUNTED = re.compile(r"((?:id=\"|url\(#)(?:gradient_|clip))(\d+)")
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A performance profile: for each name, the share of tables in which it lies within tau of the best row.
-
-    Attributes:
-        axis: what tau is, with its unit.
-        lines: (name, ((tau, share), ...)) with rising tau.
-    """
-
-    axis: str
-    lines: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """A critical-difference diagram (Demsar 2006).
-
-    Attributes:
-        ranks: (name, mean rank), best first.
-        critical: difference of mean ranks that is needed to tell two names apart.
-        groups: names that cannot be told apart, each a stretch of ``ranks``.
-    """
-
-    ranks: tuple[tuple[str, float], ...]
-    critical: float
-    groups: tuple[tuple[str, ...], ...]
 
 
 def profile(given: Profile, methods: Mapping[str, str] | None = None) -> Spec:

@@ -91,7 +91,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
                 "x": x,
                 "y": y,
                 "opacity": picked(0.4, 0.04),
-                "tooltip": [*identity, tip("seed"), tip("top1", "top-1, %", ".2f"), *numbers[:2]],
+                "tooltip": [*identity, tip("seed"), tip("top1", "top-1, %", ".2f"), *numbers],
                 **href,
             },
         },
@@ -244,7 +244,17 @@ def _run_value(table: Table, row: Row, run: Run, link: Links | None) -> Spec:
         "top1": short(100 * (1 - run.wrong / row.test_images)),
         "macs": percent(run.macs, table.dense_macs),
         "params": percent(run.params, table.dense_params),
+        "small": short(run.ms[0]),
+        "large": short(run.ms[1]),
+        "cost": short(_cost(row, run)),
     } | ({"href": link(run)} if link else {})
+
+
+def _cost(row: Row, run: Run) -> float | None:
+    """Training MACs of a run over those of dense, by way of its row's."""
+    if not row.cost or not row.training_macs or run.training_macs is None:
+        return None
+    return run.training_macs * row.cost / row.training_macs
 
 
 def _dense(board: Board, at: str) -> list[Spec]:

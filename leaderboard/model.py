@@ -83,6 +83,8 @@ class Run:
         wrong: test images that the final network gets wrong; None where the run did not finish.
         macs, params: of the final network; None likewise.
         times: speed-up at the smallest and at the largest batch; None where it was not measured.
+        ms: latency of the final network there, milliseconds.
+        training_macs: of its training; None where it did not finish.
     """
 
     id: str
@@ -94,6 +96,8 @@ class Run:
     macs: int | None
     params: int | None
     times: tuple[float | None, float | None]
+    ms: tuple[float | None, float | None] = (None, None)
+    training_macs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -274,3 +278,31 @@ class Board:
         """Such as ``resnet20 on digits``, with what tells it from its like."""
         extra = ", ".join(f"{key} {self.key[key][:24]}" for key in self.differs)
         return f"{self.key['arch']} on {self.key['dataset']}" + (f" ({extra})" if extra else "")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A performance profile: for each name, the share of tables in which it lies within tau of the best row.
+
+    Attributes:
+        axis: what tau is, with its unit.
+        lines: (name, ((tau, share), ...)) with rising tau.
+    """
+
+    axis: str
+    lines: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A critical-difference diagram (Demsar 2006).
+
+    Attributes:
+        ranks: (name, mean rank), best first.
+        critical: difference of mean ranks that is needed to tell two names apart.
+        groups: names that cannot be told apart, each a stretch of ``ranks``.
+    """
+
+    ranks: tuple[tuple[str, float], ...]
+    critical: float
+    groups: tuple[tuple[str, ...], ...]

@@ -37,10 +37,10 @@ def of_board(
             Plate(
                 "costs",
                 "Accuracy against cost",
-                "Large points: means over seeds with 95 % intervals; each opens its method. Small points: single runs, "
-                "on the axes of MACs and parameters; each opens its record. On these axes the rows of a budget stand "
-                "side by side, the best at its place. Grey: controls. Grey line: rows that no cheaper row beats. "
-                "Dashed: dense. A click on a name in the legend shows it alone.",
+                "Large points: means over seeds with 95 % intervals; each opens its method. Small points: single runs; "
+                "each opens its record. Grey: controls. Grey line: rows that no cheaper row beats. Dashed: dense. "
+                "On the axes of MACs and parameters the rows of a budget stand side by side, the best at its place. "
+                "A click on a name in the legend shows it alone.",
                 figures_of_boards.costs(board, run_link, row_link),
             )
         )

@@ -145,6 +145,8 @@ def _run(r: Record) -> Run:
         macs=int(r.final_macs) if done else None,
         params=int(r.final_params) if done else None,
         times=(r.small_speedup, r.large_speedup),
+        ms=(r.small_final_ms, r.large_final_ms),
+        training_macs=r.training_macs if done else None,
     )
 
 

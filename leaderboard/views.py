@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from leaderboard.figures import Profile, Ranking
-from leaderboard.model import ALPHA, Board, Row, Table
+from leaderboard.model import ALPHA, Board, Profile, Ranking, Row, Table
 
 FURTHEST = 4.0
 """Largest ratio of errors that a profile shows."""

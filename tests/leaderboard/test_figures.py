@@ -9,8 +9,7 @@ from boards import BUDGETS, WRONG, boards_of, large, put, records
 
 from bench.errors import UsageError
 from leaderboard import channels, figures, figures_of_boards, figures_of_runs, plates
-from leaderboard.figures import Profile, Ranking
-from leaderboard.model import Mean, Run, Table
+from leaderboard.model import Mean, Profile, Ranking, Run, Table
 
 HOSTILE = "\"'](alert(1))<script>'}\u202e"
 PROFILE = Profile("error over the least", (("a", ((1.0, 0.5), (1.5, 1.0), (4.0, 1.0))), ("random", ((1.0, 0.0),))))
