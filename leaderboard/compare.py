@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -68,12 +67,15 @@ def compare(boards: Iterable[Board], a: str, b: str) -> list[Comparison]:
     for asked in (a, b):
         if asked not in names and not any(_is(spec, asked) for spec in specs):
             raise unknown("row", asked, names)
-    found = []
-    for board in boards:
-        for table in board.tables:
-            for first in _named(table, a):
-                found += [_compare(board, table, first, second) for second in _named(table, b) if first is not second]
-    found = [comparison for comparison in found if comparison is not None]
+    pairs = [
+        _compare(board, table, first, second)
+        for board in boards
+        for table in board.tables
+        for first in _named(table, a)
+        for second in _named(table, b)
+        if first is not second
+    ]
+    found = [comparison for comparison in pairs if comparison is not None]
     if not found:
         raise UsageError(f"compare {a} {b}: they are never on one board at one budget with a common seed")
     return found
@@ -88,7 +90,7 @@ def _named(table: Table, asked: str) -> list[Row]:
     return exact or [row for row in table.rows if _is(row.spec, asked)]
 
 
-def _compare(board: Board, table: Table, a: Row, b: Row) -> Any:
+def _compare(board: Board, table: Table, a: Row, b: Row) -> Comparison | None:
     mine, theirs = a.wrong, b.wrong
     seeds = [s for s in sorted(mine.keys() & theirs.keys()) if mine[s] is not None and theirs[s] is not None]
     if not seeds:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from bench import record
 from bench.errors import SetupError, UsageError
+from bench.options import Option
 from bench.spec import component
 from leaderboard import figures, figures_of_runs, findings, pages, plates
 from leaderboard.claims import Claim
@@ -36,16 +37,6 @@ DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivis
 
 Checks = Sequence[tuple[str, str, str]]
 """(name, outcome, detail) of each check of ``bench verify``."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a method, as texts."""
-
-    name: str
-    default: str
-    kind: str
-    meaning: str
 
 
 @dataclass(frozen=True)

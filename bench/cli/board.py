@@ -115,9 +115,9 @@ def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     from leaderboard.tables import clean
 
     frame = leaderboard.load(chosen.path, cache=not chosen.no_cache)
-    chosen_rows = [frame[key] == getattr(chosen, key) for key in ("arch", "dataset") if getattr(chosen, key)]
-    for rows in chosen_rows:
-        frame = frame[rows.reindex(frame.index)]
+    for key in ("arch", "dataset"):
+        if getattr(chosen, key):
+            frame = frame[frame[key] == getattr(chosen, key)]
     boards, problems = build(frame)
     for problem in problems:
         print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)

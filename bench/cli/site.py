@@ -12,7 +12,7 @@ from bench.errors import BenchError, UsageError
 from bench.registry import METHODS
 from bench.replay import command
 from leaderboard import claims
-from leaderboard.site import About, Option, Sources
+from leaderboard.site import About, Sources
 from leaderboard.site import write as write_pages
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ def about_methods() -> dict[str, About]:
     for name, entry in METHODS.entries().items():
         paper = entry.paper
         cite = f"{paper.authors} {paper.year}: {paper.title}. {paper.venue}." if paper else ""
-        options = tuple(Option(o.name, o.default, o.kind, o.meaning) for o in entry.options)
         file = entry.origin.rpartition(":")[0]
-        found[name] = About(entry.summary, cite, paper.url if paper else "", file, entry.kind, options)
+        found[name] = About(entry.summary, cite, paper.url if paper else "", file, entry.kind, entry.options)
     return found
 
 

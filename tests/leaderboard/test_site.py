@@ -13,9 +13,10 @@ from made_records import made
 
 from bench import record
 from bench.errors import SetupError, UsageError
+from bench.options import Option
 from leaderboard import figures, naming, site, templating
 from leaderboard.frame import Problem
-from leaderboard.site import About, Option, Sources
+from leaderboard.site import About, Sources
 
 HOSTILE = """<script>window.hacked=1</script>"><img src=x onerror="window.hacked=1">{{ 7*7 }}'&amp;"""
 WORSE = f"{HOSTILE}\u202e\x1b[31m\x00\ud800"

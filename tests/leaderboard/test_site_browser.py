@@ -10,10 +10,11 @@ import pytest
 from boards import CLAIM, boards_of, put, records
 from made_records import made
 
+from bench.options import Option
 from bench.record import seal
 from leaderboard import naming, site
 from leaderboard.frame import Problem
-from leaderboard.site import About, Option, Sources
+from leaderboard.site import About, Sources
 
 pytestmark = pytest.mark.browser
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
