@@ -23,9 +23,8 @@ def add_to(commands: Any) -> None:
 
 def lint(chosen: argparse.Namespace) -> int:
     """Print the findings; exit 1 when there are any."""
-    from leaderboard.lint import check
-
     import leaderboard
+    from leaderboard.lint import check
 
     for path in chosen.paths:
         if not path.is_file():
