@@ -25,6 +25,11 @@ from bench.spec import load_recipe
 from bench.specify import make_spec
 from bench.training import Training
 
+if torch.backends.cpu.get_cpu_capability() == "AVX2":
+    # on processors without AVX-512 small convolutions of oneDNN 3.13 (torch 2.15) write beyond their memory in the
+    # backward pass, and the process aborts; oneDNN reads this when it is first used, in programs of tests too
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
+
 
 @pytest.fixture(autouse=True)
 def _threads_and_seed():
