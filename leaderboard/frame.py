@@ -25,7 +25,7 @@ CACHE = ".board-cache.json"
 """Beside the records, not one of them: what was read of each file last time. May be deleted at any time."""
 MANY = 2000
 """Files from which on it pays to read them in several processes."""
-SMALL = re.compile(rb"(?<=[:,\[-])0\.0000([1-9])(\d*)(?=[,\]}])")
+SMALL = re.compile(rb"0\.0000([1-9])(\d*)(?=[,\]}])")
 SMALLER = re.compile(rb"e-([6-9])(?=[,\]}])")
 """How orjson writes numbers below 1e-4 and below 1e-5; what is hashed is Python's way."""
 SPACE = b" \n\r\t"

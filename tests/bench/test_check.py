@@ -31,7 +31,7 @@ BROKEN = {
     "needs_norms": ("every_network", "check_concatenation: TypeError"),
     "over_budget": ("budget_macs", "the budget of 0.75 of the MACs"),
     "wraps_forward": ("gate_is_slice", "check_chain: gated and sliced network differ"),
-    "pays_back": ("record", "training.macs = -"),
+    "pays_back": ("record", "training.macs is -"),
     "moves_the_goal": ("runs", "the budget of 0.5 of the MACs"),
     "macs_only": ("budget_params", "TypeError"),
     "one_unit": ("min_keep", "keeps 1 units; --min-keep is 3"),
