@@ -60,13 +60,6 @@ def test_what_records_make_is_clean(texts, frame, fmt):
     assert lint.check_text(texts[fmt], fmt, frame) == []
 
 
-def test_the_committed_records_make_clean_tables():
-    records = leaderboard.load(ROOT / "leaderboard" / "records" / "mnist", cache=False)
-    boards, _ = build(records)
-    for fmt in tables.FORMATS:
-        assert lint.check_text(tables.render(boards, fmt), fmt) == []
-
-
 STATUS = some.sampled_from(["ok"] * 9 + ["failed", "diverged", "interrupted"])
 ROW = some.fixed_dictionaries(
     {
