@@ -77,9 +77,9 @@ def recorded(make_run, tmp_path):
         for (method, seed), seconds in taken.items():
             spec, _ = make_run(method, seed=seed, **settings)
             made = json.loads(text)
-            made |= {"id": spec.id, "spec": spec.as_dict(), "status": status}
+            made |= {"id": spec.id, "spec": spec.as_dict(), "spec_sha256": spec.sha256, "status": status}
             made["error"] = None if status == "ok" else {"type": "X", "message": "x", "traceback": []}
-            made["clock"]["seconds"] = {"train": seconds - 1.0, "measure": 1.0}
+            made["clock"]["seconds"] = {"train": seconds - 1.0, "method": 0.0, "measure": 1.0}
             record.write(record.path_of(out, spec), made)
 
     return leave
