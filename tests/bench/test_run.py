@@ -36,7 +36,7 @@ def check_run(make_run, method, arch, dataset, **settings):
     assert record.load(path) == done
     checks = {check.name: check for check in verify_file(path, options.out, options.data_dir)}
     assert {c.outcome for c in checks.values()} == {"ok"}, checks
-    assert len(checks) == 7
+    assert len(checks) == 8
     prunes = make_method(method, {}).prunes
     if prunes:
         assert done["structure"]["gate_slice_difference"] <= 1e-4
