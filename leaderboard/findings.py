@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leaderboard.model import Board, Difference, Row, Table
@@ -106,7 +106,7 @@ def _of(some: Sequence[Row], all_: Sequence[Row]) -> str:
 
 def listed(words: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``; a word that all begin with stands once: ``keep 0.75, 0.5 and 0.25``."""
-    begin: Callable[[str], str] = lambda word: word.partition(" ")[0]  # noqa: E731
-    if len(words) > 1 and all(" " in word and begin(word) == begin(words[0]) for word in words):
-        return f"{begin(words[0])} {listed([word.partition(' ')[2] for word in words])}"
+    parts = [word.partition(" ") for word in words]
+    if len(words) > 1 and all(space and first == parts[0][0] for first, space, _ in parts):
+        return f"{parts[0][0]} {listed([rest for _, _, rest in parts])}"
     return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
