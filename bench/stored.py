@@ -104,6 +104,16 @@ class Stored:
         _require_hash(path, base["sha256"])
         return _filled(copy.deepcopy(self.parts()[0]), path)
 
+    def shaped(self, which: str) -> nn.Module:
+        """One of ``NETWORKS`` with the recorded widths and weights that mean nothing; needs no file of the run."""
+        network, sites = self.parts()
+        if which == "dense":
+            return copy.deepcopy(network)
+        widths = self.record["structure"]["widths"]
+        if sites.widths != {name: before for name, (before, _) in widths.items()}:
+            raise RunFailed("the network has other sites here than in the record")
+        return sites.slice(network, {name: torch.arange(before) < after for name, (before, after) in widths.items()})
+
     def test_images(self, data_dir: Path) -> ImageSet:
         """The test images of the run, with the constants of its training images that normalise them."""
         spec, facts = self.record["spec"], self.record["data"]

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import record
 from bench.errors import BenchError, SetupError
 from bench.measure import flops
@@ -100,16 +98,12 @@ class _Subject:
 
     def costs(self) -> str:
         """Recount the sliced network from the recorded widths, with the model and with fvcore."""
-        network, sites = self.stored.parts()
-        widths = self.record["structure"]["widths"]
-        assert sites.widths == {n: w[0] for n, w in widths.items()}, "other sites"
-        model = self.stored.model()
-        after = {name: w[1] for name, w in widths.items()}
-        first = {name: torch.arange(w[0]) < w[1] for name, w in widths.items()}
-        sliced, shape = sites.slice(network, first), self.stored.shape
+        sliced, model = self.stored.shaped("final"), self.stored.model()
+        before, after = ({name: w[k] for name, w in self.record["structure"]["widths"].items()} for k in (0, 1))
+        total = flops.count(sliced, self.stored.shape).total
         counted = {
-            "dense": (*self.stored.dense_cost(), model.macs(model.array(sites.widths))),
-            "final": (flops.count(sliced, shape).total, flops.parameters(sliced), model.macs(model.array(after))),
+            "dense": (*self.stored.dense_cost(), model.macs(model.array(before))),
+            "final": (total, flops.parameters(sliced), model.macs(model.array(after))),
         }
         claimed = self.record["cost"]
         for which, (macs, params, modelled) in counted.items():

@@ -128,7 +128,7 @@ FLOORS = [
         "bench.cli.show",
         "bench.cli.page",
     },
-    {"bench.cli.board", "bench.cli.reproduce", "bench.cli.export", "bench.cli.sweep"},
+    {"bench.cli.board", "bench.cli.reproduce", "bench.cli.export", "bench.cli.measure", "bench.cli.sweep"},
     {"bench.cli.jobs"},
     {"bench.cli"},
     {"bench.__main__"},

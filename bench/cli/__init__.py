@@ -33,12 +33,12 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The whole command line. Builds without importing torch."""
-    from bench.cli import board, check, export, jobs, lint, listing, new, page, reproduce, run, show, sweep
+    from bench.cli import board, check, export, jobs, lint, listing, measure, new, page, reproduce, run, show, sweep
 
     top = Parser(prog="bench", description="Train, prune, slice and measure networks, and leave a record of it.")
     top.add_argument("--version", action="version", version=f"bench {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for part in (run, sweep, jobs, listing, show, board, lint, export, reproduce, check, new, page):
+    for part in (run, sweep, jobs, listing, show, board, lint, measure, export, reproduce, check, new, page):
         part.add_to(commands)
     return top
 

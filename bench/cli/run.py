@@ -219,7 +219,7 @@ def add_places(parser: argparse.ArgumentParser) -> Any:
     group.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
     group.add_argument(
         "--runtimes",
-        type=lambda text: tuple(dict.fromkeys(part.strip() for part in text.split(","))),
+        type=runtime_names,
         default=("eager",),
         metavar="NAME[,...]",
         help="what latency is measured in: eager (default), onnxruntime",
@@ -235,6 +235,11 @@ def options_of(chosen: argparse.Namespace) -> Options:
 
     names = [field.name for field in dataclasses.fields(Options)]
     return Options(**{name: getattr(chosen, name) for name in names if hasattr(chosen, name)})
+
+
+def runtime_names(text: str) -> tuple[str, ...]:
+    """``eager,onnxruntime`` as names, for argparse."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
 def _number(text: str) -> float:

@@ -1,0 +1,135 @@
+"""``bench measure``: the latency of a record's networks on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from bench import record
+from bench.cli.run import runtime_names, whole
+from bench.cli.show import find_one
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.stored import Stored
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    p = commands.add_parser("measure", help="how fast a record's networks are on this machine")
+    p.set_defaults(function=measure)
+    p.add_argument("runs", nargs="+", metavar="ID|FILE", help="records' files, or (the start of) their ids under --out")
+    p.add_argument("--batch", type=_batches, metavar="N[,...]", help="batch sizes (1 and the recipe's latency_batch)")
+    p.add_argument(
+        "--runtimes",
+        type=runtime_names,
+        default=("eager",),
+        metavar="NAME[,...]",
+        help="what latency is measured in: eager (default), onnxruntime",
+    )
+    p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    p.add_argument("--threads", type=whole, metavar="N", help="CPU threads (all cores)")
+    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where artifacts are (results)")
+    p.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="file that defines what a record names"
+    )
+    p.add_argument("--json", action="store_true", help="print JSON with all samples instead of tables")
+
+
+def measure(chosen: argparse.Namespace) -> int:
+    """Time dense and final network of each record, in turns; returns the exit code."""
+    import torch
+
+    from bench.environment import pick_device
+    from bench.measure import latency
+    from bench.registry import add_plugin
+    from bench.stored import Stored
+
+    latency.require(chosen.runtimes)
+    for file in chosen.plugin:
+        add_plugin(file)
+    device = pick_device(chosen.device)
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    asked = [record.load(find_one(run, chosen.out)) for run in chosen.runs]
+    for found in asked:
+        if found["status"] != "ok":
+            raise UsageError(f"measure {found['id']}: that run {found['status']}, it left no network")
+    measured = []
+    for found in asked:
+        stored = Stored(found, chosen.out)
+        dense, final, weights = _networks(stored)
+        batches = chosen.batch or dict.fromkeys((1, found["spec"]["recipe"]["latency_batch"]))
+        timings = [
+            timing
+            for runtime in chosen.runtimes
+            for timing in latency.compare(dense, final, stored.shape, batches, device, runtime)
+        ]
+        measured.append({"id": found["id"], "weights": weights, "latency": timings})
+        if not chosen.json:
+            print(("\n" if len(measured) > 1 else "") + _table(found, weights, timings))
+    if chosen.json:
+        print(json.dumps(measured, indent=1))
+    return 0
+
+
+def _networks(stored: Stored) -> tuple[nn.Module, nn.Module, str]:
+    """Dense and final network and where their weights are from: a run's files are seldom at hand, its widths are.
+
+    Weights change no step of what is timed, so networks of the recorded widths do as well.
+    """
+    from bench.stored import Absent
+
+    try:
+        return stored.dense(), stored.final(), "stored"
+    except Absent:
+        return stored.shaped("dense"), stored.shaped("final"), "drawn at random"
+
+
+def _table(found: Mapping[str, Any], weights: str, timings: list[dict[str, Any]]) -> str:
+    """Measured here beside what the record says."""
+    from bench.spec import Spec
+    from leaderboard.summary import busy_note
+
+    spec, cost = Spec.from_dict(found["spec"]), found["cost"]
+    recorded = {(t["runtime"], t["batch"]): t for t in found["latency"]}
+    rows = []
+    for t in timings:
+        own = recorded.get((t["runtime"], t["batch"]))
+        rows.append(
+            {
+                "runtime": t["runtime"],
+                "batch": t["batch"],
+                "dense ms": f"{t['dense_ms']:.3f}",
+                "final ms": f"{t['sliced_ms']:.3f}",
+                "speed-up": f"{t['speedup']:.2f}x",
+                "95 % interval": "{:.2f} to {:.2f}".format(*t["speedup_ci95"]),
+                "rounds": t["rounds"],
+                "recorded": f"{own['speedup']:.2f}x" if own else "",
+            }
+        )
+    one, there = timings[0], found["latency"][0] if found["latency"] else None
+    macs, share = cost["final"]["macs"], cost["final"]["macs"] / cost["dense"]["macs"]
+    lines = [
+        f"{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}: {macs:,} MACs left ({100 * share:.1f} %)",
+        tabulate(rows, headers="keys", tablefmt="simple", colalign=("left", *["right"] * 7), disable_numparse=True),
+        f"here: {one['device']}, {one['threads']} threads, {one['dtype']}; weights {weights}",
+    ]
+    if there:
+        lines.append(f"recorded: {there['device']}, {there['threads']} threads")
+    busy = next(filter(None, (busy_note(t["load_average"], t["threads"]) for t in timings)), None)
+    return "\n".join(lines + ([busy] if busy else []))
+
+
+def _batches(text: str) -> list[int]:
+    sizes = list(dict.fromkeys(whole(part.strip()) for part in text.split(",")))
+    if 0 in sizes:
+        raise argparse.ArgumentTypeError("a batch has at least 1 image")
+    return sizes
