@@ -186,8 +186,10 @@ def head(browser, name):
 def test_a_column_is_sorted_by_click_and_by_key(browser, open_page):
     from selenium.webdriver.common.keys import Keys
 
+    def numbers(texts):
+        return [float(text.split()[0]) for text in texts if "±" in text]
+
     open_page("board")
-    numbers = lambda texts: [float(text.split()[0]) for text in texts if "±" in text]  # noqa: E731
     head(browser, "Top-1").click()
     once = column(browser, "Top-1")
     assert numbers(once) == sorted(numbers(once)) and len(set(numbers(once))) > 3

@@ -6,23 +6,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from bench.errors import SetupError, UsageError
 from slurm.devcluster import DevCluster, __main__, packages
 
 needs_slurm = pytest.mark.slurm
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-    return value
 
 
 def submit(cluster, *options, script="true") -> str:

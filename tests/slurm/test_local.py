@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from waiting import until
 
 from bench.errors import SetupError
 from bench.spec import Budget, load_recipe
@@ -53,13 +54,6 @@ def batch_of(out, *jobs, seed=0, device="cpu", elements=None):
     )
     batch.write()
     return batch
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""What tests of jobs share: batches of runs as a submission writes them, and what a job left."""
+
+import os
+from pathlib import Path
+
+from bench import environment, record
+from bench.specify import make_method, method_digest
+from bench.training import Training
+from slurm.batch import Batch, Task, journal_of, new_token
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = Path(__file__).parent / "plugins"
+LOCAL = {
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_LOCAL_JOB_ID": "77",
+    "SUBMITIT_LOCAL_NTASKS": "1",
+    "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+    "SUBMITIT_LOCAL_NODEID": "0",
+    "SUBMITIT_LOCAL_GLOBALID": "0",
+    "SUBMITIT_LOCAL_LOCALID": "0",
+}
+
+
+def batch_of(out, *tasks, elements=1, **changes):
+    """A batch of these runs (or tasks), all in each of its elements, as written before its submission."""
+    made = [task if isinstance(task, Task) else Task(task, method_sha256=method_of(task)) for task in tasks]
+    values = {
+        "token": new_token(),
+        "cluster": "local",
+        "title": "some",
+        "tasks": {task.key: task.as_dict() for task in made},
+        "elements": (tuple(task.key for task in made),) * elements,
+        "options": {
+            "data_dir": str(out / "data"),
+            "download": False,
+            "device": "cpu",
+            "threads": 1,
+            "quiet": False,
+            "runtimes": ["eager"],
+        },
+        "plugins": tuple(str(PLUGINS / f"{name}.py") for name in ("small", "broken")),
+        "minutes": None,
+        "signal_delay_s": 90,
+        "code": environment.code(),
+        "packages": environment.packages(),
+    }
+    batch = Batch(out, **values | changes)
+    batch.write()
+    return batch
+
+
+def method_of(spec):
+    return method_digest(make_method(spec.method, {}))
+
+
+def found(out, spec):
+    return record.load(record.path_of(out, spec))
+
+
+def has_record(out, spec):
+    return record.path_of(out, spec).is_file()
+
+
+def legs(out, task):
+    return journal_of(out, task if isinstance(task, str) else task.id).legs()
+
+
+def stop_at(monkeypatch, signum, *saves):
+    """This process gets a signal right after each of these checkpoints."""
+    save, count = Training._save, iter(range(1, 10**6))
+
+    def save_and_stop(self, position):
+        save(self, position)
+        if next(count) in saves:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(Training, "_save", save_and_stop)

@@ -1,0 +1,292 @@
+"""Submitting, following and ending runs, on a cluster in memory."""
+
+import json
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from command_tools import DIGITS, write
+from records import finished
+
+from bench import record
+from bench.cli import cluster, parser
+from bench.cli import sweep as sweep_command
+from bench.errors import SetupError
+from bench.pipeline import Options
+from bench.run import leave_failure
+from slurm import launch, states
+from slurm.batch import batches, journal_of
+from slurm.clusters import RUNNING, WAITING
+
+
+class Fake:
+    """A cluster: takes everything, unless it is to refuse."""
+
+    def __init__(self):
+        self.alive, self.ended, self.after, self.refuses, self.silent = {}, {}, [], None, False
+
+    def max_array_size(self):
+        return 1001
+
+    def submit(self, batch, profile, after):
+        if self.refuses:
+            raise SetupError(self.refuses)
+        number, count = 100 + len(self.after), len(batch.elements)
+        ids = (str(number),) if count == 1 else tuple(f"{number}_{k}" for k in range(count))
+        self.alive |= dict.fromkeys(ids, (WAITING, "Resources"))
+        self.after.append(after)
+        return replace(batch, jobs=ids)
+
+    def live(self, batches):
+        if self.silent:
+            raise SetupError("SLURM does not answer")
+        return {job: self.alive[job] for batch in batches for job in batch.jobs if job in self.alive}
+
+    def ends(self, jobs):
+        return {job: self.ended[job] for job in jobs if job in self.ended}
+
+    def cancel(self, batches, jobs):
+        for job in jobs:
+            self.ended[job] = "CANCELLED by 0"
+            del self.alive[job]
+
+    def withdraw(self, batch):
+        pass
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    fake = Fake()
+    for module in (launch, states):
+        monkeypatch.setattr(module, "cluster_of", lambda name: fake)
+    monkeypatch.setattr(launch, "Slurm", Fake)
+    monkeypatch.setattr(cluster, "POLL_S", 0.01)
+    return fake
+
+
+@pytest.fixture
+def sweep(slurm, bench, tmp_path):
+    """``bench sweep some.toml --cluster slurm``; ``sweep.specs`` are its runs."""
+    path = write(tmp_path / "some.toml", DIGITS)
+
+    def run(*words, out=tmp_path / "out"):
+        return bench("sweep", path, "--cluster", "slurm", "--out", out, *words)
+
+    run.specs = sweep_command.specs_of(path, parser().parse_args(["sweep", str(path), "--cluster", "slurm"]))
+    return run
+
+
+def leave(out, spec, seconds=60.0):
+    """The record of a finished run."""
+    record.write(record.path_of(out, spec), finished(spec, seconds))
+
+
+def test_what_is_told_of_a_submission(sweep, slurm, tmp_path):
+    code, out, err = sweep()
+    assert (code, err) == (0, "")
+    tokens = [batch.token for batch in sorted(batches(tmp_path / "out"), key=lambda batch: batch.jobs)]
+    assert out.splitlines()[:3] == [
+        f"submitted 2 bases as job 100 (some-{tokens[0]}, an array of 2)",
+        f"submitted 5 runs as job 101 (some-{tokens[1]}, an array of 5)",
+        "5 runs: 5 submitted now",
+    ]
+    assert slurm.after == [[], ["100"]]
+    assert sweep()[1] == "5 runs: 0 submitted now; before: 5 waiting\n"
+
+
+def test_what_is_told_of_a_submission_as_json(sweep, tmp_path):
+    code, out, err = sweep("--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["runs"], found["before"]["missing"]) == (5, 5)
+    assert [len(one["jobs"]) for one in found["submitted"]] == [2, 5]
+    assert set(found["submitted"][1]["tasks"]) == {spec.id for spec in sweep.specs}
+    assert all(Path(one["log"]).is_dir() for one in found["submitted"])
+
+
+@pytest.mark.parametrize("words", [[], ["--shard", "2/3"], ["--data-dir", "some where"]])
+def test_the_command_to_follow_with_means_the_same_runs(sweep, bench, words):
+    out = sweep(*words)[1]
+    follow = shlex.split(re.search(r"^follow: python -m bench (.*)$", out, re.M)[1])
+    code, shown, _ = bench(*follow, "--json")
+    assert code == 0
+    count = int(re.search(r"^(\d+) runs?:", out, re.M)[1])
+    assert json.loads(shown)["counts"]["waiting"] == count
+    assert len(json.loads(shown)["runs"]) == count
+    assert bench("cancel", *follow[1:])[0] == 0
+    counts = json.loads(bench(*follow, "--json")[1])["counts"]
+    assert counts["missing"] == count
+
+
+def test_a_refusal_is_one_line(sweep, slurm):
+    slurm.refuses = "sbatch refused: Invalid account or account/partition combination specified"
+    code, out, err = sweep()
+    assert (code, out) == (3, "")
+    assert err.startswith("bench: error: sbatch refused: Invalid account")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_silent_cluster_is_told(sweep, slurm, bench, tmp_path):
+    sweep()
+    slurm.silent = True
+    code, out, err = sweep()
+    assert (code, out, err) == (3, "", "bench: error: SLURM does not answer\n")
+    code, out, err = bench("status", "some.toml", "--out", tmp_path / "out")
+    assert (code, err) == (0, "bench: SLURM does not answer\n")
+    assert out.splitlines()[0].split()[-1] == "unknown"
+    assert out.count("unknown: ") == 5
+
+
+def test_status_tells_of_every_kind_what_there_is_to_know(sweep, slurm, bench, tmp_path):
+    out = tmp_path / "out"
+    sweep()
+    done, failed, running, lost, waiting = sweep.specs
+    (runs,) = [batch for batch in batches(out) if len(batch.jobs) == 5]
+    job = dict(zip([keys[0] for keys in runs.elements], runs.jobs, strict=True))
+    leave(out, done, seconds=600)
+    leave_failure(failed, Options(out=out), SetupError("no data at all"))
+    slurm.alive[job[running.id]] = (RUNNING, "")
+    notes = journal_of(out, running.id)
+    notes.add("start", batch=runs.token, job=job[running.id])
+    notes.add("epoch", done=3, of=8)
+    for gone in (done, failed, lost):
+        del slurm.alive[job[gone.id]]
+    slurm.ended[job[lost.id]] = "OUT_OF_MEMORY (exit 0:125)"
+    write(runs.log(job[lost.id]), "one\ntwo\nthree\nfour\n")
+    code, text, err = bench("status", "some.toml", "--out", out)
+    assert (code, err) == (0, "")
+    assert f"running: {running.id}" in text
+    assert f"epoch 3/8, job {job[running.id]}" in text
+    assert re.search(rf"^failed: {failed.id} .*: no data at all$", text, re.M)
+    assert re.search(rf"^lost: {lost.id} .*OUT_OF_MEMORY.*job {job[lost.id]}\n +two\n +three\n +four$", text, re.M)
+    assert "Resources (1)" in text
+    assert waiting.id not in text
+    assert waiting.id in bench("status", "some.toml", "--out", out, "--all")[1]
+    assert re.search(r"^about \d+ min left with 1 at a time$", text, re.M)
+    code, _, err = sweep()
+    assert "2 failed or lost; --retry failed submits them again" in err
+    assert sweep("--retry", "failed")[1].splitlines()[-2] == "5 runs: 2 submitted now; before: " + (
+        "1 done, 1 running, 1 waiting, 1 failed, 1 lost"
+    )
+
+
+def test_long_lists_are_cut_unless_all_is_wanted(slurm, bench, tmp_path):
+    path = write(tmp_path / "many.toml", DIGITS.replace("0-1", "0-14"))
+    bench("sweep", path, "--cluster", "slurm", "--out", tmp_path / "out")
+    slurm.alive.clear()
+    text = bench("status", path, "--out", tmp_path / "out")[1]
+    assert text.count("lost: ") == 20 + 1
+    assert "lost: 11 more; --all lists them" in text
+    assert bench("status", path, "--out", tmp_path / "out", "--all")[1].count("lost: ") == 31
+
+
+def test_logs(sweep, slurm, bench, tmp_path):
+    sweep()
+    out = tmp_path / "out"
+    (runs,) = [batch for batch in batches(out) if len(batch.jobs) == 5]
+    key, log = runs.elements[2][0], runs.log(runs.jobs[2])
+    code, _, err = bench("logs", key, "--out", out)
+    assert (code, err) == (1, f"bench: error: {key}: its job has written nothing so far\n")
+    write(log, "".join(f"line {k}\n" for k in range(100)))
+    assert bench("logs", key, "--out", out) == (0, "".join(f"line {k}\n" for k in range(60, 100)), f"# {log}\n")
+    assert bench("logs", key, "--out", out, "-n", 2)[1] == "line 98\nline 99\n"
+    assert bench("logs", key, "--out", out, "--lines", 500)[1] == log.read_text()
+    log.write_bytes(b"not \xff utf-8\n")
+    assert bench("logs", key, "--out", out)[:2] == (0, "not \ufffd utf-8\n")
+    two = key.partition("-")[0]
+    seeds = [other for (other,) in runs.elements if other.startswith(two)]
+    code, _, err = bench("logs", two, "--out", out)
+    assert (code, err) == (
+        (2, f"bench: usage: {two}: 2 runs have such an id; give more of it\n") if len(seeds) > 1 else (0, f"# {log}\n")
+    )
+
+
+@pytest.mark.parametrize("lines", ["-1", "x", "1.5"])
+def test_wrong_numbers_of_lines(sweep, bench, tmp_path, lines):
+    sweep()
+    (runs,) = [batch for batch in batches(tmp_path / "out") if len(batch.jobs) == 5]
+    write(runs.log(runs.jobs[0]), "one\n")
+    code, out, err = bench("logs", runs.elements[0][0], "--out", tmp_path / "out", "-n", lines)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+
+
+def test_waiting_tells_what_changes_and_ends_with_the_last_job(sweep, slurm, monkeypatch, tmp_path):
+    out, pauses = tmp_path / "out", []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            for spec in sweep.specs[:3]:
+                leave(out, spec)
+        if len(pauses) == 4:
+            for spec in sweep.specs[3:]:
+                leave(out, spec)
+
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=pause))
+    code, text, err = sweep("--wait")
+    assert code == 0
+    assert len(pauses) == 4
+    assert err.splitlines() == [
+        "bench: following 5 runs: 5",
+        "bench: 5 waiting",
+        "bench: 3 done, 2 waiting",
+        "bench: 5 done",
+    ]
+    assert re.search(r"^5 runs +5 +0 +0 +0 +0$", text, re.M)
+    assert sweep("--wait")[0] == 0  # there is nothing to wait for
+
+
+def test_waiting_ends_when_jobs_are_lost_and_says_so(sweep, slurm, monkeypatch):
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=lambda seconds: slurm.alive.clear()))
+    code, text, err = sweep("--wait")
+    assert code == 1
+    assert err.splitlines()[-1] == "bench: error: 5 of 5 runs are not done: 5 lost"
+    assert text.count("lost: ") == 5
+
+
+def test_waiting_goes_on_while_the_cluster_is_silent(sweep, slurm, monkeypatch, tmp_path):
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(slurm.silent)
+        slurm.silent = len(pauses) < 3
+        if not slurm.silent:
+            for spec in sweep.specs:
+                leave(tmp_path / "out", spec)
+
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=pause))
+    assert sweep("--wait")[0] == 0
+    assert pauses == [False, True, True]
+
+
+def test_ctrl_c_while_waiting_says_how_to_end_the_jobs(sweep, slurm, bench, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=interrupt))
+    code, _, err = sweep("--wait")
+    assert code == 130
+    told = err.splitlines()[-1]
+    assert told.startswith("bench: the jobs go on; to end them: python -m bench cancel ")
+    assert len(slurm.alive) == 7
+    assert bench(*shlex.split(told.partition("python -m bench ")[2]))[0] == 0
+    assert slurm.alive == {}
+
+
+def test_some_runs_of_several_are_cancelled_by_the_start_of_their_id(sweep, slurm, bench, tmp_path):
+    sweep()
+    spec = next(spec for spec in sweep.specs if spec.method == "random" and spec.seed == 1)
+    assert bench("cancel", spec.id, "--out", tmp_path / "out")[0] == 0
+    counts = json.loads(bench("status", "some.toml", "--json", "--out", tmp_path / "out")[1])["counts"]
+    assert (counts["missing"], counts["waiting"]) == (1, 4)
+    assert bench("cancel", spec.id, "--out", tmp_path / "out")[1] == "0 jobs ended\n"
+
+
+def test_a_part_of_a_sweep(sweep, slurm):
+    for part, count in (("1/3", 1), ("2/3", 2), ("3/3", 2)):
+        assert f"{count} submitted now" in sweep("--shard", part)[1]
+    assert sweep()[1] == "5 runs: 0 submitted now; before: 5 waiting\n"

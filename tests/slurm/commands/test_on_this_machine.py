@@ -1,0 +1,229 @@
+"""Sweeps on this machine as a user types them, in processes of their own."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+
+import pytest
+from command_tools import DIGITS, PLUGINS, TINY, jobs_below, write
+from waiting import until
+
+from bench import record
+from slurm.batch import batches, journal_of
+from slurm.clusters import Local
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A sweep's file on tiny data, and the words that belong to it; its runs may wait for the gate."""
+
+    def make(text):
+        words = [word for name in ("small", "broken", "patient") for word in ("--plugin", PLUGINS / f"{name}.py")]
+        return write(tmp_path / "tiny.toml", TINY + text), words
+
+    return make
+
+
+def finish(process):
+    """Exit code, stdout and stderr of a started command."""
+    code = process.wait(timeout=120)
+    return code, *(file.read_text() for file in process.files)
+
+
+def records(out):
+    found = [record.load(file) for file in record.find(out / "records")]
+    return {one["id"]: one for one in found}
+
+
+@pytest.mark.slow
+def test_a_sweep_on_this_machine_leaves_the_records_of_one_in_this_process(start, bench, tmp_path):
+    path, local, inline = write(tmp_path / "some.toml", DIGITS), tmp_path / "local", tmp_path / "inline"
+    going = start("sweep", path, "--cluster", "local", "--jobs", 2, "--wait", "--threads", 1, "--out", local)
+    assert bench("sweep", path, "--cluster", "inline", "--threads", 1, "-q", "--out", inline)[0] == 0
+    code, out, err = finish(going)
+    assert code == 0, err
+    done, expected = records(local), records(inline)
+    assert len(done) == 5
+    assert {key: record.timeless(one) for key, one in done.items()} == {
+        key: record.timeless(one) for key, one in expected.items()
+    }
+    assert {(one["job"]["cluster"], one["job"]["legs"], one["job"]["at_once"]) for one in done.values()} == {
+        ("local", 1, 2)
+    }
+    for file in (local / "jobs" / "journal").glob("*.jsonl"):  # of runs and bases: each was begun once
+        assert len(journal_of(local, file.stem).legs()) == 1
+    assert "submitted 5 runs and 2 bases as 2 local jobs" in out
+    assert "5 runs: 5 submitted now" in out
+    assert re.search(r"^5 runs +5 +0 +0 +0 +0$", out, re.M)
+
+    code, out, err = bench("sweep", path, "--cluster", "local", "--jobs", 2, "--out", local)
+    assert (code, out, err) == (0, "5 runs: 0 submitted now; before: 5 done\n", "")
+    assert len(list(batches(local))) == 1
+    code, out, err = bench("status", path, "--out", local)
+    assert (code, err) == (0, "")
+    *rows, total = (line.split() for line in out.splitlines()[2:])
+    assert [*sorted(rows), total] == [
+        ["dense", "mlp_40_40", "digits", "1"],
+        ["l1_norm", "mlp_40_40", "digits", "2"],
+        ["random", "mlp_40_40", "digits", "2"],
+        ["5", "runs", "5", "0", "0", "0", "0"],
+    ]
+    code, out, err = bench("status", "--json", "--out", local)  # all that was ever submitted
+    assert json.loads(out)["counts"]["done"] == 5
+    assert {run["id"] for run in json.loads(out)["runs"]} == set(done)
+    (batch,) = batches(local)
+    code, out, err = bench("logs", next(iter(done)), "--out", local, "-n", 3)
+    assert code == 0
+    assert err.splitlines() == [f"# {batch.log(job)}" for job in batch.jobs]
+    assert len(out.splitlines()) == 6
+    assert "Job completed successfully" in out
+    until(lambda: not jobs_below(tmp_path))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_waiting_leaves_the_jobs_alone(start, bench, tiny, tmp_path):
+    path, words = tiny('method = "patient"')
+    where = [*words, "--out", tmp_path / "out"]
+    waiting = start(
+        *("sweep", path, "--cluster", "local", "--wait", *where),
+        start_new_session=True,  # as a terminal does: the signal goes to all of its processes, the jobs' too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    (run,) = json.loads(bench("status", path, "--json", *where)[1])["runs"]
+    notes = journal_of(tmp_path / "out", run["id"])
+    until(lambda: notes.legs() and len(notes.legs()[0].epochs) == 3)  # base, first epoch
+    os.killpg(waiting.pid, signal.SIGINT)
+    code, out, err = finish(waiting)
+    assert code == 130
+    told = err.splitlines()[-1]
+    assert told.startswith("bench: the jobs go on; to end them: python -m bench cancel ")
+    assert "Traceback" not in err
+
+    code, out, _ = bench("status", path, "--json", *where)
+    (run,) = json.loads(out)["runs"]
+    assert (run["state"], run["done"], run["total"]) == ("running", 3, 5)
+    (tmp_path / "gate").touch()
+    until(lambda: not jobs_below(tmp_path))
+    assert records(tmp_path / "out")[run["id"]]["status"] == "ok"
+    (leg,) = notes.legs()
+    assert leg.ended == "done"
+    cancelled = shlex.split(told.partition("python -m bench ")[2])
+    assert bench(*cancelled)[:2] == (0, "0 jobs ended\n")
+
+
+@pytest.mark.slow
+def test_who_reads_what_a_submission_says_need_not_wait_for_its_jobs(start, tiny, tmp_path):
+    """As ``bench sweep ... | tee log`` does."""
+    path, words = tiny('method = "patient"')
+    pipe = subprocess.PIPE
+    submission = start("sweep", path, "--cluster", "local", *words, "--out", tmp_path / "out", stdout=pipe, stderr=pipe)
+    assert submission.wait(60) == 0
+    said = []
+    reader = threading.Thread(target=lambda: said.extend(submission.communicate()))
+    reader.start()
+    reader.join(5)
+    at_its_end = not reader.is_alive()
+    for number in jobs_below(tmp_path):
+        os.kill(number, signal.SIGKILL)
+    reader.join()
+    assert b"submitted 1 run" in said[0]
+    assert at_its_end
+
+
+@pytest.mark.slow
+def test_cancelled_runs_end_and_the_same_sweep_goes_on_with_them(start, bench, tiny, tmp_path):
+    path, words = tiny('method = "patient"\nseeds = "0-2"')
+    where = [*words, "--out", tmp_path / "out"]
+    code, out, err = finish(start("sweep", path, "--cluster", "local", "--jobs", 2, *where))
+    assert (code, err) == (0, "")
+    follow = shlex.split(re.search(r"^follow: python -m bench (.*)$", out, re.M)[1])
+    code, out, _ = bench(*follow, "--json")
+    assert json.loads(out)["counts"]["waiting"] + json.loads(out)["counts"]["running"] == 3
+    notes = [journal_of(tmp_path / "out", run["id"]) for run in json.loads(out)["runs"]]
+    until(lambda: sum(bool(one.legs() and one.legs()[0].epochs) for one in notes) == 2)  # both processes are at one
+    counts = json.loads(bench(*follow, "--json")[1])["counts"]
+    assert (counts["running"], counts["waiting"]) == (2, 1)
+    code, out, _ = bench(*follow)
+    assert out.count("running: ") == 2
+    assert bench("logs", json.loads(bench(*follow, "--json")[1])["runs"][0]["id"], "--out", tmp_path / "out")[0] == 0
+
+    (batch,) = batches(tmp_path / "out")
+    code, out, _ = bench("cancel", *follow[1:])
+    assert (code, out) == (0, f"2 jobs ended: {', '.join(batch.jobs)}\n")
+    until(lambda: not jobs_below(tmp_path))
+    assert Local().live([batch]) == {}
+    left = records(tmp_path / "out")
+    assert [one["status"] for one in left.values()] == ["interrupted"] * 2
+    counts = json.loads(bench(*follow, "--json")[1])["counts"]
+    assert counts["missing"] == 3  # those that had not begun too: somebody wanted it so
+    code, out, _ = bench("sweep", path, "--cluster", "local", "--dry-run", *where)
+    assert out.count("# ") >= 3
+
+
+@pytest.mark.slow
+def test_a_single_run_on_this_machine(start, bench, tiny, tmp_path):
+    _, words = tiny("")
+    (tmp_path / "gate").touch()
+    run = [
+        "run",
+        "-m",
+        "patient",
+        "-a",
+        "two_layers",
+        "-d",
+        "tiny",
+        "--recipe",
+        "synthetic",
+        "--set",
+        "latency_batch=4",
+    ]
+    run += ["--epochs", 2, "--finetune-epochs", 1, *words, "--out", tmp_path / "out"]
+    code, out, err = finish(start(*run, "--cluster", "local", "--wait"))
+    assert code == 0, err
+    ((key, done),) = records(tmp_path / "out").items()
+    assert done["status"] == "ok"
+    assert re.search(r"^1 runs? +1 +0 +0 +0 +0$", out, re.M)
+    assert bench("status", key[:6], "--out", tmp_path / "out")[0] == 0
+    assert bench(*run)[1].rstrip().endswith(f"{key}.json")  # here it is done as well
+
+
+@pytest.mark.slow
+def test_following_runs_of_which_one_fails_ends_with_an_error(start, bench, tiny, tmp_path):
+    path, words = tiny('method = ["patient", "nan_scores"]')
+    (tmp_path / "gate").touch()
+    where = [*words, "--out", tmp_path / "out"]
+    code, out, err = finish(start("sweep", path, "--cluster", "local", "--wait", *where))
+    assert code == 1
+    assert err.splitlines()[-1] == "bench: error: 1 of 2 runs are not done: 1 done, 1 failed"
+    (failed,) = [one for one in records(tmp_path / "out").values() if one["status"] != "ok"]
+    assert re.search(rf"^failed: {failed['id']} .*not finite", out, re.M)
+    code, out, err = bench("sweep", path, "--cluster", "local", *where)
+    assert (code, out) == (0, "2 runs: 0 submitted now; before: 1 done, 1 failed\n")
+    assert "--retry failed" in err
+    code, out, err = bench("sweep", path, "--cluster", "local", "--retry", "failed", "--dry-run", *where)
+    assert err == "1 of 2 runs would be submitted\n"
+    assert failed["id"] in out
+
+
+@pytest.mark.slow
+def test_a_job_in_this_process_for_debugging(start, tiny, tmp_path):
+    _, words = tiny("")
+    (tmp_path / "gate").touch()
+    run = ["-a", "two_layers", "-d", "tiny", "--recipe", "synthetic", "--epochs", 2, "--finetune-epochs", 1]
+    run += [*words, "--cluster", "debug", "--out"]
+    good = start("run", "-m", "patient", *run, tmp_path / "good")
+    bad = start("run", "-m", "nan_scores", *run, tmp_path / "bad")
+    code, out, err = finish(good)
+    assert code == 0, err
+    (done,) = records(tmp_path / "good").values()
+    assert (done["status"], done["job"]["cluster"]) == ("ok", "debug")
+    code, out, err = finish(bad)
+    assert code == 1
+    assert "(Pdb)" in out  # it ends at once: nobody is there to ask
+    assert "not finite" in err.splitlines()[-1]
+    (failed,) = records(tmp_path / "bad").values()
+    assert (failed["status"], failed["job"]["cluster"]) == ("failed", "debug")

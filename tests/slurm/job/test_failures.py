@@ -1,0 +1,179 @@
+"""Failures in a job: each leaves its record, costs the other runs nothing, and a full disk is none."""
+
+from dataclasses import replace
+
+import image_folders
+import pytest
+from job_tools import PLUGINS, batch_of, found, legs
+from submitit.core.utils import JobPaths
+
+from bench import checkpoint, pipeline, record
+from bench.data import resolve
+from bench.errors import RunFailed, SetupError
+from bench.run import execute
+from slurm import job as jobs
+from slurm.batch import Task
+from slurm.job import Job
+from slurm.journal import Journal
+
+
+def test_a_method_that_fails_leaves_its_record_and_the_other_runs_are_carried_out(make_run, tmp_path, capsys):
+    specs = [make_run("nan_scores")[0], make_run("l1_norm")[0], make_run("raises")[0], make_run("random")[0]]
+    batch = batch_of(tmp_path, *specs)
+    Job(batch.file, 0)()
+    assert [found(tmp_path, spec)["status"] for spec in specs] == ["failed", "ok", "failed", "ok"]
+    assert [legs(tmp_path, spec)[-1].ended for spec in specs] == ["failed", "done", "failed", "done"]
+    assert found(tmp_path, specs[0])["job"]["id"] == "77"
+    assert found(tmp_path, specs[0])["error"]["traceback"]
+    err = capsys.readouterr().err
+    assert f"bench: error: {specs[0].id}: " in err
+    assert "not finite" in err
+    Job(batch.file, 0)()  # a failed run is not tried again by itself
+    assert len(legs(tmp_path, specs[0])) == 1
+
+
+def test_a_run_whose_data_are_not_there_leaves_a_failed_record(make_run, tmp_path):
+    missing, fine = make_run(arch="resnet20", dataset="mnist")[0], make_run()[0]
+    Job(batch_of(tmp_path, missing, fine).file, 0)()
+    failed = found(tmp_path, missing)
+    assert (failed["status"], failed["error"]["type"]) == ("failed", "SetupError")
+    assert "--download" in failed["error"]["message"]
+    assert failed["job"]["id"] == "77"
+    assert legs(tmp_path, missing)[0].ended == "failed"
+    assert found(tmp_path, fine)["status"] == "ok"
+
+
+def test_a_run_of_damaged_images_leaves_a_failed_record(make_run, tmp_path):
+    """Though what is behind it is an OSError, as that of a full disk is."""
+    place = image_folders.write_folder(tmp_path / "data" / "pets", train=20)
+    (place / "train" / "cat" / "003.png").write_bytes(b"no image")
+    name, folder = resolve(f"folder:{place}", place)
+    spec = make_run(arch="resnet20", dataset=name)[0]
+    batch = batch_of(tmp_path, spec)
+    batch = replace(batch, options=batch.options | {"data_dir": str(folder)})
+    batch.write()
+    Job(batch.file, 0)()
+    assert "003.png" in found(tmp_path, spec)["error"]["message"]
+    assert found(tmp_path, spec)["status"] == "failed"
+
+
+def test_a_budget_that_cannot_be_met_leaves_a_failed_record(make_run, tmp_path):
+    spec, _ = make_run(keep=0.0001)
+    Job(batch_of(tmp_path, spec).file, 0)()
+    assert "cannot be met" in found(tmp_path, spec)["error"]["message"]
+
+
+def test_a_method_that_is_gone_leaves_a_failed_record(make_run, tmp_path):
+    gone, fine = make_run("nan_scores")[0], make_run()[0]
+    from bench.registry import METHODS
+
+    METHODS._plugins.pop("nan_scores")
+    batch = batch_of(tmp_path, Task(gone), fine, plugins=(str(PLUGINS / "small.py"),))
+    Job(batch.file, 0)()
+    assert "unknown method 'nan_scores'" in found(tmp_path, gone)["error"]["message"]
+    assert found(tmp_path, fine)["status"] == "ok"
+
+
+def test_a_base_that_fails_is_told_by_every_run_that_needs_it(make_run, tmp_path):
+    specs = [make_run(m, "mlp_40_40", "tiny8", train__lr=1e9)[0] for m in ("l1_norm", "random")]
+    fine, _ = make_run()
+    base = Task(specs[0], base=True)
+    Job(batch_of(tmp_path, base, *specs, fine).file, 0)()
+    assert legs(tmp_path, base.key)[0].ended == "failed"
+    assert [found(tmp_path, spec)["status"] for spec in specs] == ["diverged"] * 2
+    assert found(tmp_path, fine)["status"] == "ok"
+
+
+def test_a_damaged_record_costs_the_other_runs_nothing(make_run, tmp_path):
+    damaged, fine = make_run("l1_norm")[0], make_run("random")[0]
+    path = record.path_of(tmp_path, damaged)
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    Job(batch_of(tmp_path, damaged, fine).file, 0)()
+    assert found(tmp_path, fine)["status"] == "ok"
+
+
+def test_a_full_disk_is_no_failure_and_the_run_goes_on_later(make_run, tmp_path, monkeypatch):
+    spec, other = make_run("ddrop")[0], make_run("random")[0]
+    whole = execute(*make_run("ddrop", out=tmp_path / "whole"))
+    batch = batch_of(tmp_path / "out", spec, other)
+    writes = iter([True])
+    save = pipeline.save_tensors
+
+    def full_once(*given):
+        if next(writes, False):
+            raise OSError(28, "No space left on device")
+        return save(*given)
+
+    monkeypatch.setattr(pipeline, "save_tensors", full_once)
+    Job(batch.file, 0)()
+    assert found(batch.out, spec)["status"] == "interrupted"
+    assert legs(batch.out, spec)[0].ended == "disk full"
+    assert found(batch.out, other)["status"] == "ok"
+    Job(batch.file, 0)()
+    assert record.timeless(found(batch.out, spec)) == record.timeless(whole)
+    assert found(batch.out, spec)["clock"]["resumes"] == 1
+
+
+def test_while_the_disk_is_full_no_run_is_begun(make_run, tmp_path, monkeypatch, capsys):
+    spec, _ = make_run()
+    batch = batch_of(tmp_path, spec)
+    asked = []
+
+    def no_room(folder, free_bytes):
+        asked.append(folder)
+        if len(asked) < 4:
+            assert legs(tmp_path, spec) == []
+            raise SetupError("no room: make room")
+
+    monkeypatch.setattr(checkpoint, "require_writable", no_room)
+    monkeypatch.setattr(jobs, "ROOM_PAUSE_S", 0.01)
+    Job(batch.file, 0)()
+    assert len(asked) == 4
+    assert found(tmp_path, spec)["status"] == "ok"
+    assert capsys.readouterr().err.count("waiting for room: no room") == 1
+
+
+def test_a_disk_that_stays_full_is_waited_for_only_so_long(make_run, tmp_path, monkeypatch):
+    spec, _ = make_run()
+    batch = batch_of(tmp_path, spec)
+    asked = []
+
+    def no_room(folder, free_bytes):
+        asked.append(folder)
+        raise SetupError("no room: make room")
+
+    monkeypatch.setattr(checkpoint, "require_writable", no_room)
+    monkeypatch.setattr(jobs, "ROOM_PAUSE_S", 0.001)
+    Job(batch.file, 0)()  # the run itself finds what it needs
+    assert len(asked) == jobs.ROOM_TRIES
+    assert found(tmp_path, spec)["status"] == "ok"
+
+
+def test_a_journal_that_takes_nothing_costs_no_run(make_run, tmp_path, monkeypatch):
+    spec, _ = make_run()
+
+    def full(*given, **facts):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "add", full)
+    Job(batch_of(tmp_path, spec).file, 0)()
+    assert found(tmp_path, spec)["status"] == "ok"
+
+
+def test_what_a_kill_left_of_submitits_own_files_is_removed(make_run, tmp_path):
+    """It would end every later leg with an error."""
+    batch = batch_of(tmp_path, make_run()[0])
+    left = JobPaths(batch.folder, "77", 0).result_pickle.with_suffix(".pkl.save_tmp")
+    left.write_text("")
+    Job(batch.file, 0)()
+    assert not left.exists()
+
+
+def test_a_debugged_job_raises_what_went_wrong(make_run, tmp_path, monkeypatch):
+    monkeypatch.delenv("SUBMITIT_EXECUTOR")
+    monkeypatch.setenv("SUBMITIT_DEBUG_JOB_ID", "DEBUG_1")
+    spec, _ = make_run("nan_scores")
+    with pytest.raises(RunFailed, match="not finite"):
+        Job(batch_of(tmp_path, spec, cluster="debug").file, 0)()
+    assert found(tmp_path, spec)["status"] == "failed"

@@ -1,0 +1,82 @@
+"""Jobs in processes of their own, with the same runs."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from job_tools import PLUGINS, ROOT, batch_of, found, legs
+from waiting import until
+
+from bench import record
+from bench.run import execute
+from slurm.batch import base_key
+
+START = "import sys; from pathlib import Path; from slurm.job import Job; Job(Path(sys.argv[1]), int(sys.argv[2]))()"
+
+
+@pytest.fixture
+def workers(make_run, tmp_path, monkeypatch):
+    """Starts jobs as processes, whose runs wait in their second epoch for the gate to be opened."""
+    from bench.registry import add_plugin
+
+    monkeypatch.setenv("GATE", str(tmp_path / "gate"))
+    add_plugin(str(PLUGINS / "patient.py"))
+    started = {}
+
+    def start(batch, *ids):
+        for element, job in enumerate(ids):
+            env = os.environ | {"SUBMITIT_LOCAL_JOB_ID": job, "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, "-c", START, str(batch.file), str(element)]
+            log = (tmp_path / f"{job}.log").open("w")
+            started[job] = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+            log.close()
+        return started
+
+    def batch(out, *specs, elements):
+        plugins = tuple(str(PLUGINS / f"{name}.py") for name in ("small", "patient"))
+        return batch_of(out, *specs, elements=elements, plugins=plugins)
+
+    start.batch, start.open = batch, (tmp_path / "gate").touch
+    yield start
+    for process in started.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_two_jobs_with_the_same_runs_carry_out_each_once(make_run, tmp_path, workers):
+    specs = [make_run("patient", train__epochs=2, seed=seed)[0] for seed in range(3)]
+    batch = workers.batch(tmp_path / "out", *specs, elements=2)
+    started = workers(batch, "501", "502")
+    until(lambda: sum(len(legs(batch.out, spec)) for spec in specs) == 2)  # both are at work
+    workers.open()
+    assert [process.wait(60) for process in started.values()] == [0, 0]
+    assert [len(legs(batch.out, spec)) for spec in specs] == [1, 1, 1]
+    assert {legs(batch.out, spec)[0].job for spec in specs} == {"501", "502"}
+    for spec in specs:
+        assert found(batch.out, spec)["status"] == "ok"
+        assert found(batch.out, spec)["job"]["legs"] == 1
+    assert legs(batch.out, base_key(specs[0])) == []
+
+
+@pytest.mark.slow
+def test_what_a_killed_job_was_at_is_taken_over_by_the_one_that_waits(make_run, tmp_path, workers):
+    spec, options = make_run("patient", train__epochs=3)
+    batch = workers.batch(tmp_path / "out", spec, elements=2)
+    started = workers(batch, "501", "502")
+    until(lambda: all((batch.folder / f"{job}.lock").exists() for job in started))  # both are there
+    until(lambda: legs(batch.out, spec) and len(legs(batch.out, spec)[0].epochs) == 4)  # base, first epoch
+    holder = legs(batch.out, spec)[0].job
+    started[holder].kill()
+    assert started[holder].wait() == -signal.SIGKILL
+    workers.open()
+    (other,) = set(started) - {holder}
+    assert started[other].wait(60) == 0
+    done = found(batch.out, spec)
+    assert done["job"].items() >= {"id": other, "legs": 2, "kills": 1}.items()
+    assert done["clock"]["resumes"] == 1
+    whole = execute(spec, replace(options, out=tmp_path / "whole"))
+    assert record.timeless(done) == record.timeless(whole)

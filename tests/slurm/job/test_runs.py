@@ -1,0 +1,137 @@
+"""What a job carries out: the runs of its element, once, to the records that the run command leaves."""
+
+import signal
+from dataclasses import replace
+
+import pytest
+from job_tools import batch_of, found, has_record, legs, stop_at
+
+from bench import environment, record
+from bench.errors import RunFailed
+from bench.run import execute
+from bench.training import Training
+from slurm.batch import Task
+from slurm.clusters import RUNNING, Local
+from slurm.job import Job, differences
+
+
+def test_a_job_leaves_the_record_that_the_run_command_leaves(make_run, tmp_path):
+    spec, options = make_run("ddrop", out=tmp_path / "inline")
+    whole = execute(spec, options)
+    batch = batch_of(tmp_path / "job", spec)
+    Job(batch.file, 0)()
+    done = found(batch.out, spec)
+    assert record.timeless(done) == record.timeless(whole)
+    facts = {"cluster": "local", "id": "77", "legs": 1, "differs": []}
+    facts |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
+    assert done["job"].items() >= facts.items()
+    (leg,) = legs(batch.out, spec)
+    assert (leg.batch, leg.job, leg.ended) == (batch.token, "77", "done")
+    assert [point[1:] for point in leg.epochs] == [(1, 3), (2, 3), (2, 3), (3, 3)]  # base, own, prune, fine-tuning
+
+
+def test_a_job_that_is_started_again_finds_nothing_to_do(make_run, tmp_path):
+    spec, _ = make_run()
+    batch = batch_of(tmp_path, spec)
+    Job(batch.file, 0)()
+    path = record.path_of(tmp_path, spec)
+    before = path.stat().st_mtime_ns
+    Job(batch.file, 0)()
+    assert path.stat().st_mtime_ns == before
+    assert len(legs(tmp_path, spec)) == 1
+
+
+def test_only_the_runs_of_its_own_element_are_a_jobs(make_run, tmp_path):
+    one, two = (make_run(seed=seed)[0] for seed in (0, 1))
+    batch = batch_of(tmp_path, one, two)
+    batch = replace(batch, elements=((one.id,), (two.id,)))
+    batch.write()
+    Job(batch.file, 1)()
+    assert not has_record(tmp_path, one)
+    assert has_record(tmp_path, two)
+
+
+def test_a_base_is_trained_once_for_all_runs(make_run, tmp_path):
+    specs = [make_run(method)[0] for method in ("l1_norm", "random")]
+    base = Task(specs[0], base=True)
+    batch = batch_of(tmp_path, base, *specs)
+    Job(batch.file, 0)()
+    (leg,) = legs(tmp_path, base.key)
+    (weights,) = (tmp_path / "bases").glob("*.safetensors")
+    assert (leg.ended, leg.facts) == ("done", {"base": weights.stem})
+    for spec in specs:
+        assert found(tmp_path, spec)["training"]["base"]["id"] == weights.stem
+        assert legs(tmp_path, spec)[0].epochs[-1][1:] == (1, 1)  # the fine-tuning only
+    Job(batch.file, 0)()
+    assert len(legs(tmp_path, base.key)) == 1
+
+
+def test_signals_are_as_before_when_a_job_is_over(make_run, tmp_path):
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    Job(batch_of(tmp_path, make_run()[0]).file, 0)()
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_job_is_alive_while_it_works_and_not_after(make_run, tmp_path, monkeypatch):
+    batch = replace(batch_of(tmp_path, make_run()[0]), jobs=("77",))
+    seen = []
+    save = Training._save
+    monkeypatch.setattr(Training, "_save", lambda *given: (seen.append(Local().live([batch])), save(*given))[1])
+    Job(batch.file, 0)()
+    assert seen
+    assert all(state == {"77": (RUNNING, "")} for state in seen)
+    assert Local().live([batch]) == {}
+
+
+def test_a_failed_run_that_is_to_be_tried_again(make_run, tmp_path):
+    spec, options = make_run("nan_scores")
+    with pytest.raises(RunFailed):
+        execute(spec, options)
+    old = found(tmp_path, spec)["record_sha256"]
+    batch = batch_of(tmp_path, Task(spec, replaces=old))
+    Job(batch.file, 0)()
+    new = found(tmp_path, spec)
+    assert new["record_sha256"] != old
+    assert new["job"]["id"] == "77"
+    Job(batch.file, 0)()
+    assert found(tmp_path, spec) == new
+    assert len(list(tmp_path.rglob("superseded/*.json"))) == 1
+
+
+def test_a_finished_run_that_is_to_be_carried_out_again(make_run, tmp_path, monkeypatch, requeued):
+    """Also when it takes two legs."""
+    spec, options = make_run("ddrop")
+    old = execute(spec, options)
+    batch = batch_of(tmp_path, Task(spec, replaces=old["record_sha256"]))
+    with monkeypatch.context() as patch:
+        stop_at(patch, signal.SIGUSR2, 1)
+        Job(batch.file, 0)()
+    assert found(tmp_path, spec) == old
+    Job(batch.file, 0)()
+    new = found(tmp_path, spec)
+    assert new["job"]["preemptions"] == 1
+    assert record.timeless(new) == record.timeless(old)
+    (aside,) = tmp_path.rglob("superseded/*.json")
+    assert record.load(aside) == old
+
+
+def test_what_is_not_as_it_was_at_submission_is_told_and_recorded(make_run, tmp_path, capsys):
+    spec, _ = make_run()
+    batch = batch_of(
+        tmp_path,
+        Task(spec, method_sha256="0" * 64),
+        code=environment.code() | {"commit": "abc"},
+        packages=environment.packages() | {"numpy": "0.1"},
+    )
+    Job(batch.file, 0)()
+    told = found(tmp_path, spec)["job"]["differs"]
+    assert [text.partition(":")[0] for text in told] == ["commit", "method", "numpy"]
+    assert any("was 0.1, is " in text for text in told)
+    err = capsys.readouterr().err
+    assert all(text in err for text in told)
+
+
+def test_differences():
+    assert differences({"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3, "d": 4}) == ["b: was 2, is 3", "d: was None, is 4"]
+    assert differences({}, {}) == []

@@ -1,0 +1,210 @@
+"""Signals, kills and other jobs: whatever ends a job, its runs go on where they were, to the same record."""
+
+import os
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock
+from job_tools import batch_of, found, has_record, legs, stop_at
+from waiting import until
+
+from bench import record
+from bench.run import execute
+from slurm import job as jobs
+from slurm.batch import Task, journal_of
+from slurm.job import Job
+
+
+@pytest.mark.parametrize("save", [1, 2, 3, 4, 5, 6])
+def test_a_run_preempted_after_any_checkpoint_goes_on_to_the_same_record(
+    make_run, tmp_path, monkeypatch, requeued, save, capsys
+):
+    spec, options = make_run("ddrop", train__epochs=2, out=tmp_path / "whole")
+    whole = execute(spec, options)
+    batch = batch_of(tmp_path / "out", spec, minutes=600)
+    with monkeypatch.context() as patch:
+        stop_at(patch, signal.SIGUSR2, save)
+        Job(batch.file, 0)()
+    assert requeued == ["77"]
+    assert not has_record(batch.out, spec)
+    (leg,) = legs(batch.out, spec)
+    assert leg.ended == "preempted"
+    assert len(leg.epochs) == save
+    assert "preempted: queued again" in capsys.readouterr().err
+    Job(batch.file, 0)()
+    done = found(batch.out, spec)
+    assert record.timeless(done) == record.timeless(whole)
+    assert done["job"].items() >= {"legs": 2, "preemptions": 1, "timeouts": 0, "kills": 0}.items()
+    assert len(legs(batch.out, spec)[1].epochs) == 6 - save  # nothing that was saved is done again
+    assert requeued == ["77"]
+
+
+def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypatch, requeued):
+    spec, options = make_run("ddrop", train__epochs=2, out=tmp_path / "whole")
+    whole = execute(spec, options)
+    batch = batch_of(tmp_path / "out", spec)
+    stop_at(monkeypatch, signal.SIGUSR2, 1, 2, 3, 4, 5, 6)
+    for _ in range(6):
+        Job(batch.file, 0)()
+        assert not has_record(batch.out, spec)
+    Job(batch.file, 0)()
+    done = found(batch.out, spec)
+    assert record.timeless(done) == record.timeless(whole)
+    assert done["job"].items() >= {"legs": 7, "preemptions": 6}.items()
+    assert len(requeued) == 6
+
+
+def test_a_base_of_its_own_that_is_preempted_goes_on(make_run, tmp_path, monkeypatch, requeued):
+    spec, _ = make_run(train__epochs=3)
+    base = Task(spec, base=True)
+    batch = batch_of(tmp_path, base)
+    with monkeypatch.context() as patch:
+        stop_at(patch, signal.SIGUSR2, 2)
+        Job(batch.file, 0)()
+    assert requeued == ["77"]
+    assert not base.finished(tmp_path)
+    Job(batch.file, 0)()
+    assert base.finished(tmp_path)
+    assert [len(leg.epochs) for leg in legs(tmp_path, base.key)] == [2, 1]
+
+
+def test_the_warning_before_the_time_limit_is_told_from_a_preemption(make_run, tmp_path, monkeypatch, requeued):
+    spec, _ = make_run("ddrop")
+    batch = batch_of(tmp_path, spec, minutes=2, signal_delay_s=40)  # SLURM may send it a minute early
+    stop_at(monkeypatch, signal.SIGUSR2, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "time", SimpleNamespace(time=late_by(30), sleep=time.sleep))
+        Job(batch.file, 0)()
+    assert legs(tmp_path, spec)[0].ended == "timed out"
+    Job(batch.file, 0)()
+    assert found(tmp_path, spec)["job"].items() >= {"legs": 2, "timeouts": 1, "preemptions": 0}.items()
+
+
+def late_by(seconds):
+    """A clock that is right when a job begins, and so much ahead from then on."""
+    calls = iter([time.time])
+    return lambda: next(calls, lambda: time.time() + seconds)()
+
+
+def test_a_job_of_this_machine_that_is_to_go_on_says_so_by_its_exit_code(make_run, tmp_path, monkeypatch):
+    """As submitit wants it."""
+    from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
+    stop_at(monkeypatch, signal.SIGUSR2, 1)
+    with pytest.raises(SystemExit) as stop:
+        Job(batch_of(tmp_path, make_run()[0]).file, 0)()
+    assert stop.value.code == LOCAL_REQUEUE_RETURN_CODE
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
+
+
+def test_a_terminated_run_leaves_an_interrupted_record_and_goes_on_with_the_next_job(make_run, tmp_path, monkeypatch):
+    specs = [make_run("ddrop", train__epochs=2)[0], make_run("random", train__epochs=2)[0]]
+    whole = execute(*make_run("ddrop", train__epochs=2, out=tmp_path / "whole"))
+    batch = batch_of(tmp_path / "out", *specs)
+    with monkeypatch.context() as patch:
+        stop_at(patch, signal.SIGTERM, 3)
+        with pytest.raises(SystemExit) as stop:
+            Job(batch.file, 0)()
+    assert stop.value.code == 130
+    stopped = found(batch.out, specs[0])
+    assert (stopped["status"], stopped["job"]["id"]) == ("interrupted", "77")
+    assert legs(batch.out, specs[0])[0].ended == "terminated"
+    assert legs(batch.out, specs[1]) == []
+    Job(batch.file, 0)()
+    done = found(batch.out, specs[0])
+    assert record.timeless(done) == record.timeless(whole)
+    assert done["job"].items() >= {"legs": 2, "terminations": 1, "preemptions": 0}.items()
+    assert found(batch.out, specs[1])["status"] == "ok"
+
+
+def test_a_killed_run_goes_on_and_the_record_says_so(make_run, tmp_path, monkeypatch, requeued):
+    spec, _ = make_run("ddrop", train__epochs=2)
+    whole = execute(*make_run("ddrop", train__epochs=2, out=tmp_path / "whole"))
+    batch = batch_of(tmp_path / "out", spec)
+    with monkeypatch.context() as patch:
+        stop_at(patch, signal.SIGUSR2, 3)
+        Job(batch.file, 0)()
+    file = journal_of(batch.out, spec.id).file
+    lines = [line for line in file.read_text().splitlines() if '"end"' not in line]
+    file.write_text("\n".join(lines) + '\n{"event": "ep')  # as a kill leaves it
+    Job(batch.file, 0)()
+    done = found(batch.out, spec)
+    assert record.timeless(done) == record.timeless(whole)
+    assert done["job"].items() >= {"legs": 2, "kills": 1, "preemptions": 0}.items()
+
+
+@pytest.fixture
+def at_work(tmp_path):
+    """Somebody else is at a run from now on, until the function is called that comes back."""
+    threads = []
+
+    def hold(spec, meanwhile=lambda: None):
+        file = journal_of(tmp_path, spec.id).file
+        file.parent.mkdir(parents=True)
+        held, done = threading.Event(), threading.Event()
+
+        def work():
+            with FileLock(file.with_suffix(".lock")):
+                held.set()
+                meanwhile()
+                done.wait(60)
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        assert held.wait(30)
+        return done.set
+
+    yield hold
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_job_that_waits_for_anothers_run_hears_signals_too(make_run, tmp_path, requeued, at_work, signum):
+    spec, _ = make_run()
+    batch = batch_of(tmp_path, spec)
+    before = signal.getsignal(signum)
+
+    def send():
+        until(lambda: signal.getsignal(signum) != before)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signum)
+
+    let_go = at_work(spec, send)
+    try:
+        if signum == signal.SIGUSR2:
+            Job(batch.file, 0)()
+            assert requeued == ["77"]
+        else:
+            with pytest.raises(SystemExit) as stop:
+                Job(batch.file, 0)()
+            assert stop.value.code == 130
+    finally:
+        let_go()
+    assert not has_record(tmp_path, spec)
+    assert legs(tmp_path, spec) == []
+
+
+def test_what_another_does_is_waited_for_after_all_else_and_not_done_again(make_run, tmp_path, at_work, monkeypatch):
+    others, mine = make_run("l1_norm")[0], make_run("random")[0]
+    batch = batch_of(tmp_path, others, mine)
+    seen = []
+
+    def finish():
+        until(lambda: has_record(tmp_path, mine))
+        seen.append(has_record(tmp_path, others))
+        path = record.path_of(tmp_path, others)
+        path.parent.mkdir(parents=True)
+        identity = {"id": others.id, "spec": others.as_dict(), "spec_sha256": others.sha256}
+        path.write_text(record.to_text(record.seal(found(tmp_path, mine) | identity)))
+
+    at_work(others, finish)()
+    Job(batch.file, 0)()
+    assert seen == [False]
+    assert found(tmp_path, others)["id"] == others.id
+    assert legs(tmp_path, others) == []
+    assert legs(tmp_path, mine)[0].ended == "done"
