@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -37,11 +38,20 @@ def find(folder: Path) -> Iterator[Path]:
     if folder.is_file():
         yield folder
         return
-    yield from sorted(
-        f
-        for f in folder.rglob("*.json")
-        if "-s" in f.stem and not f.name.startswith(".") and f.parent.name not in ("superseded", "bases")
-    )
+    yield from (folder / name for name in names(folder))
+
+
+def names(folder: Path) -> list[str]:
+    """The same as paths relative to ``folder``, with ``/``; of very many files it takes a fraction of the time."""
+    root, found = str(folder), []
+    for parent, folders, files in os.walk(root):
+        if os.path.basename(parent) in ("superseded", "bases"):
+            continue
+        below = parent[len(root) :].replace(os.sep, "/").strip("/")
+        for file in (*files, *folders):
+            if file.endswith(".json") and "-s" in file and not file.startswith("."):
+                found.append(f"{below}/{file}" if below else file)
+    return sorted(found, key=lambda name: name.split("/"))
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def read_toml(file: Path, where: str) -> dict[str, Any]:
 
 def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """Build a (nested) dataclass from plain values; unknown and missing keys and wrong types are UsageErrors."""
-    hints, fields = _hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    hints, fields = _hints(cls), _fields(cls)
     made = {}
     for key, value in values.items():
         if key not in fields:
@@ -346,11 +346,20 @@ def method_names(text: str) -> list[str]:
     return names
 
 
-@functools.cache  # what decoding 100,000 records would do over and over
+# What stands in a class never changes; decoding 100,000 records would look it up over and over.
+
+
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
+@functools.cache
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(cls)}
+
+
+@functools.cache
 def _options(kind: Any) -> tuple[Any, ...]:
     """The alternatives of a type: members of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -397,6 +406,7 @@ def _dotted(cls: type) -> list[str]:
     return found
 
 
+@functools.cache
 def _nested(kind: Any) -> type | None:
     """The dataclass among the alternatives of a type, if there is one."""
     return next((o for o in _options(kind) if isinstance(o, type) and dataclasses.is_dataclass(o)), None)

@@ -9,6 +9,7 @@ already is used again.
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import record
+from bench.cli.board import FORMATS
 from bench.spec import Budget, Spec
 
 ROOT = Path(__file__).parent.parent
@@ -83,30 +85,24 @@ def generate(folder, count):
                     written += 1
 
 
-STEP = """
+MEASURED = """
 import resource, sys, time
 began = time.perf_counter()
-import leaderboard
-from leaderboard.board import build
-from leaderboard.tables import FORMATS, render
-frame = leaderboard.load(sys.argv[1])
-loaded = time.perf_counter()
-boards, problems = build(frame)
-built = time.perf_counter()
-sizes = {fmt: len(render(boards, fmt)) for fmt in FORMATS} if sys.argv[2] == "tables" else {}
-done = time.perf_counter()
-own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(f"  {len(frame):,} rows, {len(boards)} boards, {len(problems)} problems: load {loaded - began:.1f} s, "
-      f"boards {built - loaded:.1f} s, tables in {len(sizes)} formats {done - built:.1f} s; "
-      f"peak memory {own / 2**20:.2f} GB, of a reading process {children / 2**20:.2f} GB")
+from bench.cli import main
+code = main(sys.argv[1:])
+took = time.perf_counter() - began
+own, children = (resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(f"{took:.1f} s, peak memory {own:.2f} GB, of a reading process {children:.2f} GB", file=sys.stderr)
+raise SystemExit(code)
 """
 
 
-def step(what, folder, tables):
-    """Run in a process of its own, so that start and peak memory are those of a user."""
-    print(what, flush=True)
-    subprocess.run([sys.executable, "-c", STEP, str(folder), tables], check=True, cwd=ROOT)
+def command(what, *words):
+    """``bench WORDS`` in a process of its own, so that start and peak memory are those of a user."""
+    print(f"{what}: ", end="", flush=True)
+    code = [sys.executable, "-c", MEASURED, *map(str, words)]
+    done = subprocess.run(code, check=True, cwd=ROOT, capture_output=True, text=True)
+    print(f"{done.stderr.splitlines()[-1]}; {len(done.stdout) / 2**20:.1f} MB printed")
 
 
 def main():
@@ -116,22 +112,18 @@ def main():
         began = time.perf_counter()
         generate(folder, count)
         print(f"wrote {count:,} records in {time.perf_counter() - began:.0f} s under {folder}")
-    sample = next(record.find(folder))
-    print(f"a record is {sample.stat().st_size / 1024:.0f} KB")
-    (folder / ".board-cache.json").unlink(missing_ok=True)
-    step("first load", folder, "none")
-    print(f"the cache is {(folder / '.board-cache.json').stat().st_size / 2**20:.0f} MB")
-    step("from the cache", folder, "tables")
+    print(f"a record is {next(record.find(folder)).stat().st_size / 1024:.0f} KB, load {os.getloadavg()[0]:.1f}")
+    cache = folder / ".board-cache.json"
+    cache.unlink(missing_ok=True)
+    command("first, all files read, the tables of one network", "board", folder, "--arch", "net0")
+    print(f"the cache is {cache.stat().st_size / 2**20:.0f} MB")
+    command("from the cache, the tables of one network", "board", folder, "--arch", "net0")
+    for fmt in FORMATS:
+        command(f"from the cache, all tables, {fmt}", "board", folder, "--format", fmt)
     site = Path(tempfile.mkdtemp()) / "site"
-    began = time.perf_counter()
-    words = ["board", str(folder), "--arch", "net0", "--site", str(site)]
-    subprocess.run([sys.executable, "-m", "bench", *words], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    command("from the cache, the site of one network", "board", folder, "--arch", "net0", "--site", site)
     pages = sorted(site.rglob("*.html"), key=lambda page: -page.stat().st_size)
-    largest = pages[0].stat().st_size / 2**20
-    took = time.perf_counter() - began
-    print(
-        f"the site of one network: {len(pages)} pages in {took:.1f} s, the largest {largest:.2f} MB ({pages[0].name})"
-    )
+    print(f"{len(pages)} pages, the largest {pages[0].stat().st_size / 2**20:.2f} MB ({pages[0].name})")
 
 
 if __name__ == "__main__":

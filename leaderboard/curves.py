@@ -56,11 +56,10 @@ def area(points: Sequence[Point]) -> Mean | None:
     seeds = sorted(set.intersection(*(set(point.row.finished) for point in points)))
     if not seeds:
         return None
-    keeps = np.array([point.keep for point in points])[::-1]
-    values = []
-    for seed in seeds:
-        accuracy = np.array([_accuracy(point.row, seed) for point in points])[::-1]
-        values.append(float(np.trapezoid(accuracy, keeps) / (keeps[-1] - keeps[0])))
+    rising = points[::-1]
+    keeps = np.array([point.keep for point in rising])
+    accuracies = [[_accuracy(point.row, seed) for point in rising] for seed in seeds]
+    values = (np.trapezoid(accuracies, keeps) / (keeps[-1] - keeps[0])).tolist()
     return Mean(*interval(values, 100 * QUANTUM / points[0].row.test_images / np.sqrt(len(points))))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -19,6 +21,11 @@ SAME_COST = 0.05
 """Relative difference of training MACs up to which two rows cost the same."""
 TOLERANCE = 0.005
 """Share of the dense cost that a row may lie below its budget (RULES.md, 5.2)."""
+TIMINGS = tuple(
+    attrgetter(*(f"{size}_{what}" for what in ("batch", "dense_ms", "final_ms", "speedup", "low", "high")))
+    for size in ("small", "large")
+)
+"""What a record says of its latency at either batch size."""
 TRAINED = ("ok", "failed", "diverged")
 """How a run can have ended; an interrupted one is as good as missing."""
 
@@ -54,18 +61,16 @@ def make_row(records: Sequence[Record]) -> Row:
 def speeds(done: Sequence[Record]) -> tuple[Speed, ...]:
     """Latency at the smallest and at the largest batch, over seeds."""
     found = {}
-    for size in ("small", "large"):
-        timed = [r for r in done if getattr(r, f"{size}_speedup") is not None]
-        batch = most_common([getattr(r, f"{size}_batch") for r in timed])
-        timed = [r for r in timed if getattr(r, f"{size}_batch") == batch]
-        if not timed:
+    for timing in TIMINGS:
+        timed = [(*timing(r), r.busy) for r in done]
+        batch = most_common([batch for batch, *_ in timed])
+        if batch is None:
             continue
-        center, half = interval([math.log(getattr(r, f"{size}_speedup")) for r in timed])
-        ends = (getattr(timed[0], f"{size}_low"), getattr(timed[0], f"{size}_high"))
-        if half is not None:
-            ends = (_exp(center - half), _exp(center + half))
-        dense, final = (statistics.median(getattr(r, f"{size}_{end}_ms") for r in timed) for end in ("dense", "final"))
-        found[batch] = Speed(int(batch), dense, final, _exp(center), *ends, any(r.busy for r in timed))
+        _, dense, final, times, lows, highs, busy = zip(*(one for one in timed if one[0] == batch), strict=True)
+        center, half = interval([math.log(x) for x in times])
+        low, high = (lows[0], highs[0]) if half is None else (_exp(center - half), _exp(center + half))
+        dense_ms, final_ms = statistics.median(dense), statistics.median(final)
+        found[batch] = Speed(int(batch), dense_ms, final_ms, _exp(center), low, high, any(busy))
     return tuple(found.values())
 
 
@@ -129,6 +134,8 @@ def step_seconds(done: Sequence[Record]) -> float | None:
 
 def most_common(values: Sequence[Any]) -> Any:
     """The value that stands there most often, the smallest of several; None of nothing."""
+    if len(set(values)) == 1:  # nearly always
+        return values[0]
     counts = Counter(value for value in values if value is not None)
     return min(counts, key=lambda value: (-counts[value], value), default=None)
 
@@ -179,13 +186,14 @@ def _notes(records: Sequence[Record]) -> list[str]:
     return notes
 
 
+@functools.lru_cache(maxsize=1024)
 def _epochs_of(plan: str) -> int:
     return sum(phase["epochs"] for phase in orjson.loads(plan) if isinstance(phase, Mapping))
 
 
 def _mean(values: Any) -> float | None:
     known = list(values)
-    return statistics.fmean(known) if known else None
+    return math.fsum(known) / len(known) if known else None
 
 
 def _exp(x: float) -> float:

@@ -188,9 +188,10 @@ def groups(p: Array) -> list[str]:
     """
     rows = len(p)
     columns = [(1 << rows) - 1]
+    apart = np.asarray(p) < ALPHA
     for i in range(rows):
-        for j in range(i + 1, rows):
-            if p[i, j] >= ALPHA:
+        for j in np.flatnonzero(apart[i]).tolist():
+            if j < i:
                 continue
             both = 1 << i | 1 << j
             split = [c & ~(1 << k) for c in columns if c & both == both for k in (i, j)]

@@ -72,6 +72,8 @@ def render(boards: Sequence[Board], fmt: str) -> str:
 @functools.lru_cache(maxsize=65536)
 def clean(text: str) -> str:
     """One line without escape codes, control, format (direction of text) and unassigned characters."""
+    if text.isascii() and text.isprintable():  # nearly always
+        return " ".join(text.split())
     text = ANSI.sub("", text)
     return " ".join("".join(" " if c.isspace() else c for c in text if c.isspace() or _harmless(c)).split())
 

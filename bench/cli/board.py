@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +116,12 @@ def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     from leaderboard.board import build
     from leaderboard.tables import clean
 
-    frame = leaderboard.load(chosen.path, cache=not chosen.no_cache)
-    for key in ("arch", "dataset"):
-        if getattr(chosen, key):
-            frame = frame[frame[key] == getattr(chosen, key)]
-    boards, problems = build(frame)
+    with _no_collection():
+        frame = leaderboard.load(chosen.path, cache=not chosen.no_cache)
+        for key in ("arch", "dataset"):
+            if getattr(chosen, key):
+                frame = frame[frame[key] == getattr(chosen, key)]
+        boards, problems = build(frame)
     for problem in problems:
         print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)
     if chosen.keep:
@@ -127,6 +130,18 @@ def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     if not boards:
         raise UsageError(f"board {chosen.path}: no finished record of what was asked for")
     return boards, problems
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for garbage while millions of things are made that are all to stay."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _at(board: Board, keeps: Sequence[float]) -> Board:
