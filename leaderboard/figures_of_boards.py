@@ -21,7 +21,8 @@ AXES = {
 BESIDE = "axis == 'macs' || axis == 'params'"
 """For which costs the rows of one budget lie one upon the other, so that they are drawn side by side."""
 SPREAD = 96
-"""Pixels over which they are, the best one at its place; fewer in a plot that is narrower than usual."""
+"""Pixels over which they are, the best one at its place; half as many where all budgets are shown, so that none seems
+to keep much less than it does, and fewer in a plot that is narrower than usual."""
 ALL = "all budgets"
 FEW = 4
 """Curves of which all bands are drawn; of more, only those that are picked in the legend."""
@@ -69,7 +70,8 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
     y = {"field": "top1", "type": "quantitative", "scale": {"zero": False}, "title": "top-1, %"}
     href = {"href": {"field": "href"}} if run_link or row_link else {}
     hand = {"cursor": "pointer"} if href else {}
-    beside = {"xOffset": {"expr": f"{BESIDE} ? datum.beside * min(1, width / {WIDTH}) : 0"}}
+    narrow = f"min(1, width / {WIDTH}) / (budget == '{ALL}' ? 2 : 1)"
+    beside = {"xOffset": {"expr": f"{BESIDE} ? datum.beside * {narrow} : 0"}}
     identity = [tip("series", "method"), tip("budget")]
     numbers = [
         tip("macs", "MACs kept, %", ".2f"),
@@ -78,7 +80,18 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         tip("large", "ms, largest batch", ".3f"),
         tip("cost", "training cost, dense = 1", ".2f"),
     ]
+    shares = [
+        {"axis": table.kind, "budget": table.title, "share": short(100 * table.keep)}
+        for table in board.tables
+        if table.keep is not None and any(table is t for t, _ in rows)
+    ]
     layers: list[Spec] = [
+        {
+            "data": {"values": shares},
+            "transform": [{"filter": "datum.axis == axis"}, *budget],
+            "mark": {"type": "rule", "strokeDash": [1, 3], "color": GREY},
+            "encoding": {"x": {**x, "field": "share"}},
+        },
         {
             "transform": front,
             "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.2, "opacity": 0.65, "color": GREY},
@@ -120,9 +133,10 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         },
     ]
     series = series_of(methods_of(board), {value["series"] for value in values})
-    layers[1]["encoding"] |= {"color": series["color"], "shape": series["shape"]}
-    layers[2]["encoding"] |= {"color": series["color"]}
-    layers[3]["encoding"] |= series
+    runs, intervals, points = layers[2:]
+    runs["encoding"] |= {"color": series["color"], "shape": series["shape"]}
+    intervals["encoding"] |= {"color": series["color"]}
+    points["encoding"] |= series
     return figure(
         "Accuracy against cost: one small point a run, one large point a row with its 95 % interval; "
         "the grey line joins the rows that no cheaper row beats.",

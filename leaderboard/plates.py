@@ -39,7 +39,8 @@ def of_board(
                 "Accuracy against cost",
                 "Large points: means over seeds with 95 % intervals; each opens its method. Small points: single runs; "
                 "each opens its record. Grey: controls. Grey line: rows that no cheaper row beats. Dashed: dense. "
-                "On the axes of MACs and parameters the rows of a budget stand side by side, the best at its place. "
+                "On the axes of MACs and parameters the rows of a budget stand side by side, the best at its place, "
+                "the others left of it; the dotted line is the budget. "
                 "A click on a name in the legend shows it alone.",
                 figures_of_boards.costs(board, run_link, row_link),
             )
