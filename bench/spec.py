@@ -346,10 +346,7 @@ def method_names(text: str) -> list[str]:
     return names
 
 
-# What stands in a class never changes; decoding 100,000 records would look it up over and over.
-
-
-@functools.cache
+@functools.cache  # this and the next three: what decoding 100,000 records would look up over and over
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 

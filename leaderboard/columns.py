@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def exact(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class Style:
+class Style(ABC):
     """How a cell is made of fields, and read back; ``keys`` names them, and the first has to be there."""
 
     keys: tuple[str, ...]
@@ -181,11 +182,13 @@ class Style:
         """The fields of a cell; ValueError where it is not of this style."""
         return dict(zip(self.keys, self._read(cell) if cell else [None] * len(self.keys)))
 
+    @abstractmethod
     def _write(self, *values: Any) -> str:
-        raise NotImplementedError
+        """The cell of fields of which the first is there."""
 
+    @abstractmethod
     def _read(self, cell: str) -> Sequence[Cell]:
-        raise NotImplementedError
+        """The fields of a cell that is not empty; ValueError where it is not of this style."""
 
 
 class Words(Style):
@@ -232,7 +235,8 @@ class Interval(Style):
 class Result(Interval):
     """The same; where a row has no mean, the third field: what happened to its runs."""
 
-    def write(self, values: Values) -> str:  # noqa: D102
+    def write(self, values: Values) -> str:
+        """The interval, or what happened."""
         mean, half, happened = self.keys
         return Interval((mean, half)).write(values) or str(values[happened] or NONE_FINISHED)
 

@@ -188,20 +188,16 @@ def groups(p: Array) -> list[str]:
     """
     rows = len(p)
     columns = [(1 << rows) - 1]
-    apart = np.asarray(p) < ALPHA
-    for i in range(rows):
-        for j in np.flatnonzero(apart[i]).tolist():
-            if j < i:
-                continue
-            both = 1 << i | 1 << j
-            split = [c & ~(1 << k) for c in columns if c & both == both for k in (i, j)]
-            kept = [c for c in columns if c & both != both]
-            for column in sorted(split, key=int.bit_count, reverse=True):
-                if not any(column & other == column for other in kept):
-                    kept.append(column)
-            columns = kept
-            if len(columns) > 20 * len(LETTERS):
-                return [""] * rows
+    for i, j in np.argwhere(np.triu(np.asarray(p) < ALPHA, 1)).tolist():
+        both = 1 << i | 1 << j
+        split = [c & ~(1 << k) for c in columns if c & both == both for k in (i, j)]
+        kept = [c for c in columns if c & both != both]
+        for column in sorted(split, key=int.bit_count, reverse=True):
+            if not any(column & other == column for other in kept):
+                kept.append(column)
+        columns = kept
+        if len(columns) > 20 * len(LETTERS):
+            return [""] * rows
     columns.sort(key=lambda column: [not column >> k & 1 for k in range(rows)])
     if len(columns) > len(LETTERS):
         return [""] * rows

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from bench import record
-from bench.cli.run import runtime_names, whole
+from bench.cli.run import add_machine, whole
 from bench.cli.show import find_one
 from bench.errors import UsageError
 
@@ -27,15 +27,7 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=measure)
     p.add_argument("runs", nargs="+", metavar="ID|FILE", help="records' files, or (the start of) their ids under --out")
     p.add_argument("--batch", type=_batches, metavar="N[,...]", help="batch sizes (1 and the recipe's latency_batch)")
-    p.add_argument(
-        "--runtimes",
-        type=runtime_names,
-        default=("eager",),
-        metavar="NAME[,...]",
-        help="what latency is measured in: eager (default), onnxruntime",
-    )
-    p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--threads", type=whole, metavar="N", help="CPU threads (all cores)")
+    add_machine(p)
     p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where artifacts are (results)")
     p.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="file that defines what a record names"

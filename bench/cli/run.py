@@ -215,18 +215,23 @@ def add_places(parser: argparse.ArgumentParser) -> Any:
     )
     group.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
     group.add_argument("--download", action="store_true", help="fetch data set and weights if not there")
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
-    group.add_argument(
+    add_machine(group)
+    group.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    return group
+
+
+def add_machine(parser: Any) -> None:
+    """Add what a network is timed on and in."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
+    parser.add_argument(
         "--runtimes",
-        type=runtime_names,
+        type=lambda text: tuple(dict.fromkeys(part.strip() for part in text.split(","))),
         default=("eager",),
         metavar="NAME[,...]",
         help="what latency is measured in: eager (default), onnxruntime",
     )
-    group.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    group.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    return group
 
 
 def options_of(chosen: argparse.Namespace) -> Options:
@@ -235,11 +240,6 @@ def options_of(chosen: argparse.Namespace) -> Options:
 
     names = [field.name for field in dataclasses.fields(Options)]
     return Options(**{name: getattr(chosen, name) for name in names if hasattr(chosen, name)})
-
-
-def runtime_names(text: str) -> tuple[str, ...]:
-    """``eager,onnxruntime`` as names, for argparse."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
 def _number(text: str) -> float:

@@ -6,7 +6,7 @@ from records import SPEC, changed, cost, ended, finished
 
 from bench import record
 from bench.errors import RunFailed
-from bench.record import RecordError, check_form, find, intact, load, path_of, seal, timeless, to_text, write
+from bench.record import RecordError, check_form, find, intact, load, names, path_of, seal, timeless, to_text, write
 from bench.spec import digest
 
 BUDGET = {"keep_macs": None, "keep_params": None, "ranking": None, "min_keep": 1, "widths": None}
@@ -260,7 +260,15 @@ def test_find_lists_records_and_nothing_else(ok, tmp_path, path):
     write(other, ok)
     (path.parent / ".hidden-s0.json").write_text("{}")
     (tmp_path / "notes.json").write_text("{}")
-    assert list(find(tmp_path)) == sorted([path, other])
+    for place in ("superseded", "bases"):
+        (path.parent / place).mkdir()
+        (path.parent / place / path.name).write_text("{}")
+    beside, above = path.parent.with_name(f"{path.parent.name}-b") / path.name, tmp_path / path.name
+    for file in (beside, above):
+        write(file, ok)
+    listed = sorted([path, other, beside, above])
+    assert list(find(tmp_path)) == listed
+    assert names(tmp_path) == [file.relative_to(tmp_path).as_posix() for file in listed]
     assert list(find(path)) == [path]
     assert list(find(tmp_path / "nowhere")) == []
 

@@ -29,7 +29,10 @@ def asked(found):
     return make(chosen, int(chosen.seeds))
 
 
-def specified(method="l1_norm", budget=Budget(keep_macs=0.5), recipe="digits", settings=None, **more):  # noqa: B008
+HALF = Budget(keep_macs=0.5)
+
+
+def specified(method="l1_norm", budget=HALF, recipe="digits", settings=None, **more):
     return make_spec(method, "resnet20", "digits", load_recipe(recipe, settings or {}), budget, **more)
 
 

@@ -106,6 +106,13 @@ def test_rows_of_a_budget_rise_to_the_best_one_at_its_place():
     assert all(v["beside"] == beside[v["series"]] for v in values(spec))
 
 
+@pytest.mark.parametrize(("axis", "lines_there"), [("macs", 1), ("params", 0), ("cost", 0)])
+def test_a_budget_is_a_dotted_line_on_the_axis_of_what_it_is_a_share_of(axis, lines_there):
+    spec = figures_of_boards.costs(large(3))
+    spec["params"][0]["value"] = axis
+    assert figures.svg(spec).count('stroke-dasharray="1,3"') == lines_there
+
+
 def test_only_costs_that_were_measured_can_be_chosen(board):
     plain = large(2)
     bare = tuple(replace(row, speeds=(), cost=None) for row in plain.tables[0].rows)

@@ -3,11 +3,11 @@
 import json
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cluster_in_memory import Cluster
 from command_tools import DIGITS, write
 from records import finished
 
@@ -19,50 +19,15 @@ from bench.pipeline import Options
 from bench.run import leave_failure
 from slurm import launch, states
 from slurm.batch import batches, journal_of
-from slurm.clusters import RUNNING, WAITING
-
-
-class Fake:
-    """A cluster: takes everything, unless it is to refuse."""
-
-    def __init__(self):
-        self.alive, self.ended, self.after, self.refuses, self.silent = {}, {}, [], None, False
-
-    def max_array_size(self):
-        return 1001
-
-    def submit(self, batch, profile, after):
-        if self.refuses:
-            raise SetupError(self.refuses)
-        number, count = 100 + len(self.after), len(batch.elements)
-        ids = (str(number),) if count == 1 else tuple(f"{number}_{k}" for k in range(count))
-        self.alive |= dict.fromkeys(ids, (WAITING, "Resources"))
-        self.after.append(after)
-        return replace(batch, jobs=ids)
-
-    def live(self, batches):
-        if self.silent:
-            raise SetupError("SLURM does not answer")
-        return {job: self.alive[job] for batch in batches for job in batch.jobs if job in self.alive}
-
-    def ends(self, jobs):
-        return {job: self.ended[job] for job in jobs if job in self.ended}
-
-    def cancel(self, batches, jobs):
-        for job in jobs:
-            self.ended[job] = "CANCELLED by 0"
-            del self.alive[job]
-
-    def withdraw(self, batch):
-        pass
+from slurm.clusters import RUNNING
 
 
 @pytest.fixture
 def slurm(monkeypatch):
-    fake = Fake()
+    fake = Cluster(99)
     for module in (launch, states):
         monkeypatch.setattr(module, "cluster_of", lambda name: fake)
-    monkeypatch.setattr(launch, "Slurm", Fake)
+    monkeypatch.setattr(launch, "Slurm", Cluster)
     monkeypatch.setattr(cluster, "POLL_S", 0.01)
     return fake
 
@@ -93,7 +58,7 @@ def test_what_is_told_of_a_submission(sweep, slurm, tmp_path):
         f"submitted 5 runs as job 101 (some-{tokens[1]}, an array of 5)",
         "5 runs: 5 submitted now",
     ]
-    assert slurm.after == [[], ["100"]]
+    assert [after for _, after in slurm.submitted] == [[], ["100"]]
     assert sweep()[1] == "5 runs: 0 submitted now; before: 5 waiting\n"
 
 
@@ -122,7 +87,7 @@ def test_the_command_to_follow_with_means_the_same_runs(sweep, bench, words):
 
 
 def test_a_refusal_is_one_line(sweep, slurm):
-    slurm.refuses = "sbatch refused: Invalid account or account/partition combination specified"
+    slurm.refuse_at, slurm.refusal = 0, "sbatch refused: Invalid account or account/partition combination specified"
     code, out, err = sweep()
     assert (code, out) == (3, "")
     assert err.startswith("bench: error: sbatch refused: Invalid account")

@@ -1,0 +1,53 @@
+"""A cluster in the place of SLURM."""
+
+from dataclasses import replace
+
+from bench.errors import SetupError
+from slurm.batch import Batch
+from slurm.clusters import WAITING
+
+
+class Cluster:
+    """Remembers what it is told, refuses and is silent when it should; its jobs have the numbers after ``first``."""
+
+    def __init__(self, first):
+        self.number, self.largest = first, 1001
+        self.alive, self.ended = {}, {}
+        self.submitted, self.withdrawn, self.cancelled = [], [], []
+        self.refuse_at, self.silent = None, False
+        self.refusal = "sbatch refused: Invalid qos"
+        self.meanwhile = lambda batch: None
+
+    def max_array_size(self):
+        return self.largest
+
+    def submit(self, batch, profile, after):
+        found = Batch.load(batch.file)  # as a job that starts at once does
+        assert (found.tasks, found.elements, found.jobs) == (batch.tasks, batch.elements, ())
+        self.meanwhile(batch)
+        if self.refuse_at == len(self.submitted):
+            raise SetupError(self.refusal)
+        self.number += 1
+        count = len(batch.elements)
+        ids = (str(self.number),) if count == 1 else tuple(f"{self.number}_{k}" for k in range(count))
+        self.alive |= dict.fromkeys(ids, (WAITING, "Resources"))
+        accepted = replace(batch, jobs=ids)
+        self.submitted.append((accepted, list(after)))
+        return accepted
+
+    def live(self, batches):
+        if self.silent:
+            raise SetupError("SLURM does not answer")
+        return {job: self.alive[job] for batch in batches for job in batch.jobs if job in self.alive}
+
+    def ends(self, jobs):
+        return {job: self.ended[job] for job in jobs if job in self.ended}
+
+    def cancel(self, batches, jobs):
+        self.cancelled += jobs
+        for job in jobs:
+            self.ended[job] = "CANCELLED by 0"
+            self.alive.pop(job, None)
+
+    def withdraw(self, batch):
+        self.withdrawn.append(batch.token)
