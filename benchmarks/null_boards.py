@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from leaderboard.board import build
-from leaderboard.frame import COLUMNS
+from leaderboard.extract import COLUMNS
 
 SEEDS = 5
 SHARED = 0.3
@@ -39,7 +39,7 @@ def frame(boards, methods, sigma, images, lead, rng):
         **{"code_changed": False, "busy": False, "at_once": 1},
     }
     made = pd.DataFrame(values, columns=list(COLUMNS))
-    made.attrs["problems"] = ()
+    made.attrs |= {"problems": (), "root": ""}
     return made
 
 

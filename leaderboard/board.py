@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter, defaultdict, namedtuple
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from leaderboard import curves
-from leaderboard.frame import Problem
+from leaderboard.extract import COLUMNS, Record, as_record
+from leaderboard.frame import Found, Problem, of_frame
 from leaderboard.model import (
     ALPHA,
     CONTROLS,
     CONTROLS_OF,
+    KEY,
     LEAST_RANKED,
     REFERENCES,
     Board,
@@ -25,15 +25,14 @@ from leaderboard.model import (
     Row,
     Table,
 )
-from leaderboard.rows import TRAINED, Record, make_row, most_common, shares, step_seconds, why_unranked
+from leaderboard.rows import TRAINED, make_row, most_common, shares, step_seconds, why_unranked
 from leaderboard.statistics import Array, family, groups, pairwise, ranks, seeds_needed
 
-KEY = (
-    *("dataset", "arch", "recipe_sha256", "coupling", "precision", "rules", "schema", "counter"),
-    *("device", "device_type", "threads", "arch_sha256", "train_sha256", "test_sha256"),
-)
-"""What records of one board have in common (RULES.md, 1); with the device, so that no table mixes latencies."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 _KEY = attrgetter(*KEY)
+DATASET, ARCH = map(COLUMNS.index, KEY[:2])
 ORDER = ("macs", "params", "native", "like")
 
 
@@ -42,45 +41,59 @@ def build(frame: pd.DataFrame) -> tuple[list[Board], list[Problem]]:
 
     Also returns the problems: files left out, runs that are there twice, failed runs that belong to no board.
     """
-    problems = list(frame.attrs["problems"])
+    return boards_of(of_frame(frame))
+
+
+def boards_of(found: Found) -> tuple[list[Board], list[Problem]]:
+    """The same of what :func:`leaderboard.frame.find` found."""
+    boards, problems = [], set(found.problems)
+    for rows in by_network(found.rows):
+        made, told = of_network(rows)
+        boards += made
+        problems |= set(told)
+    return boards, sorted(problems, key=lambda p: (p.file, p.message))
+
+
+def at(boards: Iterable[Board], keeps: Sequence[float] = ()) -> list[Board]:
+    """The boards that have tables, at these budgets only where any are given."""
+    if keeps:
+        boards = (
+            dataclasses.replace(board, tables=tuple(table for table in board.tables if table.keep in keeps))
+            for board in boards
+        )
+    return [board for board in boards if board.tables]
+
+
+def by_network(rows: Iterable[Sequence[Any]]) -> list[list[Sequence[Any]]]:
+    """The rows of each network and data set, which no other's boards depend on, in the order of the boards."""
+    parts: dict[tuple[Any, ...], list[Sequence[Any]]] = defaultdict(list)
+    for row in rows:
+        parts[row[DATASET], row[ARCH]].append(row)
+    return [parts[name] for name in sorted(parts)]
+
+
+def of_network(rows: Sequence[Sequence[Any]]) -> tuple[list[Board], list[Problem]]:
+    """All boards of one network on one data set, and the problems of its runs."""
     parts: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    loose = []
-    for r in _records(frame):
+    loose: list[Record] = []
+    problems: list[Problem] = []
+    for r in map(as_record, rows):
         if r.status == "ok":
             parts[_KEY(r)].append(r)
         else:
             loose.append(r)
     _add_unfinished(parts, loose, problems)
     ordered = sorted(parts, key=lambda key: tuple(map(str, key)))
-    alike: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
-    for key in ordered:
-        alike[key[:2]].append(key)
-    boards = [_board(key, _once(parts[key], problems), alike[key[:2]]) for key in ordered]
-    return boards, sorted(set(problems), key=lambda p: (p.file, p.message))
-
-
-def _records(frame: pd.DataFrame) -> Iterator[Record]:
-    """The frame's rows as named tuples, None where they have no value; a column at a time is fastest."""
-    columns = []
-    for name in frame:
-        values, absent = frame[name].tolist(), frame[name].isna()
-        columns.append(
-            [None if no else value for value, no in zip(values, absent, strict=True)] if absent.any() else values
-        )
-    make: Any = namedtuple("Record", frame.columns)  # type: ignore[misc]  # mypy wants to read the fields
-    return map(make._make, zip(*columns, strict=True))
+    return [_board(key, _once(parts[key], problems), ordered) for key in ordered], problems
 
 
 def _add_unfinished(
     parts: Mapping[tuple[Any, ...], list[Record]], loose: Iterable[Record], problems: list[Problem]
 ) -> None:
     """Runs that did not finish go where they would have belonged, as far as they came to tell."""
-    index: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
-    for key in parts:
-        index[key[:2]].append(key)
     for r in loose:
         mine = _KEY(r)
-        homes = [key for key in index[mine[:2]] if all(m is None or m == k for m, k in zip(mine, key, strict=True))]
+        homes = [key for key in parts if all(m is None or m == k for m, k in zip(mine, key, strict=True))]
         for key in homes:
             parts[key].append(r)
         if not homes:
@@ -125,7 +138,7 @@ def _board(key: tuple[Any, ...], records: Sequence[Record], alike: Sequence[tupl
     tables = tuple(_table(kind, keep, free, budgets[kind, keep]) for kind, keep in order)
     matched = sum(table.keep is not None for table in tables)
     notes = ("one budget only: one point is no comparison (RULES.md, 5.3)",) if matched == 1 else ()
-    return Board(names, tuple(differs), tables, curves.of_tables(tables), notes)
+    return Board(names, tuple(differs), tables, notes)
 
 
 def _table(kind: Any, keep: float | None, free: Sequence[list[Record]], own: Sequence[list[Record]]) -> Table:

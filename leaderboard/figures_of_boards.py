@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from leaderboard.channels import GREY, WIDTH, Spec, band, figure, picked, series_of, short, tip
+from leaderboard.curves import of_tables
 from leaderboard.model import Board, Row, Run, Table
 from leaderboard.tables import clean
 
@@ -157,7 +158,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
 
 def curves(board: Board, kind: str = "macs", row_link: Callable[[Row], str] | None = None) -> Spec:
     """Accuracy over the share kept, one line a row's name, with 95 % intervals as bands."""
-    chosen = [curve for curve in board.curves if curve.kind == kind]
+    chosen = [curve for curve in of_tables(board.tables) if curve.kind == kind]
     values: list[Spec] = []
     for curve in chosen:
         for point in curve.points:

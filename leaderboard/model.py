@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 CONTROLS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long")
 """Compulsory controls (RULES.md, 9), by name."""
@@ -15,6 +15,13 @@ REFERENCES = ("dense", "random", "uniform_thin")
 LEAST_SHOWN, LEAST_RANKED = 3, 5
 """Seeds that a row needs for an interval that is worth reading, and for a rank (RULES.md, 8.2)."""
 ALPHA = 0.05
+KEY = (
+    *("dataset", "arch", "recipe_sha256", "coupling", "precision", "rules", "schema", "counter"),
+    *("device", "device_type", "threads", "arch_sha256", "train_sha256", "test_sha256"),
+)
+"""What records of one board have in common (RULES.md, 1); with the device, so that no table mixes latencies."""
+KEY_SHOWN = (*KEY, "recipe")
+"""What a board says of itself: the same, and how the recipe is called."""
 
 Track = Literal["matched", "native", "like", "dense"]
 
@@ -71,8 +78,7 @@ class Speed:
     busy: bool
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One record as a row holds it.
 
     Attributes:
@@ -97,7 +103,7 @@ class Run:
     params: int | None
     times: tuple[float | None, float | None]
     ms: tuple[float | None, float | None] = (None, None)
-    training_macs: float | None = None
+    training_macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -270,7 +276,6 @@ class Board:
     key: dict[str, str]
     differs: tuple[str, ...]
     tables: tuple[Table, ...]
-    curves: tuple[Curve, ...]
     notes: tuple[str, ...] = ()
 
     @property

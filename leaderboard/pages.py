@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard.columns import unfinished
+from leaderboard.curves import of_tables
 from leaderboard.model import Board, Curve, Row, Table
 from leaderboard.summary import busy_note
 from leaderboard.tables import footnotes
@@ -98,7 +99,7 @@ def _section(table: Table) -> Section:
 
 def overall(board: Board) -> list[Curve]:
     """Curves for the table over all budgets, the largest area first; empty where none has more than one budget."""
-    known = [curve for curve in board.curves if curve.area is not None and len(curve.points) > 1]
+    known = [curve for curve in of_tables(board.tables) if curve.area is not None and len(curve.points) > 1]
     return sorted(known, key=lambda curve: (curve.kind, -curve.area.mean if curve.area else 0.0, curve.name))
 
 

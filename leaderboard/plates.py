@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.errors import SetupError
 from leaderboard import figures, figures_of_boards, views
 from leaderboard.channels import Spec
+from leaderboard.curves import of_tables
 from leaderboard.model import Board, Row, Run
 from leaderboard.naming import board_names
 
@@ -46,7 +47,7 @@ def of_board(
             )
         )
     for kind, of in (("macs", "MACs"), ("params", "parameters")):
-        if any(curve.kind == kind and len(curve.points) > 1 for curve in board.curves):
+        if any(curve.kind == kind and len(curve.points) > 1 for curve in of_tables(board.tables)):
             plates.append(
                 Plate(
                     f"curves-{kind}",

@@ -8,15 +8,16 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from leaderboard.model import LEAST_RANKED, LEAST_SHOWN, Mean, Row, Run, Speed
 from leaderboard.statistics import QUANTUM, interval
 
-Record = Any
-"""One row of the frame, as a named tuple; None where it has no value."""
+if TYPE_CHECKING:
+    from leaderboard.extract import Record
+
 SAME_COST = 0.05
 """Relative difference of training MACs up to which two rows cost the same."""
 TOLERANCE = 0.005
@@ -153,7 +154,7 @@ def _run(r: Record) -> Run:
         params=int(r.final_params) if done else None,
         times=(r.small_speedup, r.large_speedup),
         ms=(r.small_final_ms, r.large_final_ms),
-        training_macs=r.training_macs if done else None,
+        training_macs=int(r.training_macs) if done else None,
     )
 
 

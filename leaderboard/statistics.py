@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import digamma, nctdtr, polygamma, stdtr, stdtrit
+from scipy.special import digamma, nctdtr, ndtri, polygamma, stdtr, stdtrit
 
 from leaderboard.model import ALPHA
 
@@ -215,14 +215,19 @@ def seeds_needed(difference: ArrayLike, deviation: ArrayLike, alpha: float = ALP
     Returns:
         From 2 to 1,000; NaN where more are needed.
     """
-    effect = np.abs(np.asarray(difference, dtype=float)) / np.asarray(deviation, dtype=float)
-    low, high = np.full(effect.shape, 1.0), np.full(effect.shape, float(MOST_SEEDS))
+    ratio = np.abs(np.asarray(difference, dtype=float)) / np.asarray(deviation, dtype=float)
+    effect = np.atleast_1d(ratio)
+    with np.errstate(divide="ignore"):
+        normal = ((ndtri(1 - alpha / 2) + ndtri(POWER)) / effect) ** 2  # with a known deviation, so never too many
+    low = np.clip(np.floor(normal), 1, MOST_SEEDS)
+    high = np.clip(np.ceil(normal + ndtri(1 - alpha / 2) ** 2 / 2 + 1), 2, MOST_SEEDS)  # nearly always enough
+    high = np.where(_power(effect, high, alpha) >= POWER, high, MOST_SEEDS)
     reachable = _power(effect, high, alpha) >= POWER
-    while np.any(high - low > 1):
-        middle = np.where(high - low > 1, (low + high) // 2, high)
-        enough = _power(effect, middle, alpha) >= POWER
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.where(reachable, high, np.nan)
+    while len(left := np.flatnonzero(reachable & (high - low > 1))):
+        middle = (low[left] + high[left]) // 2
+        enough = _power(effect[left], middle, alpha) >= POWER
+        low[left], high[left] = np.where(enough, low[left], middle), np.where(enough, middle, high[left])
+    return np.where(reachable, high, np.nan).reshape(ratio.shape)
 
 
 def _power(effect: Array, n: Array, alpha: float) -> Array:

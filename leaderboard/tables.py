@@ -7,7 +7,6 @@ has a meaning in it.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
 import io
 import json
@@ -29,7 +28,8 @@ from leaderboard.columns import (
     columns,
     exact,
 )
-from leaderboard.model import Board, Curve, Row, Table
+from leaderboard.curves import of_tables
+from leaderboard.model import KEY_SHOWN, Board, Curve, Row, Table
 
 CSV, JSON = "csv", "json"
 ENDINGS = {".txt": TEXT, ".md": MARKDOWN, ".csv": CSV, ".json": JSON, ".tex": LATEX}
@@ -52,21 +52,45 @@ NOT_RANKED, NO_CONTROLS = "not ranked: ", "compulsory controls missing with thes
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 MARKDOWN_MARKS = re.compile(r"[\\`*\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.")
+_encode = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False).encode
 HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def render(boards: Sequence[Board], fmt: str) -> str:
-    """All tables of the boards in one of ``FORMATS``; ends with a new line."""
-    if fmt not in FORMATS:
-        raise unknown("format", fmt, FORMATS)
-    writers: dict[str, Callable[[Sequence[Board]], str]] = {
+    """All tables of the boards in one of ``FORMATS``."""
+    return whole([piece for board in boards for piece in pieces(board, fmt)], fmt)
+
+
+def pieces(board: Board, fmt: str) -> list[str]:
+    """What the text says of one board, in pieces that :func:`whole` puts together with those of the others."""
+    writers: dict[str, Callable[[Board], list[str]]] = {
         TEXT: _text,
         MARKDOWN: _markdown,
         CSV: _csv,
         JSON: _json,
         LATEX: _latex,
     }
-    return writers[fmt](boards)
+    return writers[fmt](board)
+
+
+def whole(parts: Sequence[str], fmt: str) -> str:
+    """The text in one of ``FORMATS``, from the pieces of all boards in their order; ends with a new line."""
+    if fmt not in FORMATS:
+        raise unknown("format", fmt, FORMATS)
+    if fmt == CSV:
+        headers = ["table", *(f"board_{name}" for name in KEY_SHOWN), "budget_kind", "budget_keep", *FIELDS]
+        rows = [f"{number},{row}\n" for number, part in enumerate(parts, 1) for row in part.split("\n")[:-1]]
+        return "".join([",".join(headers), "\n", *rows])
+    if fmt == JSON:
+        boards = "\n".join(["[", ",\n".join(parts), "]"]) if parts else "[]"
+        return f'{{\n"boards": {boards},\n"kind": {json.dumps(KIND)},\n"schema": 1\n}}\n'
+    head = ["% needs the package booktabs"] if fmt == LATEX else []
+    legends = {
+        TEXT: LEGEND,
+        MARKDOWN: [f"* {markdown(line)}" for line in LEGEND],
+        LATEX: ["", *(f"% {line}" for line in LEGEND)],
+    }
+    return "\n".join([*head, *parts, *legends[fmt], ""])
 
 
 @functools.lru_cache(maxsize=65536)
@@ -144,26 +168,20 @@ def about_batches(table: Table) -> str:
     return "; ".join("speed-ups at batch " + " and ".join(map(str, sizes)) for sizes in both)
 
 
-def _text(boards: Sequence[Board]) -> str:
+def _text(board: Board) -> list[str]:
     shown = columns(TEXT)
     headers = [column.header for column in shown] + [NOTES_HEADER]
     sides = ["right" if column.right else "left" for column in shown] + ["left"]
-    lines: list[str] = []
-    for board in boards:
-        lines += [f"== {clean(board.title)}", *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items())]
-        lines += [f"   note: {clean(note)}" for note in board.notes]
-        for table in board.tables:
-            # A cell is never empty: so the columns can be told apart whatever width a terminal gives a character.
-            rows = [[clean(cell) or "-" for cell in row] for row in cells(table, TEXT)]
-            lines += [
-                "",
-                f"-- {table.title}",
-                *(f"   {part}" for part in (about_dense(table), about_batches(table)) if part),
-            ]
-            lines += _simple([headers, *rows], sides) if rows else []
-            lines += [f"   [{n}] {note}" for n, note in enumerate(footnotes(table)[0], 1)]
-        lines += [""]
-    return "\n".join([*lines, *LEGEND, ""])
+    lines = [f"== {clean(board.title)}", *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items())]
+    lines += [f"   note: {clean(note)}" for note in board.notes]
+    for table in board.tables:
+        # A cell is never empty: so the columns can be told apart whatever width a terminal gives a character.
+        rows = [[clean(cell) or "-" for cell in row] for row in cells(table, TEXT)]
+        lines += ["", f"-- {table.title}"]
+        lines += [f"   {part}" for part in (about_dense(table), about_batches(table)) if part]
+        lines += _simple([headers, *rows], sides) if rows else []
+        lines += [f"   [{n}] {note}" for n, note in enumerate(footnotes(table)[0], 1)]
+    return [*lines, ""]
 
 
 def _simple(rows: list[list[str]], sides: list[str]) -> list[str]:
@@ -172,71 +190,64 @@ def _simple(rows: list[list[str]], sides: list[str]) -> list[str]:
     return [line.rstrip() for line in (header, rule, *body)]
 
 
-def _markdown(boards: Sequence[Board]) -> str:
+def _markdown(board: Board) -> list[str]:
     shown = columns(MARKDOWN)
     headers = [column.header for column in shown] + [NOTES_HEADER]
     rule = ["--:" if column.right else ":--" for column in shown] + [":--"]
-    lines: list[str] = []
-    for board in boards:
-        lines += [f"## {markdown(board.title)}", ""]
-        lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items()]
-        lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
-        for table in board.tables:
-            lines += [f"### {table.title}", ""]
-            lines += [f"{part}\n" for part in (about_dense(table), about_batches(table)) if part]
-            body = [[markdown(cell) for cell in row] for row in cells(table, MARKDOWN)]
-            lines += [f"| {' | '.join(row)} |" for row in [headers, rule, *body]]
-            lines += ["", *(f"{n}. {markdown(note)}" for n, note in enumerate(footnotes(table)[0], 1)), ""]
-    return "\n".join([*lines, *(f"* {markdown(line)}" for line in LEGEND), ""])
+    lines = [f"## {markdown(board.title)}", ""]
+    lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items()]
+    lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
+    for table in board.tables:
+        lines += [f"### {table.title}", ""]
+        lines += [f"{part}\n" for part in (about_dense(table), about_batches(table)) if part]
+        body = [[markdown(cell) for cell in row] for row in cells(table, MARKDOWN)]
+        lines += [f"| {' | '.join(row)} |" for row in [headers, rule, *body]]
+        lines += ["", *(f"{n}. {markdown(note)}" for n, note in enumerate(footnotes(table)[0], 1)), ""]
+    return lines
 
 
-def _latex(boards: Sequence[Board]) -> str:
+def _latex(board: Board) -> list[str]:
     shown = [column for column in columns(LATEX) if not column.audit]
     headers = [column.header for column in shown] + [NOTES_HEADER]
     sides = ["right" if column.right else "left" for column in shown] + ["left"]
     places = [place for place, column in enumerate(columns(LATEX)) if not column.audit] + [len(columns(LATEX))]
-    lines = ["% needs the package booktabs"]
-    for board in boards:
-        key = {clean(k): clean(v) for k, v in board.key.items()}
-        lines += [f"% {KIND} {json.dumps(key)}", rf"\paragraph{{{latex(board.title)}.}}"]
-        lines += ["; ".join(f"{latex(k)}: {latex(v)}" for k, v in key.items()) + "."]
-        lines += [f"{latex(note)}\n" for note in board.notes]
-        for table in board.tables:
-            body = cells(table, LATEX)
-            facts = {name: getattr(table, name) for name in ("kind", "keep", "dense_macs", "dense_params")}
-            lines += ["", f"% {KIND}.table {json.dumps(facts)}"]
-            for row in body:
-                audit = {column.header: cell for column, cell in zip(columns(LATEX), row) if column.audit}
-                lines += [f"% {KIND}.row {json.dumps({key: clean(cell) for key, cell in audit.items()})}"]
-            lines += [
-                r"\begin{table}[ht]\centering\footnotesize",
-                rf"\caption{{{latex(f'{board.title}, {table.title}')}}}",
-            ]
-            visible = [[clean(row[place]) for place in places] for row in body]
-            if visible:
-                lines += [tabulate(visible, headers, "latex_booktabs", colalign=sides, disable_numparse=True)]
-            about = [part for part in (about_dense(table), about_batches(table)) if part]
-            lines += [rf"\par {latex(part)}" for part in about]
-            lines += [rf"\par {n}: {latex(note)}" for n, note in enumerate(footnotes(table)[0], 1)]
-            lines += [r"\end{table}"]
-    return "\n".join([*lines, "", *(f"% {line}" for line in LEGEND), ""])
+    key = {clean(k): clean(v) for k, v in board.key.items()}
+    lines = [f"% {KIND} {json.dumps(key)}", rf"\paragraph{{{latex(board.title)}.}}"]
+    lines += ["; ".join(f"{latex(k)}: {latex(v)}" for k, v in key.items()) + "."]
+    lines += [f"{latex(note)}\n" for note in board.notes]
+    for table in board.tables:
+        body = cells(table, LATEX)
+        facts = {name: getattr(table, name) for name in ("kind", "keep", "dense_macs", "dense_params")}
+        lines += ["", f"% {KIND}.table {json.dumps(facts)}"]
+        for row in body:
+            audit = {column.header: cell for column, cell in zip(columns(LATEX), row) if column.audit}
+            lines += [f"% {KIND}.row {json.dumps({key: clean(cell) for key, cell in audit.items()})}"]
+        lines += [
+            r"\begin{table}[ht]\centering\footnotesize",
+            rf"\caption{{{latex(f'{board.title}, {table.title}')}}}",
+        ]
+        visible = [[clean(row[place]) for place in places] for row in body]
+        if visible:
+            lines += [tabulate(visible, headers, "latex_booktabs", colalign=sides, disable_numparse=True)]
+        about = [part for part in (about_dense(table), about_batches(table)) if part]
+        lines += [rf"\par {latex(part)}" for part in about]
+        lines += [rf"\par {n}: {latex(note)}" for n, note in enumerate(footnotes(table)[0], 1)]
+        lines += [r"\end{table}"]
+    return lines
 
 
-def _csv(boards: Sequence[Board]) -> str:
-    names = list(dict.fromkeys(clean(name) for board in boards for name in board.key))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", *(f"board_{name}" for name in names), "budget_kind", "budget_keep", *FIELDS])
-    number = 0
-    for board in boards:
-        key = {clean(name): value for name, value in board.key.items()}
-        common = [spreadsheet(key.get(name, "")) for name in names]
-        for table in board.tables:
-            number += 1
-            for row in table.rows:
-                values = [table.kind, table.keep, *(field.get(row, table) for field in FIELDS.values())]
-                writer.writerow([number, *common, *map(_csv_cell, values)])
-    return out.getvalue()
+def _csv(board: Board) -> list[str]:
+    """The rows of each table, without its number; no cell has a line end."""
+    common = [spreadsheet(board.key.get(name, "")) for name in KEY_SHOWN]
+    found = []
+    for table in board.tables:
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        for row in table.rows:
+            values = [table.kind, table.keep, *(field.get(row, table) for field in FIELDS.values())]
+            writer.writerow([*common, *map(_csv_cell, values)])
+        found.append(out.getvalue())
+    return found
 
 
 def _csv_cell(value: Value) -> str | int | float:
@@ -247,15 +258,14 @@ def _csv_cell(value: Value) -> str | int | float:
     return value
 
 
-def _json(boards: Sequence[Board]) -> str:
-    document = {"kind": KIND, "schema": 1, "boards": [_board(board) for board in boards]}
-    return _lines(document, 6) + "\n"
+def _json(board: Board) -> list[str]:
+    return [_lines(_board(board), 4)]
 
 
 def _lines(value: Any, depth: int) -> str:
     """JSON with sorted keys, indented down to ``depth``: a row is one line. ValueError for NaN and infinity."""
     if depth == 0 or not value or not isinstance(value, dict | list):
-        return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        return _encode(value)
     if isinstance(value, list):
         opening, closing, parts = "[", "]", [_lines(part, depth - 1) for part in value]
     else:
@@ -280,13 +290,13 @@ def _board(board: Board) -> dict[str, Any]:
             }
             for table in board.tables
         ],
-        "curves": [_curve(curve) for curve in board.curves],
+        "curves": [_curve(curve) for curve in of_tables(board.tables)],
     }
 
 
 def _row(row: Row, table: Table) -> dict[str, Any]:
     values = {key: field.get(row, table) for key, field in FIELDS.items()}
-    runs = [_cleaned(vars(run)) for run in row.runs]
+    runs = [_cleaned(run._asdict()) for run in row.runs]
     return {**_cleaned(values), "runs": runs}
 
 
@@ -296,8 +306,8 @@ def _curve(curve: Curve) -> dict[str, Any]:
             "name": curve.name,
             "kind": curve.kind,
             "keep": [point.keep for point in curve.points],
-            "area": dataclasses.asdict(curve.area) if curve.area else None,
-            "reach": [dataclasses.asdict(reach) for reach in curve.reach],
+            "area": vars(curve.area) if curve.area else None,
+            "reach": [vars(reach) for reach in curve.reach],
             "front": {key: list(keeps) for key, keeps in curve.front.items()},
         }
     )

@@ -18,7 +18,7 @@ from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from leaderboard.compare import Comparison
-    from leaderboard.frame import Problem
+    from leaderboard.frame import Found, Problem
     from leaderboard.model import Board, Mean
 
 FORMATS = ("text", "markdown", "csv", "json", "latex")
@@ -52,9 +52,12 @@ def _add_choice(p: argparse.ArgumentParser) -> None:
 
 def board(chosen: argparse.Namespace) -> int:
     """Print the tables, or write the site or the figures; problems go to stderr."""
-    boards, problems = boards_of(chosen)
     if chosen.verified and not chosen.site:
         raise UsageError("board --verified: it goes with --site")
+    if not chosen.site and not chosen.figures:
+        print(_tables(chosen), end="")
+        return 0
+    boards, problems = boards_of(chosen)
     if chosen.site:
         from bench.cli.site import write
 
@@ -65,11 +68,17 @@ def board(chosen: argparse.Namespace) -> int:
 
         for path in write_all(boards, chosen.figures):
             print(path)
-    if not chosen.site and not chosen.figures:
-        from leaderboard.tables import render
-
-        print(render(boards, chosen.format), end="")
     return 0
+
+
+def _tables(chosen: argparse.Namespace) -> str:
+    from leaderboard.several import written
+    from leaderboard.tables import whole
+
+    with _no_collection():
+        parts, problems = written(_found(chosen), chosen.format, chosen.keep or (), not chosen.no_cache)
+    _tell(chosen, parts, problems)
+    return whole(parts, chosen.format)
 
 
 def compare(chosen: argparse.Namespace) -> int:
@@ -112,24 +121,35 @@ def compare(chosen: argparse.Namespace) -> int:
 
 def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     """The boards that the command asks for; problems are told on stderr. Raises UsageError where there is none."""
-    import leaderboard
-    from leaderboard.board import build
-    from leaderboard.tables import clean
+    from leaderboard import board
 
     with _no_collection():
-        frame = leaderboard.load(chosen.path, cache=not chosen.no_cache)
-        for key in ("arch", "dataset"):
-            if getattr(chosen, key):
-                frame = frame[frame[key] == getattr(chosen, key)]
-        boards, problems = build(frame)
+        boards, problems = board.boards_of(_found(chosen))
+    boards = board.at(boards, chosen.keep or ())
+    _tell(chosen, boards, problems)
+    return boards, problems
+
+
+def _found(chosen: argparse.Namespace) -> Found:
+    """What the folder holds of the network and data set that the command asks for."""
+    from leaderboard.extract import COLUMNS
+    from leaderboard.frame import find
+
+    found = find(chosen.path, cache=not chosen.no_cache)
+    for name in ("arch", "dataset"):
+        asked, place = getattr(chosen, name), COLUMNS.index(name)
+        if asked:
+            found = dataclasses.replace(found, rows=[row for row in found.rows if row[place] == asked])
+    return found
+
+
+def _tell(chosen: argparse.Namespace, made: Sequence[Any], problems: Sequence[Problem]) -> None:
+    from leaderboard.tables import clean
+
     for problem in problems:
         print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)
-    if chosen.keep:
-        boards = [_at(board, chosen.keep) for board in boards]
-    boards = [board for board in boards if board.tables]
-    if not boards:
+    if not made:
         raise UsageError(f"board {chosen.path}: no finished record of what was asked for")
-    return boards, problems
 
 
 @contextmanager
@@ -142,10 +162,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-def _at(board: Board, keeps: Sequence[float]) -> Board:
-    return dataclasses.replace(board, tables=tuple(table for table in board.tables if table.keep in keeps))
 
 
 def _as_json(c: Comparison) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from made_records import IMAGES, made, put, seeds
 
 import leaderboard
 from leaderboard.board import build
+from leaderboard.curves import of_tables
 
 KEEPS = (0.75, 0.5, 0.25)
 DENSE = seeds("dense", [0, 0, 0], keep=None)
@@ -13,7 +14,7 @@ DENSE = seeds("dense", [0, 0, 0], keep=None)
 
 def curves(folder, *records):
     (board,), _ = build(leaderboard.load(put(folder, *records), cache=False))
-    return {curve.name: curve for curve in board.curves}
+    return {curve.name: curve for curve in of_tables(board.tables)}
 
 
 def over(method, by_keep, **asked):
@@ -96,4 +97,4 @@ def test_the_front_holds_what_nothing_else_beats(tmp_path):
 
 def test_curves_of_macs_and_of_params_are_two(tmp_path):
     (board,), _ = build(leaderboard.load(put(tmp_path, made("random"), made("random", kind="params")), cache=False))
-    assert [(curve.name, curve.kind) for curve in board.curves] == [("random", "macs"), ("random", "params")]
+    assert [(curve.name, curve.kind) for curve in of_tables(board.tables)] == [("random", "macs"), ("random", "params")]

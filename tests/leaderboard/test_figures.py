@@ -203,7 +203,7 @@ def test_bars_of_a_ranking_span_what_cannot_be_told_apart():
 
 
 def test_figures_of_a_board_are_written_for_papers(board, tmp_path):
-    small = replace(board, tables=board.tables[:1], curves=())
+    small = replace(board, tables=board.tables[:1])
     paths = plates.write_all([small], tmp_path / "figures")
     assert [path.name for path in paths] == ["digits-net-costs.svg", "digits-net-costs.png"]
     assert "href" not in paths[0].read_text().replace("xlink:href", "")

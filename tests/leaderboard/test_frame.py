@@ -1,6 +1,5 @@
 """What is read of records, what is left out and how that is said, and that the cache is only a cache."""
 
-import json
 import math
 
 import pytest
@@ -9,7 +8,9 @@ from made_records import IMAGES, made, put, seeds
 import leaderboard
 from bench import record
 from bench.errors import UsageError
-from leaderboard import frame as reading
+from leaderboard import extract
+from leaderboard import frame as frames
+from leaderboard.extract import COLUMNS
 
 UNITS = ("_ms", "_macs", "_params", "_images", "_seconds", "_share", "_speedup")
 
@@ -22,7 +23,7 @@ def test_one_row_a_record(tmp_path):
     put(tmp_path, *seeds("l1_norm", [10, 11, 12]), made("dense", wrong=5, keep=None))
     frame = leaderboard.load(tmp_path)
     assert list(frame["method"]) == ["dense", "l1_norm", "l1_norm", "l1_norm"]
-    assert tuple(frame.columns) == reading.COLUMNS
+    assert tuple(frame.columns) == COLUMNS
     first = frame[frame["method"] == "l1_norm"].iloc[0]
     assert (first["final_wrong_images"], first["test_images"], first["seed"]) == (10, IMAGES, 0)
     assert (first["final_macs"], first["dense_macs"], first["keep_share"]) == (50_000, 100_000, 0.5)
@@ -33,8 +34,8 @@ def test_one_row_a_record(tmp_path):
 def test_quantities_have_units_in_their_names():
     plain = {"seed", "threads", "schema", "epochs", "small_batch", "large_batch", "at_once"}
     plain |= {f"{size}_{end}" for size in ("small", "large") for end in ("low", "high")}
-    assert reading.COLUMNS
-    numbers = [c for c in reading.COLUMNS if c.startswith(("dense_", "pruned_", "final_", "training_", "examples_"))]
+    assert COLUMNS
+    numbers = [c for c in COLUMNS if c.startswith(("dense_", "pruned_", "final_", "training_", "examples_"))]
     assert all(c.endswith(UNITS) or c in plain for c in numbers)
 
 
@@ -48,29 +49,7 @@ def test_a_single_file(tmp_path):
     put(tmp_path, made())
     (file,) = tmp_path.rglob("*.json")
     assert len(leaderboard.load(file)) == 1
-    assert not list(tmp_path.rglob(reading.CACHE))
-
-
-# --- both ways of reading say the same ----------------------------------------------------------------------------
-
-
-FORMS = {"as made": record.to_text, "in one line": json.dumps, "wide": lambda found: json.dumps(found, indent=4)}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_spaces_and_order_do_not_matter(tmp_path, form):
-    found = made(config={"strength": 1e-05, "big": 1e22, "note": 'a": 1e5, "b'}, method="l1l2")
-    path = tmp_path / f"{found['id']}.json"
-    path.write_text(FORMS[form](found))
-    assert reading._as_written(path) in (None, record.load(path))
-    assert reading.read(path) == reading.read(put(tmp_path / "plain", found) / "l1l2" / path.name)
-
-
-def test_the_quick_way_takes_what_the_suite_writes(tmp_path):
-    numbers = (1e-05, -1.5e-05, 9.99e-05, 1e-06, 2.5e-300, 0.0001, 0.5, 1e15, 1e16, 1.5e22, -2.0)
-    put(tmp_path, made(config={f"n{k}": number for k, number in enumerate(numbers)}, method="l1l2"))
-    (file,) = tmp_path.rglob("*.json")
-    assert reading._as_written(file) == record.load(file)
+    assert not list(tmp_path.rglob(frames.CACHE))
 
 
 # --- what is not believed ------------------------------------------------------------------------------------------
@@ -175,7 +154,7 @@ def test_the_cache_changes_nothing(tmp_path):
     put(tmp_path, *seeds("l1_norm", [1, 2, 3]), made("bad", status="failed"))
     (tmp_path / "broken-s0.json").write_text("{")
     fresh, cached = leaderboard.load(tmp_path), leaderboard.load(tmp_path)
-    assert (tmp_path / reading.CACHE).is_file()
+    assert (tmp_path / frames.CACHE).is_file()
     assert fresh.equals(cached)
     assert fresh.dtypes.equals(cached.dtypes)
     assert fresh.attrs == cached.attrs
@@ -185,14 +164,14 @@ def test_the_cache_changes_nothing(tmp_path):
 def test_the_cache_is_used(tmp_path, monkeypatch):
     put(tmp_path, *seeds("l1_norm", [1, 2]))
     leaderboard.load(tmp_path)
-    monkeypatch.setattr(reading, "read", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(extract, "read", lambda path: pytest.fail(f"{path} was read again"))
     assert len(leaderboard.load(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"edition": "another", "files": {}}', b"[]"])
 def test_a_damaged_or_foreign_cache_is_none(tmp_path, damage):
     put(tmp_path, made())
-    (tmp_path / reading.CACHE).write_bytes(damage)
+    (tmp_path / frames.CACHE).write_bytes(damage)
     assert len(leaderboard.load(tmp_path)) == 1
 
 
@@ -213,8 +192,8 @@ def test_a_cache_that_came_with_the_records_is_not_believed(tmp_path):
 
     put(tmp_path / "theirs", made(wrong=100))
     leaderboard.load(tmp_path / "theirs")
-    forged = (tmp_path / "theirs" / reading.CACHE).read_bytes().replace(b",100,", b",1,")
-    (tmp_path / "theirs" / reading.CACHE).write_bytes(forged)
+    forged = (tmp_path / "theirs" / frames.CACHE).read_bytes().replace(b",100,", b",1,")
+    (tmp_path / "theirs" / frames.CACHE).write_bytes(forged)
     shutil.copytree(tmp_path / "theirs", tmp_path / "ours")
     assert leaderboard.load(tmp_path / "ours")["final_wrong_images"].tolist() == [100]
 
@@ -222,7 +201,7 @@ def test_a_cache_that_came_with_the_records_is_not_believed(tmp_path):
 def test_many_files_are_read_in_several_processes_alike(tmp_path, monkeypatch):
     put(tmp_path, *seeds("l1_norm", [1, 2, 3, 4]))
     alone = leaderboard.load(tmp_path, cache=False)
-    monkeypatch.setattr(reading, "MANY", 2)
+    monkeypatch.setattr(frames, "MANY", 2)
     assert leaderboard.load(tmp_path, cache=False).equals(alone)
 
 
