@@ -186,7 +186,7 @@ def _latex(lines: Sequence[str]) -> Iterator[tuple[Sheet, Grid]]:
                 grid.rows.append((n, cells))
         elif grid and (note := re.fullmatch(r"\\par (\d+): (.*)", line)):
             grid.notes[note[1]] = _from_latex(note[2])
-        elif grid and line == r"\end{table}":
+        elif grid and line == r"\end{sidewaystable}":
             yield sheet, _with_audit(sheet, grid, audit)
             grid = None
 

@@ -51,6 +51,7 @@ NOT_RANKED, NO_CONTROLS = "not ranked: ", "compulsory controls missing with thes
 """How the footnotes begin that say why a row has no rank, and which controls it lacks."""
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+HASH = re.compile(r"\b[0-9a-f]{64}\b")
 MARKDOWN_MARKS = re.compile(r"[\\`*\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.")
 _encode = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False).encode
 HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -84,7 +85,7 @@ def whole(parts: Sequence[str], fmt: str) -> str:
     if fmt == JSON:
         boards = "\n".join(["[", ",\n".join(parts), "]"]) if parts else "[]"
         return f'{{\n"boards": {boards},\n"kind": {json.dumps(KIND)},\n"schema": 1\n}}\n'
-    head = ["% needs the package booktabs"] if fmt == LATEX else []
+    head = ["% needs the packages booktabs, graphicx and rotating"] if fmt == LATEX else []
     legends = {
         TEXT: LEGEND,
         MARKDOWN: [f"* {markdown(line)}" for line in LEGEND],
@@ -213,7 +214,8 @@ def _latex(board: Board) -> list[str]:
     places = [place for place, column in enumerate(columns(LATEX)) if not column.audit] + [len(columns(LATEX))]
     key = {clean(k): clean(v) for k, v in board.key.items()}
     lines = [f"% {KIND} {json.dumps(key)}", rf"\paragraph{{{latex(board.title)}.}}"]
-    lines += ["; ".join(f"{latex(k)}: {latex(v)}" for k, v in key.items()) + "."]
+    shown_key = "; ".join(f"{latex(k)}: {latex(HASH.sub(_start, v))}" for k, v in key.items())
+    lines += [rf"{{\raggedright\footnotesize {shown_key}.\par}}"]
     lines += [f"{latex(note)}\n" for note in board.notes]
     for table in board.tables:
         body = cells(table, LATEX)
@@ -223,17 +225,22 @@ def _latex(board: Board) -> list[str]:
             audit = {column.header: cell for column, cell in zip(columns(LATEX), row) if column.audit}
             lines += [f"% {KIND}.row {json.dumps({key: clean(cell) for key, cell in audit.items()})}"]
         lines += [
-            r"\begin{table}[ht]\centering\footnotesize",
+            r"\begin{sidewaystable}\centering\footnotesize",
             rf"\caption{{{latex(f'{board.title}, {table.title}')}}}",
         ]
         visible = [[clean(row[place]) for place in places] for row in body]
         if visible:
-            lines += [tabulate(visible, headers, "latex_booktabs", colalign=sides, disable_numparse=True)]
+            grid = tabulate(visible, headers, "latex_booktabs", colalign=sides, disable_numparse=True)
+            lines += [r"\resizebox{\linewidth}{!}{", grid, r"}\medskip"]
         about = [part for part in (about_dense(table), about_batches(table)) if part]
         lines += [rf"\par {latex(part)}" for part in about]
         lines += [rf"\par {n}: {latex(note)}" for n, note in enumerate(footnotes(table)[0], 1)]
-        lines += [r"\end{table}"]
+        lines += [r"\end{sidewaystable}"]
     return lines
+
+
+def _start(found: re.Match[str]) -> str:
+    return found[0][:12]
 
 
 def _csv(board: Board) -> list[str]:

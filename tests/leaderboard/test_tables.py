@@ -251,6 +251,7 @@ def test_no_html_and_no_links_in_markdown(hostile):
 
 def test_no_commands_in_latex(hostile):
     tabular = {"begin", "end", "caption", "centering", "footnotesize", "toprule", "midrule", "bottomrule"}
+    tabular |= {"raggedright", "resizebox", "linewidth", "medskip"}
     allowed = tabular | {"paragraph", "par", "textbackslash", "textasciitilde", "ensuremath"}
     for board in hostile.values():
         lines = tables.render([board], "latex").splitlines()
