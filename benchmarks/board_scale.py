@@ -114,12 +114,14 @@ def main():
         print(f"wrote {count:,} records in {time.perf_counter() - began:.0f} s under {folder}")
     print(f"a record is {next(record.find(folder)).stat().st_size / 1024:.0f} KB, load {os.getloadavg()[0]:.1f}")
     cache = folder / ".board-cache.json"
-    cache.unlink(missing_ok=True)
+    for kept in folder.glob(".board-*.json"):
+        kept.unlink()
     command("first, all files read, the tables of one network", "board", folder, "--arch", "net0")
     print(f"the cache is {cache.stat().st_size / 2**20:.0f} MB")
     command("from the cache, the tables of one network", "board", folder, "--arch", "net0")
     for fmt in FORMATS:
-        command(f"from the cache, all tables, {fmt}", "board", folder, "--format", fmt)
+        command(f"from the cache, all tables made, {fmt}", "board", folder, "--format", fmt)
+        command(f"from the cache, no record changed, {fmt}", "board", folder, "--format", fmt)
     site = Path(tempfile.mkdtemp()) / "site"
     command("from the cache, the site of one network", "board", folder, "--arch", "net0", "--site", site)
     pages = sorted(site.rglob("*.html"), key=lambda page: -page.stat().st_size)

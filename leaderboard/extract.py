@@ -102,7 +102,9 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
     yield from (str(error.get("message", ""))[:500], found["clock"].get("finished_at"))
     yield from (found["schema"], asked["rules"], asked["arch"], structure.get("arch_sha256"), asked["dataset"])
     yield from (data.get("train_sha256"), data.get("test_sha256"))
-    yield from (asked["recipe"]["name"], asked["recipe_sha256"], asked["coupling"], training.get("precision"))
+    recipe = asked["recipe"]
+    yield f"{recipe['name']} {recipe['train']['epochs']}+{recipe['finetune']['epochs']}"
+    yield from (asked["recipe_sha256"], asked["coupling"], training.get("precision"))
     yield from (cost["final"]["counter"] if done else None, environment["device"], environment["device_type"])
     yield environment["threads"]
     budget = asked["budget"] or {}

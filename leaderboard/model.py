@@ -21,7 +21,7 @@ KEY = (
 )
 """What records of one board have in common (RULES.md, 1); with the device, so that no table mixes latencies."""
 KEY_SHOWN = (*KEY, "recipe")
-"""What a board says of itself: the same, and how the recipe is called."""
+"""What a board says of itself: the same, and the recipe in words: its name, epochs of training and of fine-tuning."""
 
 Track = Literal["matched", "native", "like", "dense"]
 
@@ -280,8 +280,9 @@ class Board:
 
     @property
     def title(self) -> str:
-        """Such as ``resnet20 on digits``, with what tells it from its like."""
-        extra = ", ".join(f"{key} {self.key[key][:24]}" for key in self.differs)
+        """Such as ``resnet20 on digits``, with what tells it from its like: ``(recipe mnist 10+5 0a1b2c3d)``."""
+        words = self.key | {"recipe_sha256": f"{self.key.get('recipe')} {self.key.get('recipe_sha256', '')[:8]}"}
+        extra = ", ".join(f"{key.removesuffix('_sha256')} {words[key][:24]}" for key in self.differs)
         return f"{self.key['arch']} on {self.key['dataset']}" + (f" ({extra})" if extra else "")
 
 
