@@ -200,6 +200,10 @@ def test_another_recipe_makes_another_board(tmp_path):
 
     boards, _ = boards_of(tmp_path, *CONTROLS, made("new", recipe=Recipe("tiny", Stage(9, 0.1), Stage(2, 0.01))))
     assert [board.differs for board in boards] == [("recipe_sha256",)] * 2
+    assert {board.title.rpartition(" ")[0] for board in boards} == {
+        "net on digits (recipe tiny 6+2",
+        "net on digits (recipe tiny 9+2",
+    }
 
 
 def test_other_data_sets_and_networks_do_not_differ_they_are_others(tmp_path):

@@ -158,7 +158,7 @@ def test_ends_of_an_interval_stay_within_what_can_be():
 
 def test_names_are_data_and_nothing_else():
     (row,) = large(1).tables[0].rows
-    odd = replace(row, name=HOSTILE, method=HOSTILE, runs=(replace(row.runs[0], page="p"),))
+    odd = replace(row, name=HOSTILE, method=HOSTILE, runs=(row.runs[0]._replace(page="p"),))
     like = replace(odd, track="matched")
     base = large(1)
     board = replace(base, tables=(Table("macs", 0.5, (like,), 1000, 100),))

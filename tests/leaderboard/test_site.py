@@ -338,7 +338,7 @@ def test_a_run_on_two_boards_has_one_page_and_two_runs_never_share_one(tmp_path)
     site.write(tmp_path / "site", [one, other], sources(tmp_path))
     assert len(list((tmp_path / "site/records").iterdir())) == 1
     (row,) = other.tables[0].rows
-    rows = (replace(row, runs=(replace(row.runs[0], file="another.json"),)),)
+    rows = (replace(row, runs=(row.runs[0]._replace(file="another.json"),)),)
     other = replace(other, tables=(replace(other.tables[0], rows=rows),))
     with pytest.raises(ValueError, match="have one page"):
         site.write(tmp_path / "site", [one, other], sources(tmp_path))
