@@ -70,9 +70,8 @@ def _spread(networks: list[list[Any]], fmt: str, keeps: Sequence[float]) -> list
 
 def _written(rows: Sequence[Sequence[Any]], fmt: str, keeps: Sequence[float]) -> Made:
     boards, problems = of_network(rows)
-    return [piece for board in at(boards, keeps) for piece in pieces(board, fmt)], [
-        (p.file, p.message) for p in problems
-    ]
+    parts = [piece for board in at(boards, keeps) for piece in pieces(board, fmt)]
+    return parts, [(problem.file, problem.message) for problem in problems]
 
 
 def _shared(networks: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:

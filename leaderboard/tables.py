@@ -58,7 +58,9 @@ HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def render(boards: Sequence[Board], fmt: str) -> str:
-    """All tables of the boards in one of ``FORMATS``."""
+    """All tables of the boards in one of ``FORMATS``; raises UsageError for any other."""
+    if fmt not in FORMATS:
+        raise unknown("format", fmt, FORMATS)
     return whole([piece for board in boards for piece in pieces(board, fmt)], fmt)
 
 
@@ -76,8 +78,6 @@ def pieces(board: Board, fmt: str) -> list[str]:
 
 def whole(parts: Sequence[str], fmt: str) -> str:
     """The text in one of ``FORMATS``, from the pieces of all boards in their order; ends with a new line."""
-    if fmt not in FORMATS:
-        raise unknown("format", fmt, FORMATS)
     if fmt == CSV:
         headers = ["table", *(f"board_{name}" for name in KEY_SHOWN), "budget_kind", "budget_keep", *FIELDS]
         rows = [f"{number},{row}\n" for number, part in enumerate(parts, 1) for row in part.split("\n")[:-1]]

@@ -140,9 +140,10 @@ def test_no_boards_are_no_tables():
         assert tables.render([], fmt).endswith("\n")
 
 
-def test_unknown_formats_are_refused():
-    with pytest.raises(UsageError, match="markdown"):
-        tables.render([], "markdwn")
+def test_unknown_formats_are_refused(boards):
+    for some in ([], boards):
+        with pytest.raises(UsageError, match="markdown"):
+            tables.render(some, "markdwn")
 
 
 def test_headers_tell_columns_apart():
