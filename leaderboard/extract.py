@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import stat
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -67,7 +68,8 @@ def _as_written(path: Path) -> dict[str, Any] | None:
     Equal signs mean that no key stands there twice and that no number is out of range.
     """
     try:
-        if path.stat().st_size > record.LARGEST:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > record.LARGEST:  # a pipe would be waited for
             return None
         raw = path.read_bytes()
         found = orjson.loads(raw)

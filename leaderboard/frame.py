@@ -133,6 +133,8 @@ def edition_of(files: Iterable[str]) -> str:
 
 def recall(file: Path, edition: str) -> dict[str, Any]:
     """What :func:`remember` wrote; empty where that is not there, is damaged or of another edition."""
+    if not file.is_file():  # a pipe would be waited for
+        return {}
     try:
         found = orjson.loads(file.read_bytes())
         return dict(found["found"]) if found["edition"] == edition else {}

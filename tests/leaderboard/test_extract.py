@@ -1,6 +1,7 @@
 """Both ways of reading a record say the same: the quick one and the careful one."""
 
 import json
+import os
 
 import pytest
 from made_records import made, put
@@ -25,3 +26,8 @@ def test_the_quick_way_takes_what_the_suite_writes(tmp_path):
     put(tmp_path, made(config={f"n{k}": number for k, number in enumerate(numbers)}, method="l1l2"))
     (file,) = tmp_path.rglob("*.json")
     assert extract._as_written(file) == record.load(file)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "0123456789ab-s0.json")
+    assert extract.read(tmp_path / "0123456789ab-s0.json") == "not a file"
