@@ -44,8 +44,9 @@ def method(name, **options):
 
 @pytest.fixture
 def context(make_ctx):
-    def make(case):
-        arch, shape, coupling = NETWORKS[case]
+    def make(case, shape=None):
+        arch, usual, coupling = NETWORKS[case]
+        shape = shape or usual
         network = randomised(build(arch, shape, 10) if isinstance(arch, str) else arch)
         ctx = make_ctx(arch=network, shape=shape, batch_size=8)
         ctx.sites = find_sites(network, shape, coupling)
@@ -276,6 +277,11 @@ def test_defect_depthwise_weights_count_nowhere():
     with torch.no_grad():
         found.network[3].weight[0] *= 100
     assert all(torch.equal(make()(found.group("0")), old) for make, old in zip(makers, before, strict=True))
+
+
+def test_defect_activation_has_no_score_for_channels_that_a_linear_layer_reads_as_images(context):
+    with pytest.raises(RunFailed, match="no number for each of the 50 units of site conv2"):
+        method("tp_activation").scores(context("lenet", (1, 28, 28)))
 
 
 def test_defect_obdc_fails_on_layers_with_a_bias(context):
