@@ -78,7 +78,7 @@ class Recipe:
         if self.nesterov and not self.momentum:
             raise UsageError("recipe: nesterov needs momentum above 0; add --set nesterov=false")
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Hash of the values that differ from this class's defaults (so that a new field renames nothing)."""
         return digest(non_default(self, skip=("name", "latency_batch")))

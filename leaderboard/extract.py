@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 import stat
 from collections import namedtuple
@@ -42,12 +43,12 @@ as_record: Callable[[Iterable[Any]], Record] = _Record._make
 """The row of some values in the order of ``COLUMNS``."""
 
 
-def read(path: Path) -> tuple[Any, ...] | str:
+def read(path: Path | str) -> tuple[Any, ...] | str:
     """The values of one file in the order of ``COLUMNS`` (without ``file``), or why it is not believed."""
     try:
         found = _as_written(path)
         if found is None:
-            found = record.load(path)
+            found = record.load(Path(path))
             if not record.intact(found):
                 return "tampered: its content is not what record_sha256 was made of"
         else:
@@ -61,17 +62,14 @@ def read(path: Path) -> tuple[Any, ...] | str:
         return f"damaged: {type(error).__name__}: {str(error)[:200]}"
 
 
-def _as_written(path: Path) -> dict[str, Any] | None:
+def _as_written(path: Path | str) -> dict[str, Any] | None:
     """The record, if the file is what this suite writes, to the last sign that is no space, and its hash holds.
 
     The quick way for the many files that nobody touched; None says nothing but that the careful way must decide.
     Equal signs mean that no key stands there twice and that no number is out of range.
     """
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > record.LARGEST:  # a pipe would be waited for
-            return None
-        raw = path.read_bytes()
+        raw = _content(path)
         found = orjson.loads(raw)
         text = _as_python(orjson.dumps(found, option=orjson.OPT_SORT_KEYS))
     except (OSError, ValueError, TypeError):
@@ -83,6 +81,17 @@ def _as_written(path: Path) -> dict[str, Any] | None:
     own = str(found.get("record_sha256")).encode()
     body = text.replace(b'"record_sha256":"%b",' % own, b"", 1)  # if it stood elsewhere too, the hash would not hold
     return found if hashlib.sha256(body).hexdigest().encode() == own else None
+
+
+def _content(path: Path | str) -> bytes:
+    """The file's bytes; none of what is no file, or too large. The least that the system can be asked for it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+    try:
+        facts = os.fstat(handle)
+        right = stat.S_ISREG(facts.st_mode) and facts.st_size <= record.LARGEST
+        return os.read(handle, facts.st_size) if right else b""
+    finally:
+        os.close(handle)
 
 
 def _as_python(text: bytes) -> bytes:
@@ -132,7 +141,14 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def _spec_sha256(text: bytes) -> str:
     """Hash of a specification, given as JSON: the same for all seeds, which are neighbours."""
-    return spec.Spec.from_dict(orjson.loads(text)).sha256
+    asked = orjson.loads(text)
+    return spec.Spec.from_dict(asked | {"recipe": _recipe(orjson.dumps(asked["recipe"]))}).sha256
+
+
+@functools.lru_cache(maxsize=256)
+def _recipe(text: bytes) -> spec.Recipe:
+    found: spec.Recipe = spec.decode(spec.Recipe, orjson.loads(text), "specification.recipe")
+    return found
 
 
 def name_of(asked: Mapping[str, Any]) -> str:

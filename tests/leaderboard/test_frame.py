@@ -205,6 +205,14 @@ def test_many_files_are_read_in_several_processes_alike(tmp_path, monkeypatch):
     assert leaderboard.load(tmp_path, cache=False).equals(alone)
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 3, 100])
+def test_the_disk_may_be_ahead_of_the_reader_by_any_number_of_files(tmp_path, monkeypatch, ahead):
+    put(tmp_path, *seeds("l1_norm", [1, 2, 3]))
+    files = [*map(str, sorted(tmp_path.rglob("*.json"))), str(tmp_path / "gone.json"), str(tmp_path)]
+    monkeypatch.setattr(frames, "AHEAD", ahead)
+    assert list(frames._fetched(files)) == files
+
+
 def test_a_failed_run_has_a_row_without_numbers(tmp_path):
     put(tmp_path, made("bad", 3, status="diverged", error="not finite"))
     (row,) = leaderboard.load(tmp_path).itertuples()

@@ -62,6 +62,7 @@ def test_all_samples_are_returned_and_the_medians_are_theirs(compare, rounds):
         samples = found[f"{which}_samples_ms"]
         assert len(samples) == rounds
         assert all(isinstance(s, float) and s > 0 for s in samples)
+        assert all(len(f"{s!r}".partition(".")[2]) <= 6 for s in samples)  # nanoseconds
         assert found[f"{which}_ms"] == pytest.approx(statistics.median(samples))
     assert found["speedup"] == pytest.approx(found["dense_ms"] / found["sliced_ms"])
     low, high = found["speedup_ci95"]
