@@ -76,22 +76,30 @@ def to_text(record: Mapping[str, Any]) -> str:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a record and check its form; raises RecordError in one line."""
+    return parse(content(path), str(path))
+
+
+def content(path: Path | str) -> bytes:
+    """The bytes of a record's file, with the least that the system can be asked for; raises RecordError in one line."""
     try:
-        facts = path.stat()
-        if facts.st_size > LARGEST:
-            raise RecordError(f"record {path}: {facts.st_size:,} bytes, more than {LARGEST:,}")
-        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):  # a pipe would be waited for
-            raise RecordError(f"record {path}: not a file")
-        content = path.read_bytes()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
+        try:
+            facts = os.fstat(handle)
+            if facts.st_size > LARGEST:
+                raise RecordError(f"record {path}: {facts.st_size:,} bytes, more than {LARGEST:,}")
+            if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+                raise RecordError(f"record {path}: not a file")
+            return os.read(handle, facts.st_size)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise RecordError(f"record {path}: {error.strerror}") from error
-    return parse(content, str(path))
 
 
-def parse(content: str | bytes, name: str) -> dict[str, Any]:
+def parse(written: str | bytes, name: str) -> dict[str, Any]:
     """The record in a file's text, which may be anything; raises RecordError in one line that names the file."""
     try:
-        text = content if isinstance(content, str) else content.decode("utf-8")
+        text = written if isinstance(written, str) else written.decode("utf-8")
         record = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except RecursionError as error:
         raise RecordError(f"record {name}: nested too deeply") from error

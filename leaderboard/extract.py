@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
-import stat
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -69,10 +67,10 @@ def _as_written(path: Path | str) -> dict[str, Any] | None:
     Equal signs mean that no key stands there twice and that no number is out of range.
     """
     try:
-        raw = _content(path)
+        raw = record.content(path)
         found = orjson.loads(raw)
         text = _as_python(orjson.dumps(found, option=orjson.OPT_SORT_KEYS))
-    except (OSError, ValueError, TypeError):
+    except (record.RecordError, ValueError, TypeError):
         return None
     if not isinstance(found, dict) or found.get("kind") != "bench.run" or found.get("schema") != record.SCHEMA:
         return None
@@ -81,17 +79,6 @@ def _as_written(path: Path | str) -> dict[str, Any] | None:
     own = str(found.get("record_sha256")).encode()
     body = text.replace(b'"record_sha256":"%b",' % own, b"", 1)  # if it stood elsewhere too, the hash would not hold
     return found if hashlib.sha256(body).hexdigest().encode() == own else None
-
-
-def _content(path: Path | str) -> bytes:
-    """The file's bytes; none of what is no file, or too large. The least that the system can be asked for it."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
-    try:
-        facts = os.fstat(handle)
-        right = stat.S_ISREG(facts.st_mode) and facts.st_size <= record.LARGEST
-        return os.read(handle, facts.st_size) if right else b""
-    finally:
-        os.close(handle)
 
 
 def _as_python(text: bytes) -> bytes:
