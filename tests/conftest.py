@@ -99,6 +99,16 @@ PLUGINS = Path(__file__).parent / "plugins"
 
 
 @pytest.fixture
+def forgets(monkeypatch):
+    """What a test registers is unknown to the next; what the suite registers stays, loaded by whomever first."""
+    for registry in (METHODS, ARCHS, DATASETS):
+        for name in registry.entries():
+            registry.get(name)
+        monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+        monkeypatch.setattr(registry, "_objects", dict(registry._objects))
+
+
+@pytest.fixture
 def plugins(monkeypatch):
     """The test plugins, known for one test."""
     for registry in (METHODS, ARCHS, DATASETS):

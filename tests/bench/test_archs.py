@@ -223,9 +223,7 @@ def test_an_unknown_name_is_answered_with_near_ones():
         build("resnet65", CIFAR, 10)
 
 
-def test_a_definition_that_fails(monkeypatch):
-    monkeypatch.setattr(ARCHS, "_objects", dict(ARCHS._objects))
-
+def test_a_definition_that_fails(forgets):
     @architecture("fails")
     def fails(shape, num_classes):
         return nn.Linear(-1, num_classes, device="nowhere")
@@ -300,9 +298,8 @@ def test_dropnets_weights_start_as_keras_draws_them(name):
     assert not torch.equal(next(build(name, shape, 10, seed=1).parameters()), next(network.parameters()))
 
 
-def test_a_network_may_draw_its_own_weights_only_in_part(monkeypatch):
+def test_a_network_may_draw_its_own_weights_only_in_part(forgets):
     """Layers it leaves alone are reset all the same."""
-    monkeypatch.setattr(ARCHS, "_objects", dict(ARCHS._objects))
 
     class Own(nn.Sequential):
         def draw_weights(self):

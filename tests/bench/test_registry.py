@@ -23,14 +23,7 @@ def mine(site):
 '''
 
 
-@pytest.fixture(autouse=True)
-def _forget(monkeypatch):
-    """Plugins of one test are unknown to the next; what the suite registers stays."""
-    for each in (METHODS, ARCHS, DATASETS):
-        for name in each.entries():
-            each.get(name)
-        monkeypatch.setattr(each, "_plugins", dict(each._plugins))
-        monkeypatch.setattr(each, "_objects", dict(each._objects))
+pytestmark = pytest.mark.usefixtures("forgets")
 
 
 @pytest.fixture
@@ -256,7 +249,6 @@ def test_methods_of_installed_packages_are_found_by_entry_point(monkeypatch):
         registry.METHODS.register("theirs", "the method", "their_package/methods.py:1")
 
     monkeypatch.setattr(EntryPoint, "load", load)
-    monkeypatch.setattr(registry.METHODS, "_objects", dict(registry.METHODS._objects))
     entry = registry.METHODS.entries()["theirs"]
     assert (entry.kind, entry.origin, loaded) == ("entry point", "their_package.methods:Theirs", [])
     assert registry.METHODS.get("theirs") == "the method"

@@ -118,12 +118,6 @@ def test_an_unknown_data_set():
         load("digit")
 
 
-@pytest.fixture
-def known(monkeypatch):
-    """Data sets that a test defines are forgotten afterwards."""
-    monkeypatch.setattr(DATASETS, "_objects", dict(DATASETS._objects))
-
-
 def raw(size=20, shape=(4, 4), classes=2):
     return np.zeros((size, *shape), dtype=np.uint8), np.arange(size) % classes
 
@@ -143,7 +137,7 @@ def raw(size=20, shape=(4, 4), classes=2):
         (raw, "sha256 differs"),
     ],
 )
-def test_damaged_data(known, given, why):
+def test_damaged_data(forgets, given, why):
     @dataset("damaged", shape=(1, 4, 4), classes=2, sizes=(20, 20), sha256=("0" * 64, "0" * 64))
     def damaged(part, folder, download):
         return given()
@@ -153,7 +147,7 @@ def test_damaged_data(known, given, why):
     assert "\n" not in str(caught.value)
 
 
-def test_images_with_colours_have_their_channels_first(known):
+def test_images_with_colours_have_their_channels_first(forgets):
     @dataset("colours", shape=(3, 4, 5), classes=2, sizes=(20, 10))
     def colours(part, folder, download):
         images = np.zeros((20, 4, 5, 3), dtype=np.uint8)
@@ -177,7 +171,7 @@ def shrunk(monkeypatch, name, classes, sizes, **changes):
     monkeypatch.setitem(DATASETS._objects, name, (facts, "test"))
 
 
-def test_imagenette(tmp_path, known, monkeypatch):
+def test_imagenette(tmp_path, forgets, monkeypatch):
     root = write_folder(
         tmp_path / "imagenette2-160",
         ("n01", "n02"),
@@ -210,7 +204,7 @@ def tiny_tree(folder):
     return root
 
 
-def test_tiny_imagenet(tmp_path, known, monkeypatch):
+def test_tiny_imagenet(tmp_path, forgets, monkeypatch):
     tiny_tree(tmp_path)
     shrunk(monkeypatch, "tiny_imagenet", 2, (6, 4))
     found = load("tiny_imagenet", folder=tmp_path)
@@ -230,7 +224,7 @@ def test_tiny_imagenet(tmp_path, known, monkeypatch):
         (lambda root: (root / "val/val_annotations.txt").write_text("a.JPEG\tn77\t"), "KeyError: 'n77'"),
     ],
 )
-def test_tiny_imagenet_damaged(tmp_path, known, monkeypatch, change, said):
+def test_tiny_imagenet_damaged(tmp_path, forgets, monkeypatch, change, said):
     change(tiny_tree(tmp_path))
     shrunk(monkeypatch, "tiny_imagenet", 2, (6, 4))
     with pytest.raises(SetupError, match=said) as caught:
@@ -256,7 +250,7 @@ def flower_tree(folder, monkeypatch):
     return root
 
 
-def test_flowers(tmp_path, known, monkeypatch):
+def test_flowers(tmp_path, forgets, monkeypatch):
     root = flower_tree(tmp_path, monkeypatch)
     found = load("flowers102", folder=tmp_path)
     assert found.train.pixels.shape[1:] == (3, 224, 224)
@@ -274,7 +268,7 @@ def test_flowers(tmp_path, known, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_imagenet(tmp_path, known, monkeypatch):
+def test_imagenet(tmp_path, forgets, monkeypatch):
     with pytest.raises(SetupError) as caught:
         load("imagenet", folder=tmp_path)
     for word in ("cannot be downloaded", "imagenet/train/nXXXXXXXX/*.JPEG (1,281,167)", "val/nXXXXXXXX", "--data-dir"):
@@ -315,7 +309,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, name):
         load(name, folder=tmp_path)
 
 
-def test_a_download_is_put_in_place_when_whole_and_not_repeated(tmp_path, known, monkeypatch):
+def test_a_download_is_put_in_place_when_whole_and_not_repeated(tmp_path, forgets, monkeypatch):
     import torchvision.datasets.utils
 
     calls = []
