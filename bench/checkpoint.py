@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from bench.errors import RunFailed, SetupError
@@ -37,18 +38,48 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any] | None:
         return None
 
 
+SAME = "same"
+"""Key of a file's metadata: JSON, each further name of a tensor -> the name that it is stored under."""
+
+
+def first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name -> the first name of the same tensor: a module under two names has all of its tensors twice."""
+    first: dict[tuple[Any, ...], str] = {}
+    found = {}
+    for name, t in tensors.items():
+        place = (t.data_ptr(), t.dtype, t.shape, t.stride()) if t.numel() else (name,)
+        found[name] = first.setdefault(place, name)
+    return found
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """Size of the whole state of ``network``, each tensor once."""
+    state = network.state_dict()
+    return sum(state[name].numel() * state[name].element_size() for name in set(first_names(state).values()))
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write tensors as safetensors; returns the file's name, size and hash for the record."""
-    blob = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    """Write tensors as safetensors, each once; returns the file's name, size and hash for the record."""
+    names = first_names(tensors)
+    same = {name: first for name, first in names.items() if name != first}
+    stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in same}
+    owner: dict[int, str] = {}
+    for name, t in stored.items():  # safetensors refuses two views of one memory
+        if t.numel() and owner.setdefault(t.untyped_storage().data_ptr(), name) != name:
+            stored[name] = t.clone()
+    blob = save(stored, metadata={SAME: json.dumps(same, sort_keys=True)} if same else None)
     write_atomic(path, lambda p: p.write_bytes(blob))
     return {"file": path.name, "bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; raises RunFailed when it is damaged."""
+    """Tensors of a safetensors file, under every name; raises RunFailed when it is damaged."""
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            same = json.loads((file.metadata() or {}).get(SAME, "{}"))
+        return found | {name: found[first] for name, first in same.items()}
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise RunFailed(f"{path} cannot be read ({error}); delete it and run again") from error
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench import __version__
 from bench.errors import SetupError
@@ -59,9 +59,27 @@ def cpu() -> tuple[str, frozenset[str]]:
     return fields.get("model name", platform.machine()), frozenset(flags.split())
 
 
-def place(network: nn.Module, device: torch.device) -> nn.Module:
-    """``network`` on ``device`` in channels-last memory format, in place."""
-    return network.to(device).to(memory_format=torch.channels_last)
+LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
+"""Orders of a map's elements in memory: channels innermost, or as torch makes tensors by default."""
+
+
+def place(network: nn.Module, device: torch.device, layout: str = "channels_last") -> nn.Module:
+    """``network`` on ``device`` in one of ``LAYOUTS``, in place.
+
+    Only tensors of four dimensions have a layout; ``Module.to`` would fail on those of five.
+    """
+    network.to(device)
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=LAYOUTS[layout])
+    return network
+
+
+def laid_out(images: Tensor, layout: str) -> Tensor:
+    """``images [B, C, H, W]`` in one of ``LAYOUTS``."""
+    if layout == "channels_last":
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.clone(memory_format=torch.contiguous_format)  # contiguous() keeps the strides of grey images
 
 
 def device_name(device: torch.device) -> str:

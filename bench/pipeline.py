@@ -17,7 +17,7 @@ from bench import data, environment, record
 from bench.api import Method, Phase, Plan, Prune
 from bench.archs import build
 from bench.budget import CostModel
-from bench.checkpoint import clone_state, require_writable, save_tensors
+from bench.checkpoint import clone_state, require_writable, save_tensors, weight_bytes
 from bench.context import Context
 from bench.errors import RunFailed
 from bench.measure import flops, latency
@@ -275,7 +275,7 @@ class Run:
             "unsupported_ops": counted.unsupported,
             "counter": "fvcore",
             "params": flops.parameters(network),
-            "weight_bytes": sum(t.numel() * t.element_size() for t in network.state_dict().values()),
+            "weight_bytes": weight_bytes(network),
         }
 
     def _describe(self, training: Training) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from collections import namedtuple
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
-from bench.checkpoint import load_state, load_tensors, require_writable, save_state, save_tensors
+from bench.checkpoint import load_state, load_tensors, require_writable, save_state, save_tensors, weight_bytes
 from bench.errors import RunFailed, SetupError
 
 CPU = torch.device("cpu")
@@ -94,6 +95,48 @@ def test_damaged_tensors_are_named(tmp_path, keep):
 def test_missing_tensors_are_named(tmp_path):
     with pytest.raises(RunFailed, match=r"none\.safetensors cannot be read"):
         load_tensors(tmp_path / "none.safetensors")
+
+
+class Shared(nn.Module):
+    """One layer under two names, two layers with one weight, two views of one buffer that overlap, empty buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.again, self.other.weight = self.one, self.one.weight
+        whole = torch.arange(10.0)
+        self.register_buffer("front", whole[:6])
+        self.register_buffer("back", whole[4:])
+        self.register_buffer("empty", torch.zeros(0))
+        self.register_buffer("void", torch.zeros(0))
+
+
+def test_shared_tensors_are_saved_once_and_load_under_every_name(tmp_path):
+    network = Shared()
+    network.back.add_(1)
+    facts = save_tensors(tmp_path / "x.safetensors", network.state_dict())
+    found = load_tensors(tmp_path / "x.safetensors")
+    assert set(found) == set(network.state_dict())
+    assert all(torch.equal(found[name], t) for name, t in network.state_dict().items())
+    assert found["again.weight"] is found["other.weight"] is found["one.weight"]
+    assert found["again.bias"] is found["one.bias"] is not found["other.bias"]
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        stored = set(file.keys())
+    assert stored == {"one.weight", "one.bias", "other.bias", "front", "back", "empty", "void"}
+    assert facts["bytes"] == (tmp_path / "x.safetensors").stat().st_size
+    again = Shared()
+    again.load_state_dict(found)
+    assert again.other.weight is again.one.weight
+
+
+def test_weight_bytes_counts_shared_tensors_once():
+    assert weight_bytes(Shared()) == 4 * (16 + 4 + 4 + 6 + 6)
+
+
+def test_tensors_without_sharing_are_saved_without_metadata(tmp_path):
+    save_tensors(tmp_path / "x.safetensors", nn.Linear(2, 2).state_dict())
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.metadata() is None
 
 
 # --- the output folder -----------------------------------------------------------------------------------------------

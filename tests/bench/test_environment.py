@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from bench import environment
 from bench.errors import SetupError
@@ -46,3 +47,60 @@ def test_versions_are_plain_data():
     found = environment.versions(torch.device("cpu"))
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+CPU = torch.device("cpu")
+
+
+class OddRanks(nn.Module):
+    """Parameters and buffers of one to five dimensions, two of them under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat, self.planes, self.volume = nn.Conv1d(2, 3, 3), nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3)
+        self.grey, self.point = nn.Conv2d(1, 3, 3), nn.Conv2d(2, 3, 1)
+        self.experts = nn.Parameter(torch.randn(2, 3, 2, 3, 3))
+        self.register_buffer("window", torch.randn(1, 2, 3, 4, 5))
+        self.register_buffer("table", torch.randn(1, 2, 3, 4))
+        self.tied = nn.Conv2d(2, 3, 3)
+        self.tied.weight = self.planes.weight
+
+
+def test_place_lays_out_only_tensors_of_four_dimensions():
+    network = OddRanks()
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    environment.place(network, CPU)
+    for name, t in network.state_dict().items():
+        assert torch.equal(t, before[name])
+        if t.dim() == 4:
+            assert t.is_contiguous(memory_format=torch.channels_last), name
+        else:
+            assert t.stride() == before[name].stride(), name
+    assert network.tied.weight is network.planes.weight
+
+
+def test_place_gives_the_strides_of_module_to():
+    """Other strides of one-channel weights would choose other kernels and change results in the last bits."""
+    network, expected = (nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 1, 1)) for _ in range(2))
+    environment.place(network, CPU)
+    expected.to(memory_format=torch.channels_last)
+    assert [p.stride() for p in network.parameters()] == [p.stride() for p in expected.parameters()]
+
+
+def test_place_goes_back_to_channels_first():
+    network = OddRanks()
+    strides = [t.stride() for t in network.state_dict().values()]
+    environment.place(environment.place(network, CPU), CPU, "channels_first")
+    assert [t.stride() for t in network.state_dict().values()] == strides
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_laid_out_images_have_the_strides_of_their_layout(channels):
+    images = torch.randn(2, channels, 4, 5)
+    last = environment.laid_out(images, "channels_last")
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    strided = images.to(memory_format=torch.channels_last)
+    first = environment.laid_out(strided, "channels_first")
+    assert first.stride() == (20 * channels, 20, 5, 1)
+    assert torch.equal(first, images)
+    assert torch.equal(last, images)
