@@ -122,7 +122,10 @@ class Method(nn.Module):
         return (*train, PRUNE, Phase(recipe.finetune.epochs, "finetune"))
 
     def prepare(self, ctx: Context) -> None:
-        """Once, before anything: register buffers, insert layers. Called again (then state is loaded) on resume."""
+        """Once, before anything: register buffers, insert layers. Called again (then state is loaded) on resume.
+
+        The network has its starting weights, the base's where :attr:`starts_from` says so, on resume too.
+        """
 
     def on_phase_start(self, ctx: Context) -> None:
         """Before a phase's first epoch, after its rewind."""

@@ -107,14 +107,14 @@ class Run:
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
         self.base = self._ensure_base(epochs)
         ctx.snapshots["base"] = self.base.state
+        if self.method.starts_from == "base":
+            ctx.rewind("base")  # before prepare, which may copy or measure the network, on resume too
         for hook in self.method.bound("prepare"):
             hook(ctx)
         if training.resume():
             trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
             self.progress.skip(trained + training.position[1])
             self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
-        elif self.method.starts_from == "base":
-            ctx.rewind("base")
         self.plan = plan
         training.run(plan, self._prune, self._macs)
         if training.method is not None:

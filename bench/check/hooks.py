@@ -109,6 +109,30 @@ def network_untouched(subject: Subject) -> str | None:
     return None
 
 
+@check("starting_weights", "A teacher or a threshold taken from other weights than those that training starts from.")
+def starting_weights(subject: Subject) -> str | None:
+    """prepare finds the weights that training starts from, and leaves those of the base as they are."""
+    start = subject.method.starts_from
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook != "prepare":
+            return call()
+        require(has_weights(ctx.network, ctx.snapshots[start]), f"in prepare the network is not the snapshot '{start}'")
+        result = call()
+        kept = start != "base" or has_weights(ctx.network, ctx.snapshots[start])
+        require(kept, "prepare changes the weights of the base")
+        return result
+
+    subject.run(watch=watch)
+    return f"those of '{start}'"
+
+
+def has_weights(network: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether the parameters and buffers of ``network`` are those of ``state``."""
+    now = network.state_dict()
+    return now.keys() == state.keys() and all(torch.equal(now[name], value) for name, value in state.items())
+
+
 @check("statistics", "A forward pass of a method's own in train mode moves batch norm: use ctx.probe().")
 def statistics(subject: Subject) -> str | None:
     """No hook makes batch norm count a batch, phase hooks (which may rewind) aside."""

@@ -44,6 +44,7 @@ BROKEN = {
     "square_root": ("penalty_of_a_dead_unit", "gradient is not finite"),
     "tidies_up": ("network_untouched", "scores changes '0.weight'"),
     "leaves_gradients": ("network_untouched", "scores leaves a gradient on"),
+    "starts_over": ("starting_weights", "prepare changes the weights of the base"),
     "looks_while_training": ("statistics", "on_batch_start makes a forward pass"),
     "freezes": ("modes", "on_phase_end leaves modules in another mode, or parameters frozen"),
     "peeks": ("test_set", "asks for the split 'test'"),

@@ -255,3 +255,11 @@ class RenamesItself(Method):
 
     def finalize(self, ctx):
         ctx.network.add_module("mine", nn.Identity())
+
+
+@method("starts_over")
+class StartsOver(FromBase):
+    """Throws the base's weights away before anything is measured."""
+
+    def prepare(self, ctx):
+        ctx.rewind("init")
