@@ -5,11 +5,12 @@ The only module that imports torch_pruning (one adapter under ``methods/`` aside
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import torch
@@ -22,8 +23,28 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch_pruning as tp
     from torch_pruning._helpers import _HybridIndex as Index
-    from torch_pruning.dependency.index_mapping import update_index_mapping
+    from torch_pruning.dependency import index_mapping
     from torch_pruning.ops import OPTYPE
+
+UPDATES = tuple(f"update_{kind}_index_mapping" for kind in ("concat", "split", "reshape", "unbind", "expand", "slice"))
+
+
+def _only_one_node(update: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """``update`` of one node, which then counts as elementwise where torch-pruning's arithmetic fails.
+
+    A wrong site cannot follow from that: its gate would not equal its slice.
+    """
+
+    @wraps(update)
+    def guarded(graph: Any, node: Any) -> None:
+        with contextlib.suppress(TypeError, ZeroDivisionError, IndexError):
+            update(graph, node)
+
+    return guarded
+
+
+for _name in UPDATES:  # torch-pruning calls them by these names and has no other way in; its version is pinned
+    setattr(index_mapping, _name, _only_one_node(getattr(index_mapping, _name)))
 
 STAND_IN = "stand_in"
 """Name of the layer inside a stand-in that is called in another way than a layer."""
@@ -188,7 +209,7 @@ def trace(network: nn.Module, shape: tuple[int, ...]) -> Trace:
             graph = tp.DependencyGraph().build_dependency(
                 traced, torch.zeros(2, *shape), verbose=False, customized_pruners={}, unwrapped_parameters=[]
             )
-            update_index_mapping(graph)
+            index_mapping.update_index_mapping(graph)
     except Exception as error:
         raise RunFailed(
             f"torch-pruning cannot trace this network ({type(error).__name__}: {error}); "

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import torch
@@ -30,7 +29,8 @@ with warnings.catch_warnings():  # fvcore uses torch.jit.script, which torch has
     from fvcore.nn.jit_handles import einsum_flop_jit, get_shape
 
 COUNTED_BY_BOTH = (
-    *("conv", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum"),
+    *("conv", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum", "tensordot", "inner"),
+    *("lstm", "gru", "rnn_tanh", "rnn_relu"),
     "scaled_dot_product_attention",
 )
 """fvcore operators that torch.utils.flop_counter counts too."""
@@ -40,10 +40,11 @@ UNCOUNTED = 1e-3
 
 CHEAP = re.compile(
     r"""_?(adaptive_|fractional_)?(avg|max)_(un)?pool\dd(_with_indices)? | _?upsample_\w+ | grid_sampler_\dd
-    | _?(native|fused)_\w+_norm\w* | _weight_norm\w* | _(log_|safe_)?softmax
+    | _?(native|fused)_\w+_norm\w* | _weight_norm\w* | _?(log_|safe_)?softmax
     | hardswish | glu | _prelu_kernel | log_sigmoid_forward | rrelu_with_noise | unsafe_(split|chunk)\w*
     | (constant|reflection|replication)_pad_?\w+ | cat | stack | repeat(_interleave)? | roll | flip | rot90
     | im2col | col2im | pixel_(un)?shuffle | (native_)?channel_shuffle | tril | triu | diag_embed
+    | (feature_)?(alpha_)?dropout | to | type_as | expand_as | clone | contiguous
     | embedding | gather | scatter(_\w+)? | \w+_scatter | (_unsafe_)?(index|masked|select)(_\w+)? | take | nonzero
     | one_hot | isin | bucketize | searchsorted | _local_scalar_dense | _unsafe_view | copy | \w+_copy
     | (zeros|ones|empty|full|rand|randn)_like | new_\w+ | fill | zero | resize
@@ -86,8 +87,8 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     could be more than ``UNCOUNTED`` of the total.
     """
     counted = traced(network, shape)
-    network = copy.deepcopy(network).float().cpu().eval()
-    second, hidden = untraced(network, torch.zeros(1, *shape))
+    network, x = _counted_copy(network), torch.zeros(1, *shape)
+    second, hidden = untraced(network, x)
     bound = sum(hidden.values())
     if bound > UNCOUNTED * counted.total:
         raise RunFailed(
@@ -97,14 +98,38 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     if counted.products != second:
         raise RunFailed(
             f"two counters disagree: fvcore {counted.products:,} MACs, torch.utils.flop_counter {second:,}; "
-            f"fvcore has no rule for: {', '.join(counted.unsupported) or 'none'}"
+            + _difference(network, counted, x)
         )
     return counted
 
 
+def _counted_copy(network: nn.Module) -> nn.Module:
+    """A copy in the situation that is counted. It is frozen: torch's counter fails on a view of a parameter that
+    requires a gradient (an expanded class token)."""
+    return copy.deepcopy(network).float().cpu().eval().requires_grad_(False)
+
+
+def _difference(network: nn.Module, counted: Macs, x: Tensor) -> str:
+    """What can explain that the counters disagree: operators, else the innermost modules whose counts differ."""
+    unknown = [op for op in counted.unsupported if not _is_cheap_by_name(op)]
+    if unknown:
+        return f"fvcore has no rule for: {', '.join(unknown)}"
+    second, _ = _second_pass(network, x)
+    differing = {}
+    for name, module in network.named_modules():
+        ours = sum(n for op, n in counted.by_module.get(name, {}).items() if op in COUNTED_BY_BOTH)
+        theirs = second[".".join(filter(None, (type(network).__name__, name)))]
+        if ours != theirs:
+            differing[name] = f"{name or 'the network itself'} ({type(module).__name__}): {ours:,} and {theirs:,}"
+    innermost = [
+        why for name, why in differing.items() if not any(o and o.startswith(name and f"{name}.") for o in differing)
+    ]
+    return f"they differ in {'; '.join(innermost)}" if innermost else "no module explains it"
+
+
 def traced(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     """What fvcore counts, without the checks of :func:`count`: for the slices of a network that was counted."""
-    network = copy.deepcopy(network).float().cpu().eval()
+    network = _counted_copy(network)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     analysis = FlopCountAnalysis(network, torch.zeros(1, *shape))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**HANDLES)
@@ -123,12 +148,22 @@ def untraced(network: nn.Module, x: Tensor) -> tuple[int, dict[str, int]]:
         Convolution, linear, matmul and attention MACs by torch.utils.flop_counter; and for the primitive operators
         that it does not count and that are not cheap, an upper bound of their multiply-adds.
     """
+    by_module, hidden = _second_pass(network, x)
+    return by_module["Global"], hidden
+
+
+def _second_pass(network: nn.Module, x: Tensor) -> tuple[Counter[str], dict[str, int]]:
+    """As :func:`untraced`, the MACs by module: ``Global``, and below it names that begin with the network's class."""
     counter = FlopCounterMode(display=False)
     hidden = _Hidden(counter.flop_registry)
+    if any(isinstance(module, nn.RNNBase) for module in network.modules()):
+        # The CPU has no fused kernel for double precision, so the products of a recurrent layer are seen.
+        network, x = copy.deepcopy(network).double(), x.double()
     # The math backend makes attention of matrix products; not every version of torch counts the CPU's fused kernel.
     with torch.no_grad(), _no_fast_path(), sdpa_kernel(SDPBackend.MATH), counter, hidden:
         network(x)
-    return int(counter.get_total_flops()) // 2, dict(hidden.bounds)
+    by_module = Counter({name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()})
+    return by_module, dict(hidden.bounds)
 
 
 def parameters(network: nn.Module) -> int:
@@ -164,8 +199,19 @@ def _cheap(func: Any) -> bool:
     """Whether an operator does a constant amount of work for each element, or none (a view)."""
     if func.namespace not in ("aten", "prim"):
         return False
-    name = func.overloadpacket.__name__.removesuffix("_")
-    plain = getattr(torch.ops.aten, name, func.overloadpacket)  # in-place variants are not marked
+    return _cheap_packet(func.overloadpacket)
+
+
+def _is_cheap_by_name(op: str) -> bool:
+    """:func:`_cheap` of an operator as fvcore names it, ``aten::relu``."""
+    space, _, name = op.partition("::")
+    packet = getattr(torch.ops.aten, name, None) if space == "aten" else None
+    return packet is not None and _cheap_packet(packet)
+
+
+def _cheap_packet(packet: Any) -> bool:
+    name = packet.__name__.removesuffix("_")
+    plain = getattr(torch.ops.aten, name, packet)  # in-place variants are not marked
     overloads = [getattr(plain, overload) for overload in plain.overloads()]
     view = any(r.alias_info is not None and not r.alias_info.is_write for o in overloads for r in o._schema.returns)
     marked = any({torch.Tag.pointwise, torch.Tag.reduction} & set(overload.tags) for overload in overloads)
@@ -199,12 +245,40 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
-    """Product of all index ranges for two operands, where fvcore rounds to four digits; else fvcore's own rule."""
-    terms = inputs[0].toIValue().replace(" ", "").split("->")[0].split(",")
-    shapes = [get_shape(v) for v in inputs[1].node().inputs()]
-    if len(terms) != 2 or "." in "".join(terms):
+    """Product of all index ranges for two operands, where fvcore rounds to four digits; else fvcore's own rule.
+
+    An index of one operand alone that the result does not have is summed before the product.
+    """
+    given, _, result = inputs[0].toIValue().replace(" ", "").partition("->")
+    terms, shapes = given.split(","), [get_shape(v) for v in inputs[1].node().inputs()]
+    if len(terms) != 2:
         return int(einsum_flop_jit(inputs, outputs))
-    return math.prod(dict(zip("".join(terms), chain(*shapes), strict=True)).values())
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        dots = range(len(shape) - len(term.replace("...", "")), 0, -1) if "..." in term else ()
+        before, _, after = term.partition("...")
+        for index, size in zip([*before, *map(str, dots), *after], shape, strict=True):
+            sizes[index] = max(size, sizes.get(index, 1))
+    both = set(terms[0]) & set(terms[1])
+    kept = both | set(result) if result else set(sizes)
+    return math.prod(size for index, size in sizes.items() if index in kept or index.isdigit())
+
+
+def _contraction(inputs: list[Any], outputs: list[Any]) -> int:
+    """A product of ``A K`` and ``K B`` elements without a common stack: ``A B`` elements, ``A K B`` MACs."""
+    return math.isqrt(math.prod(math.prod(get_shape(v)) for v in (*inputs[:2], outputs[0])))
+
+
+def _convolution_mode(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution whose padding is a word: elements of the output times what each of them sums."""
+    return Counter({"conv": math.prod(get_shape(outputs[0])) * math.prod(get_shape(inputs[1])[1:])})
+
+
+def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
+    """A recurrent layer: every step reads each of its matrices once (4 gates of an LSTM, 3 of a GRU)."""
+    lists = [list(v.node().inputs()) for v in inputs if v.node().kind() == "prim::ListConstruct"]
+    matrices = [shape for v in lists[-1] if len(shape := get_shape(v)) == 2]
+    return math.prod(get_shape(inputs[0])[:-1]) * sum(map(math.prod, matrices))
 
 
 HANDLES = {
@@ -212,5 +286,9 @@ HANDLES = {
     "aten::baddbmm": lambda inputs, outputs: _product(inputs, outputs, left=1),
     "aten::matmul": _product,  # fvcore's own forgets the right factor's stack where that is the larger one
     "aten::einsum": _einsum,
+    "aten::tensordot": _contraction,
+    "aten::inner": _contraction,
+    "aten::_convolution_mode": _convolution_mode,
+    **{f"aten::{kind}": _recurrent for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
 }
 """Operators that fvcore has no rule for, or one that is not exact."""

@@ -157,6 +157,20 @@ def test_the_plain_list_says_what_there_is_beside_it(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sites"),
+    [
+        *((f"shufflenet_v2_x{size}", 18) for size in ("0_5", "1_0", "1_5", "2_0")),
+        *((f"swin_{size}", 24) for size in ("s", "b")),
+    ],
+)
+def test_shufflenets_and_deep_swins_pass(name, sites):
+    finding = examine(f"torchvision:{name}")
+    assert (finding.outcome, finding.why, finding.sites) == ("pass", "", sites)
+    assert finding.difference <= 1e-12
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_suites_own_small_architectures_pass():
     findings = found(*SMALL)

@@ -3,8 +3,10 @@
 import pytest
 from networks import CASES, SHAPE, Excitation, conv, excited, excited_stream, head, made, mlp, residual
 from torch import nn
+from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.swin_transformer import SwinTransformer
 
+from bench.sites import find_sites
 from bench.slicing import channels
 from bench.tracing import Member, Untraceable, trace
 
@@ -158,6 +160,29 @@ def test_a_mapping_that_goes_round_in_circles_ends():
     with pytest.raises(Untraceable, match="cannot follow its units"):
         traced.members("features.2.reduction")
     assert sides(traced, "features.3.0.mlp.0") == {"features.3.0.mlp.0": "out", "features.3.0.mlp.3": "in"}
+
+
+def shuffling():
+    """Three blocks deep, torch-pruning divides by zero where a channel shuffle begins."""
+    return ShuffleNetV2([3, 1, 1], [8, 16, 32, 32, 32], num_classes=4)
+
+
+def merging():
+    """Behind eight blocks torch-pruning adds None to a number where patches are merged."""
+    return SwinTransformer([4, 4], 8, [1, 8, 1], [2, 2, 2], [2, 2], num_classes=4)
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "reader"),
+    [
+        (shuffling, "stage2.1.branch2.0", "stage2.1.branch2.5"),
+        (merging, "features.3.5.mlp.0", "features.3.5.mlp.3"),
+    ],
+)
+def test_one_node_without_a_mapping_leaves_the_others(network, layer, reader):
+    network = network()
+    assert sides(trace(network, (3, 32, 32)), layer)[reader] == "in"
+    assert layer in find_sites(network, (3, 32, 32))
 
 
 # --- the copy ------------------------------------------------------------------------------------------------------
