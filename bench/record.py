@@ -89,11 +89,20 @@ def content(path: Path | str) -> bytes:
                 raise RecordError(f"record {path}: {facts.st_size:,} bytes, more than {LARGEST:,}")
             if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
                 raise RecordError(f"record {path}: not a file")
-            return os.read(handle, facts.st_size)
+            return _read(handle, facts.st_size)
         finally:
             os.close(handle)
     except OSError as error:
         raise RecordError(f"record {path}: {error.strerror}") from error
+
+
+def _read(handle: int, size: int) -> bytes:
+    """The first ``size`` bytes of an open file: one call may return fewer, as on network file systems."""
+    found = part = os.read(handle, size)
+    while part and len(found) < size:
+        part = os.read(handle, size - len(found))
+        found += part
+    return found
 
 
 def parse(written: str | bytes, name: str) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from bench.errors import UsageError
 from bench.registry import unknown
 from leaderboard.model import ALPHA, Board, Mean, Row, Table
+from leaderboard.numbers import settle
 from leaderboard.statistics import QUANTUM, family, interval, seeds_needed
 
 EXACT = 16
@@ -45,6 +48,9 @@ class Comparison:
     seeds_needed: int | None
     cost: float | None
     same: bool
+
+    def __post_init__(self) -> None:
+        settle(self, "mean", "half", "p", "p_exact", "cost")
 
     @property
     def verdict(self) -> str:
@@ -118,14 +124,18 @@ def _compare(board: Board, table: Table, a: Row, b: Row) -> Comparison | None:
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
     """Exact two-sided p of the permutation test that flips the sign of each paired difference."""
-    from scipy import stats
-
     if not 2 <= len(differences) <= EXACT:
         return None
-    result = stats.permutation_test(
-        (np.asarray(differences, dtype=float),), np.mean, permutation_type="samples", n_resamples=math.inf
-    )
-    return float(result.pvalue)
+    exact = [Fraction(difference) for difference in differences]
+    sums = Counter({Fraction(0): 1})
+    for difference in exact:
+        flipped: Counter[Fraction] = Counter()
+        for total, ways in sums.items():
+            flipped[total + difference] += ways
+            flipped[total - difference] += ways
+        sums = flipped
+    observed = abs(sum(exact, Fraction(0)))
+    return sum(ways for total, ways in sums.items() if abs(total) >= observed) / 2 ** len(differences)
 
 
 def _mean(wrong: Sequence[float], n: int) -> Mean:

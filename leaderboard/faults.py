@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from leaderboard.columns import SIZES, Cell, Number, Value
 from leaderboard.model import CONTROLS, REFERENCES
+from leaderboard.numbers import ROUNDING
 from leaderboard.recount import (
-    ROUNDING,
     Counts,
     agree,
     below_budget,

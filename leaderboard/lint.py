@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from bench.errors import UsageError
 from leaderboard import faults, foreign, reading, tables
+from leaderboard.columns import Cell, Number
+from leaderboard.recount import agree
 from leaderboard.sheets import Entry, Finding, Sheet
 
 if TYPE_CHECKING:
@@ -100,29 +102,37 @@ def check_text(text: str, fmt: str, records: pd.DataFrame | None = None) -> list
 
 
 def _records(sheets: list[Sheet], fmt: str, records: pd.DataFrame) -> None:
-    """Compare each cell with that of the tables that the records make."""
+    """Compare each cell with that of the tables that the records make: texts with the text, numbers with the number."""
     from leaderboard import board
 
     def name(sheet: Sheet) -> tuple[object, ...]:
         return tuple(sorted(pair for pair in sheet.key.items() if pair[1])), sheet.kind, sheet.keep
 
-    right = {name(sheet): sheet for sheet in reading.read(tables.render(board.build(records)[0], fmt), fmt)[0]}
+    boards = board.build(records)[0]
+    written, exact = (reading.read(tables.render(boards, form), form)[0] for form in (fmt, tables.JSON))
+    right = {name(sheet): (sheet, numbers) for sheet, numbers in zip(written, exact, strict=True)}
     for sheet in sheets:
-        made = right.get(name(sheet))
-        if made is None:
+        if name(sheet) not in right:
             sheet.fault(None, "", "record-table", "the records make no table of this key and budget")
             continue
-        ours: dict[str, list[Entry]] = defaultdict(list)
-        for entry in made.entries:
-            ours[entry.name].append(entry)
+        ours: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
+        for entry, numbers in zip(*(made.entries for made in right[name(sheet)]), strict=True):
+            ours[entry.name].append((entry, numbers))
         for entry in sheet.entries:
             if not ours[entry.name]:
                 sheet.fault(entry, "name", "record-row", "the records have no such row")
                 continue
-            same = ours[entry.name].pop(0)
+            same, numbers = ours[entry.name].pop(0)
             for key, cell in same.cells.items():
-                if entry.cells.get(key) != cell:
+                if not _same(entry.cells.get(key), cell, numbers.cells.get(key)):
                     text = f"{faults.shown(entry.cells.get(key))}, the records say {faults.shown(cell)}"
                     sheet.fault(entry, key, "record-cell", text)
-        for left in (entry for entries in ours.values() for entry in entries):
+        for left, _ in (pair for pairs in ours.values() for pair in pairs):
             sheet.fault(None, "name", "record-row", f"the row {left.name[:60]} of the records is not there")
+
+
+def _same(found: Cell, written: Cell, exact: Cell) -> bool:
+    """Whether a cell is what the records make: in this format, or, if a number, before it was rounded for it."""
+    if isinstance(found, Number) and isinstance(exact, Number):
+        return agree(found, exact.value)
+    return found == written

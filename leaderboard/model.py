@@ -1,10 +1,15 @@
-"""What a board is made of: plain values, computed once, that tables, pages and the linter read."""
+"""What a board is made of: plain values, computed once, that tables, pages and the linter read.
+
+Derived numbers are rounded where they enter (``leaderboard.numbers``), so that all that is made of them agrees.
+"""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+from leaderboard.numbers import derived, settle
 
 CONTROLS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long")
 """Compulsory controls (RULES.md, 9), by name."""
@@ -33,6 +38,9 @@ class Mean:
     mean: float
     half: float | None
 
+    def __post_init__(self) -> None:
+        settle(self, "mean", "half")
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -51,6 +59,9 @@ class Difference:
     seeds: int
     p: float | None
     p_holm: float | None
+
+    def __post_init__(self) -> None:
+        settle(self, "mean", "half", "p", "p_holm")
 
     @property
     def clear(self) -> bool:
@@ -76,6 +87,9 @@ class Speed:
     low: float
     high: float
     busy: bool
+
+    def __post_init__(self) -> None:
+        settle(self, "dense_ms", "final_ms", "times", "low", "high")
 
 
 class Run(NamedTuple):
@@ -165,6 +179,9 @@ class Row:
     controls_missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        settle(self, "macs", "params", "macs_percent", "params_percent", "training_macs", "cost", "step_cost")
+
     @property
     def control(self) -> bool:
         """Whether it is one of the compulsory controls."""
@@ -179,10 +196,6 @@ class Row:
     def finished(self) -> dict[int, Run]:
         """Seed -> run, of those that finished."""
         return {run.seed: run for run in self.runs if run.wrong is not None}
-
-    def shared_with(self, other: Row) -> int:
-        """How many seeds both have finished."""
-        return len(self.finished.keys() & other.finished.keys())
 
 
 @dataclass(frozen=True)
@@ -239,6 +252,9 @@ class Reach:
     times: float | None
     half: float | None
     bound: bool
+
+    def __post_init__(self) -> None:
+        settle(self, "times", "half")
 
 
 @dataclass(frozen=True)
@@ -312,3 +328,7 @@ class Ranking:
     ranks: tuple[tuple[str, float], ...]
     critical: float
     groups: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        settle(self, "critical")
+        object.__setattr__(self, "ranks", tuple((name, derived(rank)) for name, rank in self.ranks))

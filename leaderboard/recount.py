@@ -11,13 +11,12 @@ import numpy as np
 from leaderboard import statistics
 from leaderboard.columns import FAILED, MISSING, SIZES, Cell, Number, Value
 from leaderboard.model import ALPHA, CONTROLS, CONTROLS_OF, LEAST_RANKED, REFERENCES
+from leaderboard.numbers import ROUNDING, agrees, derived
 from leaderboard.rows import TOLERANCE, most_common
 from leaderboard.sheets import Entry, Sheet
 
 PARTS = ("points", "half_points", "seeds", "p", "p_holm", "clear")
 """What a row's difference to a reference is made of, in the names of its fields."""
-ROUNDING = 1e-9
-"""Relative error that arithmetic may add to a number that was not rounded."""
 COUNT = re.compile(rf"(\d{{1,15}}):(-?\d{{1,15}}|{FAILED}|{re.escape(MISSING)})")
 
 
@@ -202,7 +201,7 @@ def _differences(sheet: Sheet, wrong: statistics.Array, found: list[dict[str, Va
                 int((known[k] & known[at]).sum()),
                 _known(tests.p[place]),
                 _known(tests.p_holm[place]),
-                bool(tests.p_holm[place] < ALPHA),
+                derived(tests.p_holm[place]) < ALPHA,
             )
             found[k].update({f"minus_{to}_{part}": x for part, x in zip(PARTS, own, strict=True)})
 
@@ -246,5 +245,5 @@ def _known(x: float) -> float | None:
 def agree(cell: Cell, expected: Value) -> bool:
     """Whether a cell says what was computed, within its rounding."""
     if isinstance(cell, Number) and isinstance(expected, int | float):
-        return abs(cell.value - expected) <= cell.slack + ROUNDING * abs(expected) + 1e-12
+        return agrees(cell.value, expected, cell.slack)
     return cell == expected

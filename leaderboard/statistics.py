@@ -111,12 +111,17 @@ def family(differences: ArrayLike, rows: int, least: int = 2) -> Family:
 
 def _common(variances: Array, freedom: Array) -> tuple[float, float]:
     """The variance that all have in common and how many degrees of freedom it is worth (Smyth 2004, section 6.2)."""
-    logs = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
+    logs = _log(variances) - digamma(freedom / 2) + _log(freedom / 2)
     spread = float(np.var(logs, ddof=1) - np.mean(polygamma(1, freedom / 2)))
     if spread <= 0:  # no more spread than chance makes: one variance for all
-        return float(np.exp(logs.mean())), math.inf
+        return math.exp(logs.mean()), math.inf
     prior = 2 * _inverse_trigamma(spread)
-    return float(np.exp(logs.mean() + digamma(prior / 2) - math.log(prior / 2))), prior
+    return math.exp(logs.mean() + digamma(prior / 2) - math.log(prior / 2)), prior
+
+
+def _log(values: Array) -> Array:
+    """Natural logarithm; numpy's own has other last bits where the processor has AVX-512."""
+    return np.array([math.log(value) for value in values.tolist()])
 
 
 def _inverse_trigamma(x: float) -> float:

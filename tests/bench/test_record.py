@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 from records import SPEC, changed, cost, ended, finished
@@ -166,6 +167,25 @@ def test_files_that_are_no_records(tmp_path, content, words):
         load(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("most", [1, 100, 4096])
+def test_a_file_that_comes_in_pieces_is_read_whole(ok, tmp_path, monkeypatch, most):
+    """A read may return less than was asked for, as on network file systems."""
+    file = tmp_path / f"{ok['id']}.json"
+    file.write_text(to_text(seal(ok)))
+    read = os.read
+    monkeypatch.setattr(record.os, "read", lambda handle, size: read(handle, min(size, most)))
+    assert load(file) == seal(ok)
+
+
+def test_a_file_that_shrinks_while_it_is_read_ends(ok, tmp_path, monkeypatch):
+    file = tmp_path / f"{ok['id']}.json"
+    file.write_text(to_text(seal(ok)))
+    parts = [file.read_bytes()[:50], b""]
+    monkeypatch.setattr(record.os, "read", lambda handle, size: parts.pop(0))
+    with pytest.raises(RecordError, match="not JSON"):
+        load(file)
 
 
 def test_a_file_that_is_not_there(tmp_path):
