@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from bench.api import Phase
 from bench.checkpoint import load_tensors, save_tensors
 from bench.errors import RunFailed
-from bench.files import write_atomic
+from bench.files import Lock, write_atomic
 from bench.progress import Progress
 from bench.training import Training
 
@@ -62,8 +61,8 @@ def ensure(
     """
     weights, facts_file, checkpoint = paths(folder, base_id)
     weights.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(weights.with_suffix(".lock"))
-    if lock_is_busy(lock):
+    lock = Lock(weights.parent, base_id)
+    if lock.busy():
         progress.say(f"waiting for another run that trains the base {base_id}")
     with lock:
         if not exists(folder, base_id):
@@ -92,15 +91,6 @@ def ensure(
     if hashlib.sha256(weights.read_bytes()).hexdigest() != facts["sha256"]:
         raise RunFailed(f"{weights} is not what was trained; delete it and run again")
     return Base(load_tensors(weights), facts)
-
-
-def lock_is_busy(lock: FileLock) -> bool:
-    """Whether somebody else holds ``lock`` right now."""
-    try:
-        with lock.acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _no_prune(training: Training) -> None:

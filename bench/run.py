@@ -17,11 +17,10 @@ from types import FrameType
 from typing import Any
 
 import torch
-from filelock import FileLock
 
-from bench import base as bases
 from bench import environment, form, record
 from bench.errors import BenchError, RunFailed, SetupError, UsageError
+from bench.files import run_lock
 from bench.kinds import fitting
 from bench.pipeline import Options, Run
 from bench.progress import Progress
@@ -56,9 +55,8 @@ def execute(
     if done:
         return done
     run = Run(spec, options, progress, job)
-    lock = FileLock(lock_file(options.out, spec))
-    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-    if bases.lock_is_busy(lock):
+    lock = run_lock(options.out, spec.id)
+    if lock.busy():
         run.progress.say("waiting for another process that is at the same run")
     with lock, terminable():
         done = _already(path, spec, options)
@@ -139,11 +137,6 @@ def leave_failure(spec: Spec, options: Options, error: BaseException, job: dict[
         "clock": {"started_at": now, "finished_at": now, "seconds": {}, "base_seconds": None, "resumes": 0},
     }
     record.write(record.path_of(options.out, spec), unstarted | _failed("failed", error), replace=options.retry)
-
-
-def lock_file(out: Path, spec: Spec) -> Path:
-    """Whoever is at a run holds the lock on this file; it dies with its holder."""
-    return out / "checkpoints" / f"{spec.id}.lock"
 
 
 def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:

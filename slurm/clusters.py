@@ -19,16 +19,14 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.local.debug import DebugExecutor
 from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
-from bench.base import lock_is_busy
 from bench.errors import SetupError
 from slurm.batch import Batch
-from slurm.job import Job
+from slurm.job import Job, job_lock
 from slurm.profile import Profile
 
 RUNNING, WAITING = "running", "waiting"
@@ -176,8 +174,7 @@ class Local:
         for batch in batches:
             controllers = _controllers(batch)
             for job in filter(None, batch.jobs):
-                lock = batch.folder / f"{job}.lock"
-                if (lock.exists() and lock_is_busy(FileLock(lock))) or job in controllers:
+                if job_lock(batch, job).busy() or job in controllers:
                     found[job] = (RUNNING, "")
         return found
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import Checkpointable
 
 from bench.errors import BenchError, RunFailed, SetupError
+from bench.files import Lock
 from bench.progress import Progress
 from slurm import journal
 from slurm.batch import Batch, Task, journal_of
@@ -64,7 +64,7 @@ class Job(Checkpointable):
         signals = _Signals(batch, began)
         with suppress(OSError):  # what a kill left of it would end every later leg with an error
             (batch.folder / f"{env.job_id}_{env.global_rank}_result.pkl.save_tmp").unlink()
-        lock = FileLock(batch.folder / f"{env.job_id}.lock") if env.name() == "local" else None
+        lock = job_lock(batch, env.job_id) if env.name() == "local" else None
         with signals.heard():
             try:
                 if lock:
@@ -81,6 +81,11 @@ class Job(Checkpointable):
             finally:
                 if lock:
                     lock.release()
+
+
+def job_lock(batch: Batch, job: str) -> Lock:
+    """Held by a job of this machine for as long as it lives."""
+    return Lock(batch.folder, job)
 
 
 class _Signals:
@@ -137,7 +142,7 @@ class _Worker:
         pending = [self.batch.task(key) for key in self.keys]
         while pending:
             for task in list(pending):
-                with suppress(Timeout):
+                with suppress(TimeoutError):
                     self._claim(task, 0)
                     pending.remove(task)
             if pending:
@@ -145,7 +150,7 @@ class _Worker:
                 pending.pop(0)
 
     def _claim(self, task: Task, timeout: float) -> None:
-        """Carry out a task that nobody holds; raises Timeout when somebody does."""
+        """Carry out a task that nobody holds; raises TimeoutError when somebody does."""
         notes = journal_of(self.out, task.key)
         notes.file.parent.mkdir(parents=True, exist_ok=True)
         with notes.lock.acquire(timeout=timeout):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from bench.files import Lock
 
 PREEMPTED, TIMED_OUT, TERMINATED, KILLED = "preempted", "timed out", "terminated", "killed"
 DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
@@ -59,7 +59,7 @@ class Journal:
 
     def __init__(self, folder: Path, key: str) -> None:
         self.file = folder / f"{key}.jsonl"
-        self.lock = FileLock(folder / f"{key}.lock")  # held by the job that works on it; dies with it
+        self.lock = Lock(folder, key)  # held by the job that works on it; dies with it
 
     def add(self, event: str, **facts: Any) -> None:
         """Append an event; raises OSError."""

@@ -13,12 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from bench import environment
-from bench.base import lock_is_busy
 from bench.checkpoint import require_writable
 from bench.errors import SetupError
+from bench.files import Lock
 from bench.pipeline import Options
 from bench.spec import Spec, component
 from bench.specify import make_method, method_digest
@@ -78,8 +76,8 @@ def submit(request: Request, say: Callable[[str], None]) -> Submission:
     """
     out = request.options.out
     require_writable(jobs_folder(out), 2**20)
-    lock = FileLock(jobs_folder(out) / "submit.lock")
-    if lock_is_busy(lock):
+    lock = Lock(jobs_folder(out), "submit")
+    if lock.busy():
         say("waiting for another submission to the same folder")
     with lock:
         cluster = cluster_of(request.cluster)

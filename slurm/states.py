@@ -7,12 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from bench import record
-from bench.base import lock_is_busy
 from bench.errors import SetupError
-from bench.run import lock_file
+from bench.files import run_lock
 from bench.spec import Spec
 from slurm.batch import Batch, base_key, batches, journal_of
 from slurm.clusters import RUNNING, WAITING, cluster_of
@@ -179,8 +176,7 @@ def _last_leg(spec: Spec, out: Path) -> Leg | None:
 
 def _busy(spec: Spec, out: Path) -> bool:
     """Whether a process that is no job is at the run."""
-    file = lock_file(out, spec)
-    return file.exists() and lock_is_busy(FileLock(file))
+    return run_lock(out, spec.id).busy()
 
 
 def _tell_ends(found: Survey) -> None:

@@ -1,8 +1,14 @@
+import os
+import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from bench.files import write_atomic
+from bench import files as module
+from bench.files import Lock, write_atomic
 
 
 def text(content):
@@ -91,3 +97,97 @@ def test_the_error_of_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
         write_atomic(tmp_path / "file" / "below", text("x"))
+
+
+# --- locks ---------------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys
+from pathlib import Path
+from bench.files import Lock
+with Lock(Path(sys.argv[1]), sys.argv[2]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=[True, False], ids=["byte", "file"])
+def kind(request, monkeypatch):
+    """Locks as bytes of one file, and as files, where a system has no others."""
+    if request.param and not module.RANGES:
+        pytest.skip("this system has no locks that belong to an opening of a file")
+    monkeypatch.setattr(module, "RANGES", request.param)
+
+
+@pytest.mark.usefixtures("kind")
+def test_lock_excludes_others_of_its_name_only(tmp_path):
+    one, same, other = Lock(tmp_path / "new", "a"), Lock(tmp_path / "new", "a"), Lock(tmp_path / "new", "b")
+    assert not one.busy()
+    assert files(tmp_path) == []
+    with one:
+        assert same.busy()
+        assert not other.busy()
+        with pytest.raises(TimeoutError):
+            same.acquire(timeout=0)
+        with pytest.raises(TimeoutError):
+            same.acquire(timeout=0.1)
+        with other.acquire(timeout=0):
+            assert other.busy()
+        assert same.busy()  # that another was given back gave back nothing else
+    assert not same.busy()
+    with same.acquire(timeout=0):
+        assert one.busy()
+
+
+@pytest.mark.usefixtures("kind")
+def test_lock_is_waited_for(tmp_path):
+    order, first = [], Lock(tmp_path, "a").acquire()
+
+    def wait():
+        with Lock(tmp_path, "a"):
+            order.append("second")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join(0.1)
+    order.append("first")
+    first.release()
+    thread.join(20)
+    assert order == ["first", "second"]
+
+
+def test_lock_dies_with_its_process(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path), "a"]
+    root = Path(__file__).parents[2]
+    holder = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        assert Lock(tmp_path, "a").busy()
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        with Lock(tmp_path, "a").acquire(timeout=0):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_thousand_locks_are_one_empty_file(tmp_path):
+    if not module.RANGES:
+        pytest.skip("this system has no locks that belong to an opening of a file")
+    held = [Lock(tmp_path, f"run-{k}").acquire(timeout=0) for k in range(200)]
+    assert files(tmp_path) == ["locks"]
+    assert (tmp_path / "locks").stat().st_size == 0
+    for lock in held:
+        lock.release()
+
+
+def test_lock_that_the_file_system_does_not_know_is_reported(tmp_path, monkeypatch, capsys):
+    def refuse(*given):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(module.fcntl, "fcntl", refuse)
+    monkeypatch.setattr(module.fcntl, "flock", refuse)
+    with Lock(tmp_path, "a"):
+        assert not Lock(tmp_path, "a").busy()
+    assert "two processes may do the same work" in capsys.readouterr().err

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from filelock import FileLock
 
 from bench import base, pipeline, record
 from bench.checkpoint import save_state
 from bench.errors import RunFailed, SetupError, UsageError
+from bench.files import run_lock
 from bench.progress import Progress
-from bench.run import execute, leave_failure, lock_file, train_base
+from bench.run import execute, leave_failure, train_base
 from bench.training import Training
 
 
@@ -254,7 +254,7 @@ def test_the_lock_of_a_run_is_where_others_look_for_it(make_run):
     busy = []
 
     def look():
-        return base.lock_is_busy(FileLock(lock_file(options.out, spec)))
+        return run_lock(options.out, spec.id).busy()
 
     class Looks(Heard):
         def saved(self):

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from filelock import FileLock
 from waiting import until
 
 from bench.errors import SetupError
@@ -20,6 +19,7 @@ from bench.specify import make_spec
 from slurm import clusters
 from slurm.batch import Batch, Task, batches, new_token
 from slurm.clusters import RUNNING, Debug, Local, cluster_of
+from slurm.job import job_lock
 from slurm.profile import Profile
 from slurm.states import LOST, WAITING, survey
 
@@ -117,7 +117,7 @@ def test_one_number_in_two_batches_is_two_jobs(controlled):
 
 def test_a_job_is_alive_while_its_work_goes_on_though_who_started_it_is_gone(tmp_path):
     batch = batch_of(tmp_path, "4000000")
-    lock = FileLock(batch.folder / "4000000.lock")
+    lock = job_lock(batch, "4000000")
     assert Local().live([batch]) == {}
     with lock:
         assert Local().live([batch]) == {"4000000": (RUNNING, "")}

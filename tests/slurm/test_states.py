@@ -3,13 +3,13 @@
 import time
 
 import pytest
-from filelock import FileLock
 from records import ended, finished
 
 from bench import record
 from bench.errors import SetupError
+from bench.files import run_lock
 from bench.pipeline import Options
-from bench.run import leave_failure, lock_file
+from bench.run import leave_failure
 from bench.spec import Budget, load_recipe
 from bench.specify import make_spec
 from slurm import states
@@ -262,9 +262,7 @@ def test_an_interrupted_run_is_missing_unless_its_job_is_there(tmp_path, slurm):
 
 def test_a_run_at_which_somebody_is_without_a_job_is_running(tmp_path, slurm):
     spec = spec_of()
-    file = lock_file(tmp_path, spec)
-    file.parent.mkdir(parents=True)
-    with FileLock(file):
+    with run_lock(tmp_path, spec.id):
         found = only(tmp_path, spec)
         assert (found.state, found.detail, found.job) == (RUNNING, "not as a job", None)
         submitted(tmp_path, [spec], jobs=("7",))  # whose job is gone

@@ -13,6 +13,7 @@ from waiting import until
 from bench import record
 from bench.run import execute
 from slurm.batch import base_key
+from slurm.job import job_lock
 
 START = "import sys; from pathlib import Path; from slurm.job import Job; Job(Path(sys.argv[1]), int(sys.argv[2]))()"
 
@@ -67,7 +68,7 @@ def test_what_a_killed_job_was_at_is_taken_over_by_the_one_that_waits(make_run, 
     spec, options = make_run("patient", train__epochs=3)
     batch = workers.batch(tmp_path / "out", spec, elements=2)
     started = workers(batch, "501", "502")
-    until(lambda: all((batch.folder / f"{job}.lock").exists() for job in started))  # both are there
+    until(lambda: all(job_lock(batch, job).busy() for job in started))  # both are there
     until(lambda: legs(batch.out, spec) and len(legs(batch.out, spec)[0].epochs) == 4)  # base, first epoch
     holder = legs(batch.out, spec)[0].job
     started[holder].kill()

@@ -7,7 +7,6 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from filelock import FileLock
 from job_tools import batch_of, found, has_record, legs, stop_at
 from waiting import until
 
@@ -143,12 +142,10 @@ def at_work(tmp_path):
     threads = []
 
     def hold(spec, meanwhile=lambda: None):
-        file = journal_of(tmp_path, spec.id).file
-        file.parent.mkdir(parents=True)
         held, done = threading.Event(), threading.Event()
 
         def work():
-            with FileLock(file.with_suffix(".lock")):
+            with journal_of(tmp_path, spec.id).lock:
                 held.set()
                 meanwhile()
                 done.wait(60)
