@@ -19,6 +19,7 @@ from bench.data import TrainingData
 from bench.errors import RunFailed
 from bench.gates import Gates
 from bench.modes import evaluating
+from bench.optimizer import forget
 from bench.sites import Site, Sites
 from bench.slicing import NORMS
 from bench.spec import Budget, Recipe, derive
@@ -73,6 +74,7 @@ class Context(Choosing):
         self.optimizer: torch.optim.Optimizer | None = None
         self.sliced_by: dict[str, Tensor] | None = None  # masks over the dense network's units
         self.stopping: str | None = None  # what is to end after this epoch: "phase" or "search"
+        self.hook = ""  # of the method that runs now; see :meth:`during`
         self._model, self._data, self._seed, self._precision = model, data, seed, precision
         self._gates = Gates(network, sites)
         self._masks = sites.ones(device)
@@ -134,8 +136,10 @@ class Context(Choosing):
         """Pass the activation ``[B, n_units, ...]`` of ``site`` through ``module`` wherever it is read.
 
         Keep the module as an attribute of the method, so that a checkpoint has it; its parameters are trained
-        with the network from the next phase on. The harness takes it out again before slicing.
+        with the network: from this phase on if it is inserted in ``prepare`` or ``on_phase_start``, from the next one
+        on in ``on_phase_end``; other hooks may not insert. The harness takes it out again before slicing.
         """
+        self._require_hook("insert", ("prepare", "on_phase_start", "on_phase_end"))
         self._gates.insert(site, module.to(self.device))
 
     def _with_masks(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,7 +176,9 @@ class Context(Choosing):
         """
         network = self.network
         norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
-        kept = [(p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted for p in m.parameters()))]
+        kept = [
+            (p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted.values() for p in m.parameters()))
+        ]
         gated, passes = self._gates.values, self._passes
         devices = [self.device] if self.device.type == "cuda" else []
         with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
@@ -346,7 +352,10 @@ class Context(Choosing):
 
         ``init`` is the network before any training, ``base`` the trained dense one; ``fresh`` draws the layers'
         weights anew, in every phase others, from ``init``. The prune slices all snapshots with the network.
+        Not between a forward and its step, that is in ``penalty`` and ``on_backward_end``.
         """
+        if self.hook in ("penalty", "on_backward_end"):
+            raise RunFailed(f"ctx.rewind in {self.hook}: the step would mix two networks; use on_step_end")
         if tag == "fresh":
             self.network.load_state_dict(self.snapshots["init"])  # for what is no layer's: bare parameters
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -357,15 +366,19 @@ class Context(Choosing):
         else:
             self.network.load_state_dict(self.snapshots[tag])
         if self.optimizer is not None:
-            self.optimizer.state.clear()
+            forget(self.optimizer)
         self._hold()
 
     def shrink(self, masks: Masks) -> None:
-        """Take what ``masks`` (site -> bool ``[n_units]``) removes out of the network now; for the end of a phase.
+        """Take what ``masks`` (site -> bool ``[n_units]``) removes out of the network now, at a phase's start or end.
 
         Sites, masks, snapshots and tracked statistics follow; inserted modules go. The smaller network computes
         what the masked one would and costs less to train; what is gone does not come back.
+
+        Raises:
+            RunFailed: in any hook but ``on_phase_start`` and ``on_phase_end``, or for masks that do not fit.
         """
+        self._require_hook("shrink", ("on_phase_start", "on_phase_end"))
         trackers, before = self._trackers, self._masks
         self.slice(check_masks(self.sites, masks))
         self._trackers = trackers
@@ -392,13 +405,27 @@ class Context(Choosing):
 
     # --- for the harness -------------------------------------------------------------------------------------
 
+    @contextmanager
+    def during(self, hook: str) -> Iterator[None]:
+        """Within the block the method's ``hook`` runs: what it may not do is refused."""
+        before, self.hook = self.hook, hook
+        try:
+            yield
+        finally:
+            self.hook = before
+
+    def _require_hook(self, call: str, hooks: tuple[str, ...]) -> None:
+        """Raise RunFailed where a method's hook runs that is none of ``hooks``."""
+        if self.hook and self.hook not in hooks:
+            raise RunFailed(f"ctx.{call} in {self.hook}: only {', '.join(hooks)} may do that")
+
     def after_step(self) -> None:
         """End of a step: batch gates go, masked units are put back as they were."""
         self._gates.set(self._with_masks({}))
         for parameter, rows, saved in self._held:
             with torch.no_grad():
                 parameter[rows] = saved
-            for moment in self.optimizer.state[parameter].values() if self.optimizer else ():
+            for moment in self.optimizer.state.get(parameter, {}).values() if self.optimizer else ():
                 if isinstance(moment, Tensor) and moment.shape == parameter.shape:
                     moment[rows] = 0
 
@@ -413,9 +440,15 @@ class Context(Choosing):
         return bool(self._held or self._gates.values)
 
     @property
-    def inserted(self) -> list[nn.Module]:
-        """Modules a method has put in."""
-        return list(self._gates.inserted.values())
+    def inserted(self) -> dict[str, nn.Module]:
+        """Modules a method has put in: site -> module."""
+        return dict(self._gates.inserted)
+
+    def insert_only(self, modules: Mapping[str, nn.Module]) -> None:
+        """Insert these modules (site -> module) in place of those that are in; for a resume."""
+        self._gates.inserted.clear()
+        for site, module in modules.items():
+            self._gates.insert(site, module.to(self.device))
 
     def slice(self, masks: Masks) -> nn.Module:
         """Replace the network, its sites and every snapshot by their slices. Gates and masks end here."""

@@ -109,8 +109,7 @@ class Run:
         ctx.snapshots["base"] = self.base.state
         if self.method.starts_from == "base":
             ctx.rewind("base")  # before prepare, which may copy or measure the network, on resume too
-        for hook in self.method.bound("prepare"):
-            hook(ctx)
+        training.call("prepare")
         if training.resume():
             trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
             self.progress.skip(trained + training.position[1])
@@ -180,8 +179,7 @@ class Run:
         return self.model.macs(self.model.array(self.training.ctx.sites.widths))
 
     def _finalize(self, training: Training) -> None:
-        for hook in self.method.bound("finalize"):
-            hook(training.ctx)
+        training.call("finalize")
         training.ctx.release()
 
     def _prune(self, training: Training) -> None:

@@ -20,6 +20,7 @@ from bench.context import Context
 from bench.data import TrainingData
 from bench.errors import Diverged, RunFailed
 from bench.measure.quality import logits_of
+from bench.optimizer import make_optimizer, schedule
 from bench.progress import Progress
 from bench.slicing import NORMS
 from bench.spec import Recipe, Stage, derive
@@ -86,22 +87,17 @@ class Training:
 
     def _phase(self, index: int, phase: Phase, done: int) -> None:
         ctx = self.ctx
-        if phase.rewind is not None and not done:
-            ctx.rewind(phase.rewind)
+        if not done:
+            if phase.rewind is not None:
+                ctx.rewind(phase.rewind)
+            self.call("on_phase_start")
         stage: Stage = getattr(self.recipe, phase.part)
-        parameters = list(ctx.network.parameters()) + [p for m in ctx.inserted for p in m.parameters()]
-        ctx.optimizer = optimizer = torch.optim.SGD(
-            [p for p in parameters if p.requires_grad],
-            lr=stage.lr,
-            momentum=self.recipe.momentum,
-            nesterov=self.recipe.nesterov,
-            weight_decay=self.recipe.weight_decay,
-            fused=True,
-        )
+        # made after the hook, which may have shrunk the network or inserted a module
+        self._names_of_inserted()
+        inserted = [p for module in ctx.inserted.values() for p in module.parameters()]
+        ctx.optimizer = optimizer = make_optimizer([*ctx.network.parameters(), *inserted], stage, self.recipe)
         if done and self._optimizer_state:
             optimizer.load_state_dict(self._optimizer_state)
-        elif not done:
-            self._call("on_phase_start")
         for epoch in range(done, phase.epochs):
             ctx.epoch = epoch
             loss = self._epoch(index, phase, stage, optimizer)
@@ -112,7 +108,7 @@ class Training:
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
             entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": ctx.units_left}
             ctx.progress = epoch + 1.0
-            self._call("on_epoch_end")
+            self.call("on_epoch_end")
             self.curve.append(ctx.logged | entry)  # what the harness measured stands
             ctx.logged = {}
             self.progress.epoch(f"{self.prefix}{phase.part}", epoch + 1, phase.epochs, loss, accuracy)
@@ -125,7 +121,7 @@ class Training:
                 ctx.stop_phase()
             if epoch + 1 == phase.epochs or ctx.stopping:
                 self.progress.fewer(phase.epochs - epoch - 1)
-                self._call("on_phase_end")
+                self.call("on_phase_end")
                 break
             self._save((index, epoch + 1))
         ctx.optimizer = None
@@ -158,23 +154,20 @@ class Training:
                 group["lr"] = stage.lr * factor
             ctx.step, ctx.x, ctx.y = step, x, y
             ctx.progress = ctx.epoch + step / steps
-            if hooks["on_batch_start"]:
-                self._timed(hooks["on_batch_start"])
+            self._timed("on_batch_start", hooks)
             with ctx.tracking(), ctx.autocast():
                 logits = network(x)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
             total += loss.detach() * len(y)
-            for penalty in self._timed(hooks["penalty"]):
+            for penalty in self._timed("penalty", hooks):
                 loss = loss + penalty
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            if hooks["on_backward_end"]:
-                self._timed(hooks["on_backward_end"])
+            self._timed("on_backward_end", hooks)
             optimizer.step()
             if ctx.busy:
                 ctx.after_step()
-            if hooks["on_step_end"]:
-                self._timed(hooks["on_step_end"])
+            self._timed("on_step_end", hooks)
             seen += len(y)
             self.progress.step(1 / steps)
         self.examples += seen
@@ -214,15 +207,16 @@ class Training:
 
     # --- hooks and clocks ------------------------------------------------------------------------------------
 
-    def _call(self, hook: str) -> None:
+    def call(self, hook: str) -> None:
+        """Call the method's implementations of ``hook``; none once it is gone."""
         if self.method:
-            self._timed(self.method.bound(hook))
+            self._timed(hook, {hook: self.method.bound(hook)})
 
-    def _timed(self, functions: list[Callable[..., Any]]) -> list[Any]:
-        if not functions:
+    def _timed(self, hook: str, functions: dict[str, list[Callable[..., Any]]]) -> list[Any]:
+        if not functions[hook]:
             return []
-        with self._clock("method"):
-            return [function(self.ctx) for function in functions]
+        with self._clock("method"), self.ctx.during(hook):
+            return [function(self.ctx) for function in functions[hook]]
 
     @contextmanager
     def _clock(self, what: str) -> Iterator[None]:
@@ -233,6 +227,16 @@ class Training:
             self.seconds[what] += time.perf_counter() - began
 
     # --- stopping and going on -------------------------------------------------------------------------------
+
+    def _names_of_inserted(self) -> dict[str, str]:
+        """Site -> name, among the method's modules, of the one that is inserted there; checkpoints keep these."""
+        names = {id(module): name for name, module in self.method.named_modules()} if self.method else {}
+        for site, module in self.ctx.inserted.items():
+            if id(module) not in names:
+                raise RunFailed(
+                    f"the module inserted at site {site} is no attribute of the method: a resumed run would lose it"
+                )
+        return {site: names[id(module)] for site, module in self.ctx.inserted.items()}
 
     def _save(self, position: tuple[int, int]) -> None:
         self.position = position
@@ -247,6 +251,7 @@ class Training:
             "network": ctx.network.state_dict(),
             "optimizer": ctx.optimizer.state_dict() if ctx.optimizer else None,
             "method": self.method.state_dict() if self.method else None,
+            "inserted": self._names_of_inserted(),
             "masks": ctx.masks,
             "sliced_by": ctx.sliced_by,
             "snapshots": {tag: s for tag, s in ctx.snapshots.items() if tag not in ("init", "base")},
@@ -284,6 +289,7 @@ class Training:
             self.method = None
         elif self.method:
             self.method.load_state_dict(state["method"])
+            ctx.insert_only({site: self.method.get_submodule(name) for site, name in state["inserted"].items()})
         ctx.network.load_state_dict(state["network"])
         ctx.masks = state["masks"]
         ctx.snapshots |= state["snapshots"]
@@ -306,36 +312,16 @@ class Training:
     _examples_an_epoch = 0
 
 
-FORM = 2
+FORM = 3
 """Of a checkpoint; one of another form is as good as none."""
 STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
 
 
 def choose_masks(ctx: Context, method: Method) -> dict[str, Tensor]:
     """The method's masks, checked: complete, boolean, above ``min_keep``."""
-    masks = method.select(ctx, ctx.budget)
+    with ctx.during("select"):
+        masks = method.select(ctx, ctx.budget)
     if not isinstance(masks, dict):
         raise RunFailed(f"the method's select returned {type(masks).__name__}, not a dictionary of masks")
     check_masks(ctx.sites, masks, ctx.budget.min_keep)
     return {name: masks[name].cpu() for name in ctx.sites}
-
-
-def schedule(stage: Stage, progress: float) -> float:
-    """Factor on the peak learning rate at ``progress`` in [0, 1) of ``stage`` (see :class:`bench.spec.Stage`)."""
-    if stage.schedule == "onecycle":
-        if progress < 0.3:
-            return _cosine(1 / 25, 1, progress / 0.3)
-        return _cosine(1, 1 / 25e4, (progress - 0.3) / 0.7)
-    if progress < stage.warmup:
-        return progress / stage.warmup
-    rest = (progress - stage.warmup) / (1 - stage.warmup) if stage.warmup < 1 else 0.0
-    return {
-        "constant": 1.0,
-        "linear": 1 - rest,
-        "step": 0.1 ** sum(rest >= share for share in stage.drops),
-        "cosine": _cosine(1, 0, rest),
-    }[stage.schedule]
-
-
-def _cosine(start: float, end: float, progress: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -81,8 +81,7 @@ def make_training(make_data) -> Callable[..., Training]:
         ctx = Context(network, sites, model, data, recipe, budget, 0, torch.device("cpu"), recipe.precision)
         method = method or Method()
         training = Training(ctx, method, data, recipe, 0, Progress("test", quiet=True), checkpoint, "test")
-        for hook in method.bound("prepare"):
-            hook(ctx)
+        training.call("prepare")
         ctx.x, ctx.y = next(ctx.batches())
         return training
 

@@ -17,6 +17,7 @@ from bench.checkpoint import clone_state
 from bench.context import Context
 from bench.pipeline import build_like
 from bench.slicing import NORMS
+from bench.training import Training
 
 SLOWEST = 50
 """Times a plain step that a step may take."""
@@ -125,6 +126,28 @@ def starting_weights(subject: Subject) -> str | None:
 
     subject.run(watch=watch)
     return f"those of '{start}'"
+
+
+@check("trains", "Epochs that change nothing train a network that is not the one that is measured.")
+def trains(subject: Subject) -> str | None:
+    """In every epoch some parameters of the network change."""
+    epoch, epochs = Training._epoch, 0
+
+    def watched(training: Training, *args: Any) -> float:
+        nonlocal epochs
+        before, network = clone_state(training.ctx.network), training.ctx.network
+        loss = epoch(training, *args)
+        same = network is training.ctx.network and all(
+            torch.equal(before[name], value.detach()) for name, value in network.named_parameters()
+        )
+        where = f"epoch {training.ctx.epoch + 1} of step {training.ctx.phase} of the plan"
+        require(not same, f"no parameter of the network changes in {where}")
+        epochs += 1
+        return loss
+
+    with patch.object(Training, "_epoch", watched):
+        subject.run()
+    return f"{epochs} epochs"
 
 
 def has_weights(network: nn.Module, state: dict[str, Tensor]) -> bool:

@@ -45,6 +45,7 @@ BROKEN = {
     "tidies_up": ("network_untouched", "scores changes '0.weight'"),
     "leaves_gradients": ("network_untouched", "scores leaves a gradient on"),
     "starts_over": ("starting_weights", "prepare changes the weights of the base"),
+    "steps_back": ("trains", "no parameter of the network changes in epoch 1 of step 0"),
     "looks_while_training": ("statistics", "on_batch_start makes a forward pass"),
     "freezes": ("modes", "on_phase_end leaves modules in another mode, or parameters frozen"),
     "peeks": ("test_set", "asks for the split 'test'"),

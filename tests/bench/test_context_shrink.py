@@ -150,7 +150,7 @@ def test_inserted_modules_and_gates_go(ctx):
     ctx.insert(next(iter(ctx.sites)), Zero())
     ctx.gate({n: torch.zeros(s.n_units) for n, s in ctx.sites.items()})
     ctx.shrink(masks)
-    assert ctx.inserted == []
+    assert ctx.inserted == {}
     torch.testing.assert_close(logits(ctx), expected, rtol=1e-4, atol=1e-5)
 
 

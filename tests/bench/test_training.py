@@ -5,8 +5,9 @@ import torch
 
 from bench.api import PRUNE, Method, Phase
 from bench.errors import Diverged
+from bench.optimizer import schedule
 from bench.spec import Stage
-from bench.training import choose_masks, schedule
+from bench.training import choose_masks
 from methods.ddrop import DDrop
 
 

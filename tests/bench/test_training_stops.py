@@ -5,10 +5,11 @@ import torch
 
 from bench.api import PRUNE, Method, Phase
 from bench.errors import UsageError
+from bench.optimizer import schedule
 from bench.progress import Progress
 from bench.run import execute
 from bench.spec import Stage
-from bench.training import choose_masks, schedule
+from bench.training import choose_masks
 
 
 def scripted(training, *losses):

@@ -147,7 +147,12 @@ class Watched(DropNet):
         state = {k: v.clone() for k, v in ctx.network.state_dict().items()}
         cut = ctx.sliced_by and {name: mask.clone() for name, mask in ctx.sliced_by.items()}
         self.starts = [*getattr(self, "starts", []), (state, cut)]
-        assert not ctx.optimizer.state
+        assert ctx.optimizer is None  # the former phase's is gone, this one's is made afterwards
+
+    def on_batch_start(self, ctx):
+        if ctx.epoch == ctx.step == 0:
+            moments = [moment for state in ctx.optimizer.state.values() for moment in state.values()]
+            assert moments and not any(moment.any() for moment in moments)
 
     def on_backward_end(self, ctx):
         for name, mask in ctx.masks.items():

@@ -263,3 +263,11 @@ class StartsOver(FromBase):
 
     def prepare(self, ctx):
         ctx.rewind("init")
+
+
+@method("steps_back")
+class StepsBack(Method):
+    """Undoes every step."""
+
+    def on_step_end(self, ctx):
+        ctx.rewind("init")

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 from bench.api import PRUNE, Method, Phase, method
 
@@ -57,3 +58,86 @@ class RemembersTheStart(TunesFirst):
 
     def on_phase_end(self, ctx):
         ctx.rewind("start")
+
+
+def third_less(ctx):
+    """Masks without the smaller third of each site's units."""
+    return ctx.drop(norms(ctx), 0.34, "layer")
+
+
+@method("shrinks_at_the_start")
+class ShrinksAtTheStart(TunesFirst):
+    """Cuts to the budget before its only phase."""
+
+    def on_phase_start(self, ctx):
+        ctx.shrink(self.select(ctx, ctx.budget))
+
+
+@method("shrinks_at_both_ends")
+class ShrinksAtBothEnds(Method):
+    """Cuts a third at the start of each of two phases and another one at the end."""
+
+    def plan(self, ctx):
+        return (Phase(2), Phase(2, rewind="init"), PRUNE, Phase(1, "finetune"))
+
+    def on_phase_start(self, ctx):
+        ctx.shrink(third_less(ctx))
+
+    def on_phase_end(self, ctx):
+        ctx.shrink(third_less(ctx))
+
+
+class Scale(nn.Module):
+    """One factor for all units."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, a):
+        return a * self.factor
+
+
+@method("inserts_for_the_second_phase")
+class InsertsForTheSecondPhase(Method):
+    """Makes a layer in prepare and puts it in when the second phase starts."""
+
+    def plan(self, ctx):
+        return (Phase(2), Phase(2), PRUNE, Phase(1, "finetune"))
+
+    def prepare(self, ctx):
+        self.layer = Scale()
+
+    def on_phase_start(self, ctx):
+        if ctx.phase == 1:
+            ctx.insert(next(iter(ctx.sites)), self.layer)
+
+    def on_epoch_end(self, ctx):
+        ctx.log(factor=self.layer.factor.item())
+
+
+@method("inserts_at_the_end")
+class InsertsAtTheEnd(InsertsForTheSecondPhase):
+    """Puts its layer in when the first phase ends."""
+
+    def on_phase_start(self, ctx):
+        pass
+
+    def on_phase_end(self, ctx):
+        if ctx.phase == 0:
+            ctx.insert(next(iter(ctx.sites)), self.layer)
+
+
+@method("goes_back_in_steps")
+class GoesBackInSteps(Method):
+    """Returns to a snapshot in the middle of an epoch, before and after a step."""
+
+    def on_batch_start(self, ctx):
+        if (ctx.epoch, ctx.step) == (0, 1):
+            ctx.snapshot("early")
+        if (ctx.epoch, ctx.step) == (1, 1):
+            ctx.rewind("early")
+
+    def on_step_end(self, ctx):
+        if (ctx.epoch, ctx.step) == (0, 1):
+            ctx.rewind("init")
