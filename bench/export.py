@@ -7,7 +7,6 @@ functions; :func:`require` says what to do where they are missing.
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import io
 import logging
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.files import write_atomic
+from bench.parameters import copied, plain
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20
@@ -186,8 +186,8 @@ def load(model: bytes | Path) -> Bind:
 
 def _frozen(network: nn.Module) -> nn.Module:
     """A copy in eval mode, float32, on the CPU, in the plain memory format."""
-    frozen = copy.deepcopy(network).float().cpu().to(memory_format=torch.contiguous_format)
-    return frozen.eval().requires_grad_(False)
+    frozen = plain(copied(network).float().cpu()).to(memory_format=torch.contiguous_format)
+    return frozen.requires_grad_(False)
 
 
 def _strip(message: Any) -> None:

@@ -6,7 +6,6 @@ away.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from bench.errors import RunFailed
 from bench.gates import Gates, Tap
 from bench.modes import evaluating
+from bench.parameters import copied, uncut
 from bench.slicing import CONVS, NORMS, Cut, channels, slice_network
 from bench.tracing import Member, Trace, Untraceable, trace
 
@@ -202,6 +202,7 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
     """
     traced = trace(network, shape)
     candidates, rejected = {}, {}
+    fixed = uncut(network)
     follows: set[str] = set()  # layers that an earlier one has in its group
     for name in (*traced.roots(), *_own(network)):
         if name in follows:
@@ -211,6 +212,7 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
             follows |= {m.layer for m in members if m.side in ("out", "scale")}
             if name in getattr(network, "whole", ()):
                 raise _Rejected("the architecture leaves it whole")
+            _require_cuttable(members, fixed)
             candidates[name] = _site(members, network, coupling)
         except _Rejected as why:
             rejected[name] = str(why)
@@ -255,6 +257,14 @@ def gate_slice_difference(
 
 class _Rejected(Exception):
     """Why a candidate is no site."""
+
+
+def _require_cuttable(members: list[Member], fixed: Mapping[str, str]) -> None:
+    """Raise _Rejected where a layer that loses units has a tensor which a slice cannot cut, see :func:`uncut`."""
+    for member in members:
+        if member.layer in fixed and member.side != "shared":
+            owner = "its" if member.layer == members[0].layer else f"{member.layer}'s"
+            raise _Rejected(f"{owner} {fixed[member.layer]}")
 
 
 def _own(network: nn.Module) -> list[str]:
@@ -390,7 +400,7 @@ def shaken(network: nn.Module) -> nn.Module:
     Fresh norms are identities, fresh biases, scales and last layers often about zero, which would hide what depends
     on them.
     """
-    probe, generator = copy.deepcopy(network).cpu().double().eval(), torch.Generator().manual_seed(0)
+    probe, generator = copied(network).cpu().double().eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in probe.modules():
             for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):

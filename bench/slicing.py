@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bench.parameters import copied
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -44,7 +45,7 @@ def slice_network(network: nn.Module, cuts: Iterable[tuple[Cut, Tensor]]) -> nn.
     for cut, mask in cuts:
         mask = mask.cpu()
         removed[cut.layer][cut.side].append(cut.positions[~mask[cut.units]])
-    sliced = copy.deepcopy(network)
+    sliced = copied(network)
     for name, sides in removed.items():
         _slice_layer(sliced.get_submodule(name), {side: torch.cat(lost) for side, lost in sides.items()})
     return sliced

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from bench.checkpoint import load_tensors
 from bench.data import ImageSet, find, load_test, load_training
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import flops
+from bench.parameters import copied
 from bench.pipeline import arch_digest, masks_digest
 from bench.registry import ARCHS, DATASETS, Registry
 from bench.sites import Sites, find_sites
@@ -102,13 +102,13 @@ class Stored:
         base = self.record["training"]["base"]
         path = _present(bases.paths(self.out, base["id"])[0])
         _require_hash(path, base["sha256"])
-        return _filled(copy.deepcopy(self.parts()[0]), path)
+        return _filled(copied(self.parts()[0]), path)
 
     def shaped(self, which: str) -> nn.Module:
         """One of ``NETWORKS`` with the recorded widths and weights that mean nothing; needs no file of the run."""
         network, sites = self.parts()
         if which == "dense":
-            return copy.deepcopy(network)
+            return copied(network)
         widths = self.record["structure"]["widths"]
         if sites.widths != {name: before for name, (before, _) in widths.items()}:
             raise RunFailed("the network has other sites here than in the record")

@@ -6,7 +6,6 @@ The only module that imports torch_pruning (one adapter under ``methods/`` aside
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from bench.errors import RunFailed
+from bench.parameters import copied, plain
 from bench.slicing import CONVS, NORMS, channels
 
 with warnings.catch_warnings():
@@ -196,7 +196,7 @@ def trace(network: nn.Module, shape: tuple[int, ...]) -> Trace:
     Raises:
         RunFailed: torch-pruning cannot trace it.
     """
-    traced = copy.deepcopy(network).cpu().float().eval()
+    traced = plain(copied(network).cpu().float())
     for name, module in list(traced.named_modules()):
         if hasattr(module, "stand_in"):
             parent = traced.get_submodule(name.rpartition(".")[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import re
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.errors import RunFailed
+from bench.parameters import copied, plain
 
 with warnings.catch_warnings():  # fvcore uses torch.jit.script, which torch has deprecated
     warnings.simplefilter("ignore")
@@ -106,7 +106,7 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
 def _counted_copy(network: nn.Module) -> nn.Module:
     """A copy in the situation that is counted. It is frozen: torch's counter fails on a view of a parameter that
     requires a gradient (an expanded class token)."""
-    return copy.deepcopy(network).float().cpu().eval().requires_grad_(False)
+    return plain(copied(network).float().cpu()).requires_grad_(False)
 
 
 def _difference(network: nn.Module, counted: Macs, x: Tensor) -> str:
@@ -158,7 +158,7 @@ def _second_pass(network: nn.Module, x: Tensor) -> tuple[Counter[str], dict[str,
     hidden = _Hidden(counter.flop_registry)
     if any(isinstance(module, nn.RNNBase) for module in network.modules()):
         # The CPU has no fused kernel for double precision, so the products of a recurrent layer are seen.
-        network, x = copy.deepcopy(network).double(), x.double()
+        network, x = copied(network).double(), x.double()
     # The math backend makes attention of matrix products; not every version of torch counts the CPU's fused kernel.
     with torch.no_grad(), _no_fast_path(), sdpa_kernel(SDPBackend.MATH), counter, hidden:
         network(x)
