@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bench.errors import UsageError
 from bench.registry import METHODS, Paper
+from bench.shares import whole_units
 from bench.sites import Site, Sites
 from bench.spec import Budget
 from bench.statistics import STATISTICS
@@ -48,6 +49,7 @@ __all__ = [
     "importance",
     "method",
     "regularizer",
+    "whole_units",
 ]
 
 Scores = Mapping[str, Tensor]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from bench.errors import UsageError
 from bench.measure import flops
+from bench.shares import best_rounding, whole_units
 from bench.sites import Sites
 from bench.slicing import CONVS, channels
-from bench.spec import Budget
+from bench.spec import BUDGET_TOLERANCE, Budget
 
 
 class CostModel:
@@ -80,18 +82,19 @@ class CostModel:
 
     def macs(self, widths: NDArray[np.int64]) -> int:
         """MACs of the network sliced to ``widths``, as fvcore counts them."""
-        n_in, n_out = self._channels(widths)
-        rest = self._other @ widths + self._rest_macs
-        return int(self.macs_pair @ (n_in * n_out) + self.macs_out @ n_out + rest)
+        return int(self._macs(widths))
 
     def params(self, widths: NDArray[np.int64]) -> int:
         """Parameters of the network sliced to ``widths``."""
-        n_in, n_out = self._channels(widths)
-        return int(self.params_pair @ (n_in * n_out) + self.params_out @ n_out + self._rest_params)
+        return int(self._params(widths))
 
     def cost(self, budget: Budget, widths: NDArray[np.int64]) -> int:
         """The quantity that ``budget`` limits."""
-        return self.params(widths) if budget.keep_params is not None else self.macs(widths)
+        return int(self.costs(budget, widths))
+
+    def costs(self, budget: Budget, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The quantity that ``budget`` limits, for widths ``[..., sites]``."""
+        return self._params(widths) if budget.keep_params is not None else self._macs(widths)
 
     def allowed(self, budget: Budget) -> int:
         """Most that ``budget`` lets the sliced network cost."""
@@ -126,8 +129,16 @@ class CostModel:
                 f"{len(self.names)} sites already cost {share:.4f}; ask for more, or use --coupling full"
             )
 
+    def _macs(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        n_in, n_out = self._channels(widths)
+        return (n_in * n_out) @ self.macs_pair + n_out @ self.macs_out + widths @ self._other + self._rest_macs
+
+    def _params(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        n_in, n_out = self._channels(widths)
+        return (n_in * n_out) @ self.params_pair + n_out @ self.params_out + self._rest_params
+
     def _channels(self, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return self.fixed_in + self.per_in @ widths, self.fixed_out + self.per_out @ widths
+        return self.fixed_in + widths @ self.per_in.T, self.fixed_out + widths @ self.per_out.T
 
 
 def _other_macs(network: nn.Module, sites: Sites, shape: tuple[int, ...], model: CostModel) -> NDArray[np.int64]:
@@ -194,7 +205,8 @@ def select(
 
     Units are taken in rank order until the next one would exceed the budget, the best ``min_keep`` of every
     site first. What is then left of the budget takes later units that still fit, in rank order, and at most
-    one of each site where shares are to be kept. Ties keep the earlier site and the lower index.
+    one of each site where shares are to be kept. If shares then leave more than ``BUDGET_TOLERANCE`` unused, their
+    best rounding takes its place (:func:`bench.shares.best_rounding`). Ties keep the earlier site and the lower index.
 
     Args:
         scores: site -> ``[n_units]``, larger is more worth keeping.
@@ -210,19 +222,46 @@ def select(
     ranked = [scores[n].detach().double().cpu().numpy() for n in model.names]
     orders = [np.argsort(-s, kind="stable") for s in ranked]
     if budget.widths is not None:
-        return _masks(model, orders, np.array(budget.widths))
-    have = np.array([len(order) for order in orders])  # fewer than the dense network's once it has shrunk
-    forced = np.minimum(have, budget.min_keep)
-    keys, owners = [], []
-    for k, (score, order) in enumerate(zip(ranked, orders, strict=True)):
-        place = np.arange(forced[k], len(order))
-        if ranking == "global":
-            keys.append(-score[order][place])
-        else:
-            share = 1.0 if isinstance(ranking, str) else ranking[model.names[k]]
-            keys.append((place + 1) / (len(order) * max(share, 1e-12)))
-        owners.append(np.full(len(place), k))
-    owner = np.concatenate(owners)[np.argsort(np.concatenate(keys), kind="stable")]
+        widths = budget.widths
+    elif ranking == "global":
+        keys = [-score[order] for score, order in zip(ranked, orders, strict=True)]
+        widths = tuple(_filled(keys, model, budget, one_more=False).tolist())
+    else:
+        shares = tuple(1.0 if isinstance(ranking, str) else float(ranking[n]) for n in model.names)
+        widths = _shared(model, budget, tuple(map(len, orders)), shares)
+    masks = {}
+    for name, order, kept in zip(model.names, orders, widths, strict=True):
+        masks[name] = torch.zeros(len(order), dtype=torch.bool)
+        masks[name][torch.from_numpy(order[:kept].copy())] = True
+    return masks
+
+
+@functools.lru_cache(maxsize=64)  # methods ask for equal widths again and again
+def _shared(model: CostModel, budget: Budget, have: tuple[int, ...], shares: tuple[float, ...]) -> tuple[int, ...]:
+    """Widths of sites with ``have`` units (fewer than the dense network's once it has shrunk) in these ``shares``."""
+    keys = [np.arange(1, n + 1) / (n * max(share, 1e-12)) for n, share in zip(have, shares, strict=True)]
+    widths = _filled(keys, model, budget, one_more=True)
+    cost = model.cost(budget, widths)
+    if budget.keep - cost / model.cost(budget, model.dense) > BUDGET_TOLERANCE:
+        least = np.minimum(have, budget.min_keep)
+        better = best_rounding(keys, least, lambda many: model.costs(budget, many), model.allowed(budget), cost)
+        widths = widths if better is None else better
+    return tuple(widths.tolist())
+
+
+def _filled(keys: list[NDArray[np.float64]], model: CostModel, budget: Budget, one_more: bool) -> NDArray[np.int64]:
+    """Widths of the longest affordable prefix of all units, and of what still fits of the later ones.
+
+    Args:
+        keys: for each site those of its units, best first; smaller ones come earlier in the order of all units.
+        model: cost model of the network.
+        budget: what may be kept.
+        one_more: take at most one later unit of each site.
+    """
+    forced = np.minimum([len(key) for key in keys], budget.min_keep)
+    free = [key[least:] for key, least in zip(keys, forced, strict=True)]
+    owner = np.repeat(np.arange(len(keys)), [len(key) for key in free])
+    owner = owner[np.argsort(np.concatenate(free), kind="stable")]
     limit = model.allowed(budget)
 
     def widths(taken: int) -> NDArray[np.int64]:
@@ -240,14 +279,14 @@ def select(
         width[k] += 1
         fits = model.cost(budget, width) <= limit
         width[k] -= not fits
-        if not fits or ranking != "global":  # shares stay equal: one unit a site at most
+        if not fits or one_more:
             closed.add(k)
-    return _masks(model, orders, width)
+    return width
 
 
 def count_to_drop(units: int, share: float) -> int:
     """How many of ``units`` a drop of this share takes: rounded down, at least one."""
-    return max(1, int(share * units))
+    return max(1, whole_units(share, units))
 
 
 def drop_worst(
@@ -273,12 +312,3 @@ def drop_worst(
     alive = alive.clone()
     alive[order[~safe[order]][: count_to_drop(len(order), share)]] = False
     return dict(zip(masks, alive.split([len(mask) for mask in masks.values()]), strict=True))
-
-
-def _masks(model: CostModel, orders: list[NDArray[np.int64]], widths: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Masks that keep the first ``widths`` of each site's order."""
-    masks = {}
-    for name, order, kept in zip(model.names, orders, widths, strict=True):
-        masks[name] = torch.zeros(len(order), dtype=torch.bool)
-        masks[name][torch.from_numpy(order[:kept].copy())] = True
-    return masks

@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.api import Masks, Scores
 from bench.budget import CostModel, count_to_drop, drop_worst, select
 from bench.errors import RunFailed
+from bench.shares import whole_units
 from bench.sites import Sites
 from bench.spec import Budget
 
@@ -67,7 +68,11 @@ class Choosing:
             count += 1
             widths = [max(f, round(w * groups[0] / total)) for w, f in zip(dense, least, strict=True)]
             widths = widths if together else groups
-            met = sum(groups) <= left * total if self.native else self.fits(dict(zip(self._dense, widths, strict=True)))
+            met = (
+                sum(groups) <= whole_units(left, total)
+                if self.native
+                else self.fits(dict(zip(self._dense, widths, strict=True)))
+            )
             if met or groups == floors:
                 return count
 

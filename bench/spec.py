@@ -21,6 +21,8 @@ from bench.errors import UsageError
 from bench.registry import METHODS, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
+BUDGET_TOLERANCE = 0.005
+"""Share of the dense cost that a ranked row may lie below its budget (RULES.md, 5.2)."""
 
 
 @dataclass(frozen=True)

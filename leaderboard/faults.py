@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from bench.spec import BUDGET_TOLERANCE
 from leaderboard.columns import SIZES, Cell, Number, Value
 from leaderboard.model import CONTROLS, REFERENCES
 from leaderboard.numbers import ROUNDING
@@ -22,7 +23,7 @@ from leaderboard.recount import (
     value,
     why_not_ranked,
 )
-from leaderboard.rows import TOLERANCE, most_common
+from leaderboard.rows import most_common
 from leaderboard.sheets import Entry, Finding, Sheet
 
 CODE_OF = {
@@ -165,7 +166,7 @@ def _sizes(sheet: Sheet, counts: list[Counts | None]) -> None:
             text = f"{100 * abs(below):.2g} % of the dense cost {'above' if below < 0 else 'below'} the budget"
             if below < -ROUNDING:
                 sheet.fault(entry, sheet.kind, "above-budget", text)
-            elif below > TOLERANCE + ROUNDING and entry.cells.get("rank") is not None:
+            elif below > BUDGET_TOLERANCE + ROUNDING and entry.cells.get("rank") is not None:
                 sheet.fault(entry, sheet.kind, "below-budget", text)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.spec import BUDGET_TOLERANCE
 from leaderboard import statistics
 from leaderboard.columns import FAILED, MISSING, SIZES, Cell, Number, Value
 from leaderboard.model import ALPHA, CONTROLS, CONTROLS_OF, LEAST_RANKED, REFERENCES
 from leaderboard.numbers import ROUNDING, agrees, derived
-from leaderboard.rows import TOLERANCE, most_common
+from leaderboard.rows import most_common
 from leaderboard.sheets import Entry, Sheet
 
 PARTS = ("points", "half_points", "seeds", "p", "p_holm", "clear")
@@ -94,7 +95,7 @@ def why_not_ranked(sheet: Sheet, entry: Entry, counts: Counts | None) -> str:
     epochs = common_epochs(sheet)
     if value(entry, "epochs") not in (None, epochs):
         return f"{value(entry, 'epochs'):g} epochs, others {epochs}"
-    if below_budget(sheet, entry) > TOLERANCE + ROUNDING:
+    if below_budget(sheet, entry) > BUDGET_TOLERANCE + ROUNDING:
         return f"{100 * below_budget(sheet, entry):.2f} % of the dense cost below the budget"
     return ""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from bench.spec import BUDGET_TOLERANCE
 from leaderboard.model import LEAST_RANKED, LEAST_SHOWN, Mean, Row, Run, Speed
 from leaderboard.statistics import QUANTUM, interval
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 SAME_COST = 0.05
 """Relative difference of training MACs up to which two rows cost the same."""
-TOLERANCE = 0.005
-"""Share of the dense cost that a row may lie below its budget (RULES.md, 5.2)."""
 TIMINGS = tuple(
     attrgetter(*(f"{size}_{what}" for what in ("batch", "dense_ms", "final_ms", "speedup", "low", "high")))
     for size in ("small", "large")
@@ -123,7 +122,7 @@ def why_unranked(
     if row.epochs != epochs:
         return f"{row.epochs} epochs in all, others {epochs}"
     short = max((_short_of_budget(r) for r in records if r.status == "ok"), default=0.0)
-    if short > TOLERANCE:
+    if short > BUDGET_TOLERANCE:
         return f"{100 * short:.1f} % of the dense cost below the budget"
     return ""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from tabulate import tabulate
+
+from bench.spec import BUDGET_TOLERANCE
 
 Record = Mapping[str, Any]
 
@@ -41,8 +44,24 @@ def summary(record: Record) -> str:
             f"{_prefix(t)}speed-up at batch {t['batch']}: {t['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
             f"{t['rounds']} interleaved rounds, {t['runtime']} {t['dtype']}, {t['threads']} threads, {t['device']})"
         )
+    if missed := budget_note(record):
+        lines.append(missed)
     busy = next(filter(None, (busy_note(t["load_average"], t["threads"]) for t in timings)), None)
     return "\n".join(lines + ([busy] if busy else []))
+
+
+def budget_note(record: Record) -> str | None:
+    """What to say of a network that lies too far below its budget to be ranked; None where it does not."""
+    budget, cost = record["spec"]["budget"] or {}, record["cost"]
+    for option, key, what in (("keep_macs", "macs", "MACs"), ("keep_params", "params", "parameters")):
+        asked, kept = budget.get(option), cost["final"][key] / cost["dense"][key]
+        if asked is not None and asked - kept > BUDGET_TOLERANCE:
+            return (
+                f"note: {100 * (asked - kept):.1f} % of the dense {what} below the budget of {asked:g}, and the board "
+                f"ranks no row more than {100 * BUDGET_TOLERANCE:g} % below (RULES.md, 5.2); "
+                f"--{option.replace('_', '-')} {math.ceil(1e4 * kept) / 1e4:g} asks for this size"
+            )
+    return None
 
 
 def busy_note(load_average: float, threads: int) -> str | None:

@@ -59,9 +59,10 @@ class UniformThin(Method):
         """As many as the others in all."""
         return ctx.recipe.train.epochs + ctx.recipe.finetune.epochs
 
-    def scores(self, ctx):
+    def select(self, ctx, budget):
         """Equal shares under any ranking; which units stay does not matter, their weights are drawn afresh."""
-        return {n: -torch.arange(1.0, s.n_units + 1) / s.n_units for n, s in ctx.sites.items()}
+        kept = ctx.equal_widths()
+        return {n: torch.arange(s.n_units) < kept[n] for n, s in ctx.sites.items()}
 
 
 @method("uniform_thin_long", paper=LIU2019)

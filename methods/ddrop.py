@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from bench.api import STATISTICS, Method, method
+from bench.api import STATISTICS, Method, method, whole_units
 from methods.papers import DDROP
 
 
@@ -74,7 +74,8 @@ class DDrop(Method):
     def prepare(self, ctx):
         """Count the units under the l1 term; track activation statistics where the importance is one."""
         c, kept = self.config, ctx.equal_widths()
-        self.lowest = {n: w - kept[n] if c.amount is None else int(c.amount * w) for n, w in ctx.sites.widths.items()}
+        widths = ctx.sites.widths
+        self.lowest = {n: w - kept[n] if c.amount is None else whole_units(c.amount, w) for n, w in widths.items()}
         no_gamma = {n for n, s in ctx.sites.items() if c.importance == "bn_gamma" and s.gamma() is None}
         self.kind = {n: "act_mean" if n in no_gamma else c.importance for n in ctx.sites}
         for name in (n for n, kind in self.kind.items() if kind in STATISTICS):

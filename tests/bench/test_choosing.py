@@ -53,7 +53,8 @@ def widths(masks):
 
 
 @pytest.mark.parametrize(
-    ("units", "share", "count"), [(10, 0.2, 2), (9, 0.2, 1), (4, 0.2, 1), (10, 0, 1), (10, 0.99, 9), (1, 0.5, 1)]
+    ("units", "share", "count"),
+    [(10, 0.2, 2), (9, 0.2, 1), (4, 0.2, 1), (10, 0, 1), (10, 0.99, 9), (1, 0.5, 1), (90, 0.7, 63), (100, 0.29, 29)],
 )
 def test_a_share_is_rounded_down_and_at_least_one(units, share, count):
     assert count_to_drop(units, share) == count

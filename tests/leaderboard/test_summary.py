@@ -70,6 +70,22 @@ def test_a_busy_machine_is_told():
     assert "busy while timing (load 6.5 for 2 threads)" in summary(record)
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"keep_macs": 0.51}, "note: 1.0 % of the dense MACs below the budget of 0.51"),
+        ({"keep_params": 0.3}, "note: 5.0 % of the dense parameters below the budget of 0.3"),
+        ({"keep_macs": 0.504}, None),
+        ({"widths": [7]}, None),
+        (None, None),
+    ],
+)
+def test_a_size_too_far_below_its_budget_is_noted(budget, said):
+    text = summary(RECORD | {"spec": RECORD["spec"] | {"budget": budget}})
+    assert ("note: " in text) == (said is not None)
+    assert said is None or (said in text and "(RULES.md, 5.2)" in text)
+
+
 def test_details_show_the_error_of_a_failed_run():
     failed = RECORD | {"status": "failed", "error": {"type": "E", "message": "why", "traceback": ["file.py:3 f: x"]}}
     text = details(failed)

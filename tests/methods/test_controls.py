@@ -117,6 +117,17 @@ def test_13_3_scratch_trains_as_many_epochs_or_as_many_macs_as_the_dense_total(m
     assert abs(phase.epochs * ctx.share(widths) - 40) <= ctx.share(widths) / 2
 
 
+@pytest.mark.parametrize("arch", ["lenet", "mlp_40_40"])
+@pytest.mark.parametrize("name", ["uniform_thin", "uniform_thin_long"])
+def test_13_3_scratch_has_equal_shares_under_any_ranking(make_ctx, name, arch):
+    ctx, found = make_ctx(arch=arch, shape=(1, 28, 28)), []
+    for ranking in (None, "layer", "global"):
+        ctx.budget = Budget(keep_macs=0.5, ranking=ranking)
+        found.append(make_method(name, {}).select(ctx, ctx.budget))
+        assert {n: int(mask.sum()) for n, mask in found[-1].items()} == ctx.equal_widths()
+    assert all(torch.equal(masks[n], found[0][n]) for masks in found for n in ctx.sites)
+
+
 def test_13_3_scratch_in_the_record(make_run):
     """The training's MACs of scratch-B are those of the dense network's epochs, within half an epoch."""
     settings = {"train__epochs": 4, "finetune__epochs": 2, "keep": 0.4}

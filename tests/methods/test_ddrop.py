@@ -130,6 +130,13 @@ def test_1g07_dropped_units_get_no_gradient_from_that_image(make_training):
         assert gradient[[0, 1, 2, 4]].abs().max() > 0
 
 
+@pytest.mark.parametrize(("amount", "counts"), [(0.7, (14, 35, 350)), (0.58, (11, 29, 290)), (0.29, (5, 14, 145))])
+def test_1g08_an_amount_is_that_share_of_each_site(make_ctx, amount, counts):
+    ctx, method = make_ctx(arch="lenet", shape=(1, 28, 28)), DDrop(DDrop.Config(amount=amount))
+    method.prepare(ctx)
+    assert tuple(method.lowest.values()) == counts
+
+
 @pytest.mark.parametrize(("arch", "shape"), [("resnet20", (1, 8, 8)), ("lenet", (1, 28, 28))])
 def test_1g08_l1_touches_the_lowest_units_only(make_training, arch, shape):
     training = make_training(DDrop(DDrop.Config(amount=0.3)), arch=arch, shape=shape)
