@@ -19,11 +19,12 @@ from bench.archs import build
 from bench.budget import CostModel
 from bench.checkpoint import clone_state, require_writable, save_tensors, weight_bytes
 from bench.context import Context
+from bench.discovery import find_sites
 from bench.errors import RunFailed
 from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality
 from bench.progress import Progress
-from bench.sites import TOLERANCE, find_sites, gate_slice_difference
+from bench.sites import TOLERANCE, gate_slice_difference
 from bench.spec import Budget, Spec, digest
 from bench.specify import make_method, method_digest
 from bench.training import Training, choose_masks

@@ -16,12 +16,13 @@ from bench.archs import Shape, build
 from bench.budget import CostModel
 from bench.checkpoint import load_tensors
 from bench.data import ImageSet, find, load_test, load_training
+from bench.discovery import find_sites
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import flops
 from bench.parameters import copied
 from bench.pipeline import arch_digest, masks_digest
 from bench.registry import ARCHS, DATASETS, Registry
-from bench.sites import Sites, find_sites
+from bench.sites import Sites
 
 NETWORKS = ("final", "dense")
 

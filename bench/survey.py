@@ -24,11 +24,12 @@ from bench.archs import Shape, build
 from bench.archs.outside import torchvision_names
 from bench.budget import CostModel
 from bench.checkpoint import load_tensors, save_tensors
+from bench.discovery import find_sites, shaken
 from bench.errors import BenchError, RunFailed, UsageError
 from bench.export import to_onnx
 from bench.measure import flops
 from bench.registry import ARCHS, PLUGINS, add_plugin
-from bench.sites import TOLERANCE, Sites, find_sites, gate_slice_difference, shaken
+from bench.sites import TOLERANCE, Sites, gate_slice_difference
 
 CLASSES = 10
 SIDES = (32, 64, 128, 224)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from bench.budget import Budget, CostModel, select
+from bench.discovery import find_sites
 from bench.measure import flops
-from bench.sites import find_sites
 
 
 def main() -> None:

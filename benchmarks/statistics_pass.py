@@ -17,8 +17,8 @@ from bench.archs import build
 from bench.budget import CostModel
 from bench.context import Context
 from bench.data import load_training
+from bench.discovery import find_sites
 from bench.environment import device_name, pick_device, pick_precision, place
-from bench.sites import find_sites
 from bench.spec import load_recipe
 
 

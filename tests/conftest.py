@@ -16,11 +16,11 @@ from bench.archs import build
 from bench.budget import Budget, CostModel
 from bench.context import Context
 from bench.data import Images, TrainingData
+from bench.discovery import find_sites
 from bench.measure import latency
 from bench.pipeline import Options
 from bench.progress import Progress
 from bench.registry import ARCHS, DATASETS, METHODS, add_plugin
-from bench.sites import find_sites
 from bench.spec import load_recipe
 from bench.specify import make_spec
 from bench.training import Training

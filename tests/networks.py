@@ -18,7 +18,7 @@ from bench.check.networks import (
     mlp,
     residual,
 )
-from bench.sites import find_sites
+from bench.discovery import find_sites
 from bench.slicing import NORMS
 
 

@@ -8,9 +8,10 @@ from networks import half_masks, images
 
 from bench import registry
 from bench.archs import build
+from bench.discovery import find_sites
 from bench.measure import flops
 from bench.registry import ARCHS, model_name
-from bench.sites import find_sites, gate_slice_difference
+from bench.sites import gate_slice_difference
 
 TEXT = (Path(__file__).parent.parent / "docs" / "architectures.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| (\d+)x(\d+)x(\d+), (\d+) \| ([\d,]+) \| \S", re.M)

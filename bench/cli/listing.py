@@ -143,7 +143,7 @@ def _sites(chosen: argparse.Namespace) -> int:
     from bench.archs import build
     from bench.budget import CostModel
     from bench.data import find
-    from bench.sites import find_sites
+    from bench.discovery import find_sites
 
     if not chosen.arch:
         raise UsageError("list sites: say of which network with --arch NAME")

@@ -7,10 +7,11 @@ from networks import half_masks, images
 from torch import nn
 
 from bench.archs import architecture, build
+from bench.discovery import find_sites
 from bench.errors import RunFailed, UsageError
 from bench.measure import flops
 from bench.registry import ARCHS
-from bench.sites import TOLERANCE, find_sites, gate_slice_difference
+from bench.sites import TOLERANCE, gate_slice_difference
 
 SMALLEST = {"lenet": 16, "vgg16_bn": 32, "vgg19_bn": 32, "dropnet_resnet18": 16, "dropnet_vgg19": 32}
 SMALLEST |= {name: 16 for name in ARCHS.entries() if name.startswith("dropnet_c_")}

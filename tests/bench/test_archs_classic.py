@@ -7,10 +7,11 @@ from torch import nn
 
 from bench.archs import build
 from bench.archs.layers import Attention
+from bench.discovery import find_sites
 from bench.errors import UsageError
 from bench.measure import flops
 from bench.registry import ARCHS
-from bench.sites import find_sites, gate_slice_difference
+from bench.sites import gate_slice_difference
 
 IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
 

@@ -10,9 +10,9 @@ from networks import CASES, SHAPE, Parallel, found, masks_for
 from bench.archs import build
 from bench.archs.resnet import resnet
 from bench.budget import CostModel, select
+from bench.discovery import find_sites
 from bench.errors import UsageError
 from bench.measure import flops
-from bench.sites import find_sites
 from bench.spec import BUDGET_TOLERANCE, Budget
 
 SHARES = (0.75, 0.5, 0.25, 0.1)

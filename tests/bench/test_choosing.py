@@ -8,9 +8,9 @@ from networks import GREY, three_sites
 
 from bench.budget import CostModel, count_to_drop, drop_worst
 from bench.context import Context
+from bench.discovery import find_sites
 from bench.errors import RunFailed
 from bench.measure import flops
-from bench.sites import find_sites
 from bench.spec import Budget, load_recipe
 
 HALF = Budget(keep_macs=0.5)

@@ -8,8 +8,8 @@ from torch import nn
 from bench import export
 from bench.archs import build
 from bench.checkpoint import load_tensors, save_tensors
+from bench.discovery import find_sites
 from bench.errors import RunFailed, SetupError, UsageError
-from bench.sites import find_sites
 
 needs_onnx = pytest.mark.usefixtures("onnx_extra")
 

@@ -3,8 +3,8 @@ import torch
 from networks import CASES, SHAPE, found, half_masks, hooks_of, images, made
 from torch import nn
 
+from bench.discovery import find_sites
 from bench.gates import Gates
-from bench.sites import find_sites
 
 
 def random_gates(sites, *batch, dtype=torch.float32):

@@ -9,8 +9,8 @@ from networks import SHAPE, conv, found, head, hooks_of, images, made, randomise
 from torch import nn
 from torch.nn import functional as F
 
+from bench.discovery import find_sites
 from bench.gates import Gates
-from bench.sites import find_sites
 
 
 def observed(network, x, sites=None, times=1):

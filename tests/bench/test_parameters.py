@@ -8,9 +8,10 @@ from networks import GREY, conv, half_masks, head, images
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from bench.discovery import find_sites
 from bench.measure import flops
 from bench.parameters import copied, plain, uncut
-from bench.sites import find_sites, gate_slice_difference
+from bench.sites import gate_slice_difference
 
 
 def chain():

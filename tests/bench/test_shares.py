@@ -13,8 +13,8 @@ from networks import SHAPE, found
 
 from bench.archs import build
 from bench.budget import CostModel, select
+from bench.discovery import find_sites
 from bench.shares import best_rounding, whole_units
-from bench.sites import find_sites
 from bench.spec import BUDGET_TOLERANCE, Budget
 
 LIMITS = ("keep_macs", "keep_params")

@@ -26,9 +26,10 @@ from torch import nn
 
 from bench.archs import build
 from bench.archs.layers import Attention
+from bench.discovery import find_sites
 from bench.errors import RunFailed
 from bench.gates import Gates
-from bench.sites import find_sites, gate_slice_difference
+from bench.sites import gate_slice_difference
 
 # Sites of each case with their widths, and which layers produce each: written down from the networks' definitions.
 EXPECTED = {

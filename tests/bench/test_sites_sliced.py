@@ -8,8 +8,9 @@ from networks import CASES, SHAPE, conv, found, half_masks, head, images, made, 
 from torch import nn
 
 from bench.archs.layers import ChannelPad
+from bench.discovery import find_sites
 from bench.errors import RunFailed
-from bench.sites import find_sites, gate_slice_difference
+from bench.sites import gate_slice_difference
 
 
 def composed(first, second):

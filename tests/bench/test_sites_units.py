@@ -8,8 +8,9 @@ from networks import CASES, Encoder, all_kinds, found, half_masks, images, made
 from torch import nn
 
 from bench.checkpoint import load_tensors, save_tensors
+from bench.discovery import find_sites
 from bench.gates import Gates
-from bench.sites import find_sites, gate_slice_difference
+from bench.sites import gate_slice_difference
 
 
 def observed(network, sites, x):

@@ -100,7 +100,7 @@ def test_what_training_needs_is_kept():
 
 
 def test_slicing_twice_equals_slicing_once():
-    from bench.sites import find_sites
+    from bench.discovery import find_sites
 
     network, sites = found("residual_A_full")
     first = half_masks(sites, 0)

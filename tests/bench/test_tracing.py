@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.swin_transformer import SwinTransformer
 
-from bench.sites import find_sites
+from bench.discovery import find_sites
 from bench.slicing import channels
 from bench.tracing import Member, Untraceable, trace
 

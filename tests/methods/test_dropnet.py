@@ -13,10 +13,11 @@ from bench.archs import build
 from bench.archs.dropnet import ConvNet
 from bench.budget import Budget
 from bench.data import Images, TrainingData
+from bench.discovery import find_sites
 from bench.errors import UsageError
 from bench.pipeline import Options
 from bench.run import execute
-from bench.sites import find_sites, gate_slice_difference
+from bench.sites import gate_slice_difference
 from bench.spec import load_recipe
 from bench.specify import make_spec
 from methods.dropnet import DropNet

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from bench.api import Phase
 from bench.archs import build
 from bench.budget import Budget
-from bench.sites import find_sites, gate_slice_difference
+from bench.discovery import find_sites
+from bench.sites import gate_slice_difference
 from methods.edropout import EDropout, cross, donors, energy_loss, mutate
 
 

@@ -10,8 +10,8 @@ from networks import SHAPE, images, made
 from torch import nn
 
 from bench.api import Budget, Method, Phase
+from bench.discovery import find_sites
 from bench.run import execute
-from bench.sites import find_sites
 from methods.penalties import VARIANTS, GroupLasso, L1Penalty, L2Penalty, PseudoNorm, ratio, sizes
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)

@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 
 from bench.archs import build
 from bench.archs.vgg import VGG
+from bench.discovery import find_sites
 from bench.errors import RunFailed
 from bench.registry import METHODS
 from bench.run import execute
-from bench.sites import find_sites
 from bench.tracing import trace
 from methods.torch_pruning_adapter import FromImages
 
