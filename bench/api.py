@@ -130,7 +130,7 @@ class Method(nn.Module):
         """
 
     def on_phase_start(self, ctx: Context) -> None:
-        """Before a phase's first epoch, after its rewind."""
+        """Before a phase's first epoch, after its rewind; also in a phase of 0 epochs."""
 
     def on_batch_start(self, ctx: Context) -> None:
         """Before the forward pass on ``ctx.x`` ``[B, C, H, W]``, ``ctx.y`` ``[B]``; may call ``ctx.gate``."""
@@ -149,7 +149,8 @@ class Method(nn.Module):
         """After each epoch of the method's own phases."""
 
     def on_phase_end(self, ctx: Context) -> None:
-        """After a phase; ``ctx.phase`` is its index in the plan. May set ``ctx.masks``, snapshot, rewind."""
+        """After a phase, also one of 0 epochs; ``ctx.phase`` is its index in the plan. May set ``ctx.masks``, shrink,
+        snapshot, rewind."""
 
     def scores(self, ctx: Context) -> Scores:
         """What each unit is worth, for the default :meth:`select`. Default: l2 norm of its weights."""

@@ -119,11 +119,13 @@ class Training:
                 )
             if self._impatient(index, stage.patience):
                 ctx.stop_phase()
-            if epoch + 1 == phase.epochs or ctx.stopping:
-                self.progress.fewer(phase.epochs - epoch - 1)
-                self.call("on_phase_end")
+            left = phase.epochs - epoch - 1
+            if ctx.stopping:
+                self.progress.fewer(left)
                 break
-            self._save((index, epoch + 1))
+            if left:
+                self._save((index, epoch + 1))
+        self.call("on_phase_end")
         ctx.optimizer = None
 
     def _impatient(self, index: int, patience: int) -> bool:

@@ -84,7 +84,7 @@ class DropNet(Method):
         """Drop units for the next cycle, or stop."""
         if self.by_accuracy:
             top1 = {epoch["phase"]: epoch["val_top1"] for epoch in ctx.curve}
-            if top1[ctx.phase] <= self.config.kappa * top1[0]:
+            if not top1 or top1[ctx.phase] <= self.config.kappa * top1[0]:  # without an epoch nothing is known
                 return ctx.stop_search()
             self.good.copy_(ctx.flat(ctx.masks))
             ctx.masks = ctx.drop(self.scores(ctx), self.config.p, self.ranking)  # cut off only once that is final

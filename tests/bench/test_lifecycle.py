@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.api import Method, Phase
+from bench.api import PRUNE, Method, Phase
 from bench.check import examine, networks
 from bench.check.subject import Subject
 from bench.errors import RunFailed
@@ -166,3 +166,110 @@ def test_module_that_no_checkpoint_would_have_is_refused(make_training):
     training = make_training(Hides(), arch="mlp_40_40")
     with pytest.raises(RunFailed, match="the module inserted at site 1 is no attribute of the method"):
         training.run((Phase(1),), None, lambda: 1)
+
+
+# --- phase hooks ---------------------------------------------------------------------------------------------------
+
+
+def logging(calls):
+    """A method that appends its hooks, with phase and epoch, to ``calls``."""
+
+    class Logging(Method):
+        pass
+
+    def noting(hook):
+        def note(self, ctx):
+            calls.append((hook, ctx.phase, ctx.epoch))
+            return 0.0
+
+        return note
+
+    for hook in ("on_phase_start", "on_epoch_end", "on_phase_end"):
+        setattr(Logging, hook, noting(hook))
+    return Logging()
+
+
+def run(training, plan):
+    training.run(plan, lambda t: t.ctx.slice(choose_masks(t.ctx, t.method)), lambda: 1)
+
+
+PLANS = {
+    "0": (Phase(0), PRUNE, Phase(1, "finetune")),
+    "0 0": (Phase(0), Phase(0, "finetune"), PRUNE, Phase(0, "finetune")),
+    "0 2 0": (Phase(0), Phase(2, rewind="init"), Phase(0, "finetune", rewind="init"), PRUNE),
+    "1 0 1": (Phase(1), Phase(0), Phase(1, "finetune"), PRUNE, Phase(1, "finetune")),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_phase_hooks_are_called_once_in_order(make_training, tmp_path, plan):
+    calls, expected = [], []
+    for phase, epochs in enumerate(map(int, plan.split())):
+        expected += [("on_phase_start", phase, 0), *(("on_epoch_end", phase, epoch) for epoch in range(epochs))]
+        expected += [("on_phase_end", phase, max(0, epochs - 1))]
+    run(make_training(logging(calls), arch="mlp_40_40"), PLANS[plan])
+    assert calls == expected
+    calls.clear()
+    resumed(make_training, tmp_path / "c.pt", PLANS[plan], lambda: logging(calls))
+    assert calls == expected
+
+
+class Stop(Exception):
+    pass
+
+
+def resumed(make_training, file, plan, make_method):
+    """A training that was stopped after each of its checkpoints."""
+    stops = 0
+    while True:
+        training = make_training(make_method(), arch="mlp_40_40", checkpoint=file)
+        assert training.resume() == (stops > 0)
+        save = training._save
+
+        def stopping(position, save=save):
+            save(position)
+            if position[0] < len(plan):
+                raise Stop
+
+        training._save = stopping
+        try:
+            run(training, plan)
+        except Stop:
+            stops += 1
+        else:
+            assert training.resumes == stops
+            return training
+
+
+@pytest.mark.parametrize("word", ["stop_phase", "stop_search"])
+def test_phase_hooks_are_called_once_after_an_early_stop(make_training, word):
+    calls = []
+    method = logging(calls)
+    note = type(method).on_epoch_end
+
+    def stop(self, ctx):
+        note(self, ctx)
+        if (ctx.phase, ctx.epoch) == (0, 1):
+            getattr(ctx, word)()
+
+    type(method).on_epoch_end = stop
+    run(make_training(method, arch="mlp_40_40"), (Phase(4), Phase(0), PRUNE))
+    second = [("on_phase_start", 1, 0), ("on_phase_end", 1, 0)] if word == "stop_phase" else []
+    first = [("on_phase_start", 0, 0), ("on_epoch_end", 0, 0), ("on_epoch_end", 0, 1), ("on_phase_end", 0, 1)]
+    assert calls == [*first, *second]
+
+
+@pytest.mark.parametrize("name", ["masks_after_no_epochs", "shrinks_after_no_epochs"])
+def test_choice_after_no_epochs_meets_the_budget_and_resumes(name, tmp_path):
+    run = Subject(name, tmp_path).run()
+    same_masks = Subject("l2_norm", tmp_path).run().done.ctx.sliced_by
+    assert same(run.done.ctx.sliced_by, same_masks)
+    assert not same(state_of(run.done.ctx.network), run.base.state)
+    assert result(name, "resume")[0] == "ok"
+
+
+@pytest.mark.parametrize("name", ["dropnet", "l1l2", "shrinks_at_both_ends", "inserts_at_the_end"])
+@pytest.mark.parametrize("epochs", ["train__epochs", "finetune__epochs"])
+def test_ablation_without_epochs_meets_the_budget(name, epochs, tmp_path):
+    run = Subject(name, tmp_path).run(**{epochs: "0"})
+    assert run.model.meets(run.spec.budget, run.model.array(run.done.ctx.sites.widths))

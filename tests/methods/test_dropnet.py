@@ -184,6 +184,13 @@ def test_2g06_or_from_new_weights_in_every_cycle(make_training):
     assert len({w.sum().item() for w in weights}) == len(weights) == 4
 
 
+def test_search_by_accuracy_without_epochs_keeps_all_units(make_training):
+    method = DropNet(DropNet.Config(kappa=0.9))
+    training = native(make_training(method, arch="mlp_40_40", train__epochs=0))
+    training.run(method.plan(training.ctx)[: method.cycles], None, lambda: 1)
+    assert all(mask.all() for mask in method.select(training.ctx, training.ctx.budget).values())
+
+
 def test_2g07_masked_units_get_no_gradient_and_stay_as_they_were(make_training):
     method = Watched(DropNet.Config(kappa=0.001))
     training = native(make_training(method, train__epochs=1, weight_decay=0.1, momentum=0.9))

@@ -141,3 +141,34 @@ class GoesBackInSteps(Method):
     def on_step_end(self, ctx):
         if (ctx.epoch, ctx.step) == (0, 1):
             ctx.rewind("init")
+
+
+@method("masks_after_no_epochs")
+class MasksAfterNoEpochs(Method):
+    """Chooses at the end of a phase of 0 epochs, as one-shot methods do."""
+
+    starts_from = "base"
+
+    def plan(self, ctx):
+        return (Phase(0, "finetune"), PRUNE, Phase(2, "finetune"))
+
+    def on_phase_end(self, ctx):
+        ctx.masks = ctx.rank(norms(ctx), "layer")
+
+    def select(self, ctx, budget):
+        return ctx.masks
+
+
+@method("shrinks_after_no_epochs")
+class ShrinksAfterNoEpochs(MasksAfterNoEpochs):
+    """Cuts to the budget there, and tunes with its hooks on."""
+
+    def plan(self, ctx):
+        return (Phase(0), Phase(2, "finetune"), PRUNE)
+
+    def on_phase_end(self, ctx):
+        if ctx.phase == 0:
+            ctx.shrink(ctx.rank(norms(ctx), "layer"))
+
+    def select(self, ctx, budget):
+        return ctx.sites.ones()
