@@ -329,13 +329,16 @@ class Context(Choosing):
             return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
 
     def batches(self, split: str = "train", limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of ``train`` or ``val``, unaugmented and in order, the last one smaller; at most ``limit``.
+        """Batches of ``train`` or ``val``, unaugmented, the last one smaller; at most ``limit``.
+
+        They come in an order that the run's seed mixes, the same in every pass, in memory, streamed and after a
+        resume: so the first batches hold all classes, and none holds one class only.
 
         There is no way to the test set: it is loaded after the method is gone.
         """
         if split not in ("train", "val"):
             raise RunFailed(f"a method asked for the split '{split}'; it may see 'train' and 'val' only")
-        batches = getattr(self._data, split).batches(self.recipe.batch_size)
+        batches = getattr(self._data, split).mixed(self.recipe.batch_size, derive(self._seed, "batches"))
         for k, batch in enumerate(batches):
             if limit is not None and k >= limit:
                 return

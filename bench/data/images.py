@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +34,11 @@ class ImageSet(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def decoded(self, size: int, generator: torch.Generator | None, augment: str, drop_last: bool) -> Decoded:
-        """What :meth:`batches` is made of: uint8 ``[B, C, H, W]`` and the images' indices, on the device."""
+    def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
+        """Images of each batch of indices, uint8 ``[B, C, H, W]``, and the indices, on the device.
+
+        Augmented when a generator is given.
+        """
 
     def batches(
         self,
@@ -49,7 +52,27 @@ class ImageSet(ABC):
         Yields:
             images float32 ``[B, C, H, W]`` and labels int64 ``[B]``; the last batch is smaller unless ``drop_last``.
         """
-        for pixels, index in self.decoded(size, generator, augment, drop_last):
+        device = self.labels.device
+        order = (
+            torch.randperm(len(self), generator=generator, device=device)
+            if generator
+            else torch.arange(len(self), device=device)
+        )
+        order = order[: len(self) - len(self) % size] if drop_last and len(self) > size else order
+        return self._prepared(order.split(size), generator, augment)
+
+    def mixed(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised batches, unaugmented, in an order that depends on ``seed`` and the number of images only.
+
+        Files are listed class by class, so that a batch of neighbours would hold one class.
+        """
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self._prepared(order.to(self.labels.device).split(size), None, "none")
+
+    def _prepared(
+        self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, index in self.decoded(batches, generator, augment):
             yield self.normalised(pixels), self.labels[index]
 
     def first(self, size: int) -> Tensor:
@@ -61,18 +84,6 @@ class ImageSet(ABC):
         scaled = (pixels.float() - self.mean) / self.std
         return scaled.contiguous(memory_format=torch.channels_last)
 
-    def _order(self, size: int, generator: torch.Generator | None, drop_last: bool) -> Iterator[Tensor]:
-        """Indices of the images of each batch, on the device."""
-        device = self.labels.device
-        order = (
-            torch.randperm(len(self), generator=generator, device=device)
-            if generator
-            else torch.arange(len(self), device=device)
-        )
-        stop = len(self) - len(self) % size if drop_last and len(self) > size else len(self)
-        for start in range(0, stop, size):
-            yield order[start : min(start + size, stop)]
-
 
 @dataclass(frozen=True)
 class Images(ImageSet):
@@ -83,9 +94,9 @@ class Images(ImageSet):
     mean: Tensor
     std: Tensor
 
-    def decoded(self, size: int, generator: torch.Generator | None, augment: str, drop_last: bool) -> Decoded:
+    def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
         """See :meth:`ImageSet.decoded`."""
-        for index in self._order(size, generator, drop_last):
+        for index in batches:
             pixels = self.pixels[index]
             yield (augmented(pixels, augment, generator) if generator else pixels), index
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -142,17 +142,17 @@ class Stream(ImageSet):
     workers: int
     report: Callable[[str], None]
 
-    def decoded(self, size: int, generator: torch.Generator | None, augment: str, drop_last: bool) -> Decoded:
+    def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
         """See :meth:`ImageSet.decoded`."""
         device = self.labels.device
-        batches = [index.cpu() for index in self._order(size, generator, drop_last)]
+        batches = [index.cpu() for index in batches]
         seeds: list[int | None] = [None] * len(self)
         if generator:
             high, draw = 2**63 - 1, generator.device
             seeds = torch.randint(high, (len(self),), generator=generator, device=draw).tolist()
         keys = ([(i, seeds[i]) for i in part.tolist()] for index in batches for part in index.split(CHUNK))
         decoder = Decoder(self.files, self.shape, self.shorter, augment)
-        ahead = AHEAD * -(-size // CHUNK)
+        ahead = AHEAD * -(-len(batches[0]) // CHUNK)
         arriving = chunks(decoder, keys, self.workers, ahead, pin=device.type == "cuda")
         began, waited = time.perf_counter(), 0.0
         for index in batches:

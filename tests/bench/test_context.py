@@ -1,11 +1,14 @@
 """What a method can rely on: probing leaves no trace, masks hold, candidates are exact, snapshots go back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from bench import context
 from bench.api import Phase
+from bench.data import TrainingData
 from bench.errors import RunFailed
 
 
@@ -167,12 +170,50 @@ def test_there_is_no_way_to_another_split(make_ctx, split):
         next(make_ctx().batches(split))
 
 
-def test_batches_cover_the_split_in_order(make_ctx, make_data):
+def test_batches_cover_the_split_once(make_ctx, make_data):
     ctx = make_ctx(batch_size=40)
-    labels = [y for _, y in ctx.batches("train")]
-    assert [len(y) for y in labels] == [40, 40, 16]
-    assert torch.equal(torch.cat(labels), make_data().train.labels)
+    found = list(ctx.batches("train"))
+    assert [len(y) for _, y in found] == [40, 40, 16]
+    seen, whole = (map(torch.cat, zip(*batches)) for batches in (found, make_data().train.batches(40)))
+    seen, whole = (sorted(torch.cat([x.flatten(1), y[:, None]], dim=1).tolist()) for x, y in (seen, whole))
+    assert seen == whole
     assert len(list(ctx.batches("val", limit=1))) == 1
+
+
+@pytest.fixture
+def by_class(make_ctx):
+    """A context of 400 training and 80 validation images that lie class by class, four classes."""
+
+    def make(seed=0):
+        def part(images, each):
+            pixels, labels = images.pixels[:1].expand(4 * each, -1, -1, -1), torch.arange(4).repeat_interleave(each)
+            return replace(images, pixels=pixels, labels=labels)
+
+        ctx = make_ctx(arch="mlp_40_40", batch_size=64)
+        ctx._data, ctx._seed = TrainingData(part(ctx._data.train, 100), part(ctx._data.val, 20), {}), seed
+        return ctx
+
+    return make
+
+
+@pytest.mark.parametrize(("split", "least"), [("train", 8), ("val", 8)])
+def test_images_that_lie_class_by_class_come_mixed(by_class, split, least):
+    """16 images of each class are expected in a batch of 64; less than 8 have a chance of 1 in 200."""
+    whole = [y for _, y in by_class().batches(split) if len(y) == 64]
+    assert all(y.bincount(minlength=4).min() >= least for y in whole)
+    first = next(by_class().batches(split, limit=1))[1]
+    assert torch.equal(first, whole[0])
+
+
+def test_the_order_of_batches_is_the_seeds_in_every_pass(by_class):
+    ctx = by_class()
+    torch.manual_seed(1)
+    first = torch.cat([y for _, y in ctx.batches()])
+    torch.rand(3)
+    ctx.draw()
+    assert torch.equal(torch.cat([y for _, y in ctx.batches()]), first)
+    assert torch.equal(torch.cat([y for _, y in by_class().batches()]), first)
+    assert not torch.equal(torch.cat([y for _, y in by_class(seed=1).batches()]), first)
 
 
 def test_activations_are_what_the_consumer_reads(make_ctx):

@@ -192,7 +192,8 @@ class Noisy(DDrop):
             ctx.forward(x)
 
     def on_epoch_end(self, ctx):
-        ctx.log(steps=self.steps)
+        _, y = next(ctx.batches("train", limit=1))
+        ctx.log(steps=self.steps, looked_at=(y * torch.arange(len(y))).sum())
         if ctx.epoch == 0:
             ctx.snapshot("first")
         if ctx.epoch == 1:
@@ -218,6 +219,7 @@ def test_stopped_and_resumed_equals_uninterrupted(make_training, tmp_path, stop_
     assert going_on.resume()
     assert finish(going_on, PLAN)
     assert going_on.curve == whole.curve
+    assert len({entry["looked_at"] for entry in going_on.curve if "looked_at" in entry}) == 1
     assert going_on.extra == whole.extra
     assert (going_on.examples, going_on.train_macs) == (whole.examples, whole.train_macs)
     assert going_on.resumes == 1

@@ -89,10 +89,23 @@ def test_a_stream_of_ready_images_gives_what_images_on_the_device_give(folder):
     stream = Stream(files, (3, 8, 8), None, files.labels, MEAN, STD, 0, lambda text: None)
     assert same(stream.batches(7), kept.batches(7))
     assert same(stream.batches(7, generator(5)), kept.batches(7, generator(5)))  # the same order
+    assert same(stream.mixed(7, 5), kept.mixed(7, 5))
     assert torch.equal(stream.first(5), kept.first(5))
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     assert torch.equal(logits_of(network, stream), logits_of(network, kept))
     assert torch.equal(decode_all(files, (3, 8, 8), None, "train", Progress("", quiet=True)), kept.pixels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mixed_order_is_the_seeds_and_the_same_in_every_pass(make, workers):
+    stream, said = make(workers)
+    first, other = list(stream.mixed(50, 3)), list(stream.mixed(50, 4))
+    assert [len(y) for _, y in first] == [50, 50, 20]
+    assert all(10 <= y.sum() <= 40 for _, y in first[:2])  # the files lie class by class, 60 of each
+    assert same(first, make()[0].mixed(50, 3))
+    assert not torch.equal(first[0][1], other[0][1])
+    assert torch.equal(torch.cat([y for _, y in other]).bincount(), torch.tensor([60, 60]))
+    assert said == []
 
 
 @pytest.mark.parametrize("augment", ["shift", "crop_flip"])
