@@ -72,7 +72,7 @@ def ensure(
                 progress.skip(training.position[1])
                 progress.say(f"base: going on after epoch {training.position[1]}")
             training.run((Phase(epochs),), _no_prune, lambda: macs)
-            artifact = save_tensors(weights, training.ctx.network.state_dict())
+            artifact = save_tensors(weights, training.model.network.state_dict())
             facts = {
                 "id": base_id,
                 "epochs": training.epochs,

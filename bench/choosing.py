@@ -1,4 +1,4 @@
-"""What a method can ask before it decides: budgets, rankings, drops, random states."""
+"""What stays, as pure functions of scores, masks, cost model, budget and generator. No network is needed."""
 
 from __future__ import annotations
 
@@ -15,137 +15,109 @@ from bench.sites import Sites
 from bench.spec import Budget
 
 
-class Choosing:
-    """The part of the context that decides what stays; see :class:`bench.context.Context` for its attributes."""
+def flat(values: Mapping[str, Tensor]) -> Tensor:
+    """Site -> ``[..., n_units]`` as one tensor ``[..., all units]``."""
+    return torch.cat(list(values.values()), dim=-1)
 
-    sites: Sites
-    budget: Budget
-    native: bool
-    device: torch.device
-    rng: torch.Generator
-    _model: CostModel
-    _masks: dict[str, Tensor]
-    _dense: dict[str, int]  # widths of the dense network
 
-    def drop(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
-        """Masks without the worst ``share`` of the units that ``masks`` keeps, at least one; ties break at random.
+def split(joined: Tensor, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """The inverse of :func:`flat` for sites of these ``widths``."""
+    return dict(zip(widths, joined.split(list(widths.values()), dim=-1), strict=True))
 
-        Under a budget the drop that would go below it is replaced by the best of the remaining units within it.
 
-        Args:
-            scores: site -> float ``[n_units]``, larger is more worth keeping.
-            share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
-            ranking: ``layer`` or ``global``; the user's ``--ranking`` wins.
-        """
-        self._check_scores(scores)
-        ranking = self.budget.ranking or ranking
-        groups = [[name] for name in self.sites] if ranking == "layer" else [list(self.sites)]
-        floors = dict(zip(self._dense, self._model.floors(self.budget).tolist(), strict=True))
-        masks: dict[str, Tensor] = {}
-        for group in groups:
-            alive = {name: self._masks[name] for name in group}
-            masks |= drop_worst({n: scores[n] for n in group}, alive, share, floors, self.rng)
-        if not self.native and self.fits({name: int(mask.sum()) for name, mask in masks.items()}):
-            worth = self.flat({name: scores[name].detach().to(self.device).double() for name in self.sites})
-            last = torch.where(self.flat(self._masks), worth, worth.min() - 1)  # what is dropped stays dropped
-            best = self.rank(self.split(last), ranking)
-            return {name: best[name].to(self.device) & mask for name, mask in self._masks.items()}
-        return masks
+def prune_worst(
+    scores: Scores,
+    masks: Masks,
+    share: float,
+    ranking: str,
+    costs: CostModel,
+    budget: Budget | None,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Masks without the worst ``share`` of the units that ``masks`` keep, at least one; ties break at random.
 
-    def cycles(self, share: float, ranking: str, left: float) -> int:
-        """How many times :meth:`drop` has to be called until the budget is met, at least once.
+    Under a budget the cut that would go below it is replaced by the best of the remaining units within it.
 
-        In the native track until no more than the share ``left`` of the units is left. Under a budget and a
-        ``global`` ranking it is the number that equal losses of all sites would take.
-        """
-        dense, least = list(self._dense.values()), self._model.floors(self.budget).tolist()
-        total = sum(dense)
-        together = (self.budget.ranking or ranking) == "global"
-        groups, floors = ([total], [sum(least)]) if together else (dense, least)  # units that are dropped from together
-        count = 0
-        while True:
-            groups = [max(f, w - count_to_drop(w, share)) for w, f in zip(groups, floors, strict=True)]
-            count += 1
-            widths = [max(f, round(w * groups[0] / total)) for w, f in zip(dense, least, strict=True)]
-            widths = widths if together else groups
-            met = (
-                sum(groups) <= whole_units(left, total)
-                if self.native
-                else self.fits(dict(zip(self._dense, widths, strict=True)))
-            )
-            if met or groups == floors:
-                return count
+    Args:
+        scores: site -> float ``[n_units]``, larger is more worth keeping.
+        masks: site -> bool ``[n_units]``, on one device.
+        share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
+        ranking: ``layer`` or ``global``.
+        costs: cost model of the dense network.
+        budget: what may be kept; None in the native track.
+        generator: breaks ties.
+    """
+    groups = [[name] for name in masks] if ranking == "layer" else [list(masks)]
+    floors = dict(zip(costs.names, costs.floors(budget or Budget()).tolist(), strict=True))
+    left: dict[str, Tensor] = {}
+    for group in groups:
+        alive = {name: masks[name] for name in group}
+        left |= drop_worst({n: scores[n] for n in group}, alive, share, floors, generator)
+    if budget and costs.meets(budget, costs.array({name: int(mask.sum()) for name, mask in left.items()})):
+        kept = flat(masks)
+        worth = flat({name: scores[name].detach().to(kept.device).double() for name in masks})
+        last = torch.where(kept, worth, worth.min() - 1)  # what is pruned stays pruned
+        best = select(split(last, {n: len(m) for n, m in masks.items()}), costs, budget, ranking)
+        return {name: best[name].to(mask.device) & mask for name, mask in masks.items()}
+    return left
 
-    @property
-    def units_left(self) -> float:
-        """Share of the dense network's units that are there and not masked."""
-        return sum(int(mask.sum()) for mask in self._masks.values()) / sum(self._dense.values())
 
-    def draw(self, *shape: int) -> dict[str, Tensor]:
-        """Random numbers in [0, 1) for every unit: site -> ``[*shape, n_units]``."""
-        return {
-            name: torch.rand(*shape, width, generator=self.rng, device=self.device)
-            for name, width in self.sites.widths.items()
-        }
+def cycles_needed(share: float, ranking: str, left: float, costs: CostModel, budget: Budget | None) -> int:
+    """How many times :func:`prune_worst` has to be called until the budget is met, at least once.
 
-    def repair(self, states: Tensor) -> Tensor:
-        """States ``[P, all units]`` (bool, see :meth:`flat`) changed at random, as little as it takes, to the budget.
+    Without a budget until no more than the share ``left`` of the units is left. Under a budget and a ``global``
+    ranking it is the number that equal losses of all sites would take.
+    """
+    dense, least = costs.dense.tolist(), costs.floors(budget or Budget()).tolist()
+    total = sum(dense)
+    together = ranking == "global"
+    groups, floors = ([total], [sum(least)]) if together else (dense, least)  # units that are pruned from together
+    count = 0
+    while True:
+        groups = [max(f, w - count_to_drop(w, share)) for w, f in zip(groups, floors, strict=True)]
+        count += 1
+        widths = [max(f, round(w * groups[0] / total)) for w, f in zip(dense, least, strict=True)]
+        widths = widths if together else groups
+        at = costs.array(dict(zip(costs.names, widths, strict=True)))
+        met = costs.meets(budget, at) if budget else sum(groups) <= whole_units(left, total)
+        if met or groups == floors:
+            return count
 
-        Every site then keeps as many units as :meth:`equal_widths` gives it, in the native track at least
-        ``min_keep``.
-        """
-        least = {name: min(self.budget.min_keep, width) for name, width in self.sites.widths.items()}
-        widths = least if self.native else self.equal_widths()
-        drawn = torch.rand(states.shape, generator=self.rng, device=self.device)
-        repaired = {}
-        for name, order in self.split(states + drawn).items():  # what is on comes first
-            chosen = order.topk(widths[name], dim=-1).indices
-            repaired[name] = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, chosen, True)
-        return states | self.flat(repaired) if self.native else self.flat(repaired)
 
-    def flat(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Site -> ``[..., n_units]`` as one tensor ``[..., all units]``, such as a buffer can hold."""
-        return torch.cat([values[name] for name in self.sites], dim=-1)
+def equal_widths(widths: Mapping[str, int], costs: CostModel, budget: Budget) -> dict[str, int]:
+    """Units that sites of these ``widths`` keep when all keep the same share of theirs within the budget."""
+    none = {name: torch.zeros(width) for name, width in widths.items()}
+    return {n: int(mask.sum()) for n, mask in select(none, costs, budget, "layer").items()}
 
-    def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """The inverse of :meth:`flat`."""
-        return dict(zip(self.sites, flat.split(list(self.sites.widths.values()), dim=-1), strict=True))
 
-    def rank(self, scores: Scores, ranking: str | Mapping[str, float]) -> dict[str, Tensor]:
-        """Masks that keep the best units within the budget.
+def repair(states: Tensor, units: Mapping[str, int], kept: Mapping[str, int], generator: torch.Generator) -> Tensor:
+    """States that keep ``kept[site]`` units of each site, changed at random, as little as it takes.
 
-        Args:
-            scores: site -> float ``[n_units]``, larger is more worth keeping.
-            ranking: ``global``, ``layer`` (equal shares) or shares per site; the user's ``--ranking`` wins.
+    Args:
+        states: bool ``[P, all units]`` (see :func:`flat`).
+        units: of each site.
+        kept: of each site, as it is to be.
+        generator: of the random choice, on the device of ``states``.
+    """
+    drawn = torch.rand(states.shape, generator=generator, device=states.device)
+    repaired = {}
+    for name, order in split(states + drawn, units).items():  # what is on comes first
+        chosen = order.topk(kept[name], dim=-1).indices
+        repaired[name] = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, chosen, True)
+    return flat(repaired)
 
-        Raises:
-            RunFailed: a site is missing, or scores have the wrong shape or are not finite.
-        """
-        self._check_scores(scores)
-        return select(scores, self._model, self.budget, self.budget.ranking or ranking)
 
-    def _check_scores(self, scores: Scores) -> None:
-        for name, width in self.sites.widths.items():
-            if name not in scores:
-                raise RunFailed(f"the method gives no scores for site {name}")
-            given = scores[name]
-            if tuple(given.shape) != (width,):
-                raise RunFailed(f"the method's scores for site {name} have shape {list(given.shape)}, not [{width}]")
-            if not bool(given.isfinite().all()):
-                raise RunFailed(f"the method's scores for site {name} are not finite")
-
-    def equal_widths(self) -> dict[str, int]:
-        """Units each site keeps when all keep the same share of theirs within the budget."""
-        none = {name: torch.zeros(site.n_units) for name, site in self.sites.items()}
-        return {n: int(mask.sum()) for n, mask in select(none, self._model, self.budget, "layer").items()}
-
-    def share(self, widths: Mapping[str, int]) -> float:
-        """Share of the dense network's MACs at these widths."""
-        return self._model.macs(self._model.array(widths)) / self._model.macs(self._model.dense)
-
-    def fits(self, widths: Mapping[str, int]) -> bool:
-        """Whether a network of these widths is within the budget."""
-        return self._model.meets(self.budget, self._model.array(widths))
+def check_scores(widths: Mapping[str, int], scores: Scores) -> Scores:
+    """``scores`` as they are; raises RunFailed unless each site has a finite number for each of its units."""
+    for name, width in widths.items():
+        if name not in scores:
+            raise RunFailed(f"the method gives no scores for site {name}")
+        given = scores[name]
+        if tuple(given.shape) != (width,):
+            raise RunFailed(f"the method's scores for site {name} have shape {list(given.shape)}, not [{width}]")
+        if not bool(given.isfinite().all()):
+            raise RunFailed(f"the method's scores for site {name} are not finite")
+    return scores
 
 
 def check_masks(sites: Sites, masks: Masks, min_keep: int = 1) -> Masks:

@@ -3,93 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Masks
-from bench.archs import initialize
-from bench.budget import CostModel
-from bench.checkpoint import clone_state
-from bench.choosing import Choosing, check_masks
+from bench import choosing
+from bench.api import Masks, Scores
+from bench.budget import select
 from bench.data import TrainingData
 from bench.errors import RunFailed
-from bench.gates import Gates
-from bench.modes import evaluating
-from bench.optimizer import forget
+from bench.masked_model import MaskedModel
+from bench.run_state import RunState
 from bench.sites import Site, Sites
-from bench.slicing import NORMS
 from bench.spec import Budget, Recipe, derive
 
-AT_ONCE = 1024
-"""Most examples in one forward that evaluates candidates."""
 
-
-class Context(Choosing):
+class Context:
     """Sites, gates, data, snapshots and clocks of one run, as its method sees them.
 
-    Attributes:
-        sites: the prunable widths, by name.
-        recipe: epochs, rates, batch size.
-        budget: what may be kept.
-        native: the method chooses its own sparsity; there is no budget to meet (``budget`` then allows everything).
-        device: where tensors live.
-        rng: the method's own generator, seeded by the run and kept in checkpoints.
-        phase, epoch, step: index of the phase in the plan, of the epoch in the phase, of the step in the epoch.
-        progress: epochs of the phase that are done, with the fraction of the present one.
-        x, y: the current batch, ``[B, C, H, W]`` normalised and ``[B]``.
-        curve: one entry for every epoch so far, of all phases: ``phase``, ``epoch``, ``train_loss``, ``val_top1``,
-            ``val_loss``, ``units_left`` and what was logged.
-        tracked: site -> running statistic ``[n_units]`` (see :meth:`track`).
+    Its public names are those of docs/add_a_method.md; ``masks`` is the only one that can be assigned.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        sites: Sites,
-        model: CostModel,
-        data: TrainingData,
-        recipe: Recipe,
-        budget: Budget | None,
-        seed: int,
-        device: torch.device,
-        precision: str,
+        self, model: MaskedModel, data: TrainingData, recipe: Recipe, budget: Budget | None, seed: int
     ) -> None:
-        self.sites, self.recipe, self.device = sites, recipe, device
-        self.budget, self.native = budget or Budget(), budget is None
-        self.phase = self.epoch = self.step = 0
-        self.progress = 0.0
-        self.x = self.y = torch.empty(0)
-        self.rng = torch.Generator(device).manual_seed(seed)
-        self.network = network  # the dense network, or the sliced one after the prune
-        self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
-        self.forwarded = 0  # examples in forwards outside of training steps, since they were last counted
-        self.charge: Callable[[], None] = lambda: None  # counts them at the present network's cost
-        self.tracked: dict[str, Tensor] = {}
-        self.curve: list[dict[str, Any]] = []
-        self.logged: dict[str, float] = {}
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.sliced_by: dict[str, Tensor] | None = None  # masks over the dense network's units
-        self.stopping: str | None = None  # what is to end after this epoch: "phase" or "search"
-        self.hook = ""  # of the method that runs now; see :meth:`during`
-        self._model, self._data, self._seed, self._precision = model, data, seed, precision
-        self._gates = Gates(network, sites)
-        self._masks = sites.ones(device)
-        self._dense = sites.widths
-        self._masked: list[str] = []
-        self._also: dict[str, Tensor] = {}  # of the block that we are in, beside the masks
-        self._trackers: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {}
-        self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        self._passes = 1  # what a forward counts: three where a backward pass may follow
+        self._model, self._data, self._recipe, self._budget, self._seed = model, data, recipe, budget, seed
+        self._now = RunState()
+        self._rng = torch.Generator(model.device).manual_seed(seed)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "masks" and not name.startswith("_"):
+            raise AttributeError(f"ctx.{name} cannot be set: of a context only ctx.masks can be assigned")
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a context has no '{name}': docs/add_a_method.md lists what it offers")
+
+    # --- what the run is, and where it is --------------------------------------------------------------------
+
+    @property
+    def sites(self) -> Sites:
+        """The prunable widths, by name."""
+        return self._model.sites
+
+    recipe = property(attrgetter("_recipe"), doc="Epochs, rates, batch size.")
+    device = property(attrgetter("_model.device"), doc="Where tensors live.")
+    rng = property(attrgetter("_rng"), doc="The method's own generator, seeded by the run and kept in checkpoints.")
+
+    @property
+    def budget(self) -> Budget:
+        """What may be kept; everything in the native track."""
+        return self._budget or Budget()
+
+    @property
+    def native(self) -> bool:
+        """Whether the method chooses its own sparsity: there is no budget to meet."""
+        return self._budget is None
+
+    phase = property(attrgetter("_now.phase"), doc="Index of the phase (or PRUNE) in the plan.")
+    epoch = property(attrgetter("_now.epoch"), doc="Index of the epoch in the phase.")
+    step = property(attrgetter("_now.step"), doc="Index of the step in the epoch.")
+    progress = property(
+        attrgetter("_now.progress"), doc="Epochs of the phase that are done, with the present fraction."
+    )
+    x = property(attrgetter("_now.x"), doc="Images of the current batch, ``[B, C, H, W]``, normalised.")
+    y = property(attrgetter("_now.y"), doc="Labels of the current batch, ``[B]``.")
+    tracked = property(attrgetter("_model.tracked"), doc="Site -> running statistic ``[n_units]`` (see :meth:`track`).")
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the present step; 0 outside of training."""
+        optimizer = self._model.optimizer
+        return float(optimizer.param_groups[0]["lr"]) if optimizer else 0.0
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """One entry for every epoch so far, of all phases: ``phase``, ``epoch``, ``train_loss``, ``val_top1``,
+        ``val_loss``, ``units_left`` and what was logged."""
+        return self._now.curve
 
     # --- gates and masks -------------------------------------------------------------------------------------
 
     def gate(self, values: Mapping[str, Tensor]) -> None:
         """Gate the current batch: site -> ``[n_units]`` or ``[B, n_units]``. Gone after the step and in evaluation."""
-        self._gates.set(self._with_masks(values))
+        self._model.gate(values)
 
     def keep_at_random(self, chances: Mapping[str, Tensor], per_example: bool = True, rescale: bool = False) -> None:
         """Gate the current batch: each unit is kept with its chance, drawn for each example or once for all.
@@ -110,27 +111,20 @@ class Context(Choosing):
     def masks(self) -> dict[str, Tensor]:
         """What is kept so far: site -> bool ``[n_units]``. Assign to mask units for good (also in evaluation):
         their own weights, biases and norm scales then stay exactly as they are, whatever decay or momentum do."""
-        return dict(self._masks)
+        return self._model.masks
 
     @masks.setter
     def masks(self, masks: Masks) -> None:
-        checked = check_masks(self.sites, masks)
-        self._masks = {name: mask.to(self.device) for name, mask in checked.items()}
-        self._masked = [name for name, mask in self._masks.items() if not bool(mask.all())]
-        self._hold()
-        self._gates.set(self._with_masks({}))
+        self._model.masks = masks
 
-    @contextmanager
-    def masked(self, masks: Masks) -> Iterator[None]:
+    @property
+    def units_left(self) -> float:
+        """Share of the dense network's units that are there and not masked."""
+        return self._model.units_left
+
+    def masked(self, masks: Masks) -> AbstractContextManager[None]:
         """Within the block, units whose mask is False read as zero."""
-        gated, before = self._gates.values, self._also
-        self._also = {name: mask.float().to(self.device) for name, mask in masks.items()}
-        self._gates.set(self._with_masks({}))
-        try:
-            yield
-        finally:
-            self._also = before
-            self._gates.set(gated)
+        return self._model.masked(masks)
 
     def insert(self, site: str, module: nn.Module) -> None:
         """Pass the activation ``[B, n_units, ...]`` of ``site`` through ``module`` wherever it is read.
@@ -139,34 +133,16 @@ class Context(Choosing):
         with the network: from this phase on if it is inserted in ``prepare`` or ``on_phase_start``, from the next one
         on in ``on_phase_end``; other hooks may not insert. The harness takes it out again before slicing.
         """
-        self._require_hook("insert", ("prepare", "on_phase_start", "on_phase_end"))
-        self._gates.insert(site, module.to(self.device))
-
-    def _with_masks(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        both = {name: value.to(self.device) for name, value in values.items()}
-        for name in self._masked:
-            mask = self._masks[name]
-            both[name] = both[name] * mask if name in both else mask.float()
-        for name, mask in self._also.items():
-            both[name] = both[name] * mask if name in both else mask
-        return both
+        self._now.require_hook("insert", ("prepare", "on_phase_start", "on_phase_end"))
+        self._model.insert(site, module)
 
     # --- looking at the network ------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, classes]`` in the recipe's precision, gates included."""
-        self.forwarded += self._passes * len(x)
-        with self.autocast():
-            return self.network(x)
+        return self._model.forward(x)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The recipe's precision as a context manager."""
-        if self._precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
-
-    @contextmanager
-    def probe(self, batch_statistics: bool = False, gradients: bool = False) -> Iterator[None]:
+    def probe(self, batch_statistics: bool = False, gradients: bool = False) -> AbstractContextManager[None]:
         """Within the block, forwards leave no trace: eval mode, no batch norm update, no RNG use, no gradients kept.
 
         Args:
@@ -174,51 +150,15 @@ class Context(Choosing):
             gradients: allow a backward pass; parameters get their former gradients back afterwards. A forward then
                 costs as much as in training, three times one without.
         """
-        network = self.network
-        norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
-        kept = [
-            (p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted.values() for p in m.parameters()))
-        ]
-        gated, passes = self._gates.values, self._passes
-        devices = [self.device] if self.device.type == "cuda" else []
-        with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
-            try:
-                for norm, _ in norms if batch_statistics else ():
-                    norm.training, norm.track_running_stats = True, False
-                for parameter, _ in kept if gradients else ():
-                    parameter.grad = None
-                self._gates.set(self._with_masks({}))
-                self._passes = 3 if gradients else 1
-                yield
-            finally:
-                self._passes = passes
-                for norm, tracks in norms:
-                    norm.track_running_stats = tracks
-                for parameter, grad in kept:
-                    parameter.grad = grad
-                self._gates.set(gated)
+        return self._model.probe(batch_statistics, gradients)
 
-    @contextmanager
-    def activations(self) -> Iterator[dict[str, Tensor]]:
+    def activations(self) -> AbstractContextManager[dict[str, Tensor]]:
         """Within the block, every forward fills the yielded dictionary: site -> ``[B, n_units, ...]``.
 
         The values are what the activation function puts out, before pooling (what the consumer reads where that
         cannot be followed, see :mod:`bench.gates`), masked and detached.
         """
-        found: dict[str, Tensor] = {}
-        before = self._gates.observer
-
-        def observe(site: str, activation: Tensor) -> None:
-            found[site] = activation.detach()
-            if site in self._masked:
-                mask = self._masks[site].to(activation.dtype)
-                found[site] = found[site] * mask.reshape(-1, *[1] * (activation.dim() - 2))
-
-        self._gates.observe(observe)
-        try:
-            yield found
-        finally:
-            self._gates.observe(before)
+        return self._model.activations()
 
     def track(self, site: str, statistic: Callable[[Tensor], Tensor], momentum: float) -> None:
         """Keep a running statistic of a site's activations in every training forward, in ``tracked[site]``.
@@ -229,53 +169,19 @@ class Context(Choosing):
                 those in ``bench.api.STATISTICS``).
             momentum: weight of the past in the exponential mean; it starts at zero. Checkpoints keep it.
         """
-        self.tracked[site] = torch.zeros(self.sites[site].n_units, device=self.device)
-        self._trackers[site] = (statistic, momentum)
+        self._model.track(site, statistic, momentum)
 
-    @contextmanager
-    def tracking(self) -> Iterator[None]:
-        """Within the block, forwards update ``tracked``."""
-        if self._trackers:
-            self._gates.observe(self._track)
-        try:
-            yield
-        finally:
-            self._gates.observe(None)
-
-    @torch.no_grad()
-    def _track(self, site: str, activation: Tensor) -> None:
-        if site in self._trackers:
-            statistic, momentum = self._trackers[site]
-            self.tracked[site].lerp_(statistic(activation.detach()).float(), 1 - momentum)
-
-    @torch.no_grad()
     def evaluate(
         self, candidates: Mapping[str, Tensor], x: Tensor | None = None, batch_statistics: bool = False
     ) -> Tensor:
         """Logits ``[P, B, classes]`` of a batch under ``P`` candidate masks; nothing moves.
-
-        In batched forwards through per-example gates. A network whose norms use the batch's own statistics
-        cannot share a batch between candidates: it is given one candidate after the other.
 
         Args:
             candidates: site -> ``[P, n_units]``, bool or float.
             x: the batch ``[B, C, H, W]``, normalised; None for the current one.
             batch_statistics: normalise by the batch's own statistics (see :meth:`probe`).
         """
-        x = self.x if x is None else x
-        population, batch = len(next(iter(candidates.values()))), len(x)
-        alone = batch_statistics and any(isinstance(m, NORMS) for m in self.network.modules())
-        chunk = 1 if alone else max(1, AT_ONCE // batch)
-        parts = []
-        with self.probe(batch_statistics):
-            for start in range(0, population, chunk):
-                some = {n: c[start : start + chunk].to(self.device).float() for n, c in candidates.items()}
-                count = len(next(iter(some.values())))
-                gates = {n: c.repeat_interleave(batch, dim=0) if count > 1 else c[0] for n, c in some.items()}
-                self._gates.set(self._with_masks(gates))
-                logits = self.forward(x.repeat(count, 1, 1, 1)).float()
-                parts.append(logits.unflatten(0, (count, batch)))
-        return torch.cat(parts)
+        return self._model.evaluate(candidates, self.x if x is None else x, batch_statistics)
 
     def mean(
         self,
@@ -296,7 +202,8 @@ class Context(Choosing):
         total = {name: torch.zeros(site.n_units, device=self.device) for name, site in self.sites.items()}
         seen = 0
         for x, y in self.batches("train", batches):
-            values = self._gate_gradients(x, y) if of == "gate_gradients" else self._activations(x)
+            by_gate = of == "gate_gradients"
+            values = self._model.gate_gradients(x, y) if by_gate else self._model.activations_of(x)
             for name, site in self.sites.items():
                 total[name] += len(x) * statistic(site, values[name])
             seen += len(x)
@@ -314,20 +221,6 @@ class Context(Choosing):
             loss += F.cross_entropy(logits.movedim(0, 2), y[:, None].expand(-1, count), reduction="none").sum(dim=0)
         return self.split(loss / len(self._data.train))
 
-    def _activations(self, x: Tensor) -> dict[str, Tensor]:
-        with self.probe(), self.activations() as found:
-            self.forward(x)
-        return {name: a if a.dim() > 2 else a[..., None] for name, a in found.items()}
-
-    def _gate_gradients(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        with self.probe(gradients=True):
-            gates = {n: torch.ones(len(x), s.n_units, device=self.device) for n, s in self.sites.items()}
-            for gate in gates.values():
-                gate.requires_grad_(True)
-            self._gates.set(self._with_masks(gates))
-            loss = F.cross_entropy(self.forward(x).float(), y, reduction="sum")
-            return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
-
     def batches(self, split: str = "train", limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of ``train`` or ``val``, unaugmented, the last one smaller; at most ``limit``.
 
@@ -344,11 +237,11 @@ class Context(Choosing):
                 return
             yield batch
 
-    # --- going back ------------------------------------------------------------------------------------------
+    # --- going back, getting smaller, stopping ---------------------------------------------------------------
 
     def snapshot(self, tag: str) -> None:
         """Keep the network's weights and statistics under ``tag``; checkpoints keep it too."""
-        self.snapshots[tag] = clone_state(self.network)
+        self._model.snapshot(tag)
 
     def rewind(self, tag: str) -> None:
         """Back to the snapshot ``tag``: weights and statistics; the optimizer forgets, masks stay.
@@ -357,20 +250,12 @@ class Context(Choosing):
         weights anew, in every phase others, from ``init``. The prune slices all snapshots with the network.
         Not between a forward and its step, that is in ``penalty`` and ``on_backward_end``.
         """
-        if self.hook in ("penalty", "on_backward_end"):
-            raise RunFailed(f"ctx.rewind in {self.hook}: the step would mix two networks; use on_step_end")
+        if self._now.hook in ("penalty", "on_backward_end"):
+            raise RunFailed(f"ctx.rewind in {self._now.hook}: the step would mix two networks; use on_step_end")
         if tag == "fresh":
-            self.network.load_state_dict(self.snapshots["init"])  # for what is no layer's: bare parameters
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                torch.manual_seed(derive(self._seed, "fresh", self.phase))
-                initialize(self.network)
-        elif tag not in self.snapshots:
-            raise RunFailed(f"no snapshot '{tag}'; there are {', '.join(sorted(self.snapshots))} and fresh")
+            self._model.redraw(derive(self._seed, "fresh", self.phase))
         else:
-            self.network.load_state_dict(self.snapshots[tag])
-        if self.optimizer is not None:
-            forget(self.optimizer)
-        self._hold()
+            self._model.rewind(tag)
 
     def shrink(self, masks: Masks) -> None:
         """Take what ``masks`` (site -> bool ``[n_units]``) removes out of the network now, at a phase's start or end.
@@ -381,104 +266,94 @@ class Context(Choosing):
         Raises:
             RunFailed: in any hook but ``on_phase_start`` and ``on_phase_end``, or for masks that do not fit.
         """
-        self._require_hook("shrink", ("on_phase_start", "on_phase_end"))
-        trackers, before = self._trackers, self._masks
-        self.slice(check_masks(self.sites, masks))
-        self._trackers = trackers
-        self.masks = {name: before[name][masks[name].to(self.device)] for name in self.sites}
+        self._now.require_hook("shrink", ("on_phase_start", "on_phase_end"))
+        self._model.shrink(masks)
 
     def stop_phase(self) -> None:
         """The present phase ends after this epoch."""
-        self.stopping = self.stopping or "phase"
+        self._now.stopping = self._now.stopping or "phase"
 
     def stop_search(self) -> None:
         """After this epoch nothing is left to search for: the plan goes on with its PRUNE."""
-        self.stopping = "search"
-
-    # --- clocks and log --------------------------------------------------------------------------------------
-
-    @property
-    def rate(self) -> float:
-        """Learning rate of the present step; 0 outside of training."""
-        return float(self.optimizer.param_groups[0]["lr"]) if self.optimizer else 0.0
+        self._now.stopping = "search"
 
     def log(self, **scalars: float | Tensor) -> None:
         """Add numbers to the curve of the current epoch; the last value counts, one that is not finite is null."""
-        self.logged |= {name: float(value) for name, value in scalars.items()}
+        self._now.logged |= {name: float(value) for name, value in scalars.items()}
 
-    # --- for the harness -------------------------------------------------------------------------------------
+    # --- choosing what stays ---------------------------------------------------------------------------------
 
-    @contextmanager
-    def during(self, hook: str) -> Iterator[None]:
-        """Within the block the method's ``hook`` runs: what it may not do is refused."""
-        before, self.hook = self.hook, hook
-        try:
-            yield
-        finally:
-            self.hook = before
+    def rank(self, scores: Scores, ranking: str | Mapping[str, float]) -> dict[str, Tensor]:
+        """Masks that keep the best units within the budget.
 
-    def _require_hook(self, call: str, hooks: tuple[str, ...]) -> None:
-        """Raise RunFailed where a method's hook runs that is none of ``hooks``."""
-        if self.hook and self.hook not in hooks:
-            raise RunFailed(f"ctx.{call} in {self.hook}: only {', '.join(hooks)} may do that")
+        Args:
+            scores: site -> float ``[n_units]``, larger is more worth keeping.
+            ranking: ``global``, ``layer`` (equal shares) or shares per site; the user's ``--ranking`` wins.
 
-    def after_step(self) -> None:
-        """End of a step: batch gates go, masked units are put back as they were."""
-        self._gates.set(self._with_masks({}))
-        for parameter, rows, saved in self._held:
-            with torch.no_grad():
-                parameter[rows] = saved
-            for moment in self.optimizer.state.get(parameter, {}).values() if self.optimizer else ():
-                if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                    moment[rows] = 0
+        Raises:
+            RunFailed: a site is missing, or scores have the wrong shape or are not finite.
+        """
+        choosing.check_scores(self.sites.widths, scores)
+        return select(scores, self._model.costs, self.budget, self.budget.ranking or ranking)
 
-    def release(self) -> None:
-        """Take every hook and inserted module off the network."""
-        self._gates.remove()
-        self._masked, self._held, self._trackers = [], [], {}
+    def drop(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
+        """Masks without the worst ``share`` of the units that ``masks`` keeps, at least one; ties break at random.
 
-    @property
-    def busy(self) -> bool:
-        """Whether :meth:`after_step` has anything to do."""
-        return bool(self._held or self._gates.values)
+        Under a budget the drop that would go below it is replaced by the best of the remaining units within it.
 
-    @property
-    def inserted(self) -> dict[str, nn.Module]:
-        """Modules a method has put in: site -> module."""
-        return dict(self._gates.inserted)
+        Args:
+            scores: site -> float ``[n_units]``, larger is more worth keeping.
+            share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
+            ranking: ``layer`` or ``global``; the user's ``--ranking`` wins.
+        """
+        choosing.check_scores(self.sites.widths, scores)
+        kept, ranking = self.masks, self.budget.ranking or ranking
+        masks = {name: kept[name] for name in self.sites}
+        return choosing.prune_worst(scores, masks, share, ranking, self._model.costs, self._budget, self.rng)
 
-    def insert_only(self, modules: Mapping[str, nn.Module]) -> None:
-        """Insert these modules (site -> module) in place of those that are in; for a resume."""
-        self._gates.inserted.clear()
-        for site, module in modules.items():
-            self._gates.insert(site, module.to(self.device))
+    def cycles(self, share: float, ranking: str, left: float) -> int:
+        """How many times :meth:`drop` has to be called until the budget is met, at least once.
 
-    def slice(self, masks: Masks) -> nn.Module:
-        """Replace the network, its sites and every snapshot by their slices. Gates and masks end here."""
-        self.release()
-        self.charge()
-        masks = {name: masks[name].cpu().clone() for name in self.sites}
-        if self.sliced_by is None:
-            self.sliced_by = masks
-        else:
-            for name, kept in self.sliced_by.items():
-                kept[kept.clone()] = masks[name]
-        state = clone_state(self.network)
-        for tag, snapshot in self.snapshots.items():
-            self.network.load_state_dict(snapshot)
-            self.snapshots[tag] = clone_state(self.sites.slice(self.network, masks))
-        self.network.load_state_dict(state)
-        self.network = self.sites.slice(self.network, masks)
-        self.sites = self.sites.sliced(masks, self.network)
-        self.tracked = {name: value[masks[name].to(value.device)] for name, value in self.tracked.items()}
-        self._gates = Gates(self.network, self.sites)
-        self._masks = self.sites.ones(self.device)
-        return self.network
+        In the native track until no more than the share ``left`` of the units is left. Under a budget and a
+        ``global`` ranking it is the number that equal losses of all sites would take.
+        """
+        ranking = self.budget.ranking or ranking
+        return choosing.cycles_needed(share, ranking, left, self._model.costs, self._budget)
 
-    def _hold(self) -> None:
-        self._held = []
-        for name in self._masked:
-            mask = self._masks[name]
-            for parameter, cut in self.sites[name].unit_parameters():
-                rows = cut.positions.to(self.device)[~mask[cut.units.to(self.device)]]
-                self._held.append((parameter, rows, parameter.detach()[rows].clone()))
+    def draw(self, *shape: int) -> dict[str, Tensor]:
+        """Random numbers in [0, 1) for every unit: site -> ``[*shape, n_units]``."""
+        widths = self.sites.widths
+        return {n: torch.rand(*shape, w, generator=self.rng, device=self.device) for n, w in widths.items()}
+
+    def repair(self, states: Tensor) -> Tensor:
+        """States ``[P, all units]`` (bool, see :meth:`flat`) changed at random, as little as it takes, to the budget.
+
+        Every site then keeps as many units as :meth:`equal_widths` gives it, in the native track at least
+        ``min_keep``.
+        """
+        units = self.sites.widths
+        least = {name: min(self.budget.min_keep, width) for name, width in units.items()}
+        repaired = choosing.repair(states, units, least if self.native else self.equal_widths(), self.rng)
+        return states | repaired if self.native else repaired
+
+    def flat(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Site -> ``[..., n_units]`` as one tensor ``[..., all units]``, such as a buffer can hold."""
+        return choosing.flat({name: values[name] for name in self.sites})
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """The inverse of :meth:`flat`."""
+        return choosing.split(flat, self.sites.widths)
+
+    def equal_widths(self) -> dict[str, int]:
+        """Units each site keeps when all keep the same share of theirs within the budget."""
+        return choosing.equal_widths(self.sites.widths, self._model.costs, self.budget)
+
+    def share(self, widths: Mapping[str, int]) -> float:
+        """Share of the dense network's MACs at these widths."""
+        costs = self._model.costs
+        return costs.macs(costs.array(widths)) / costs.macs(costs.dense)
+
+    def fits(self, widths: Mapping[str, int]) -> bool:
+        """Whether a network of these widths is within the budget."""
+        costs = self._model.costs
+        return costs.meets(self.budget, costs.array(widths))

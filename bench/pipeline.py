@@ -21,6 +21,7 @@ from bench.checkpoint import clone_state, require_writable, save_tensors, weight
 from bench.context import Context
 from bench.discovery import find_sites
 from bench.errors import RunFailed
+from bench.masked_model import MaskedModel
 from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality
 from bench.progress import Progress
@@ -107,7 +108,7 @@ class Run:
         self.training = training = self._training(ctx, self.method, self.checkpoint, identity)
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
         self.base = self._ensure_base(epochs)
-        ctx.snapshots["base"] = self.base.state
+        training.model.snapshots["base"] = self.base.state
         if self.method.starts_from == "base":
             ctx.rewind("base")  # before prepare, which may copy or measure the network, on resume too
         training.call("prepare")
@@ -158,17 +159,9 @@ class Run:
 
     def _context(self, network: nn.Module) -> Context:
         spec = self.spec
-        return Context(
-            network,
-            self.sites if network is self.network else self.sites.on(network),
-            self.model,
-            self.data,
-            spec.recipe,
-            spec.budget,
-            spec.seed,
-            self.device,
-            self.precision,
-        )
+        sites = self.sites if network is self.network else self.sites.on(network)
+        model = MaskedModel(network, sites, self.model, self.device, self.precision)
+        return Context(model, self.data, spec.recipe, spec.budget, spec.seed)
 
     def _training(self, ctx: Context, method: Method, checkpoint: Path, identity: str) -> Training:
         recipe, seed = self.spec.recipe, self.spec.seed
@@ -177,16 +170,16 @@ class Run:
     def _macs(self) -> int:
         """MACs of the network as it is now."""
         assert self.training is not None
-        return self.model.macs(self.model.array(self.training.ctx.sites.widths))
+        return self.model.macs(self.model.array(self.training.model.sites.widths))
 
     def _finalize(self, training: Training) -> None:
         training.call("finalize")
-        training.ctx.release()
+        training.model.release()
 
     def _prune(self, training: Training) -> None:
         """Choose masks, let the method go, slice, check, re-estimate batch norm."""
-        ctx = training.ctx
-        masks = choose_masks(ctx, self.method)
+        model = training.model
+        masks = choose_masks(training.ctx, self.method)
         self._finalize(training)
         widths = {name: int(mask.sum()) for name, mask in masks.items()}
         cost, budget = self.model.array(widths), self.spec.budget
@@ -195,8 +188,8 @@ class Run:
                 f"the method's masks cost {self.model.cost(budget, cost):,}, "
                 f"the budget of {budget} is {self.model.allowed(budget):,}"
             )
-        whole, sites = ctx.network, ctx.sites
-        sliced = ctx.slice(masks)
+        whole, sites = model.network, model.sites
+        sliced = model.slice(masks)
         x = self.data.val.first(64)
         difference = gate_slice_difference(whole, sliced, sites, masks, x)
         if not difference <= TOLERANCE:  # not a number fails too
@@ -215,13 +208,13 @@ class Run:
         began = datetime.now(UTC)
         self.progress.note("measuring accuracy and latency")
         recipe, options = self.spec.recipe, self.options
-        final = training.ctx.network
-        masks = training.ctx.sliced_by or self.sites.ones()
+        final = training.model.network
+        masks = training.model.sliced_by or self.sites.ones()
         dense = build_like(self.network, self.spec, self.shape, self.classes)
         assert self.base is not None
         dense.load_state_dict(self.base.state)
         networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
-        if training.ctx.sliced_by is not None:
+        if training.model.sliced_by is not None:
             networks["pruned"] = pruned = self.sites.slice(dense, masks)
             pruned.load_state_dict(training.extra["pruned"])
         test, test_hash = data.load_test(self.dataset, options.data_dir, self.data.train, self.cache, self.progress)
@@ -302,7 +295,7 @@ class Run:
                         hook(self.training.ctx)
                     except Exception as error:  # the first error is the one to report
                         self.progress.say(f"finalize failed too: {error}")
-            self.training.ctx.release()
+            self.training.model.release()
 
     def record(self) -> dict[str, Any]:
         """The record as far as the run has come; status and error are the caller's."""

@@ -52,10 +52,10 @@ class Training:
         identity: str,
     ) -> None:
         self.ctx, self.data, self.recipe, self.seed, self.progress = ctx, data, recipe, seed, progress
+        self.model, self.now = ctx._model, ctx._now
         self.method: Method | None = method
         self.checkpoint, self.identity = checkpoint, identity
         self.position = (0, 0)  # index in the plan, epochs of it that are done
-        self.curve: list[dict[str, Any]] = ctx.curve
         self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
         self.examples = self.epochs = 0
         self.train_macs = 0
@@ -63,54 +63,60 @@ class Training:
         self.prefix = ""  # before a phase's name in progress messages
         self.extra: dict[str, Any] = {}  # what the prune leaves for the record
 
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """One entry for each epoch so far."""
+        return self.now.curve
+
     # --- the plan --------------------------------------------------------------------------------------------
 
     def run(self, plan: Plan, prune: Callable[[Training], None], macs: Callable[[], int]) -> None:
         """Carry out ``plan`` from the current position; ``prune`` does its PRUNE, ``macs`` counts the network."""
         index, done = self.position
         self._macs = macs
-        self.ctx.charge = self.charge_forwards
+        self.model.charge = self.charge_forwards
         while index < len(plan):
             step = plan[index]
-            self.ctx.phase, self.ctx.epoch, self.ctx.step, self.ctx.progress = index, done, 0, float(done)
+            now = self.now
+            now.phase, now.epoch, now.step, now.progress = index, done, 0, float(done)
             if isinstance(step, Phase):
                 self._phase(index, step, done)
             else:
                 prune(self)
                 self.method = None
             following = index + 1
-            if self.ctx.stopping == "search":
+            if now.stopping == "search":
                 following = plan.index(PRUNE) if PRUNE in plan else len(plan)
                 self.progress.fewer(sum(s.epochs for s in plan[index + 1 : following] if isinstance(s, Phase)))
-            index, done, self.ctx.stopping = following, 0, None
+            index, done, now.stopping = following, 0, None
             self._save((index, 0))
 
     def _phase(self, index: int, phase: Phase, done: int) -> None:
-        ctx = self.ctx
+        model, now = self.model, self.now
         if not done:
             if phase.rewind is not None:
-                ctx.rewind(phase.rewind)
+                self.ctx.rewind(phase.rewind)
             self.call("on_phase_start")
         stage: Stage = getattr(self.recipe, phase.part)
         # made after the hook, which may have shrunk the network or inserted a module
         self._names_of_inserted()
-        inserted = [p for module in ctx.inserted.values() for p in module.parameters()]
-        ctx.optimizer = optimizer = make_optimizer([*ctx.network.parameters(), *inserted], stage, self.recipe)
+        inserted = [p for module in model.inserted.values() for p in module.parameters()]
+        model.optimizer = optimizer = make_optimizer([*model.network.parameters(), *inserted], stage, self.recipe)
         if done and self._optimizer_state:
             optimizer.load_state_dict(self._optimizer_state)
         for epoch in range(done, phase.epochs):
-            ctx.epoch = epoch
+            now.epoch = epoch
             loss = self._epoch(index, phase, stage, optimizer)
             self.train_macs += 3 * self._macs() * self._examples_an_epoch
             self.epochs += 1
             with self._clock("evaluate"):
                 accuracy, val_loss = self._validate()
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
-            entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": ctx.units_left}
-            ctx.progress = epoch + 1.0
+            entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": model.units_left}
+            now.progress = epoch + 1.0
             self.call("on_epoch_end")
-            self.curve.append(ctx.logged | entry)  # what the harness measured stands
-            ctx.logged = {}
+            self.curve.append(now.logged | entry)  # what the harness measured stands
+            now.logged = {}
             self.progress.epoch(f"{self.prefix}{phase.part}", epoch + 1, phase.epochs, loss, accuracy)
             if not math.isfinite(loss):
                 raise Diverged(
@@ -118,15 +124,15 @@ class Training:
                     f"lower its rate (--set {phase.part}.lr={stage.lr / 10:g}) or the method's strength"
                 )
             if self._impatient(index, stage.patience):
-                ctx.stop_phase()
+                self.ctx.stop_phase()
             left = phase.epochs - epoch - 1
-            if ctx.stopping:
+            if now.stopping:
                 self.progress.fewer(left)
                 break
             if left:
                 self._save((index, epoch + 1))
         self.call("on_phase_end")
-        ctx.optimizer = None
+        model.optimizer = None
 
     def _impatient(self, index: int, patience: int) -> bool:
         """Whether the validation loss of this phase was last at its lowest more than ``patience`` epochs ago."""
@@ -135,29 +141,29 @@ class Training:
 
     def charge_forwards(self) -> None:
         """Count the forwards that a method made by itself (probing, candidates, statistics) as training cost."""
-        self.train_macs += self._macs() * self.ctx.forwarded
-        self.ctx.forwarded = 0
+        self.train_macs += self._macs() * self.model.forwarded
+        self.model.forwarded = 0
 
     def _epoch(self, index: int, phase: Phase, stage: Stage, optimizer: torch.optim.Optimizer) -> float:
         """One epoch; returns the mean training loss, penalties not included."""
-        ctx, recipe = self.ctx, self.recipe
+        model, now, recipe = self.model, self.now, self.recipe
         hooks = {name: self.method.bound(name) if self.method else [] for name in STEP_HOOKS}
-        seed = derive(self.seed, index, ctx.epoch)
+        seed = derive(self.seed, index, now.epoch)
         torch.manual_seed(seed)
-        generator = torch.Generator(ctx.device).manual_seed(seed)
-        network = ctx.network.train()
+        generator = torch.Generator(model.device).manual_seed(seed)
+        network = model.network.train()
         steps = max(1, len(self.data.train) // recipe.batch_size)
-        total = torch.zeros((), device=ctx.device)
+        total = torch.zeros((), device=model.device)
         seen, began, method_before = 0, time.perf_counter(), self.seconds["method"]
         batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
         for step, (x, y) in enumerate(batches):
-            factor = schedule(stage, (ctx.epoch + (step + 0.5) / steps) / phase.epochs)
+            factor = schedule(stage, (now.epoch + (step + 0.5) / steps) / phase.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = stage.lr * factor
-            ctx.step, ctx.x, ctx.y = step, x, y
-            ctx.progress = ctx.epoch + step / steps
+            now.step, now.x, now.y = step, x, y
+            now.progress = now.epoch + step / steps
             self._timed("on_batch_start", hooks)
-            with ctx.tracking(), ctx.autocast():
+            with model.tracking(), model.autocast():
                 logits = network(x)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
             total += loss.detach() * len(y)
@@ -167,8 +173,8 @@ class Training:
             loss.backward()
             self._timed("on_backward_end", hooks)
             optimizer.step()
-            if ctx.busy:
-                ctx.after_step()
+            if model.busy:
+                model.after_step()
             self._timed("on_step_end", hooks)
             seen += len(y)
             self.progress.step(1 / steps)
@@ -183,13 +189,13 @@ class Training:
     def _validate(self) -> tuple[float, float]:
         """Top-1 and loss on the validation images, in eval mode and float32, masks included."""
         val = self.data.val
-        logits, labels = logits_of(self.ctx.network, val), val.labels.cpu()
+        logits, labels = logits_of(self.model.network, val), val.labels.cpu()
         top1 = (logits.argmax(dim=1) == labels).double().mean().item()
         return top1, F.cross_entropy(logits, labels).item()
 
     def recalibrate(self) -> None:
         """Re-estimate batch norm statistics as the plain mean over the recipe's number of training batches."""
-        network = self.ctx.network
+        network = self.model.network
         norms = [m for m in network.modules() if isinstance(m, NORMS)]
         if not norms or not self.recipe.recalibrate:
             return
@@ -198,11 +204,11 @@ class Training:
             norm.reset_running_stats()
             norm.momentum = None  # cumulative average
         network.train()
-        generator = torch.Generator(self.ctx.device).manual_seed(derive(self.seed, "recalibrate"))
+        generator = torch.Generator(self.model.device).manual_seed(derive(self.seed, "recalibrate"))
         batches = self.data.train.batches(self.recipe.batch_size, generator, drop_last=True)
         with torch.no_grad():
             for _, (x, _) in zip(range(self.recipe.recalibrate), batches, strict=False):
-                with self.ctx.autocast():
+                with self.model.autocast():
                     network(x)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -217,7 +223,7 @@ class Training:
     def _timed(self, hook: str, functions: dict[str, list[Callable[..., Any]]]) -> list[Any]:
         if not functions[hook]:
             return []
-        with self._clock("method"), self.ctx.during(hook):
+        with self._clock("method"), self.now.during(hook):
             return [function(self.ctx) for function in functions[hook]]
 
     @contextmanager
@@ -233,34 +239,34 @@ class Training:
     def _names_of_inserted(self) -> dict[str, str]:
         """Site -> name, among the method's modules, of the one that is inserted there; checkpoints keep these."""
         names = {id(module): name for name, module in self.method.named_modules()} if self.method else {}
-        for site, module in self.ctx.inserted.items():
+        for site, module in self.model.inserted.items():
             if id(module) not in names:
                 raise RunFailed(
                     f"the module inserted at site {site} is no attribute of the method: a resumed run would lose it"
                 )
-        return {site: names[id(module)] for site, module in self.ctx.inserted.items()}
+        return {site: names[id(module)] for site, module in self.model.inserted.items()}
 
     def _save(self, position: tuple[int, int]) -> None:
         self.position = position
         self.charge_forwards()
         if self.checkpoint is None:
             return
-        ctx = self.ctx
+        model, now = self.model, self.now
         state = {
             "form": FORM,
             "identity": self.identity,
             "position": list(position),
-            "network": ctx.network.state_dict(),
-            "optimizer": ctx.optimizer.state_dict() if ctx.optimizer else None,
+            "network": model.network.state_dict(),
+            "optimizer": model.optimizer.state_dict() if model.optimizer else None,
             "method": self.method.state_dict() if self.method else None,
             "inserted": self._names_of_inserted(),
-            "masks": ctx.masks,
-            "sliced_by": ctx.sliced_by,
-            "snapshots": {tag: s for tag, s in ctx.snapshots.items() if tag not in ("init", "base")},
-            "tracked": ctx.tracked,
-            "rng": ctx.rng.get_state(),
+            "masks": model.masks,
+            "sliced_by": model.sliced_by,
+            "snapshots": {tag: s for tag, s in model.snapshots.items() if tag not in ("init", "base")},
+            "tracked": model.tracked,
+            "rng": self.ctx.rng.get_state(),
             "curve": self.curve,
-            "logged": ctx.logged,
+            "logged": now.logged,
             "seconds": self.seconds,
             "examples": self.examples,
             "epochs": self.epochs,
@@ -277,32 +283,32 @@ class Training:
 
     def resume(self) -> bool:
         """Go back to where the checkpoint was written, if there is one of this run; call after ``prepare``."""
-        state = load_state(self.checkpoint, self.ctx.device) if self.checkpoint else None
+        state = load_state(self.checkpoint, self.model.device) if self.checkpoint else None
         if state is None and self.checkpoint and self.checkpoint.is_file():
             self.progress.say(f"{self.checkpoint.name} cannot be read: starting over")
         if state is None or (state.get("form"), state.get("identity")) != (FORM, self.identity):
             return False
-        ctx = self.ctx
-        ctx.masks = ctx.sites.ones(ctx.device)
+        model, now = self.model, self.now
+        model.masks = model.sites.ones(model.device)
         if state["sliced_by"] is not None:
-            ctx.slice(state["sliced_by"]) if state["method"] is None else ctx.shrink(state["sliced_by"])
+            model.slice(state["sliced_by"]) if state["method"] is None else model.shrink(state["sliced_by"])
         if state["method"] is None:
-            ctx.release()
+            model.release()
             self.method = None
         elif self.method:
             self.method.load_state_dict(state["method"])
-            ctx.insert_only({site: self.method.get_submodule(name) for site, name in state["inserted"].items()})
-        ctx.network.load_state_dict(state["network"])
-        ctx.masks = state["masks"]
-        ctx.snapshots |= state["snapshots"]
-        ctx.tracked |= state["tracked"]
-        ctx.rng.set_state(state["rng"].cpu())
-        ctx.forwarded = 0  # what prepare looked at was counted the first time
+            model.insert_only({site: self.method.get_submodule(name) for site, name in state["inserted"].items()})
+        model.network.load_state_dict(state["network"])
+        model.masks = state["masks"]
+        model.snapshots |= state["snapshots"]
+        model.tracked |= state["tracked"]
+        self.ctx.rng.set_state(state["rng"].cpu())
+        model.forwarded = 0  # what prepare looked at was counted the first time
         self._optimizer_state = state["optimizer"]
         first, second = state["position"]
         self.position = (int(first), int(second))
-        self.curve = ctx.curve = state["curve"]
-        ctx.logged = state["logged"]
+        now.curve = state["curve"]
+        now.logged = state["logged"]
         self.seconds, self.extra = state["seconds"], state["extra"]
         self.examples, self.epochs = state["examples"], state["epochs"]
         self.train_macs = state["train_macs"]
@@ -321,7 +327,7 @@ STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
 
 def choose_masks(ctx: Context, method: Method) -> dict[str, Tensor]:
     """The method's masks, checked: complete, boolean, above ``min_keep``."""
-    with ctx.during("select"):
+    with ctx._now.during("select"):
         masks = method.select(ctx, ctx.budget)
     if not isinstance(masks, dict):
         raise RunFailed(f"the method's select returned {type(masks).__name__}, not a dictionary of masks")

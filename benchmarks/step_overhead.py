@@ -22,6 +22,7 @@ from bench.context import Context
 from bench.data import load_training
 from bench.discovery import find_sites
 from bench.environment import device_name, pick_device, pick_precision, place
+from bench.masked_model import MaskedModel
 from bench.progress import Progress
 from bench.spec import load_recipe
 from bench.specify import make_method
@@ -95,7 +96,8 @@ def main() -> None:
         sites = find_sites(network, shape)
         model = CostModel(network, sites, shape)
         place(network, device)
-        ctx = Context(network, sites, model, data, recipe, Budget(keep_macs=0.5), 0, device, precision)
+        masked = MaskedModel(network, sites, model, device, precision)
+        ctx = Context(masked, data, recipe, Budget(keep_macs=0.5), 0)
         made = Training(ctx, method, data, recipe, 0, Progress("", quiet=True), None, "")
         for hook in method.bound("prepare"):
             hook(ctx)

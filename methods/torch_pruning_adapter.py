@@ -28,13 +28,14 @@ class TorchPruning(Method):
 
     def scores(self, ctx):
         """The importance of each site's group; everything happens on the copy, so the network stays as it is."""
+        network = next(iter(ctx.sites.values())).network
         for name, units in ctx.sites.widths.items():
-            if len(ctx.network.get_submodule(name).weight) != units:
+            if len(network.get_submodule(name).weight) != units:
                 raise RunFailed(f"{self.name}: torch-pruning ranks channels, and a unit of site {name} is several")
         x, _ = next(ctx.batches("train", limit=1))
         with ctx.probe(gradients=True):  # gives the global generator back, from which two importances draw
             torch.manual_seed(int(torch.randint(2**31, (), generator=ctx.rng, device=ctx.device)))
-            traced = trace(ctx.network, tuple(x.shape[1:]))
+            traced = trace(network, tuple(x.shape[1:]))
             traced.network.to(ctx.device)
             importance = self.importance()
             self.feed(ctx, importance, traced)
@@ -74,7 +75,7 @@ class FromImages(TorchPruning):
         """Show it the batches, in eval mode and float32 as Torch-Pruning's scripts do."""
         for x, y in ctx.batches("train", limit=self.config.batches):
             self.show(importance, traced.network, x, y)
-            ctx.forwarded += self.passes * len(x)
+            ctx._model.forwarded += self.passes * len(x)
 
     def show(self, importance, network, x, y):
         """One batch; by default its mean gradient adds up in the copy's parameters."""

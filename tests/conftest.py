@@ -17,6 +17,7 @@ from bench.budget import Budget, CostModel
 from bench.context import Context
 from bench.data import Images, TrainingData
 from bench.discovery import find_sites
+from bench.masked_model import MaskedModel
 from bench.measure import latency
 from bench.pipeline import Options
 from bench.progress import Progress
@@ -78,11 +79,12 @@ def make_training(make_data) -> Callable[..., Training]:
         data = make_data(shape)
         budget = Budget(keep_macs=keep)
         model = CostModel(network, sites, shape)
-        ctx = Context(network, sites, model, data, recipe, budget, 0, torch.device("cpu"), recipe.precision)
+        masked = MaskedModel(network, sites, model, torch.device("cpu"), recipe.precision)
+        ctx = Context(masked, data, recipe, budget, 0)
         method = method or Method()
         training = Training(ctx, method, data, recipe, 0, Progress("test", quiet=True), checkpoint, "test")
         training.call("prepare")
-        ctx.x, ctx.y = next(ctx.batches())
+        ctx._now.x, ctx._now.y = next(ctx.batches())
         return training
 
     return make

@@ -160,7 +160,7 @@ def budget_params(subject: Subject) -> str | None:
 def met(subject: Subject, budget: Budget) -> str:
     """Run at a budget; returns asked and kept share as text, raises Broken where it is exceeded."""
     run = subject.run(budget=budget)
-    masks = run.done.ctx.sliced_by or {}
+    masks = run.done.model.sliced_by or {}
     widths = run.model.array({name: int(mask.sum()) for name, mask in masks.items()})
     cost, most = run.model.cost(budget, widths), run.model.allowed(budget)
     require(cost <= most, f"masks cost {cost:,} where {budget} allows {most:,}")
@@ -171,7 +171,7 @@ def met(subject: Subject, budget: Budget) -> str:
 def min_keep(subject: Subject) -> str | None:
     """Each site keeps at least 3 units when asked to."""
     run = subject.run(budget=Budget(keep_macs=0.25, min_keep=3))
-    for name, mask in (run.done.ctx.sliced_by or {}).items():
+    for name, mask in (run.done.model.sliced_by or {}).items():
         require(int(mask.sum()) >= min(3, len(mask)), f"site {name} keeps {int(mask.sum())} of at least 3 units")
     return None
 
@@ -189,7 +189,7 @@ def full_coupling(subject: Subject) -> str | None:
 def native(subject: Subject) -> str | None:
     """A run without a budget."""
     run = subject.run(budget=None)
-    kept = {name: int(mask.sum()) for name, mask in (run.done.ctx.sliced_by or {}).items()}
+    kept = {name: int(mask.sum()) for name, mask in (run.done.model.sliced_by or {}).items()}
     return f"keeps {sum(kept.values())} of {sum(run.sites.widths.values())} units"
 
 

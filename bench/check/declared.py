@@ -120,9 +120,9 @@ def plan(subject: Subject) -> str | None:
     def watch(hook: str, ctx: Context, call: Any) -> Any:
         if hook != "plan":
             return call()
-        before, drawn, chance = clone_state(ctx.network), ctx.rng.get_state(), torch.get_rng_state()
+        before, drawn, chance = clone_state(ctx._model.network), ctx.rng.get_state(), torch.get_rng_state()
         plans.extend([call(), call()])
-        same = all(torch.equal(before[name], value) for name, value in ctx.network.state_dict().items())
+        same = all(torch.equal(before[name], value) for name, value in ctx._model.network.state_dict().items())
         require(same, "plan changes the network's weights")
         require(torch.equal(drawn, ctx.rng.get_state()), "plan draws from ctx.rng")
         require(torch.equal(chance, torch.get_rng_state()), "plan draws from torch's generator")

@@ -77,7 +77,7 @@ def penalty_of_a_dead_unit(subject: Subject) -> str | None:
         result = call()
         scalar(result)
         if isinstance(result, Tensor) and result.requires_grad:
-            trained = [p for p in ctx.network.parameters() if p.requires_grad]
+            trained = [p for p in ctx._model.network.parameters() if p.requires_grad]
             for grad in torch.autograd.grad(result, trained, allow_unused=True):
                 require(grad is None or bool(grad.isfinite().all()), "the gradient is not finite at a unit of zeros")
         raise Stopped
@@ -94,7 +94,7 @@ def network_untouched(subject: Subject) -> str | None:
     def watch(hook: str, ctx: Context, call: Any) -> Any:
         if hook not in quiet:
             return call()
-        network = ctx.network
+        network = ctx._model.network
         state = clone_state(network)
         grads = {n: None if p.grad is None else p.grad.clone() for n, p in network.named_parameters()}
         result = call()
@@ -118,9 +118,12 @@ def starting_weights(subject: Subject) -> str | None:
     def watch(hook: str, ctx: Context, call: Any) -> Any:
         if hook != "prepare":
             return call()
-        require(has_weights(ctx.network, ctx.snapshots[start]), f"in prepare the network is not the snapshot '{start}'")
+        model = ctx._model
+        require(
+            has_weights(model.network, model.snapshots[start]), f"in prepare the network is not the snapshot '{start}'"
+        )
         result = call()
-        kept = start != "base" or has_weights(ctx.network, ctx.snapshots[start])
+        kept = start != "base" or has_weights(model.network, model.snapshots[start])
         require(kept, "prepare changes the weights of the base")
         return result
 
@@ -135,9 +138,9 @@ def trains(subject: Subject) -> str | None:
 
     def watched(training: Training, *args: Any) -> float:
         nonlocal epochs
-        before, network = clone_state(training.ctx.network), training.ctx.network
+        before, network = clone_state(training.model.network), training.model.network
         loss = epoch(training, *args)
-        same = network is training.ctx.network and all(
+        same = network is training.model.network and all(
             torch.equal(before[name], value.detach()) for name, value in network.named_parameters()
         )
         where = f"epoch {training.ctx.epoch + 1} of step {training.ctx.phase} of the plan"
@@ -161,9 +164,9 @@ def statistics(subject: Subject) -> str | None:
     """No hook makes batch norm count a batch, phase hooks (which may rewind) aside."""
 
     def watch(hook: str, ctx: Context, call: Any) -> Any:
-        network, before = ctx.network, counted(ctx.network)
+        network, before = ctx._model.network, counted(ctx._model.network)
         result = call()
-        if ctx.network is network and hook not in ("on_phase_start", "on_phase_end"):
+        if ctx._model.network is network and hook not in ("on_phase_start", "on_phase_end"):
             require(counted(network) <= before, f"{hook} makes a forward pass that batch norm records")
         return result
 
@@ -182,11 +185,11 @@ def modes(subject: Subject) -> str | None:
     """Train or eval mode, the trainable parameters and torch's gradient mode are as before every hook."""
 
     def watch(hook: str, ctx: Context, call: Any) -> Any:
-        network = ctx.network
+        network = ctx._model.network
         before, enabled = mode(network), torch.is_grad_enabled()
         result = call()
         require(torch.is_grad_enabled() == enabled, f"{hook} switches gradients {'off' if enabled else 'on'} for good")
-        if ctx.network is network:
+        if ctx._model.network is network:
             require(mode(network) == before, f"{hook} leaves modules in another mode, or parameters frozen")
         return result
 
@@ -275,7 +278,7 @@ def left_clean(run: WatchedRun) -> None:
     wanted = {name: (type(m), set(vars(m))) for name, m in like.named_modules()}
     keys = list(like.state_dict())
     trained = {name: p.requires_grad for name, p in like.named_parameters()}
-    networks = {"dense": run.network} | ({"final": run.training.ctx.network} if run.training else {})
+    networks = {"dense": run.network} | ({"final": run.training.model.network} if run.training else {})
     for which, network in networks.items():
         found = dict(network.named_modules())
         require(set(found) == set(wanted), f"modules {sorted(set(found) ^ set(wanted))} on the {which} network")

@@ -29,7 +29,7 @@ MOST_STOPS = 40
 def runs(subject: Subject) -> str | None:
     """Training, prune, slice and fine-tuning on the standard network."""
     run = subject.standard
-    kept = {name: int(mask.sum()) for name, mask in (run.done.ctx.sliced_by or {}).items()}
+    kept = {name: int(mask.sum()) for name, mask in (run.done.model.sliced_by or {}).items()}
     before = "-".join(str(width) for width in run.sites.widths.values())
     return f"{before} units become {'-'.join(map(str, kept.values()))}" if kept else None
 

@@ -201,7 +201,7 @@ def undisturbed() -> Iterator[None]:
 def difference(one: WatchedRun, two: WatchedRun) -> str | None:
     """The first thing in which two finished runs are not the same to the bit; None when there is none."""
     a, b = one.done, two.done
-    if masks_digest(a.ctx.sliced_by or {}) != masks_digest(b.ctx.sliced_by or {}):
+    if masks_digest(a.model.sliced_by or {}) != masks_digest(b.model.sliced_by or {}):
         return "other units are kept"
     for before, after in zip(a.curve, b.curve, strict=False):
         for key in before:
@@ -209,7 +209,7 @@ def difference(one: WatchedRun, two: WatchedRun) -> str | None:
                 return f"'{key}' differs in epoch {before['epoch']} of {before['part']}"
     if len(a.curve) != len(b.curve):
         return f"{len(a.curve)} epochs against {len(b.curve)}"
-    weights, others = clone_state(a.ctx.network), clone_state(b.ctx.network)
+    weights, others = clone_state(a.model.network), clone_state(b.model.network)
     return next((f"'{name}' differs" for name in weights if not torch.equal(weights[name], others[name])), None)
 
 

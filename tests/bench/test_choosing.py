@@ -10,6 +10,7 @@ from bench.budget import CostModel, count_to_drop, drop_worst
 from bench.context import Context
 from bench.discovery import find_sites
 from bench.errors import RunFailed
+from bench.masked_model import MaskedModel
 from bench.measure import flops
 from bench.spec import Budget, load_recipe
 
@@ -26,7 +27,7 @@ def make():
     model, recipe = CostModel(network, sites, GREY), load_recipe("digits")
 
     def context(budget=HALF, seed=0):
-        MADE.append(Context(network, sites, model, None, recipe, budget, seed, torch.device("cpu"), "fp32"))
+        MADE.append(Context(MaskedModel(network, sites, model, torch.device("cpu")), None, recipe, budget, seed))
         return MADE[-1]
 
     return context
@@ -37,7 +38,7 @@ def _release():
     """Contexts of one test leave no gate on the network of the next."""
     yield
     while MADE:
-        MADE.pop().release()
+        MADE.pop()._model.release()
 
 
 def scores(ctx, seed=0):
@@ -332,8 +333,8 @@ def test_equal_widths_keep_the_same_share_of_each_site(make):
 def test_share_is_that_of_the_sliced_network(make, a, b, c):
     ctx = make(Budget(keep_macs=0.5))
     kept = {"0": a, "4": b, "7": c}
-    sliced = ctx.sites.slice(ctx.network, {n: torch.arange(s.n_units) < kept[n] for n, s in ctx.sites.items()})
-    share = flops.count(sliced, GREY).total / flops.count(ctx.network, GREY).total
+    sliced = ctx.sites.slice(ctx._model.network, {n: torch.arange(s.n_units) < kept[n] for n, s in ctx.sites.items()})
+    share = flops.count(sliced, GREY).total / flops.count(ctx._model.network, GREY).total
     assert ctx.share(kept) == pytest.approx(share, rel=1e-12)
     assert ctx.fits(kept) == (share <= 0.5)
 
@@ -344,8 +345,8 @@ def test_share_is_that_of_the_sliced_network(make, a, b, c):
 def gates_of(ctx, *args, **settings):
     """What a method's gates multiply, read off the network by gating ones."""
     ctx.keep_at_random(*args, **settings)
-    values = {n: v.clone() for n, v in ctx._gates.values.items()}
-    ctx.after_step()
+    values = {n: v.clone() for n, v in ctx._model.gates.values.items()}
+    ctx._model.after_step()
     return values
 
 
@@ -353,7 +354,7 @@ def gates_of(ctx, *args, **settings):
 @pytest.mark.parametrize("per_example", [True, False])
 def test_units_are_kept_with_their_chances(make, per_example, rescale):
     ctx = make()
-    ctx.x = torch.zeros(20, *GREY)
+    ctx._now.x = torch.zeros(20, *GREY)
     chances = {n: torch.linspace(0.1, 1, s.n_units) for n, s in ctx.sites.items()}
     drawn = [
         gates_of(ctx, chances, per_example=per_example, rescale=rescale) for _ in range(100 if per_example else 2000)
@@ -373,7 +374,7 @@ def test_units_are_kept_with_their_chances(make, per_example, rescale):
 
 def test_chances_of_zero_and_one_and_masks(make):
     ctx = make()
-    ctx.x = torch.zeros(5, *GREY)
+    ctx._now.x = torch.zeros(5, *GREY)
     zero = gates_of(ctx, {"0": torch.zeros(12)}, rescale=True)["0"]
     assert zero.shape == (5, 12)
     assert zero.abs().max() == 0
@@ -384,16 +385,16 @@ def test_chances_of_zero_and_one_and_masks(make):
 
 def test_gates_at_random_reach_the_network(make):
     ctx = make()
-    ctx.x = torch.rand(6, *GREY, generator=torch.Generator().manual_seed(0))
-    ctx.network.eval()
+    ctx._now.x = torch.rand(6, *GREY, generator=torch.Generator().manual_seed(0))
+    ctx._model.network.eval()
     kept = {"0": torch.full((12,), 0.5)}
     rng = ctx.rng.get_state()
     gates = gates_of(ctx, kept)["0"]
     ctx.rng.set_state(rng)
     ctx.keep_at_random(kept)
     with torch.no_grad():
-        together = ctx.network(ctx.x)
-        ctx.after_step()
+        together = ctx._model.network(ctx.x)
+        ctx._model.after_step()
         for k in range(6):
             alone = ctx.evaluate({"0": gates[k : k + 1]}, ctx.x[k : k + 1])
             torch.testing.assert_close(together[k : k + 1], alone[0], rtol=1e-4, atol=1e-5)

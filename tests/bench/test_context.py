@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench import context
+from bench import masked_model
 from bench.api import Phase
 from bench.data import TrainingData
 from bench.errors import RunFailed
 
 
 def state_of(ctx):
-    return {k: v.clone() for k, v in ctx.network.state_dict().items()}
+    return {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
 
 
 def same(one, two):
@@ -31,24 +31,24 @@ def some_masks(ctx, share=0.5, seed=0):
 @pytest.mark.parametrize("batch_statistics", [False, True])
 def test_probe_moves_nothing(make_ctx, batch_statistics):
     ctx = make_ctx()
-    ctx.network.train()
+    ctx._model.network.train()
     before, rng = state_of(ctx), torch.get_rng_state()
-    modes = [m.training for m in ctx.network.modules()]
+    modes = [m.training for m in ctx._model.network.modules()]
     with ctx.probe(batch_statistics=batch_statistics):
         logits = ctx.forward(ctx.x)
         torch.rand(3)
     assert not logits.requires_grad
     assert same(before, state_of(ctx))
     assert torch.equal(rng, torch.get_rng_state())
-    assert modes == [m.training for m in ctx.network.modules()]
+    assert modes == [m.training for m in ctx._model.network.modules()]
 
 
 def test_probe_with_batch_statistics_is_the_training_forward(make_ctx):
     ctx = make_ctx()
     with ctx.probe(batch_statistics=True):
         probed = ctx.forward(ctx.x)
-    ctx.network.train()
-    assert torch.allclose(probed, ctx.network(ctx.x), atol=1e-6)
+    ctx._model.network.train()
+    assert torch.allclose(probed, ctx._model.network(ctx.x), atol=1e-6)
 
 
 def test_probe_gives_gradients_back(make_ctx):
@@ -56,7 +56,7 @@ def test_probe_gives_gradients_back(make_ctx):
     name, site = next(iter(ctx.sites.items()))
     inserted = nn.Conv2d(site.n_units, site.n_units, 1)
     ctx.insert(name, inserted)
-    parameters = [next(ctx.network.parameters()), inserted.weight]
+    parameters = [next(ctx._model.network.parameters()), inserted.weight]
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     with ctx.probe(gradients=True):
@@ -71,13 +71,13 @@ def test_a_forward_that_may_be_followed_by_a_backward_pass_costs_three(make_ctx)
     batch = len(ctx.x)
     with ctx.probe(gradients=True):
         ctx.forward(ctx.x)
-        assert ctx.forwarded == 3 * batch
+        assert ctx._model.forwarded == 3 * batch
         with ctx.probe():
             ctx.forward(ctx.x)
-        assert ctx.forwarded == 4 * batch
+        assert ctx._model.forwarded == 4 * batch
         ctx.forward(ctx.x)
     ctx.forward(ctx.x)
-    assert ctx.forwarded == 8 * batch
+    assert ctx._model.forwarded == 8 * batch
 
 
 def test_candidates_in_one_forward_equal_candidates_one_by_one(make_ctx, monkeypatch):
@@ -87,7 +87,7 @@ def test_candidates_in_one_forward_equal_candidates_one_by_one(make_ctx, monkeyp
     before = state_of(ctx)
     together = ctx.evaluate(stacked)
     assert together.shape == (5, len(ctx.x), 10)
-    monkeypatch.setattr(context, "AT_ONCE", len(ctx.x) * 2)
+    monkeypatch.setattr(masked_model, "AT_ONCE", len(ctx.x) * 2)
     assert torch.allclose(together, ctx.evaluate(stacked), atol=1e-6)
     for k, masks in enumerate(population):
         with ctx.probe(), ctx.masked(masks):
@@ -100,25 +100,25 @@ def test_candidates_in_one_forward_equal_candidates_one_by_one(make_ctx, monkeyp
 
 def test_masked_ends_with_its_block(make_ctx):
     ctx = make_ctx()
-    ctx.network.eval()
-    free = ctx.network(ctx.x)
+    ctx._model.network.eval()
+    free = ctx._model.network(ctx.x)
     with ctx.masked(some_masks(ctx)):
-        assert not torch.allclose(ctx.network(ctx.x), free)
-    assert torch.equal(ctx.network(ctx.x), free)
+        assert not torch.allclose(ctx._model.network(ctx.x), free)
+    assert torch.equal(ctx._model.network(ctx.x), free)
 
 
 def test_batch_gates_end_with_the_step_and_masks_do_not(make_ctx):
     ctx = make_ctx()
-    ctx.network.eval()
-    free = ctx.network(ctx.x)
+    ctx._model.network.eval()
+    free = ctx._model.network(ctx.x)
     ctx.gate({name: torch.zeros(len(ctx.x), s.n_units) for name, s in ctx.sites.items()})
-    assert not torch.allclose(ctx.network(ctx.x), free)
-    ctx.after_step()
-    assert torch.equal(ctx.network(ctx.x), free)
+    assert not torch.allclose(ctx._model.network(ctx.x), free)
+    ctx._model.after_step()
+    assert torch.equal(ctx._model.network(ctx.x), free)
     ctx.masks = some_masks(ctx)
-    masked = ctx.network(ctx.x)
-    ctx.after_step()
-    assert torch.equal(ctx.network(ctx.x), masked)
+    masked = ctx._model.network(ctx.x)
+    ctx._model.after_step()
+    assert torch.equal(ctx._model.network(ctx.x), masked)
     assert not torch.allclose(masked, free)
 
 
@@ -135,7 +135,7 @@ def test_masked_units_stay_as_they_are_under_momentum_and_decay(make_training, a
         for layer in (*site.producers, *site.norms):
             for kind in ("weight", "bias"):
                 if f"{layer}.{kind}" in before:
-                    old, new = before[f"{layer}.{kind}"], ctx.network.state_dict()[f"{layer}.{kind}"]
+                    old, new = before[f"{layer}.{kind}"], ctx._model.network.state_dict()[f"{layer}.{kind}"]
                     assert torch.equal(old[~masks[name]], new[~masks[name]])
                     assert not torch.equal(old[masks[name]], new[masks[name]])
 
@@ -145,14 +145,14 @@ def test_masked_training_equals_training_the_slice(make_training):
     training = make_training(arch="mlp_40_40", weight_decay=0.01, precision="fp32")
     ctx = training.ctx
     masks = some_masks(ctx)
-    sliced = ctx.sites.slice(ctx.network, masks)
+    sliced = ctx.sites.slice(ctx._model.network, masks)
     ctx.masks = masks
     training.run((Phase(1),), None, lambda: 1)
     other = make_training(arch=sliced)
-    other.recipe = other.ctx.recipe = training.recipe
+    other.recipe = other.ctx._recipe = training.recipe
     other.run((Phase(1),), None, lambda: 1)
-    again = ctx.sites.slice(ctx.network, masks).state_dict()
-    for name, value in other.ctx.network.state_dict().items():
+    again = ctx.sites.slice(ctx._model.network, masks).state_dict()
+    for name, value in other.model.network.state_dict().items():
         assert torch.allclose(value, again[name], atol=1e-5), name
 
 
@@ -218,10 +218,10 @@ def test_the_order_of_batches_is_the_seeds_in_every_pass(by_class):
 
 def test_activations_are_what_the_consumer_reads(make_ctx):
     ctx = make_ctx()
-    ctx.network.eval()
+    ctx._model.network.eval()
     seen = {}
     for name, site in ctx.sites.items():
-        layer = ctx.network.get_submodule(site.consumers[0].layer)
+        layer = ctx._model.network.get_submodule(site.consumers[0].layer)
         layer.register_forward_hook(lambda m, args, out, name=name: seen.__setitem__(name, args[0]))
     masks = some_masks(ctx)
     ctx.masks = masks
@@ -235,8 +235,8 @@ def test_activations_are_what_the_consumer_reads(make_ctx):
 
 def test_inserted_modules_act_and_go(make_ctx):
     ctx = make_ctx()
-    ctx.network.eval()
-    free = ctx.network(ctx.x)
+    ctx._model.network.eval()
+    free = ctx._model.network(ctx.x)
 
     class Zero(nn.Module):
         def forward(self, a):
@@ -244,13 +244,13 @@ def test_inserted_modules_act_and_go(make_ctx):
 
     for name in ctx.sites:
         ctx.insert(name, Zero())
-    with_zero = ctx.network(ctx.x)
+    with_zero = ctx._model.network(ctx.x)
     zeros = {name: torch.zeros(1, s.n_units) for name, s in ctx.sites.items()}
-    ctx.release()
+    ctx._model.release()
     assert torch.allclose(with_zero, ctx.evaluate(zeros)[0], atol=1e-6)
-    ctx.release()
-    assert torch.equal(ctx.network(ctx.x), free)
-    assert not any(m._forward_pre_hooks for m in ctx.network.modules())
+    ctx._model.release()
+    assert torch.equal(ctx._model.network(ctx.x), free)
+    assert not any(m._forward_pre_hooks for m in ctx._model.network.modules())
 
 
 def test_snapshot_and_rewind(make_training):
@@ -268,7 +268,7 @@ def test_snapshot_and_rewind(make_training):
     ctx.rewind("init")
     assert same(init, state_of(ctx))
     masks = some_masks(ctx)
-    ctx.slice(masks)
+    ctx._model.slice(masks)
     ctx.rewind("early")
     ctx_early = state_of(ctx)
     ctx.rewind("init")
@@ -285,8 +285,8 @@ def test_fresh_weights_depend_on_the_seed_and_the_phase_only(make_ctx):
     assert torch.equal(rng, torch.get_rng_state())
     two.rewind("fresh")
     assert same(state_of(one), state_of(two))
-    assert not same(state_of(one), one.snapshots["init"])
-    one.phase = 1
+    assert not same(state_of(one), one._model.snapshots["init"])
+    one._now.phase = 1
     one.rewind("fresh")
     assert not same(state_of(one), state_of(two))
 
@@ -306,13 +306,13 @@ def test_running_statistic(make_ctx):
     ctx = make_ctx()
     name = next(iter(ctx.sites))
     ctx.track(name, lambda a: a.mean(dim=(0, *range(2, a.dim()))), momentum=0.75)
-    ctx.network.eval()
+    ctx._model.network.eval()
     with ctx.activations() as found, ctx.probe():
         ctx.forward(ctx.x)
     mean = found[name].mean(dim=(0, 2, 3))
     for expected in (0.25, 0.4375):
-        with ctx.tracking(), torch.no_grad():
-            ctx.network(ctx.x)
+        with ctx._model.tracking(), torch.no_grad():
+            ctx._model.network(ctx.x)
         assert torch.allclose(ctx.tracked[name], expected * mean, rtol=1e-4)
-    ctx.network(ctx.x)  # outside of tracking nothing is recorded
+    ctx._model.network(ctx.x)  # outside of tracking nothing is recorded
     assert torch.allclose(ctx.tracked[name], expected * mean, rtol=1e-4)

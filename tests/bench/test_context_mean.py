@@ -6,8 +6,8 @@ from networks import GREY, hooks_of, three_sites, two_sites
 from torch.nn import functional as F
 
 from bench.api import STATISTICS
-from bench.context import AT_ONCE
 from bench.errors import RunFailed
+from bench.masked_model import AT_ONCE
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def trained(ctx):
     """As training would leave it: nothing is zero or one."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for name, tensor in ctx.network.state_dict().items():
+        for name, tensor in ctx._model.network.state_dict().items():
             if "running" in name or tensor.dim() == 1:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
     return ctx
@@ -28,9 +28,9 @@ def trained(ctx):
 
 def everything(ctx):
     """All that a look must leave as it is."""
-    state = {k: v.clone() for k, v in ctx.network.state_dict().items()}
-    grads = [p.grad for p in ctx.network.parameters()]
-    return state, grads, [m.training for m in ctx.network.modules()], torch.get_rng_state(), ctx.rng.get_state()
+    state = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
+    grads = [p.grad for p in ctx._model.network.parameters()]
+    return state, grads, [m.training for m in ctx._model.network.modules()], torch.get_rng_state(), ctx.rng.get_state()
 
 
 def same(one, two):
@@ -98,10 +98,10 @@ def test_gate_gradients_are_the_derivative_of_each_examples_loss(ctx):
                 gate = torch.ones(site.n_units, dtype=torch.float64)
                 gate[unit] = value
                 with ctx.probe():
-                    ctx.network.double()
+                    ctx._model.network.double()
                     ctx.gate({name: gate})
                     losses.append(F.cross_entropy(ctx.forward(x.double()), y, reduction="none"))
-                ctx.network.float()
+                ctx._model.network.float()
             slope = ((losses[1] - losses[0]) / (2 * step)).float()
             torch.testing.assert_close(collected[name][:, unit], slope, rtol=1e-3, atol=1e-5)
 
@@ -123,7 +123,7 @@ def test_batches_are_limited_and_charged(make_ctx, batches, seen, of, passes):
         lambda s, v: (sizes.append(len(v)) if s.name == site else None) or v.flatten(1)[0, : s.n_units], of, batches
     )
     assert sum(sizes) == seen
-    assert ctx.forwarded == passes * seen
+    assert ctx._model.forwarded == passes * seen
 
 
 def test_a_mean_over_nothing_is_told(ctx):
@@ -144,19 +144,19 @@ LOOKS = {
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_looking_leaves_no_trace(ctx, look):
-    ctx.network.train()
+    ctx._model.network.train()
     ctx.masks = half(ctx)
-    for parameter in ctx.network.parameters():
+    for parameter in ctx._model.network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    before, hooks = everything(ctx), len(hooks_of(ctx.network))
+    before, hooks = everything(ctx), len(hooks_of(ctx._model.network))
     with ctx.probe():
         logits = ctx.forward(ctx.x)
     LOOKS[look](ctx)
     assert same(before, everything(ctx))
     with ctx.probe():
         assert torch.equal(logits, ctx.forward(ctx.x))
-    ctx.release()
-    assert hooks > 0 == len(hooks_of(ctx.network))
+    ctx._model.release()
+    assert hooks > 0 == len(hooks_of(ctx._model.network))
 
 
 # --- candidates and single units ---------------------------------------------------------------------------------
@@ -166,12 +166,12 @@ def test_leave_one_out_is_the_loss_of_each_network_without_a_unit(make_ctx):
     ctx = trained(make_ctx(arch=two_sites(), shape=GREY, batch_size=40))
     x, y = train_set(ctx)
     losses = ctx.leave_one_out()
-    assert ctx.forwarded == 96 * sum(ctx.sites.widths.values())
+    assert ctx._model.forwarded == 96 * sum(ctx.sites.widths.values())
     for name, site in ctx.sites.items():
         assert losses[name].shape == (site.n_units,)
         for unit in range(site.n_units):
             masks = ctx.sites.ones() | {name: torch.arange(site.n_units) != unit}
-            small = ctx.sites.slice(ctx.network, masks).eval()
+            small = ctx.sites.slice(ctx._model.network, masks).eval()
             with torch.no_grad():
                 torch.testing.assert_close(losses[name][unit], F.cross_entropy(small(x), y), rtol=1e-4, atol=1e-5)
 
@@ -184,10 +184,10 @@ def test_each_candidate_is_evaluated_as_if_alone(ctx, batch_statistics):
         c[:, 0] = True
     x = next(ctx.batches("val"))[0]
     together = ctx.evaluate(candidates, x, batch_statistics)
-    assert ctx.forwarded == 4 * len(x)
+    assert ctx._model.forwarded == 4 * len(x)
     alone = []
     for k in range(4):
-        small = ctx.sites.slice(ctx.network, {n: c[k] for n, c in candidates.items()}).train(batch_statistics)
+        small = ctx.sites.slice(ctx._model.network, {n: c[k] for n, c in candidates.items()}).train(batch_statistics)
         with torch.no_grad():
             alone.append(small(x))
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-5)
@@ -197,7 +197,7 @@ def test_each_candidate_is_evaluated_as_if_alone(ctx, batch_statistics):
 
 def test_candidates_are_split_where_they_are_too_many_for_one_forward(ctx):
     sizes = []
-    ctx.network.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
+    ctx._model.network.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
     x = next(ctx.batches("train"))[0]
     count = 2 * AT_ONCE // len(x) + 1
     candidates = {n: torch.ones(count, s.n_units) for n, s in ctx.sites.items()}

@@ -48,16 +48,16 @@ def test_a_shrunk_network_computes_what_the_masked_one_would(ctx):
     with ctx.probe(), ctx.masked(masks):
         pass
     masked = ctx.evaluate({n: m[None] for n, m in masks.items()})[0]
-    dense = ctx.network
+    dense = ctx._model.network
     ctx.shrink(masks)
     torch.testing.assert_close(logits(ctx), masked, rtol=1e-4, atol=1e-5)
-    assert ctx.network is not dense
+    assert ctx._model.network is not dense
     assert ctx.sites.widths == {n: int(m.sum()) for n, m in masks.items()}
-    assert all(site.network is ctx.network for site in ctx.sites.values())
+    assert all(site.network is ctx._model.network for site in ctx.sites.values())
     assert {n: m.tolist() for n, m in ctx.masks.items()} == {n: [True] * w for n, w in ctx.sites.widths.items()}
     assert not hooks_of(dense)
-    assert not hooks_of(ctx.network)
-    assert ctx.share(ctx.sites.widths) == flops.count(ctx.network, GREY).total / flops.count(dense, GREY).total
+    assert not hooks_of(ctx._model.network)
+    assert ctx.share(ctx.sites.widths) == flops.count(ctx._model.network, GREY).total / flops.count(dense, GREY).total
 
 
 def test_shrinking_twice_is_slicing_once_by_the_composed_masks(make_training):
@@ -66,15 +66,15 @@ def test_shrinking_twice_is_slicing_once_by_the_composed_masks(make_training):
     given = {n: m.clone() for n, m in first.items()}
     twice.shrink(first)
     twice.shrink(kept(twice, 0.5, 1))
-    twice.slice(kept(twice, 0.5, 2))
+    twice._model.slice(kept(twice, 0.5, 2))
     assert all(torch.equal(first[n], given[n]) for n in given)  # what a method holds stays as it is
-    assert list(twice.sliced_by) == list(once.sites)
-    assert {n: len(m) for n, m in twice.sliced_by.items()} == once.sites.widths
-    assert {n: int(m.sum()) for n, m in twice.sliced_by.items()} == twice.sites.widths
-    assert all(not (m & ~given[n]).any() for n, m in twice.sliced_by.items())
-    once.slice(twice.sliced_by)
-    assert same(state_of(once.network), state_of(twice.network))
-    assert same(once.snapshots["init"], twice.snapshots["init"])
+    assert list(twice._model.sliced_by) == list(once.sites)
+    assert {n: len(m) for n, m in twice._model.sliced_by.items()} == once.sites.widths
+    assert {n: int(m.sum()) for n, m in twice._model.sliced_by.items()} == twice.sites.widths
+    assert all(not (m & ~given[n]).any() for n, m in twice._model.sliced_by.items())
+    once._model.slice(twice._model.sliced_by)
+    assert same(state_of(once._model.network), state_of(twice._model.network))
+    assert same(once._model.snapshots["init"], twice._model.snapshots["init"])
     torch.testing.assert_close(logits(once), logits(twice))
 
 
@@ -96,24 +96,24 @@ def test_masks_that_are_already_there_follow(ctx):
 def test_snapshots_are_sliced_along(make_training):
     training = start(make_training)
     ctx = training.ctx
-    init, dense, sites = state_of(ctx.network), ctx.network, ctx.sites
+    init, dense, sites = state_of(ctx._model.network), ctx._model.network, ctx.sites
     training.run((Phase(1),), None, lambda: 1)
     ctx.snapshot("early")
-    early = state_of(ctx.network)
+    early = state_of(ctx._model.network)
     training.position = (0, 0)
     training.run((Phase(1),), None, lambda: 1)
-    now, masks = state_of(ctx.network), kept(ctx)
+    now, masks = state_of(ctx._model.network), kept(ctx)
     ctx.shrink(masks)
     assert same(state_of(dense), now)  # the network it was is left as it was
     for tag, state in {"early": early, "init": init}.items():
         ctx.rewind(tag)
         dense.load_state_dict(state)
-        assert same(state_of(ctx.network), state_of(sites.slice(dense, masks)))
-    assert not same(ctx.snapshots["early"], ctx.snapshots["init"])
+        assert same(state_of(ctx._model.network), state_of(sites.slice(dense, masks)))
+    assert not same(ctx._model.snapshots["early"], ctx._model.snapshots["init"])
     ctx.rewind("fresh")
-    assert not same(state_of(ctx.network), ctx.snapshots["init"])
-    assert {k: v.shape for k, v in ctx.network.state_dict().items()} == {
-        k: v.shape for k, v in ctx.snapshots["init"].items()
+    assert not same(state_of(ctx._model.network), ctx._model.snapshots["init"])
+    assert {k: v.shape for k, v in ctx._model.network.state_dict().items()} == {
+        k: v.shape for k, v in ctx._model.snapshots["init"].items()
     }
 
 
@@ -124,8 +124,8 @@ def mean_of_units(a):
 def test_tracked_statistics_follow_and_go_on(ctx):
     for name in list(ctx.sites)[:2]:
         ctx.track(name, mean_of_units, momentum=0.5)
-    with ctx.tracking(), torch.no_grad():
-        ctx.network.eval()(ctx.x)
+    with ctx._model.tracking(), torch.no_grad():
+        ctx._model.network.eval()(ctx.x)
     before, masks = {n: v.clone() for n, v in ctx.tracked.items()}, kept(ctx)
     ctx.shrink(masks)
     assert set(ctx.tracked) == set(before)
@@ -133,8 +133,8 @@ def test_tracked_statistics_follow_and_go_on(ctx):
         assert torch.equal(value, before[name][masks[name]])
     with ctx.activations() as found, ctx.probe():
         ctx.forward(ctx.x)
-    with ctx.tracking(), torch.no_grad():
-        ctx.network(ctx.x)
+    with ctx._model.tracking(), torch.no_grad():
+        ctx._model.network(ctx.x)
     for name, value in ctx.tracked.items():
         expected = (before[name][masks[name]] + mean_of_units(found[name])) / 2
         torch.testing.assert_close(value, expected)
@@ -150,7 +150,7 @@ def test_inserted_modules_and_gates_go(ctx):
     ctx.insert(next(iter(ctx.sites)), Zero())
     ctx.gate({n: torch.zeros(s.n_units) for n, s in ctx.sites.items()})
     ctx.shrink(masks)
-    assert ctx.inserted == {}
+    assert ctx._model.inserted == {}
     torch.testing.assert_close(logits(ctx), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -164,17 +164,17 @@ def test_inserted_modules_and_gates_go(ctx):
     ],
 )
 def test_masks_are_checked_before_anything_goes(ctx, change, match):
-    before = ctx.network
+    before = ctx._model.network
     with pytest.raises(RunFailed, match=match):
         ctx.shrink(change(kept(ctx)))
-    assert ctx.network is before
-    assert ctx.sliced_by is None
+    assert ctx._model.network is before
+    assert ctx._model.sliced_by is None
 
 
 def test_masks_of_other_names_do_no_harm(ctx):
     ctx.shrink(kept(ctx) | {"of another network": torch.ones(2, dtype=torch.bool)})
     ctx.shrink(kept(ctx, seed=1))
-    assert set(ctx.sliced_by) == set(ctx.sites)
+    assert set(ctx._model.sliced_by) == set(ctx.sites)
 
 
 class Shrinking(Method):
@@ -223,27 +223,27 @@ def finish(training, stop_after=None):
 
     training._save = counting
     try:
-        training.run(PLAN, lambda t: t.ctx.slice(choose_masks(t.ctx, t.method)), lambda: macs_of(training))
+        training.run(PLAN, lambda t: t.model.slice(choose_masks(t.ctx, t.method)), lambda: macs_of(training))
     except Stop:
         return False
     return True
 
 
 def macs_of(training):
-    return flops.count(training.ctx.network, GREY).total
+    return flops.count(training.model.network, GREY).total
 
 
 def test_what_is_looked_at_before_a_shrink_costs_as_much_as_the_network_then_did(make_training):
     training = start(make_training, Shrinking(), keep=0.1)
     sizes = [macs_of(training)]
-    shrink = training.ctx.slice
+    shrink = training.model.slice
 
     def noting(masks):
         done = shrink(masks)
         sizes.append(macs_of(training))
         return done
 
-    training.ctx.slice = noting
+    training.model.slice = noting
     assert finish(training)
     assert len(sizes) == 5
     assert sizes == sorted(sizes, reverse=True)
@@ -272,11 +272,11 @@ def test_resumed_in_the_middle_of_a_shrinking_plan(make_training, tmp_path, stop
         whole.examples,
         whole.epochs,
     )
-    assert same(state_of(going_on.ctx.network), state_of(whole.ctx.network))
-    assert same(going_on.ctx.sliced_by, whole.ctx.sliced_by)
-    assert set(going_on.ctx.snapshots) == set(whole.ctx.snapshots)
-    for tag, snapshot in whole.ctx.snapshots.items():
-        assert same(going_on.ctx.snapshots[tag], snapshot)
+    assert same(state_of(going_on.model.network), state_of(whole.model.network))
+    assert same(going_on.model.sliced_by, whole.model.sliced_by)
+    assert set(going_on.model.snapshots) == set(whole.model.snapshots)
+    for tag, snapshot in whole.model.snapshots.items():
+        assert same(going_on.model.snapshots[tag], snapshot)
     assert same(going_on.ctx.tracked, whole.ctx.tracked)
 
 

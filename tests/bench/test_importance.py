@@ -38,15 +38,15 @@ def test_the_score_is_the_mean_over_the_training_set(ctx):
     for name, score in scores.items():
         assert torch.equal(score, expected[name])
         assert not score.requires_grad
-    assert ctx.forwarded == 2 * 96
+    assert ctx._model.forwarded == 2 * 96
 
 
 def test_options_and_batches(ctx):
     expected = ctx.mean(lambda site, g: g.abs().pow(3).mean(dim=0), "gate_gradients", 1)
-    ctx.forwarded = 0
+    ctx._model.forwarded = 0
     method = make_method("gate_power", {"batches": "1", "power": "3"})
     assert all(torch.equal(score, expected[name]) for name, score in method.scores(ctx).items())
-    assert ctx.forwarded == 3 * 32
+    assert ctx._model.forwarded == 3 * 32
     assert make_method("gate_power", {"batches": "none"}).config.batches is None
 
 

@@ -52,7 +52,7 @@ def test_prepare_sees_the_starting_weights(name, arch, tmp_path):
 
     def watch(hook, ctx, call):
         if hook == "prepare":
-            seen.append((state_of(ctx.network), dict(ctx.snapshots)))
+            seen.append((state_of(ctx._model.network), dict(ctx._model.snapshots)))
         return call()
 
     run = Subject(name, tmp_path).run(arch=arch, watch=watch)
@@ -95,7 +95,7 @@ def test_shrink_at_a_start_trains_the_smaller_network(arch, tmp_path):
     run = Subject("shrinks_at_the_start", tmp_path).run(arch=arch)
     whole = Subject("l2_norm", tmp_path).run(arch=arch)
     assert run.done.ctx.sites.widths == whole.done.ctx.sites.widths
-    assert not same(state_of(run.done.ctx.network), run.done.extra["pruned"])
+    assert not same(state_of(run.done.model.network), run.done.extra["pruned"])
     tuned = [entry["val_loss"] for entry in run.done.curve]
     assert len(set(tuned)) == len(tuned) == 3
 
@@ -190,7 +190,7 @@ def logging(calls):
 
 
 def run(training, plan):
-    training.run(plan, lambda t: t.ctx.slice(choose_masks(t.ctx, t.method)), lambda: 1)
+    training.run(plan, lambda t: t.model.slice(choose_masks(t.ctx, t.method)), lambda: 1)
 
 
 PLANS = {
@@ -262,9 +262,9 @@ def test_phase_hooks_are_called_once_after_an_early_stop(make_training, word):
 @pytest.mark.parametrize("name", ["masks_after_no_epochs", "shrinks_after_no_epochs"])
 def test_choice_after_no_epochs_meets_the_budget_and_resumes(name, tmp_path):
     run = Subject(name, tmp_path).run()
-    same_masks = Subject("l2_norm", tmp_path).run().done.ctx.sliced_by
-    assert same(run.done.ctx.sliced_by, same_masks)
-    assert not same(state_of(run.done.ctx.network), run.base.state)
+    same_masks = Subject("l2_norm", tmp_path).run().done.model.sliced_by
+    assert same(run.done.model.sliced_by, same_masks)
+    assert not same(state_of(run.done.model.network), run.base.state)
     assert result(name, "resume")[0] == "ok"
 
 

@@ -262,7 +262,7 @@ def test_nothing_is_left_behind_by_an_exception_in_any_hook(make_run, hook):
     run.let_go()
     assert hooks_on(run.network) == []
     if run.training is not None:
-        assert hooks_on(run.training.ctx.network) == []
+        assert hooks_on(run.training.model.network) == []
     with pytest.raises(RunFailed, match="on purpose"):
         execute(spec, options)
     failed = record.load(record.path_of(options.out, spec))
@@ -275,7 +275,7 @@ def test_nothing_is_left_behind_by_a_finished_run(make_run, method):
     spec, options = make_run(method)
     run = Run(spec, options)
     run.go()
-    assert hooks_on(run.network) == hooks_on(run.training.ctx.network) == []
+    assert hooks_on(run.network) == hooks_on(run.training.model.network) == []
 
 
 def test_a_network_that_cannot_be_traced_leaves_a_record(make_run):

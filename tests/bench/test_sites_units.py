@@ -104,7 +104,7 @@ def test_the_order_of_groups_does_not_matter(order, bits):
 def test_masked_units_hold_all_their_weights_in_training(make_training):
     """Also those of the grouped convolution, of the excitation's last layer and of all that makes a head."""
     training = make_training(arch=all_kinds(), weight_decay=0.1)
-    ctx, network = training.ctx, training.ctx.network
+    ctx, network = training.ctx, training.model.network
     masks = {name: torch.arange(width) > 0 for name, width in ctx.sites.widths.items()}
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     ctx.masks = masks
@@ -113,7 +113,7 @@ def test_masked_units_hold_all_their_weights_in_training(make_training):
         optimizer.zero_grad()
         nn.functional.cross_entropy(ctx.forward(ctx.x), ctx.y).backward()
         optimizer.step()
-        ctx.after_step()
+        ctx._model.after_step()
     heads = [0, 1, 2, 3, 12, 13, 14, 15, 24, 25, 26, 27]
     held = {"0.weight": [0, 1], "1.weight": [0, 1], "3.weight": [0, 1, 2], "4.bias": [0, 1, 2]}
     held |= {"6.fc1.weight": [0], "6.fc2.weight": [0, 1, 2], "6.fc2.bias": [0, 1, 2]}
@@ -167,14 +167,14 @@ class Positions(Encoder):
 
 def test_fresh_weights_forget_what_training_made_of_bare_parameters(make_ctx):
     ctx = make_ctx(arch=Positions())
-    first = {name: p.detach().clone() for name, p in ctx.network.named_parameters()}
+    first = {name: p.detach().clone() for name, p in ctx._model.network.named_parameters()}
     with torch.no_grad():
-        for parameter in ctx.network.parameters():
+        for parameter in ctx._model.network.parameters():
             parameter.add_(1)
     ctx.rewind("fresh")
-    now = dict(ctx.network.named_parameters())
+    now = dict(ctx._model.network.named_parameters())
     assert torch.equal(now["position"], first["position"])
     for name in ("patches.weight", "attention.qkv.weight", "mlp.0.weight"):
         assert not torch.equal(now[name], first[name])
         assert now[name].mean().abs() < 0.2  # nothing of the 1 that was added
-    assert "between" not in find_sites(ctx.network, (1, 8, 8))
+    assert "between" not in find_sites(ctx._model.network, (1, 8, 8))

@@ -89,7 +89,7 @@ def test_no_hook_runs_after_the_prune(make_training):
     training = make_training(Recorder())
 
     def prune(t):
-        t.ctx.slice(choose_masks(t.ctx, t.method))
+        t.model.slice(choose_masks(t.ctx, t.method))
 
     training.run((PRUNE, Phase(1)), prune, lambda: 1)
     assert training.method is None
@@ -145,9 +145,9 @@ def test_divergence_is_told_with_what_to_do(make_training):
 
 def test_zero_epochs_train_nothing(make_training):
     training = make_training()
-    before = {k: v.clone() for k, v in training.ctx.network.state_dict().items()}
+    before = {k: v.clone() for k, v in training.model.network.state_dict().items()}
     training.run((Phase(0),), None, lambda: 1)
-    assert all(torch.equal(before[k], v) for k, v in training.ctx.network.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in training.model.network.state_dict().items())
 
 
 class Stop(Exception):
@@ -167,7 +167,7 @@ def finish(training, plan, stop_after=None):
     training._save = counting
 
     def prune(t):
-        t.ctx.slice(choose_masks(t.ctx, t.method))
+        t.model.slice(choose_masks(t.ctx, t.method))
         t.extra = {"macs": 5}
 
     try:
@@ -223,7 +223,7 @@ def test_stopped_and_resumed_equals_uninterrupted(make_training, tmp_path, stop_
     assert going_on.extra == whole.extra
     assert (going_on.examples, going_on.train_macs) == (whole.examples, whole.train_macs)
     assert going_on.resumes == 1
-    one, two = going_on.ctx.network.state_dict(), whole.ctx.network.state_dict()
+    one, two = going_on.model.network.state_dict(), whole.model.network.state_dict()
     assert all(torch.equal(one[k], two[k]) for k in two)
 
 
@@ -240,7 +240,7 @@ def test_foreign_and_damaged_checkpoints_are_ignored(make_training, tmp_path):
 
 def test_recalibration_is_the_plain_mean_over_batches(make_training):
     training = make_training(arch="resnet20", recalibrate=2, batch_size=32)
-    norm = training.ctx.network.bn1
+    norm = training.model.network.bn1
     inputs = []
     norm.register_forward_pre_hook(lambda m, args: inputs.append(args[0].detach()))
     training.recalibrate()
@@ -259,6 +259,6 @@ def test_precision_is_the_recipes(make_training):
             if module.training:
                 kinds[precision] = out.dtype
 
-        training.ctx.network.fc.register_forward_hook(note)
+        training.model.network.fc.register_forward_hook(note)
         training.run((Phase(1),), None, lambda: 1)
     assert kinds == {"fp32": torch.float32, "bf16": torch.bfloat16}

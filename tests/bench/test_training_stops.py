@@ -20,7 +20,7 @@ def scripted(training, *losses):
 
 
 def run(training, plan):
-    training.run(plan, lambda t: t.ctx.slice(choose_masks(t.ctx, t.method)), lambda: 1)
+    training.run(plan, lambda t: t.model.slice(choose_masks(t.ctx, t.method)), lambda: 1)
 
 
 def epochs_of(training):
@@ -72,11 +72,11 @@ class Counting(Method):
         self.starts.append(ctx.phase)
 
     def on_epoch_end(self, ctx):
-        self.last = {k: v.clone() for k, v in ctx.network.state_dict().items()}
+        self.last = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
 
     def on_phase_end(self, ctx):
         self.ends.append((ctx.phase, ctx.epoch))
-        now = ctx.network.state_dict()
+        now = ctx._model.network.state_dict()
         self.unchanged = all(torch.equal(now[k], v) for k, v in self.last.items())
 
 
@@ -141,7 +141,7 @@ def test_resumed_before_in_and_after_a_phase_that_ended_early(make_training, tmp
     assert going_on.curve == whole.curve
     assert (going_on.epochs, going_on.examples) == (5, whole.examples)
     assert going_on.method.ends == whole.method.ends[stop_after >= 2 :]
-    one, two = going_on.ctx.network.state_dict(), whole.ctx.network.state_dict()
+    one, two = going_on.model.network.state_dict(), whole.model.network.state_dict()
     assert all(torch.equal(one[k], two[k]) for k in two)
 
 
@@ -227,7 +227,7 @@ def test_stop_phase_ends_the_phase_after_the_epoch(make_training, hook, phase, e
     assert epochs_of(training) == trained
     assert training.epochs == sum(trained.values())
     assert method.ends == [(p, trained[p] - 1) for p in range(3)]
-    assert training.ctx.sliced_by is not None
+    assert training.model.sliced_by is not None
 
 
 @pytest.mark.parametrize(

@@ -32,34 +32,34 @@ def trained(make_training, method, epochs=1, seed=3, **settings):
     torch.manual_seed(seed)
     training = make_training(method, arch=small(), **settings)
     training.run((Phase(epochs),), None, lambda: 1)
-    return training.ctx.network.state_dict()
+    return training.model.network.state_dict()
 
 
 def test_9g01_a_step_without_loss_is_decay(make_training):
     training = make_training(arch=silent(small()), **ONE_STEP, weight_decay=0.3)
-    before = training.ctx.network[0].weight.detach().clone()
+    before = training.model.network[0].weight.detach().clone()
     training.run((Phase(1),), None, lambda: 1)
-    assert torch.allclose(training.ctx.network[0].weight, before * (1 - 0.1 * 0.3), rtol=1e-5)
+    assert torch.allclose(training.model.network[0].weight, before * (1 - 0.1 * 0.3), rtol=1e-5)
 
 
 def test_9g02_dropout_keeps_the_mean_and_is_gone_in_evaluation(make_training):
     training = make_training(Dropout(Dropout.Config(p=0.3)), arch=small())
     ctx, method = training.ctx, training.method
-    plain = ctx.network.eval()(ctx.x)
-    ctx.x = ctx.x[:1].expand(20000, -1, -1, -1)
+    plain = ctx._model.network.eval()(ctx.x)
+    ctx._now.x = ctx.x[:1].expand(20000, -1, -1, -1)
     method.on_batch_start(ctx)
     for name, site in ctx.sites.items():
-        gates = ctx._gates.values[name]
+        gates = ctx._model.gates.values[name]
         assert gates.shape == (20000, site.n_units)
         assert gates.unique().tolist() == pytest.approx([0, 1 / 0.7])
         deviation = (0.3 / 0.7 / len(gates)) ** 0.5
         assert ((gates.mean(dim=0) - 1).abs() < 4 * deviation).all()
-    ctx.after_step()
-    ctx.x = ctx.x[:32]
+    ctx._model.after_step()
+    ctx._now.x = ctx.x[:32]
     x, _ = next(ctx.batches())
-    assert torch.equal(ctx.network(x), plain)
+    assert torch.equal(ctx._model.network(x), plain)
     training.run((Phase(1),), None, lambda: 1)
-    assert not ctx.busy
+    assert not ctx._model.busy
 
 
 def test_9g03_without_strength_regularisers_are_plain_training_to_the_bit(make_training):
@@ -145,26 +145,26 @@ def test_13_3_scratch_in_the_record(make_run):
 def test_13_3_scratch_starts_from_other_weights_than_the_base(make_training):
     training = make_training(UniformThin(), arch="mlp_40_40", train__lr=0.0, finetune__lr=0.0)
     ctx = training.ctx
-    first = {k: v.clone() for k, v in ctx.network.state_dict().items()}
+    first = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
 
     def prune(training):
-        ctx.slice(training.method.select(ctx, ctx.budget))
+        ctx._model.slice(training.method.select(ctx, ctx.budget))
 
     training.run(training.method.plan(ctx), prune, lambda: 1)
     width = ctx.sites.widths["1"]
     assert 0 < width < 40
-    assert not torch.allclose(ctx.network[1].weight, first["1.weight"][:width])
-    assert ctx.network[1].weight.std().item() == pytest.approx(first["1.weight"].std().item(), rel=0.2)
+    assert not torch.allclose(ctx._model.network[1].weight, first["1.weight"][:width])
+    assert ctx._model.network[1].weight.std().item() == pytest.approx(first["1.weight"].std().item(), rel=0.2)
 
 
 def test_13_5_slimming_moves_scales_by_rate_times_strength(make_training):
     method = Slimming(Slimming.Config(strength=0.02))
     training = make_training(method, arch=silent(small()), **ONE_STEP, weight_decay=0)
     with torch.no_grad():
-        training.ctx.network[1].weight.copy_(torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0, -2.0]))
-    before = {k: v.clone() for k, v in training.ctx.network.state_dict().items()}
+        training.model.network[1].weight.copy_(torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0, -2.0]))
+    before = {k: v.clone() for k, v in training.model.network.state_dict().items()}
     training.run((Phase(1),), None, lambda: 1)
-    after = training.ctx.network.state_dict()
+    after = training.model.network.state_dict()
     for norm in ("1.weight", "4.weight"):
         assert torch.allclose(after[norm], before[norm] - 0.1 * 0.02 * before[norm].sign(), atol=1e-7)
     for name in ("0.weight", "0.bias", "1.bias", "3.weight", "4.bias"):
@@ -176,7 +176,7 @@ def test_13_5_one_cut_over_all_sites_never_empties_one(make_ctx):
     with torch.no_grad():
         for k, site in enumerate(ctx.sites.values()):
             scale = torch.linspace(0.1, 1, site.n_units) * (1e-3 if k == 4 else 1)
-            ctx.network.get_submodule(site.norms[0]).weight.copy_(-scale)
+            ctx._model.network.get_submodule(site.norms[0]).weight.copy_(-scale)
     masks, found = method.select(ctx, ctx.budget), method.scores(ctx)
     fifth = list(ctx.sites)[4]
     assert method.ranking == "global"
@@ -204,7 +204,7 @@ def test_13_5_a_network_without_norms_is_told_in_one_line(make_run, method):
 
 def test_13_2_random_with_the_widths_of_another_network(make_ctx):
     ctx = make_ctx()
-    ctx.budget = Budget(widths=(3, 16, 1, 20, 32, 7, 64, 1, 50))
+    ctx._budget = Budget(widths=(3, 16, 1, 20, 32, 7, 64, 1, 50))
     for name in ("random", "l1_norm", "slimming", "uniform_thin"):
         masks = make_method(name, {}).select(ctx, ctx.budget)
         assert tuple(int(m.sum()) for m in masks.values()) == ctx.budget.widths

@@ -42,12 +42,12 @@ def test_1g03_annealed_probability(schedule, t, expected):
 def test_1g03_nothing_is_dropped_in_the_first_epoch(make_training):
     training = make_training(DDrop())
     ctx, method = training.ctx, training.method
-    ctx.network.train()
-    state = {k: v.clone() for k, v in ctx.network.state_dict().items()}
-    plain = ctx.network(ctx.x)
-    ctx.network.load_state_dict(state)
+    ctx._model.network.train()
+    state = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
+    plain = ctx._model.network(ctx.x)
+    ctx._model.network.load_state_dict(state)
     method.on_batch_start(ctx)
-    assert torch.equal(ctx.network(ctx.x), plain)
+    assert torch.equal(ctx._model.network(ctx.x), plain)
 
 
 def test_1g04_monotone_in_time_and_importance_and_invariant_to_monotone_maps():
@@ -63,10 +63,10 @@ def test_1g04_monotone_in_time_and_importance_and_invariant_to_monotone_maps():
 
 def gates_at_full_strength(ctx, method, images=32):
     """One draw of gates after the ramp."""
-    ctx.epoch = 1000
-    ctx.x = torch.zeros(images, 1, 8, 8)
+    ctx._now.epoch = 1000
+    ctx._now.x = torch.zeros(images, 1, 8, 8)
     method.on_batch_start(ctx)
-    return ctx._gates.values
+    return ctx._model.gates.values
 
 
 def test_1g05_gates_are_bernoulli_independent_over_images_and_units_and_constant_over_the_map(make_training):
@@ -74,7 +74,7 @@ def test_1g05_gates_are_bernoulli_independent_over_images_and_units_and_constant
     ctx, method = training.ctx, training.method
     name = next(iter(ctx.sites))
     with torch.no_grad():
-        ctx.network.get_submodule(ctx.sites[name].norms[0]).weight.copy_(torch.arange(16.0) + 1)
+        ctx._model.network.get_submodule(ctx.sites[name].norms[0]).weight.copy_(torch.arange(16.0) + 1)
     draws = torch.cat([gates_at_full_strength(ctx, method, 1000)[name] for _ in range(110)])
     keep = keep_probability(torch.arange(16) / 15, 0.2, 1.0, 0.0)
     deviation = (keep * (1 - keep) / len(draws)).sqrt()
@@ -84,12 +84,12 @@ def test_1g05_gates_are_bernoulli_independent_over_images_and_units_and_constant
     lagged = torch.stack([torch.corrcoef(torch.stack([draws[1:, k], draws[:-1, k]]))[0, 1] for k in range(15)])
     assert lagged.abs().max() < 5 / math.sqrt(len(draws))
 
-    ctx.x = torch.rand(4, 1, 8, 8)
+    ctx._now.x = torch.rand(4, 1, 8, 8)
     gates = gates_at_full_strength(ctx, method, 4)
     seen = {}
-    consumer = ctx.network.get_submodule(ctx.sites[name].consumers[0].layer)
+    consumer = ctx._model.network.get_submodule(ctx.sites[name].consumers[0].layer)
     handle = consumer.register_forward_hook(lambda m, args, out: seen.setdefault("read", args[0]))
-    ctx.network.eval()(torch.rand(4, 1, 8, 8))
+    ctx._model.network.eval()(torch.rand(4, 1, 8, 8))
     handle.remove()
     dead = gates[name] == 0
     assert (seen["read"].flatten(2).abs().sum(dim=2)[dead] == 0).all()
@@ -104,13 +104,13 @@ def test_1g05_dropping_after_the_activation_equals_dropping_between_norm_and_act
 def test_1g06_evaluation_and_state_are_those_of_the_plain_network(make_training):
     training = make_training(DDrop())
     ctx, method = training.ctx, training.method
-    keys = list(ctx.network.state_dict())
-    before = ctx.network.eval()(ctx.x)
-    ctx.network.train()
+    keys = list(ctx._model.network.state_dict())
+    before = ctx._model.network.eval()(ctx.x)
+    ctx._model.network.train()
     method.on_batch_start(ctx)
-    ctx.after_step()
-    assert torch.equal(ctx.network.eval()(ctx.x), before)
-    assert list(ctx.network.state_dict()) == keys
+    ctx._model.after_step()
+    assert torch.equal(ctx._model.network.eval()(ctx.x), before)
+    assert list(ctx._model.network.state_dict()) == keys
 
 
 def test_1g07_dropped_units_get_no_gradient_from_that_image(make_training):
@@ -120,11 +120,11 @@ def test_1g07_dropped_units_get_no_gradient_from_that_image(make_training):
     gate = torch.ones(1, 16)
     gate[0, 3] = 0
     ctx.gate({name: gate})
-    ctx.network.train()
-    ctx.x, ctx.y = ctx.x[:1], ctx.y[:1]
-    F.cross_entropy(ctx.network(ctx.x), ctx.y).backward()
-    norm = ctx.network.get_submodule(site.norms[0])
-    conv = ctx.network.get_submodule(site.producers[0])
+    ctx._model.network.train()
+    ctx._now.x, ctx._now.y = ctx.x[:1], ctx.y[:1]
+    F.cross_entropy(ctx._model.network(ctx.x), ctx.y).backward()
+    norm = ctx._model.network.get_submodule(site.norms[0])
+    conv = ctx._model.network.get_submodule(site.producers[0])
     for gradient in (norm.weight.grad, norm.bias.grad, conv.weight.grad):
         assert gradient[3].abs().max() == 0
         assert gradient[[0, 1, 2, 4]].abs().max() > 0
@@ -142,7 +142,7 @@ def test_1g08_l1_touches_the_lowest_units_only(make_training, arch, shape):
     training = make_training(DDrop(DDrop.Config(amount=0.3)), arch=arch, shape=shape)
     ctx, method = training.ctx, training.method
     with torch.no_grad():
-        for norm in (m for m in ctx.network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        for norm in (m for m in ctx._model.network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             norm.weight.uniform_(0.5, 1.5)
     for name in ctx.tracked:
         ctx.tracked[name].uniform_(0, 1)
@@ -152,12 +152,12 @@ def test_1g08_l1_touches_the_lowest_units_only(make_training, arch, shape):
     for site in ctx.sites.values():
         importance = method.scores(ctx)[site.name]
         lowest = importance.argsort()[: int(0.3 * site.n_units)]
-        target = ctx.network.get_submodule((site.norms or site.producers)[0]).weight
+        target = ctx._model.network.get_submodule((site.norms or site.producers)[0]).weight
         touched.add(target)
         expected = torch.zeros_like(target)
         expected[lowest] = 1e-4 * target.detach()[lowest].sign()
         assert torch.allclose(target.grad, expected)
-    others = [p for p in ctx.network.parameters() if not any(p is t for t in touched)]
+    others = [p for p in ctx._model.network.parameters() if not any(p is t for t in touched)]
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in others)
 
 
@@ -175,7 +175,7 @@ def test_1g10_full_strength_after_the_ramp_counted_in_epochs(make_training):
     ctx = training.ctx
     strengths = []
     for epoch in (0, 5, 9, 10, 29):
-        ctx.epoch = epoch
+        ctx._now.epoch = epoch
         c = method.config
         strengths.append(annealing(c.schedule, ctx.epoch, c.ramp * ctx.recipe.train.epochs))
     assert strengths[0] == 1
@@ -188,9 +188,9 @@ def test_steps_within_an_epoch_share_one_strength(make_training):
     training = make_training(DDrop(DDrop.Config(p_min=0.0, p_max=0.0)))
     ctx, method = training.ctx, training.method
     for step in (0, 1, 2):
-        ctx.step = step
+        ctx._now.step = step
         method.on_batch_start(ctx)
-        assert all(gate.min() == 1 for gate in ctx._gates.values.values())
+        assert all(gate.min() == 1 for gate in ctx._model.gates.values.values())
 
 
 @pytest.mark.parametrize("importance", ["bn_gamma", "act_mean", "act_std", "apoz", "w_l2"])
@@ -208,12 +208,12 @@ def test_activation_statistics_are_what_they_say(make_training):
     method = DDrop(DDrop.Config(importance="act_mean", momentum=0.0))
     training = make_training(method)
     ctx = training.ctx
-    ctx.network.train()
-    with ctx.tracking():
-        ctx.network(ctx.x)
+    ctx._model.network.train()
+    with ctx._model.tracking():
+        ctx._model.network(ctx.x)
     name, site = next(iter(ctx.sites.items()))
     with ctx.activations() as acts, torch.no_grad():
-        ctx.network(ctx.x)
+        ctx._model.network(ctx.x)
     assert torch.allclose(ctx.tracked[name], acts[name].abs().mean(dim=(0, 2, 3)), rtol=1e-4)
     assert ctx.tracked[name].shape == (site.n_units,)
 
@@ -237,7 +237,7 @@ def test_prunes_the_lowest_ranked_share_of_every_site(make_training):
     training = make_training(DDrop())
     ctx, method = training.ctx, training.method
     with torch.no_grad():
-        for norm in (m for m in ctx.network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        for norm in (m for m in ctx._model.network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             norm.weight.uniform_(0.1, 1)
     masks, scores = method.select(ctx, ctx.budget), method.scores(ctx)
     shares = [mask.float().mean().item() for mask in masks.values()]

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from bench.api import Phase
 from bench.archs import build
-from bench.budget import Budget
 from bench.discovery import find_sites
 from bench.sites import gate_slice_difference
 from methods.edropout import EDropout, cross, donors, energy_loss, mutate
@@ -19,7 +18,7 @@ from methods.edropout import EDropout, cross, donors, energy_loss, mutate
 
 def native(training):
     """``training`` with a method that chooses its own sparsity, prepared for that."""
-    training.ctx.native, training.ctx.budget = True, Budget()
+    training.ctx._budget = None
     training.method.prepare(training.ctx)
     return training
 
@@ -32,8 +31,8 @@ def make(make_training):
         network = build(arch, (1, 8, 8), 10) if isinstance(arch, str) else arch
         untouched = copy.deepcopy(network)
         training = make_training(EDropout(EDropout.Config(**(options or {}))), arch=network, **settings)
-        training.ctx.untouched = untouched
-        training.ctx.network.train()
+        training.ctx._untouched = untouched
+        training.model.network.train()
         return native(training) if track == "native" else training
 
     return prepared
@@ -53,8 +52,8 @@ def state_of(network):
 
 def sliced(ctx, masks):
     """The physically smaller network that ``masks`` leave, in training mode, without any gate."""
-    network = copy.deepcopy(ctx.untouched)
-    network.load_state_dict(ctx.network.state_dict())
+    network = copy.deepcopy(ctx._untouched)
+    network.load_state_dict(ctx._model.network.state_dict())
     return ctx.sites.slice(network, masks).train()
 
 
@@ -90,14 +89,14 @@ def test_3g01_energy():
 def test_3g02_all_units_are_the_network_and_evaluation_gives_weights_back(make, arch):
     training = make(arch)
     ctx = training.ctx
-    before = state_of(ctx.network)
+    before = state_of(ctx._model.network)
     every = torch.ones(1, training.method.states.shape[1])
     with torch.no_grad():
-        plain = ctx.network(ctx.x)
-    ctx.network.load_state_dict(before)
+        plain = ctx._model.network(ctx.x)
+    ctx._model.network.load_state_dict(before)
     assert torch.equal(ctx.evaluate(ctx.split(every), batch_statistics=True)[0], plain)
     list(generations(ctx, training.method, 2))
-    assert all(torch.equal(before[k], v) for k, v in ctx.network.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in ctx._model.network.state_dict().items())
 
 
 @pytest.mark.parametrize("stale", [False, True])
@@ -107,7 +106,7 @@ def test_3g03_selection(make, stale):
     list(generations(ctx, method, 1))
     replaced = 0
     for batch in [*ctx.batches("train")] * 3:
-        ctx.x, ctx.y = batch
+        ctx._now.x, ctx._now.y = batch
         states = method.states.clone()
         costs = method.costs.clone() if stale else energies(ctx, states)
         list(generations(ctx, method, 1))
@@ -123,7 +122,7 @@ def test_3g03_ties_keep_the_parent(make):
     training = make()
     ctx, method = training.ctx, training.method
     with torch.no_grad():  # every network answers the same
-        ctx.network[5].weight.zero_()
+        ctx._model.network[5].weight.zero_()
     states = method.states.clone()
     list(generations(ctx, method, 3))
     assert torch.equal(method.states, states)
@@ -165,9 +164,9 @@ def test_3g07_only_the_best_states_network_is_trained(make, arch):
     ctx, train = training.ctx, training.data.train
     one_batch = dataclasses.replace(train, pixels=train.pixels[:32], labels=train.labels[:32])
     training.data = dataclasses.replace(training.data, train=one_batch)
-    before, start = state_of(ctx.network), copy.deepcopy(ctx.untouched)
+    before, start = state_of(ctx._model.network), copy.deepcopy(ctx._untouched)
     training.run((Phase(1),), None, lambda: 1)
-    masks, after = ctx.masks, state_of(ctx.network)
+    masks, after = ctx.masks, state_of(ctx._model.network)
     alone = ctx.sites.slice(start, masks).train()
     F.cross_entropy(alone(ctx.x), ctx.y).backward()
     torch.optim.SGD(alone.parameters(), lr=0.1).step()
@@ -185,9 +184,9 @@ def test_3g07_only_the_best_states_network_is_trained(make, arch):
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 def test_3g08_candidates_leave_no_trace_in_batch_norm(make, statistics):
     training = make("resnet20", options={"statistics": statistics, "population": 4})
-    before = {k: v.clone() for k, v in training.ctx.network.named_buffers()}
+    before = {k: v.clone() for k, v in training.model.network.named_buffers()}
     list(generations(training.ctx, training.method, 2))
-    assert all(torch.equal(before[k], v) for k, v in training.ctx.network.named_buffers())
+    assert all(torch.equal(before[k], v) for k, v in training.model.network.named_buffers())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -227,7 +226,7 @@ def test_3g10_units_that_can_be_removed_alone_are_fewer(make):
     ctx, method = training.ctx, training.method
     assert method.states.shape == (8, sum(ctx.sites.widths.values()))
     list(generations(ctx, method, 1))
-    masks, network = method.select(ctx, ctx.budget), ctx.untouched
+    masks, network = method.select(ctx, ctx.budget), ctx._untouched
     assert gate_slice_difference(network, ctx.sites.slice(network, masks), ctx.sites, masks, ctx.x) < 1e-4
 
 
@@ -269,12 +268,12 @@ def test_3h04_costs_are_those_of_this_batch_and_these_weights(make, track):
     training = make(track=track, options={"early": 1.0})
     ctx, method = training.ctx, training.method
     for batch in ctx.batches("train"):
-        ctx.x, ctx.y = batch
+        ctx._now.x, ctx._now.y = batch
         list(generations(ctx, method, 1))  # each state's own units, whatever the best one of the last batch lacks
         torch.testing.assert_close(method.costs, energies(ctx, method.states), rtol=1e-4, atol=1e-5)
         assert torch.equal(ctx.flat(ctx.masks), method.states[method.costs.argmin()])
         with torch.no_grad():
-            for parameter in ctx.network.parameters():
+            for parameter in ctx._model.network.parameters():
                 parameter.mul_(1.1)
     assert not EDropout.Config().stale_costs
 
@@ -285,12 +284,12 @@ def test_3h04_stale_costs_are_of_the_batch_a_state_was_born_on(make):
     list(generations(ctx, method, 3))
     best, costs = ctx.flat(ctx.masks), method.costs.clone() - 1000  # lucky once
     method.costs.copy_(costs)
-    ctx.forwarded = 0
+    ctx._model.forwarded = 0
     for batch in ctx.batches("train"):
-        ctx.x, ctx.y = batch
+        ctx._now.x, ctx._now.y = batch
         list(generations(ctx, method, 1))
     assert torch.equal(method.costs, costs) and torch.equal(ctx.flat(ctx.masks), best)  # they rule for ever
-    assert ctx.forwarded == 96 * 8  # only children are evaluated
+    assert ctx._model.forwarded == 96 * 8  # only children are evaluated
 
 
 def test_3h05_a_settled_population_stops(make):
@@ -301,11 +300,11 @@ def test_3h05_a_settled_population_stops(make):
     for _ in generations(ctx, method, 22):
         calm.append(int(method.calm))
         with torch.no_grad():
-            ctx.network[5].weight.mul_(1.4)  # so that the mean of ten equal costs is not always exactly that
+            ctx._model.network[5].weight.mul_(1.4)  # so that the mean of ten equal costs is not always exactly that
     assert calm == [*range(1, 21), 20, 20]
-    ctx.forwarded = 0
+    ctx._model.forwarded = 0
     list(generations(ctx, method, 1))
-    assert ctx.forwarded == 0
+    assert ctx._model.forwarded == 0
 
 
 def test_3h05_agreement_must_last(make):
@@ -322,7 +321,7 @@ def test_3h05_or_evolution_ends_at_its_share_of_the_epochs(make):
     training = make(options={"early": 0.5}, train__epochs=4)
     ctx, method = training.ctx, training.method
     states = []
-    for ctx.epoch in range(4):
+    for ctx._now.epoch in range(4):
         list(generations(ctx, method, 2))
         states.append(method.states.clone())
     assert not torch.equal(states[0], states[1])
@@ -349,15 +348,15 @@ def test_3h08_a_dropped_unit_reads_zero_whatever_its_shift(make):
     training = make("resnet20", track="native")
     ctx, method = training.ctx, training.method
     with torch.no_grad():
-        for module in ctx.network.modules():
+        for module in ctx._model.network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.bias.fill_(5.0)
     list(generations(ctx, method, 1))
     read = {}
     for name, site in ctx.sites.items():
-        consumer = ctx.network.get_submodule(site.consumers[0].layer)
+        consumer = ctx._model.network.get_submodule(site.consumers[0].layer)
         consumer.register_forward_hook(lambda m, args, out, name=name: read.update({name: args[0]}))
-    ctx.network(ctx.x)
+    ctx._model.network(ctx.x)
     for name, mask in ctx.masks.items():
         assert not mask.all()
         assert read[name][:, ~mask].count_nonzero() == 0
@@ -366,13 +365,13 @@ def test_3h08_a_dropped_unit_reads_zero_whatever_its_shift(make):
 
 def test_3h09_decay_and_momentum_spare_what_is_dropped(make):
     training = make("resnet20", options={"early": 0.0}, weight_decay=0.1, momentum=0.9, train__epochs=2)
-    ctx, before = training.ctx, state_of(training.ctx.network)
+    ctx, before = training.ctx, state_of(training.model.network)
     training.run((Phase(2),), None, lambda: 1)
     for name, site in ctx.sites.items():
         gone = ~ctx.masks[name]
         for key in (f"{name}.weight", *(f"{norm}.{k}" for norm in site.norms for k in ("weight", "bias"))):
-            assert torch.equal(ctx.network.state_dict()[key][gone], before[key][gone])
-            assert not torch.equal(ctx.network.state_dict()[key][~gone], before[key][~gone])
+            assert torch.equal(ctx._model.network.state_dict()[key][gone], before[key][gone])
+            assert not torch.equal(ctx._model.network.state_dict()[key][~gone], before[key][~gone])
 
 
 def test_3h10_every_state_keeps_a_unit_of_every_site(make):
@@ -393,10 +392,10 @@ def test_3h11_states_share_forwards_and_may_see_a_share_of_the_batch(make):
     training = make(options={"share": 0.25})
     ctx, method = training.ctx, training.method
     sizes = []
-    ctx.network.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
+    ctx._model.network.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
     list(generations(ctx, method, 1))
     assert sizes == [16 * 8]  # 8 parents and 8 children, a quarter of 32 images
-    assert ctx.forwarded == 16 * 8
-    ctx.x, ctx.y = ctx.x[:8], ctx.y[:8]
+    assert ctx._model.forwarded == 16 * 8
+    ctx._now.x, ctx._now.y = ctx.x[:8], ctx.y[:8]
     torch.testing.assert_close(method.costs, energies(ctx, method.states), rtol=1e-4, atol=1e-5)
     assert EDropout.Config().share == 1.0

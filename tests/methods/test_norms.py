@@ -45,7 +45,7 @@ def test_13_4_weights_of_each_unit(make_ctx, arch):
     ctx = make_ctx(arch=arch)
     for name, p in (("l1_norm", 1), ("l2_norm", 2)):
         for site, found in scores(ctx, name).items():
-            weight = ctx.network.get_submodule(site).weight
+            weight = ctx._model.network.get_submodule(site).weight
             assert torch.allclose(found, torch.stack([w.flatten().norm(p) for w in weight]))
             assert not found.requires_grad
 
@@ -97,10 +97,10 @@ def test_bn_scale_compares_over_sites(make_ctx):
     ctx, method = make_ctx(keep=0.5), make_method("bn_scale", {})
     with torch.no_grad():
         for k, site in enumerate(ctx.sites.values()):
-            ctx.network.get_submodule(site.norms[0]).weight.copy_(torch.linspace(-1, 1, site.n_units) + 0.01 * k)
+            ctx._model.network.get_submodule(site.norms[0]).weight.copy_(torch.linspace(-1, 1, site.n_units) + 0.01 * k)
     found, masks = method.scores(ctx), method.select(ctx, ctx.budget)
     for name, site in ctx.sites.items():
-        assert torch.equal(found[name], ctx.network.get_submodule(site.norms[0]).weight.detach().abs())
+        assert torch.equal(found[name], ctx._model.network.get_submodule(site.norms[0]).weight.detach().abs())
     kept = torch.cat([found[n][m] for n, m in masks.items()])
     gone = torch.cat([found[n][~m] for n, m in masks.items()])
     assert (kept.min() >= gone).float().mean() > 0.95  # all but what the rest of the budget let in
@@ -139,22 +139,22 @@ def randomised():
 
 def test_13_8_a_gate_of_one_is_the_identity_and_moves_nothing(make_ctx):
     ctx = make_ctx(arch=randomised())
-    before = {k: v.clone() for k, v in ctx.network.state_dict().items()}
-    plain = ctx.network(ctx.x)
+    before = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
+    plain = ctx._model.network(ctx.x)
     scores(ctx, "taylor")
     ctx.gate({name: torch.ones(site.n_units) for name, site in ctx.sites.items()})
-    assert torch.equal(ctx.network(ctx.x), plain)
-    assert all(torch.equal(v, before[k]) for k, v in ctx.network.state_dict().items())
-    assert all(p.grad is None for p in ctx.network.parameters())
+    assert torch.equal(ctx._model.network(ctx.x), plain)
+    assert all(torch.equal(v, before[k]) for k, v in ctx._model.network.state_dict().items())
+    assert all(p.grad is None for p in ctx._model.network.parameters())
 
 
 def test_13_8_taylor_is_what_the_norm_learns(make_ctx):
     """``dL/dz = gamma dL/dgamma + beta dL/dbeta``, squared for each batch, and the mean over batches."""
     ctx = make_ctx(arch=randomised())
     (found,) = scores(ctx, "taylor").values()
-    norm, expected = ctx.network[1], 0.0
+    norm, expected = ctx._model.network[1], 0.0
     for x, y in ctx.batches():
-        loss = F.cross_entropy(ctx.network(x), y)
+        loss = F.cross_entropy(ctx._model.network(x), y)
         by_gamma, by_beta = torch.autograd.grad(loss, (norm.weight, norm.bias))
         expected += (norm.weight * by_gamma + norm.bias * by_beta).detach().square() / 3
     assert torch.allclose(found, expected, rtol=1e-3)

@@ -9,7 +9,7 @@ import torch
 from networks import SHAPE, images, made
 from torch import nn
 
-from bench.api import Budget, Method, Phase
+from bench.api import Method, Phase
 from bench.discovery import find_sites
 from bench.run import execute
 from methods.penalties import VARIANTS, GroupLasso, L1Penalty, L2Penalty, PseudoNorm, ratio, sizes
@@ -164,7 +164,7 @@ def test_5g09_extremes(make_ctx, sizes, told):
         network[1].weight.copy_(torch.tensor(sizes, dtype=torch.float32)[:, None].expand(4, 64))
     ctx = make_ctx(method := PseudoNorm(), arch=network)
     method.on_epoch_end(ctx)
-    assert ctx.logged["hoyer 1"] == pytest.approx(told, abs=0.3 if not any(sizes) else 1e-4)
+    assert ctx._now.logged["hoyer 1"] == pytest.approx(told, abs=0.3 if not any(sizes) else 1e-4)
 
 
 def test_5g10_group_lasso_and_the_pseudo_norm_agree_below_the_pivot_only():
@@ -179,7 +179,7 @@ def test_5g10_group_lasso_and_the_pseudo_norm_agree_below_the_pivot_only():
 def test_5h01_small_weights_before_a_norm_are_not_small_units(make_ctx):
     ctx, method = make_ctx(), PseudoNorm()
     site = ctx.sites["blocks.0.conv1"]
-    norm = ctx.network.get_submodule(site.norms[0])
+    norm = ctx._model.network.get_submodule(site.norms[0])
     before = method.scores(ctx)[site.name]
     with torch.no_grad():
         site.weights()[0][3] *= 0.1
@@ -194,11 +194,13 @@ def test_5h01_small_weights_before_a_norm_are_not_small_units(make_ctx):
 @pytest.mark.parametrize("kind", PENALTIES)
 def test_5h01_the_scales_of_norms_as_target_and_weights_where_there_are_none(make_ctx, kind, arch, parameter):
     ctx = make_ctx(method := kind(kind.Config(target="bn_gamma", strength=1.0)), arch=arch)
-    ctx.progress = 9.0
+    ctx._now.progress = 9.0
     with torch.no_grad():
-        ctx.network.get_parameter(parameter).uniform_(-1, 1)
+        ctx._model.network.get_parameter(parameter).uniform_(-1, 1)
     method.penalty(ctx).backward()
-    touched = {name for name, p in ctx.network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    touched = {
+        name for name, p in ctx._model.network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0
+    }
     firsts = {site.norms[0] if site.norms else site.name for site in ctx.sites.values()}
     assert touched <= {f"{first}.weight" for first in firsts}
     assert parameter in touched
@@ -232,7 +234,7 @@ def test_5h03_the_proximal_step_is_the_l1_part(make_ctx):
     n = w.norm(dim=1)
     g = gradient(method.term, w[..., None])[..., 0]
     assert torch.allclose(g, -n.sum() / n.norm() ** 3 * w, rtol=1e-5)  # the rest of the gradient
-    ctx.optimizer = torch.optim.SGD(ctx.network.parameters(), lr=2.0)
+    ctx._model.optimizer = torch.optim.SGD(ctx._model.network.parameters(), lr=2.0)
     method.on_step_end(ctx)
     rate = 2.0 / (1 - 0.9)  # of a steady gradient under the recipe's momentum
     expected = w * (1 - rate * 0.3 / (n.norm() * n)).clamp(min=0)[:, None]
@@ -242,7 +244,7 @@ def test_5h03_the_proximal_step_is_the_l1_part(make_ctx):
 def test_5h05_a_site_keeps_a_unit_whatever_the_strength(make_training):
     config = PseudoNorm.Config(strength=300.0, threshold=0.99)
     training = make_training(PseudoNorm(config), arch="mlp_40_40")
-    training.ctx.native, training.ctx.budget = True, Budget()
+    training.ctx._budget = None
     training.run((Phase(2),), None, lambda: 1)
     masks = training.method.select(training.ctx, training.ctx.budget)
     assert all(1 <= m.sum() < 5 for m in masks.values())
@@ -260,7 +262,7 @@ def test_without_a_strength_the_term_starts_at_its_share_of_the_loss(make_traini
     ctx, method = training.ctx, training.method
     method.on_phase_start(ctx)
     with ctx.probe(batch_statistics=True):
-        loss = nn.functional.cross_entropy(ctx.network(ctx.x), ctx.y)
+        loss = nn.functional.cross_entropy(ctx._model.network(ctx.x), ctx.y)
     assert (method.penalty(ctx) / loss).item() == pytest.approx(0.25, rel=1e-4)
 
 
@@ -268,16 +270,16 @@ def test_without_a_strength_the_term_starts_at_its_share_of_the_loss(make_traini
 def test_the_weight_rises_and_zero_is_plain_training(make_training, kind):
     ctx = make_training(method := kind(kind.Config(strength=2.0, ramp=0.5)), train__epochs=8).ctx
     strengths = []
-    for ctx.progress in (0.0, 1.0, 4.0, 7.9):
+    for ctx._now.progress in (0.0, 1.0, 4.0, 7.9):
         strengths.append(method.now(ctx).item())
     assert strengths == [0.0, 0.5, 2.0, 2.0]
     states = []
     for method in (kind(kind.Config(strength=0.0)), Method()):
         training = make_training(method, arch="mlp_40_40")
         torch.manual_seed(5)
-        nn.init.kaiming_normal_(training.ctx.network[1].weight)
+        nn.init.kaiming_normal_(training.model.network[1].weight)
         training.run((Phase(2),), None, lambda: 1)
-        states.append(training.ctx.network.state_dict())
+        states.append(training.model.network.state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 

@@ -135,9 +135,9 @@ def test_4g06_backward_is_the_frozen_filter_itself(transform, axis):
 def test_4g06_transforms_are_not_trained(make_training):
     class Watched(Spectral):
         def on_epoch_end(self, ctx):
-            network = {id(p) for p in ctx.network.parameters()}
-            assert {id(p) for group in ctx.optimizer.param_groups for p in group["params"]} == network
-            self.seen = len(ctx.inserted)
+            network = {id(p) for p in ctx._model.network.parameters()}
+            assert {id(p) for group in ctx._model.optimizer.param_groups for p in group["params"]} == network
+            self.seen = len(ctx._model.inserted)
 
     training = make_training(Watched())
     training.run((Phase(1),), None, lambda: 1)
@@ -211,10 +211,10 @@ def test_4h01_a_large_negative_coefficient_is_strong():
 def test_4h02_identity_at_inference_is_the_plain_network(make_training):
     training = make_training(Spectral(Spectral.Config(inference="identity", p_keep=0.0, warmup=0.0)))
     ctx = training.ctx
-    with_layers = [ctx.network.train(mode)(ctx.x) for mode in (True, False)]
-    ctx.release()
-    assert torch.allclose(ctx.network(ctx.x), with_layers[1], atol=1e-4)
-    assert not torch.allclose(ctx.network.train()(ctx.x), with_layers[0], atol=1e-2)
+    with_layers = [ctx._model.network.train(mode)(ctx.x) for mode in (True, False)]
+    ctx._model.release()
+    assert torch.allclose(ctx._model.network(ctx.x), with_layers[1], atol=1e-4)
+    assert not torch.allclose(ctx._model.network.train()(ctx.x), with_layers[0], atol=1e-2)
 
 
 def test_4h04_4h05_no_mean_is_taken_out_and_no_relu_is_added():
@@ -268,11 +268,11 @@ def test_the_drop_of_weak_ones_warms_up(make_training):
     training = make_training(Spectral(Spectral.Config(warmup=0.5)), train__epochs=8)
     ctx, method = training.ctx, training.method
     strengths = []
-    for ctx.progress in (0.0, 1.0, 2.0, 4.0, 7.9):
+    for ctx._now.progress in (0.0, 1.0, 2.0, 4.0, 7.9):
         method.on_batch_start(ctx)
         strengths.append([layer.warm.item() for layer in method.layers])
     assert strengths == [[s] * 3 for s in (0.0, 0.25, 0.5, 1.0, 1.0)]
-    ctx.progress = 0.0
+    ctx._now.progress = 0.0
     method.on_batch_start(ctx)
     assert torch.allclose(method.layers[0](a := maps(2, 16, 4, 4)), a, atol=1e-5)
     resumed = make_training(Spectral()).method
@@ -283,7 +283,7 @@ def test_the_drop_of_weak_ones_warms_up(make_training):
 @pytest.mark.parametrize(("where", "sites"), [("stages", [2, 5, 8]), ("all", list(range(9)))])
 def test_where_layers_are_inserted(make_ctx, where, sites):
     ctx = make_ctx(method := Spectral(Spectral.Config(where=where)))
-    assert list(ctx.inserted.values()) == list(method.layers)
+    assert list(ctx._model.inserted.values()) == list(method.layers)
     assert method.chosen == [list(ctx.sites)[k] for k in sites]
 
 
@@ -327,8 +327,8 @@ def test_the_control_is_spectral_without_its_layers(make_ctx, tau, rtol):
     """
     control, method = SpectralEnergy(SpectralEnergy.Config(tau=tau)), Spectral(Spectral.Config(p_keep=1.0, tau=tau))
     plain, with_layers = make_ctx(control), make_ctx(method)
-    with_layers.network.load_state_dict(plain.network.state_dict())
-    assert (len(plain.inserted), len(with_layers.inserted)) == (0, 3)
+    with_layers._model.network.load_state_dict(plain._model.network.state_dict())
+    assert (len(plain._model.inserted), len(with_layers._model.inserted)) == (0, 3)
     one, two = control.scores(plain), method.scores(with_layers)
     assert all(torch.allclose(one[n], two[n], rtol=rtol) for n in plain.sites)
     assert (control.starts_from, method.starts_from) == ("base", "init")

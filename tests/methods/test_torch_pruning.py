@@ -49,7 +49,7 @@ def context(make_ctx):
         shape = shape or usual
         network = randomised(build(arch, shape, 10) if isinstance(arch, str) else arch)
         ctx = make_ctx(arch=network, shape=shape, batch_size=8)
-        ctx.sites = find_sites(network, shape, coupling)
+        ctx._model.sites = find_sites(network, shape, coupling)
         return ctx
 
     return make
@@ -75,7 +75,7 @@ def test_finite_scores_for_every_site_or_one_line_that_says_why_not(name, case, 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_and_the_global_generator_are_as_before(name, context):
     ctx = context("resnet20")
-    network = ctx.network.train()
+    network = ctx._model.network.train()
     next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 2.0)
@@ -124,7 +124,7 @@ def test_bn_scale_is_gamma_over_its_mean(case, context):
 def test_magnitude_by_hand(context):
     """Mean over producer, norm and reader of the squared l2 norm of what belongs to the unit, over its mean."""
     ctx = context("resnet20")
-    block = ctx.network.get_submodule("blocks.0")
+    block = ctx._model.network.get_submodule("blocks.0")
     parts = block.conv1.weight.flatten(1), block.bn1.weight[:, None], block.conv2.weight.transpose(0, 1).flatten(1)
     size = sum(part.square().sum(dim=1) for part in parts)
     torch.testing.assert_close(method("tp_magnitude").scores(ctx)["blocks.0.conv1"], (size / size.mean()).detach())
@@ -144,14 +144,14 @@ def test_obdc_by_hand(context):
     found = method("tp_obdc").scores(ctx)["blocks.0.conv1"]
     ctx.rng.set_state(state)
     x, _ = next(ctx.batches("train", limit=1))
-    weight = ctx.network.get_submodule("blocks.0.conv1").weight
+    weight = ctx._model.network.get_submodule("blocks.0.conv1").weight
     fisher = torch.zeros_like(weight)
     with ctx.probe(gradients=True):
         torch.manual_seed(int(torch.randint(2**31, (), generator=ctx.rng)))
-        labels = ctx.network(x).detach().softmax(dim=1).multinomial(1).squeeze(1)
+        labels = ctx._model.network(x).detach().softmax(dim=1).multinomial(1).squeeze(1)
         for image, label in zip(x.split(1), labels.split(1), strict=True):
             weight.grad = None
-            backward(ctx.network, image, label)
+            backward(ctx._model.network, image, label)
             fisher += weight.grad.square()
     expected = (weight.square() * fisher).flatten(1).sum(dim=1).detach()
     torch.testing.assert_close(found, expected / expected.mean(), rtol=1e-4, atol=1e-5)
@@ -160,7 +160,7 @@ def test_obdc_by_hand(context):
 def test_a_padded_shortcut_counts_as_the_convolution_it_is_traced_as(context):
     """It belongs to the groups of both residual streams it joins; its weights are zeros and ones."""
     ctx = context("resnet20 full")
-    found = trace(ctx.network, (1, 8, 8))
+    found = trace(ctx._model.network, (1, 8, 8))
     pad = found.network.get_submodule("blocks.3.shortcut")
     assert pad.weight.unique().tolist() == [0, 1]
     holders = [site for site in ctx.sites if any(dep.target.module is pad for dep, _ in found.group(site))]
@@ -171,9 +171,9 @@ def test_a_padded_shortcut_counts_as_the_convolution_it_is_traced_as(context):
 def test_images_that_are_looked_at_are_counted(name, context):
     ctx = context("resnet20")
     chosen = method(name)
-    before = ctx.forwarded
+    before = ctx._model.forwarded
     chosen.scores(ctx)
-    assert ctx.forwarded - before == (chosen.passes * 8 if isinstance(chosen, FromImages) else 0)
+    assert ctx._model.forwarded - before == (chosen.passes * 8 if isinstance(chosen, FromImages) else 0)
 
 
 def test_masked_units_stay_masked_on_the_copy(context):
@@ -243,10 +243,10 @@ def test_defect_activation_keeps_the_last_batch_only(context):
     x, _ = list(ctx.batches("train", limit=2))[-1]
     with ctx.probe(), ctx.activations():
         found = {}
-        handle = ctx.network.get_submodule("blocks.0.conv2").register_forward_pre_hook(
+        handle = ctx._model.network.get_submodule("blocks.0.conv2").register_forward_pre_hook(
             lambda module, given: found.update(read=given[0].abs().mean((0, 2, 3)))
         )
-        ctx.network(x)
+        ctx._model.network(x)
         handle.remove()
     two = method("tp_activation", batches=2).scores(ctx)["blocks.0.conv1"]
     torch.testing.assert_close(two, found["read"] / found["read"].mean())

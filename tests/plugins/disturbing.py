@@ -106,7 +106,7 @@ class HooksForGood(Method):
     """Leaves a hook."""
 
     def prepare(self, ctx):
-        self.handle = ctx.network.register_forward_hook(lambda *given: None)
+        self.handle = ctx._model.network.register_forward_hook(lambda *given: None)
 
 
 @method("hooks_until_the_end")
@@ -114,7 +114,7 @@ class HooksUntilTheEnd(Method):
     """Takes its hook off, unless something goes wrong before."""
 
     def on_phase_start(self, ctx):
-        self.handle = ctx.network.register_forward_hook(lambda *given: None)
+        self.handle = ctx._model.network.register_forward_hook(lambda *given: None)
 
     def on_phase_end(self, ctx):
         self.handle.remove()
@@ -227,8 +227,8 @@ class WrapsForward(FromBase):
     """Puts a function of its own in the network's place; a copy of the network keeps calling the old one."""
 
     def prepare(self, ctx):
-        inner = ctx.network.forward
-        ctx.network.forward = lambda x: inner(x)
+        inner = ctx._model.network.forward
+        ctx._model.network.forward = lambda x: inner(x)
 
 
 @method("moves_the_goal")
@@ -236,7 +236,7 @@ class MovesTheGoal(FromBase):
     """Asks itself for less."""
 
     def select(self, ctx, budget):
-        ctx.budget = dataclasses.replace(budget, keep_macs=0.9)
+        ctx._budget = dataclasses.replace(budget, keep_macs=0.9)
         return super().select(ctx, ctx.budget)
 
 
@@ -245,7 +245,7 @@ class PaysBack(FromBase):
     """Gives its training cost away."""
 
     def scores(self, ctx):
-        ctx.forwarded -= 10**9
+        ctx._model.forwarded -= 10**9
         return super().scores(ctx)
 
 
@@ -254,7 +254,7 @@ class RenamesItself(Method):
     """Leaves a module behind that no other run can load."""
 
     def finalize(self, ctx):
-        ctx.network.add_module("mine", nn.Identity())
+        ctx._model.network.add_module("mine", nn.Identity())
 
 
 @method("starts_over")

@@ -1,0 +1,350 @@
+"""A network whose units are gated, masked, watched and cut: the state that a run changes and a checkpoint keeps.
+
+Needs no data, recipe or plan. Methods see it through :class:`bench.context.Context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.api import Masks
+from bench.archs import initialize
+from bench.budget import CostModel
+from bench.checkpoint import clone_state
+from bench.choosing import check_masks
+from bench.errors import RunFailed
+from bench.gates import Gates
+from bench.modes import evaluating
+from bench.optimizer import forget
+from bench.sites import Sites
+from bench.slicing import NORMS
+
+AT_ONCE = 1024
+"""Most examples in one forward that evaluates candidates."""
+
+
+class MaskedModel:
+    """A network with its sites under masks, and the slices of it that follow.
+
+    Args:
+        network: the dense network, with its initial weights.
+        sites: its prunable widths.
+        costs: its cost model.
+        device: where it is.
+        precision: of :meth:`forward`, ``fp32`` or ``bf16``.
+
+    Attributes:
+        network, sites: of the dense network, after a slice of the smaller one.
+        snapshots: tag -> parameters and buffers; ``init`` is there from the start.
+        sliced_by: masks over the dense network's units after a slice, else None.
+        tracked: site -> running statistic ``[n_units]`` (see :meth:`track`).
+        optimizer: of the phase that trains the network, None outside of one.
+        forwarded: examples in forwards outside of training steps since they were last counted.
+        charge: counts them at the present network's cost.
+    """
+
+    def __init__(
+        self, network: nn.Module, sites: Sites, costs: CostModel, device: torch.device, precision: str = "fp32"
+    ) -> None:
+        self.network, self.sites, self.costs, self.device, self.precision = network, sites, costs, device, precision
+        self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
+        self.sliced_by: dict[str, Tensor] | None = None
+        self.tracked: dict[str, Tensor] = {}
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.forwarded = 0
+        self.charge: Callable[[], None] = lambda: None
+        self.gates = Gates(network, sites)
+        self._masks = sites.ones(device)
+        self._masked: list[str] = []
+        self._also: dict[str, Tensor] = {}  # masks of the block of :meth:`masked` that is open
+        self._trackers: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {}
+        self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        self._passes = 1  # what a forward counts: three where a backward pass may follow
+
+    # --- gates and masks -------------------------------------------------------------------------------------
+
+    def gate(self, values: Mapping[str, Tensor]) -> None:
+        """Gate until :meth:`after_step`: site -> ``[n_units]`` or ``[B, n_units]``, in addition to the masks."""
+        self.gates.set(self._with_masks(values))
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Site -> bool ``[n_units]``. Assign to mask units for good; their own parameters are held as they are."""
+        return dict(self._masks)
+
+    @masks.setter
+    def masks(self, masks: Masks) -> None:
+        checked = check_masks(self.sites, masks)
+        self._masks = {name: mask.to(self.device) for name, mask in checked.items()}
+        self._masked = [name for name, mask in self._masks.items() if not bool(mask.all())]
+        self._hold()
+        self.gate({})
+
+    @property
+    def units_left(self) -> float:
+        """Share of the dense network's units that are there and not masked."""
+        return sum(int(mask.sum()) for mask in self._masks.values()) / int(self.costs.dense.sum())
+
+    @contextmanager
+    def masked(self, masks: Masks) -> Iterator[None]:
+        """Within the block, units whose mask is False read as zero."""
+        gated, before = self.gates.values, self._also
+        self._also = {name: mask.float().to(self.device) for name, mask in masks.items()}
+        self.gate({})
+        try:
+            yield
+        finally:
+            self._also = before
+            self.gates.set(gated)
+
+    def insert(self, site: str, module: nn.Module) -> None:
+        """Pass the activation ``[B, n_units, ...]`` of ``site`` through ``module`` until :meth:`release`."""
+        self.gates.insert(site, module.to(self.device))
+
+    @property
+    def inserted(self) -> dict[str, nn.Module]:
+        """Modules that were put in: site -> module."""
+        return dict(self.gates.inserted)
+
+    def insert_only(self, modules: Mapping[str, nn.Module]) -> None:
+        """Insert these modules (site -> module) in place of those that are in; for a resume."""
+        self.gates.inserted.clear()
+        for site, module in modules.items():
+            self.insert(site, module)
+
+    def _with_masks(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        both = {name: value.to(self.device) for name, value in values.items()}
+        for name in self._masked:
+            mask = self._masks[name]
+            both[name] = both[name] * mask if name in both else mask.float()
+        for name, mask in self._also.items():
+            both[name] = both[name] * mask if name in both else mask
+        return both
+
+    # --- forward passes --------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` in this model's precision, gates included."""
+        self.forwarded += self._passes * len(x)
+        with self.autocast():
+            return self.network(x)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """This model's precision as a context manager."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    @contextmanager
+    def probe(self, batch_statistics: bool = False, gradients: bool = False) -> Iterator[None]:
+        """Within the block, forwards leave no trace: eval mode, no batch norm update, no RNG use, no gradients kept.
+
+        Args:
+            batch_statistics: normalise by the batch's own statistics, as in training, without recording them.
+            gradients: allow a backward pass; parameters get their former gradients back afterwards.
+        """
+        network = self.network
+        norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
+        kept = [
+            (p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted.values() for p in m.parameters()))
+        ]
+        gated, passes = self.gates.values, self._passes
+        devices = [self.device] if self.device.type == "cuda" else []
+        with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
+            try:
+                for norm, _ in norms if batch_statistics else ():
+                    norm.training, norm.track_running_stats = True, False
+                for parameter, _ in kept if gradients else ():
+                    parameter.grad = None
+                self.gate({})
+                self._passes = 3 if gradients else 1
+                yield
+            finally:
+                self._passes = passes
+                for norm, tracks in norms:
+                    norm.track_running_stats = tracks
+                for parameter, grad in kept:
+                    parameter.grad = grad
+                self.gates.set(gated)
+
+    @torch.no_grad()
+    def evaluate(self, candidates: Mapping[str, Tensor], x: Tensor, batch_statistics: bool = False) -> Tensor:
+        """Logits ``[P, B, classes]`` of the batch ``x`` under ``P`` candidate masks, site -> ``[P, n_units]``.
+
+        In batched forwards through per-example gates. A network whose norms use the batch's own statistics
+        cannot share a batch between candidates: it is given one candidate after the other.
+        """
+        population, batch = len(next(iter(candidates.values()))), len(x)
+        alone = batch_statistics and any(isinstance(m, NORMS) for m in self.network.modules())
+        chunk = 1 if alone else max(1, AT_ONCE // batch)
+        parts = []
+        with self.probe(batch_statistics):
+            for start in range(0, population, chunk):
+                some = {n: c[start : start + chunk].to(self.device).float() for n, c in candidates.items()}
+                count = len(next(iter(some.values())))
+                self.gate({n: c.repeat_interleave(batch, dim=0) if count > 1 else c[0] for n, c in some.items()})
+                logits = self.forward(x.repeat(count, 1, 1, 1)).float()
+                parts.append(logits.unflatten(0, (count, batch)))
+        return torch.cat(parts)
+
+    def activations_of(self, x: Tensor) -> dict[str, Tensor]:
+        """Activations of a batch in eval mode, site -> ``[B, n_units, positions...]``, at least one position."""
+        with self.probe(), self.activations() as found:
+            self.forward(x)
+        return {name: a if a.dim() > 2 else a[..., None] for name, a in found.items()}
+
+    def gate_gradients(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Derivative of each example's loss by a gate of 1 on each unit, in eval mode: site -> ``[B, n_units]``."""
+        with self.probe(gradients=True):
+            gates = {n: torch.ones(len(x), s.n_units, device=self.device) for n, s in self.sites.items()}
+            for gate in gates.values():
+                gate.requires_grad_(True)
+            self.gate(gates)
+            loss = F.cross_entropy(self.forward(x).float(), y, reduction="sum")
+            return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
+
+    # --- watching activations --------------------------------------------------------------------------------
+
+    @contextmanager
+    def activations(self) -> Iterator[dict[str, Tensor]]:
+        """Within the block, every forward fills the yielded dictionary: site -> ``[B, n_units, ...]``.
+
+        The values are what the activation function puts out, before pooling (what the consumer reads where that
+        cannot be followed, see :mod:`bench.gates`), masked and detached.
+        """
+        found: dict[str, Tensor] = {}
+
+        def observe(site: str, activation: Tensor) -> None:
+            found[site] = activation.detach()
+            if site in self._masked:
+                mask = self._masks[site].to(activation.dtype)
+                found[site] = found[site] * mask.reshape(-1, *[1] * (activation.dim() - 2))
+
+        with self._observing(observe):
+            yield found
+
+    def track(self, site: str, statistic: Callable[[Tensor], Tensor], momentum: float) -> None:
+        """Keep ``tracked[site]``: the exponential mean of ``statistic(activation)`` over forwards in :meth:`tracking`.
+
+        Args:
+            site: its name.
+            statistic: maps the batch's activations ``[B, n_units, ...]``, before any gate, to ``[n_units]``.
+            momentum: weight of the past; the mean starts at zero.
+        """
+        self.tracked[site] = torch.zeros(self.sites[site].n_units, device=self.device)
+        self._trackers[site] = (statistic, momentum)
+
+    @contextmanager
+    def tracking(self) -> Iterator[None]:
+        """Within the block, forwards update ``tracked``."""
+        if not self._trackers:
+            yield
+            return
+        with self._observing(self._track):
+            yield
+
+    @contextmanager
+    def _observing(self, observer: Callable[[str, Tensor], None]) -> Iterator[None]:
+        before = self.gates.observer
+        self.gates.observe(observer)
+        try:
+            yield
+        finally:
+            self.gates.observe(before)
+
+    @torch.no_grad()
+    def _track(self, site: str, activation: Tensor) -> None:
+        if site in self._trackers:
+            statistic, momentum = self._trackers[site]
+            self.tracked[site].lerp_(statistic(activation.detach()).float(), 1 - momentum)
+
+    # --- going back, getting smaller -------------------------------------------------------------------------
+
+    def snapshot(self, tag: str) -> None:
+        """Keep parameters and buffers under ``tag``."""
+        self.snapshots[tag] = clone_state(self.network)
+
+    def rewind(self, tag: str) -> None:
+        """Load the snapshot ``tag``; the optimizer's state is cleared, masks stay. Raises RunFailed for another tag."""
+        if tag not in self.snapshots:
+            raise RunFailed(f"no snapshot '{tag}'; there are {', '.join(sorted(self.snapshots))} and fresh")
+        self.network.load_state_dict(self.snapshots[tag])
+        self._restarted()
+
+    def redraw(self, seed: int) -> None:
+        """Load ``init``, then draw the layers' weights again from ``seed``; bare parameters stay those of ``init``."""
+        self.network.load_state_dict(self.snapshots["init"])
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            initialize(self.network)
+        self._restarted()
+
+    def _restarted(self) -> None:
+        if self.optimizer is not None:
+            forget(self.optimizer)
+        self._hold()
+
+    def shrink(self, masks: Masks) -> None:
+        """Slice by ``masks``; the masks of the units that stay, and trackers, go over to the smaller network."""
+        trackers, before = self._trackers, self._masks
+        self.slice(check_masks(self.sites, masks))
+        self._trackers = trackers
+        self.masks = {name: before[name][masks[name].to(self.device)] for name in self.sites}
+
+    def slice(self, masks: Masks) -> nn.Module:
+        """Replace the network, its sites and every snapshot by their slices. Gates and masks end here."""
+        self.release()
+        self.charge()
+        masks = {name: masks[name].cpu().clone() for name in self.sites}
+        if self.sliced_by is None:
+            self.sliced_by = masks
+        else:
+            for name, kept in self.sliced_by.items():
+                kept[kept.clone()] = masks[name]
+        state = clone_state(self.network)
+        for tag, snapshot in self.snapshots.items():
+            self.network.load_state_dict(snapshot)
+            self.snapshots[tag] = clone_state(self.sites.slice(self.network, masks))
+        self.network.load_state_dict(state)
+        self.network = self.sites.slice(self.network, masks)
+        self.sites = self.sites.sliced(masks, self.network)
+        self.tracked = {name: value[masks[name].to(value.device)] for name, value in self.tracked.items()}
+        self.gates = Gates(self.network, self.sites)
+        self._masks = self.sites.ones(self.device)
+        return self.network
+
+    # --- around training steps -------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether :meth:`after_step` has anything to do."""
+        return bool(self._held or self.gates.values)
+
+    def after_step(self) -> None:
+        """End of a step: batch gates go, masked units are put back as they were, their momentum is zero."""
+        self.gate({})
+        for parameter, rows, saved in self._held:
+            with torch.no_grad():
+                parameter[rows] = saved
+            for moment in self.optimizer.state.get(parameter, {}).values() if self.optimizer else ():
+                if isinstance(moment, Tensor) and moment.shape == parameter.shape:
+                    moment[rows] = 0
+
+    def release(self) -> None:
+        """Take every hook and inserted module off the network."""
+        self.gates.remove()
+        self._masked, self._held, self._trackers = [], [], {}
+
+    def _hold(self) -> None:
+        self._held = []
+        for name in self._masked:
+            mask = self._masks[name]
+            for parameter, cut in self.sites[name].unit_parameters():
+                rows = cut.positions.to(self.device)[~mask[cut.units.to(self.device)]]
+                self._held.append((parameter, rows, parameter.detach()[rows].clone()))

@@ -1,0 +1,50 @@
+"""Where a run is: its training writes it, its method reads it through the context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.errors import RunFailed
+
+
+@dataclass
+class RunState:
+    """Where a run is: its training writes this, its method reads it through the context.
+
+    Attributes:
+        phase, epoch, step, progress, x, y, curve: see :class:`Context`.
+        logged: numbers for the curve's next entry.
+        stopping: what is to end after this epoch, ``phase`` or ``search``; None for nothing.
+        hook: name of the method's hook that runs now; empty outside of hooks.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    progress: float = 0.0
+    x: Tensor = field(default_factory=lambda: torch.empty(0))
+    y: Tensor = field(default_factory=lambda: torch.empty(0))
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    logged: dict[str, float] = field(default_factory=dict)
+    stopping: str | None = None
+    hook: str = ""
+
+    @contextmanager
+    def during(self, hook: str) -> Iterator[None]:
+        """Within the block the method's ``hook`` runs: what it may not do is refused."""
+        before, self.hook = self.hook, hook
+        try:
+            yield
+        finally:
+            self.hook = before
+
+    def require_hook(self, call: str, hooks: tuple[str, ...]) -> None:
+        """Raise RunFailed where a method's hook runs that is not one of ``hooks``."""
+        if self.hook and self.hook not in hooks:
+            raise RunFailed(f"ctx.{call} in {self.hook}: only {', '.join(hooks)} may do that")
