@@ -25,7 +25,6 @@ OF_THE_HARNESS = {"bench.api", "bench.archs.architecture", "bench.data.dataset"}
 EXPECTED = {"torch", "math", "dataclasses", "typing", "numpy", "methods.papers", "__future__"}
 OUTSIDE = {"socket", "urllib", "http", "requests", "subprocess", "multiprocessing", "shutil", "tempfile"}
 FILES = {"open", "write_text", "write_bytes", "mkdir", "unlink", "save", "load", "savez", "tofile", "fromfile"}
-FOR_THE_HARNESS = {"network", "optimizer", "snapshots", "slice", "release", "after_step", "tracking", "stopping"}
 ADAPTERS = [ROOT / "methods" / "torch_pruning_adapter.py"]
 
 
@@ -176,10 +175,11 @@ def imports(subject: Subject) -> str | None:
     return f"also imports {', '.join(sorted(strange))}" if strange else None
 
 
-@check("context", "Names with an underscore change without notice.", is_adapter, alone=True)
+@check(
+    "context", "Names with an underscore change without notice; others a context does not have.", is_adapter, alone=True
+)
 def context(subject: Subject) -> str | None:
     """Only the public side of ctx and of sites is used."""
-    seen = set()
     for file, node in nodes(subject):
         if not isinstance(node, ast.Attribute):
             continue
@@ -190,9 +190,9 @@ def context(subject: Subject) -> str | None:
             continue
         hidden = node.attr.startswith("_") and not node.attr.startswith("__")
         require(not hidden, f"{file.name}:{node.lineno} uses {ast.unparse(node)}, which is private")
-        if root is node.value and root.id == "ctx" and node.attr in FOR_THE_HARNESS:
-            seen.add(f"ctx.{node.attr}")
-    return f"uses {', '.join(sorted(seen))}, which the documents do not offer" if seen else None
+        unknown = root is node.value and root.id == "ctx" and not hasattr(Context, node.attr)
+        require(not unknown, f"{file.name}:{node.lineno} uses {ast.unparse(node)}, which a context does not have")
+    return None
 
 
 @check("device", "The same file has to run on any device: tensors belong on ctx.device.", alone=True)

@@ -102,6 +102,7 @@ def test_every_check_can_fail():
 TEXTS = {
     "imports": ("from bench.data import load_test", "load_test; of the harness only bench.api is for methods"),
     "context": ("def peek(ctx): return ctx._data.train", "uses ctx._data, which is private"),
+    "context 2": ("def peek(ctx): return ctx.network", "uses ctx.network, which a context does not have"),
     "device": ("def move(x): return x.cuda()", "x.cuda() names a device; use ctx.device"),
     "files": ("def keep(x): return open('x', 'w')", "reads or writes a file"),
 }
@@ -110,11 +111,12 @@ TEXTS = {
 @pytest.mark.parametrize("check", TEXTS)
 def test_a_text_that_reaches_too_far_is_found(check, tmp_path):
     line, said = TEXTS[check]
-    file = tmp_path / f"reaching_{check}.py"
+    name, check = f"reaching_{check.replace(' ', '_')}", check.split()[0]
+    file = tmp_path / f"{name}.py"
     function = "def reach(site):\n    return site.rows().norm(dim=1)\n"
-    file.write_text(f"from bench.api import importance\n\n{line}\n\n@importance('reaching_{check}')\n{function}")
+    file.write_text(f"from bench.api import importance\n\n{line}\n\n@importance('{name}')\n{function}")
     add_plugin(str(file))
-    result = outcome(f"reaching_{check}", check)
+    result = outcome(name, check)
     assert (result.outcome, said in result.detail) == ("FAILED", True), result
 
 

@@ -1,6 +1,8 @@
 """What a method can rely on: probing leaves no trace, masks hold, candidates are exact, snapshots go back."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,30 @@ from bench import masked_model
 from bench.api import Phase
 from bench.data import TrainingData
 from bench.errors import RunFailed
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "add_a_method.md"
+
+
+def test_public_names_are_the_documented_ones(make_ctx):
+    table = DOCUMENT.read_text().partition("### The context")[2].partition("\n## ")[0]
+    documented = {name for line in table.splitlines() for name in re.findall(r"ctx\.(\w+)", line.split(" | ")[0])}
+    assert documented == {name for name in dir(make_ctx()) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", ["network", "optimizer", "forwarded", "snapshots", "anything"])
+def test_other_names_can_be_neither_read_nor_set(make_ctx, name):
+    ctx = make_ctx()
+    with pytest.raises(AttributeError, match=rf"a context has no '{name}': docs/add_a_method\.md lists"):
+        getattr(ctx, name)
+    with pytest.raises(AttributeError, match=rf"ctx\.{name} cannot be set: .* only ctx\.masks can be assigned"):
+        setattr(ctx, name, 0)
+
+
+@pytest.mark.parametrize("name", ["recipe", "budget", "x", "epoch", "curve", "sites", "rng"])
+def test_what_the_run_decides_cannot_be_set(make_ctx, name):
+    ctx = make_ctx()
+    with pytest.raises(AttributeError, match="cannot be set"):
+        setattr(ctx, name, getattr(ctx, name))
 
 
 def state_of(ctx):
