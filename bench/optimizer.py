@@ -12,13 +12,14 @@ from bench.spec import Recipe, Stage
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], stage: Stage, recipe: Recipe) -> torch.optim.SGD:
-    """Fused SGD over those of ``parameters`` that are trained, with the recipe's settings and momenta of zero.
+    """Fused SGD with the recipe's settings and momenta of zero; a parameter without gradient stays as it is.
 
     Fused SGD fails where some parameters with a gradient have a momentum and others have none yet, such as those of a
     layer that the first batches left out. The first step from a momentum of zero is that from none, to the bit.
+    Frozen parameters are included: what is frozen may change within a phase, and a resumed phase has the same order.
     """
     optimizer = torch.optim.SGD(
-        [p for p in parameters if p.requires_grad],
+        [p for p in parameters if p.requires_grad or p.is_floating_point()],  # of others fused SGD makes an error
         lr=stage.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
