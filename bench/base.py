@@ -43,9 +43,7 @@ def exists(folder: Path, base_id: str) -> bool:
     return weights.is_file() and facts.is_file()
 
 
-def ensure(
-    folder: Path, base_id: str, epochs: int, macs: int, progress: Progress, start: Callable[[Path], Training]
-) -> Base:
+def ensure(folder: Path, base_id: str, epochs: int, progress: Progress, start: Callable[[Path], Training]) -> Base:
     """The base, trained now unless it is already there.
 
     Two processes that need it train it once: the second waits for the first, and takes over (from its last
@@ -55,7 +53,6 @@ def ensure(
         folder: output folder.
         base_id: its name.
         epochs: of its training.
-        macs: of the dense network.
         progress: where to report.
         start: makes the plain training that writes its checkpoints to the given file.
     """
@@ -71,7 +68,7 @@ def ensure(
             if training.resume():
                 progress.skip(training.position[1])
                 progress.say(f"base: going on after epoch {training.position[1]}")
-            training.run((Phase(epochs),), _no_prune, lambda: macs)
+            training.run((Phase(epochs),), _no_prune)
             artifact = save_tensors(weights, training.model.network.state_dict())
             facts = {
                 "id": base_id,

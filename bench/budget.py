@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class CostModel:
     """
 
     def __init__(self, network: nn.Module, sites: Sites, shape: tuple[int, ...]) -> None:
-        self.names = list(sites)
+        self.names, self.shape = list(sites), tuple(shape)
         self.dense = np.array([sites[n].n_units for n in self.names], dtype=np.int64)
         column = {name: k for k, name in enumerate(self.names)}
         counted = flops.count(network, shape)
@@ -70,6 +70,8 @@ class CostModel:
         self.macs_pair, self.params_pair, self.macs_out, self.params_out = (np.array(c) for c in costs)
         self._other = np.zeros_like(self.dense)
         self._rest_macs = counted.total - modelled
+        self._rows = {layer: row for row, layer in enumerate(layers)}
+        self._own_macs = own_macs(counted)
         if self._rest_macs:
             self._other = _other_macs(network, sites, shape, self)
         self._rest_macs -= int(self._other @ self.dense)
@@ -83,6 +85,29 @@ class CostModel:
     def macs(self, widths: NDArray[np.int64]) -> int:
         """MACs of the network sliced to ``widths``, as fvcore counts them."""
         return int(self._macs(widths))
+
+    def widths_of(self, network: nn.Module) -> NDArray[np.int64]:
+        """Widths of a slice of the dense network, read off the layers that make the units."""
+        widths = self.dense.copy()
+        for k, name in enumerate(self.names):
+            row = self._rows[name]
+            made = channels(network.get_submodule(name))[1] - self.fixed_out[row]
+            widths[k] = made // self.per_out[row, k]
+        return widths
+
+    def macs_within(self, modules: Iterable[str], widths: NDArray[np.int64]) -> int:
+        """MACs of these modules (dotted names) and what is inside them, as part of the network at ``widths``.
+
+        Operators that cost by the width of a site and belong to no layer of it are left out.
+        """
+        inside = tuple(modules)
+        n_in, n_out = self._channels(widths)
+        macs = self.macs_pair * (n_in * n_out) + self.macs_out * n_out
+        return sum(
+            int(macs[self._rows[name]]) if name in self._rows else own
+            for name, own in self._own_macs.items()
+            if any(name == module or name.startswith(f"{module}.") for module in inside)
+        )
 
     def params(self, widths: NDArray[np.int64]) -> int:
         """Parameters of the network sliced to ``widths``."""
@@ -141,6 +166,16 @@ class CostModel:
         return self.fixed_in + widths @ self.per_in.T, self.fixed_out + widths @ self.per_out.T
 
 
+def own_macs(counted: flops.Macs) -> Counter[str]:
+    """MACs of each module (dotted name) without those of its inner modules."""
+    totals = {name: sum(ops.values()) for name, ops in counted.by_module.items()}
+    found = Counter(totals)
+    for name in totals:
+        if name:
+            found[name.rpartition(".")[0]] -= totals[name]
+    return found
+
+
 def _other_macs(network: nn.Module, sites: Sites, shape: tuple[int, ...], model: CostModel) -> NDArray[np.int64]:
     """MACs per unit of operators that belong to no layer of a site (pooling, attention): linear in each width.
 
@@ -153,13 +188,8 @@ def _other_macs(network: nn.Module, sites: Sites, shape: tuple[int, ...], model:
     layers = {cut.layer for site in sites.values() for cut in site.cuts}
 
     def own(counted: flops.Macs) -> Counter[str]:
-        """MACs of each module beside those of its inner modules; layers of sites left out."""
-        totals = {name: sum(ops.values()) for name, ops in counted.by_module.items()}
-        found = Counter(totals)
-        for name in totals:
-            if name:
-                found[name.rpartition(".")[0]] -= totals[name]
-        return Counter({name: macs for name, macs in found.items() if name not in layers})
+        """Of each module without its inner modules; layers of sites left out."""
+        return Counter({name: macs for name, macs in own_macs(counted).items() if name not in layers})
 
     dense = own(flops.traced(network, shape))
 

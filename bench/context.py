@@ -147,8 +147,8 @@ class Context:
 
         Args:
             batch_statistics: normalise by the batch's own statistics, as in training, without recording them.
-            gradients: allow a backward pass; parameters get their former gradients back afterwards. A forward then
-                costs as much as in training, three times one without.
+            gradients: allow a backward pass; parameters get their former gradients back afterwards. A forward whose
+                output requires a gradient costs as much as in training, three times one without.
         """
         return self._model.probe(batch_statistics, gradients)
 

@@ -120,7 +120,8 @@ FIELDS: dict[str, Kind] = {
             {
                 **{"plan": listed(_step), "precision": name, "starts_from": name, **_work, "selection": name},
                 "base": fields({"id": name, "sha256": sha256, **_work}),
-            }
+            },
+            {"method_examples": fields({"forward": count, "backward": count})},
         )
     ),
     "structure": maybe(

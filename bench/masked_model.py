@@ -20,6 +20,7 @@ from bench.checkpoint import clone_state
 from bench.choosing import check_masks
 from bench.errors import RunFailed
 from bench.gates import Gates
+from bench.ledger import Ledger
 from bench.modes import evaluating
 from bench.optimizer import forget
 from bench.sites import Sites
@@ -45,8 +46,7 @@ class MaskedModel:
         sliced_by: masks over the dense network's units after a slice, else None.
         tracked: site -> running statistic ``[n_units]`` (see :meth:`track`).
         optimizer: of the phase that trains the network, None outside of one.
-        forwarded: examples in forwards outside of training steps since they were last counted.
-        charge: counts them at the present network's cost.
+        ledger: counts forwards outside of training steps.
     """
 
     def __init__(
@@ -57,15 +57,19 @@ class MaskedModel:
         self.sliced_by: dict[str, Tensor] | None = None
         self.tracked: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
-        self.forwarded = 0
-        self.charge: Callable[[], None] = lambda: None
+        self.ledger = Ledger(costs)
+        self.ledger.attach(network)
         self.gates = Gates(network, sites)
         self._masks = sites.ones(device)
         self._masked: list[str] = []
         self._also: dict[str, Tensor] = {}  # masks of the block of :meth:`masked` that is open
         self._trackers: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {}
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        self._passes = 1  # what a forward counts: three where a backward pass may follow
+
+    @property
+    def macs(self) -> int:
+        """MACs of one forward of the network as it is."""
+        return self.costs.macs(self.costs.array(self.sites.widths))
 
     # --- gates and masks -------------------------------------------------------------------------------------
 
@@ -131,7 +135,6 @@ class MaskedModel:
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, classes]`` in this model's precision, gates included."""
-        self.forwarded += self._passes * len(x)
         with self.autocast():
             return self.network(x)
 
@@ -154,7 +157,7 @@ class MaskedModel:
         kept = [
             (p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted.values() for p in m.parameters()))
         ]
-        gated, passes = self.gates.values, self._passes
+        gated = self.gates.values
         devices = [self.device] if self.device.type == "cuda" else []
         with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
             try:
@@ -163,10 +166,8 @@ class MaskedModel:
                 for parameter, _ in kept if gradients else ():
                     parameter.grad = None
                 self.gate({})
-                self._passes = 3 if gradients else 1
                 yield
             finally:
-                self._passes = passes
                 for norm, tracks in norms:
                     norm.track_running_stats = tracks
                 for parameter, grad in kept:
@@ -300,7 +301,6 @@ class MaskedModel:
     def slice(self, masks: Masks) -> nn.Module:
         """Replace the network, its sites and every snapshot by their slices. Gates and masks end here."""
         self.release()
-        self.charge()
         masks = {name: masks[name].cpu().clone() for name in self.sites}
         if self.sliced_by is None:
             self.sliced_by = masks
@@ -317,6 +317,7 @@ class MaskedModel:
         self.tracked = {name: value[masks[name].to(value.device)] for name, value in self.tracked.items()}
         self.gates = Gates(self.network, self.sites)
         self._masks = self.sites.ones(self.device)
+        self.ledger.attach(self.network)
         return self.network
 
     # --- around training steps -------------------------------------------------------------------------------
@@ -337,8 +338,9 @@ class MaskedModel:
                     moment[rows] = 0
 
     def release(self) -> None:
-        """Take every hook and inserted module off the network."""
+        """Take every hook and inserted module off the network; its forwards are no longer counted."""
         self.gates.remove()
+        self.ledger.detach()
         self._masked, self._held, self._trackers = [], [], {}
 
     def _hold(self) -> None:

@@ -92,6 +92,7 @@ class Run:
         )
         self.parts["data"] = self.data.facts
         self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
+        self.ctx: Context | None = None
         self.training: Training | None = None
         self.base: bases.Base | None = None
 
@@ -101,7 +102,7 @@ class Run:
         """Everything: sites, base, plan, measuring."""
         self._find_sites()
         self.model.require(self.spec.budget or Budget())
-        ctx = self._context(self.network)
+        self.ctx = ctx = self._context(self.network)
         plan = check_plan(self.method.plan(ctx), self.method.prunes)
         # A checkpoint of another network, other images or another version of the method is of no use.
         identity = f"{self.spec.id} {self.base_id} {method_digest(self.method)}"
@@ -117,9 +118,10 @@ class Run:
             self.progress.skip(trained + training.position[1])
             self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
         self.plan = plan
-        training.run(plan, self._prune, self._macs)
+        training.run(plan, self._prune)
         if training.method is not None:
             self._finalize(training)
+        training.model.release()
         self._measure(training)
 
     def train_base(self) -> str:
@@ -147,7 +149,6 @@ class Run:
             self.options.out,
             self.base_id,
             self.spec.recipe.train.epochs,
-            self.model.macs(self.model.dense),
             self.progress,
             lambda checkpoint: self._training(
                 self._context(build_like(self.network, self.spec, self.shape, self.classes)),
@@ -166,11 +167,6 @@ class Run:
     def _training(self, ctx: Context, method: Method, checkpoint: Path, identity: str) -> Training:
         recipe, seed = self.spec.recipe, self.spec.seed
         return Training(ctx, method, self.data, recipe, seed, self.progress, checkpoint, identity)
-
-    def _macs(self) -> int:
-        """MACs of the network as it is now."""
-        assert self.training is not None
-        return self.model.macs(self.model.array(self.training.model.sites.widths))
 
     def _finalize(self, training: Training) -> None:
         training.call("finalize")
@@ -191,10 +187,11 @@ class Run:
         whole, sites = model.network, model.sites
         sliced = model.slice(masks)
         x = self.data.val.first(64)
-        difference = gate_slice_difference(whole, sliced, sites, masks, x)
+        with model.ledger.paused():
+            difference = gate_slice_difference(whole, sliced, sites, masks, x)
+            counted = flops.count(sliced, self.shape)
         if not difference <= TOLERANCE:  # not a number fails too
             raise RunFailed(f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}")
-        counted = flops.count(sliced, self.shape)
         if counted.total != self.model.macs(cost):
             raise RunFailed(f"fvcore counts {counted.total:,} MACs, the cost model {self.model.macs(cost):,}")
         training.recalibrate()
@@ -282,20 +279,21 @@ class Run:
             "epochs": training.epochs + (base.facts["epochs"] if from_base else 0),
             "examples": training.examples + (base.facts["examples"] if from_base else 0),
             "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
+            "method_examples": {kind: training.model.ledger.counts[kind] for kind in ("forward", "backward")},
             "selection": "last epoch",
             "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256")},
         }
 
     def let_go(self) -> None:
         """Leave nothing of the method on the network, whatever happened."""
-        if self.training is not None:
-            if self.training.method is not None:
-                for hook in self.method.bound("finalize"):
-                    try:
-                        hook(self.training.ctx)
-                    except Exception as error:  # the first error is the one to report
-                        self.progress.say(f"finalize failed too: {error}")
-            self.training.model.release()
+        if self.training is not None and self.training.method is not None:
+            for hook in self.method.bound("finalize"):
+                try:
+                    hook(self.training.ctx)
+                except Exception as error:  # the first error is the one to report
+                    self.progress.say(f"finalize failed too: {error}")
+        if self.ctx is not None:
+            self.ctx._model.release()
 
     def record(self) -> dict[str, Any]:
         """The record as far as the run has come; status and error are the caller's."""

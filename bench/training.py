@@ -58,7 +58,7 @@ class Training:
         self.position = (0, 0)  # index in the plan, epochs of it that are done
         self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
         self.examples = self.epochs = 0
-        self.train_macs = 0
+        self.step_macs = 0
         self.resumes = 0
         self.prefix = ""  # before a phase's name in progress messages
         self.extra: dict[str, Any] = {}  # what the prune leaves for the record
@@ -68,13 +68,16 @@ class Training:
         """One entry for each epoch so far."""
         return self.now.curve
 
+    @property
+    def train_macs(self) -> int:
+        """MACs of all training steps, and of the forwards that the method made itself."""
+        return self.step_macs + self.model.ledger.macs
+
     # --- the plan --------------------------------------------------------------------------------------------
 
-    def run(self, plan: Plan, prune: Callable[[Training], None], macs: Callable[[], int]) -> None:
-        """Carry out ``plan`` from the current position; ``prune`` does its PRUNE, ``macs`` counts the network."""
+    def run(self, plan: Plan, prune: Callable[[Training], None]) -> None:
+        """Carry out ``plan`` from the current position; ``prune`` does its PRUNE."""
         index, done = self.position
-        self._macs = macs
-        self.model.charge = self.charge_forwards
         while index < len(plan):
             step = plan[index]
             now = self.now
@@ -107,7 +110,6 @@ class Training:
         for epoch in range(done, phase.epochs):
             now.epoch = epoch
             loss = self._epoch(index, phase, stage, optimizer)
-            self.train_macs += 3 * self._macs() * self._examples_an_epoch
             self.epochs += 1
             with self._clock("evaluate"):
                 accuracy, val_loss = self._validate()
@@ -139,11 +141,6 @@ class Training:
         losses = [entry["val_loss"] for entry in self.curve if entry["phase"] == index]
         return patience > 0 and len(losses) - losses.index(min(losses)) > patience
 
-    def charge_forwards(self) -> None:
-        """Count the forwards that a method made by itself (probing, candidates, statistics) as training cost."""
-        self.train_macs += self._macs() * self.model.forwarded
-        self.model.forwarded = 0
-
     def _epoch(self, index: int, phase: Phase, stage: Stage, optimizer: torch.optim.Optimizer) -> float:
         """One epoch; returns the mean training loss, penalties not included."""
         model, now, recipe = self.model, self.now, self.recipe
@@ -163,7 +160,7 @@ class Training:
             now.step, now.x, now.y = step, x, y
             now.progress = now.epoch + step / steps
             self._timed("on_batch_start", hooks)
-            with model.tracking(), model.autocast():
+            with model.tracking(), model.autocast(), model.ledger.harness(network):
                 logits = network(x)
             loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
             total += loss.detach() * len(y)
@@ -179,7 +176,7 @@ class Training:
             seen += len(y)
             self.progress.step(1 / steps)
         self.examples += seen
-        self._examples_an_epoch = seen
+        self.step_macs += seen * model.ledger.step_macs(network)
         mean = float(total) / seen
         method = self.seconds["method"] - method_before
         self.seconds["train"] += time.perf_counter() - began - method
@@ -189,7 +186,8 @@ class Training:
     def _validate(self) -> tuple[float, float]:
         """Top-1 and loss on the validation images, in eval mode and float32, masks included."""
         val = self.data.val
-        logits, labels = logits_of(self.model.network, val), val.labels.cpu()
+        with self.model.ledger.harness(self.model.network):
+            logits, labels = logits_of(self.model.network, val), val.labels.cpu()
         top1 = (logits.argmax(dim=1) == labels).double().mean().item()
         return top1, F.cross_entropy(logits, labels).item()
 
@@ -208,7 +206,7 @@ class Training:
         batches = self.data.train.batches(self.recipe.batch_size, generator, drop_last=True)
         with torch.no_grad():
             for _, (x, _) in zip(range(self.recipe.recalibrate), batches, strict=False):
-                with self.model.autocast():
+                with self.model.autocast(), self.model.ledger.harness(network):
                     network(x)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -248,7 +246,6 @@ class Training:
 
     def _save(self, position: tuple[int, int]) -> None:
         self.position = position
-        self.charge_forwards()
         if self.checkpoint is None:
             return
         model, now = self.model, self.now
@@ -270,7 +267,8 @@ class Training:
             "seconds": self.seconds,
             "examples": self.examples,
             "epochs": self.epochs,
-            "train_macs": self.train_macs,
+            "step_macs": self.step_macs,
+            "ledger": model.ledger.counts,
             "resumes": self.resumes,
             "extra": self.extra,
         }
@@ -303,7 +301,7 @@ class Training:
         model.snapshots |= state["snapshots"]
         model.tracked |= state["tracked"]
         self.ctx.rng.set_state(state["rng"].cpu())
-        model.forwarded = 0  # what prepare looked at was counted the first time
+        model.ledger.counts = state["ledger"]  # what prepare looked at was counted the first time
         self._optimizer_state = state["optimizer"]
         first, second = state["position"]
         self.position = (int(first), int(second))
@@ -311,16 +309,14 @@ class Training:
         now.logged = state["logged"]
         self.seconds, self.extra = state["seconds"], state["extra"]
         self.examples, self.epochs = state["examples"], state["epochs"]
-        self.train_macs = state["train_macs"]
+        self.step_macs = state["step_macs"]
         self.resumes = state["resumes"] + 1
         return True
 
-    _macs: Callable[[], int]
     _optimizer_state: dict[str, Any] | None = None
-    _examples_an_epoch = 0
 
 
-FORM = 3
+FORM = 4
 """Of a checkpoint; one of another form is as good as none."""
 STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
 

@@ -59,8 +59,6 @@ class TorchPruning(Method):
 class FromImages(TorchPruning):
     """An importance that reads gradients or activations of training images."""
 
-    passes = 3  # what an image costs, in forward passes; a backward pass counts as two
-
     @dataclass(frozen=True)
     class Config:
         """Options."""
@@ -75,7 +73,6 @@ class FromImages(TorchPruning):
         """Show it the batches, in eval mode and float32 as Torch-Pruning's scripts do."""
         for x, y in ctx.batches("train", limit=self.config.batches):
             self.show(importance, traced.network, x, y)
-            ctx._model.forwarded += self.passes * len(x)
 
     def show(self, importance, network, x, y):
         """One batch; by default its mean gradient adds up in the copy's parameters."""
@@ -180,7 +177,6 @@ class Activation(FromImages):
     """Torch-Pruning's ActivationImportance as shipped: mean |input| of the readers in the last batch alone."""
 
     importance = tp.importance.ActivationImportance
-    passes = 1
 
     def show(self, importance, network, x, y):
         """Its hooks record the inputs of every layer."""

@@ -19,6 +19,7 @@ from bench.check.networks import (
     residual,
 )
 from bench.discovery import find_sites
+from bench.ledger import Ledger
 from bench.slicing import NORMS
 
 
@@ -232,4 +233,19 @@ def half_masks(sites, seed=0):
 
 
 def hooks_of(network):
-    return [m for m in network.modules() if m._forward_pre_hooks or m._forward_hooks or m._backward_hooks]
+    """Modules with a hook that is not the ledger's."""
+    return [m for m in network.modules() if any(not is_ledgers(h) for hooks in all_hooks(m) for h in hooks.values())]
+
+
+def all_hooks(module):
+    return module._forward_pre_hooks, module._forward_hooks, module._backward_hooks
+
+
+def is_ledgers(hook):
+    return isinstance(getattr(hook, "__self__", None), Ledger)
+
+
+def in_forwards(ctx):
+    """What a method's forwards cost so far, in forwards of one example without gradient."""
+    ledger = ctx._model.ledger
+    return ledger.forward + 3 * ledger.backward

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import GREY, hooks_of, three_sites, two_sites
+from networks import GREY, hooks_of, in_forwards, three_sites, two_sites
 from torch.nn import functional as F
 
 from bench.api import STATISTICS
@@ -123,7 +123,7 @@ def test_batches_are_limited_and_charged(make_ctx, batches, seen, of, passes):
         lambda s, v: (sizes.append(len(v)) if s.name == site else None) or v.flatten(1)[0, : s.n_units], of, batches
     )
     assert sum(sizes) == seen
-    assert ctx._model.forwarded == passes * seen
+    assert in_forwards(ctx) == passes * seen
 
 
 def test_a_mean_over_nothing_is_told(ctx):
@@ -166,7 +166,7 @@ def test_leave_one_out_is_the_loss_of_each_network_without_a_unit(make_ctx):
     ctx = trained(make_ctx(arch=two_sites(), shape=GREY, batch_size=40))
     x, y = train_set(ctx)
     losses = ctx.leave_one_out()
-    assert ctx._model.forwarded == 96 * sum(ctx.sites.widths.values())
+    assert in_forwards(ctx) == 96 * sum(ctx.sites.widths.values())
     for name, site in ctx.sites.items():
         assert losses[name].shape == (site.n_units,)
         for unit in range(site.n_units):
@@ -184,7 +184,7 @@ def test_each_candidate_is_evaluated_as_if_alone(ctx, batch_statistics):
         c[:, 0] = True
     x = next(ctx.batches("val"))[0]
     together = ctx.evaluate(candidates, x, batch_statistics)
-    assert ctx._model.forwarded == 4 * len(x)
+    assert in_forwards(ctx) == 4 * len(x)
     alone = []
     for k in range(4):
         small = ctx.sites.slice(ctx._model.network, {n: c[k] for n, c in candidates.items()}).train(batch_statistics)

@@ -97,11 +97,11 @@ def test_snapshots_are_sliced_along(make_training):
     training = start(make_training)
     ctx = training.ctx
     init, dense, sites = state_of(ctx._model.network), ctx._model.network, ctx.sites
-    training.run((Phase(1),), None, lambda: 1)
+    training.run((Phase(1),), None)
     ctx.snapshot("early")
     early = state_of(ctx._model.network)
     training.position = (0, 0)
-    training.run((Phase(1),), None, lambda: 1)
+    training.run((Phase(1),), None)
     now, masks = state_of(ctx._model.network), kept(ctx)
     ctx.shrink(masks)
     assert same(state_of(dense), now)  # the network it was is left as it was
@@ -223,14 +223,14 @@ def finish(training, stop_after=None):
 
     training._save = counting
     try:
-        training.run(PLAN, lambda t: t.model.slice(choose_masks(t.ctx, t.method)), lambda: macs_of(training))
+        training.run(PLAN, lambda t: t.model.slice(choose_masks(t.ctx, t.method)))
     except Stop:
         return False
     return True
 
 
 def macs_of(training):
-    return flops.count(training.model.network, GREY).total
+    return training.model.macs
 
 
 def test_what_is_looked_at_before_a_shrink_costs_as_much_as_the_network_then_did(make_training):

@@ -144,7 +144,7 @@ def calling(hook, call):
 def test_hook_may_call_or_is_refused_in_one_line(make_training, hook, call):
     def run():
         training = make_training(calling(hook, call), arch="mlp_40_40")
-        training.run((Phase(1),), None, lambda: 1)
+        training.run((Phase(1),), None)
         choose_masks(training.ctx, training.method)
         training.call("finalize")
 
@@ -165,7 +165,7 @@ def test_module_that_no_checkpoint_would_have_is_refused(make_training):
 
     training = make_training(Hides(), arch="mlp_40_40")
     with pytest.raises(RunFailed, match="the module inserted at site 1 is no attribute of the method"):
-        training.run((Phase(1),), None, lambda: 1)
+        training.run((Phase(1),), None)
 
 
 # --- phase hooks ---------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def logging(calls):
 
 
 def run(training, plan):
-    training.run(plan, lambda t: t.model.slice(choose_masks(t.ctx, t.method)), lambda: 1)
+    training.run(plan, lambda t: t.model.slice(choose_masks(t.ctx, t.method)))
 
 
 PLANS = {

@@ -198,7 +198,7 @@ def test_steps_within_an_epoch_share_one_strength(make_training):
 def test_every_importance_works_with_and_without_batch_norm(make_training, importance, arch, shape):
     method = DDrop(DDrop.Config(importance=importance))
     training = make_training(method, arch=arch, shape=shape)
-    training.run((Phase(1),), None, lambda: 1)
+    training.run((Phase(1),), None)
     scores = method.scores(training.ctx)
     assert {n: len(s) for n, s in scores.items()} == training.ctx.sites.widths
     assert all(s.isfinite().all() and s.max() > s.min() for s in scores.values())

@@ -171,9 +171,12 @@ def test_a_padded_shortcut_counts_as_the_convolution_it_is_traced_as(context):
 def test_images_that_are_looked_at_are_counted(name, context):
     ctx = context("resnet20")
     chosen = method(name)
-    before = ctx._model.forwarded
+    ledger = ctx._model.ledger
+    before = ledger.forward, ledger.backward
     chosen.scores(ctx)
-    assert ctx._model.forwarded - before == (chosen.passes * 8 if isinstance(chosen, FromImages) else 0)
+    seen = 8 if isinstance(chosen, FromImages) else 0
+    once = seen if name == "tp_activation" else 0  # it needs no gradient
+    assert (ledger.forward - before[0], ledger.backward - before[1]) == (once, seen - once + 2)  # 2 for the trace
 
 
 def test_masked_units_stay_masked_on_the_copy(context):

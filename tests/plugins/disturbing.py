@@ -245,7 +245,7 @@ class PaysBack(FromBase):
     """Gives its training cost away."""
 
     def scores(self, ctx):
-        ctx._model.forwarded -= 10**9
+        ctx._model.ledger.macs -= 10**9
         return super().scores(ctx)
 
 

@@ -1,0 +1,131 @@
+"""What a method's own forward passes cost, counted by hooks on the network that its copies and slices keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
+
+from bench.budget import CostModel
+
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+BACKWARD = 3
+"""Forward passes that one costs when a gradient can flow through it: a backward pass counts as two."""
+
+
+class Ledger:
+    """Counts every forward pass of a network, and of the copies and slices made of it, that is not the harness's.
+
+    A pass of the whole network costs what the cost model says at the widths of the network that ran. Layers that run
+    outside of one (a part of the network, or images of another size) cost their products. Both count three times
+    where the output requires a gradient, except for the part of the network that is frozen.
+
+    Attributes:
+        forward: examples that went through a whole network without a gradient.
+        backward: examples that went through one with a gradient.
+        macs: multiply-adds of all passes.
+        frozen: names of modules that learn no more and that no gradient reaches; see :meth:`step_macs`.
+    """
+
+    def __init__(self, costs: CostModel) -> None:
+        self.costs = costs
+        self.forward = self.backward = self.macs = 0
+        self.frozen: frozenset[str] = frozenset()
+        self._own: nn.Module | None = None  # the network whose outermost forward is the harness's
+        self._paused = False
+        self._open: list[bool] = []  # calls of whole networks that are running; whether they are counted as such
+        self._handles: list[RemovableHandle] = []
+
+    def __deepcopy__(self, memo: Any) -> Ledger:
+        return self  # the hooks of a copied network count here
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """``forward``, ``backward`` and ``macs``, as a checkpoint keeps them."""
+        return {"forward": self.forward, "backward": self.backward, "macs": self.macs}
+
+    @counts.setter
+    def counts(self, counts: dict[str, int]) -> None:
+        self.forward, self.backward, self.macs = counts["forward"], counts["backward"], counts["macs"]
+
+    def attach(self, network: nn.Module) -> None:
+        """Count the forwards of ``network``, and of no other, but for copies that exist already."""
+        self.detach()
+        self._handles = [
+            network.register_forward_pre_hook(self._enter),
+            network.register_forward_hook(self._leave, always_call=True),
+        ]
+        layers = (module for module in network.modules() if isinstance(module, LAYERS) and module is not network)
+        self._handles += [layer.register_forward_hook(self._layer) for layer in layers]
+
+    def detach(self) -> None:
+        """Take the hooks off the network."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @contextmanager
+    def harness(self, network: nn.Module) -> Iterator[None]:
+        """Within the block, forwards of ``network`` itself are the harness's; what they call inside is not."""
+        before, self._own = self._own, network
+        try:
+            yield
+        finally:
+            self._own = before
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block nothing is counted."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def step_macs(self, network: nn.Module) -> int:
+        """MACs of a training step on one example: three times all, less two thirds of what is frozen in ``network``."""
+        widths = self.costs.widths_of(network)
+        frozen = [name for name in self.frozen if _is_frozen(network, name)]
+        total = BACKWARD * self.costs.macs(widths)
+        return total - (BACKWARD - 1) * self.costs.macs_within(frozen, widths) if frozen else total
+
+    def _enter(self, network: nn.Module, args: tuple[Any, ...]) -> None:
+        whole = bool(args) and isinstance(args[0], Tensor) and tuple(args[0].shape[1:]) == self.costs.shape
+        self._open.append(whole or network is self._own)
+
+    def _leave(self, network: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        whole = self._open.pop()
+        outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        if self._paused or not whole or not outputs or (network is self._own and not self._open):
+            return
+        examples = len(args[0])
+        if any(leaf.requires_grad for leaf in outputs):
+            self.backward += examples
+            self.macs += examples * self.step_macs(network)
+        else:
+            self.forward += examples
+            self.macs += examples * self.costs.macs(self.costs.widths_of(network))
+
+    def _layer(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if not self._paused and not any(self._open):
+            self.macs += products(layer, args[0], output) * (BACKWARD if output.requires_grad else 1)
+
+
+def products(layer: Any, x: Tensor, output: Tensor) -> int:
+    """Multiply-adds of a convolution or linear layer that made ``output`` of ``x``."""
+    if isinstance(layer, nn.Linear):
+        return output.numel() * layer.in_features
+    taps = prod(layer.kernel_size)
+    if layer.transposed:
+        return x.numel() * layer.out_channels // layer.groups * taps
+    return output.numel() * layer.in_channels // layer.groups * taps
+
+
+def _is_frozen(network: nn.Module, name: str) -> bool:
+    """Whether no parameter of the module ``name`` of ``network`` is trained."""
+    return not any(parameter.requires_grad for parameter in network.get_submodule(name).parameters())
