@@ -138,7 +138,7 @@ def finish(training, stop_after=None):
 
 
 def state_of(training):
-    return {k: v.clone() for k, v in training.ctx.network.state_dict().items()}
+    return {k: v.clone() for k, v in training.model.network.state_dict().items()}
 
 
 def resumed(make_training, tmp_path, arch, make_method=Method):
@@ -174,12 +174,12 @@ def test_late_first_gradient_steps_as_if_the_layer_were_new(make_training, tmp_p
 
     class Watching(Method):
         def on_step_end(self, ctx):
-            weight = ctx.network.parts[2][0].weight
-            moment = ctx.optimizer.state[weight]["momentum_buffer"].clone()
+            weight = ctx._model.network.parts[2][0].weight
+            moment = ctx._model.optimizer.state[weight]["momentum_buffer"].clone()
             steps.append((weight.detach().clone(), weight.grad, moment))
 
     training = make_training(Watching(), arch=LatePart(), shape=SHAPE, nesterov=False)
-    start = training.ctx.network.parts[2][0].weight.detach().clone()
+    start = training.model.network.parts[2][0].weight.detach().clone()
     finish(training)
     assert len(steps) == 9
     for weight, grad, moment in steps[:3]:
@@ -194,7 +194,7 @@ class Unfreezing(Method):
     """Trains the head alone at first, and one layer more in every epoch."""
 
     def on_batch_start(self, ctx):
-        network = ctx.network
+        network = ctx._model.network
         for layer in (network.stem, *network.parts)[: 3 - ctx.epoch]:
             layer.requires_grad_(False)
         for layer in (network.stem, *network.parts)[3 - ctx.epoch :]:
@@ -205,7 +205,7 @@ class Alternating(Method):
     """Freezes the first part in every other step."""
 
     def on_batch_start(self, ctx):
-        ctx.network.parts[0].requires_grad_(ctx.step % 2 == 0)
+        ctx._model.network.parts[0].requires_grad_(ctx.step % 2 == 0)
 
 
 @pytest.mark.parametrize("method", [Unfreezing, Alternating])
