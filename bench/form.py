@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -10,16 +11,18 @@ from typing import Any
 from bench.kinds import (
     Kind,
     Wrong,
-    anything,
     fields,
     flag,
+    label,
     listed,
     matching,
     maybe,
+    method_name,
     moment,
     name,
     number,
     one_of,
+    options,
     rows,
     said,
     samples,
@@ -47,7 +50,7 @@ _stage = fields(
 )
 _recipe = fields(
     {
-        **{"name": name, "train": _stage, "finetune": _stage, "batch_size": whole(1), "latency_batch": whole(1)},
+        **{"name": label, "train": _stage, "finetune": _stage, "batch_size": whole(1), "latency_batch": whole(1)},
         **{"momentum": share, "nesterov": flag, "weight_decay": number(0), "label_smoothing": share},
         **{"augment": name, "precision": name, "recalibrate": count},
     }
@@ -58,8 +61,8 @@ _budget = fields(
 )
 _spec = fields(
     {
-        **{"method": name, "arch": name, "dataset": name, "recipe": _recipe, "recipe_sha256": sha256},
-        **{"budget": maybe(_budget), "seed": count, "coupling": name, "config": table(anything), "rules": name},
+        **{"method": method_name, "arch": label, "dataset": label, "recipe": _recipe, "recipe_sha256": sha256},
+        **{"budget": maybe(_budget), "seed": count, "coupling": name, "config": options, "rules": name},
     }
 )
 _cost = fields(
@@ -209,9 +212,10 @@ def _contradictions(record: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"'{key}' is null in a finished run" for key in missing)
     if not missing:
         yield from _quality_contradictions(record["metrics"], record["data"])
+        yield from _training_contradictions(record)
         yield from _cost_contradictions(record["cost"], spec["budget"] or {})
-        yield from _structure_contradictions(record["structure"])
-        yield from _latency_contradictions(record["latency"])
+        yield from _structure_contradictions(record["structure"], spec["budget"] or {})
+        yield from _latency_contradictions(record["latency"], record["environment"])
 
 
 def _quality_contradictions(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
@@ -230,6 +234,30 @@ def _quality_contradictions(metrics: Mapping[str, Any], data: Mapping[str, Any])
         for key in ("loss", "ece"):
             if found[key] is None:
                 yield f"{field}.{key} is null in a finished run"
+        if found["worst_class"] >= data.get("classes", math.inf):
+            yield f"{field}.worst_class is {found['worst_class']}, data.classes {data['classes']}"
+
+
+def _training_contradictions(record: Mapping[str, Any]) -> Iterator[str]:
+    """Plan, budget, work and curve are of one run."""
+    spec, training, pruned = record["spec"], record["training"], record["metrics"]["pruned"]
+    asked = spec["recipe"]["precision"]
+    if asked not in ("auto", training["precision"]):
+        yield f"training.precision is {training['precision']}, spec.recipe.precision {asked}"
+    if ("prune" in training["plan"]) != (pruned is not None):
+        yield f"metrics.pruned is {'null' if pruned is None else 'there'}, and training.plan says otherwise"
+    elif pruned is None and (spec["budget"] or record["cost"]["dense"]["macs"] != record["cost"]["final"]["macs"]):
+        yield "nothing was pruned, and there is a budget, or fewer MACs"
+    base = training["base"] if training["starts_from"] == "base" else dict.fromkeys(("epochs", "examples", "macs"), 0)
+    for key in ("examples", "macs"):
+        if training[key] < base[key]:
+            yield f"training.{key} is {training[key]:,}, of the base alone {base[key]:,}"
+    epochs = training["epochs"] - base["epochs"]
+    planned = sum(phase["epochs"] for phase in training["plan"] if phase != "prune")
+    if not 0 <= epochs <= planned:
+        yield f"training.epochs is {training['epochs']}, of the plan and the base {planned + base['epochs']}"
+    if len(record["curve"]) != epochs:
+        yield f"curve has {len(record['curve'])} epochs, by training.epochs it has {epochs}"
 
 
 def _cost_contradictions(cost: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[str]:
@@ -238,6 +266,8 @@ def _cost_contradictions(cost: Mapping[str, Any], budget: Mapping[str, Any]) -> 
         macs, by_op = cost[which]["macs"], sum(cost[which]["macs_by_op"].values())
         if macs != by_op:
             yield f"cost.{which}.macs is {macs:,}, the sum of macs_by_op {by_op:,}"
+    if dense["counter"] != final["counter"]:
+        yield f"cost.final.counter is {said(final['counter'])}, cost.dense.counter {said(dense['counter'])}"
     for key in ("macs", "params"):
         if not 0 < final[key] <= dense[key]:
             yield f"cost: {final[key]} {key} after, {dense[key]} before"
@@ -246,18 +276,28 @@ def _cost_contradictions(cost: Mapping[str, Any], budget: Mapping[str, Any]) -> 
             yield f"cost: more {key} than the budget of {share}"
 
 
-def _structure_contradictions(structure: Mapping[str, Any]) -> Iterator[str]:
+def _structure_contradictions(structure: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[str]:
+    least, asked = budget.get("min_keep", 1), budget.get("widths")
     for site, (before, after) in structure["widths"].items():
         if not 0 < after <= before:
             yield f"structure.widths: {site} has {after} of {before} units"
+        elif after < min(least, before):
+            yield f"structure.widths: {site} has {after} units, spec.budget.min_keep is {least}"
+    if asked is not None and asked != [after for _, after in structure["widths"].values()]:
+        yield "structure.widths are not those of spec.budget.widths"
     for k, key in enumerate(("units_before", "units_after")):
         total = sum(widths[k] for widths in structure["widths"].values())
         if structure[key] != total:
             yield f"structure.{key} is {structure[key]}, the sum of the widths {total}"
 
 
-def _latency_contradictions(latency: list[Mapping[str, Any]]) -> Iterator[str]:
+def _latency_contradictions(latency: list[Mapping[str, Any]], environment: Mapping[str, Any]) -> Iterator[str]:
+    own = {"device": environment["device"], "threads": environment["threads"]}
+    own |= {"runtime_version": environment["packages"]["torch"]}
     for k, timing in enumerate(latency):
+        for key, value in own.items() if timing["runtime"] == "eager" else ():
+            if timing.get(key, value) != value:
+                yield f"latency[{k}].{key} is {said(timing[key])}, of the environment {said(value)}"
         field, times, (low, high) = f"latency[{k}]", timing["speedup"], timing["speedup_ci95"]
         ratio = timing["dense_ms"] / timing["sliced_ms"]
         if abs(times - ratio) > 1e-9 * ratio:

@@ -6,14 +6,17 @@ limits.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-NAME, TEXT = 200, 10_000
-"""Most characters of a name, and of a message or a reason."""
+LABEL, NAME, TEXT = 80, 200, 10_000
+"""Most characters of what a user names (a method, network, data set), of any other name, and of a message."""
+OPTIONS = 500
+"""Most characters of a method's options, as JSON."""
 DEPTH = 16
 """Most levels of nesting in what the table of fields does not name."""
 WHOLE = 2**63 - 1
@@ -23,6 +26,11 @@ Kind = Callable[[Any], None]
 
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and line ends, marks that turn the writing direction, halves of surrogate pairs."""
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
+"""What Python calls printable and no font shows: Unicode's Default_Ignorable_Code_Point, and the empty Braille cell."""
+_PAIR = re.compile("[\U00010000-\U0010ffff]")
+"""Characters that JavaScript, which draws the figures, holds as two and may cut in half."""
+_METHOD = re.compile("[!-~]+")
 
 
 class Wrong(Exception):
@@ -70,10 +78,58 @@ def name(value: Any) -> None:
     """Text of 1 to ``NAME`` characters that can be seen."""
     if not isinstance(value, str):
         raise Wrong(f"is {said(value)}, not text")
+    _visible(value, NAME)
+
+
+def label(value: Any) -> None:
+    """A name that a user gives, to a file or a folder perhaps: letters of any script, at most ``LABEL``, and spaces."""
+    if not isinstance(value, str):
+        raise Wrong(f"is {said(value)}, not text")
+    _visible(value, LABEL)
+    if value != " ".join(value.split()):
+        raise Wrong(f"is {said(value)}, which has spaces at an end or side by side")
+
+
+def method_name(value: Any) -> None:
+    """A label of visible ASCII characters, so that no two names look alike, and none looks like one with options."""
+    label(value)
+    if not _METHOD.fullmatch(value):
+        raise Wrong(f"is {said(value)}, and the name of a method has visible ASCII characters only")
+
+
+def _visible(value: str, most: int) -> None:
+    if not value.isascii() and (found := _UNSEEN.search(value)):
+        raise Wrong(f"is {said(value)}, which has the invisible character U+{ord(found[0]):04X}")
     if not value.isprintable():
         raise Wrong(f"is {said(value)}, which has characters that cannot be printed")
-    if not 0 < len(value) <= NAME:
-        raise Wrong(f"has {len(value):,} characters: a name has 1 to {NAME}")
+    if not value.isascii() and (found := _PAIR.search(value)):
+        raise Wrong(f"is {said(value)}, and U+{ord(found[0]):X} lies outside Unicode's basic plane (U+0000 to U+FFFF)")
+    if not 0 < len(value) <= most:
+        raise Wrong(f"has {len(value):,} characters: a name has 1 to {most}")
+
+
+def options(value: Any) -> None:
+    """Options of a method: names with null, true, false, a number, a short text, or a list of these."""
+    table(_option)(value)
+    for key in value:
+        try:
+            method_name(key)
+        except Wrong as wrong:
+            raise Wrong(f"has an option whose name {wrong.what}") from None
+    length = len(json.dumps(value, ensure_ascii=False))
+    if length > OPTIONS:
+        raise Wrong(f"has {length:,} characters, more than {OPTIONS}")
+
+
+def _option(value: Any) -> None:
+    if isinstance(value, dict):
+        raise Wrong("is a table, not an option's value")
+    if isinstance(value, list):
+        listed(_option)(value)
+    elif not isinstance(value, str):
+        anything(value)
+    elif value:
+        label(value)
 
 
 def text(value: Any) -> None:

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from bench import kinds
 from bench.api import Composed, Method, compose
 from bench.errors import UsageError
 from bench.registry import METHODS
@@ -38,7 +39,25 @@ def make_spec(
     for part in parts:
         changed = non_default(part.config)
         config |= {f"{part.name}.{k}" if len(parts) > 1 else k: v for k, v in changed.items()}
-    return Spec(method, arch, dataset, recipe, budget if made.prunes else None, seed, coupling, config)
+    spec = Spec(method, arch, dataset, recipe, budget if made.prunes else None, seed, coupling, config)
+    _require_readable(spec)
+    return spec
+
+
+def _require_readable(spec: Spec) -> None:
+    """Refuse, before hours of training, names and options that no record may have; raises UsageError."""
+    asked = spec.as_dict()
+    for what, value, kind in (
+        ("method", asked["method"], kinds.method_name),
+        ("architecture", asked["arch"], kinds.label),
+        ("data set", asked["dataset"], kinds.label),
+        ("recipe", asked["recipe"]["name"], kinds.label),
+        ("options", asked["config"], kinds.options),
+    ):
+        try:
+            kind(value)
+        except kinds.Wrong as wrong:
+            raise UsageError(f"{wrong.inside(what)}; choose another") from None
 
 
 def make_method(text: str, options: dict[str, str]) -> Method:

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 _KEY = attrgetter(*KEY)
 DATASET, ARCH = map(COLUMNS.index, KEY[:2])
+DETERMINED = {
+    **{"test_images": "test_sha256", "train_images": "train_sha256"},
+    **{"dense_macs": "arch_sha256", "dense_params": "arch_sha256"},
+}
+"""What a hash decides, for one network on one data set: column -> hash."""
 ORDER = ("macs", "params", "native", "like")
 
 
@@ -83,8 +88,28 @@ def of_network(rows: Sequence[Sequence[Any]]) -> tuple[list[Board], list[Problem
         else:
             loose.append(r)
     _add_unfinished(parts, loose, problems)
+    problems += _disagreements([r for records in parts.values() for r in records])
     ordered = sorted(parts, key=lambda key: tuple(map(str, key)))
     return [_board(key, _once(parts[key], problems), ordered) for key in ordered], problems
+
+
+def _disagreements(records: Iterable[Record]) -> list[Problem]:
+    """Records of another size than most with the same hash: one of both cannot be, so they make boards of their own."""
+    found = []
+    by_hash: dict[tuple[str, str, Any], list[Record]] = defaultdict(list)
+    for r in records:
+        for fact, of in DETERMINED.items():
+            by_hash[fact, of, getattr(r, of)].append(r)
+    for (fact, of, _), same in by_hash.items():
+        sizes = Counter(getattr(r, fact) for r in same)
+        if len(sizes) > 1:
+            usual = most_common([getattr(r, fact) for r in same])
+            found += [
+                Problem(r.file, f"{fact} is {_whole(own):,}, in {sizes[usual]} records of this {of} {_whole(usual):,}")
+                for r in same
+                if (own := getattr(r, fact)) not in (usual, None)
+            ]
+    return found
 
 
 def _add_unfinished(
@@ -98,6 +123,11 @@ def _add_unfinished(
             parts[key].append(r)
         if not homes:
             problems.append(Problem(r.file, f"{r.status} ({r.error[:120]}), and no finished run to put it beside"))
+
+
+def _whole(value: Any) -> Any:
+    """A count as a whole number: pandas has a column with gaps as floats."""
+    return int(value) if isinstance(value, float) else value
 
 
 def _once(records: Sequence[Record], problems: list[Problem]) -> list[Record]:
@@ -118,7 +148,7 @@ def _once(records: Sequence[Record], problems: list[Problem]) -> list[Record]:
 
 
 def _board(key: tuple[Any, ...], records: Sequence[Record], alike: Sequence[tuple[Any, ...]]) -> Board:
-    names = {name: str(value) for name, value in zip(KEY, key, strict=True)}
+    names = {name: str(_whole(value)) for name, value in zip(KEY, key, strict=True)}
     names["recipe"] = ", ".join(sorted({r.recipe for r in records}))
     differs = [name for k, name in enumerate(KEY) if len({other[k] for other in alike}) > 1]
     by_row: dict[str, list[Record]] = defaultdict(list)

@@ -26,7 +26,7 @@ COLUMNS = (
     *("coupling", "precision", "counter", "device", "device_type", "threads"),
     *("spec_sha256", "method", "name", "seed", "track", "kind", "keep_share"),
     *("code_commit", "code_changed", "method_sha256", "torch"),
-    *("test_images", "dense_wrong_images", "pruned_wrong_images", "final_wrong_images"),
+    *("train_images", "test_images", "dense_wrong_images", "pruned_wrong_images", "final_wrong_images"),
     *("dense_macs", "final_macs", "dense_params", "final_params"),
     *("epochs", "finetune_plan", "base_sha256", "examples_images", "training_macs", "training_seconds"),
     *("small_batch", "small_dense_ms", "small_final_ms", "small_speedup", "small_low", "small_high"),
@@ -93,8 +93,11 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
     done = found["status"] == "ok"
     data, training = found["data"] or {}, found["training"] or {}
     structure, cost, metrics = found["structure"] or {}, found["cost"] or {}, found["metrics"] or {}
-    if _spec_sha256(orjson.dumps(asked | {"seed": 0}, option=orjson.OPT_SORT_KEYS)) != found["spec_sha256"]:
-        raise ValueError("spec_sha256 is not the hash of the specification")
+    if _hashes(orjson.dumps(asked | {"seed": 0}, option=orjson.OPT_SORT_KEYS)) != (
+        found["spec_sha256"],
+        asked["recipe_sha256"],
+    ):
+        raise ValueError("spec_sha256 or spec.recipe_sha256 is not the hash of the specification")
     error = found["error"] or {}
     yield from (found["id"], found["record_sha256"], found["status"])
     yield from (str(error.get("message", ""))[:500], found["clock"].get("finished_at"))
@@ -111,7 +114,8 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
     yield from (code["commit"], code["diff_sha256"] is not None, code["method_sha256"])
     yield environment["packages"].get("torch")
     wrong = {key: _wrong(metrics[key]) for key in ("dense", "pruned", "final")} if done else {}
-    yield from (metrics["final"]["examples"] if done else None, *map(wrong.get, ("dense", "pruned", "final")))
+    yield from (data["train"] + data["val"] if data else None, data.get("test"))
+    yield from map(wrong.get, ("dense", "pruned", "final"))
     for key in ("macs", "params"):
         yield from (cost[which][key] if done else None for which in ("dense", "final"))
     plan = training.get("plan", [])
@@ -126,10 +130,11 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _spec_sha256(text: bytes) -> str:
-    """Hash of a specification, given as JSON: the same for all seeds, which are neighbours."""
+def _hashes(text: bytes) -> tuple[str, str]:
+    """Of a specification, given as JSON, and of its recipe: the same for all seeds, which are neighbours."""
     asked = orjson.loads(text)
-    return spec.Spec.from_dict(asked | {"recipe": _recipe(orjson.dumps(asked["recipe"]))}).sha256
+    recipe = _recipe(orjson.dumps(asked["recipe"]))
+    return spec.Spec.from_dict(asked | {"recipe": recipe}).sha256, recipe.sha256
 
 
 @functools.lru_cache(maxsize=256)

@@ -16,6 +16,7 @@ from leaderboard.tables import clean
 VERSION = "6.4"
 """Of Vega-Lite."""
 FORMATS = (".svg", ".png", ".json")
+PAIRED = re.compile("[\U00010000-\U0010ffff\ud800-\udfff]")
 COUNTED = re.compile(r"((?:id=\"|url\(#)(?:gradient_|clip))(\d+)")
 
 
@@ -105,9 +106,14 @@ def svg(spec: Spec) -> str:
     import vl_convert
 
     config = spec.get("config", {}) | {"aria": False}
-    text = vl_convert.vegalite_to_svg(spec | {"config": config}, vl_version=VERSION)
+    text = vl_convert.vegalite_to_svg(_drawable(spec | {"config": config}), vl_version=VERSION)
     numbers: dict[str, int] = {}  # the drawer numbers its gradients and clips through all that it draws
     return COUNTED.sub(lambda found: f"{found[1]}{numbers.setdefault(found[2], len(numbers))}", text)
+
+
+def _drawable(spec: Spec) -> str:
+    """The spec as JSON with U+FFFD for what the drawer holds as two characters: it would cut long labels inside one."""
+    return PAIRED.sub("\ufffd", json.dumps(spec, ensure_ascii=False))
 
 
 @cache
@@ -128,7 +134,7 @@ def save(spec: Spec, path: Path) -> None:
     if path.suffix == ".svg":
         path.write_text(svg(spec), encoding="utf-8")
     elif path.suffix == ".png":
-        path.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=VERSION, ppi=300))
+        path.write_bytes(vl_convert.vegalite_to_png(_drawable(spec), vl_version=VERSION, ppi=300))
     elif path.suffix == ".json":
         path.write_text(json.dumps(spec, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     else:

@@ -23,8 +23,10 @@ ALPHA = 0.05
 KEY = (
     *("dataset", "arch", "recipe_sha256", "coupling", "precision", "rules", "schema", "counter"),
     *("device", "device_type", "threads", "arch_sha256", "train_sha256", "test_sha256"),
+    *("train_images", "test_images", "dense_macs", "dense_params"),
 )
-"""What records of one board have in common (RULES.md, 1); with the device, so that no table mixes latencies."""
+"""What records of one board have in common (RULES.md, 1); with the device, so that no table mixes latencies, and with
+all that the rows' numbers are relative to."""
 KEY_SHOWN = (*KEY, "recipe")
 """What a board says of itself: the same, and the recipe in words: its name, epochs of training and of fine-tuning."""
 

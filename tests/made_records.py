@@ -54,16 +54,20 @@ def made(
     prunes = keep is not None or native
     share = keep if keep is not None else 0.3 if native else 1.0
     after = {key: int(value * share) for key, value in DENSE.items()}
-    plan = ["prune", {"epochs": EPOCHS[1], "part": "finetune", "rewind": None}]
+    own = EPOCHS[1] if starts_from == "base" else epochs
+    before = [{"epochs": own - EPOCHS[1], "part": "train", "rewind": None}] if own > EPOCHS[1] else []
+    after_it = {"epochs": EPOCHS[1], "part": "finetune", "rewind": None}
     found = records.finished(spec)
     found["code"] |= {"method_sha256": sha(method), "diff_sha256": sha("diff") if changed else None}
     found["environment"]["device"] = device
     found["data"] |= {"train": 900, "val": 100, "test": IMAGES, "split_sha256": sha(seed)}
     found["data"] |= {"train_sha256": sha(dataset), "test_sha256": sha(f"{dataset}, test")}
-    found["training"] |= {"plan": plan if prunes else plan[1:], "precision": precision, "starts_from": starts_from}
+    plan = [*before, "prune", after_it] if prunes else [*before, after_it]
+    found["training"] |= {"plan": plan, "precision": precision, "starts_from": starts_from}
     found["training"] |= {"epochs": epochs, "examples": 900 * epochs, "macs": int(1e9 * cost)}
-    found["training"]["base"]["sha256"] = sha((arch, seed))
-    units = max(1, round(10 * share))
+    found["training"]["base"] |= {"sha256": sha((arch, seed)), "epochs": epochs - own}
+    found["curve"] = [found["curve"][0] | {"epoch": epoch} for epoch in range(own)]
+    units = max(1, round(10 * share)) if prunes else 10
     found["structure"] |= {"widths": {"one": [10, units]}, "units_before": 10, "units_after": units}
     found["structure"]["arch_sha256"] = sha(arch)
     found["cost"] = {
@@ -76,7 +80,7 @@ def made(
         "pruned": _quality(pruned) if prunes else None,
         "final": _quality(wrong),
     }
-    found["latency"] = [_timing(1, speedup, busy), _timing(64, speedup * 1.2, busy)]
+    found["latency"] = [_timing(1, speedup, busy, device), _timing(64, speedup * 1.2, busy, device)]
     found["clock"]["finished_at"] = finished
     found["clock"]["seconds"] |= {"train": 2.0 * cost, "method": 0.1}
     found["clock"]["base_seconds"] = {"train": 6.0, "method": 0.0}
@@ -90,9 +94,10 @@ def _quality(wrong: int) -> dict:
     return records.quality(examples=IMAGES, top1=top1, top5=1.0, worst_class_top1=top1 / 2)
 
 
-def _timing(batch: int, speedup: float, busy: bool) -> dict:
+def _timing(batch: int, speedup: float, busy: bool, device: str) -> dict:
     dense, sliced = batch * speedup, float(batch)
     return records.timing(
+        device=device,
         **{"batch": batch, "load_average": 9.0 if busy else 0.5, "rounds": 2, "dense_ms": dense, "sliced_ms": sliced},
         **{"speedup": dense / sliced, "speedup_ci95": [speedup * 0.99, speedup * 1.01]},
         **{"dense_samples_ms": [dense, dense], "sliced_samples_ms": [sliced, sliced]},

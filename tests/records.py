@@ -43,7 +43,7 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
             **{"gate_slice_difference": 1e-7, "arch_sha256": "6" * 64, "rejected": {"fc": "it makes the output"}},
         },
         "cost": {"dense": cost(1000, 200), "final": cost(490, 90)},
-        "metrics": {"dense": quality(), "pruned": None, "final": quality()},
+        "metrics": {"dense": quality(), "pruned": quality(), "final": quality()},
         "curve": [
             {"phase": 1, "part": "finetune", "epoch": 1, "train_loss": 0.5, "val_top1": 0.5, "val_loss": 0.7}
             | {"units_left": 0.5}

@@ -128,7 +128,7 @@ def test_any_change_shows_in_the_own_hash(ok, path, value):
 
 def test_the_own_hash_survives_writing_and_reading(ok, tmp_path):
     ok["clock"]["seconds"]["train"] = 0.1 + 0.2
-    ok["environment"]["device"] = "Ähnlich"
+    ok["environment"]["device"] = ok["latency"][0]["device"] = "Ähnlich"
     write(tmp_path / "x.json", ok)
     found = load(tmp_path / "x.json")
     assert found == seal(ok)

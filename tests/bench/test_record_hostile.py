@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import changed, cost, ended, finished, quality, timing
 
-from bench.kinds import DEPTH, NAME, TEXT, Wrong, anything, fitting, text
+from bench.kinds import DEPTH, LABEL, NAME, TEXT, Wrong, anything, fitting, text
 from bench.record import LARGEST, RecordError, check_form, load, parse, seal, to_text
 
 GOOD = seal(finished())
@@ -46,7 +46,8 @@ def test_a_good_record_is_read_from_text_and_bytes():
         ('"train_loss": 0.5', '"train_loss": -1e999', "curve[0].train_loss is -inf, not a finite number"),
         ('"train_loss": 0.5', '"train_loss": 0.5, "own": 1e999', "curve[0].own is inf, not a finite number"),
         ('"train": 12.0', '"train": 12.0, "new": 1e999', "clock.seconds.new is inf, not a finite number"),
-        ('"config": {}', '"config": {"a": [{"b": 1e999}]}', "spec.config.a[0].b is inf, not a finite number"),
+        ('"config": {}', '"config": {"a": [1e999]}', "spec.config.a[0] is inf, not a finite number"),
+        ('"torch": "2.15.0"', '"torch": "2.15.0", "b": [1e999]', "environment.packages.b is a list, not text"),
         ("1.9,", "1e999,", "latency[0].dense_samples_ms has values that are not finite"),
         ("1.9,", "1" + "0" * 400 + ",", "latency[0].dense_samples_ms has values that are not finite"),
         ('"resumes": 0', '"resumes": ' + "9" * 5000, "not JSON (Exceeds the limit"),
@@ -152,8 +153,26 @@ FIELDS = [
     (("spec", "seed"), -1, "less than 0"),
     (("spec", "seed"), 0.0, "not a whole number"),
     (("spec", "seed"), 2**63, "too large"),
-    (("spec", "method"), "a" * (NAME + 1), "a name has 1 to 200"),
-    (("spec", "method"), "", "a name has 1 to 200"),
+    (("spec", "method"), "a" * (LABEL + 1), "a name has 1 to 80"),
+    (("spec", "method"), "", "a name has 1 to 80"),
+    (("spec", "coupling"), "a" * (NAME + 1), "a name has 1 to 200"),
+    (("spec", "method"), "r\u0430ndom", "visible ASCII characters only"),
+    (("spec", "method"), "rando\uff4d", "visible ASCII characters only"),
+    (("spec", "method"), "random\u0323", "visible ASCII characters only"),
+    (("spec", "method"), "l1l2 share=30", "visible ASCII characters only"),
+    (("spec", "method"), "random ", "spaces at an end or side by side"),
+    (("spec", "method"), "\U0001f525" * 50, "U+1F525 lies outside Unicode's basic plane"),
+    (("spec", "method"), "random\u034f", "invisible character U+034F"),
+    (("spec", "method"), "random\u3164", "invisible character U+3164"),
+    (("spec", "method"), "l1_norm\u2800", "invisible character U+2800"),
+    (("spec", "arch"), "net\ufe0f", "invisible character U+FE0F"),
+    (("spec", "arch"), "net\u200b", "cannot be printed"),
+    (("spec", "arch"), "net\xa0", "cannot be printed"),
+    (("spec", "arch"), "net  two", "spaces at an end or side by side"),
+    (("spec", "dataset"), "d" * (LABEL + 1), "a name has 1 to 80"),
+    (("spec", "dataset"), "photos \U0001d518", "U+1D518 lies outside"),
+    (("spec", "recipe", "name"), "my\u115frecipe", "invisible character U+115F"),
+    (("environment", "device"), "a \U0001f5a5 chip", "U+1F5A5 lies outside"),
     (("spec", "method"), "\x1b[31mred", "cannot be printed"),
     (("spec", "method"), "right\u202eleft", "cannot be printed"),
     (("spec", "method"), ["a"], "not text"),
@@ -173,7 +192,12 @@ FIELDS = [
     (("spec", "config"), [], "not a table"),
     (("spec", "config"), {"a\x00": 1}, "no name of 1 to 200"),
     (("spec", "config"), {"": 1}, "no name of 1 to 200"),
-    (("spec", "config"), {"a": "x" * (TEXT + 1)}, "more than 10,000"),
+    (("spec", "config"), {"sh\u0430re": 1}, "an option whose name is 'sh\\u0430re'"),
+    (("spec", "config"), {"a": "x" * 10_000}, "has 10,000 characters: a name has 1 to 80"),
+    (("spec", "config"), {"a": "x\u2800"}, "invisible character U+2800"),
+    (("spec", "config"), {"a": {"b": 1}}, "is a table, not an option's value"),
+    (("spec", "config"), {f"option_{k}": k for k in range(3000)}, "characters, more than 500"),
+    (("spec", "config"), {"a": list(range(200))}, "characters, more than 500"),
     (("spec", "rules"), 0.1, "not text"),
     (("code", "commit"), "main", "not a commit"),
     (("code", "method_sha256"), 0, "not a hash"),
@@ -277,6 +301,9 @@ def test_newer_records_may_say_more():
     assert "'new' does not belong there" in refusal(to_text(GOOD | {"new": 1}))
 
 
+PHASE = {"epochs": 0, "part": "train", "rewind": None}
+
+
 # --- what cannot be ---------------------------------------------------------------------------------------------
 
 
@@ -305,6 +332,26 @@ def test_newer_records_may_say_more():
         (("clock", "base_seconds"), None, "'clock.base_seconds' is null"),
         (("clock", "seconds"), {}, "'clock.seconds.train' is null"),
         (("artifacts",), {}, "'artifacts.network' is null"),
+        # any two fields that say the same thing, one of them altered
+        (("metrics", "final", "worst_class"), 10, "metrics.final.worst_class is 10, data.classes 10"),
+        (("data", "classes"), 3, "metrics.dense.worst_class is 3, data.classes 3"),
+        (("spec", "recipe", "precision"), "bf16", "training.precision is fp32, spec.recipe.precision bf16"),
+        (("metrics", "pruned"), None, "metrics.pruned is null, and training.plan says otherwise"),
+        (("training", "plan", 0), PHASE, "metrics.pruned is there, and training.plan says otherwise"),
+        (("training", "epochs"), 9, "training.epochs is 9, of the plan and the base 2"),
+        (("training", "epochs"), 0, "training.epochs is 0, of the plan and the base 2"),
+        (("training", "epochs"), 1, "curve has 1 epochs, by training.epochs it has 0"),
+        (("curve",), [], "curve has 0 epochs, by training.epochs it has 1"),
+        (("training", "base", "epochs"), 2, "curve has 1 epochs, by training.epochs it has 0"),
+        (("training", "macs"), 299_999, "training.macs is 299,999, of the base alone 300,000"),
+        (("training", "base", "examples"), 201, "training.examples is 200, of the base alone 201"),
+        (("training", "starts_from"), "init", "training.epochs is 2, of the plan and the base 1"),
+        (("cost", "final", "counter"), "mine", "cost.final.counter is 'mine', cost.dense.counter 'fvcore'"),
+        (("spec", "budget", "min_keep"), 5, "structure.widths: 0 has 4 units, spec.budget.min_keep is 5"),
+        (("spec", "budget", "widths"), [5], "structure.widths are not those of spec.budget.widths"),
+        (("environment", "device"), "a GPU", "latency[0].device is 'a CPU', of the environment 'a GPU'"),
+        (("latency", 0, "threads"), 2, "latency[0].threads is 2, of the environment 1"),
+        (("environment", "packages", "torch"), "3", "latency[0].runtime_version is '2.15.0', of the environment '3'"),
     ],
 )
 def test_content_that_cannot_be(path, value, said):

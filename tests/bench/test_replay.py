@@ -154,7 +154,7 @@ def test_what_no_command_asks_for():
 def run(top1, images=1000, seed=0):
     spec = dataclasses.replace(SPEC, seed=seed)
     found = changed(finished(spec), ("data", "test"), images)
-    for which in ("dense", "final"):
+    for which in ("dense", "pruned", "final"):
         found["metrics"][which] = quality(examples=images, top1=top1, top5=1.0)
     return found
 
@@ -305,7 +305,8 @@ def test_a_tampered_accuracy_comes_out(bench, given, tmp_path):
 
 
 def test_a_record_changed_without_a_new_hash_is_told(bench, given, tmp_path):
-    given.write_text(record.to_text(record.load(given) | {"curve": []}))
+    found = record.load(given)
+    given.write_text(record.to_text(found | {"curve": [entry | {"train_loss": 0.5} for entry in found["curve"]]}))
     code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
     assert code == 0
     assert "is not what was hashed" in err

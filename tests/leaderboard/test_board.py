@@ -7,9 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from made_records import DENSE, IMAGES, made, put, seeds
+from records import cost as record_cost
 from scipy import stats
 
 import leaderboard
+from bench import record
 from leaderboard.board import build
 from leaderboard.statistics import QUANTUM
 
@@ -332,3 +334,50 @@ def test_records_in_any_order_make_the_same_board_objects(tmp_path):
     mixed = list(CONTROLS)
     random.Random(3).shuffle(mixed)
     assert boards_of(tmp_path / "a", *CONTROLS) == boards_of(tmp_path / "b", *mixed)
+
+
+# --- what a hash decides -------------------------------------------------------------------------------------------
+
+
+def altered(found, **parts):
+    for key, values in parts.items():
+        found[key] = found[key] | values
+    return record.seal(found)
+
+
+def larger_test_set(method, seed):
+    found = made(method, seed, 10)
+    for key in ("dense", "pruned", "final"):
+        found["metrics"][key] |= {"examples": 9940, "top1": 1 - 28 / 9940, "worst_class_top1": 0.5}
+    return altered(found, data={"test": 9940})
+
+
+def larger_network(method, seed):
+    return altered(made(method, seed, 10), cost={"dense": record_cost(200_000, 10_000)})
+
+
+def larger_training_set(method, seed):
+    return altered(made(method, seed, 10), data={"train": 950})
+
+
+@pytest.mark.parametrize(
+    ("alter", "key", "says"),
+    [
+        (larger_test_set, "test_images", "test_images is 9,940, in 25 records of this test_sha256 500"),
+        (larger_network, "dense_macs", "dense_macs is 200,000, in 25 records of this arch_sha256 100,000"),
+        (larger_training_set, "train_images", "train_images is 1,050, in 25 records of this train_sha256 1,000"),
+    ],
+)
+def test_another_size_under_one_hash_is_another_board(tmp_path, alter, key, says):
+    boards, problems = boards_of(tmp_path, *CONTROLS, *(alter("fpgm", seed) for seed in range(5)))
+    assert [board.differs for board in boards] == [(key,)] * 2
+    assert sorted(len(board.tables[0].rows) for board in boards) == [1, 5]
+    assert [problem.message for problem in problems] == [says] * 5
+
+
+def test_a_recipe_of_another_hash_is_left_out(tmp_path):
+    found = made()
+    found["spec"]["recipe_sha256"] = "0" * 64
+    boards, problems = boards_of(tmp_path, record.seal(found))
+    assert boards == []
+    assert "spec.recipe_sha256" in problems[0].message
