@@ -58,12 +58,17 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
         rejected[name] = "gate and slice disagree: something else depends on these units (a norm over them, say)"
         del candidates[name]
     if not candidates:
-        reasons = "; ".join(f"{n}: {why}" for n, why in rejected.items())
-        layers = sum(isinstance(m, (*CONVS, nn.Linear)) for m in network.modules())
-        untraced = f"its {layers} convolution and linear layers are not on the path that autograd saw"
-        reasons = reasons or (untraced if layers else "no convolution or linear layer")
-        raise RunFailed(f"the network has no site that can be pruned ({reasons})")
+        raise no_site(network, rejected)
     return Sites(candidates, rejected, coupling)
+
+
+def no_site(network: nn.Module, rejected: Mapping[str, str]) -> RunFailed:
+    """The error for a network without any site."""
+    reasons = "; ".join(f"{n}: {why}" for n, why in rejected.items())
+    layers = sum(isinstance(m, (*CONVS, nn.Linear)) for m in network.modules())
+    untraced = f"its {layers} convolution and linear layers are not on the path that autograd saw"
+    reasons = reasons or (untraced if layers else "no convolution or linear layer")
+    return RunFailed(f"the network has no site that can be pruned ({reasons})", blame="architecture")
 
 
 class _Rejected(Exception):

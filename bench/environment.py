@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -59,11 +60,18 @@ def cpu() -> tuple[str, frozenset[str]]:
     return fields.get("model name", platform.machine()), frozenset(flags.split())
 
 
-LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """A context in which forwards have a precision of :func:`pick_precision`."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+LAYOUT = "channels_last"
+"""Memory format of all networks that take it."""
+LAYOUTS = {LAYOUT: torch.channels_last, "channels_first": torch.contiguous_format}
 """Orders of a map's elements in memory: channels innermost, or as torch makes tensors by default."""
 
 
-def place(network: nn.Module, device: torch.device, layout: str = "channels_last") -> nn.Module:
+def place(network: nn.Module, device: torch.device, layout: str = LAYOUT) -> nn.Module:
     """``network`` on ``device`` in one of ``LAYOUTS``, in place.
 
     Only tensors of four dimensions have a layout; ``Module.to`` would fail on those of five.
@@ -77,7 +85,7 @@ def place(network: nn.Module, device: torch.device, layout: str = "channels_last
 
 def laid_out(images: Tensor, layout: str) -> Tensor:
     """``images [B, C, H, W]`` in one of ``LAYOUTS``."""
-    if layout == "channels_last":
+    if layout == LAYOUT:
         return images.contiguous(memory_format=torch.channels_last)
     return images.clone(memory_format=torch.contiguous_format)  # contiguous() keeps the strides of grey images
 

@@ -2,13 +2,18 @@
 
 
 class BenchError(Exception):
-    """Base of all expected errors; its text is one line: what, where, what to do."""
+    """Base of all expected errors; its text is one line: what, where, what to do.
+
+    Attributes:
+        blame: whose fault it is (see :mod:`bench.blame`), where the place that raises it knows.
+    """
 
     exit_code = 1
     status = "failed"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, blame: str | None = None) -> None:
         super().__init__(" ".join(message.split()))  # messages of other libraries may have several lines
+        self.blame = blame
 
 
 class UsageError(BenchError):

@@ -6,7 +6,7 @@ Needs no data, recipe or plan. Methods see it through :class:`bench.context.Cont
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from bench.archs import initialize
 from bench.budget import CostModel
 from bench.checkpoint import clone_state
 from bench.choosing import check_masks
+from bench.environment import autocast
 from bench.errors import RunFailed
 from bench.gates import Gates
 from bench.ledger import Ledger
@@ -140,9 +141,7 @@ class MaskedModel:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """This model's precision as a context manager."""
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+        return autocast(self.device, self.precision)
 
     @contextmanager
     def probe(self, batch_statistics: bool = False, gradients: bool = False) -> Iterator[None]:

@@ -1,10 +1,13 @@
-"""Train and eval mode, given back as they were."""
+"""Modes and global state, given back as they were."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
 from torch import nn
 
 
@@ -19,3 +22,18 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within the block torch's, numpy's and Python's global state may change; afterwards it is as it was."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    numpys, pythons = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(strict)
+            np.random.set_state(numpys)
+            random.setstate(pythons)

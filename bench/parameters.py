@@ -18,6 +18,19 @@ def uncut(network: nn.Module) -> dict[str, str]:
     return _shared(network) | _computed(network)
 
 
+def twins(network: nn.Module) -> list[str]:
+    """Names of Parameters that share their memory with another one; a copy of the network would part them.
+
+    Layers with one and the same Parameter are no twins.
+    """
+    owner: dict[int, str] = {}
+    for name, parameter in network.named_parameters():
+        first = owner.setdefault(parameter.data_ptr(), name) if parameter.numel() else name
+        if first != name:
+            return [first, name]
+    return []
+
+
 def copied(network: nn.Module) -> nn.Module:
     """A deep copy; the network itself is left alone.
 
@@ -33,7 +46,8 @@ def plain(network: nn.Module) -> nn.Module:
     """``network`` in eval mode with every computed weight made a parameter, in place: the same function of images."""
     for module in list(network.eval().modules()):
         if parametrize.is_parametrized(module):  # remove_parametrizations would change the class of every copy
-            made = {name: getattr(module, name) for name in module.parametrizations}
+            of: Any = module.parametrizations
+            made = {name: getattr(module, name) for name in of}
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
             for name, value in made.items():

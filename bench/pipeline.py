@@ -16,14 +16,13 @@ from bench import base as bases
 from bench import data, environment, record
 from bench.api import Method, Phase, Plan, Prune
 from bench.archs import build
-from bench.budget import CostModel
 from bench.checkpoint import clone_state, require_writable, save_tensors, weight_bytes
 from bench.context import Context
-from bench.discovery import find_sites
 from bench.errors import RunFailed
 from bench.masked_model import MaskedModel
 from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality
+from bench.preflight import BATCH, Situation, fit
 from bench.progress import Progress
 from bench.sites import TOLERANCE, gate_slice_difference
 from bench.spec import Budget, Spec, digest
@@ -132,14 +131,20 @@ class Run:
 
     def _find_sites(self) -> None:
         torch.use_deterministic_algorithms(self.device.type == "cpu")
-        self.sites = find_sites(self.network, self.shape, self.spec.coupling)
-        self.model = CostModel(self.network, self.sites, self.shape)
-        environment.place(self.network, self.device)
+        spec = self.spec
+        situation = Situation(self.shape, self.classes, spec.coupling, spec.recipe, self.device, self.precision)
+        found = fit(spec.arch, self.network, situation, self.data.val.first(BATCH))
+        self.sites, self.model, self.layout = found.sites, found.model, found.layout
+        if found.note:
+            self.progress.say(f"runs in {found.layout} memory format, since in {environment.LAYOUT} {found.note}")
+        environment.place(self.network, self.device, self.layout)
+        self.data = self.data.laid_out(self.layout)
 
     @cached_property
     def base_id(self) -> str:
         """Name of the base."""
-        return self.spec.base_id(self.precision, arch_digest(self.network), self.data.facts["train_sha256"])
+        how = self.precision if self.layout == environment.LAYOUT else f"{self.precision} {self.layout}"
+        return self.spec.base_id(how, arch_digest(self.network), self.data.facts["train_sha256"])
 
     def _ensure_base(self, epochs: int) -> bases.Base:
         """The base, trained now if need be; the run itself has so many ``epochs``."""
@@ -151,12 +156,17 @@ class Run:
             self.spec.recipe.train.epochs,
             self.progress,
             lambda checkpoint: self._training(
-                self._context(build_like(self.network, self.spec, self.shape, self.classes)),
+                self._context(self.dense()),
                 Method(),
                 checkpoint,
                 self.base_id,
             ),
         )
+
+    def dense(self) -> nn.Module:
+        """The dense network with its initial weights, where and as ``network`` is."""
+        network = build(self.spec.arch, self.shape, self.classes, self.spec.seed)
+        return environment.place(network, self.device, self.layout)
 
     def _context(self, network: nn.Module) -> Context:
         spec = self.spec
@@ -207,7 +217,7 @@ class Run:
         recipe, options = self.spec.recipe, self.options
         final = training.model.network
         masks = training.model.sliced_by or self.sites.ones()
-        dense = build_like(self.network, self.spec, self.shape, self.classes)
+        dense = self.dense()
         assert self.base is not None
         dense.load_state_dict(self.base.state)
         networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
@@ -230,16 +240,17 @@ class Run:
         }
         process_peak = environment.peak_rss_bytes()  # an exporter's memory is none of the run's
         batches = list(dict.fromkeys((1, recipe.latency_batch)))
+        device, layout = self.device, self.layout
         for runtime in options.runtimes:
             try:
-                self.parts["latency"] += latency.compare(dense, final, self.shape, batches, self.device, runtime)
+                self.parts["latency"] += latency.compare(dense, final, self.shape, batches, device, runtime, layout)
             except RunFailed as error:  # all else is measured: a runtime that cannot take the network is no failed run
                 self.progress.say(f"no latency in {runtime}: {error}")
         batch = recipe.latency_batch
         self.parts["memory"] = {
             "batch": batch,
-            "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, self.device),
-            "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, self.device),
+            "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, device, layout),
+            "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, device, layout),
             "process_peak_bytes": process_peak,
         }
         self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
@@ -275,6 +286,7 @@ class Run:
         return {
             "plan": steps,
             "precision": self.precision,
+            **({} if self.layout == environment.LAYOUT else {"layout": self.layout}),
             "starts_from": self.method.starts_from,
             "epochs": training.epochs + (base.facts["epochs"] if from_base else 0),
             "examples": training.examples + (base.facts["examples"] if from_base else 0),
@@ -322,12 +334,6 @@ class Run:
 def label(spec: Spec) -> str:
     """What stands before a run's messages."""
     return f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}"
-
-
-def build_like(network: nn.Module, spec: Spec, shape: Any, classes: int) -> nn.Module:
-    """The dense network of ``spec`` with its initial weights, on the device of ``network``."""
-    device = next(network.parameters()).device
-    return environment.place(build(spec.arch, shape, classes, spec.seed), device)
 
 
 def check_plan(plan: Any, prunes: bool) -> Plan:

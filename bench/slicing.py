@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,27 @@ def slice_network(network: nn.Module, cuts: Iterable[tuple[Cut, Tensor]]) -> nn.
     for name, sides in removed.items():
         _slice_layer(sliced.get_submodule(name), {side: torch.cat(lost) for side, lost in sides.items()})
     return sliced
+
+
+@torch.no_grad()
+def reestimate(network: nn.Module, batches: Iterable[Tensor], autocast: Callable[[], AbstractContextManager]) -> None:
+    """Make the statistics of the batch norms the plain mean over ``batches`` of images; training mode stays on.
+
+    Each forward is made within ``autocast()``.
+    """
+    norms = [m for m in network.modules() if isinstance(m, NORMS)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    network.train()
+    for x in batches:
+        with autocast():
+            network(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def channels(module: Any) -> tuple[int, int]:

@@ -16,13 +16,15 @@ from bench.archs import Shape, build
 from bench.budget import CostModel
 from bench.checkpoint import load_tensors
 from bench.data import ImageSet, find, load_test, load_training
-from bench.discovery import find_sites
+from bench.environment import LAYOUT
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import flops
 from bench.parameters import copied
 from bench.pipeline import arch_digest, masks_digest
+from bench.preflight import Fit, Situation, fit
 from bench.registry import ARCHS, DATASETS, Registry
 from bench.sites import Sites
+from bench.spec import Spec
 
 NETWORKS = ("final", "dense")
 
@@ -59,25 +61,36 @@ class Stored:
         _require_known(DATASETS, name)
         return getattr(DATASETS.get(name), what)
 
+    @property
+    def layout(self) -> str:
+        """Memory format in which the networks of the run run."""
+        return str(self.record["training"].get("layout", LAYOUT))
+
     def parts(self) -> tuple[nn.Module, Sites]:
         """The dense network, with weights that mean nothing, and its sites.
 
         Finding sites takes seconds and many records speak of one network, so they share both: leave them as they are.
         """
-        spec = self.record["spec"]
-        _require_known(ARCHS, spec["arch"])
-        network, sites, digest = _built(spec["arch"], self.shape, self.classes, spec["coupling"])
+        network, found, digest = self._built()
         if digest != self.record["structure"]["arch_sha256"]:
-            raise RunFailed(f"architecture '{spec['arch']}' is another one here than in the record")
-        return network, sites
+            raise RunFailed(f"architecture '{self.record['spec']['arch']}' is another one here than in the record")
+        return network, found.sites
 
     def model(self) -> CostModel:
         """The cost of the network as a function of its sites' widths; shared likewise."""
-        return _model(self.record["spec"]["arch"], self.shape, self.classes, self.record["spec"]["coupling"])
+        return self._built()[1].model
 
     def dense_cost(self) -> tuple[int, int]:
         """MACs, counted by fvcore, and parameters of the dense network."""
-        return _dense_cost(self.record["spec"]["arch"], self.shape, self.classes, self.record["spec"]["coupling"])
+        return _dense_cost(self.record["spec"]["arch"], self.shape, self.classes)
+
+    def _built(self) -> tuple[nn.Module, Fit, str]:
+        """A network, what the run found out about it, and the hash of its definition."""
+        spec = self.record["spec"]
+        _require_known(ARCHS, spec["arch"])
+        recipe, precision = Spec.from_dict(spec).recipe, self.record["training"]["precision"]
+        situation = Situation(self.shape, self.classes, spec["coupling"], recipe, torch.device("cpu"), precision)
+        return _built(spec["arch"], situation)
 
     def masks(self) -> dict[str, Tensor]:
         """Site -> boolean mask ``[n_units]``, as chosen in the run."""
@@ -127,7 +140,7 @@ class Stored:
         for part, found in (("train", training.facts["train_sha256"]), ("test", digest)):
             if found != facts[f"{part}_sha256"]:
                 raise RunFailed(f"data set '{name}' in {data_dir} has other {part} images than the record")
-        return test
+        return test.laid_out(self.layout)
 
     def image_size(self, data_dir: Path) -> str:
         """How an image came to the size that the networks take."""
@@ -142,21 +155,14 @@ class Stored:
 
 
 @functools.lru_cache(maxsize=4)
-def _built(arch: str, shape: Shape, classes: int, coupling: str) -> tuple[nn.Module, Sites, str]:
-    """A network, its sites, and the hash of its definition."""
+def _built(arch: str, situation: Situation) -> tuple[nn.Module, Fit, str]:
+    network = build(arch, situation.shape, situation.classes, 0)
+    return network, fit(arch, network, situation), arch_digest(network)
+
+
+@functools.lru_cache(maxsize=4)
+def _dense_cost(arch: str, shape: Shape, classes: int) -> tuple[int, int]:
     network = build(arch, shape, classes, 0)
-    return network, find_sites(network, shape, coupling), arch_digest(network)
-
-
-@functools.lru_cache(maxsize=4)
-def _model(arch: str, shape: Shape, classes: int, coupling: str) -> CostModel:
-    network, sites, _ = _built(arch, shape, classes, coupling)
-    return CostModel(network, sites, shape)
-
-
-@functools.lru_cache(maxsize=4)
-def _dense_cost(arch: str, shape: Shape, classes: int, coupling: str) -> tuple[int, int]:
-    network, _, _ = _built(arch, shape, classes, coupling)
     return flops.count(network, shape).total, flops.parameters(network)
 
 

@@ -1,4 +1,4 @@
-"""Can an architecture be pruned exactly? Each one is built, searched for sites, halved and put to the test.
+"""Can an architecture be run and pruned exactly? Each one is built, tested as before a run, halved and compared.
 
 Every network has a process of its own, so that one that takes all memory or crashes the interpreter costs only
 itself.
@@ -12,30 +12,50 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.archs import Shape, build
 from bench.archs.outside import torchvision_names
+from bench.blame import first_line
 from bench.budget import CostModel
-from bench.checkpoint import load_tensors, save_tensors
-from bench.discovery import find_sites, shaken
-from bench.errors import BenchError, RunFailed, UsageError
+from bench.discovery import shaken
+from bench.environment import pick_device, pick_precision
+from bench.errors import BenchError, RunFailed
 from bench.export import to_onnx
 from bench.measure import flops
+from bench.preflight import Situation, fit
 from bench.registry import ARCHS, PLUGINS, add_plugin
 from bench.sites import TOLERANCE, Sites, gate_slice_difference
+from bench.spec import Recipe, load_recipe
 
-CLASSES = 10
 SIDES = (32, 64, 128, 224)
 """Sides of the square images that are tried until the network takes one; torchvision's begin with the second."""
 LIMIT_S, GRACE_S = 900, 10
 """Most seconds that one architecture may take, and that its process may take to end once it has answered."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How architectures are examined.
+
+    Attributes:
+        coupling: of their sites.
+        onnx: whether their slices are exported too.
+        shape: of the images; None for the smallest of ``SIDES`` that a network takes.
+        classes: logits of one image.
+        recipe: of the runs that they are fit for.
+    """
+
+    coupling: str = "inner"
+    onnx: bool = False
+    shape: Shape | None = None
+    classes: int = 10
+    recipe: Recipe = field(default_factory=lambda: load_recipe("synthetic"))
 
 
 @dataclass(frozen=True)
@@ -44,9 +64,10 @@ class Finding:
 
     Attributes:
         name: of the architecture.
-        outcome: ``pass``, ``skipped`` (it has no exact site, or cannot be traced) or ``FAILED``.
-        why: the reason where it did not pass.
-        side: of the images.
+        outcome: ``pass``; ``skipped``: a run would refuse it, in the same words; ``FAILED``: its slice is wrong, or its
+            process ended.
+        why: the reason where it did not pass, and what is unusual where it did.
+        shape: of the images.
         sites, units: how many.
         keep_macs, keep_params: shares of the network with half the units of every site.
         difference: between gated and sliced network, relative to the output, in double precision.
@@ -56,7 +77,7 @@ class Finding:
     name: str
     outcome: str
     why: str = ""
-    side: int | None = None
+    shape: Shape | None = None
     sites: int = 0
     units: int = 0
     keep_macs: float | None = None
@@ -70,13 +91,13 @@ def every_name() -> list[str]:
     return [*ARCHS.entries(), *(f"torchvision:{name}" for name in torchvision_names())]
 
 
-def survey(names: Sequence[str], onnx: bool = False) -> Iterator[Finding]:
-    """Examine architectures one after the other, with ``onnx`` their export too; never raises for what one does."""
+def survey(names: Sequence[str], request: Request) -> Iterator[Finding]:
+    """Examine architectures one after the other; never raises for what one does."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     for name in names:
         mine, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(name, onnx, [str(file) for file in PLUGINS], theirs))
+        worker = context.Process(target=_work, args=(name, request, [str(file) for file in PLUGINS], theirs))
         worker.start()
         theirs.close()
         try:
@@ -95,56 +116,62 @@ def survey(names: Sequence[str], onnx: bool = False) -> Iterator[Finding]:
             mine.close()
 
 
-def _work(name: str, onnx: bool, plugins: list[str], answer: Connection) -> None:
+def _work(name: str, request: Request, plugins: list[str], answer: Connection) -> None:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what a network prints is no part of the table
             for file in plugins:
                 add_plugin(file)
-            finding = examine(name, onnx)
+            finding = examine(name, request)
     except Exception as error:
-        finding = Finding(name, "FAILED", f"{type(error).__name__}: {error}".split("\n")[0])
+        finding = Finding(name, "FAILED", first_line(error))
     answer.send(finding)
 
 
-def examine(name: str, onnx: bool = False) -> Finding:
-    """Build ``name``, find its sites, slice it at half, test the slice and maybe export it; see :class:`Finding`."""
+def examine(name: str, request: Request | None = None) -> Finding:
+    """Build ``name``, test its fit, slice it at half, test the slice and maybe export it; see :class:`Finding`."""
+    request = request or Request()
     try:
-        network, side = _built(name)
-        shape = (3, side, side)
-        sites = find_sites(network, shape)
+        network, shape = _built(name, request)
+        device, recipe = pick_device("cpu"), request.recipe
+        precision = pick_precision(recipe.precision, device)
+        found = fit(name, network, Situation(shape, request.classes, request.coupling, recipe, device, precision))
     except BenchError as error:
-        return Finding(name, "skipped", str(error))
+        return Finding(name, "skipped", str(error).removeprefix(f"architecture '{name}': "))
+    sites, widths = found.sites, found.sites.widths
     generator = torch.Generator().manual_seed(0)
-    masks = {n: torch.randperm(w, generator=generator) < (w + 1) // 2 for n, w in sites.widths.items()}
+    masks = {n: torch.randperm(w, generator=generator) < (w + 1) // 2 for n, w in widths.items()}
     try:
         difference = _difference(network, sites, masks, shape)
         sliced = sites.slice(network, masks)
-        macs = _macs(network, sliced, sites, masks, shape)
-        _lives_on(network, sliced, sites, masks, shape)
-        exported = _exported(sliced, shape) if onnx else None
+        macs = _macs(sliced, found.model, masks, shape)
+        exported = _exported(sliced, shape) if request.onnx else None
     except RunFailed as error:
-        return Finding(name, "FAILED", str(error), side, len(sites), sum(sites.widths.values()))
+        return Finding(name, "FAILED", str(error), shape, len(sites), sum(widths.values()))
     params = flops.parameters(sliced) / flops.parameters(network)
-    units = sum(sites.widths.values())
-    return Finding(name, "pass", "", side, len(sites), units, macs, params, difference, exported)
+    note = f"runs in {found.layout} memory format: {found.note}" if found.note else ""
+    return Finding(name, "pass", note, shape, len(sites), sum(widths.values()), macs, params, difference, exported)
 
 
-def _built(name: str) -> tuple[nn.Module, int]:
-    """The network for the smallest images it takes; raises BenchError."""
+def _built(name: str, request: Request) -> tuple[nn.Module, Shape]:
+    """The network and the shape of its images, the smallest that it takes where none is asked for.
+
+    Raises BenchError where it cannot be built, also for the largest images; whether it runs is not looked at here.
+    """
+    if request.shape is not None:
+        return build(name, request.shape, request.classes), request.shape
     sides = SIDES[1:] if name.startswith("torchvision:") else SIDES
     for side in sides:
+        shape = (3, side, side)
         try:
-            network = build(name, (3, side, side), CLASSES)
+            network = build(name, shape, request.classes)
             with torch.no_grad():
-                network.eval()(torch.zeros(2, 3, side, side))
-            return network, side
-        except BenchError:
+                network.eval()(torch.zeros(2, *shape))
+        except Exception:  # whatever a network raises for images that are too small
             if side == sides[-1]:
-                raise
-        except (RuntimeError, ValueError) as error:
-            if side == sides[-1]:
-                raise RunFailed(f"it takes no image of {side}x{side}: {error}") from error
-    raise UsageError(f"no image size to try for '{name}'")
+                return build(name, shape, request.classes), shape
+        else:
+            return network, shape
+    raise AssertionError("there is a largest side")
 
 
 def _difference(network: nn.Module, sites: Sites, masks: dict[str, Tensor], shape: Shape) -> float:
@@ -160,33 +187,13 @@ def _difference(network: nn.Module, sites: Sites, masks: dict[str, Tensor], shap
     return difference
 
 
-def _macs(network: nn.Module, sliced: nn.Module, sites: Sites, masks: dict[str, Tensor], shape: Shape) -> float:
+def _macs(sliced: nn.Module, model: CostModel, masks: dict[str, Tensor], shape: Shape) -> float:
     """Share of the MACs that the slice keeps; the cost model and fvcore must agree."""
-    model = CostModel(network, sites, shape)
     foreseen = model.macs(model.array({name: int(mask.sum()) for name, mask in masks.items()}))
     counted = flops.count(sliced, shape).total
     if counted != foreseen:
         raise RunFailed(f"fvcore counts {counted:,} MACs, the cost model {foreseen:,}")
     return counted / model.macs(model.dense)
-
-
-def _lives_on(network: nn.Module, sliced: nn.Module, sites: Sites, masks: dict[str, Tensor], shape: Shape) -> None:
-    """Train the slice for a step, save it, rebuild and load it: the same outputs."""
-    x, y = torch.rand(4, *shape, generator=torch.Generator().manual_seed(2)), torch.arange(4)
-    optimizer = torch.optim.SGD(sliced.parameters(), lr=1e-3)
-    loss = F.cross_entropy(sliced.train()(x), y)
-    loss.backward()
-    optimizer.step()
-    if not bool(loss.isfinite()):
-        raise RunFailed(f"its loss is {float(loss)} in the first step")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.safetensors"
-        save_tensors(file, sliced.state_dict())
-        again = sites.slice(network, masks)
-        again.load_state_dict(load_tensors(file))
-    with torch.no_grad():
-        if not torch.equal(again.eval()(x), sliced.eval()(x)):
-            raise RunFailed("saved and loaded again it gives another output")
 
 
 def _exported(sliced: nn.Module, shape: Shape) -> float:

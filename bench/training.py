@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bench.errors import Diverged, RunFailed
 from bench.measure.quality import logits_of
 from bench.optimizer import make_optimizer, schedule
 from bench.progress import Progress
-from bench.slicing import NORMS
+from bench.slicing import reestimate
 from bench.spec import Recipe, Stage, derive
 
 
@@ -193,23 +194,17 @@ class Training:
 
     def recalibrate(self) -> None:
         """Re-estimate batch norm statistics as the plain mean over the recipe's number of training batches."""
-        network = self.model.network
-        norms = [m for m in network.modules() if isinstance(m, NORMS)]
-        if not norms or not self.recipe.recalibrate:
-            return
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-        network.train()
         generator = torch.Generator(self.model.device).manual_seed(derive(self.seed, "recalibrate"))
         batches = self.data.train.batches(self.recipe.batch_size, generator, drop_last=True)
-        with torch.no_grad():
-            for _, (x, _) in zip(range(self.recipe.recalibrate), batches, strict=False):
-                with self.model.autocast(), self.model.ledger.harness(network):
-                    network(x)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        if self.recipe.recalibrate:
+            images = (x for x, _ in islice(batches, self.recipe.recalibrate))
+            reestimate(self.model.network, images, self._forward_of_harness)
+
+    @contextmanager
+    def _forward_of_harness(self) -> Iterator[None]:
+        """Within the block the network's forwards have the recipe's precision and are not the method's."""
+        with self.model.autocast(), self.model.ledger.harness(self.model.network):
+            yield
 
     # --- hooks and clocks ------------------------------------------------------------------------------------
 

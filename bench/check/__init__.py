@@ -15,8 +15,9 @@ from types import FrameType
 from bench.check import choosing, declared, hooks, networks, runs
 from bench.check import registry as registered
 from bench.check.registry import Check, Result
-from bench.check.subject import Subject, undisturbed
+from bench.check.subject import Subject
 from bench.errors import UsageError
+from bench.modes import undisturbed
 from bench.registry import ARCHS, add_plugin, unknown
 
 __all__ = ["CHECKS", "LEAST", "Check", "Report", "Result", "examine", "selected"]

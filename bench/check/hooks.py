@@ -15,7 +15,6 @@ from bench.check.registry import Broken, check, has_no_penalty, require
 from bench.check.subject import HOOKS, Stopped, Subject, WatchedRun, unwatched
 from bench.checkpoint import clone_state
 from bench.context import Context
-from bench.pipeline import build_like
 from bench.slicing import NORMS
 from bench.training import Training
 
@@ -274,7 +273,7 @@ def nothing_left_after_an_error(subject: Subject) -> str | None:
 
 def left_clean(run: WatchedRun) -> None:
     """Raise Broken unless the networks of ``run`` are as their architecture made them, weights aside."""
-    like = build_like(run.network, run.spec, run.shape, run.classes)
+    like = run.dense()
     wanted = {name: (type(m), set(vars(m))) for name, m in like.named_modules()}
     keys = list(like.state_dict())
     trained = {name: p.requires_grad for name, p in like.named_parameters()}

@@ -6,7 +6,7 @@ import contextlib
 import io
 import random
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -181,21 +181,6 @@ def shake(chance: int) -> None:
     torch.manual_seed(chance)
     np.random.seed(chance)
     random.seed(chance)
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Within the block torch's, numpy's and Python's global state may change; afterwards it is as it was."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    numpys, pythons = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)
-            np.random.set_state(numpys)
-            random.setstate(pythons)
 
 
 def difference(one: WatchedRun, two: WatchedRun) -> str | None:

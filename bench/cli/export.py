@@ -81,7 +81,7 @@ def export(chosen: argparse.Namespace) -> int:
         for name, network in networks.items()
     }
     batches = dict.fromkeys((1, chosen.batch or found["spec"]["recipe"]["latency_batch"]))
-    timings = _time(networks, done, stored.shape, list(batches))
+    timings = _time(networks, done, stored, list(batches))
     rows = [
         {
             "network": name,
@@ -141,7 +141,7 @@ def describe(stored: Stored, which: str, images: ImageSet | None, size: str | No
 
 
 def _time(
-    networks: dict[str, nn.Module], done: dict[str, Exported], shape: tuple[int, ...], batches: list[int]
+    networks: dict[str, nn.Module], done: dict[str, Exported], stored: Stored, batches: list[int]
 ) -> dict[str, list[dict[str, float]]]:
     """Network -> one entry a batch size, medians in PyTorch and onnxruntime on the CPU, all interleaved."""
     import numpy as np
@@ -150,8 +150,8 @@ def _time(
     from bench.export import load
     from bench.measure.latency import eager, interleaved
 
-    cpu = torch.device("cpu")
-    bound = [bind for name in networks for bind in (eager(networks[name], shape, cpu), load(done[name].path))]
+    cpu, shape, layout = torch.device("cpu"), stored.shape, stored.layout
+    bound = [bind for name in networks for bind in (eager(networks[name], shape, cpu, layout), load(done[name].path))]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
     for batch in batches:
         x = torch.rand(batch, *shape)

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from bench.errors import UsageError
 from bench.registry import ARCHS, DATASETS, METHODS, Registry, add_plugin, model_name
-from bench.spec import RECIPES, recipe_names
+from bench.spec import RECIPES, load_recipe, recipe_names
 
 REGISTRIES: dict[str, Registry] = {"methods": METHODS, "archs": ARCHS, "datasets": DATASETS}
 OUTSIDE = (
@@ -28,7 +28,14 @@ def add_to(commands: Any) -> None:
     p = commands.add_parser("list", help="methods, architectures, data sets, recipes, sites")
     p.set_defaults(function=run)
     p.add_argument("what", nargs="?", choices=(*REGISTRIES, "recipes", "sites"), help="default: all but sites")
-    p.add_argument("-a", "--arch", metavar="NAME", help="for sites: the architecture; for archs --check: these only")
+    p.add_argument(
+        "-a",
+        "--arch",
+        action="append",
+        default=[],
+        metavar="NAME[,...]",
+        help="for sites: the architecture; for archs --check: these only (may be repeated)",
+    )
     p.add_argument(
         "--check",
         action="store_true",
@@ -38,12 +45,11 @@ def add_to(commands: Any) -> None:
         "-d",
         "--dataset",
         metavar="NAME",
-        default="cifar10",
-        help="for sites: gives the input shape (cifar10)",
+        help="for sites: gives the input shape (cifar10); for archs --check: in place of the smallest images taken",
     )
-    p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="for sites: data sets (data)")
+    p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets are (data)")
     p.add_argument(
-        "--coupling", choices=("inner", "full"), default="inner", help="for sites: full adds residual streams"
+        "--coupling", choices=("inner", "full"), default="inner", help="of sites: full adds residual streams"
     )
     p.add_argument("--onnx", action="store_true", help="with --check: also export the half network and compare")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="list what this file defines too")
@@ -91,17 +97,20 @@ def _recipes() -> list[dict[str, str]]:
 
 
 def _survey(chosen: argparse.Namespace) -> int:
-    from bench.survey import every_name, survey
+    from bench.survey import Request, every_name, survey
 
     if chosen.onnx:
         from bench import export
 
         export.require()
-    names = [model_name(name) for name in chosen.arch.split(",")] if chosen.arch else every_name()
+    names = _archs(chosen) or every_name()
     for name in names:
         ARCHS.require(name)
     rows = []
-    for finding in survey(names, chosen.onnx):
+    request = Request(chosen.coupling, chosen.onnx)
+    if chosen.dataset:
+        request = dataclasses.replace(request, **_data_of(chosen))
+    for finding in survey(names, request):
         rows.append(dataclasses.asdict(finding))
         print(f"{finding.outcome:8}{finding.name}  {finding.why}".rstrip(), file=sys.stderr, flush=True)
     count = Counter(row["outcome"] for row in rows)
@@ -128,7 +137,7 @@ def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
 
     return {
         "architecture": row["name"],
-        "images": f"{row['side']}x{row['side']}" if row["side"] else "",
+        "images": "x".join(map(str, row["shape"])).removeprefix("3x") if row["shape"] else "",
         "sites": row["sites"] or "",
         "units": f"{row['units']:,}" if row["units"] else "",
         "MACs at half": percent(row["keep_macs"]),
@@ -139,18 +148,36 @@ def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
     }
 
 
+def _archs(chosen: argparse.Namespace) -> list[str]:
+    """The architectures that are asked for, without repetition."""
+    return list(dict.fromkeys(model_name(name) for names in chosen.arch for name in names.split(",")))
+
+
+def _data_of(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Shape and classes of the data set that is asked for, and its default recipe."""
+    from bench.cli.run import default_recipe
+    from bench.data import find
+
+    facts = find(chosen.dataset, chosen.data_dir)
+    recipe = default_recipe(chosen.dataset, facts.shape)
+    recipe = recipe if recipe in recipe_names() else "synthetic"  # of a plugin's data set
+    return {"shape": facts.shape, "classes": facts.classes, "recipe": load_recipe(recipe)}
+
+
 def _sites(chosen: argparse.Namespace) -> int:
     from bench.archs import build
-    from bench.budget import CostModel
-    from bench.data import find
-    from bench.discovery import find_sites
+    from bench.environment import pick_device, pick_precision
+    from bench.preflight import Situation, fit
 
-    if not chosen.arch:
+    archs = _archs(chosen)
+    if len(archs) != 1:
         raise UsageError("list sites: say of which network with --arch NAME")
-    facts = find(chosen.dataset, chosen.data_dir)
-    network = build(model_name(chosen.arch), facts.shape, facts.classes)
-    sites = find_sites(network, facts.shape, chosen.coupling)
-    model = CostModel(network, sites, facts.shape)
+    chosen.dataset = chosen.dataset or "cifar10"
+    data, device = _data_of(chosen), pick_device("cpu")
+    network = build(archs[0], data["shape"], data["classes"])
+    precision = pick_precision(data["recipe"].precision, device)
+    found = fit(archs[0], network, Situation(coupling=chosen.coupling, device=device, precision=precision, **data))
+    sites, model = found.sites, found.model
     rows = []
     for name, site in sites.items():
         fewer = model.dense.copy()
@@ -167,13 +194,15 @@ def _sites(chosen: argparse.Namespace) -> int:
             }
         )
     if chosen.json:
-        print(json.dumps({"sites": rows, "rejected": sites.rejected}, indent=1))
+        print(json.dumps({"sites": rows, "rejected": sites.rejected, "layout": found.layout}, indent=1))
         return 0
     print(tabulate(rows, headers="keys", tablefmt="simple", intfmt=","))
     print(
         f"\n{len(sites)} sites, gate == slice checked; dense: {model.macs(model.dense):,} MACs, "
-        f"{model.params(model.dense):,} parameters, input {list(facts.shape)}"
+        f"{model.params(model.dense):,} parameters, input {list(data['shape'])}"
     )
+    if found.note:
+        print(f"it runs in {found.layout} memory format: {found.note}")
     if sites.rejected:
         print("\nno sites:", *(f"  {name}: {why}" for name, why in sites.rejected.items()), sep="\n")
     sys.stdout.flush()

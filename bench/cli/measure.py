@@ -62,7 +62,7 @@ def measure(chosen: argparse.Namespace) -> int:
         timings = [
             timing
             for runtime in chosen.runtimes
-            for timing in latency.compare(dense, final, stored.shape, batches, device, runtime)
+            for timing in latency.compare(dense, final, stored.shape, batches, device, runtime, stored.layout)
         ]
         measured.append({"id": found["id"], "weights": weights, "latency": timings})
         if not chosen.json:

@@ -138,16 +138,23 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
     return make_spec(chosen.method, arch, chosen.dataset, recipe, budget, seed, chosen.coupling, options)
 
 
+def default_recipe(dataset: str, shape: tuple[int, ...] = ()) -> str:
+    """Name of the default recipe of a data set; that of a folder depends on the ``shape`` of its images."""
+    if dataset.startswith("folder:"):
+        return FOLDER_RECIPES[max(shape[1:]) > SMALL_SIDE]
+    return RECIPE_OF.get(dataset, dataset)
+
+
 def recipe_of(chosen: argparse.Namespace) -> str:
-    """Name of the default recipe of the data set; that of a folder depends on the size of its images."""
+    """Name of the default recipe of the data set that is asked for."""
     if not chosen.dataset.startswith("folder:"):
-        return RECIPE_OF.get(chosen.dataset, chosen.dataset)
+        return default_recipe(chosen.dataset)
     from bench.data import find
     from bench.progress import Progress
 
     cache = None if chosen.dry_run else chosen.out / "cache"
     found = find(chosen.dataset, chosen.data_dir, cache, Progress(chosen.dataset, chosen.quiet))
-    return FOLDER_RECIPES[max(found.shape[1:]) > SMALL_SIDE]
+    return default_recipe(chosen.dataset, found.shape)
 
 
 def make_budget(chosen: argparse.Namespace) -> Budget | None:

@@ -54,6 +54,10 @@ class TrainingData:
     val: ImageSet
     facts: dict[str, Any]
 
+    def laid_out(self, layout: str) -> TrainingData:
+        """The same images in batches of a memory format."""
+        return TrainingData(self.train.laid_out(layout), self.val.laid_out(layout), self.facts)
+
 
 def find(name: str, data_dir: Path, cache: Path | None = None, progress: Progress = SILENT) -> Dataset:
     """What is known of the data set ``name``: a registered one, or ``folder:NAME`` in ``data_dir``.
@@ -114,7 +118,8 @@ def load_test(
     loading = _Loading(facts, folder, False, Cache(cache), progress)
     source, labels, digest = loading.checked("test", loading.read("test"))
     everything = torch.ones(len(labels), dtype=torch.bool)
-    return loading.images(source, labels, everything, like.mean, like.std, like.labels.device), digest
+    images = loading.images(source, labels, everything, like.mean, like.std, like.labels.device)
+    return images.laid_out(like.layout), digest
 
 
 def validation_split(labels: Tensor, seed: int) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from bench.environment import LAYOUT, laid_out
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 """Share of the image's area and range of width / height of a resized crop (Szegedy et al. 2015, torchvision)."""
@@ -24,11 +28,13 @@ class ImageSet(ABC):
     Attributes:
         labels: int64 ``[N]``, on the device.
         mean, std: float32 ``[1, C, 1, 1]`` on the scale 0..255, on the device.
+        layout: memory format of batches, one of ``bench.environment.LAYOUTS``.
     """
 
     labels: Tensor
     mean: Tensor
     std: Tensor
+    layout: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,9 +86,13 @@ class ImageSet(ABC):
         return next(self.batches(size))[0]
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Float32, zero mean and unit deviation per channel over the training images, channels-last."""
-        scaled = (pixels.float() - self.mean) / self.std
-        return scaled.contiguous(memory_format=torch.channels_last)
+        """Float32, zero mean and unit deviation per channel over the training images, in the set's layout."""
+        return laid_out((pixels.float() - self.mean) / self.std, self.layout)
+
+    def laid_out(self, layout: str) -> ImageSet:
+        """The same images, in batches of another memory format."""
+        same: Any = self  # every kind is a dataclass
+        return dataclasses.replace(same, layout=layout)
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class Images(ImageSet):
     labels: Tensor
     mean: Tensor
     std: Tensor
+    layout: str = LAYOUT
 
     def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
         """See :meth:`ImageSet.decoded`."""

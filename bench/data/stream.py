@@ -13,6 +13,7 @@ from torch.utils import data
 
 from bench.data.files import Files, decode, fitted, resized, to_tensor
 from bench.data.images import Decoded, ImageSet, augmented, crop_boxes, mirrored
+from bench.environment import LAYOUT
 from bench.errors import SetupError
 from bench.progress import Progress
 
@@ -141,6 +142,7 @@ class Stream(ImageSet):
     std: Tensor
     workers: int
     report: Callable[[str], None]
+    layout: str = LAYOUT
 
     def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
         """See :meth:`ImageSet.decoded`."""

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -164,6 +164,12 @@ def _second_pass(network: nn.Module, x: Tensor) -> tuple[Counter[str], dict[str,
         network(x)
     by_module = Counter({name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()})
     return by_module, dict(hidden.bounds)
+
+
+def products(network: nn.Module, images: Iterable[Tensor]) -> list[int]:
+    """Convolution, linear, matmul and attention MACs of one image: the first of each of ``images [B, C, H, W]``."""
+    network = _counted_copy(network)
+    return [untraced(network, x[:1])[0] for x in images]
 
 
 def parameters(network: nn.Module) -> int:

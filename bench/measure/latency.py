@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bench import export
-from bench.environment import device_name, place
+from bench.environment import LAYOUT, device_name, laid_out, place
 from bench.registry import unknown
 
 WARMUP_S, MEASURE_S = 0.5, 2.0
@@ -29,33 +29,33 @@ class Runtime:
 
     Attributes:
         package: whose version is recorded.
-        layout: memory format of the images.
+        layout: memory format of the images; None for that of the networks.
         device: the only one it runs on here; None for any.
-        load: ``(network, shape, device)`` -> what binds the network to images; may raise RunFailed.
+        load: ``(network, shape, device, layout)`` -> what binds the network to images; may raise RunFailed.
         require: raises SetupError where it cannot run.
     """
 
     package: str
-    layout: str
+    layout: str | None
     device: torch.device | None
-    load: Callable[[nn.Module, tuple[int, ...], torch.device], export.Bind]
+    load: Callable[[nn.Module, tuple[int, ...], torch.device, str], export.Bind]
     require: Callable[[], object]
 
 
-def eager(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> export.Bind:
-    """``network`` itself, layer by layer: eval mode, float32, channels-last."""
-    placed = place(network, device).float().eval()
-    return lambda x: partial(placed, x.contiguous(memory_format=torch.channels_last))
+def eager(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str = LAYOUT) -> export.Bind:
+    """``network`` itself, layer by layer: eval mode, float32, in a memory format of ``environment.LAYOUTS``."""
+    placed = place(network, device, layout).float().eval()
+    return lambda x: partial(placed, laid_out(x, layout))
 
 
-def _onnxruntime(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> export.Bind:
+def _onnxruntime(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str) -> export.Bind:
     model = export.convert(network, shape)
     export.check_onnx(model, network, shape)
     return export.load(model)
 
 
 RUNTIMES = {
-    "eager": Runtime("torch", "channels_last", None, eager, lambda: None),
+    "eager": Runtime("torch", None, None, eager, lambda: None),
     "onnxruntime": Runtime("onnxruntime", "channels_first", torch.device("cpu"), _onnxruntime, export.require),
 }
 
@@ -75,19 +75,22 @@ def compare(
     batches: Iterable[int],
     device: torch.device,
     runtime: str = "eager",
+    layout: str = LAYOUT,
 ) -> list[dict[str, Any]]:
     """Time ``dense`` and ``sliced`` in one runtime on ``[batch, *shape]``, float32; one entry a batch size.
+
+    Both have the memory format ``layout`` where the runtime has none of its own.
 
     Each has all samples in milliseconds, medians, and the speed-up (ratio of medians) with a 95 % bootstrap
     interval over rounds. Raises RunFailed when the runtime cannot take one of the networks.
     """
     how = RUNTIMES[runtime]
-    device = how.device or device
-    bound = [how.load(network, shape, device) for network in (dense, sliced)]
-    return [_compare(bound, torch.rand(batch, *shape, device=device), runtime) for batch in batches]
+    device, layout = how.device or device, how.layout or layout
+    bound = [how.load(network, shape, device, layout) for network in (dense, sliced)]
+    return [_compare(bound, torch.rand(batch, *shape, device=device), runtime, layout) for batch in batches]
 
 
-def _compare(bound: list[export.Bind], x: torch.Tensor, runtime: str) -> dict[str, Any]:
+def _compare(bound: list[export.Bind], x: torch.Tensor, runtime: str, layout: str) -> dict[str, Any]:
     samples = interleaved([bind(x) for bind in bound], x.device)
     rounds = len(samples)
     median = np.median(samples, axis=0)
@@ -101,7 +104,7 @@ def _compare(bound: list[export.Bind], x: torch.Tensor, runtime: str) -> dict[st
         "dtype": "float32",
         "runtime": runtime,
         "runtime_version": metadata.version(RUNTIMES[runtime].package),
-        "layout": RUNTIMES[runtime].layout,
+        "layout": layout,
         "rounds": rounds,
         "load_average": os.getloadavg()[0],
         "dense_ms": float(median[0]),
@@ -155,14 +158,16 @@ def _cuda_ms(call: Callable[[], Any]) -> float:
 
 
 @torch.inference_mode()
-def peak_memory_bytes(network: nn.Module, shape: tuple[int, ...], batch: int, device: torch.device) -> int:
+def peak_memory_bytes(
+    network: nn.Module, shape: tuple[int, ...], batch: int, device: torch.device, layout: str = LAYOUT
+) -> int:
     """Most memory held at once by tensors during one forward pass, weights included.
 
     CUDA: the allocator's own peak. CPU: running sum over the profiler's allocation events.
     """
-    network = place(network, device).eval()
+    network = place(network, device, layout).eval()
     weights = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
-    x = torch.rand(batch, *shape, device=device).contiguous(memory_format=torch.channels_last)
+    x = laid_out(torch.rand(batch, *shape, device=device), layout)
     network(x)
     if device.type == "cuda":
         torch.cuda.synchronize(device)

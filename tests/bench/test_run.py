@@ -278,12 +278,12 @@ def test_nothing_is_left_behind_by_a_finished_run(make_run, method):
     assert hooks_on(run.network) == hooks_on(run.training.model.network) == []
 
 
-def test_a_network_that_cannot_be_traced_leaves_a_record(make_run):
+def test_run_refuses_a_network_that_takes_no_images(make_run):
     spec, options = make_run(arch="untraceable")
-    with pytest.raises(RunFailed, match="torch-pruning cannot trace") as raised:
+    with pytest.raises(UsageError, match="architecture 'untraceable': it fails in eval mode with TypeError") as raised:
         execute(spec, options)
     assert "\n" not in str(raised.value)
-    assert record.load(record.path_of(options.out, spec))["status"] == "failed"
+    assert not list(options.out.rglob("*.json"))
 
 
 def test_a_budget_below_min_keep_is_refused_before_anything_is_written(make_run):

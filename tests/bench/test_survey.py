@@ -1,5 +1,6 @@
 """Every network gets a finding, whatever it does to its process."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from bench import registry, survey
 from bench.archs.outside import torchvision_names
 from bench.cli import main
 from bench.registry import ARCHS, add_plugin
-from bench.survey import Finding, every_name, examine
+from bench.survey import Finding, Request, every_name, examine
 
 PLUGINS = "tests/plugins/surveyed.py"
 SMALL = ("resnet20", "resnet20b", "lenet", "mlp_40_40", "dropnet_a_20_20", "dropnet_b_20_20", "densenet40", "vgg16_bn")
@@ -28,7 +29,7 @@ def _known(monkeypatch, request):
 
 
 def found(*names):
-    return list(survey.survey(names))
+    return list(survey.survey(names, Request()))
 
 
 def test_all_names_are_the_suites_own_and_torchvisions():
@@ -40,7 +41,7 @@ def test_all_names_are_the_suites_own_and_torchvisions():
 
 def test_a_network_that_passes():
     finding = examine("prunable")
-    assert (finding.outcome, finding.why, finding.side) == ("pass", "", 32)
+    assert (finding.outcome, finding.why, finding.shape) == ("pass", "", (3, 32, 32))
     assert (finding.sites, finding.units) == (2, 10)
     # at half: 3 and 2 units; 30x30 and 28x28 positions; the pool reads 28x28 of each channel
     dense = 27 * 6 * 900 + 54 * 4 * 784 + 4 * 784 + 40
@@ -51,8 +52,8 @@ def test_a_network_that_passes():
 
 
 def test_the_smallest_images_it_takes():
-    assert examine("choosy").side == 128
-    assert examine("torchvision:squeezenet1_1").side == 64
+    assert examine("choosy").shape == (3, 128, 128)
+    assert examine("torchvision:squeezenet1_1").shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +72,11 @@ def test_a_network_that_does_not_pass(name, outcome, why):
 @pytest.mark.slow
 def test_no_network_ends_the_survey():
     findings = found("dies", "leaves", "raises", "prunable")
-    assert [f.outcome for f in findings] == ["FAILED"] * 3 + ["pass"]
+    assert [f.outcome for f in findings] == ["FAILED", "FAILED", "skipped", "pass"]
     died, left, raised, fine = (f.why for f in findings)
     assert "ended with code 7" in died
     assert "ended with code 5" in left
-    assert raised == "KeyError: 'odd\\nin two lines'"
+    assert "it fails in eval mode with KeyError: 'odd\\nin two lines' (surveyed.py:" in raised
     assert fine == ""
 
 
@@ -87,7 +88,7 @@ def test_a_network_that_is_never_done(monkeypatch):
 
 def test_what_a_network_prints_is_no_part_of_the_table(capsys):
     answers = []
-    survey._work("prunable", False, [], SimpleNamespace(send=answers.append))
+    survey._work("prunable", Request(), [], SimpleNamespace(send=answers.append))
     assert [f.outcome for f in answers] == ["pass"]
     out, err = capsys.readouterr()
     assert (out, err) == ("", "a network is made\n")
@@ -121,7 +122,7 @@ def test_one_that_fails_is_exit_code_1_and_json_has_all(capfd):
     code, out, _ = listing(capfd, "--check", "-a", "prunable,dies", "--json")
     assert code == 1
     passed, failed = (Finding(**row) for row in json.loads(out))
-    assert passed == examine("prunable")
+    assert passed == dataclasses.replace(examine("prunable"), shape=[3, 32, 32])
     assert failed.name == "dies"
     assert failed.outcome == "FAILED"
 
