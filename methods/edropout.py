@@ -92,7 +92,8 @@ class EDropout(Method):
         children = ctx.repair(cross(self.states, mutants, c.crossover, ctx.rng))
         fresh = c.stale_costs and bool(self.costs.isfinite().all())  # parents' costs need no second look
         candidates = children if fresh else torch.cat([self.states, children])
-        some = slice(max(1, round(c.share * len(ctx.x))))
+        least = 2 if c.statistics == "batch" else 1  # one image alone has no deviation
+        some = slice(max(least, round(c.share * len(ctx.x))))
         ctx.masks = ctx.sites.ones()  # or no candidate would be evaluated with units that the best state lacks
         logits = ctx.evaluate(ctx.split(candidates), ctx.x[some], c.statistics == "batch")
         costs = energy_loss(logits, ctx.y[some])

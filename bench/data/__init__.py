@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from bench.data.cache import Cache
-from bench.data.files import DECODING, Files, inspected, require_one_class_each
+from bench.data.duplicates import require_one_class_each
+from bench.data.files import DECODING, Files, inspected
 from bench.data.folder import PREFIX, find_folder, resolve
 from bench.data.images import Images, ImageSet
 from bench.data.registered import Dataset, Raw, dataset
@@ -68,11 +69,12 @@ def find(name: str, data_dir: Path, cache: Path | None = None, progress: Progres
         cache: folder that remembers what files were found to be; None: nothing is remembered.
         progress: where to report.
 
-    Raises UsageError for an unknown name, SetupError for a folder that is not what its name says.
+    Raises UsageError for an unknown name, SetupError for a folder that is not what its name says, and for one class.
     """
-    if name.startswith(PREFIX):
-        return find_folder(name, data_dir, Cache(cache), progress)
-    return DATASETS.get(name)
+    found = find_folder(name, data_dir, Cache(cache), progress) if name.startswith(PREFIX) else DATASETS.get(name)
+    if found.classes < 2:
+        raise SetupError(f"data set '{name}' has one class: every answer would be right; it needs two at least")
+    return found
 
 
 def load_training(
@@ -93,6 +95,7 @@ def load_training(
     loading = _Loading(facts, folder, download, Cache(cache), progress)
     loaded = loading.read("train")
     source, labels, digest = loading.checked("train", loaded)
+    loading.require_two_each(loaded, labels)
     if isinstance(loaded, Files):
         loading.checked("test", loading.read("test"))
     mean, std = loading.constants(source)
@@ -168,6 +171,17 @@ class _Loading:
         if facts.sha256 and digest != facts.sha256[part == "test"]:
             raise self._damaged(f"{part} images are not the published ones (sha256 differs)")
         return pixels, labels, digest
+
+    def require_two_each(self, loaded: Raw | Files, labels: Tensor) -> None:
+        """Raise SetupError for a class with one training image: held out for validation, it would not be trained on."""
+        alone = (labels.bincount() < 2).nonzero().flatten().tolist()
+        if alone:
+            index = int((labels == alone[0]).nonzero())
+            what = loaded.path(index) if isinstance(loaded, Files) else f"data set '{self.facts.name}', image {index}"
+            more = f" (so it is in {len(alone) - 1} more classes)" * (len(alone) > 1)
+            raise SetupError(
+                f"{what}: the only training image of its class{more}; a class needs two, one of them for validation"
+            )
 
     def images(
         self, source: Tensor | Files, labels: Tensor, chosen: Tensor, mean: Tensor, std: Tensor, device: torch.device

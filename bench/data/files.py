@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,11 @@ from bench.errors import SetupError
 from bench.progress import Progress
 from bench.spec import component
 
-DECODING = f"1, Pillow {PIL.__version__}"
-"""Version of the rules below and of what follows them: pixels decoded under another one are decoded again."""
+DECODING = f"2, Pillow {PIL.__version__}"
+"""Version of the rules below and of what follows them: files are checked and decoded again under another one."""
+MOST_PIXELS = 2**28
+"""Of one image; decoded it takes up to 1 GiB. Pillow's own limit is lower and calls a larger image an attack."""
+Image.MAX_IMAGE_PIXELS = None
 THREADS = 8
 """That check files; they wait for the disk, or the network behind it, most of the time."""
 AT_ONCE = 256
@@ -31,6 +36,10 @@ TAIL = 32
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N")
 """PIL's modes of images without colour: of 1, 8 and 16 bits."""
+FULL = 2**16
+"""One more than the largest value of 16 bits."""
+LEAST_USED = 2**12
+"""What the largest value of 16 bits must reach: below it, the upper 8 bits would keep 16 levels at most."""
 ORIENTATION = 0x0112
 """EXIF's tag; from 5 on height and width are exchanged."""
 
@@ -136,25 +145,41 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
 # --- one file ------------------------------------------------------------------------------------------------
 
 
-def _damaged(path: str, error: Exception) -> SetupError:
-    why = "not an image" if isinstance(error, UnidentifiedImageError) else f"damaged ({error or type(error).__name__})"
-    return SetupError(f"{path}: {why}; replace or delete it")
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """The image at ``path``, only its header read yet; whatever goes wrong with it becomes a SetupError."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise SetupError(
+                    f"{path}: {image.width}x{image.height} pixels, and an image may have {MOST_PIXELS:,}; scale it down"
+                )
+            yield image
+    except (SetupError, KeyboardInterrupt):
+        raise
+    except MemoryError as error:
+        raise SetupError(f"{path}: too little memory to decode it; scale the image down") from error
+    except UnidentifiedImageError as error:
+        raise SetupError(f"{path}: not an image that Pillow can read; convert, replace or delete it") from error
+    except Exception as error:  # whatever PIL's readers raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise SetupError(f"{path}: it cannot be read ({error.strerror})") from error
+        raise SetupError(f"{path}: damaged ({error or type(error).__name__}); replace or delete it") from error
 
 
 def inspect(path: str) -> tuple[int, int, bool]:
     """Height and width (as seen upright) of an image and whether it is grey, from its header.
 
     Raises SetupError for what is no image, and for a truncated one: the format's end marker must stand at the end.
-    A file without (other formats have none) is decoded.
+    A file without (other formats have none) is decoded, and so is one of more than 8 bits (see :func:`decode`).
     """
-    try:
-        with Image.open(path) as image:
-            (width, height), mode = image.size, image.mode
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-            if not _ended(path, END_MARKERS.get(image.format or "")):
-                image.load()
-    except Exception as error:  # whatever PIL's readers raise
-        raise _damaged(path, error) from error
+    with _opened(path) as image:
+        (width, height), mode, cut = image.size, image.mode, _cut_to_8_bits(image)
+        turned = image.getexif().get(ORIENTATION, 1) >= 5
+        if mode[0] in "IF" or cut:
+            decode(path, 1)
+        elif not _ended(path, END_MARKERS.get(image.format or "")):
+            image.load()
     return (width, height, mode in GREY) if turned else (height, width, mode in GREY)
 
 
@@ -170,20 +195,50 @@ def decode(path: str, channels: int) -> Image.Image:
     """The image at ``path``, upright, in 8 bits: grey for one channel, RGB for three.
 
     Of 16 bits the upper 8 stay; palettes and CMYK become RGB; what is transparent lies on white.
-    Raises SetupError, with the file's name, when it cannot be read whole.
+    Raises SetupError, with the file's name, when it cannot be read whole, or when 8 bits would not show what it
+    shows: floating-point values, integers outside of 16 bits, values of 16 bits that all lie below ``LEAST_USED``.
     """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):
-                deep = np.asarray(image).astype(np.int64)
-                image = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
-            if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # whatever PIL's readers raise
-        raise _damaged(path, error) from error
+    with _opened(path) as image:
+        cut = _cut_to_8_bits(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        if image.mode == "F":
+            raise _too_deep(path, "floating-point values (mode F), of which no range is known")
+        if image.mode[0] == "I":
+            deep = np.asarray(image)
+            low, high = int(deep.min()), int(deep.max())
+            if low < 0 or high >= FULL:
+                raise _too_deep(path, f"values from {low} to {high} (mode {image.mode}), not from 0 to {FULL - 1}")
+            if 0 < high < LEAST_USED:
+                raise _too_deep(path, f"16 bits (mode {image.mode}) with values up to {high} only")
+            image = Image.fromarray((deep >> 8).astype(np.uint8))
+        elif cut and (high := _brightest(image)) < LEAST_USED >> 8:
+            raise _too_deep(path, f"more than 8 bits (mode {image.mode}), whose upper 8 have values up to {high} only")
+        if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        mode = "L" if channels == 1 else "RGB"
+        return image if image.mode == mode else image.convert(mode)
+
+
+def _cut_to_8_bits(image: Image.Image) -> bool:
+    """Whether Pillow gives the upper 8 bits of larger values of several channels; of an image not yet decoded."""
+    if image.format == "JPEG2000":  # Pillow does not say how many bits it has
+        return len(image.getbands()) > 1
+    for codec, _, _, how in getattr(image, "tile", ()):
+        if codec == "SGI16" or re.search(r";16[BLN]", str(how)) or (codec.startswith("ppm") and how[1] > 255):
+            return len(image.getbands()) > 1
+    return False
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of an 8-bit image of several channels, transparency left out."""
+    pixels = np.asarray(image)
+    return max(int(pixels[..., k].max()) for k, band in enumerate(image.getbands()) if band not in "Aa")
+
+
+def _too_deep(path: str, what: str) -> SetupError:
+    return SetupError(f"{path}: {what}; scale it to 8 bits a channel, or its content would be lost")
 
 
 def fitted(image: Image.Image, shorter: int | None, height: int, width: int) -> Image.Image:
@@ -214,7 +269,7 @@ def inspected(files: Files, what: str, cache: Cache, progress: Progress) -> Tens
 
     Remembered until a file changes. Raises SetupError, naming the first file that is damaged.
     """
-    entry, key = files.entry(f"{what}-checked"), files.version
+    entry, key = files.entry(f"{what}-checked"), f"{files.version} {DECODING}"
     kept = cache.read(entry, key)
     if kept is not None:
         return kept["found"]
@@ -227,15 +282,3 @@ def inspected(files: Files, what: str, cache: Cache, progress: Progress) -> Tens
     table = torch.tensor(found, dtype=torch.int64)
     cache.write(entry, key, {"found": table})
     return table
-
-
-def require_one_class_each(files: Files, pixels: Tensor) -> None:
-    """Raise SetupError when two files of different classes are the same image."""
-    seen: dict[bytes, int] = {}
-    labels = files.labels.tolist()
-    for index, image in enumerate(pixels.numpy()):
-        other = seen.setdefault(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), index)
-        if labels[other] != labels[index]:
-            raise SetupError(
-                f"{files.path(other)} and {files.path(index)} are the same image in two classes; delete one"
-            )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.data.cache import Cache
+from bench.data.duplicates import require_apart
 from bench.data.files import Files, class_folders, inspected
 from bench.data.registered import Dataset
 from bench.errors import SetupError, UsageError
@@ -41,8 +42,9 @@ def resolve(name: str, data_dir: Path) -> tuple[str, Path]:
 def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> Dataset:
     """The data set of the folder that ``name`` (as typed, or resolved) means; its files' headers are read.
 
-    Raises SetupError for a folder that is not there, is not one of images in class folders, has a damaged file, or
-    another content than the name says; UsageError where images differ in size and the name gives none.
+    Raises SetupError for a folder that is not there, is not one of images in class folders, has a damaged file, a
+    file in both parts, or another content than the name says; UsageError where images differ in size and the name
+    gives none.
     """
     name, data_dir = resolve(name, data_dir)
     path, size, content = _parts(name)
@@ -54,6 +56,7 @@ def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> 
             "files were added, removed or written; run anew, or give the right folder with --data-dir"
         )
     found = torch.cat([inspected(files, what, cache, progress) for files, what in ((train, "train"), (test, "test"))])
+    require_apart(train, test, cache)
     height, width = (int(size), int(size)) if size else _common_size(place.name, found[:, :2])
     channels = 1 if bool(found[:, 2].all()) else 3
 

@@ -5,11 +5,11 @@ import os
 import numpy as np
 import pytest
 import torch
-from image_folders import encoded, pixels, save, write_folder
+from image_folders import encoded, pixels, save
 from PIL import Image
 
 from bench.data.cache import Cache
-from bench.data.files import Files, class_folders, decode, fitted, inspect, inspected, require_one_class_each, to_tensor
+from bench.data.files import Files, class_folders, decode, fitted, inspect, inspected, to_tensor
 from bench.errors import SetupError
 from bench.progress import Progress
 
@@ -190,7 +190,10 @@ def test_truncated_files_are_found_without_and_with_decoding(tmp_path, form, lef
     assert inspect(str(path)) == (48, 64, False)
     path.write_bytes(whole[: int(left * len(whole))])
     for act in (lambda: inspect(str(path)), lambda: decode(str(path), 3)):
-        with pytest.raises(SetupError, match=r"cut: (not an image|damaged \(.+\)); replace or delete it"):
+        with pytest.raises(
+            SetupError,
+            match=r"cut: (not an image that Pillow can read; convert|damaged \(.+\))[;,] replace or delete it",
+        ):
             act()
 
 
@@ -230,18 +233,6 @@ def test_checked_files_are_remembered_until_one_changes(folder, tmp_path, monkey
     for _ in range(2):  # what is damaged is not remembered as checked
         with pytest.raises(SetupError, match=r"train/dog/003.png: not an image"):
             look()
-
-
-def test_one_image_in_two_classes_is_found(tmp_path):
-    write_folder(tmp_path, train=3)
-    files, _ = class_folders(tmp_path, "train")
-    images = torch.arange(9, dtype=torch.uint8).reshape(9, 1, 1, 1).repeat(1, 3, 2, 2)
-    require_one_class_each(files, images)
-    images[1] = images[0]  # twice in one class
-    require_one_class_each(files, images)
-    images[7] = images[4]
-    with pytest.raises(SetupError, match=r"train/dog/001.png and .*train/newt/001.png are the same image in two"):
-        require_one_class_each(files, images)
 
 
 def test_files_that_a_list_names_must_be_there(tmp_path):
