@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.api import Phase
 from bench.checkpoint import load_tensors, save_tensors
-from bench.errors import RunFailed
+from bench.errors import MACHINE, RunFailed
 from bench.files import Lock, write_atomic
 from bench.progress import Progress
 from bench.training import Training
@@ -84,9 +84,9 @@ def ensure(folder: Path, base_id: str, epochs: int, progress: Progress, start: C
     try:
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunFailed(f"{facts_file} is damaged; delete it and run again") from error
+        raise RunFailed(f"{facts_file} is damaged; delete it and run again", blame=MACHINE) from error
     if hashlib.sha256(weights.read_bytes()).hexdigest() != facts["sha256"]:
-        raise RunFailed(f"{weights} is not what was trained; delete it and run again")
+        raise RunFailed(f"{weights} is not what was trained; delete it and run again", blame=MACHINE)
     return Base(load_tensors(weights), facts)
 
 

@@ -1,4 +1,4 @@
-"""Whose fault an error is: the method's, the architecture's, the data's, this machine's, else the suite's."""
+"""Whose fault an error is, by its traceback: of the method, the architecture, the data, the machine, or the suite."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Method
-from bench.errors import BenchError, SetupError
+from bench.errors import ARCHITECTURE, DATA, MACHINE, METHOD, SUITE, BenchError, SetupError
 from bench.registry import ARCHS, DATASETS, METHODS, ROOT, Registry, model_file
 from bench.spec import Spec
 
-METHOD, ARCHITECTURE, DATA, MACHINE, SUITE = PARTIES = ("method", "architecture", "data", "machine", "suite")
 HERE = ROOT / "bench"
 ANSWERS = {HERE / name for name in ("api.py", "choosing.py", "gates.py")}
 """Files of the suite that work on what a method returned."""
@@ -49,17 +48,19 @@ class Call:
         return f"{self.file.name}:{self.line}"
 
 
-def culprit(error: BaseException, spec: Spec, shape: tuple[int, ...] | None = None) -> str:
+def culprit(error: BaseException, spec: Spec, shape: tuple[int, ...] | None = None, acting: bool = False) -> str:
     """One of ``PARTIES``: the one that the error names, else the one that the innermost call belongs to.
 
     Calls of libraries and of the harness belong to nobody. A call of a network with something that is no batch of
-    images of ``shape`` is the caller's.
+    images of ``shape`` is the caller's. A backward pass, which has no calls, belongs to the method where one is
+    ``acting``, since the network passed the test before the run; else to the network.
     """
     if isinstance(error, BenchError) and error.blame:
         return error.blame
     if isinstance(error, KeyboardInterrupt | MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
         return MACHINE
     files, calls = _files(spec), _calls(error)
+    backward = bool(calls) and calls[-1].file.is_relative_to(TORCH / "autograd")
     while calls:
         call = calls.pop()
         party = _party(call, files)
@@ -71,6 +72,8 @@ def culprit(error: BaseException, spec: Spec, shape: tuple[int, ...] | None = No
                 inside.append(calls.pop())
             if _take_images(inside, shape):
                 return ARCHITECTURE
+    if backward:
+        return METHOD if acting else ARCHITECTURE
     return MACHINE if isinstance(error, SetupError | OSError) else SUITE
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bench.errors import RunFailed, SetupError
+from bench.errors import MACHINE, RunFailed, SetupError
 from bench.files import write_atomic
 
 
@@ -80,7 +80,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             same = json.loads((file.metadata() or {}).get(SAME, "{}"))
         return found | {name: found[first] for name, first in same.items()}
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise RunFailed(f"{path} cannot be read ({error}); delete it and run again") from error
+        raise RunFailed(f"{path} cannot be read ({error}); delete it and run again", blame=MACHINE) from error
 
 
 def require_writable(folder: Path, free_bytes: int) -> None:

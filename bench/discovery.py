@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from bench.errors import RunFailed
+from bench.errors import ARCHITECTURE, RunFailed
 from bench.gates import Tap
 from bench.parameters import copied, uncut
 from bench.sites import TOLERANCE, Site, Sites, gate_slice_difference
@@ -68,7 +68,7 @@ def no_site(network: nn.Module, rejected: Mapping[str, str]) -> RunFailed:
     layers = sum(isinstance(m, (*CONVS, nn.Linear)) for m in network.modules())
     untraced = f"its {layers} convolution and linear layers are not on the path that autograd saw"
     reasons = reasons or (untraced if layers else "no convolution or linear layer")
-    return RunFailed(f"the network has no site that can be pruned ({reasons})", blame="architecture")
+    return RunFailed(f"the network has no site that can be pruned ({reasons})", blame=ARCHITECTURE)
 
 
 class _Rejected(Exception):

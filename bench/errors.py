@@ -1,11 +1,17 @@
 """Errors a user can act on. Each carries the exit code of the command that meets it."""
 
+METHOD, ARCHITECTURE, DATA, RECIPE, MACHINE, SUITE = PARTIES = (
+    *("method", "architecture", "data", "recipe", "machine", "suite"),
+)
+"""Whose fault a failed run can be."""
+
 
 class BenchError(Exception):
     """Base of all expected errors; its text is one line: what, where, what to do.
 
     Attributes:
-        blame: whose fault it is (see :mod:`bench.blame`), where the place that raises it knows.
+        blame: whose fault it is, one of ``PARTIES``, where the place that raises it knows; else see
+            :func:`bench.blame.culprit`.
     """
 
     exit_code = 1

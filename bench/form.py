@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from bench.errors import PARTIES
 from bench.kinds import (
     Kind,
     Wrong,
@@ -164,7 +165,7 @@ FIELDS: dict[str, Kind] = {
             },
         )
     ),
-    "error": maybe(fields({"type": name, "message": text, "traceback": listed(text)})),
+    "error": maybe(fields({"type": name, "message": text, "traceback": listed(text)}, {"blame": one_of(*PARTIES)})),
     "record_sha256": sha256,
 }
 """Keys of a record and the kinds of their values; nothing may be missing, nothing else may stand there."""

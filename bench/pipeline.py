@@ -18,7 +18,7 @@ from bench.api import Method, Phase, Plan, Prune
 from bench.archs import build
 from bench.checkpoint import clone_state, require_writable, save_tensors, weight_bytes
 from bench.context import Context
-from bench.errors import RunFailed
+from bench.errors import ARCHITECTURE, METHOD, RunFailed
 from bench.masked_model import MaskedModel
 from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality
@@ -192,7 +192,8 @@ class Run:
         if budget and not self.model.meets(budget, cost):
             raise RunFailed(
                 f"the method's masks cost {self.model.cost(budget, cost):,}, "
-                f"the budget of {budget} is {self.model.allowed(budget):,}"
+                f"the budget of {budget} is {self.model.allowed(budget):,}",
+                blame=METHOD,
             )
         whole, sites = model.network, model.sites
         sliced = model.slice(masks)
@@ -201,9 +202,11 @@ class Run:
             difference = gate_slice_difference(whole, sliced, sites, masks, x)
             counted = flops.count(sliced, self.shape)
         if not difference <= TOLERANCE:  # not a number fails too
-            raise RunFailed(f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}")
+            why = f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}"
+            raise RunFailed(why, blame=ARCHITECTURE)
         if counted.total != self.model.macs(cost):
-            raise RunFailed(f"fvcore counts {counted.total:,} MACs, the cost model {self.model.macs(cost):,}")
+            why = f"fvcore counts {counted.total:,} MACs, the cost model {self.model.macs(cost):,}"
+            raise RunFailed(why, blame=ARCHITECTURE)
         training.recalibrate()
         training.extra = {
             "gate_slice_difference": difference,
@@ -339,10 +342,11 @@ def label(spec: Spec) -> str:
 def check_plan(plan: Any, prunes: bool) -> Plan:
     """``plan`` as it is; raises RunFailed unless it is a tuple of phases with one PRUNE (none if nothing is pruned)."""
     if not isinstance(plan, tuple) or not all(isinstance(step, Phase | Prune) for step in plan):
-        raise RunFailed("the method's plan is not a tuple of Phase and PRUNE")
+        raise RunFailed("the method's plan is not a tuple of Phase and PRUNE", blame=METHOD)
     found, wanted = sum(isinstance(step, Prune) for step in plan), int(prunes)
     if found != wanted:
-        raise RunFailed(f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})")
+        why = f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})"
+        raise RunFailed(why, blame=METHOD)
     return plan
 
 

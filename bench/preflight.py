@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.blame import ARCHITECTURE, first_line, innermost_layer, place_in_network
+from bench.blame import first_line, innermost_layer, place_in_network
 from bench.budget import CostModel
 from bench.checkpoint import load_tensors, save_tensors
 from bench.discovery import find_sites, no_site
 from bench.environment import LAYOUTS, autocast, laid_out, place
-from bench.errors import BenchError, RunFailed, UsageError
+from bench.errors import ARCHITECTURE, BenchError, RunFailed, UsageError
 from bench.measure import flops
 from bench.modes import undisturbed
 from bench.optimizer import make_optimizer

@@ -19,7 +19,20 @@ from typing import Any
 import torch
 
 from bench import environment, form, record
-from bench.errors import BenchError, RunFailed, SetupError, UsageError
+from bench.blame import culprit, first_line, place_in_method, place_in_network
+from bench.errors import (
+    ARCHITECTURE,
+    DATA,
+    MACHINE,
+    METHOD,
+    RECIPE,
+    SUITE,
+    BenchError,
+    Diverged,
+    RunFailed,
+    SetupError,
+    UsageError,
+)
 from bench.files import run_lock
 from bench.kinds import fitting
 from bench.pipeline import Options, Run
@@ -62,19 +75,19 @@ def execute(
         done = _already(path, spec, options)
         if done:
             return done
-        finished = {"status": "ok", "error": None}
+        finished: dict[str, Any] = {"status": "ok", "error": None}
         failure: BaseException | None = None
         try:
             run.go()
         except KeyboardInterrupt as stop:
-            failure, finished = stop, _failed("interrupted", stop)
+            failure, finished = stop, _failed("interrupted", stop, MACHINE)
         except UsageError:
             raise
         except BenchError as error:
-            failure, finished = error, _failed(error.status, error)
+            failure, finished = error, _failed(error.status, error, _blame(error, run))
         except Exception as error:
             full = isinstance(error, OSError) and error.errno in FULL
-            failure, finished = error, _failed("interrupted" if full else "failed", error)
+            failure, finished = error, _failed("interrupted" if full else "failed", error, _blame(error, run))
         finally:
             run.progress.close()
             run.let_go()
@@ -82,7 +95,7 @@ def execute(
         problems = record.check_form(sealed)
         if problems:  # a bug of the suite, told rather than published
             failure = RunFailed(f"the record would not be valid: {problems[0]}")
-            sealed |= _failed("failed", failure)
+            sealed |= _failed("failed", failure, SUITE)
             sealed = record.seal(sealed | (form.EMPTY if record.check_form(sealed) else {}))
         try:
             record.write(path, sealed, replace=options.retry)
@@ -96,9 +109,8 @@ def execute(
         if isinstance(failure, OSError) and finished["status"] == "interrupted":
             raise SetupError(f"{failure.strerror}: make room; the same run then goes on") from failure
         if failure is not None:
-            raise RunFailed(
-                f"{spec.method} failed ({type(failure).__name__}: {failure}); the record has the traceback: {path}"
-            ) from failure
+            told = _told(failure, finished["error"]["blame"], run)
+            raise RunFailed(f"{told}; the record has the traceback: {path}") from failure
         return sealed
 
 
@@ -136,7 +148,11 @@ def leave_failure(spec: Spec, options: Options, error: BaseException, job: dict[
         "job": job,
         "clock": {"started_at": now, "finished_at": now, "seconds": {}, "base_seconds": None, "resumes": 0},
     }
-    record.write(record.path_of(options.out, spec), unstarted | _failed("failed", error), replace=options.retry)
+    record.write(
+        record.path_of(options.out, spec),
+        unstarted | _failed("failed", error, culprit(error, spec)),
+        replace=options.retry,
+    )
 
 
 def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
@@ -164,10 +180,37 @@ def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
     return None
 
 
-def _failed(status: str, error: BaseException) -> dict[str, Any]:
+def _blame(error: BaseException, run: Run) -> str:
+    """Whose fault it is that ``run`` failed; where its base diverged, no method took part yet."""
+    if isinstance(error, Diverged):
+        return RECIPE if run.base is None else METHOD
+    training = run.training if run.base is not None else None
+    return culprit(error, run.spec, run.shape, acting=training is not None and training.method is not None)
+
+
+def _told(error: BaseException, blame: str, run: Run) -> str:
+    """The same as words, with the error's first line and where in the culprit's files it comes from."""
+    spec = run.spec
+    subject = {
+        METHOD: f"{spec.method} failed",
+        ARCHITECTURE: f"architecture '{spec.arch}' failed",
+        DATA: f"data set '{spec.dataset}' failed",
+        MACHINE: "this machine failed",
+        SUITE: f"a fault of the suite, not of {spec.method}",
+    }
+    where = ""
+    if blame == METHOD:
+        where = place_in_method(error, spec)
+    elif blame == ARCHITECTURE:
+        where = place_in_network(error, run.training.model.network if run.training else run.network)
+    return f"{subject[blame]} ({first_line(error)}{f', {where}' if where else ''})"
+
+
+def _failed(status: str, error: BaseException, blame: str) -> dict[str, Any]:
     frames = [f"{f.filename}:{f.lineno} {f.name}: {f.line}" for f in traceback.extract_tb(error.__traceback__)]
     described = {
         "type": type(error).__name__,
+        "blame": blame,
         "message": fitting(_without_folders(str(error) or type(error).__name__)),
         "traceback": [fitting(_without_folders(frame)) for frame in frames],
     }

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.errors import RunFailed
+from bench.errors import ARCHITECTURE, RunFailed
 from bench.parameters import copied, plain
 from bench.slicing import CONVS, NORMS, channels
 
@@ -213,7 +213,8 @@ def trace(network: nn.Module, shape: tuple[int, ...]) -> Trace:
     except Exception as error:
         raise RunFailed(
             f"torch-pruning cannot trace this network ({type(error).__name__}: {error}); "
-            "it needs a forward that maps one image tensor to one logits tensor"
+            "it needs a forward that maps one image tensor to one logits tensor",
+            blame=ARCHITECTURE,
         ) from error
     return Trace(traced, graph)
 

@@ -19,7 +19,7 @@ from bench.checkpoint import load_state, save_state
 from bench.choosing import check_masks
 from bench.context import Context
 from bench.data import TrainingData
-from bench.errors import Diverged, RunFailed
+from bench.errors import METHOD, Diverged, RunFailed
 from bench.measure.quality import logits_of
 from bench.optimizer import make_optimizer, schedule
 from bench.progress import Progress
@@ -166,7 +166,7 @@ class Training:
             loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
             total += loss.detach() * len(y)
             for penalty in self._timed("penalty", hooks):
-                loss = loss + penalty
+                loss = loss + _scalar(penalty)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._timed("on_backward_end", hooks)
@@ -235,7 +235,8 @@ class Training:
         for site, module in self.model.inserted.items():
             if id(module) not in names:
                 raise RunFailed(
-                    f"the module inserted at site {site} is no attribute of the method: a resumed run would lose it"
+                    f"the module inserted at site {site} is no attribute of the method: a resumed run would lose it",
+                    blame=METHOD,
                 )
         return {site: names[id(module)] for site, module in self.model.inserted.items()}
 
@@ -316,11 +317,20 @@ FORM = 4
 STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
 
 
+def _scalar(penalty: Any) -> Tensor | float:
+    """``penalty`` as it is; raises RunFailed where it cannot be added to a loss."""
+    if not isinstance(penalty, Tensor | float | int) or (isinstance(penalty, Tensor) and penalty.numel() != 1):
+        given = list(penalty.shape) if isinstance(penalty, Tensor) else type(penalty).__name__
+        raise RunFailed(f"the method's penalty returned {given}, not a scalar", blame=METHOD)
+    return penalty
+
+
 def choose_masks(ctx: Context, method: Method) -> dict[str, Tensor]:
     """The method's masks, checked: complete, boolean, above ``min_keep``."""
     with ctx._now.during("select"):
         masks = method.select(ctx, ctx.budget)
     if not isinstance(masks, dict):
-        raise RunFailed(f"the method's select returned {type(masks).__name__}, not a dictionary of masks")
+        why = f"the method's select returned {type(masks).__name__}, not a dictionary of masks"
+        raise RunFailed(why, blame=METHOD)
     check_masks(ctx.sites, masks, ctx.budget.min_keep)
     return {name: masks[name].cpu() for name in ctx.sites}

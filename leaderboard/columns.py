@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from leaderboard.model import REFERENCES, Difference, Mean, Row, Speed, Table
+from leaderboard.model import AS_MISSING, REFERENCES, Difference, Mean, Row, Speed, Table
 
 Value = str | int | float | bool | None
 Values = Mapping[str, Value]
@@ -56,14 +56,14 @@ def wrong_by_seed(row: Row) -> str:
     """Such as ``0:4 1:3 2:x 3:.``: seed and wrong test images, ``x`` for a failed run, ``.`` for a missing one."""
     counts = dict.fromkeys(row.missing, MISSING)
     for run in row.runs:
-        if run.status != "interrupted":  # as good as not there
+        if run.status not in AS_MISSING:
             counts[run.seed] = FAILED if run.wrong is None else str(run.wrong)
     return " ".join(f"{seed}:{count}" for seed, count in sorted(counts.items()))
 
 
 def unfinished(row: Row) -> str:
     """Such as ``1 failed, 2 missing``; empty where all runs are there and finished."""
-    counts = Counter(run.status for run in row.runs if run.wrong is None and run.status != "interrupted")
+    counts = Counter(run.status for run in row.runs if run.wrong is None and run.status not in AS_MISSING)
     counts["missing"] = len(row.missing)
     return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()) if count)
 

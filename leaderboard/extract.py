@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from bench import record, spec
-from bench.errors import UsageError
+from bench.errors import METHOD, UsageError
+from leaderboard.model import VOID
 
 SMALL = re.compile(rb"0\.0000([1-9])(\d*)(?=[,\]}])")
 SMALLER = re.compile(rb"e-([6-9])(?=[,\]}])")
@@ -99,8 +100,11 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
     ):
         raise ValueError("spec_sha256 or spec.recipe_sha256 is not the hash of the specification")
     error = found["error"] or {}
-    yield from (found["id"], found["record_sha256"], found["status"])
-    yield from (str(error.get("message", ""))[:500], found["clock"].get("finished_at"))
+    of_method = error.get("blame", METHOD) == METHOD
+    status = found["status"] if of_method or found["status"] in ("ok", "interrupted") else VOID
+    message = ("" if status != VOID else f"fault of the {error['blame']}: ") + str(error.get("message", ""))
+    yield from (found["id"], found["record_sha256"], status)
+    yield from (message[:500], found["clock"].get("finished_at"))
     yield from (found["schema"], asked["rules"], asked["arch"], structure.get("arch_sha256"), asked["dataset"])
     yield from (data.get("train_sha256"), data.get("test_sha256"))
     recipe = asked["recipe"]

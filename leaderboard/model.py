@@ -30,6 +30,11 @@ all that the rows' numbers are relative to."""
 KEY_SHOWN = (*KEY, "recipe")
 """What a board says of itself: the same, and the recipe in words: its name, epochs of training and of fine-tuning."""
 
+VOID = "void"
+"""Status of a run that failed or diverged by no fault of its method (``error.blame`` of its record)."""
+AS_MISSING = ("interrupted", VOID)
+"""A run that ended so is as good as not there."""
+
 Track = Literal["matched", "native", "like", "dense"]
 
 
@@ -101,7 +106,7 @@ class Run(NamedTuple):
         id: name of the run.
         page: name of its page and of anything else that is written for it: unique, safe in a path.
         file: where the record lies, relative to the folder that was loaded, with ``/``.
-        status: ``ok``, ``failed``, ``diverged`` or ``interrupted``.
+        status: ``ok``, ``failed``, ``diverged``, ``interrupted`` or ``void``.
         wrong: test images that the final network gets wrong; None where the run did not finish.
         macs, params: of the final network; None likewise.
         times: speed-up at the smallest and at the largest batch; None where it was not measured.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from bench.spec import BUDGET_TOLERANCE
-from leaderboard.model import LEAST_RANKED, LEAST_SHOWN, Mean, Row, Run, Speed
+from leaderboard.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Mean, Row, Run, Speed
 from leaderboard.statistics import QUANTUM, interval
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ TIMINGS = tuple(
 )
 """What a record says of its latency at either batch size."""
 TRAINED = ("ok", "failed", "diverged")
-"""How a run can have ended; an interrupted one is as good as missing."""
+"""How a run can have ended; one that ended as ``AS_MISSING`` says is as good as missing."""
 
 
 def make_row(records: Sequence[Record]) -> Row:
@@ -173,7 +173,7 @@ def _short_of_budget(r: Record) -> float:
 
 def _notes(records: Sequence[Record]) -> list[str]:
     notes = []
-    for status in ("failed", "diverged", "interrupted"):
+    for status in ("failed", "diverged", *AS_MISSING):
         found = [r for r in records if r.status == status]
         notes += [f"seed {r.seed} {status}: {r.error[:120]}" for r in found]
     if any(r.code_changed for r in records):

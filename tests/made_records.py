@@ -46,6 +46,7 @@ def made(
     changed: bool = False,
     finished: str = "2026-01-01T01:00:00+00:00",
     error: str = "it did not work",
+    blame: str | None = None,
 ) -> dict:
     """One record; ``keep`` None is dense, or with ``native`` the native track."""
     recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01))
@@ -85,7 +86,10 @@ def made(
     found["clock"]["seconds"] |= {"train": 2.0 * cost, "method": 0.1}
     found["clock"]["base_seconds"] = {"train": 6.0, "method": 0.0}
     if status != "ok":
-        found |= EMPTY | {"status": status, "error": {"type": "Error", "message": error, "traceback": ["somewhere"]}}
+        described = {"type": "Error", "message": error, "traceback": ["somewhere"]} | (
+            {"blame": blame} if blame else {}
+        )
+        found |= EMPTY | {"status": status, "error": described}
     return record.seal(found)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench.archs.outside import require_fit
-from bench.errors import BenchError, RunFailed, UsageError
+from bench.errors import ARCHITECTURE, BenchError, RunFailed, UsageError
 from bench.registry import ARCHS
 
 Shape = tuple[int, int, int]
@@ -80,7 +80,8 @@ def build(name: str, shape: Shape, num_classes: int, seed: int = 0, download: bo
         except BenchError:
             raise
         except Exception as error:
-            raise RunFailed(f"architecture '{name}' cannot be built: {type(error).__name__}: {error}") from error
+            why = f"architecture '{name}' cannot be built: {type(error).__name__}: {error}"
+            raise RunFailed(why, blame=ARCHITECTURE) from error
         if not isinstance(make, Architecture):
             require_fit(name, network, shape, num_classes)
         elif not make.own_weights:

@@ -16,7 +16,7 @@ from torch import nn
 
 from bench import registry
 from bench.archs.layers import Attention
-from bench.errors import RunFailed, SetupError, UsageError
+from bench.errors import ARCHITECTURE, RunFailed, SetupError, UsageError
 
 Make = Callable[..., nn.Module]
 """``make(shape, num_classes, download=False)``."""
@@ -136,7 +136,8 @@ def from_file(rest: str) -> Make:
             raise UsageError(f"file:{rest}: '{function}' needs {odd}; it is given {', '.join(offered)} only")
         network = factory(**{n: value for n, value in offered.items() if n in parameters})
         if not isinstance(network, nn.Module):
-            raise RunFailed(f"file:{rest}: '{function}' returned {type(network).__name__}, not a torch.nn.Module")
+            why = f"file:{rest}: '{function}' returned {type(network).__name__}, not a torch.nn.Module"
+            raise RunFailed(why, blame=ARCHITECTURE)
         return network
 
     return make

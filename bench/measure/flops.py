@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.errors import RunFailed
+from bench.errors import ARCHITECTURE, RunFailed
 from bench.parameters import copied, plain
 
 with warnings.catch_warnings():  # fvcore uses torch.jit.script, which torch has deprecated
@@ -93,12 +93,14 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     if bound > UNCOUNTED * counted.total:
         raise RunFailed(
             f"{', '.join(sorted(hidden))} counted as zero MACs, up to {bound:,} beside {counted.total:,}: "
-            "the total would be wrong; build it from operators that are counted (docs/measuring.md)"
+            "the total would be wrong; build it from operators that are counted (docs/measuring.md)",
+            blame=ARCHITECTURE,
         )
     if counted.products != second:
         raise RunFailed(
             f"two counters disagree: fvcore {counted.products:,} MACs, torch.utils.flop_counter {second:,}; "
-            + _difference(network, counted, x)
+            + _difference(network, counted, x),
+            blame=ARCHITECTURE,
         )
     return counted
 

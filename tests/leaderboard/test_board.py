@@ -12,6 +12,7 @@ from scipy import stats
 
 import leaderboard
 from bench import record
+from bench.errors import PARTIES
 from leaderboard.board import build
 from leaderboard.statistics import QUANTUM
 
@@ -156,6 +157,21 @@ def test_a_failed_run_leaves_no_mean(tmp_path):
     assert bad.wrong == {0: 1, 1: 1, 2: 1, 3: 1, 4: None}
     assert any("seed 4 diverged" in note for note in bad.notes)
     assert table.rows[-1] is bad
+
+
+@pytest.mark.parametrize("blame", sorted(set(PARTIES) - {"method"}))
+def test_run_that_others_made_fail_is_as_good_as_missing(tmp_path, blame):
+    lost = made("new", 4, status="failed", blame=blame, error="no such layer")
+    table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), lost)
+    new = row(table, "new")
+    assert new.top1.mean == row(table_of(tmp_path / "b", *CONTROLS, *seeds("new", [3, 3, 3, 3])), "new").top1.mean
+    assert (new.missing, new.rank) == ((4,), None)
+    assert f"seed 4 void: fault of the {blame}: no such layer" in new.notes
+
+
+def test_run_that_its_method_made_fail_leaves_no_mean(tmp_path):
+    lost = made("new", 4, status="failed", blame="method")
+    assert row(table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), lost), "new").top1 is None
 
 
 # --- what is shared with the others --------------------------------------------------------------------------------
