@@ -209,8 +209,8 @@ class _Trial:
 
     def _train(self, network: nn.Module) -> None:
         """Two steps of the optimizer on different images, then forwards that draw other random numbers."""
-        self.when = "while training"
         recipe, classes = self.situation.recipe, self.situation.classes
+        self.when = "while training" + " with batch_size=1" * (recipe.batch_size == 1)
         optimizer = make_optimizer(network.parameters(), STAGE, recipe)
         network.train()
         for step, x in enumerate(list(self._placed())[-2:]):

@@ -179,7 +179,9 @@ def test_fit_allows_one_image_without_batch_axis():
 
 def test_fit_refuses_norm_over_a_batch_of_one():
     network = nn.Sequential(conv(1, 6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(6), *head(6, 10))
-    assert "Expected more than 1 value per channel when training" in refusal(network, batch_size=1)
+    said = refusal(network, batch_size=1)
+    assert "while training with batch_size=1" in said
+    assert "Expected more than 1 value per channel when training" in said
     assert set(fitted(network, batch_size=2).sites) == {"0"}
 
 

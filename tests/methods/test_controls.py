@@ -122,7 +122,7 @@ def test_13_3_scratch_trains_as_many_epochs_or_as_many_macs_as_the_dense_total(m
 def test_13_3_scratch_has_equal_shares_under_any_ranking(make_ctx, name, arch):
     ctx, found = make_ctx(arch=arch, shape=(1, 28, 28)), []
     for ranking in (None, "layer", "global"):
-        ctx.budget = Budget(keep_macs=0.5, ranking=ranking)
+        ctx._budget = Budget(keep_macs=0.5, ranking=ranking)
         found.append(make_method(name, {}).select(ctx, ctx.budget))
         assert {n: int(mask.sum()) for n, mask in found[-1].items()} == ctx.equal_widths()
     assert all(torch.equal(masks[n], found[0][n]) for masks in found for n in ctx.sites)

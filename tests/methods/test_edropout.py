@@ -400,3 +400,15 @@ def test_3h11_states_share_forwards_and_may_see_a_share_of_the_batch(make):
     ctx._now.x, ctx._now.y = ctx.x[:8], ctx.y[:8]
     torch.testing.assert_close(method.costs, energies(ctx, method.states), rtol=1e-4, atol=1e-5)
     assert EDropout.Config().share == 1.0
+
+
+@pytest.mark.parametrize(("statistics", "images"), [("batch", 2), ("running", 1)])
+def test_3h11_the_least_share_of_a_batch_has_a_deviation(make, statistics, images):
+    """Batch norm over single values cannot take the batch statistics of one image."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))
+    training = make(network, options={"share": 0.01, "statistics": statistics})
+    sizes = []
+    training.model.network.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
+    list(generations(training.ctx, training.method, 1))
+    assert sum(sizes) == 16 * images
+    assert training.method.costs.isfinite().all()
