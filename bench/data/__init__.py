@@ -165,7 +165,7 @@ class _Loading:
                 return loaded, loaded.labels, loaded.content
             pixels, labels = self._decoded(loaded, part), loaded.labels
         else:
-            pixels, labels = _as_tensors(*loaded)
+            pixels, labels = self._as_tensors(*map(np.asarray, loaded))
             self._require(part, tuple(pixels.shape), labels)
         digest = _digest(pixels, labels)
         if facts.sha256 and digest != facts.sha256[part == "test"]:
@@ -200,6 +200,16 @@ class _Loading:
             mean, std = 255 * torch.tensor(self.facts.normal)
             return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
         return moments(self._sample(source) if isinstance(source, Files) else source)
+
+    def _as_tensors(self, images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise SetupError(
+                f"data set '{self.facts.name}': its loader gives images {images.dtype} {list(images.shape)} and labels "
+                f"{labels.dtype} {list(labels.shape)}; images are uint8 [N, H, W] or [N, H, W, C], labels integers [N]"
+            )
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
+        return pixels.contiguous(), torch.from_numpy(labels.astype(np.int64))
 
     def _require(self, part: str, shape: tuple[int, ...], labels: Tensor) -> None:
         facts = self.facts
@@ -244,12 +254,6 @@ def moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
     mean = (counts * values).sum(dim=1, keepdim=True) / total
     std = ((counts * (values - mean).square()).sum(dim=1, keepdim=True) / (total - 1)).sqrt()
     return mean.float().reshape(1, -1, 1, 1), std.float().reshape(1, -1, 1, 1)
-
-
-def _as_tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-    pixels = torch.from_numpy(np.ascontiguousarray(images))
-    pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
-    return pixels.contiguous(), torch.from_numpy(np.asarray(labels, dtype=np.int64))
 
 
 def _digest(*tensors: Tensor) -> str:

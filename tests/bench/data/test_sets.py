@@ -147,6 +147,37 @@ def test_damaged_data(forgets, given, why):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (np.zeros((20, 4, 4), np.float32), np.arange(20) % 2, r"images float32 \[20, 4, 4\]"),
+        (np.zeros((20, 4, 4), np.uint16), np.arange(20) % 2, r"images uint16 \[20, 4, 4\]"),
+        (np.zeros((20, 16), np.uint8), np.arange(20) % 2, r"images uint8 \[20, 16\]"),
+        (np.zeros((20, 4, 4), np.uint8), np.linspace(0, 1.5, 20), r"labels float64 \[20\]"),
+        (np.zeros((20, 4, 4), np.uint8), np.eye(20, 2, dtype=np.int64), r"labels int64 \[20, 2\]"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(forgets, images, labels, said):
+    @dataset("arrays", shape=(1, 4, 4), classes=2, sizes=(20, 20), normal=((0.5,), (0.5,)))
+    def arrays(part, folder, download):
+        return images, labels
+
+    with pytest.raises(SetupError, match=rf"'arrays': its loader gives .*{said}.*; images are uint8"):
+        load("arrays")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"), [([0] * 20, "has one class"), ([0] * 19 + [1], "image 19: the only training")]
+)
+def test_arrays_of_too_few_classes_or_images_are_refused(forgets, labels, said):
+    @dataset("few", shape=(1, 4, 4), classes=max(labels) + 1, sizes=(20, 20))
+    def few(part, folder, download):
+        return np.arange(320, dtype=np.uint16).astype(np.uint8).reshape(20, 4, 4), np.array(labels)
+
+    with pytest.raises(SetupError, match=rf"data set 'few'.*{said}"):
+        load("few")
+
+
 def test_images_with_colours_have_their_channels_first(forgets):
     @dataset("colours", shape=(3, 4, 5), classes=2, sizes=(20, 10))
     def colours(part, folder, download):
