@@ -108,6 +108,7 @@ class Method(nn.Module):
         """Options with their defaults; subclasses override it with a frozen dataclass."""
 
     config: Any
+    _whole: Composed | None = None  # the composition that it is a part of
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
@@ -153,11 +154,18 @@ class Method(nn.Module):
         snapshot, rewind."""
 
     def scores(self, ctx: Context) -> Scores:
-        """What each unit is worth, for the default :meth:`select`. Default: l2 norm of its weights."""
+        """What each unit is worth, for the default :meth:`select`. Default: l2 norm of its weights.
+
+        In a composition the default is that of the whole, whichever part ranks; so is :meth:`select`.
+        """
+        if self._whole is not None and self._whole.ranker is not self:
+            return self._whole.scores(ctx)
         return {name: site.rows().detach().norm(dim=1) for name, site in ctx.sites.items()}
 
     def select(self, ctx: Context, budget: Budget) -> Masks:
         """What stays. Default: the best units by :meth:`scores` within the budget, ranked by ``ranking``."""
+        if self._whole is not None and self._whole.ranker is not self:
+            return self._whole.select(ctx, budget)
         return ctx.rank(self.scores(ctx), self.ranking)
 
     def finalize(self, ctx: Context) -> None:
@@ -246,17 +254,33 @@ DECISIONS = {"rank the units": ("scores", "select"), "plan the training": ("plan
 
 
 class Composed(Method):
-    """``a+b``: all hooks of all parts; at most one part may choose the mask, and one the plan."""
+    """``a+b``: all hooks of all parts; at most one part may rank the units, and one have a plan.
+
+    Attributes:
+        ranker: the part that ranks the units, None where none does; ``ranking`` is its.
+        starts_from: of the part with a plan; without one ``base`` if all parts start there.
+        native: of the part that ranks; without one, whether any part is.
+    """
 
     def __init__(self, parts: Iterable[Method]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.name = "+".join(part.name for part in self._methods)
-        self.starts_from = "base" if all(part.starts_from == "base" for part in self._methods) else "init"
-        self.prunes = all(part.prunes for part in self._methods)
-        self.native = any(part.native for part in self._methods)
-        for decision in DECISIONS:
-            self._who(decision)  # raises now rather than after the training
+        methods = self._methods
+        self.name = "+".join(part.name for part in methods)
+        self.ranker, planner = self._who("rank the units"), self._who("plan the training")
+        rankings = [part.ranking for part in methods if part.ranking != Method.ranking]
+        self.ranking = self.ranker.ranking if self.ranker else (*rankings, Method.ranking)[0]
+        together = "base" if all(part.starts_from == "base" for part in methods) else "init"
+        self.starts_from = planner.starts_from if planner else together
+        self.native = self.ranker.native if self.ranker else any(part.native for part in methods)
+        self.prunes = all(part.prunes for part in methods)
+        if self.ranker and not self.prunes:
+            keeper = next(part.name for part in methods if not part.prunes)
+            raise UsageError(f"{keeper} keeps every unit: it cannot be composed with {self.ranker.name}")
+        for part in methods:
+            object.__setattr__(part, "_whole", self)  # as a submodule it would contain itself
+            if not isinstance(inspect.getattr_static(part, "ranking"), property):
+                part.ranking = self.ranking
 
     @property
     def _methods(self) -> list[Method]:
@@ -280,13 +304,11 @@ class Composed(Method):
 
     def scores(self, ctx: Context) -> Scores:
         """Of the part that ranks."""
-        ranker = self._who("rank the units")
-        return ranker.scores(ctx) if ranker else super().scores(ctx)
+        return self.ranker.scores(ctx) if self.ranker else super().scores(ctx)
 
     def select(self, ctx: Context, budget: Budget) -> Masks:
         """Of the part that ranks."""
-        ranker = self._who("rank the units")
-        return ranker.select(ctx, budget) if ranker else super().select(ctx, budget)
+        return self.ranker.select(ctx, budget) if self.ranker else super().select(ctx, budget)
 
 
 def compose(methods: list[Method]) -> Method:

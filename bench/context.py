@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import choosing
-from bench.api import Masks, Scores
+from bench.api import Masks, Method, Scores
 from bench.budget import select
 from bench.data import TrainingData
-from bench.errors import RunFailed
+from bench.errors import METHOD, RunFailed
 from bench.masked_model import MaskedModel
 from bench.run_state import RunState
 from bench.sites import Site, Sites
@@ -33,6 +33,7 @@ class Context:
     ) -> None:
         self._model, self._data, self._recipe, self._budget, self._seed = model, data, recipe, budget, seed
         self._now = RunState()
+        self._method = Method()  # whose scores and select count in this run
         self._rng = torch.Generator(model.device).manual_seed(seed)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -282,6 +283,30 @@ class Context:
         self._now.logged |= {name: float(value) for name, value in scalars.items()}
 
     # --- choosing what stays ---------------------------------------------------------------------------------
+
+    def scores(self) -> dict[str, Tensor]:
+        """What each unit is worth now: the scores of the run's method, of ``a+b`` the composition's."""
+        with self._asking("scores"):
+            return dict(choosing.check_scores(self.sites.widths, self._method.scores(self)))
+
+    def select(self) -> dict[str, Tensor]:
+        """What a PRUNE would keep now: the choice of the run's method, of ``a+b`` the composition's, on ``device``.
+
+        Raises:
+            RunFailed: within ``select`` itself, or for masks that are incomplete, not bool or below ``min_keep``.
+        """
+        with self._asking("select"):
+            masks = self._method.select(self, self.budget)
+        if not isinstance(masks, dict):
+            why = f"the method's select returned {type(masks).__name__}, not a dictionary of masks"
+            raise RunFailed(why, blame=METHOD)
+        choosing.check_masks(self.sites, masks, self.budget.min_keep)
+        return {name: masks[name].to(self.device) for name in self.sites}
+
+    def _asking(self, hook: str) -> AbstractContextManager[None]:
+        if hook in self._now.hooks:
+            raise RunFailed(f"ctx.{hook} in {hook}: it would ask itself")
+        return self._now.during(hook)
 
     def rank(self, scores: Scores, ranking: str | Mapping[str, float]) -> dict[str, Tensor]:
         """Masks that keep the best units within the budget.

@@ -27,7 +27,7 @@ from bench.progress import Progress
 from bench.sites import TOLERANCE, gate_slice_difference
 from bench.spec import Budget, Spec, digest
 from bench.specify import make_method, method_digest
-from bench.training import Training, choose_masks
+from bench.training import Training
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Run:
     def _prune(self, training: Training) -> None:
         """Choose masks, let the method go, slice, check, re-estimate batch norm."""
         model = training.model
-        masks = choose_masks(training.ctx, self.method)
+        masks = {name: mask.cpu() for name, mask in training.ctx.select().items()}
         self._finalize(training)
         widths = {name: int(mask.sum()) for name, mask in masks.items()}
         cost, budget = self.model.array(widths), self.spec.budget

@@ -21,7 +21,7 @@ class RunState:
         phase, epoch, step, progress, x, y, curve: see :class:`Context`.
         logged: numbers for the curve's next entry.
         stopping: what is to end after this epoch, ``phase`` or ``search``; None for nothing.
-        hook: name of the method's hook that runs now; empty outside of hooks.
+        hooks: names of the method's hooks that run now, the outermost first.
     """
 
     phase: int = 0
@@ -33,16 +33,21 @@ class RunState:
     curve: list[dict[str, Any]] = field(default_factory=list)
     logged: dict[str, float] = field(default_factory=dict)
     stopping: str | None = None
-    hook: str = ""
+    hooks: tuple[str, ...] = ()
+
+    @property
+    def hook(self) -> str:
+        """Name of the innermost hook that runs now; empty outside of hooks."""
+        return self.hooks[-1] if self.hooks else ""
 
     @contextmanager
     def during(self, hook: str) -> Iterator[None]:
         """Within the block the method's ``hook`` runs: what it may not do is refused."""
-        before, self.hook = self.hook, hook
+        before, self.hooks = self.hooks, (*self.hooks, hook)
         try:
             yield
         finally:
-            self.hook = before
+            self.hooks = before
 
     def require_hook(self, call: str, hooks: tuple[str, ...]) -> None:
         """Raise RunFailed where a method's hook runs that is not one of ``hooks``."""

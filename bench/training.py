@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from bench.api import PRUNE, Method, Phase, Plan
 from bench.checkpoint import load_state, save_state
-from bench.choosing import check_masks
 from bench.context import Context
 from bench.data import TrainingData
 from bench.errors import METHOD, Diverged, RunFailed
@@ -55,6 +54,7 @@ class Training:
         self.ctx, self.data, self.recipe, self.seed, self.progress = ctx, data, recipe, seed, progress
         self.model, self.now = ctx._model, ctx._now
         self.method: Method | None = method
+        ctx._method = method
         self.checkpoint, self.identity = checkpoint, identity
         self.position = (0, 0)  # index in the plan, epochs of it that are done
         self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
@@ -323,14 +323,3 @@ def _scalar(penalty: Any) -> Tensor | float:
         given = list(penalty.shape) if isinstance(penalty, Tensor) else type(penalty).__name__
         raise RunFailed(f"the method's penalty returned {given}, not a scalar", blame=METHOD)
     return penalty
-
-
-def choose_masks(ctx: Context, method: Method) -> dict[str, Tensor]:
-    """The method's masks, checked: complete, boolean, above ``min_keep``."""
-    with ctx._now.during("select"):
-        masks = method.select(ctx, ctx.budget)
-    if not isinstance(masks, dict):
-        why = f"the method's select returned {type(masks).__name__}, not a dictionary of masks"
-        raise RunFailed(why, blame=METHOD)
-    check_masks(ctx.sites, masks, ctx.budget.min_keep)
-    return {name: masks[name].cpu() for name in ctx.sites}

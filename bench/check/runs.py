@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
 
 from bench import record, training
+from bench.api import Composed, Method
 from bench.check.networks import STANDARD
 from bench.check.registry import Broken, check, keeps_every_unit, require
 from bench.check.subject import HALF, RECIPE, Stopped, Subject, difference, shake
@@ -173,10 +174,29 @@ def is_composed(subject: Subject) -> str | None:
     is_composed,
 )
 def composition(subject: Subject) -> str | None:
-    """a+b runs: with an importance where the method does not rank units itself, with a regularizer where it does."""
+    """a+b runs, with an importance or a regularizer, and each part that asks what would go hears what goes."""
     ranks = subject.method.bound("scores") or subject.method.bound("select")
     name = f"check_penalty+{subject.name}" if ranks else f"{subject.name}+check_importance"
-    subject.run(method=name)
+    depth = 0
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        nonlocal depth
+        if hook != "select" or depth:
+            return call()
+        depth += 1
+        before, chosen = ctx.rng.get_state(), call()
+        after = ctx.rng.get_state()
+        for part in cast(Composed, run.method).parts:
+            ctx.rng.set_state(before)
+            heard = cast(Method, part).select(ctx, ctx.budget)
+            same = all(torch.equal(heard[site], mask) for site, mask in chosen.items())
+            require(same, f"in {name} {part.name} hears of other units than those that go")
+        ctx.rng.set_state(after)
+        depth -= 1
+        return chosen
+
+    run = subject.start(method=name, watch=watch)
+    run.go()
     return f"as {name}"
 
 

@@ -75,7 +75,7 @@ def breaks_at(monkeypatch, arch, method, moment):
 
 MOMENTS = {
     "base": (pipeline.bases, "ensure"),
-    "prune": (pipeline, "choose_masks"),
+    "prune": (pipeline.Context, "select"),
     "fine-tuning": (pipeline, "clone_state"),
 }
 

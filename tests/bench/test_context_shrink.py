@@ -8,7 +8,6 @@ from torch import nn
 from bench.api import PRUNE, Method, Phase
 from bench.errors import RunFailed
 from bench.measure import flops
-from bench.training import choose_masks
 
 
 def start(make_training, method=None, **settings):
@@ -223,7 +222,7 @@ def finish(training, stop_after=None):
 
     training._save = counting
     try:
-        training.run(PLAN, lambda t: t.model.slice(choose_masks(t.ctx, t.method)))
+        training.run(PLAN, lambda t: t.model.slice(t.ctx.select()))
     except Stop:
         return False
     return True

@@ -12,7 +12,6 @@ from bench.api import PRUNE, Method, Phase
 from bench.check.subject import Subject
 from bench.measure import flops
 from bench.registry import METHODS
-from bench.training import choose_masks
 
 
 @pytest.fixture
@@ -183,7 +182,7 @@ def test_resumed_run_has_the_cost_of_the_whole_one(make_training, tmp_path, monk
         return make_training(Looks(), arch=three_sites(), shape=GREY, checkpoint=checkpoint)
 
     def prune(training):
-        training.model.slice(choose_masks(training.ctx, training.method))
+        training.model.slice(training.ctx.select())
 
     plan = (Phase(2), PRUNE, Phase(1))
     whole = start(None)

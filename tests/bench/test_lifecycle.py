@@ -10,7 +10,6 @@ from bench.check import examine, networks
 from bench.check.subject import Subject
 from bench.errors import RunFailed
 from bench.registry import ARCHS, DATASETS, METHODS, add_plugin
-from bench.training import choose_masks
 
 PLUGIN = Path(__file__).parent.parent / "plugins" / "lifecycle.py"
 
@@ -145,7 +144,7 @@ def test_hook_may_call_or_is_refused_in_one_line(make_training, hook, call):
     def run():
         training = make_training(calling(hook, call), arch="mlp_40_40")
         training.run((Phase(1),), None)
-        choose_masks(training.ctx, training.method)
+        training.ctx.select()
         training.call("finalize")
 
     if hook in ALLOWED[call]:
@@ -190,7 +189,7 @@ def logging(calls):
 
 
 def run(training, plan):
-    training.run(plan, lambda t: t.model.slice(choose_masks(t.ctx, t.method)))
+    training.run(plan, lambda t: t.model.slice(t.ctx.select()))
 
 
 PLANS = {

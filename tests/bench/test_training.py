@@ -7,7 +7,6 @@ from bench.api import PRUNE, Method, Phase
 from bench.errors import Diverged
 from bench.optimizer import schedule
 from bench.spec import Stage
-from bench.training import choose_masks
 from methods.ddrop import DDrop
 
 
@@ -89,7 +88,7 @@ def test_no_hook_runs_after_the_prune(make_training):
     training = make_training(Recorder())
 
     def prune(t):
-        t.model.slice(choose_masks(t.ctx, t.method))
+        t.model.slice(t.ctx.select())
 
     training.run((PRUNE, Phase(1)), prune)
     assert training.method is None
@@ -167,7 +166,7 @@ def finish(training, plan, stop_after=None):
     training._save = counting
 
     def prune(t):
-        t.model.slice(choose_masks(t.ctx, t.method))
+        t.model.slice(t.ctx.select())
         t.extra = {"macs": 5}
 
     try:

@@ -9,7 +9,6 @@ from bench.optimizer import schedule
 from bench.progress import Progress
 from bench.run import execute
 from bench.spec import Stage
-from bench.training import choose_masks
 
 
 def scripted(training, *losses):
@@ -20,7 +19,7 @@ def scripted(training, *losses):
 
 
 def run(training, plan):
-    training.run(plan, lambda t: t.model.slice(choose_masks(t.ctx, t.method)))
+    training.run(plan, lambda t: t.model.slice(t.ctx.select()))
 
 
 def epochs_of(training):
