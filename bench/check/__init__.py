@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from bench.check import choosing, declared, hooks, networks, runs
+import torch
+
+from bench.check import choosing, declared, hooks, networks, reached, runs
 from bench.check import registry as registered
 from bench.check.registry import Check, Result
 from bench.check.subject import Subject
@@ -22,7 +24,7 @@ from bench.registry import ARCHS, add_plugin, unknown
 
 __all__ = ["CHECKS", "LEAST", "Check", "Report", "Result", "examine", "selected"]
 
-PARTS = [part.__name__ for part in (declared, runs, choosing, hooks)]
+PARTS = [part.__name__ for part in (declared, runs, reached, choosing, hooks)]
 CHECKS = dict(sorted(registered.CHECKS.items(), key=lambda item: PARTS.index(item[1].function.__module__)))
 """All checks by name, cheap and basic ones first."""
 LEAST = 20
@@ -36,7 +38,7 @@ class Report:
     method: str
     origin: str = ""
     results: list[Result] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # of CPU time
 
     def count(self, outcome: str) -> int:
         """Checks that came out as ``outcome``."""
@@ -61,7 +63,7 @@ class Report:
         text = f"{self.method}: {self.verdict}: {ran} checks ran, {self.count('ok')} passed, "
         text += f"{self.count('FAILED')} failed, {self.count('skipped')} skipped"
         left = self.count("not run")
-        return text + (f", {left} not run" if left else "") + f" ({self.seconds:.0f} s)"
+        return text + (f", {left} not run" if left else "") + f" ({self.seconds:.0f} s of CPU)"
 
 
 def selected(only: list[str] | None) -> list[Check]:
@@ -73,39 +75,47 @@ def selected(only: list[str] | None) -> list[Check]:
 
 
 def examine(
-    name: str, only: list[str] | None = None, limit: float = 60.0, tell: Callable[[Result], None] | None = None
+    name: str,
+    only: list[str] | None = None,
+    limit: float = 120.0,
+    tell: Callable[[Result], None] | None = None,
+    patience: float = 20.0,
 ) -> Report:
-    """Put a method through the battery.
+    """Put a method through the battery, with one thread.
 
     Args:
         name: a registered method, or several as ``a+b``.
         only: names of the checks to make; None makes all. Nothing but all makes a method pass.
-        limit: seconds for the whole battery; what is not done by then has failed.
+        limit: seconds of CPU time for the whole battery, so that other work on the machine decides nothing. What is
+            not done by then is not run.
         tell: is given each result as it comes.
+        patience: ``limit`` times this is the time on the clock, for a method that waits without using the CPU.
 
     Raises:
         UsageError: no such method or check.
     """
     checks = selected(only)
-    began, report = time.monotonic(), Report(name)
+    began, end, report = time.process_time(), time.monotonic() + patience * limit, Report(name)
     if networks.STANDARD not in ARCHS.entries():
         add_plugin(str(networks.__file__))
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder, undisturbed():
+        torch.set_num_threads(1)  # several processes with all threads each slow each other
         subject = Subject(name, Path(folder))
         report.origin = subject.origin
         for check in checks:
-            result = _made(check, subject, limit - (time.monotonic() - began))
+            left = limit - (time.process_time() - began)
+            result = _made(check, subject, left, end - time.monotonic())
             report.results.append(result)
             if tell:
                 tell(result)
-    report.seconds = time.monotonic() - began
+    report.seconds = time.process_time() - began
     return report
 
 
-def _made(check: Check, subject: Subject, seconds: float) -> Result:
+def _made(check: Check, subject: Subject, seconds: float, on_the_clock: float) -> Result:
     """One check; whatever goes wrong in it is its failure, and only its own."""
     try:
-        with _within(seconds):
+        with _within(seconds, on_the_clock):
             if not check.alone:
                 try:
                     _ = subject.standard
@@ -116,7 +126,7 @@ def _made(check: Check, subject: Subject, seconds: float) -> Result:
                 return Result(check.name, "skipped", excuse)
             return Result(check.name, "ok", check.function(subject) or "")
     except _Late:
-        return Result(check.name, "FAILED", "out of time (--limit SECONDS gives it more)")
+        return Result(check.name, "not run", "out of time; --limit SECONDS gives the battery more")
     except UsageError as error:
         return Result(check.name, "FAILED", str(error))
     except (Exception, SystemExit) as error:
@@ -128,9 +138,14 @@ class _Late(BaseException):
 
 
 @contextlib.contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raise _Late in the block when it takes longer; outside of the main thread there is no limit."""
-    if seconds <= 0:
+def _within(seconds: float, on_the_clock: float) -> Iterator[None]:
+    """Raise _Late in the block when it takes longer; outside of the main thread there is no limit.
+
+    Args:
+        seconds: of CPU time of the process.
+        on_the_clock: seconds that may pass.
+    """
+    if min(seconds, on_the_clock) <= 0:
         raise _Late
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -139,10 +154,14 @@ def _within(seconds: float) -> Iterator[None]:
     def late(signum: int, frame: FrameType | None) -> None:
         raise _Late
 
-    began, before = time.monotonic(), signal.signal(signal.SIGALRM, late)
-    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # somebody's own alarm, a test's say: it goes on after
+    began = time.monotonic()
+    before = {number: signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    others, _ = signal.setitimer(signal.ITIMER_REAL, on_the_clock)  # a caller's own alarm, such as a test's, resumes
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, max(others - (time.monotonic() - began), 0.01) if others else 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -12,7 +12,7 @@ import torch
 
 from bench.api import Paper, Phase
 from bench.check.registry import Broken, check, require
-from bench.check.subject import Stopped, Subject
+from bench.check.subject import RECIPE, Stopped, Subject
 from bench.checkpoint import clone_state
 from bench.context import Context
 from bench.errors import BenchError, UsageError
@@ -140,8 +140,9 @@ def plan(subject: Subject) -> str | None:
         require(phase.part in ("train", "finetune"), f"Phase part '{phase.part}': train or finetune")
         require(isinstance(phase.epochs, int) and phase.epochs >= 0, f"Phase of {phase.epochs!r} epochs")
         require(phase.rewind is None or isinstance(phase.rewind, str), f"Phase rewinds to {phase.rewind!r}")
-    total = sum(phase.epochs for phase in phases) + 2 * (subject.method.starts_from == "base")
-    return None if total == 3 else f"{total} epochs where train and fine-tuning have 3: not ranked with the others"
+    train, fair = int(RECIPE["train.epochs"]), int(RECIPE["train.epochs"]) + int(RECIPE["finetune.epochs"])
+    total = sum(phase.epochs for phase in phases) + train * (subject.method.starts_from == "base")
+    return None if total == fair else f"{total} epochs where the recipe has {fair}: not ranked with the others"
 
 
 @check("starting_point", "Anything but 'init' and 'base' would silently train from the initial weights.", alone=True)

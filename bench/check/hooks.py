@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 from unittest.mock import patch
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from bench import data
 from bench.check.choosing import silence
 from bench.check.registry import Broken, check, has_no_penalty, require
-from bench.check.subject import HOOKS, Stopped, Subject, WatchedRun, unwatched
+from bench.check.subject import HOOKS, Stopped, Subject, WatchedRun
 from bench.checkpoint import clone_state
 from bench.context import Context
 from bench.slicing import NORMS
@@ -48,10 +49,11 @@ def penalty(subject: Subject) -> str | None:
         result = call()
         if hook == "penalty":
             scalar(result)
-            most = max(most, float(torch.as_tensor(result).detach()))
+            most = max(most, abs(float(torch.as_tensor(result).detach())))
         return result
 
     subject.run(watch=watch)
+    require(most > 0, "penalty is 0 in every step: it acts on nothing")
     try:
         subject.run("check_flatten", watch=watch)
     except Exception as error:
@@ -296,16 +298,25 @@ def left_clean(run: WatchedRun) -> None:
             require(parameter.requires_grad == trained[name], f"parameter '{name}' of the {which} network is frozen")
 
 
-def cost(run: WatchedRun) -> float:
-    """Seconds of training an example, hooks included."""
-    seconds = run.done.seconds
-    return (seconds["train"] + seconds["method"]) / max(run.done.examples, 1)
+def cpu_time(subject: Subject, method: str) -> float:
+    """Seconds of CPU time that the phases of a run take for an example, hooks included."""
+    phase, spent = Training._phase, 0.0
+
+    def timed(training: Training, *args: Any) -> None:
+        nonlocal spent
+        began = time.process_time()
+        phase(training, *args)
+        spent += time.process_time() - began
+
+    with patch.object(Training, "_phase", timed):
+        run = subject.run(method=method)
+    return spent / max(run.done.examples, 1)
 
 
 @check("overhead", "What takes fifty times a plain step here would take months on a cluster.")
 def overhead(subject: Subject) -> str | None:
-    """Training with the method takes less than 50 times as long as without."""
-    plain = subject.run(method="dense", watch=unwatched)
-    ratio = cost(subject.standard) / cost(plain)
+    """Training with the method takes less than 50 times the CPU time of plain training."""
+    turns = [(cpu_time(subject, subject.name), cpu_time(subject, "dense")) for _ in range(3)]
+    ratio = min(own for own, _ in turns) / min(plain for _, plain in turns)
     require(ratio < SLOWEST, f"a step takes {ratio:.0f} times as long as a plain one")
     return f"a step takes {ratio:.1f} x a plain one"

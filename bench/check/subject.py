@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,8 +34,8 @@ HOOKS = (
 )
 HALF = Budget(keep_macs=0.5)
 RECIPE = {
-    "train.epochs": "2",
-    "finetune.epochs": "1",
+    "train.epochs": "4",  # a half, a third and a quarter of them are above 0
+    "finetune.epochs": "4",
     "batch_size": "24",
     "recalibrate": "2",
     "latency_batch": "4",
@@ -59,10 +60,15 @@ class WatchedRun(Run):
 
     def __init__(self, spec: Spec, options: Options, watch: Watch) -> None:
         super().__init__(spec, options)
-        parts = self.method.parts if isinstance(self.method, Composed) else ()
-        for method in (self.method, *parts):
+        self.called: Counter[tuple[str, str]] = Counter()  # by method and hook
+        for method in (self.method, *parts_of(self.method)):
             for hook in HOOKS:
-                setattr(method, hook, partial(_watched, watch, hook, getattr(method, hook)))
+                counted = partial(self._counted, method.name, hook, getattr(method, hook))
+                setattr(method, hook, partial(_watched, watch, hook, counted))
+
+    def _counted(self, method: str, hook: str, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        self.called[method, hook] += 1
+        return function(*args, **named)
 
     def go(self) -> None:
         """The run up to its measurements; afterwards the method is gone from the network, whatever happened."""
@@ -85,6 +91,11 @@ def _watched(watch: Watch, hook: str, function: Callable[..., Any], ctx: Context
     return watch(hook, ctx, partial(function, ctx, *rest, **named))
 
 
+def parts_of(method: Method) -> list[Method]:
+    """The methods that a composition is made of; none of a single one."""
+    return [part for part in method.parts if isinstance(part, Method)] if isinstance(method, Composed) else []
+
+
 class Subject:
     """One method (or composition) under check.
 
@@ -96,8 +107,7 @@ class Subject:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.method = make_method(name, {})
-        parts = self.method.parts if isinstance(self.method, Composed) else [self.method]
-        self.parts = [part for part in parts if isinstance(part, Method)]
+        self.parts = parts_of(self.method) or [self.method]
         origins = [METHODS.origin(part.name) for part in self.parts]
         self.origin = ", ".join(str(relative(o)) for o in origins)
         self.sources = sorted({Path(o.rpartition(":")[0]).resolve() for o in origins})

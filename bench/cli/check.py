@@ -21,7 +21,7 @@ def add_to(commands: Any) -> None:
     p.add_argument("--list", action="store_true", help="print the checks and why each is made")
     p.add_argument("--only", action="append", metavar="CHECK", help="this check only (never enough to pass)")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="file that defines what NAME names")
-    p.add_argument("--limit", type=float, default=60.0, metavar="SECONDS", help="for each method (60)")
+    p.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="of CPU time for each method (120)")
     p.add_argument("--json", action="store_true", help="print JSON instead of lines")
 
 

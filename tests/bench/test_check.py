@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.check import CHECKS, LEAST, Report, Result, examine, hooks, networks
 from bench.check.registry import Check
@@ -49,7 +50,7 @@ BROKEN = {
     "looks_while_training": ("statistics", "on_batch_start makes a forward pass"),
     "freezes": ("modes", "on_phase_end leaves modules in another mode, or parameters frozen"),
     "peeks": ("test_set", "asks for the split 'test'"),
-    "chatty": ("quiet", "prints 'epoch 0 epoch 1'"),
+    "chatty": ("quiet", "prints 'epoch 0 epoch 1 epoch 2 epoch 3'"),
     "hooks_for_good": ("nothing_left", "a hook on module ''"),
     "renames_itself": ("nothing_left", "modules ['mine']"),
     "hooks_until_the_end": ("nothing_left_after_an_error", "after an error in on_phase_start: a hook on"),
@@ -64,6 +65,13 @@ BROKEN = {
     "full_batches": ("one_batch", "RuntimeError"),
     "to_numpy": ("bfloat16", "TypeError: Got unsupported ScalarType BFloat16"),
     "sole_owner": ("composition", "RuntimeError: not my plan"),
+    "tunes_half": ("runs", "RuntimeError: the hook ran"),
+    "tunes_a_quarter": ("runs", "RuntimeError: the hook ran"),
+    "two_rankings": ("hooks_ran", "scores of two_rankings is not called in a run of 4 + 4 epochs"),
+    "late_step": ("hooks_ran", "40 + 20 epochs: the hook waits for 'ctx.epoch < 100'"),
+    "long_recipes_only": ("hooks_ran", "the hook waits for 'ctx.recipe.train.epochs >= 150'"),
+    "zero_penalty": ("penalty", "penalty is 0 in every step"),
+    "later_penalty": ("penalty", "penalty is 0 in every step"),
 }
 APART = {"gpu", "imports", "context", "device", "files"}
 """Checks of texts, which have a test of their own below, and the one that needs a device."""
@@ -73,7 +81,10 @@ APART = {"gpu", "imports", "context", "device", "files"}
 def _own_plugins():
     registries = (METHODS, ARCHS, DATASETS)
     before = [dict(registry._plugins) for registry in registries]
-    for file in (*(PLUGINS / f"{name}.py" for name in ("broken", "nonconforming", "disturbing")), networks.__file__):
+    for file in (
+        *(PLUGINS / f"{name}.py" for name in ("broken", "nonconforming", "disturbing", "dormant")),
+        networks.__file__,
+    ):
         add_plugin(str(file))
     yield
     for registry, plugins in zip(registries, before, strict=True):
@@ -88,7 +99,7 @@ def outcome(name, check):
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_method_fails_the_check_that_is_there_for_that(name, monkeypatch):
-    monkeypatch.setattr(hooks, "SLOWEST", 2)  # a busy machine's plain step may take long too
+    monkeypatch.setattr(hooks, "SLOWEST", 2)
     check, said = BROKEN[name]
     result = outcome(name, check)
     assert (result.outcome, said in result.detail) == ("FAILED", True), result
@@ -120,10 +131,23 @@ def test_a_text_that_reaches_too_far_is_found(check, tmp_path):
     assert (result.outcome, said in result.detail) == ("FAILED", True), result
 
 
-def test_one_that_hangs_fails_in_time():
-    report = examine("hangs", ["runs", "deterministic"], limit=1.5)
-    assert [(r.outcome, r.detail[:11]) for r in report.results] == [("FAILED", "out of time")] * 2
-    assert report.seconds < 10
+@pytest.mark.parametrize(("name", "patience"), [("hangs", 100), ("waits", 2)])
+def test_battery_ends_what_hangs_without_a_verdict(name, patience):
+    report = examine(name, ["documented", "runs", "deterministic"], limit=1.5, patience=patience)
+    assert [(r.outcome, r.detail[:11]) for r in report.results[1:]] == [("not run", "out of time")] * 2
+    assert report.verdict == "INCOMPLETE"
+
+
+def test_battery_reaches_late_epochs_in_a_longer_run():
+    assert outcome("late_but_reached", "hooks_ran").outcome == "ok"
+
+
+def test_battery_uses_one_thread_and_restores_the_number(monkeypatch):
+    torch.set_num_threads(2)
+    used = []
+    monkeypatch.setattr(hooks, "left_clean", lambda run: used.append(torch.get_num_threads()))
+    outcome("l1_norm", "nothing_left")
+    assert (used, torch.get_num_threads()) == ([1], 2)
 
 
 def test_one_that_does_not_run_is_not_asked_more():

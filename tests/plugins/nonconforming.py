@@ -104,7 +104,16 @@ class Exits(FromBase):
 
 @method("hangs")
 class Hangs(FromBase):
-    """Never comes back."""
+    """Computes for ever."""
+
+    def scores(self, ctx):
+        while True:
+            pass
+
+
+@method("waits")
+class Waits(FromBase):
+    """Waits for ever without computing."""
 
     def scores(self, ctx):
         while True:
