@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ HOOKS = (
     *("plan", "prepare", "on_phase_start", "on_batch_start", "penalty", "on_backward_end", "on_step_end"),
     *("on_epoch_end", "on_phase_end", "scores", "select", "finalize"),
 )
+LONGEST = 300
+"""Characters of an error's text in a result: some errors print whole tensors."""
 HALF = Budget(keep_macs=0.5)
 RECIPE = {
     "train.epochs": "4",  # a half, a third and a quarter of them are above 0
@@ -180,7 +183,7 @@ class Subject:
 
     def line(self, error: BaseException) -> str:
         """An error as one line, with the place in the method's file where it came from."""
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = shorten(str(error), LONGEST, placeholder=" ...") or type(error).__name__
         text = text if isinstance(error, Broken | RunFailed) else f"{type(error).__name__}: {text}"
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() in self.sources]
         return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text

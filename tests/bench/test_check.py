@@ -31,7 +31,7 @@ BROKEN = {
     "per_norm": ("scores_of_a_dead_unit", "with a unit of zero weights are not finite"),
     "needs_norms": ("every_network", "check_concatenation: TypeError"),
     "over_budget": ("budget_macs", "the budget of 0.75 of the MACs"),
-    "wraps_forward": ("gate_is_slice", "check_chain: gated and sliced network differ"),
+    "scales_by_width": ("gate_is_slice", "check_chain: gated and sliced network differ"),
     "pays_back": ("record", "training.macs is -"),
     "moves_the_goal": ("runs", "the budget of 0.5 of the MACs"),
     "macs_only": ("budget_params", "TypeError"),
