@@ -178,7 +178,7 @@ class _Loading:
         if alone:
             index = int((labels == alone[0]).nonzero())
             what = loaded.path(index) if isinstance(loaded, Files) else f"data set '{self.facts.name}', image {index}"
-            more = f" (so it is in {len(alone) - 1} more classes)" * (len(alone) > 1)
+            more = f" ({len(alone)} of {self.facts.classes} classes have one only)" * (len(alone) > 1)
             raise SetupError(
                 f"{what}: the only training image of its class{more}; a class needs two, one of them for validation"
             )

@@ -112,7 +112,7 @@ def test_a_class_with_two_training_images_has_one_of_each(tmp_path, both_ways):
 
 def test_classes_with_one_training_image_are_counted(tmp_path):
     with pytest.raises(
-        SetupError, match=r"train/cat/000.png: .* its class \(so it is in 2 more classes\); a class needs"
+        SetupError, match=r"train/cat/000.png: .* its class \(3 of 3 classes have one only\); a class needs"
     ):
         load(write_folder(tmp_path / "x", train=1, parts=("train", "val")))
 
