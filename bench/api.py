@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from torch import Tensor, nn
 
-from bench.errors import UsageError
+from bench.errors import Unsupported, UsageError
 from bench.registry import METHODS, Paper
 from bench.shares import whole_units
 from bench.sites import Site, Sites
@@ -47,6 +47,7 @@ __all__ = [
     "Sites",
     "compose",
     "importance",
+    "lacks_scaled_norm",
     "method",
     "regularizer",
     "whole_units",
@@ -94,6 +95,8 @@ class Method(nn.Module):
         ranking: how the default :meth:`select` ranks, ``layer`` or ``global``; the user's ``--ranking`` wins.
         prunes: False for a method that keeps every unit (a control); it is given no budget.
         native: True for a method that can choose its own sparsity, as its paper does (``--native``).
+        couplings: those that it works with, of ``inner`` and ``full``.
+        kinds: kinds of sites that it works on, of ``conv`` and ``linear``.
     """
 
     name: str = ""
@@ -102,6 +105,8 @@ class Method(nn.Module):
     ranking: Literal["layer", "global"] = "layer"  # norms of weights do not compare across layers
     prunes: bool = True
     native: bool = False
+    couplings: tuple[str, ...] = ("inner", "full")
+    kinds: tuple[str, ...] = ("conv", "linear")
 
     @dataclass(frozen=True)
     class Config:
@@ -113,6 +118,18 @@ class Method(nn.Module):
     def __init__(self, config: Any = None) -> None:
         super().__init__()
         self.config = config if config is not None else self.Config()
+
+    def supports(self, site: Site) -> str | None:
+        """Why the method does not work on ``site``, None where it does; asked before anything is trained."""
+        return None if site.kind in self.kinds else f"it is of kind {site.kind}, not {' or '.join(self.kinds)}"
+
+    def require(self, sites: Sites) -> None:
+        """Raise Unsupported unless the method works with the coupling and every site of ``sites``."""
+        if sites.coupling not in self.couplings:
+            raise Unsupported(f"{self.name} works with --coupling {' or '.join(self.couplings)} only")
+        for name, site in sites.items():
+            if reason := self.supports(site):
+                raise Unsupported(f"{self.name} does not work on site {name}: {reason}")
 
     def plan(self, ctx: Context) -> Plan:
         """Phases and where to prune. Must depend on nothing but the recipe, the budget and the configuration.
@@ -193,6 +210,7 @@ def importance(
     paper: Paper | None = None,
     ranking: Literal["layer", "global"] = "layer",
     needs: Literal["activations", "gate_gradients"] | None = None,
+    supports: Callable[[Site], str | None] | None = None,
     **options: Any,
 ) -> Callable[[Callable], Callable]:
     """Register ``function(site, **options) -> [n_units]`` as a method that starts from the base and prunes once.
@@ -201,7 +219,7 @@ def importance(
     ``options`` are its configuration and their defaults. With ``needs`` the function is called as
     ``function(site, values, **options)`` with the ``activations`` ``[B, n_units, ...]`` or the ``gate_gradients``
     ``[B, n_units]`` of every training batch, and the score is the mean (see ``Context.mean``); an option
-    ``batches`` then limits how many.
+    ``batches`` then limits how many. ``supports`` is :meth:`Method.supports`.
     """
     if needs:
         options = {"batches": None, **options}
@@ -214,17 +232,20 @@ def importance(
                 return ctx.mean(lambda site, values: function(site, values.float(), **given), needs, batches)
             return {name: function(site, **given).detach() for name, site in ctx.sites.items()}
 
-        _register(name, paper, function, options, {"starts_from": "base", "ranking": ranking, "scores": scores})
+        body = {"starts_from": "base", "ranking": ranking, "scores": scores}
+        _register(name, paper, function, options, body | _declared(supports))
         return function
 
     return decorate
 
 
-def regularizer(name: str, *, paper: Paper | None = None, **options: Any) -> Callable[[Callable], Callable]:
+def regularizer(
+    name: str, *, paper: Paper | None = None, supports: Callable[[Site], str | None] | None = None, **options: Any
+) -> Callable[[Callable], Callable]:
     """Register ``function(site, **options) -> scalar`` as a method that trains with its sum over sites as penalty.
 
     It prunes by the l2 norm of the units' weights, the same share of every site, unless composed with an
-    importance (``name+importance``).
+    importance (``name+importance``). ``supports`` is :meth:`Method.supports`.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -232,10 +253,19 @@ def regularizer(name: str, *, paper: Paper | None = None, **options: Any) -> Cal
             given = dataclasses.asdict(self.config)
             return sum(function(site, **given) for site in ctx.sites.values())
 
-        _register(name, paper, function, options, {"penalty": penalty})
+        _register(name, paper, function, options, {"penalty": penalty} | _declared(supports))
         return function
 
     return decorate
+
+
+def lacks_scaled_norm(site: Site) -> str | None:
+    """For ``supports`` of methods that rank by the scales of batch norms."""
+    return "it has no batch norm with a scale" if site.gamma() is None else None
+
+
+def _declared(supports: Callable[[Site], str | None] | None) -> dict[str, Any]:
+    return {"supports": lambda self, site: supports(site)} if supports else {}
 
 
 def _register(name: str, paper: Paper | None, function: Callable, options: dict[str, Any], body: dict) -> None:
@@ -296,6 +326,11 @@ class Composed(Method):
     def bound(self, hook: str) -> list[Callable[..., Any]]:
         """The implementations of all parts."""
         return [f for part in self._methods for f in part.bound(hook)]
+
+    def require(self, sites: Sites) -> None:
+        """All parts must work with ``sites``."""
+        for part in self._methods:
+            part.require(sites)
 
     def plan(self, ctx: Context) -> Plan:
         """The plan of the part that has one; otherwise train (if any part does), prune, fine-tune."""

@@ -28,6 +28,10 @@ class UsageError(BenchError):
     exit_code = 2
 
 
+class Unsupported(UsageError):
+    """The method does not work with this network or coupling, as it declares (exit 2)."""
+
+
 class SetupError(BenchError):
     """This machine cannot do it: no device, data not there, folder not writable (exit 3)."""
 

@@ -17,6 +17,8 @@ from functools import cache
 SOURCES = ("paper", "abstract", "code", "third party", "ours")
 """What a comment's closing parenthesis begins with: where the option or its default comes from."""
 
+BARE = re.compile(rf"^({'|'.join(SOURCES)})(:.*)?$")
+"""A comment that is a source and nothing else."""
 CLOSING = re.compile(rf"^(.*?)\s*\((({'|'.join(SOURCES)})\b[^()]*)\)$")
 KINDS = {"int": "whole number", "float": "number", "bool": "true or false", "str": "text", "None": "none"}
 BATCHES = "training batches to look at; none: all of them (ours)"
@@ -42,13 +44,13 @@ class Option:
     def meaning(self) -> str:
         """The comment without its source."""
         found = CLOSING.match(self.comment)
-        return found[1] if found else self.comment
+        return found[1] if found else "" if BARE.match(self.comment) else self.comment
 
     @property
     def source(self) -> str:
         """One of ``SOURCES`` with what is added to it, empty where the comment has none."""
         found = CLOSING.match(self.comment)
-        return found[2] if found else ""
+        return found[2] if found else self.comment if BARE.match(self.comment) else ""
 
 
 def options_of(

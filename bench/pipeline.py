@@ -100,6 +100,7 @@ class Run:
     def go(self) -> None:
         """Everything: sites, base, plan, measuring."""
         self._find_sites()
+        self.method.require(self.sites)
         self.model.require(self.spec.budget or Budget())
         self.ctx = ctx = self._context(self.network)
         plan = check_plan(self.method.plan(ctx), self.method.prunes)

@@ -24,7 +24,7 @@ from typing import Any
 from bench.errors import UsageError
 from bench.options import Option, options_of
 
-HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs", "normal")
+HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs", "supports", "normal")
 """Decorator arguments that are no options."""
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import PRUNE, Method, Phase, method
+from bench.api import PRUNE, Method, Phase, lacks_scaled_norm, method
 from methods.papers import BLALOCK2020, LIU2017, LIU2019, SRIVASTAVA2014
 
 
@@ -109,6 +109,10 @@ class Slimming(Method):
         def __post_init__(self):
             if self.strength < 0:
                 raise ValueError(f"strength {self.strength}: not negative")
+
+    def supports(self, site):
+        """Sites with scales."""
+        return lacks_scaled_norm(site)
 
     def penalty(self, ctx):
         """``strength`` times the sum of ``|gamma|``."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.api import STATISTICS, importance
+from bench.api import STATISTICS, importance, lacks_scaled_norm
 from methods.papers import HE2019, HU2016, LI2017, LIU2017, MOLCHANOV2019
 
 
@@ -25,7 +25,7 @@ def fpgm(site):
     return torch.cdist(site.rows(), site.rows(), compute_mode=exact).sum(dim=1)
 
 
-@importance("bn_scale", paper=LIU2017, ranking="global")
+@importance("bn_scale", paper=LIU2017, ranking="global", supports=lacks_scaled_norm)
 def bn_scale(site):
     """Absolute scale of each unit's batch norm (Liu et al. 2017), compared over all sites."""
     return site.scale()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch_pruning as tp
 
-from bench.api import Method, method
+from bench.api import Method, lacks_scaled_norm, method
 from bench.errors import RunFailed
 from bench.tracing import trace
 from methods.papers import FANG2023
@@ -97,9 +97,13 @@ class L1First(TorchPruning):
 
 @method("tp_bn_scale", paper=FANG2023)
 class BNScale(TorchPruning):
-    """Torch-Pruning's BNScaleImportance: mean |gamma| of the group's batch norms; fails without one."""
+    """Torch-Pruning's BNScaleImportance: mean |gamma| of the group's batch norms; needs one at every site."""
 
     importance = tp.importance.BNScaleImportance
+
+    def supports(self, site):
+        """Sites with scales."""
+        return lacks_scaled_norm(site)
 
 
 @method("tp_lamp", paper=FANG2023)

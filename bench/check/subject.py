@@ -22,7 +22,7 @@ from bench.check.networks import STANDARD
 from bench.check.registry import Broken
 from bench.checkpoint import clone_state
 from bench.context import Context
-from bench.errors import RunFailed
+from bench.errors import RunFailed, Unsupported
 from bench.pipeline import Options, Run, masks_digest
 from bench.registry import METHODS, ROOT
 from bench.spec import Budget, Spec, load_recipe
@@ -175,7 +175,9 @@ class Subject:
         return not torch.equal(fresh.get_state(), self.standard.done.ctx.rng.get_state())
 
     def declines(self, error: Exception) -> bool:
-        """Whether the method, or a site it asked, refused in one line to work on a network."""
+        """Whether the method declares that it does not support a network, or refuses it in one line, as a site may."""
+        if isinstance(error, Unsupported):
+            return True
         last = traceback.extract_tb(error.__traceback__)[-1]
         own = [*self.sources, Path(str(sites.__file__))]
         raised = (last.line or "").startswith("raise ") and Path(last.filename).resolve() in own

@@ -67,6 +67,8 @@ BROKEN = {
     "sole_owner": ("composition", "RuntimeError: not my plan"),
     "tunes_half": ("runs", "RuntimeError: the hook ran"),
     "tunes_a_quarter": ("runs", "RuntimeError: the hook ran"),
+    "no_such_coupling": ("starting_point", "couplings = ('outer',): a tuple of full and inner"),
+    "one_kind_as_text": ("starting_point", "kinds = 'conv': a tuple of conv and linear"),
     "two_rankings": ("hooks_ran", "scores of two_rankings is not called in a run of 4 + 4 epochs"),
     "late_step": ("hooks_ran", "40 + 20 epochs: the hook waits for 'ctx.epoch < 100'"),
     "long_recipes_only": ("hooks_ran", "the hook waits for 'ctx.recipe.train.epochs >= 150'"),
@@ -82,7 +84,7 @@ def _own_plugins():
     registries = (METHODS, ARCHS, DATASETS)
     before = [dict(registry._plugins) for registry in registries]
     for file in (
-        *(PLUGINS / f"{name}.py" for name in ("broken", "nonconforming", "disturbing", "dormant")),
+        *(PLUGINS / f"{name}.py" for name in ("broken", "nonconforming", "disturbing", "dormant", "declaring")),
         networks.__file__,
     ):
         add_plugin(str(file))
@@ -140,6 +142,13 @@ def test_battery_ends_what_hangs_without_a_verdict(name, patience):
 
 def test_battery_reaches_late_epochs_in_a_longer_run():
     assert outcome("late_but_reached", "hooks_ran").outcome == "ok"
+
+
+@pytest.mark.parametrize("name", ["inner_only", "convs_only", "few_units_only"])
+def test_declared_support_is_no_failure(name):
+    results = {r.name: r for r in examine(name, ["every_network", "full_coupling"]).results}
+    outcomes = {r.outcome for r in results.values()}
+    assert outcomes <= {"ok", "not run"} and "FAILED" not in outcomes, results
 
 
 def test_battery_uses_one_thread_and_restores_the_number(monkeypatch):

@@ -63,6 +63,12 @@ class M(Method):
     ]
 
 
+@pytest.mark.parametrize("comment", ["ours", "code: 5e-4"])
+def test_comment_that_is_a_source_has_no_meaning(comment):
+    option = Option("p", "1", "number", comment)
+    assert (option.meaning, option.source) == ("", comment)
+
+
 @pytest.mark.parametrize("comment", ["no source", "of the last one (as it was)", "a (code) word", "(papers)"])
 def test_a_comment_without_a_source_is_all_meaning(comment):
     option = Option("p", "1", "number", comment)
