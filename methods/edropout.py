@@ -92,8 +92,7 @@ class EDropout(Method):
         children = ctx.repair(cross(self.states, mutants, c.crossover, ctx.rng))
         fresh = c.stale_costs and bool(self.costs.isfinite().all())  # parents' costs need no second look
         candidates = children if fresh else torch.cat([self.states, children])
-        least = 2 if c.statistics == "batch" else 1  # one image alone has no deviation
-        some = slice(max(least, round(c.share * len(ctx.x))))
+        some = slice(max(1 + (c.statistics == "batch"), round(c.share * len(ctx.x))))  # one image has no deviation
         ctx.masks = ctx.sites.ones()  # or no candidate would be evaluated with units that the best state lacks
         logits = ctx.evaluate(ctx.split(candidates), ctx.x[some], c.statistics == "batch")
         costs = energy_loss(logits, ctx.y[some])
