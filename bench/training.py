@@ -19,6 +19,7 @@ from bench.checkpoint import load_state, save_state
 from bench.context import Context
 from bench.data import TrainingData
 from bench.errors import METHOD, Diverged, RunFailed
+from bench.finite import not_finite
 from bench.measure.quality import logits_of
 from bench.optimizer import make_optimizer, schedule
 from bench.progress import Progress
@@ -88,6 +89,8 @@ class Training:
             else:
                 prune(self)
                 self.method = None
+            if diverged := self._diverged():  # by what a hook did, or by the prune
+                raise Diverged(f"{diverged} after step {index} of the plan")
             following = index + 1
             if now.stopping == "search":
                 following = plan.index(PRUNE) if PRUNE in plan else len(plan)
@@ -117,13 +120,15 @@ class Training:
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
             entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": model.units_left}
             now.progress = epoch + 1.0
-            self.call("on_epoch_end")
+            diverged = self._diverged(loss)
+            if not diverged:
+                self.call("on_epoch_end")
             self.curve.append(now.logged | entry)  # what the harness measured stands
             now.logged = {}
             self.progress.epoch(f"{self.prefix}{phase.part}", epoch + 1, phase.epochs, loss, accuracy)
-            if not math.isfinite(loss):
+            if diverged:
                 raise Diverged(
-                    f"the loss is {loss} after epoch {epoch + 1} of {phase.part}: "
+                    f"{diverged} after epoch {epoch + 1} of {phase.part}: "
                     f"lower its rate (--set {phase.part}.lr={stage.lr / 10:g}) or the method's strength"
                 )
             if self._impatient(index, stage.patience):
@@ -136,6 +141,11 @@ class Training:
                 self._save((index, epoch + 1))
         self.call("on_phase_end")
         model.optimizer = None
+
+    def _diverged(self, loss: float = 0.0) -> str | None:
+        """Which of the loss, the weights and the norms' statistics is not finite; None where all are."""
+        name = not_finite(self.model.network) if math.isfinite(loss) else f"the loss ({loss})"
+        return f"{name} is not finite" if name else None
 
     def _impatient(self, index: int, patience: int) -> bool:
         """Whether the validation loss of this phase was last at its lowest more than ``patience`` epochs ago."""

@@ -142,6 +142,65 @@ def test_divergence_is_told_with_what_to_do(make_training):
         training.run((Phase(2),), None)
 
 
+class Ends(Method):
+    """Something that is not finite comes with the last step, or after it."""
+
+    def __init__(self, hook, value):
+        super().__init__()
+        self.hook, self.value = hook, value
+
+    def spoil(self, ctx, hook):
+        if (hook, ctx.epoch) == (self.hook, 1) and (ctx.step == 2 or hook != "on_backward_end"):
+            weight = ctx.sites["1"].network[1].weight
+            (weight.grad if hook == "on_backward_end" else weight.data)[0, 0] = self.value
+
+    def on_backward_end(self, ctx):
+        self.spoil(ctx, "on_backward_end")
+
+    def on_step_end(self, ctx):
+        if ctx.step == 2:
+            self.spoil(ctx, "on_step_end")
+
+    def on_epoch_end(self, ctx):
+        self.ended = ctx.epoch
+        self.spoil(ctx, "on_epoch_end")
+
+    def on_phase_end(self, ctx):
+        self.spoil(ctx, "on_phase_end")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("hook", ["on_backward_end", "on_step_end", "on_epoch_end", "on_phase_end"])
+def test_weights_not_finite_after_the_last_step_diverge(make_training, hook, value):
+    training = make_training(Ends(hook, value), arch="mlp_40_40")
+    with pytest.raises(Diverged, match=r"^1\.weight is not finite after (epoch 2 of train: lower|step 0 of the plan)"):
+        training.run((Phase(2),), None)
+    assert len(training.curve) == 2
+    assert training.method.ended == (0 if hook in ("on_backward_end", "on_step_end") else 1)
+
+
+def test_statistics_not_finite_diverge(make_training):
+    training = make_training(arch="resnet20")
+    training.model.network.bn1.running_var[0] = float("inf")
+    with pytest.raises(Diverged, match=r"bn1\.running_var is not finite after epoch 1"):
+        training.run((Phase(1),), None)
+
+
+def test_constant_buffer_may_be_infinite(make_training):
+    training = make_training(arch="mlp_40_40")
+    training.model.network.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    training.run((Phase(1),), None)
+
+
+@pytest.mark.parametrize("part", ["train", "finetune"])
+def test_one_step_too_long_diverges(make_training, part):
+    """The loss is that of before the step."""
+    training = make_training(arch="mlp_40_40", batch_size=96, **{f"{part}__lr": 1e43, f"{part}__warmup": 0})
+    with pytest.raises(Diverged, match=rf"weight is not finite after epoch 1 of {part}: lower its rate"):
+        training.run((Phase(1, part),), None)
+    assert torch.tensor(training.curve[0]["train_loss"]).isfinite()
+
+
 def test_zero_epochs_train_nothing(make_training):
     training = make_training()
     before = {k: v.clone() for k, v in training.model.network.state_dict().items()}
