@@ -236,6 +236,8 @@ class Context:
         for k, batch in enumerate(batches):
             if limit is not None and k >= limit:
                 return
+            if split == "val" and self._now.guard:
+                self._now.guard.validation(batch[0])
             yield batch
 
     # --- going back, getting smaller, stopping ---------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -29,6 +29,7 @@ class Ledger:
         forward: examples that went through a whole network without a gradient.
         backward: examples that went through one with a gradient.
         macs: multiply-adds of all passes.
+        noticed: is called for each pass with its MACs, whether it has a gradient, and its input.
         frozen: names of modules that learn no more and that no gradient reaches; see :meth:`step_macs`.
     """
 
@@ -37,6 +38,7 @@ class Ledger:
         self.forward = self.backward = self.macs = 0
         self.frozen: frozenset[str] = frozenset()
         self._own: nn.Module | None = None  # the network whose outermost forward is the harness's
+        self.noticed: Callable[[int, bool, Any], None] = lambda macs, gradient, x: None
         self._paused = False
         self._open: list[bool] = []  # calls of whole networks that are running; whether they are counted as such
         self._handles: list[RemovableHandle] = []
@@ -103,17 +105,22 @@ class Ledger:
         outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         if self._paused or not whole or not outputs or (network is self._own and not self._open):
             return
-        examples = len(args[0])
-        if any(leaf.requires_grad for leaf in outputs):
+        examples, gradient = len(args[0]), any(leaf.requires_grad for leaf in outputs)
+        if gradient:
             self.backward += examples
-            self.macs += examples * self.step_macs(network)
+            self._add(examples * self.step_macs(network), gradient, args[0])
         else:
             self.forward += examples
-            self.macs += examples * self.costs.macs(self.costs.widths_of(network))
+            self._add(examples * self.costs.macs(self.costs.widths_of(network)), gradient, args[0])
 
     def _layer(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if not self._paused and not any(self._open):
-            self.macs += products(layer, args[0], output) * (BACKWARD if output.requires_grad else 1)
+            passes = BACKWARD if output.requires_grad else 1
+            self._add(passes * products(layer, args[0], output), output.requires_grad, args[0])
+
+    def _add(self, macs: int, gradient: bool, x: Any) -> None:
+        self.macs += macs
+        self.noticed(macs, gradient, x)
 
 
 def products(layer: Any, x: Tensor, output: Tensor) -> int:

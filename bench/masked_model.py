@@ -26,6 +26,7 @@ from bench.modes import evaluating
 from bench.optimizer import forget
 from bench.sites import Sites
 from bench.slicing import NORMS
+from bench.weights import Weights
 
 AT_ONCE = 1024
 """Most examples in one forward that evaluates candidates."""
@@ -48,6 +49,8 @@ class MaskedModel:
         tracked: site -> running statistic ``[n_units]`` (see :meth:`track`).
         optimizer: of the phase that trains the network, None outside of one.
         ledger: counts forwards outside of training steps.
+        rewritten: is called when a rewind or a slice has changed the weights.
+        probing: whether a block of :meth:`probe` is open.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class MaskedModel:
         self.sliced_by: dict[str, Tensor] | None = None
         self.tracked: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
+        self.rewritten: Callable[[], None] = lambda: None
+        self.probing = False
         self.ledger = Ledger(costs)
         self.ledger.attach(network)
         self.gates = Gates(network, sites)
@@ -156,7 +161,9 @@ class MaskedModel:
         kept = [
             (p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted.values() for p in m.parameters()))
         ]
-        gated = self.gates.values
+        gated, probing = self.gates.values, self.probing
+        weights = Weights(network) if gradients else None
+        versions = [p._version for p, _ in kept]
         devices = [self.device] if self.device.type == "cuda" else []
         with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
             try:
@@ -165,8 +172,13 @@ class MaskedModel:
                 for parameter, _ in kept if gradients else ():
                     parameter.grad = None
                 self.gate({})
+                self.probing = True
                 yield
+                same = versions == [p._version for p, _ in kept] and not (weights and weights.changed())
+                if not same:
+                    raise RunFailed("weights change inside of ctx.probe: a probe leaves no trace")
             finally:
+                self.probing = probing
                 for norm, tracks in norms:
                     norm.track_running_stats = tracks
                 for parameter, grad in kept:
@@ -289,6 +301,7 @@ class MaskedModel:
         if self.optimizer is not None:
             forget(self.optimizer)
         self._hold()
+        self.rewritten()
 
     def shrink(self, masks: Masks) -> None:
         """Slice by ``masks``; the masks of the units that stay, and trackers, go over to the smaller network."""
@@ -317,6 +330,7 @@ class MaskedModel:
         self.gates = Gates(self.network, self.sites)
         self._masks = self.sites.ones(self.device)
         self.ledger.attach(self.network)
+        self.rewritten()
         return self.network
 
     # --- around training steps -------------------------------------------------------------------------------

@@ -308,6 +308,8 @@ class Run:
                     hook(self.training.ctx)
                 except Exception as error:  # the first error is the one to report
                     self.progress.say(f"finalize failed too: {error}")
+        if self.training is not None:
+            self.training.guard.release()
         if self.ctx is not None:
             self.ctx._model.release()
 

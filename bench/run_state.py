@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bench.errors import RunFailed
+
+
+class Watches(Protocol):
+    """What :class:`bench.guard.Guard` is asked to do from here and from the context."""
+
+    def watching(self, hook: str) -> AbstractContextManager[None]:
+        """Within the block the method's ``hook`` runs."""
+
+    def validation(self, x: Tensor) -> None:
+        """The method is given the validation images ``x``."""
 
 
 @dataclass
@@ -22,6 +32,7 @@ class RunState:
         logged: numbers for the curve's next entry.
         stopping: what is to end after this epoch, ``phase`` or ``search``; None for nothing.
         hooks: names of the method's hooks that run now, the outermost first.
+        guard: watches what the method does; None where nothing is held.
     """
 
     phase: int = 0
@@ -33,6 +44,7 @@ class RunState:
     curve: list[dict[str, Any]] = field(default_factory=list)
     logged: dict[str, float] = field(default_factory=dict)
     stopping: str | None = None
+    guard: Watches | None = None
     hooks: tuple[str, ...] = ()
 
     @property
@@ -45,7 +57,8 @@ class RunState:
         """Within the block the method's ``hook`` runs: what it may not do is refused."""
         before, self.hooks = self.hooks, (*self.hooks, hook)
         try:
-            yield
+            with self.guard.watching(hook) if self.guard and not before else nullcontext():
+                yield
         finally:
             self.hooks = before
 

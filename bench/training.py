@@ -20,6 +20,7 @@ from bench.context import Context
 from bench.data import TrainingData
 from bench.errors import METHOD, Diverged, RunFailed
 from bench.finite import not_finite
+from bench.guard import STEP_HOOKS, WRITERS, Guard
 from bench.measure.quality import logits_of
 from bench.optimizer import make_optimizer, schedule
 from bench.progress import Progress
@@ -56,6 +57,8 @@ class Training:
         self.model, self.now = ctx._model, ctx._now
         self.method: Method | None = method
         ctx._method = method
+        writers = WRITERS if method.starts_from == "base" else (*WRITERS, "prepare")  # which may draw other weights
+        self.guard = Guard(self.model, self.now, data, recipe, seed, method.name, writers)
         self.checkpoint, self.identity = checkpoint, identity
         self.position = (0, 0)  # index in the plan, epochs of it that are done
         self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
@@ -91,6 +94,7 @@ class Training:
                 self.method = None
             if diverged := self._diverged():  # by what a hook did, or by the prune
                 raise Diverged(f"{diverged} after step {index} of the plan")
+            self.guard.check_globals()
             following = index + 1
             if now.stopping == "search":
                 following = plan.index(PRUNE) if PRUNE in plan else len(plan)
@@ -109,6 +113,7 @@ class Training:
         self._names_of_inserted()
         inserted = [p for module in model.inserted.values() for p in module.parameters()]
         model.optimizer = optimizer = make_optimizer([*model.network.parameters(), *inserted], stage, self.recipe)
+        trained = list(optimizer.param_groups[0]["params"])
         if done and self._optimizer_state:
             optimizer.load_state_dict(self._optimizer_state)
         for epoch in range(done, phase.epochs):
@@ -123,6 +128,7 @@ class Training:
             diverged = self._diverged(loss)
             if not diverged:
                 self.call("on_epoch_end")
+                self.guard.end_epoch(optimizer, trained)
             self.curve.append(now.logged | entry)  # what the harness measured stands
             now.logged = {}
             self.progress.epoch(f"{self.prefix}{phase.part}", epoch + 1, phase.epochs, loss, accuracy)
@@ -164,12 +170,14 @@ class Training:
         total = torch.zeros((), device=model.device)
         seen, began, method_before = 0, time.perf_counter(), self.seconds["method"]
         batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
+        self.guard.start_epoch(steps)
         for step, (x, y) in enumerate(batches):
             factor = schedule(stage, (now.epoch + (step + 0.5) / steps) / phase.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = stage.lr * factor
             now.step, now.x, now.y = step, x, y
             now.progress = now.epoch + step / steps
+            self.guard.start_step(x, y)
             self._timed("on_batch_start", hooks)
             with model.tracking(), model.autocast(), model.ledger.harness(network):
                 logits = network(x)
@@ -180,6 +188,7 @@ class Training:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._timed("on_backward_end", hooks)
+            self.guard.before_step(optimizer, stage.lr * factor)
             optimizer.step()
             if model.busy:
                 model.after_step()
@@ -308,6 +317,7 @@ class Training:
         model.tracked |= state["tracked"]
         self.ctx.rng.set_state(state["rng"].cpu())
         model.ledger.counts = state["ledger"]  # what prepare looked at was counted the first time
+        self.guard.macs = model.ledger.macs
         self._optimizer_state = state["optimizer"]
         first, second = state["position"]
         self.position = (int(first), int(second))
@@ -324,7 +334,6 @@ class Training:
 
 FORM = 4
 """Of a checkpoint; one of another form is as good as none."""
-STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
 
 
 def _scalar(penalty: Any) -> Tensor | float:
