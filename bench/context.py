@@ -84,8 +84,8 @@ class Context:
     @property
     def curve(self) -> list[dict[str, Any]]:
         """One entry for every epoch so far, of all phases: ``phase``, ``epoch``, ``train_loss``, ``val_top1``,
-        ``val_loss``, ``units_left`` and what was logged."""
-        return self._now.curve
+        ``val_loss``, ``units_left`` and what was logged; a copy."""
+        return [dict(entry) for entry in self._now.curve]
 
     # --- gates and masks -------------------------------------------------------------------------------------
 

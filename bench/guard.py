@@ -16,7 +16,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from bench.data import TrainingData
-from bench.errors import RunFailed
+from bench.errors import METHOD, RunFailed
 from bench.masked_model import MaskedModel
 from bench.run_state import RunState
 from bench.spec import Recipe, derive
@@ -78,7 +78,8 @@ class Guard:
         self._gradients: list[Tensor | None] | None = None
         self._why = ""  # what a writing hook has done, after which weights may only become zero
         self._handed: list[weakref.ref[Tensor]] = []  # validation images that the method may have kept
-        now.guard, model.rewritten, model.ledger.noticed = self, self._rewritten, self._passed
+        now.guard, model.ledger.noticed = self, self._passed
+        model.rewritten, model.failed = self._rewritten, self._failed
 
     # --- hooks -----------------------------------------------------------------------------------------------
 
@@ -212,7 +213,7 @@ class Guard:
             raise self._failed(what)
 
     def _failed(self, what: str) -> RunFailed:
-        return RunFailed(f"the method {self.name} {what}")
+        return RunFailed(f"the method {self.name} {what}", blame=METHOD)
 
 
 ONLY = f"they change in the optimizer's step and in {', '.join(WRITERS)} only"

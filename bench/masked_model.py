@@ -50,6 +50,7 @@ class MaskedModel:
         optimizer: of the phase that trains the network, None outside of one.
         ledger: counts forwards outside of training steps.
         rewritten: is called when a rewind or a slice has changed the weights.
+        failed: makes the error of what a method did.
         probing: whether a block of :meth:`probe` is open.
     """
 
@@ -62,6 +63,7 @@ class MaskedModel:
         self.tracked: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.rewritten: Callable[[], None] = lambda: None
+        self.failed: Callable[[str], RunFailed] = RunFailed
         self.probing = False
         self.ledger = Ledger(costs)
         self.ledger.attach(network)
@@ -174,9 +176,8 @@ class MaskedModel:
                 self.gate({})
                 self.probing = True
                 yield
-                same = versions == [p._version for p, _ in kept] and not (weights and weights.changed())
-                if not same:
-                    raise RunFailed("weights change inside of ctx.probe: a probe leaves no trace")
+                if versions != [p._version for p, _ in kept] or (weights and weights.changed()):
+                    raise self.failed("changes weights inside of ctx.probe, which leaves no trace")
             finally:
                 self.probing = probing
                 for norm, tracks in norms:

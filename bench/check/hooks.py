@@ -87,7 +87,7 @@ def penalty_of_a_dead_unit(subject: Subject) -> str | None:
     return None
 
 
-@check("network_untouched", "Scores are asked for at any time; asking must not change what is asked about.")
+@check("network_untouched", "Scores are asked for at any time; asking must not change what is asked about.", alone=True)
 def network_untouched(subject: Subject) -> str | None:
     """scores, select, plan (and prepare, from a base) leave weights, statistics and gradients as they were."""
     quiet = {"scores", "select", "plan"} | ({"prepare"} if subject.method.starts_from == "base" else set())

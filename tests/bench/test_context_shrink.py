@@ -261,10 +261,10 @@ def test_resumed_in_the_middle_of_a_shrinking_plan(make_training, tmp_path, stop
     assert finish(stopped, stop_after) == (stop_after > 7)
     going_on = start(make_training, Shrinking(), keep=0.1, checkpoint=tmp_path / "part.pt")
     assert going_on.resume()
-    assert going_on.curve is going_on.ctx.curve
+    assert going_on.curve == going_on.ctx.curve
     assert going_on.curve == stopped.curve
     assert finish(going_on)
-    assert going_on.curve is going_on.ctx.curve
+    assert going_on.curve == going_on.ctx.curve
     assert going_on.curve == whole.curve
     assert (going_on.train_macs, going_on.examples, going_on.epochs) == (
         whole.train_macs,

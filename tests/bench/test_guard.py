@@ -8,15 +8,15 @@ from torch import nn
 
 from bench.api import PRUNE, Method, Phase
 from bench.check.subject import Subject
-from bench.errors import RunFailed
+from bench.errors import METHOD, RunFailed
 from bench.guard import GLOBAL_HOOKS
 from bench.pipeline import Run
 from bench.registry import METHODS, add_plugin
 from bench.training import choose_masks
 
 FOUND = {
-    "trains_on_validation_in_a_probe": "weights change inside of ctx.probe",
-    "trains_on_validation_by_data": "weights change inside of ctx.probe",
+    "trains_on_validation_in_a_probe": "changes weights inside of ctx.probe",
+    "trains_on_validation_by_data": "changes weights inside of ctx.probe",
     "penalizes_validation": "passes validation images with a gradient in penalty",
     "penalizes_kept_validation": "passes validation images with a gradient in penalty",
     "adds_validation_gradients": "changes gradients in on_backward_end, after it asked for validation images",
@@ -69,8 +69,8 @@ def test_what_is_not_the_methods_is_found(name, tmp_path):
     with pytest.raises(RunFailed) as failed:
         Subject(name, tmp_path).run(train__epochs="2")
     assert FOUND[name] in str(failed.value)
-    if "inside of ctx.probe" not in FOUND[name]:
-        assert f"the method {name} " in str(failed.value)
+    assert f"the method {name} " in str(failed.value)
+    assert failed.value.blame == METHOD
 
 
 def test_global_hooks_are_taken_away_after_a_failure(tmp_path):

@@ -244,11 +244,11 @@ class MovesTheGoal(FromBase):
 
 @method("pays_back")
 class PaysBack(FromBase):
-    """Gives its training cost away."""
+    """Gives its training cost away, where nobody counts it again."""
 
-    def scores(self, ctx):
-        ctx._model.ledger.macs -= 10**9
-        return super().scores(ctx)
+    def finalize(self, ctx):
+        ledger = ctx._model.ledger
+        ledger.macs = ctx._now.guard.macs = ledger.macs - 10**9
 
 
 @method("renames_itself")
