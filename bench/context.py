@@ -55,16 +55,8 @@ class Context:
     device = property(attrgetter("_model.device"), doc="Where tensors live.")
     rng = property(attrgetter("_rng"), doc="The method's own generator, seeded by the run and kept in checkpoints.")
 
-    @property
-    def budget(self) -> Budget:
-        """What may be kept; everything in the native track."""
-        return self._budget or Budget()
-
-    @property
-    def native(self) -> bool:
-        """Whether the method chooses its own sparsity: there is no budget to meet."""
-        return self._budget is None
-
+    budget = property(lambda self: self._budget or Budget(), doc="What may be kept; everything in the native track.")
+    native = property(lambda self: self._budget is None, doc="Whether the method chooses its own sparsity.")
     phase = property(attrgetter("_now.phase"), doc="Index of the phase (or PRUNE) in the plan.")
     epoch = property(attrgetter("_now.epoch"), doc="Index of the epoch in the phase.")
     step = property(attrgetter("_now.step"), doc="Index of the step in the epoch.")
@@ -118,10 +110,7 @@ class Context:
     def masks(self, masks: Masks) -> None:
         self._model.masks = masks
 
-    @property
-    def units_left(self) -> float:
-        """Share of the dense network's units that are there and not masked."""
-        return self._model.units_left
+    units_left = property(attrgetter("_model.units_left"), doc="Share of the dense units that are there, not masked.")
 
     def masked(self, masks: Masks) -> AbstractContextManager[None]:
         """Within the block, units whose mask is False read as zero."""

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from bench.data import TrainingData
 from bench.errors import METHOD, RunFailed
+from bench.ledger import Ledger
 from bench.masked_model import MaskedModel
 from bench.run_state import RunState
 from bench.spec import Recipe, derive
@@ -32,6 +33,7 @@ GLOBAL_HOOKS = [
     if name.startswith("_global_") and isinstance(hooks, dict)
 ]
 """torch's hooks on all modules and on all optimizers."""
+OF_A_MODULE = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class Guard:
@@ -68,6 +70,7 @@ class Guard:
         self.model, self.now, self.recipe, self.seed, self.name, self.writers = model, now, recipe, seed, name, writers
         self._recipe, self._state = copy.deepcopy(recipe), torch_state()
         self._global_hooks = [dict(hooks) for hooks in GLOBAL_HOOKS]
+        self._own_hooks = {name: hooks_on(module) for name, module in model.network.named_modules()}
         self._data = [t for part in (data.train, data.val) for t in vars(part).values() if isinstance(t, Tensor)]
         self._images = [t._version for t in self._data]
         self.macs = model.ledger.macs  # kept twice, since private access reaches the ledger
@@ -185,6 +188,12 @@ class Guard:
         changed = next((name for name, value in self._state.items() if state[name] != value), None)
         self._require(changed is None, f"changes torch's {changed} and leaves it so")
 
+    def check_network(self) -> None:
+        """Raise RunFailed where the method left a hook on the network; after it, the gates and the ledger are gone."""
+        for name, module in self.model.network.named_modules():
+            extra = hooks_on(module) != self._own_hooks.get(name, [])
+            self._require(not extra, f"leaves a hook on module '{name}' of the network")
+
     def release(self) -> None:
         """Take away what was not there before the method: global hooks, modes, settings of torch."""
         for hooks, before in zip(GLOBAL_HOOKS, self._global_hooks, strict=True):
@@ -236,6 +245,13 @@ def torch_state() -> dict[str, Any]:
         "autocast": torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
         **{name: len(stack()) for name, stack in MODES.items()},
     }
+
+
+def hooks_on(module: nn.Module) -> list[str]:
+    """Names of the hooks of a module, which a copy has too; those of a ledger are left out."""
+    found = [hook for kind in OF_A_MODULE for hook in getattr(module, kind).values()]
+    others = [hook for hook in found if not isinstance(getattr(hook, "__self__", None), Ledger)]
+    return [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in others]
 
 
 def same_objects(one: Any, two: Any) -> bool:

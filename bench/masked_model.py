@@ -22,7 +22,7 @@ from bench.environment import autocast
 from bench.errors import RunFailed
 from bench.gates import Gates
 from bench.ledger import Ledger
-from bench.modes import evaluating
+from bench.modes import untraced
 from bench.optimizer import forget
 from bench.sites import Sites
 from bench.slicing import NORMS
@@ -152,38 +152,19 @@ class MaskedModel:
 
     @contextmanager
     def probe(self, batch_statistics: bool = False, gradients: bool = False) -> Iterator[None]:
-        """Within the block, forwards leave no trace: eval mode, no batch norm update, no RNG use, no gradients kept.
-
-        Args:
-            batch_statistics: normalise by the batch's own statistics, as in training, without recording them.
-            gradients: allow a backward pass; parameters get their former gradients back afterwards.
-        """
-        network = self.network
-        norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
-        kept = [
-            (p, p.grad) for p in (*network.parameters(), *(p for m in self.inserted.values() for p in m.parameters()))
-        ]
+        """Within the block, forwards leave no trace (see :func:`bench.modes.untraced`) and batch gates are off."""
         gated, probing = self.gates.values, self.probing
-        weights = Weights(network) if gradients else None
-        versions = [p._version for p, _ in kept]
-        devices = [self.device] if self.device.type == "cuda" else []
-        with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
+        parameters = list(self.network.parameters())
+        versions, weights = [p._version for p in parameters], Weights(self.network) if gradients else None
+        with untraced(self.network, self.gates.inserted.values(), self.device, batch_statistics, gradients):
             try:
-                for norm, _ in norms if batch_statistics else ():
-                    norm.training, norm.track_running_stats = True, False
-                for parameter, _ in kept if gradients else ():
-                    parameter.grad = None
                 self.gate({})
                 self.probing = True
                 yield
-                if versions != [p._version for p, _ in kept] or (weights and weights.changed()):
+                if versions != [p._version for p in parameters] or (weights and weights.changed()):
                     raise self.failed("changes weights inside of ctx.probe, which leaves no trace")
             finally:
                 self.probing = probing
-                for norm, tracks in norms:
-                    norm.track_running_stats = tracks
-                for parameter, grad in kept:
-                    parameter.grad = grad
                 self.gates.set(gated)
 
     @torch.no_grad()

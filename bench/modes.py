@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
+
+from bench.slicing import NORMS
 
 
 @contextmanager
@@ -22,6 +24,40 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def untraced(
+    network: nn.Module,
+    inserted: Iterable[nn.Module],
+    device: torch.device,
+    batch_statistics: bool = False,
+    gradients: bool = False,
+) -> Iterator[None]:
+    """Within the block, forwards leave no trace: eval mode, no batch norm update, no RNG use, no gradients kept.
+
+    Args:
+        network: in eval mode in the block.
+        inserted: further modules whose gradients are kept.
+        device: whose random numbers are given back.
+        batch_statistics: normalise by the batch's own statistics, as in training, without recording them.
+        gradients: allow a backward pass; parameters get their former gradients back afterwards.
+    """
+    norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
+    kept = [(p, p.grad) for module in (network, *inserted) for p in module.parameters()]
+    devices = [device] if device.type == "cuda" else []
+    with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
+        try:
+            for norm, _ in norms if batch_statistics else ():
+                norm.training, norm.track_running_stats = True, False
+            for parameter, _ in kept if gradients else ():
+                parameter.grad = None
+            yield
+        finally:
+            for norm, tracks in norms:
+                norm.track_running_stats = tracks
+            for parameter, grad in kept:
+                parameter.grad = grad
 
 
 @contextmanager

@@ -182,6 +182,7 @@ class Run:
     def _finalize(self, training: Training) -> None:
         training.call("finalize")
         training.model.release()
+        training.guard.check_network()
 
     def _prune(self, training: Training) -> None:
         """Choose masks, let the method go, slice, check, re-estimate batch norm."""

@@ -23,6 +23,14 @@ from bench.specify import make_method
 
 OF_THE_HARNESS = {"bench.api", "bench.archs.architecture", "bench.data.dataset"}
 EXPECTED = {"torch", "math", "dataclasses", "typing", "numpy", "methods.papers", "__future__"}
+DATA = {"sklearn", "torchvision", "datasets", "tensorflow_datasets", "medmnist", "PIL", "cv2", "imageio", "skimage"}
+WAYS_AROUND = {"gc", "inspect", "ctypes", "importlib", "builtins", "sys", "os", "io", "pathlib", "pickle", "pkgutil"}
+DYNAMIC = {"__import__", "eval", "exec", "compile", "globals", "locals", "vars"}
+INSIDE = {
+    *("__dict__", "__globals__", "__closure__", "__code__", "__self__", "__func__", "__subclasses__", "__builtins__"),
+    *("__setattr__", "__getattribute__", "f_back", "tb_frame", "gi_frame"),
+}
+GLOBAL = ("register_module_", "register_optimizer_step_", "set_default_dtype", "set_num_threads")
 OUTSIDE = {"socket", "urllib", "http", "requests", "subprocess", "multiprocessing", "shutil", "tempfile"}
 FILES = {"open", "write_text", "write_bytes", "mkdir", "unlink", "save", "load", "savez", "tofile", "fromfile"}
 ADAPTERS = [ROOT / "methods" / "torch_pruning_adapter.py"]
@@ -174,7 +182,11 @@ def imports(subject: Subject) -> str | None:
             top = name.split(".")[0]
             allowed = top != "bench" or name in OF_THE_HARNESS
             require(allowed, f"{file.name}:{node.lineno} imports {name}; of the harness only bench.api is for methods")
-            require(top not in OUTSIDE, f"{file.name}:{node.lineno} imports {name}: no files, processes or internet")
+            place = f"{file.name}:{node.lineno} imports {name}"
+            require(top not in OUTSIDE, f"{place}: no files, processes or internet")
+            known = top in DATA or name.startswith(("torch.utils.data", "torch.hub"))
+            require(not known, f"{place}: images come from ctx.batches, other data from nowhere")
+            require(top not in WAYS_AROUND, f"{place}, a way around ctx")
             if name not in EXPECTED and top not in EXPECTED | {"bench"}:
                 strange.add(name)
     return f"also imports {', '.join(sorted(strange))}" if strange else None
@@ -184,20 +196,51 @@ def imports(subject: Subject) -> str | None:
     "context", "Names with an underscore change without notice; others a context does not have.", is_adapter, alone=True
 )
 def context(subject: Subject) -> str | None:
-    """Only the public side of ctx and of sites is used."""
-    for file, node in nodes(subject):
-        if not isinstance(node, ast.Attribute):
-            continue
+    """Only the public side of what a hook is given is used, by name."""
+    for file in subject.sources:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        imported = {name.partition(".")[0] for name in bound_by_imports(tree)}
+        for node in ast.walk(tree):
+            found = reaching(node, imported)
+            require(not found, f"{file.name}:{getattr(node, 'lineno', 0)} uses {found}")
+    return None
+
+
+def bound_by_imports(tree: ast.AST) -> Iterator[str]:
+    """Names that a file's imports bind."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+
+
+def reaching(node: ast.AST, imported: set[str]) -> str | None:
+    """What a piece of text reaches that is not a method's, and why it is not; None for nothing."""
+    if isinstance(node, ast.Attribute):
         root = node.value
         while isinstance(root, ast.Attribute):
             root = root.value
-        if not (isinstance(root, ast.Name) and root.id in ("ctx", "site", "sites")):
-            continue
-        hidden = node.attr.startswith("_") and not node.attr.startswith("__")
-        require(not hidden, f"{file.name}:{node.lineno} uses {ast.unparse(node)}, which is private")
-        unknown = root is node.value and root.id == "ctx" and not hasattr(Context, node.attr)
-        require(not unknown, f"{file.name}:{node.lineno} uses {ast.unparse(node)}, which a context does not have")
-    return None
+        name, text = getattr(root, "id", ""), ast.unparse(node)
+        own = isinstance(node.value, ast.Name) and name in ("self", "cls")
+        if node.attr in INSIDE or (private(node.attr) and not own and name not in imported):
+            return f"{text}, which is private"
+        if name == "ctx" and root is node.value and not hasattr(Context, node.attr):
+            return f"{text}, which a context does not have"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        called, arguments = node.func.id, node.args
+        if called in DYNAMIC:
+            return f"{called}(), which no reader can follow"
+        if called in ("getattr", "setattr", "delattr") and len(arguments) > 1:
+            name = arguments[1].value if isinstance(arguments[1], ast.Constant) else None
+            given = isinstance(arguments[0], ast.Name) and arguments[0].id in ("ctx", "site", "sites")
+            if private(str(name)) or (given and name is None):
+                return f"{ast.unparse(node)}, which is private"
+    names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else [getattr(node, "attr", "")]
+    return next((f"{name}, which is for the whole process" for name in names if name.startswith(GLOBAL)), None)
+
+
+def private(name: str) -> bool:
+    """Whether a name is one that changes without notice."""
+    return name in INSIDE or (name.startswith("_") and not name.startswith("__"))
 
 
 @check("device", "The same file has to run on any device: tensors belong on ctx.device.", alone=True)

@@ -241,7 +241,7 @@ def quiet(subject: Subject) -> str | None:
     return None
 
 
-@check("nothing_left", "Fine-tuning and latency are of the network alone, not of a method's remains.")
+@check("nothing_left", "Fine-tuning and latency are of the network alone, not of a method's remains.", alone=True)
 def nothing_left(subject: Subject) -> str | None:
     """After a run neither the dense nor the final network has a hook, module, buffer or attribute too many."""
     left_clean(subject.standard)

@@ -1,12 +1,13 @@
 """The battery: who keeps the contract passes it, who breaks it fails the check that is there for that."""
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench.check import CHECKS, LEAST, Report, Result, examine, hooks, networks
+from bench.check import CHECKS, LEAST, Report, Result, declared, examine, hooks, networks
 from bench.check.registry import Check
 from bench.cli import main
 from bench.registry import ARCHS, DATASETS, METHODS, add_plugin
@@ -51,7 +52,7 @@ BROKEN = {
     "freezes": ("modes", "on_phase_end leaves modules in another mode, or parameters frozen"),
     "peeks": ("test_set", "asks for the split 'test'"),
     "chatty": ("quiet", "prints 'epoch 0 epoch 1 epoch 2 epoch 3'"),
-    "hooks_for_good": ("nothing_left", "a hook on module ''"),
+    "hooks_for_good": ("nothing_left", "leaves a hook on module ''"),
     "renames_itself": ("nothing_left", "modules ['mine']"),
     "hooks_until_the_end": ("nothing_left_after_an_error", "after an error in on_phase_start: a hook on"),
     "sleepy": ("overhead", "times as long as a plain one"),
@@ -114,11 +115,37 @@ def test_every_check_can_fail():
 
 TEXTS = {
     "imports": ("from bench.data import load_test", "load_test; of the harness only bench.api is for methods"),
+    "imports digits": ("from sklearn.datasets import load_digits", "images come from ctx.batches"),
+    "imports mnist": ("import torchvision.datasets as sets", "images come from ctx.batches"),
+    "imports loader": ("from torch.utils.data import DataLoader", "images come from ctx.batches"),
+    "imports gc": ("import gc", "a way around ctx"),
+    "imports late": ("def late():\n    import importlib", "a way around ctx"),
     "context": ("def peek(ctx): return ctx._data.train", "uses ctx._data, which is private"),
-    "context 2": ("def peek(ctx): return ctx.network", "uses ctx.network, which a context does not have"),
+    "context network": ("def peek(ctx): return ctx.network", "uses ctx.network, which a context does not have"),
+    "context alias": ("def peek(c): return c._model.optimizer", "uses c._model, which is private"),
+    "context kept": ("def peek(self): return self.ctx._now", "uses self.ctx._now, which is private"),
+    "context getattr": ("def peek(c): return getattr(c, '_data')", "which is private"),
+    "context name": ("def peek(ctx, name): return getattr(ctx, name)", "which is private"),
+    "context dict": ("def peek(c): return c.__dict__['_data']", "uses c.__dict__, which is private"),
+    "context vars": ("def peek(c): return vars(c)['_data']", "uses vars(), which no reader can follow"),
+    "context import": ("def peek(): return __import__('sklearn')", "uses __import__(), which no reader can follow"),
+    "context recipe": ("def set(c): object.__setattr__(c.recipe, 'augment', 'none')", "__setattr__, which is private"),
+    "context hook": (
+        "from torch.nn.modules.module import register_module_forward_hook as watch",
+        "register_module_forward_hook, which is for the whole process",
+    ),
+    "context dtype": ("def change(torch): torch.set_default_dtype(torch.float64)", "which is for the whole process"),
     "device": ("def move(x): return x.cuda()", "x.cuda() names a device; use ctx.device"),
     "files": ("def keep(x): return open('x', 'w')", "reads or writes a file"),
 }
+
+
+@pytest.mark.parametrize(
+    "text", ["self._kept = 1", "cls._kept", "torch._foreach_norm(x)", "x.__class__", "getattr(site, 'norms')"]
+)
+def test_text_that_reaches_nothing_is_left_alone(text):
+    tree = ast.parse(text)
+    assert not any(declared.reaching(node, {"torch"}) for node in ast.walk(tree))
 
 
 @pytest.mark.parametrize("check", TEXTS)

@@ -35,6 +35,7 @@ FOUND = {
     "other_labels": "changes the images or labels of a batch in place",
     "smooths_labels": "changes the recipe",
     "forgets_its_forwards": "changes the count of its forwards in on_epoch_end",
+    "hooks_a_layer": "leaves a hook on module '",
     "leaves_a_global_hook": "leaves a global hook of torch behind",
     "leaves_a_global_optimizer_hook": "leaves a global hook of torch behind",
     "leaves_a_mode": "changes torch's function modes and leaves it so",

@@ -241,6 +241,17 @@ class ForgetsItsForwards(Trains):
         ctx._model.ledger.counts = {"forward": 0, "backward": 0, "macs": 0}
 
 
+@method("hooks_a_layer")
+class HooksALayer(Method):
+    """Leaves a hook on the last layer that it scores by."""
+
+    starts_from = "base"
+
+    def scores(self, ctx):
+        list(network(ctx).modules())[-1].register_forward_pre_hook(lambda *given: None)
+        return super().scores(ctx)
+
+
 # --- torch -------------------------------------------------------------------------------------------------------
 
 
