@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bench import choosing
+from bench import batch_means, choosing
 from bench.api import Masks, Method, Scores
 from bench.budget import select
 from bench.data import TrainingData
@@ -23,9 +22,9 @@ from bench.spec import Budget, Recipe, derive
 
 
 class Context:
-    """Sites, gates, data, snapshots and clocks of one run, as its method sees them.
+    """One run as its method sees it: sites, gates, data, snapshots, clocks.
 
-    Its public names are those of docs/add_a_method.md; ``masks`` is the only one that can be assigned.
+    Its public names are those of docs/add_a_method.md; only ``masks`` can be assigned.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Context:
     recipe = property(attrgetter("_recipe"), doc="Epochs, rates, batch size.")
     device = property(attrgetter("_model.device"), doc="Where tensors live.")
     rng = property(attrgetter("_rng"), doc="The method's own generator, seeded by the run and kept in checkpoints.")
-
     budget = property(lambda self: self._budget or Budget(), doc="What may be kept; everything in the native track.")
     native = property(lambda self: self._budget is None, doc="Whether the method chooses its own sparsity.")
     phase = property(attrgetter("_now.phase"), doc="Index of the phase (or PRUNE) in the plan.")
@@ -63,15 +61,10 @@ class Context:
     progress = property(
         attrgetter("_now.progress"), doc="Epochs of the phase that are done, with the present fraction."
     )
+    rate = property(attrgetter("_now.rate"), doc="Learning rate of the present step; 0 outside of training.")
     x = property(attrgetter("_now.x"), doc="Images of the current batch, ``[B, C, H, W]``, normalised.")
     y = property(attrgetter("_now.y"), doc="Labels of the current batch, ``[B]``.")
     tracked = property(attrgetter("_model.tracked"), doc="Site -> running statistic ``[n_units]`` (see :meth:`track`).")
-
-    @property
-    def rate(self) -> float:
-        """Learning rate of the present step; 0 outside of training."""
-        optimizer = self._model.optimizer
-        return float(optimizer.param_groups[0]["lr"]) if optimizer else 0.0
 
     @property
     def curve(self) -> list[dict[str, Any]]:
@@ -143,10 +136,9 @@ class Context:
         return self._model.probe(batch_statistics, gradients)
 
     def activations(self) -> AbstractContextManager[dict[str, Tensor]]:
-        """Within the block, every forward fills the yielded dictionary: site -> ``[B, n_units, ...]``.
+        """Within the block, every forward fills the yielded dictionary: site -> ``[B, n_units, ...]``, detached.
 
-        The values are what the activation function puts out, before pooling (what the consumer reads where that
-        cannot be followed, see :mod:`bench.gates`), masked and detached.
+        See :meth:`bench.masked_model.MaskedModel.activations`.
         """
         return self._model.activations()
 
@@ -179,8 +171,7 @@ class Context:
         of: Literal["activations", "gate_gradients"] = "activations",
         batches: int | None = None,
     ) -> dict[str, Tensor]:
-        """Mean over training examples of a statistic, site -> ``[n_units]``; independent of the batch size if the
-        statistic is itself a mean over examples. Eval mode, unaugmented images, nothing moves.
+        """Mean over training examples of a statistic, site -> ``[n_units]``. Eval mode, unaugmented, nothing moves.
 
         Args:
             statistic: maps a site and its values in a batch, in the precision of the forward, to ``[n_units]``.
@@ -189,27 +180,11 @@ class Context:
                 (Molchanov et al. 2019).
             batches: at most so many; None takes the whole training set.
         """
-        total = {name: torch.zeros(site.n_units, device=self.device) for name, site in self.sites.items()}
-        seen = 0
-        for x, y in self.batches("train", batches):
-            by_gate = of == "gate_gradients"
-            values = self._model.gate_gradients(x, y) if by_gate else self._model.activations_of(x)
-            for name, site in self.sites.items():
-                total[name] += len(x) * statistic(site, values[name])
-            seen += len(x)
-        if not seen:
-            raise RunFailed("a mean over no training batches: batches must be at least 1")
-        return {name: value / seen for name, value in total.items()}
+        return batch_means.mean(self._model, self.batches("train", batches), statistic, of)
 
     def leave_one_out(self) -> dict[str, Tensor]:
         """Training loss of the network without each single unit: site -> ``[n_units]``. One forward pass a unit."""
-        count = sum(self.sites.widths.values())
-        candidates = self.split(~torch.eye(count, dtype=torch.bool, device=self.device))
-        loss = torch.zeros(count, device=self.device)
-        for x, y in self.batches("train"):
-            logits = self.evaluate(candidates, x)
-            loss += F.cross_entropy(logits.movedim(0, 2), y[:, None].expand(-1, count), reduction="none").sum(dim=0)
-        return self.split(loss / len(self._data.train))
+        return batch_means.leave_one_out(self._model, self.batches("train"))
 
     def batches(self, split: str = "train", limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of ``train`` or ``val``, unaugmented, the last one smaller; at most ``limit``.

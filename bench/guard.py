@@ -116,9 +116,9 @@ class Guard:
         """The ledger counted a forward of ``x``."""
         self.macs += macs
         if gradient and self.now.hook:
-            trains = not self.model.probing and (self._gradients is not None or self._is_validation(x))
-            hint = "use ctx.probe()"
-            self._require(not trains, f"passes validation images with a gradient in {self.now.hook}: {hint}")
+            shown = self._gradients is not None or self._is_validation(x)
+            trains = shown and not self.model.probing and self.now.hooks[0] in STEP_HOOKS  # it could become a loss
+            self._require(not trains, f"passes validation images with a gradient in {self.now.hook}: use ctx.probe()")
             self._alone("a forward with a gradient")
 
     def _is_validation(self, x: Any) -> bool:
@@ -153,13 +153,13 @@ class Guard:
         self._since = self._versions()
         self._batch = (x, y, x._version, y._version)
 
-    def before_step(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Gradients are there, the optimizer has not stepped."""
         self._require_versions("a step")
         x, y, *versions = self._batch
         self._require(versions == [x._version, y._version], "changes the images or labels of a batch in place")
         group, recipe = optimizer.param_groups[0], self._recipe
-        wanted = {"lr": rate, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
+        wanted = {"lr": self.now.rate, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
         wanted |= {"nesterov": recipe.nesterov, "dampening": 0, "maximize": False}
         for key, value in wanted.items():
             if group[key] != value:

@@ -28,7 +28,7 @@ class RunState:
     """Where a run is: its training writes this, its method reads it through the context.
 
     Attributes:
-        phase, epoch, step, progress, x, y, curve: see :class:`Context`.
+        phase, epoch, step, progress, rate, x, y, curve: see :class:`Context`.
         logged: numbers for the curve's next entry.
         stopping: what is to end after this epoch, ``phase`` or ``search``; None for nothing.
         hooks: names of the method's hooks that run now, the outermost first.
@@ -39,6 +39,7 @@ class RunState:
     epoch: int = 0
     step: int = 0
     progress: float = 0.0
+    rate: float = 0.0
     x: Tensor = field(default_factory=lambda: torch.empty(0))
     y: Tensor = field(default_factory=lambda: torch.empty(0))
     curve: list[dict[str, Any]] = field(default_factory=list)

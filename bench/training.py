@@ -146,7 +146,7 @@ class Training:
             if left:
                 self._save((index, epoch + 1))
         self.call("on_phase_end")
-        model.optimizer = None
+        model.optimizer, now.rate = None, 0.0
 
     def _diverged(self, loss: float = 0.0) -> str | None:
         """Which of the loss, the weights and the norms' statistics is not finite; None where all are."""
@@ -172,9 +172,9 @@ class Training:
         batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
         self.guard.start_epoch(steps)
         for step, (x, y) in enumerate(batches):
-            factor = schedule(stage, (now.epoch + (step + 0.5) / steps) / phase.epochs)
+            now.rate = stage.lr * schedule(stage, (now.epoch + (step + 0.5) / steps) / phase.epochs)
             for group in optimizer.param_groups:
-                group["lr"] = stage.lr * factor
+                group["lr"] = now.rate
             now.step, now.x, now.y = step, x, y
             now.progress = now.epoch + step / steps
             self.guard.start_step(x, y)
@@ -188,7 +188,7 @@ class Training:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._timed("on_backward_end", hooks)
-            self.guard.before_step(optimizer, stage.lr * factor)
+            self.guard.before_step(optimizer)
             optimizer.step()
             if model.busy:
                 model.after_step()

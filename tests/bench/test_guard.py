@@ -12,7 +12,6 @@ from bench.errors import METHOD, RunFailed
 from bench.guard import GLOBAL_HOOKS
 from bench.pipeline import Run
 from bench.registry import METHODS, add_plugin
-from bench.training import choose_masks
 
 FOUND = {
     "trains_on_validation_in_a_probe": "changes weights inside of ctx.probe",
@@ -125,7 +124,7 @@ class Works(Method):
 
 def test_method_may_write_in_its_hooks(make_training):
     training = make_training(Works(), arch="mlp_40_40")
-    training.run((Phase(2), PRUNE, Phase(1)), lambda t: t.model.slice(choose_masks(t.ctx, t.method)))
+    training.run((Phase(2), PRUNE, Phase(1)), lambda t: t.model.slice(t.ctx.select()))
     assert training.epochs == 3
 
 
@@ -137,7 +136,7 @@ def test_method_may_shrink_after_it_looked_at_gradients_and_validation(make_trai
             ctx.shrink(ctx.rank(scores, "layer"))
 
     training = make_training(Cuts(), arch="mlp_40_40")
-    training.run((Phase(1), PRUNE, Phase(1)), lambda t: t.model.slice(choose_masks(t.ctx, t.method)))
+    training.run((Phase(1), PRUNE, Phase(1)), lambda t: t.model.slice(t.ctx.select()))
     assert sum(training.ctx.sites.widths.values()) < 80
 
 

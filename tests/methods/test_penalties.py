@@ -234,7 +234,7 @@ def test_5h03_the_proximal_step_is_the_l1_part(make_ctx):
     n = w.norm(dim=1)
     g = gradient(method.term, w[..., None])[..., 0]
     assert torch.allclose(g, -n.sum() / n.norm() ** 3 * w, rtol=1e-5)  # the rest of the gradient
-    ctx._model.optimizer = torch.optim.SGD(ctx._model.network.parameters(), lr=2.0)
+    ctx._now.rate = 2.0
     method.on_step_end(ctx)
     rate = 2.0 / (1 - 0.9)  # of a steady gradient under the recipe's momentum
     expected = w * (1 - rate * 0.3 / (n.norm() * n)).clamp(min=0)[:, None]
