@@ -226,11 +226,16 @@ class SoleOwner(FromBase):
 
 @method("scales_by_width")
 class ScalesByWidth(FromBase):
-    """Multiplies a layer's output by its number of channels, which is another one after the slice."""
+    """Puts in a layer that multiplies by the number of channels, which is another one after the slice."""
+
+    class Layer(nn.Module):
+        def forward(self, a):
+            return a * a.shape[1]
 
     def prepare(self, ctx):
-        layer = next(m for m in ctx._model.network.modules() if isinstance(m, nn.Conv2d))
-        layer.register_forward_hook(lambda module, inputs, output: output * output.shape[1])
+        network = ctx._model.network
+        name = next(name for name, m in network.named_modules() if isinstance(m, nn.ReLU))
+        setattr(network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], self.Layer())
 
 
 @method("moves_the_goal")
