@@ -23,13 +23,17 @@ class BenchError(Exception):
 
 
 class UsageError(BenchError):
-    """The command asks for something that cannot be: an unknown name, a bad value (exit 2)."""
+    """The command asks for something that cannot be: a file that is not there, a value out of bounds (exit 2)."""
 
     exit_code = 2
 
 
 class Unsupported(UsageError):
     """The method does not work with this network or coupling, as it declares (exit 2)."""
+
+
+class WordsError(UsageError):
+    """The words of the command themselves are wrong: an unknown name, options that exclude each other (exit 2)."""
 
 
 class SetupError(BenchError):

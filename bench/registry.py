@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UsageError
+from bench.errors import UsageError, WordsError
 from bench.options import Option, options_of
 
 HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs", "supports", "normal")
@@ -57,12 +57,39 @@ class Entry:
     load: Callable[[], object]
 
 
-def unknown(noun: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name nobody knows, with near matches or all that is known."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return UsageError(f"unknown {noun} '{name}': {hint}")
+SYNONYMS = {"magnitude": ("l1_norm", "l2_norm"), "gradient": ("taylor",), "activation": ("act_mean", "apoz")}
+"""What methods are called elsewhere."""
+PREFIXES = "torchvision:NAME[:WEIGHTS] and file:PATH:FUNCTION"
+"""Of architectures, as one types them."""
+NEAR = 4
+"""Most names that are offered for an unknown one."""
+
+
+def unknown(noun: str, name: str, known: Iterable[str], hint: str = "") -> WordsError:
+    """The error for a name that is not known.
+
+    Args:
+        noun: what it names.
+        name: as it was given.
+        known: names that there are.
+        hint: what to say in place of near matches, or of all that is known.
+    """
+    near = near_matches(name, known)
+    hint = hint or (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}")
+    return WordsError(f"unknown {noun} '{name}': {hint}")
+
+
+def near_matches(name: str, known: Iterable[str]) -> list[str]:
+    """Known names that a mistyped one may mean, whatever the case of its letters, the nearest first."""
+    names: dict[str, str] = {text.lower(): text for text in sorted(known)}
+    asked = name.lower()
+    if asked in names:
+        return [names[asked]]
+    also = [text for text in SYNONYMS.get(asked, ()) if text in names]
+    close = difflib.get_close_matches(asked, names, n=NEAR, cutoff=0.5)
+    begin = [text for text in names if len(asked) > 1 and text.startswith(asked)]
+    inside = [text for text in names if len(asked) > 2 and asked in text]
+    return [names[text] for text in dict.fromkeys([*also, *close, *begin, *inside])][:NEAR]
 
 
 class Registry:
@@ -125,7 +152,7 @@ class Registry:
         if name not in self._objects:
             entries = self.entries()
             if name not in entries:
-                raise unknown(self.noun, name, entries)
+                raise self._unknown(name, entries)
             try:
                 entries[name].load()
             except UsageError:
@@ -141,8 +168,19 @@ class Registry:
         """Raise UsageError with near matches unless ``name`` is known; imports nothing for a registered one."""
         if name.partition(":")[0] in self.prefixes:
             self.get(name)
-        elif name not in self.entries():
-            raise unknown(self.noun, name, self.entries())
+        elif name not in (entries := self.entries()):
+            raise self._unknown(name, entries)
+
+    def _unknown(self, name: str, entries: Iterable[str]) -> WordsError:
+        """The error for an unknown name, which may be a file or have a prefix that is none."""
+        _, colon, rest = name.partition(":")
+        if "file" in self.prefixes and not colon and (name.endswith(".py") or "/" in name):
+            return unknown(self.noun, name, (), f"give file:{name}:FUNCTION, the function that returns the network")
+        if colon and self.prefixes:
+            near = near_matches(rest, entries)
+            also = f"; without a prefix: {' or '.join(near)}" if near else ""
+            return unknown(self.noun, name, (), f"the prefixes are {PREFIXES}{also}")
+        return unknown(self.noun, name, entries)
 
     def origin(self, name: str) -> str:
         """``file:line`` where the object behind ``name`` is defined."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +14,7 @@ from bench.errors import UsageError
 from bench.registry import unknown
 from leaderboard.model import ALPHA, Board, Mean, Row, Table
 from leaderboard.numbers import settle
-from leaderboard.statistics import QUANTUM, family, interval, seeds_needed
+from leaderboard.statistics import QUANTUM, family, holm, interval, seeds_needed
 
 EXACT = 16
 """Seeds up to which all signs are tried."""
@@ -29,11 +29,14 @@ class Comparison:
         a, b: top-1, per cent, over these seeds.
         mean, half: of the difference in points, with its 95 % interval (None with one seed).
         p: paired t test of this one comparison, uncorrected; None with one seed.
+        p_holm: corrected over all comparisons of the two rows (Holm); None likewise.
         p_exact: two-sided sign-flip permutation test over all 2^n signs; None beyond 16 seeds. With n seeds it cannot
             be below 2 / 2^n, which is 0.0625 for 5.
         seeds_needed: paired seeds that find a difference such as this with 80 % power; None beyond 1,000 or at zero.
         cost: training MACs of ``a`` over those of ``b``.
         same: whether both trained for as many epochs.
+        on_board: whether the board, which corrects over all of its rows, finds them significantly different; None
+            where it does not compare the two.
     """
 
     board: Board
@@ -48,18 +51,21 @@ class Comparison:
     seeds_needed: int | None
     cost: float | None
     same: bool
+    p_holm: float | None = None
+    on_board: bool | None = None
 
     def __post_init__(self) -> None:
-        settle(self, "mean", "half", "p", "p_exact", "cost")
+        settle(self, "mean", "half", "p", "p_exact", "cost", "p_holm")
 
     @property
     def verdict(self) -> str:
-        """In words; of one comparison alone, without a correction for others."""
-        if self.p is None:
+        """In words, after the correction over all comparisons of the two rows, and whether the board says the same."""
+        if self.p_holm is None:
             return "one seed: no verdict"
-        if self.p >= ALPHA:
-            return "cannot be told apart"
-        return "a is better" if self.mean > 0 else "b is better"
+        if self.p_holm >= ALPHA:
+            return "not significantly different"
+        better = "a is better" if self.mean > 0 else "b is better"
+        return f"{better} in these tests, not significantly on the board" if self.on_board is False else better
 
 
 def compare(boards: Iterable[Board], a: str, b: str) -> list[Comparison]:
@@ -84,7 +90,16 @@ def compare(boards: Iterable[Board], a: str, b: str) -> list[Comparison]:
     found = [comparison for comparison in pairs if comparison is not None]
     if not found:
         raise UsageError(f"compare {a} {b}: they are never on one board at one budget with a common seed")
-    return found
+    adjusted = holm([math.nan if c.p is None else c.p for c in found])
+    return [replace(c, p_holm=None if math.isnan(p) else float(p)) for c, p in zip(found, adjusted, strict=True)]
+
+
+def _on_board(a: Row, b: Row) -> bool | None:
+    """Whether the board finds two rows significantly different: by its references, or by the letters of its ranks."""
+    for row, other in ((a, b), (b, a)):
+        if other.name in row.differences:
+            return row.differences[other.name].clear
+    return not set(a.group) & set(b.group) if a.group and b.group else None
 
 
 def _is(spec: str, asked: str) -> bool:
@@ -119,6 +134,7 @@ def _compare(board: Board, table: Table, a: Row, b: Row) -> Comparison | None:
         seeds_needed=None if math.isnan(needed) else int(needed),
         cost=a.training_macs / b.training_macs if a.training_macs and b.training_macs else None,
         same=a.epochs == b.epochs,
+        on_board=_on_board(a, b),
     )
 
 

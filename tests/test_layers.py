@@ -22,7 +22,7 @@ DOORS = {
     "onnx": {"bench.export"},
     "onnxruntime": {"bench.export"},
     "pandas": {"leaderboard.frame"},
-    "scipy": {"leaderboard.statistics", "leaderboard.views", "leaderboard.compare"},
+    "scipy": {"leaderboard.statistics", "leaderboard.views"},
     "orjson": {"leaderboard.extract", "leaderboard.frame", "leaderboard.processes", "leaderboard.rows"},
     "jinja2": {"leaderboard.templating"},
     "vl_convert": {"leaderboard.figures"},

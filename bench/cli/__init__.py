@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench COMMAND``. Data on stdout, messages on stderr.
+"""The command line: ``python -m bench COMMAND``, or ``bench COMMAND``. Data on stdout, messages on stderr.
 
 Exit codes: 0 done and good; 1 something ran and failed; 2 usage; 3 this machine cannot do it; 130 interrupted.
 """
@@ -8,19 +8,47 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from bench import __version__
-from bench.errors import BenchError, UsageError
-from bench.registry import unknown
+from bench.cli.loading import announced
+from bench.cli.output import survive_ascii
+from bench.errors import BenchError, WordsError
+from bench.registry import near_matches, unknown
+
+PROGRAM = "bench"
+RESUMED = ("run", "sweep", "reproduce")
+"""Commands that, once interrupted, resume where they were when they are given again."""
+EXAMPLES = """\
+examples:
+  bench list methods
+  bench run --method l1_norm --arch resnet20 --keep-macs 0.3 --seeds 0-4
+  bench list runs
+  bench board
+  bench COMMAND --help
+"""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors in one line and near matches for mistyped commands."""
+    """argparse with errors in one line and near matches for mistyped commands and options."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**({"formatter_class": argparse.RawDescriptionHelpFormatter} | named))
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{PROGRAM}: usage: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is left over here, where the help of the command can be named, not in the whole program."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            options = [text[2:] for action in self._actions for text in action.option_strings if text[:2] == "--"]
+            near = near_matches(left[0].strip("-").partition("=")[0], options) if left[0].startswith("--") else []
+            hint = f": did you mean {' or '.join(f'--{name}' for name in near)}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(left)}{hint}")
+        return found, left
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
@@ -35,33 +63,37 @@ def parser() -> Parser:
     """The whole command line. Builds without importing torch."""
     from bench.cli import board, check, export, jobs, lint, listing, measure, new, page, reproduce, run, show, sweep
 
-    top = Parser(prog="bench", description="Train, prune, slice and measure networks, and leave a record of it.")
-    top.add_argument("--version", action="version", version=f"bench {__version__}")
+    text = "Train, prune, slice and measure networks, and leave a record of it."
+    top = Parser(prog=PROGRAM, description=text, epilog=EXAMPLES)
+    top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for part in (run, sweep, jobs, listing, show, board, lint, measure, export, reproduce, check, new, page):
         part.add_to(commands)
     return top
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    survive_ascii()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        parser().print_help(sys.stderr)
+        return WordsError.exit_code
+    chosen = None
     try:
-        chosen = parser().parse_args(arguments)
-        return int(chosen.function(chosen))
-    except UsageError as error:
-        return _fail(error, "usage")
+        chosen = parser().parse_args(words)
+        with announced(quiet=getattr(chosen, "quiet", False)):
+            return int(chosen.function(chosen))
     except BenchError as error:
-        return _fail(error, "error")
+        if os.environ.get("BENCH_DEBUG"):
+            raise
+        kind = "usage" if isinstance(error, WordsError) else "error"
+        print(f"{PROGRAM}: {kind}: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
-        print("bench: interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        again = "; the same command resumes after the last epoch" if chosen and chosen.command in RESUMED else ""
+        print(f"{PROGRAM}: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of stdout (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _fail(error: BenchError, kind: str) -> int:
-    if os.environ.get("BENCH_DEBUG"):
-        raise error
-    print(f"bench: {kind}: {error}", file=sys.stderr)
-    return error.exit_code

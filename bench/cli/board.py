@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
-from bench.errors import UsageError
+from bench.cli import output
+from bench.cli.output import Column
+from bench.errors import UsageError, WordsError
+from bench.registry import unknown
+from bench.text_table import sentences, table
 
 if TYPE_CHECKING:
     from leaderboard.compare import Comparison
@@ -23,13 +25,22 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "markdown", "csv", "json", "latex")
 DEFAULT = Path("results") / "records"
+RULE, BETWEEN, FOOTNOTE = re.compile(r"-+(  -+)+"), re.compile(r" {2,}"), "   ["
+"""How the tables of the text format look: the line below the headers, what is between two cells, what follows."""
+LEFT = ("tie", "method", "shares", "notes")
+DROPPED = {
+    **{"need": 9, "shares": 8, "pruned %": 7, "params %": 6, "cost x": 5, "x small": 4, "- uniform_thin": 3},
+    **{"- dense": 2, "x large": 1},
+}
+"""Columns that a narrow terminal leaves out, the highest number first."""
 
 
 def add_to(commands: Any) -> None:
     """Add the commands to the parser."""
     p = commands.add_parser("board", help="tables of who wins, at which budget, on which device, and how sure that is")
     p.set_defaults(function=board)
-    p.add_argument("--format", choices=FORMATS, default="text", help="of the tables (text)")
+    p.add_argument("--format", choices=FORMATS, help="of the tables (text)")
+    output.add_formats(p, "JSON, as --format json does")
     p.add_argument("--site", type=Path, metavar="DIR", help="write pages that a browser opens from there, no tables")
     p.add_argument("--figures", type=Path, metavar="DIR", help="write figures as SVG and PNG, no tables")
     p.add_argument("--verified", type=Path, metavar="FILE", help="for --site: what bench verify --json printed")
@@ -38,7 +49,7 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=compare)
     p.add_argument("a", metavar="A", help="a row as a board names it ('l1l2 share=30'), or the start of its hash")
     p.add_argument("b", metavar="B", help="another one")
-    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    output.add_formats(p)
     _add_choice(p)
 
 
@@ -53,9 +64,16 @@ def _add_choice(p: argparse.ArgumentParser) -> None:
 def board(chosen: argparse.Namespace) -> int:
     """Print the tables, or write the site or the figures; problems go to stderr."""
     if chosen.verified and not chosen.site:
-        raise UsageError("board --verified: it goes with --site")
+        raise WordsError("board --verified: it goes with --site")
+    if chosen.json and chosen.format not in (None, "json"):
+        raise WordsError(f"board --json --format {chosen.format}: give one of them")
+    chosen.format = "json" if chosen.json else chosen.format or "text"
     if not chosen.site and not chosen.figures:
-        print(_tables(chosen), end="")
+        text, width = _tables(chosen), output.limit(chosen)
+        if chosen.format != "text":
+            output.print_data(text)
+        else:
+            print(text if width is None else _fitted(text, width), end="")
         return 0
     boards, problems = boards_of(chosen)
     if chosen.site:
@@ -81,42 +99,83 @@ def _tables(chosen: argparse.Namespace) -> str:
     return whole(parts, chosen.format)
 
 
+def _fitted(text: str, width: int) -> str:
+    """The text of ``leaderboard.tables`` within a terminal's width: no cell of its tables is empty."""
+    lines, made, k = text.split("\n"), [], 0
+    while k < len(lines):
+        if k + 1 == len(lines) or not RULE.fullmatch(lines[k + 1]):
+            made.append(sentences(lines[k], width))
+            k += 1
+            continue
+        headers, rows, k = BETWEEN.split(lines[k].strip()), [], k + 2
+        while lines[k] and not lines[k].startswith(FOOTNOTE):
+            rows.append(dict(zip(headers, BETWEEN.split(lines[k].strip()), strict=True)))
+            k += 1
+        columns = [Column(h, h not in LEFT, h in ("method", "notes"), DROPPED.get(h, 0)) for h in headers]
+        made.append(table(columns, rows, width))
+    return "\n".join(made)
+
+
 def compare(chosen: argparse.Namespace) -> int:
     """Print how two rows compare wherever both are."""
     from leaderboard.compare import compare as compare_rows
 
     found = compare_rows(boards_of(chosen)[0], chosen.a, chosen.b)
     if chosen.json:
-        print(json.dumps([_as_json(c) for c in found], indent=1))
+        output.print_json([_as_json(c) for c in found])
         return 0
-    headers = ["where", "budget", "seeds", chosen.a, chosen.b, "difference", "p (t)", "p (signs)", "seeds needed"]
-    rows = [
-        [
-            c.board.title,
-            c.table.title,
-            len(c.seeds),
-            _mean(c.a),
-            _mean(c.b),
-            f"{c.mean:+.2f}" + (f" ± {c.half:.2f}" if c.half is not None else ""),
-            _p(c.p),
-            _p(c.p_exact),
-            "" if c.p is None else c.seeds_needed or "> 1000",
-            f"{c.cost:.2f}x" if c.cost else "",
-            c.verdict.replace("a is", f"{chosen.a} is").replace("b is", f"{chosen.b} is") if c.p is not None else "",
-        ]
-        for c in found
-    ]
-    align = ("left", "left", *["right"] * 8, "left")
-    print(tabulate(rows, [*headers, "cost", "verdict"], tablefmt="simple", colalign=align, disable_numparse=True))
-    print(
-        f"difference: {chosen.a} less {chosen.b}, points of top-1 on the same seeds, with its 95 % interval. Each line "
-        "is one test, not corrected for the others.\nseeds needed: to find such a difference with 80 % power. "
-        f"cost: training MACs of {chosen.a} over those of {chosen.b}."
-    )
-    for c in found:
-        if not c.same:
-            print(f"{c.board.title}, {c.table.title}: they trained for different numbers of epochs")
+    rows = [_comparison(c, chosen.a, chosen.b) for c in found]
+    output.print_table(_compared(chosen.a, chosen.b), rows, chosen)
+    output.print_text(_about_comparisons(found, chosen.a, chosen.b), chosen)
     return 0
+
+
+def _compared(a: str, b: str) -> list[Column]:
+    return [
+        Column("where", wrap=True),
+        Column("budget", wrap=True),
+        Column("seeds", right=True, drop=3),
+        *(Column(name, right=True, drop=6 if a != b else 0) for name in dict.fromkeys((a, b))),
+        Column("difference", right=True),
+        Column("p (t)", right=True, drop=5),
+        Column("p (Holm)", right=True),
+        Column("p (signs)", right=True, drop=8),
+        Column("seeds needed", right=True, drop=7),
+        Column("cost", right=True, drop=4),
+        Column("verdict", wrap=True),
+    ]
+
+
+def _comparison(c: Comparison, a: str, b: str) -> dict[str, Any]:
+    verdict = re.sub(r"^[ab](?= is)", lambda found: a if found[0] == "a" else b, c.verdict)
+    return {
+        "where": c.board.title,
+        "budget": c.table.title,
+        "seeds": len(c.seeds),
+        a: _mean(c.a),
+        b: _mean(c.b),
+        "difference": f"{c.mean:+.2f}" + (f" ± {c.half:.2f}" if c.half is not None else ""),
+        "p (t)": _p(c.p),
+        "p (Holm)": _p(c.p_holm),
+        "p (signs)": _p(c.p_exact),
+        "seeds needed": "" if c.p is None else c.seeds_needed or "> 1000",
+        "cost": f"{c.cost:.2f}x" if c.cost else "",
+        "verdict": verdict,
+    }
+
+
+def _about_comparisons(found: Sequence[Comparison], a: str, b: str) -> str:
+    tests = sum(c.p is not None for c in found)
+    lines = [
+        f"difference: {a} less {b}, points of top-1 on the same seeds, with its 95 % interval.",
+        f"verdict: by p (Holm), corrected over the {tests} tests of these lines; the board corrects over all rows of "
+        "a table.",
+        f"seeds needed: to find such a difference with 80 % power. cost: training MACs of {a} over those of {b}.",
+    ]
+    lines += [
+        f"{c.board.title}, {c.table.title}: they trained for different numbers of epochs" for c in found if not c.same
+    ]
+    return "\n".join(lines)
 
 
 def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
@@ -136,10 +195,18 @@ def _found(chosen: argparse.Namespace) -> Found:
     from leaderboard.frame import find
 
     found = find(chosen.path, cache=not chosen.no_cache)
-    for name in ("arch", "dataset"):
+    for name, noun in (("dataset", "data set"), ("arch", "network")):
         asked, place = getattr(chosen, name), COLUMNS.index(name)
         if asked:
-            found = dataclasses.replace(found, rows=[row for row in found.rows if row[place] == asked])
+            rows = [row for row in found.rows if row[place] == asked]
+            if found.rows and not rows:
+                raise unknown(f"{noun} in these records", asked, {row[place] for row in found.rows})
+            found = dataclasses.replace(found, rows=rows)
+    shares = {row[COLUMNS.index("keep_share")] for row in found.rows} - {None}
+    for keep in chosen.keep or ():
+        if found.rows and keep not in shares:
+            there = ", ".join(f"{share:g}" for share in sorted(shares, reverse=True)) or "none"
+            raise WordsError(f"--keep {keep:g}: no record has this budget; there are: {there}")
     return found
 
 
@@ -149,7 +216,7 @@ def _tell(chosen: argparse.Namespace, made: Sequence[Any], problems: Sequence[Pr
     for problem in problems:
         print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)
     if not made:
-        raise UsageError(f"board {chosen.path}: no finished record of what was asked for")
+        raise UsageError(f"{chosen.command} {chosen.path}: no finished record; bench run makes some")
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """``bench board``, ``compare`` and ``lint`` as a user types them."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from made_records import made, put, seeds
+from terminals import on_a_terminal
 
 from bench.cli import main
+from bench.text_table import wide
 
 RECORDS = (
     *seeds("dense", [5, 6, 4, 5, 6], keep=None),
@@ -44,10 +47,23 @@ def test_choice_of_network_data_and_budget(records, capsys):
     out = run(capsys, "board", records, "--arch", "net", "--keep", "0.25")[1]
     assert "keep 0.25" in out
     assert "keep 0.5 " not in out
-    for words in (["--arch", "nothing"], ["--dataset", "mnist"], ["--keep", "0.3"]):
-        code, out, err = run(capsys, "board", records, *words)
-        assert (code, out) == (2, "")
-        assert "no finished record of what was asked for" in err
+
+
+@pytest.mark.parametrize("command", [["board"], ["compare", "good", "random"]])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-d", "digts"], "unknown data set in these records 'digts': did you mean digits?"),
+        (["-d", "DIGITS"], "unknown data set in these records 'DIGITS': did you mean digits?"),
+        (["-d", "mnist"], "unknown data set in these records 'mnist': known: digits"),
+        (["-a", "Net"], "unknown network in these records 'Net': did you mean net?"),
+        (["-a", "resnet20"], "unknown network in these records 'resnet20': did you mean net?"),
+        (["--keep", "0.3"], "--keep 0.3: no record has this budget; there are: 0.5, 0.25"),
+        (["--keep", "0.5", "--keep", "0.20"], "--keep 0.2: no record has this budget; there are: 0.5, 0.25"),
+    ],
+)
+def test_a_filter_that_finds_nothing_names_what_there_is(records, capsys, command, words, says):
+    assert run(capsys, *command, records, *words) == (2, "", f"bench: usage: {says}\n")
 
 
 def test_what_is_left_out_is_told_and_not_fatal(records, capsys):
@@ -121,3 +137,43 @@ def test_tables_need_no_torch(records):
 def test_a_made_up_method_with_one_seed_is_shown_and_not_ranked(tmp_path, capsys):
     out = run(capsys, "board", put(tmp_path, made("new")))[1]
     assert "1 of 5 seeds, too few to be read" in out
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("words", [["board"], ["compare", "good", "random"]])
+def test_no_line_is_longer_than_the_terminal(records, words, columns):
+    code, lines = on_a_terminal([*words, records], columns)
+    assert code == 0
+    assert max(map(wide, lines)) <= columns
+    assert any("not shown:" in line for line in lines)
+    code, lines = on_a_terminal([*words, records, "--wide"], columns)
+    assert max(map(wide, lines)) > columns
+    assert not any("not shown:" in line for line in lines)
+
+
+def test_a_pipe_gets_every_column(records, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = run(capsys, "board", records)[1]
+    assert "- uniform_thin" in out
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "- uniform_thin  " not in run(capsys, "board", records)[1]
+
+
+@pytest.mark.parametrize("fmt", [[], ["--json"], *(["--format", name] for name in ("csv", "markdown", "latex"))])
+def test_a_terminal_of_ascii_only(tmp_path, fmt):
+    """Question marks for people; what may be kept in a file is written as it is."""
+    folder = put(tmp_path, *seeds("good", [10, 11, 12], dataset="\u0441\u043d\u0438\u043c\u043a\u0438"))
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "bench", "board", str(folder), *fmt]
+    plain = subprocess.run(command, capture_output=True, check=True, env=os.environ | ascii_only)
+    full = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONUTF8": "1"})
+    if fmt:
+        assert plain.stdout == full.stdout
+    else:
+        assert plain.stdout.decode("ascii") == full.stdout.decode().encode("ascii", "replace").decode()
+    assert plain.stderr == b""
+
+
+def test_json_is_a_format(records, capsys):
+    assert run(capsys, "board", records, "--json") == run(capsys, "board", records, "--format", "json")
+    assert run(capsys, "board", records, "--json", "--format", "csv")[0] == 2

@@ -1,7 +1,7 @@
 """The command line: what a user types, what comes back, and every wrong word in one line with the right exit code."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 from bench.cli import main, parser
 from bench.cli.run import parse_seeds
 from bench.errors import UsageError
+from bench.measure import latency
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 SMALL = ["--plugin", str(PLUGINS / "small.py"), "--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic"]
@@ -41,7 +42,6 @@ RUN = ["run", "--method", "ddrop", "--arch", "resnet56"]
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([], 2, "--help"),
         (["rnu"], 2, "did you mean run"),
         (["run", "--arch", "resnet56"], 2, "--method"),
         (["run", "--method", "ddrob", "--arch", "resnet56"], 2, "did you mean ddrop"),
@@ -205,23 +205,29 @@ def test_closed_pipe_is_no_error():
     assert done.stderr == ""
 
 
-def test_interrupt_says_how_to_go_on(tmp_path):
-    import signal
-    import time
+def test_interrupt_says_how_to_resume(capsys, tmp_path, monkeypatch):
+    """The run interrupts itself in its last epoch of training, so that no clock decides when."""
+    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        words = ["run", "-m", "interrupts", "-p", "after=3", "--plugin", PLUGINS / "interrupts.py", *SMALL]
+        words += ["--epochs", "3", "--finetune-epochs", "1", "--out", tmp_path, "--quiet"]
+        code, out, err = run(capsys, *words)
+        assert (code, out) == (130, "")
+        assert err == "bench: interrupted; the same command resumes after the last epoch\n"
+        (path,) = tmp_path.rglob("records/**/*.json")
+        assert json.loads(path.read_text())["status"] == "interrupted"
+        assert run(capsys, *words)[0] == 0
+        done = json.loads(path.read_text())
+        assert (done["status"], done["clock"]["resumes"]) == ("ok", 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
-    command = [sys.executable, "-m", "bench", "run", "-m", "l1_norm", *SMALL, "--epochs", "500", "--out", str(tmp_path)]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit it ignored
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("bases/*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.strip().splitlines()[-1] == "bench: interrupted; the same command goes on from the last epoch"
-    assert json.loads(next(tmp_path.rglob("records/**/*.json")).read_text())["status"] == "interrupted"
+
+@pytest.mark.parametrize("words", [["list"], ["board"]])
+def test_interrupt_of_a_command_that_resumes_nothing(capsys, monkeypatch, words):
+    def interrupted(chosen):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"bench.cli.{'listing.run' if words == ['list'] else 'board.board'}", interrupted)
+    assert run(capsys, *words) == (130, "", "bench: interrupted\n")

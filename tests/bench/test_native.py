@@ -181,13 +181,13 @@ def test_a_record_of_another_network_and_one_of_a_failed_run(bench, like, tmp_pa
     path, done = like
     code, out, err = bench("random", "--like", path, arch="two_layers")
     assert (code, out) == (2, "")
-    assert err.strip() == ("bench: usage: budget widths 10-10: this network's sites have 8 units")
+    assert err.strip() == ("bench: error: budget widths 10-10: this network's sites have 8 units")
     failed = done | {"status": "failed", "error": {"type": "RunFailed", "message": "no", "traceback": []}}
     path = tmp_path / "failed-s0.json"
     path.write_text(record.to_text(record.seal(failed)))
     code, out, err = bench("random", "--like", path)
     assert (code, out) == (2, "")
-    assert err.strip() == f"bench: usage: --like {path}: that run failed"
+    assert err.strip() == f"bench: error: --like {path}: that run failed"
     assert len(list((tmp_path / "out" / "records").rglob("*-s0.json"))) == 1
 
 

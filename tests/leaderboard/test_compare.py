@@ -1,6 +1,7 @@
 """Two rows against each other."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from made_records import IMAGES, made, put, seeds
@@ -10,6 +11,7 @@ import leaderboard
 from bench.errors import UsageError
 from leaderboard.board import build
 from leaderboard.compare import compare, sign_flip_p
+from leaderboard.statistics import holm
 
 A, B = [20, 22, 21, 23, 20], [30, 29, 35, 33, 31]
 
@@ -32,6 +34,41 @@ def test_the_difference_is_paired_on_common_seeds(boards):
     assert 2 <= found.seeds_needed <= 5
     (other,) = compare(boards, "b", "a")
     assert (other.mean, other.p, other.verdict) == (pytest.approx(-found.mean), pytest.approx(found.p), "b is better")
+
+
+def test_verdicts_are_corrected_over_the_lines(tmp_path):
+    """Three of these tests are below 0.05 alone, and none of all after the correction."""
+    records = []
+    for n, keep in enumerate((0.9, 0.7, 0.5, 0.3, 0.1)):
+        records += seeds("a", [20, 22, 21, 23, 20], keep=keep)
+        records += seeds("b", [23, 23, 23, 24, 22] if n < 3 else [20, 22, 20, 24, 20], keep=keep)
+    found = compare(build(leaderboard.load(put(tmp_path, *records), cache=False))[0], "a", "b")
+    alone = [c.p for c in found]
+    assert sum(p < 0.05 for p in alone) == 3
+    assert [c.p_holm for c in found] == pytest.approx(list(holm(alone)), rel=1e-11)
+    assert {c.verdict for c in found if c.p_holm >= 0.05} == {"not significantly different"}
+    assert [c.verdict == "a is better" for c in found] == [c.p_holm < 0.05 for c in found]
+
+
+def test_a_verdict_says_where_the_board_disagrees(tmp_path):
+    """The board corrects over its 30 rows, the comparison over its one line."""
+    records = [*seeds("random", [23, 23, 24, 24, 22]), *seeds("a", [20, 22, 21, 23, 20])]
+    records += [each for n in range(30) for each in seeds(f"other{n}", [20 + n % 3, 24, 21, 25 - n % 2, 22])]
+    boards = build(leaderboard.load(put(tmp_path, *records), cache=False))[0]
+    (row,) = [row for row in boards[0].tables[0].rows if row.name == "a"]
+    assert row.differences["random"].p_holm > 0.05
+    (found,) = compare(boards, "a", "random")
+    assert found.p_holm == found.p < 0.05
+    assert found.on_board is False
+    assert found.verdict == "a is better in these tests, not significantly on the board"
+
+
+def test_no_verdict_on_the_committed_board_contradicts_it():
+    boards = build(leaderboard.load(Path(__file__).parents[2] / "leaderboard" / "records"))[0]
+    for method in ("ddrop", "l1l2", "taylor"):
+        for c in compare(boards, method, "random"):
+            better = "is better" in c.verdict and "not significantly" not in c.verdict
+            assert not (better and c.on_board is False)
 
 
 def test_rows_are_named_with_their_options_or_by_hash(boards):

@@ -165,7 +165,7 @@ def test_logs(sweep, slurm, bench, tmp_path):
     seeds = [other for (other,) in runs.elements if other.startswith(two)]
     code, _, err = bench("logs", two, "--out", out)
     assert (code, err) == (
-        (2, f"bench: usage: {two}: 2 runs have such an id; give more of it\n") if len(seeds) > 1 else (0, f"# {log}\n")
+        (2, f"bench: error: {two}: 2 runs have such an id; give more of it\n") if len(seeds) > 1 else (0, f"# {log}\n")
     )
 
 

@@ -1,0 +1,82 @@
+"""What commands print: tables and sentences within the terminal's width, JSON, and data as they are.
+
+A terminal gets no line that is longer than itself: a table leaves out the columns that matter least and wraps its
+texts; ``--wide`` shows all. What is not a terminal gets everything, each row on a line of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.text_table import Column, sentences, table
+
+__all__ = ["Column", "add_formats", "add_json", "limit", "print_data", "print_json", "print_table", "print_text"]
+
+
+def add_json(parser: Any, what: str = "JSON instead of tables") -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def add_formats(parser: Any, what: str = "JSON instead of tables") -> None:
+    """Add ``--json`` and ``--wide``."""
+    add_json(parser, what)
+    parser.add_argument(
+        "--wide", "-v", action="store_true", help="all columns of a table, also where the terminal is too narrow"
+    )
+
+
+def terminal_width() -> int | None:
+    """Characters in a line of the terminal, or what ``COLUMNS`` says; None: no limit, stdout is no terminal."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    if not sys.stdout.isatty():
+        return None
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def limit(chosen: argparse.Namespace) -> int | None:
+    """The width that tables of this command have to keep; None: any."""
+    return None if getattr(chosen, "wide", False) else terminal_width()
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], chosen: argparse.Namespace) -> None:
+    """Print rows (header -> cell) under their headers."""
+    print(table(columns, rows, limit(chosen)))
+
+
+def print_text(text: str, chosen: argparse.Namespace) -> None:
+    """Print lines of text, each folded to the terminal's width."""
+    print(sentences(text, limit(chosen)))
+
+
+def print_json(value: Any) -> None:
+    """A document for a machine, of ASCII characters only."""
+    print(json.dumps(value, indent=1))
+
+
+def print_data(text: str) -> None:
+    """A text as it is, in UTF-8 whatever the terminal can show: it may be the content of a file."""
+    if (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", ""):
+        sys.stdout.write(text)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
+
+
+def survive_ascii() -> None:
+    """Question marks for what stdout and stderr cannot encode, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # a stream that a test put there may have none
+        if reconfigure is not None:
+            reconfigure(errors="replace")
