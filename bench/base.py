@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,14 @@ def exists(folder: Path, base_id: str) -> bool:
     return weights.is_file() and facts.is_file()
 
 
-def ensure(folder: Path, base_id: str, epochs: int, progress: Progress, start: Callable[[Path], Training]) -> Base:
+def ensure(
+    folder: Path,
+    base_id: str,
+    epochs: int,
+    progress: Progress,
+    start: Callable[[Path], Training],
+    made: Mapping[str, Any],
+) -> Base:
     """The base, trained now unless it is already there.
 
     Two processes that need it train it once: the second waits for the first, and takes over (from its last
@@ -55,6 +62,7 @@ def ensure(folder: Path, base_id: str, epochs: int, progress: Progress, start: C
         epochs: of its training.
         progress: where to report.
         start: makes the plain training that writes its checkpoints to the given file.
+        made: with what it is trained, if it is: kept with its weights and told in the records of all its runs.
     """
     weights, facts_file, checkpoint = paths(folder, base_id)
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +72,7 @@ def ensure(folder: Path, base_id: str, epochs: int, progress: Progress, start: C
     with lock:
         if not exists(folder, base_id):
             training = start(checkpoint)
-            training.prefix = "base "
+            training.prefix, training.of_base = "base ", True
             if training.resume():
                 progress.skip(training.position[1])
                 progress.say(f"base: going on after epoch {training.position[1]}")
@@ -78,6 +86,7 @@ def ensure(folder: Path, base_id: str, epochs: int, progress: Progress, start: C
                 "sha256": artifact["sha256"],
                 "curve": training.curve,
                 "seconds": training.seconds,
+                "made": dict(made),
             }
             write_atomic(facts_file, lambda p: p.write_text(json.dumps(facts), encoding="utf-8"))
             checkpoint.unlink(missing_ok=True)

@@ -7,11 +7,12 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from bench import __version__
 from bench.errors import SetupError
 from bench.registry import ROOT
 
+BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Flags of CPUs with instructions for bfloat16."""
 PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn", "pillow")
 
 
@@ -38,13 +41,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> str:
+def pick_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
     """``fp32`` or ``bf16``; ``auto`` takes bf16 where the device has instructions for it."""
-    if name != "auto":
-        return name
+    if name == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    return "bf16" if name == "bf16" else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; without them it is slow, and rounds at other places."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu()[1] else "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(BF16 & cpu()[1])
 
 
 @cache
@@ -103,22 +111,41 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def versions(device: torch.device) -> dict[str, Any]:
-    """Device, threads and versions, as the record keeps them."""
+def versions(device: torch.device, imported: Iterable[str] = ()) -> dict[str, Any]:
+    """Device, threads and versions, as the record keeps them; for ``imported`` see :func:`packages`."""
     return {
         "device": device_name(device),
         "device_type": device.type,
+        "instructions": instructions(),
         "threads": torch.get_num_threads(),
         "os": platform.system(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "packages": packages(),
+        "packages": packages(imported),
     }
 
 
-def packages() -> dict[str, str]:
-    """Versions of what results may depend on."""
-    return {p: metadata.version(p) for p in PACKAGES}
+def instructions() -> str:
+    """CPU instructions that torch and oneDNN choose their kernels by, with the limit to oneDNN's where one is set."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    words = [torch.backends.cpu.get_cpu_capability(), *sorted(BF16 & cpu()[1])]
+    return " ".join(words) + (f", oneDNN at most {limit}" if limit else "")
+
+
+def packages(imported: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of what results may depend on: the suite's packages, and those of the modules ``imported``."""
+    return {p: metadata.version(p) for p in PACKAGES} | versions_of(imported)
+
+
+def versions_of(imported: Iterable[str]) -> dict[str, str]:
+    """Versions of the installed packages that top-level modules of these names belong to."""
+    found = _packages_of_modules()
+    return {package: metadata.version(package) for name in sorted(imported) for package in found.get(name, ())}
+
+
+@cache
+def _packages_of_modules() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
 
 
 def code() -> dict[str, Any]:

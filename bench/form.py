@@ -91,6 +91,12 @@ _timing = fields(
 )
 
 
+_made = fields(
+    {"init_sha256": sha256, "commit": maybe(commit), "torch": name, "device": name, "threads": whole(1)},
+    {"instructions": name},
+)
+
+
 def _step(value: Any) -> None:
     """A phase of training, or where it prunes."""
     if value != "prune":
@@ -105,13 +111,15 @@ FIELDS: dict[str, Kind] = {
     "spec": _spec,
     "spec_sha256": sha256,
     "code": fields(
-        {"version": name, "commit": maybe(commit), "diff_sha256": maybe(sha256)} | {"method_sha256": maybe(sha256)}
+        {"version": name, "commit": maybe(commit), "diff_sha256": maybe(sha256)} | {"method_sha256": maybe(sha256)},
+        {"network_sha256": maybe(sha256)},
     ),
     "environment": fields(
         {
             **{"device": name, "device_type": name, "threads": whole(1), "os": name, "python": name},
             **{"cuda": maybe(name), "packages": fields({"torch": name}, other=name)},
-        }
+        },
+        {"instructions": name},
     ),
     "data": maybe(
         fields(
@@ -123,7 +131,7 @@ FIELDS: dict[str, Kind] = {
         fields(
             {
                 **{"plan": listed(_step), "precision": name, "starts_from": name, **_work, "selection": name},
-                "base": fields({"id": name, "sha256": sha256, **_work}),
+                "base": fields({"id": name, "sha256": sha256, **_work}, {"made": _made}),
             },
             {"method_examples": fields({"forward": count, "backward": count})},
         )
@@ -203,6 +211,9 @@ def _contradictions(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"clock.finished_at is {clock['finished_at']}, before clock.started_at"
     if (record["status"] == "ok") != (record["error"] is None):
         yield "status and error contradict each other"
+    used, asked = (record["training"] or {}).get("precision"), spec["recipe"]["precision"]
+    if used and asked != used and (asked, spec["rules"]) != ("auto", "0.1"):
+        yield f"training.precision is {said(used)}, spec.recipe.precision {said(asked)}"
     if record["status"] != "ok":
         return
     missing = [key for key in FINISHED if record[key] is None]

@@ -19,14 +19,15 @@ from bench.archs import build
 from bench.checkpoint import clone_state, require_writable, save_tensors, weight_bytes
 from bench.context import Context
 from bench.errors import ARCHITECTURE, METHOD, RunFailed
+from bench.identity import identify, masks_sha256, require_settled, suite_sha256
 from bench.masked_model import MaskedModel
 from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality
 from bench.preflight import BATCH, Situation, fit
 from bench.progress import Progress
 from bench.sites import TOLERANCE, gate_slice_difference
-from bench.spec import Budget, Spec, digest
-from bench.specify import make_method, method_digest
+from bench.spec import Budget, Spec
+from bench.specify import make_method
 from bench.training import Training
 
 
@@ -77,7 +78,7 @@ class Run:
         self.device = environment.pick_device(options.device)
         if options.threads:
             torch.set_num_threads(options.threads)
-        self.precision = environment.pick_precision(spec.recipe.precision, self.device)
+        self.precision = require_settled(spec, self.device)
         texts = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in spec.config.items()}
         self.method = make_method(spec.method, texts)
         self.progress = progress or Progress(label(spec), options.quiet)
@@ -85,6 +86,7 @@ class Run:
         self.dataset = facts = data.find(spec.dataset, options.data_dir, self.cache, self.progress)
         self.shape, self.classes = facts.shape, facts.classes
         self.network = build(spec.arch, self.shape, self.classes, spec.seed, options.download)
+        self.identity = identify(spec, self.method, self.network, self.device)
         require_writable(options.out, 16 * 2**20 + 40 * flops.parameters(self.network))
         self.data = data.load_training(
             facts, options.data_dir, options.download, spec.seed, self.device, self.cache, self.progress
@@ -104,8 +106,7 @@ class Run:
         self.model.require(self.spec.budget or Budget())
         self.ctx = ctx = self._context(self.network)
         plan = check_plan(self.method.plan(ctx), self.method.prunes)
-        # A checkpoint of another network, other images or another version of the method is of no use.
-        identity = f"{self.spec.id} {self.base_id} {method_digest(self.method)}"
+        identity = f"{self.spec.id} {self.base_id} {self.identity.code['method_sha256']}"
         self.training = training = self._training(ctx, self.method, self.checkpoint, identity)
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
         self.base = self._ensure_base(epochs)
@@ -144,8 +145,8 @@ class Run:
     @cached_property
     def base_id(self) -> str:
         """Name of the base."""
-        how = self.precision if self.layout == environment.LAYOUT else f"{self.precision} {self.layout}"
-        return self.spec.base_id(how, arch_digest(self.network), self.data.facts["train_sha256"])
+        known = self.identity.of_base() | {"train": self.data.facts["train_sha256"], "layout": self.layout}
+        return self.spec.base_id(**known)
 
     def _ensure_base(self, epochs: int) -> bases.Base:
         """The base, trained now if need be; the run itself has so many ``epochs``."""
@@ -162,6 +163,7 @@ class Run:
                 checkpoint,
                 self.base_id,
             ),
+            self.identity.made(),
         )
 
     def dense(self) -> nn.Module:
@@ -177,6 +179,8 @@ class Run:
 
     def _training(self, ctx: Context, method: Method, checkpoint: Path, identity: str) -> Training:
         recipe, seed = self.spec.recipe, self.spec.seed
+        # A checkpoint of another network, other images, another version of method or suite is of no use.
+        identity = f"{identity} {suite_sha256()}"
         return Training(ctx, method, self.data, recipe, seed, self.progress, checkpoint, identity)
 
     def _finalize(self, training: Training) -> None:
@@ -267,9 +271,9 @@ class Run:
             "widths": widths,
             "units_before": sum(before for before, _ in widths.values()),
             "units_after": sum(after for _, after in widths.values()),
-            "masks_sha256": masks_digest(masks),
+            "masks_sha256": masks_sha256(masks),
             "gate_slice_difference": training.extra.get("gate_slice_difference"),
-            "arch_sha256": arch_digest(self.network),
+            "arch_sha256": self.identity.arch_sha256,
             "rejected": self.sites.rejected,
         }
 
@@ -299,7 +303,7 @@ class Run:
             "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
             "method_examples": {kind: training.model.ledger.counts[kind] for kind in ("forward", "backward")},
             "selection": "last epoch",
-            "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256")},
+            "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256", "made")},
         }
 
     def let_go(self) -> None:
@@ -324,8 +328,8 @@ class Run:
             "id": self.spec.id,
             "spec": self.spec.as_dict(),
             "spec_sha256": self.spec.sha256,
-            "code": environment.code() | {"method_sha256": method_digest(self.method)},
-            "environment": environment.versions(self.device),
+            "code": self.identity.code,
+            "environment": self.identity.environment,
             "job": self.job,
             **self.parts,
             "curve": training.curve if training else [],
@@ -353,15 +357,3 @@ def check_plan(plan: Any, prunes: bool) -> Plan:
         why = f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})"
         raise RunFailed(why, blame=METHOD)
     return plan
-
-
-def arch_digest(network: nn.Module) -> str:
-    """Hash of an architecture: its modules with their settings, the shapes of its weights, what it leaves whole."""
-    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    whole = sorted(getattr(network, "whole", ()))
-    return digest([str(network), shapes, *([whole] if whole else [])])
-
-
-def masks_digest(masks: dict[str, Tensor]) -> str:
-    """Hash of masks: site -> text of zeros and ones."""
-    return digest({name: "".join(map(str, mask.int().tolist())) for name, mask in masks.items()})

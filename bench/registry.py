@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import re
@@ -23,6 +22,7 @@ from typing import Any
 
 from bench.errors import UsageError, WordsError
 from bench.options import Option, options_of
+from bench.sources import of_files
 
 HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs", "supports", "normal")
 """Decorator arguments that are no options."""
@@ -313,6 +313,8 @@ def add_plugin(path: str) -> None:
         raise UsageError(f"plugin {path}: no such file")
     for registry in (METHODS, ARCHS, DATASETS):
         registry.add_file(file)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))  # it may import modules that lie beside it
     if file not in PLUGINS:
         PLUGINS.append(file)
 
@@ -321,8 +323,9 @@ def model_name(text: str) -> str:
     """An architecture's name as a specification keeps it; raises UsageError.
 
     ``file:PATH:FUNCTION``, as a user gives it, becomes ``file:NAME:FUNCTION#HASH``, with the file's name and the
-    start of its content's sha256: a record tells nothing of folders, and a changed file is another network. The
-    file is made known as by ``--plugin``. Other names stay as they are.
+    start of the hash of its source (see :func:`bench.sources.of_files`): a record tells nothing of folders, and a
+    changed file, or module that it imports from beside it, is another network. The file is made known as by
+    ``--plugin``. Other names stay as they are.
     """
     if not text.startswith("file:") or re.search(r"#[0-9a-f]{8}$", text):
         return text
@@ -347,4 +350,4 @@ def model_file(rest: str) -> tuple[Path, str]:
 
 
 def _content(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    return of_files(file).sha256[:8]

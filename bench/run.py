@@ -34,6 +34,7 @@ from bench.errors import (
     UsageError,
 )
 from bench.files import run_lock
+from bench.identity import arch_source
 from bench.kinds import fitting
 from bench.pipeline import Options, Run
 from bench.progress import Progress
@@ -160,16 +161,8 @@ def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
         return None
     found = record.load(path)
     if found["status"] == "ok" and not options.retry:
-        method = make_method(spec.method, {})
-        if found["code"]["method_sha256"] != method_digest(method) and not options.quiet:
-            print(
-                f"bench: note: the file of {spec.method} has changed since this record; --retry runs it again",
-                file=sys.stderr,
-            )
-        lacking = set(options.runtimes) - {entry["runtime"] for entry in found["latency"]}
-        if lacking and not options.quiet:
-            text = f"this record has no latency in {', '.join(sorted(lacking))}; --retry runs it again"
-            print(f"bench: note: {text}", file=sys.stderr)
+        for text in _not_as_asked(found, spec, options):
+            print(f"bench: note: {text}; --retry runs it again: {path}", file=sys.stderr)
         return found
     if found["status"] == "ok":
         return None
@@ -204,6 +197,22 @@ def _told(error: BaseException, blame: str, run: Run) -> str:
     elif blame == ARCHITECTURE:
         where = place_in_network(error, run.training.model.network if run.training else run.network)
     return f"{subject[blame]} ({first_line(error)}{f', {where}' if where else ''})"
+
+
+def _not_as_asked(found: dict[str, Any], spec: Spec, options: Options) -> Iterator[str]:
+    """In what a finished record of ``spec`` is not what the same command would make now."""
+    code, machine = found["code"], found["environment"]
+    if code["method_sha256"] != method_digest(make_method(spec.method, {})):
+        yield f"the source of {spec.method} has changed since this record"
+    if code.get("network_sha256") != arch_source(spec.arch).sha256:
+        yield f"the source of {spec.arch} has changed since this record"
+    if options.threads not in (None, machine["threads"]):
+        yield f"this record was made with {machine['threads']} threads, not {options.threads}"
+    if options.device.partition(":")[0] not in ("auto", machine["device_type"]):
+        yield f"this record was made on {machine['device_type']}, not {options.device}"
+    lacking = set(options.runtimes) - {entry["runtime"] for entry in found["latency"]}
+    if lacking:
+        yield f"this record has no latency in {', '.join(sorted(lacking))}"
 
 
 def _failed(status: str, error: BaseException, blame: str) -> dict[str, Any]:

@@ -176,15 +176,15 @@ class Spec:
         """Name of the run: 12 hexadecimal digits of its hash, and the seed."""
         return f"{self.sha256[:12]}-s{self.seed}"
 
-    def base_id(self, precision: str, arch_sha256: str = "", train_sha256: str = "") -> str:
+    def base_id(self, **known: str | int | None) -> str:
         """Name of the dense network this run starts from or is compared with.
 
-        The hashes of architecture and training images are part of it: the same name may come to mean another
-        network or other images.
+        ``known`` is what else decides its numbers and is known once a run begins (see :class:`bench.pipeline.Run`):
+        the same architecture's name may come to mean another network, and another device rounds otherwise. Without
+        it, runs with equal names share a base on equal machines.
         """
-        recipe = non_default(self.recipe, skip=("name", "finetune", "recalibrate", "latency_batch", "precision"))
-        key = {"recipe": recipe, "precision": precision, "rules": self.rules}
-        key |= {"arch": arch_sha256, "train": train_sha256}
+        recipe = non_default(self.recipe, skip=("name", "finetune", "recalibrate", "latency_batch"))
+        key = {"recipe": recipe, "rules": self.rules, "known": known}
         return f"{component(self.arch)}-{component(self.dataset)}-{digest(key)[:12]}-s{self.seed}"
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from bench import kinds
+from bench import environment, kinds, sources
 from bench.api import Composed, Method, compose
 from bench.errors import UsageError
 from bench.registry import METHODS
+from bench.sources import Source
 from bench.spec import Budget, Recipe, Spec, method_config, method_names, non_default
 
 
@@ -23,11 +23,17 @@ def make_spec(
     seed: int = 0,
     coupling: str = "inner",
     options: dict[str, str] | None = None,
+    device: str = "auto",
 ) -> Spec:
     """A specification with every name and option checked; raises UsageError.
 
-    Without a budget the method chooses its own sparsity (the native track), which not every method can.
+    Without a budget the method chooses its own sparsity (the native track), which not every method can. The precision
+    ``auto`` becomes that of ``device``, so that the run's id says which one it is; raises SetupError where the device
+    is not there.
     """
+    if recipe.precision == "auto":
+        precision = environment.pick_precision("auto", environment.pick_device(device))
+        recipe = dataclasses.replace(recipe, precision=precision)
     method = "+".join(method_names(method))
     made = make_method(method, options or {})
     if budget is None and made.prunes and not made.native:
@@ -76,8 +82,12 @@ def make_method(text: str, options: dict[str, str]) -> Method:
     return compose(methods)
 
 
-def method_digest(method: Method) -> str:
-    """Hash of the source files that define a method."""
+def method_source(method: Method) -> Source:
+    """The source of a method, or of all parts of a composition, with the modules that it imports from beside it."""
     parts = list(method.parts) if isinstance(method, Composed) else [method]
-    files: list[str] = sorted({METHODS.origin(str(part.name)).rpartition(":")[0] for part in parts})
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+    return sources.of_files(*(Path(METHODS.origin(str(part.name)).rpartition(":")[0]) for part in parts))
+
+
+def method_digest(method: Method) -> str:
+    """Hash of that source."""
+    return method_source(method).sha256

@@ -16,11 +16,11 @@ from bench.archs import Shape, build
 from bench.budget import CostModel
 from bench.checkpoint import load_tensors
 from bench.data import ImageSet, find, load_test, load_training
-from bench.environment import LAYOUT
+from bench.environment import LAYOUT, versions_of
 from bench.errors import RunFailed, SetupError, UsageError
+from bench.identity import arch_sha256, arch_source, masks_sha256
 from bench.measure import flops
 from bench.parameters import copied
-from bench.pipeline import arch_digest, masks_digest
 from bench.preflight import Fit, Situation, fit
 from bench.registry import ARCHS, DATASETS, Registry
 from bench.sites import Sites
@@ -71,10 +71,19 @@ class Stored:
 
         Finding sites takes seconds and many records speak of one network, so they share both: leave them as they are.
         """
-        network, found, digest = self._built()
-        if digest != self.record["structure"]["arch_sha256"]:
-            raise RunFailed(f"architecture '{self.record['spec']['arch']}' is another one here than in the record")
+        spec = self.record["spec"]
+        network, found = self._built()
+        if arch_sha256(spec["arch"], network, spec["rules"]) != self.record["structure"]["arch_sha256"]:
+            self._require_versions(spec["arch"])
+            raise RunFailed(f"architecture '{spec['arch']}' is another one here than in the record")
         return network, found.sites
+
+    def _require_versions(self, arch: str) -> None:
+        """Raise Absent where a package that the architecture is made with has another version here."""
+        then = self.record["environment"]["packages"]
+        for package, version in versions_of(arch_source(arch).packages).items():
+            if then.get(package, version) != version:
+                raise Absent(f"architecture '{arch}' was made with {package} {then[package]}, here is {version}")
 
     def model(self) -> CostModel:
         """The cost of the network as a function of its sites' widths; shared likewise."""
@@ -84,8 +93,8 @@ class Stored:
         """MACs, counted by fvcore, and parameters of the dense network."""
         return _dense_cost(self.record["spec"]["arch"], self.shape, self.classes)
 
-    def _built(self) -> tuple[nn.Module, Fit, str]:
-        """A network, what the run found out about it, and the hash of its definition."""
+    def _built(self) -> tuple[nn.Module, Fit]:
+        """A network, and what the run found out about it."""
         spec = self.record["spec"]
         _require_known(ARCHS, spec["arch"])
         recipe, precision = Spec.from_dict(spec).recipe, self.record["training"]["precision"]
@@ -96,7 +105,7 @@ class Stored:
         """Site -> boolean mask ``[n_units]``, as chosen in the run."""
         path = self._artifact("masks")
         masks = {name: mask.bool() for name, mask in load_tensors(path).items()}
-        if masks_digest(masks) != self.record["structure"]["masks_sha256"]:
+        if masks_sha256(masks) != self.record["structure"]["masks_sha256"]:
             raise RunFailed(f"{path}: the stored masks are not the recorded ones")
         return masks
 
@@ -155,9 +164,9 @@ class Stored:
 
 
 @functools.lru_cache(maxsize=4)
-def _built(arch: str, situation: Situation) -> tuple[nn.Module, Fit, str]:
+def _built(arch: str, situation: Situation) -> tuple[nn.Module, Fit]:
     network = build(arch, situation.shape, situation.classes, 0)
-    return network, fit(arch, network, situation), arch_digest(network)
+    return network, fit(arch, network, situation)
 
 
 @functools.lru_cache(maxsize=4)

@@ -66,6 +66,7 @@ class Training:
         self.step_macs = 0
         self.resumes = 0
         self.prefix = ""  # before a phase's name in progress messages
+        self.of_base = False  # what is trained is the base of many runs: its checkpoint holds nothing of this one
         self.extra: dict[str, Any] = {}  # what the prune leaves for the record
 
     @property
@@ -263,30 +264,22 @@ class Training:
         self.position = position
         if self.checkpoint is None:
             return
-        model, now = self.model, self.now
+        model = self.model
         state = {
             "form": FORM,
             "identity": self.identity,
             "position": list(position),
             "network": model.network.state_dict(),
             "optimizer": model.optimizer.state_dict() if model.optimizer else None,
-            "method": self.method.state_dict() if self.method else None,
-            "inserted": self._names_of_inserted(),
-            "masks": model.masks,
-            "sliced_by": model.sliced_by,
-            "snapshots": {tag: s for tag, s in model.snapshots.items() if tag not in ("init", "base")},
-            "tracked": model.tracked,
-            "rng": self.ctx.rng.get_state(),
             "curve": self.curve,
-            "logged": now.logged,
             "seconds": self.seconds,
             "examples": self.examples,
             "epochs": self.epochs,
             "step_macs": self.step_macs,
-            "ledger": model.ledger.counts,
             "resumes": self.resumes,
-            "extra": self.extra,
         }
+        if not self.of_base:
+            state |= self._state_of_run()
         try:
             save_state(self.checkpoint, state)
         except OSError as error:  # a full disk must not cost the training that is still in memory
@@ -294,14 +287,50 @@ class Training:
         else:
             self.progress.saved()
 
+    def _state_of_run(self) -> dict[str, Any]:
+        """What depends on sites, method and budget."""
+        model = self.model
+        return {
+            "method": self.method.state_dict() if self.method else None,
+            "inserted": self._names_of_inserted(),
+            "masks": model.masks,
+            "sliced_by": model.sliced_by,
+            "snapshots": {tag: s for tag, s in model.snapshots.items() if tag not in ("init", "base")},
+            "tracked": model.tracked,
+            "rng": self.ctx.rng.get_state(),
+            "ledger": model.ledger.counts,
+            "logged": self.now.logged,
+            "extra": self.extra,
+        }
+
     def resume(self) -> bool:
         """Go back to where the checkpoint was written, if there is one of this run; call after ``prepare``."""
         state = load_state(self.checkpoint, self.model.device) if self.checkpoint else None
         if state is None and self.checkpoint and self.checkpoint.is_file():
             self.progress.say(f"{self.checkpoint.name} cannot be read: starting over")
-        if state is None or (state.get("form"), state.get("identity")) != (FORM, self.identity):
+        if state is None:
             return False
-        model, now = self.model, self.now
+        if (state.get("form"), state.get("identity")) != (FORM, self.identity):
+            self.progress.say(
+                "the checkpoint was written with other source, images, versions or threads: starting over"
+            )
+            return False
+        if not self.of_base:
+            self._resume_run(state)
+        self.model.network.load_state_dict(state["network"])
+        self._optimizer_state = state["optimizer"]
+        first, second = state["position"]
+        self.position = (int(first), int(second))
+        self.now.curve = state["curve"]
+        self.seconds = state["seconds"]
+        self.examples, self.epochs = state["examples"], state["epochs"]
+        self.step_macs = state["step_macs"]
+        self.resumes = state["resumes"] + 1
+        return True
+
+    def _resume_run(self, state: dict[str, Any]) -> None:
+        """Take over :meth:`_state_of_run`, and make the network what it was sliced to."""
+        model = self.model
         model.masks = model.sites.ones(model.device)
         if state["sliced_by"] is not None:
             model.slice(state["sliced_by"]) if state["method"] is None else model.shrink(state["sliced_by"])
@@ -311,23 +340,13 @@ class Training:
         elif self.method:
             self.method.load_state_dict(state["method"])
             model.insert_only({site: self.method.get_submodule(name) for site, name in state["inserted"].items()})
-        model.network.load_state_dict(state["network"])
         model.masks = state["masks"]
         model.snapshots |= state["snapshots"]
         model.tracked |= state["tracked"]
         self.ctx.rng.set_state(state["rng"].cpu())
         model.ledger.counts = state["ledger"]  # what prepare looked at was counted the first time
         self.guard.macs = model.ledger.macs
-        self._optimizer_state = state["optimizer"]
-        first, second = state["position"]
-        self.position = (int(first), int(second))
-        now.curve = state["curve"]
-        now.logged = state["logged"]
-        self.seconds, self.extra = state["seconds"], state["extra"]
-        self.examples, self.epochs = state["examples"], state["epochs"]
-        self.step_macs = state["step_macs"]
-        self.resumes = state["resumes"] + 1
-        return True
+        self.now.logged, self.extra = state["logged"], state["extra"]
 
     _optimizer_state: dict[str, Any] | None = None
 

@@ -74,7 +74,7 @@ class Task:
 
 def base_key(spec: Spec) -> str:
     """What the specification alone tells of its base: runs with equal keys share it on equal machines."""
-    return "base-" + spec.base_id(spec.recipe.precision)
+    return "base-" + spec.base_id()
 
 
 def base_is_trained(out: Path, spec: Spec) -> bool:

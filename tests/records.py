@@ -5,7 +5,13 @@ import copy
 from bench.form import EMPTY
 from bench.spec import Budget, Recipe, Spec, Stage
 
-SPEC = Spec("l1_norm", "two_layers", "digits", Recipe("r", Stage(1, 0.1), Stage(1, 0.1)), Budget(keep_macs=0.5))
+SPEC = Spec(
+    "l1_norm",
+    "two_layers",
+    "digits",
+    Recipe("r", Stage(1, 0.1), Stage(1, 0.1), precision="fp32"),
+    Budget(keep_macs=0.5),
+)
 
 
 def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
@@ -24,7 +30,7 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         "status": "ok",
         "spec": spec.as_dict(),
         "spec_sha256": spec.sha256,
-        "code": {"version": "0.1.0", "commit": "c" * 40, "diff_sha256": None, "method_sha256": "d" * 64},
+        "code": {"version": "0.2.0", "commit": "c" * 40, "diff_sha256": None, "method_sha256": "d" * 64},
         "environment": {
             **{"device": "a CPU", "device_type": "cpu", "threads": 1, "os": "Linux", "python": "3.11.7", "cuda": None},
             "packages": {"torch": "2.15.0"},

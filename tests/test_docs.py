@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import RULES, __version__, record
+from bench import RULES, __version__, environment, record
 from bench.cli import parser
 from bench.run import execute
 
@@ -76,8 +76,11 @@ def test_the_page_on_adding_a_method_is_true(block, make_run, tmp_path):
 
 def test_versions_agree():
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
-    assert RULES in (ROOT / "RULES.md").read_text().splitlines()[0] + (ROOT / "RULES.md").read_text()[:400]
-    assert __version__ in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "RULES.md").read_text().startswith(f"# Rules, version {RULES}\n")
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## \[(.+?)\]", changes, re.M)[1] == __version__  # the newest entry
+    assert f"[rules] Version {RULES}" in changes
+    assert environment.code()["version"] == __version__
 
 
 def test_the_page_on_records_names_every_key():

@@ -23,7 +23,8 @@ from bench.check.registry import Broken
 from bench.checkpoint import clone_state
 from bench.context import Context
 from bench.errors import RunFailed, Unsupported
-from bench.pipeline import Options, Run, masks_digest
+from bench.identity import masks_sha256
+from bench.pipeline import Options, Run
 from bench.registry import METHODS, ROOT
 from bench.spec import Budget, Spec, load_recipe
 from bench.specify import make_method, make_spec
@@ -201,7 +202,7 @@ def shake(chance: int) -> None:
 def difference(one: WatchedRun, two: WatchedRun) -> str | None:
     """The first thing in which two finished runs are not the same to the bit; None when there is none."""
     a, b = one.done, two.done
-    if masks_digest(a.model.sliced_by or {}) != masks_digest(b.model.sliced_by or {}):
+    if masks_sha256(a.model.sliced_by or {}) != masks_sha256(b.model.sliced_by or {}):
         return "other units are kept"
     for before, after in zip(a.curve, b.curve, strict=False):
         for key in before:

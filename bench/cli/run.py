@@ -131,11 +131,16 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
             settings[key] = str(flag)
     chosen.recipe = chosen.recipe or recipe_of(chosen)  # once, for all seeds
     recipe = load_recipe(chosen.recipe, settings)
+    if recipe.precision == "auto" and chosen.cluster == "slurm":
+        raise UsageError(
+            f"recipe {recipe.name}: precision auto depends on the machine, and jobs run on another one than this: "
+            "give --set precision=fp32 or bf16"
+        )
     from bench.specify import make_spec
 
-    budget = make_budget(chosen)
-    options = pairs(chosen.options, "-p")
-    return make_spec(chosen.method, arch, chosen.dataset, recipe, budget, seed, chosen.coupling, options)
+    budget, options = make_budget(chosen), pairs(chosen.options, "-p")
+    where = (chosen.coupling, options, chosen.device)
+    return make_spec(chosen.method, arch, chosen.dataset, recipe, budget, seed, *where)
 
 
 def default_recipe(dataset: str, shape: tuple[int, ...] = ()) -> str:

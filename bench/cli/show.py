@@ -11,6 +11,9 @@ from typing import Any
 from bench import record
 from bench.errors import UsageError
 
+SHOWN = 8
+"""Records of one name that an error lists."""
+
 
 def add_to(commands: Any) -> None:
     """Add the commands to the parser."""
@@ -42,10 +45,11 @@ def show(chosen: argparse.Namespace) -> int:
         print(record.to_text(found), end="")
         return 0
     print(details(found))
+    print(f"\nmade with: {replay.made_with(found)}")
     try:
-        print(f"\nagain: {replay.command(found)}")
+        print(f"again: {replay.command(found)}")
     except UsageError as error:
-        print(f"\nno command makes it here: {error}")
+        print(f"no command makes it here: {error}")
     return 0
 
 
@@ -80,7 +84,10 @@ def find_one(text: str, out: Path) -> Path:
     if Path(text).is_file():
         return Path(text)
     matches = [p for p in record.find(out / "records") if p.stem.startswith(text) and "superseded" not in p.parts]
-    if len(matches) != 1:
-        what = "no record" if not matches else f"{len(matches)} records"
-        raise UsageError(f"{text}: {what} of that name under {out / 'records'}; give a file or a longer id")
+    if not matches:
+        raise UsageError(f"{text}: no record of that name under {out / 'records'}; give a file, or its folder as --out")
+    if len(matches) > 1:
+        shown = ", ".join(map(str, matches[:SHOWN]))
+        more = f" and {len(matches) - SHOWN} more" if len(matches) > SHOWN else ""
+        raise UsageError(f"{text}: {len(matches)} records have that name, give one of them as a file: {shown}{more}")
     return matches[0]

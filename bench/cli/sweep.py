@@ -58,6 +58,7 @@ def specs_of(path: Path, chosen: argparse.Namespace) -> list[Spec]:
         try:
             asked = parser.parse_args([*words, "--out", str(chosen.out), "--data-dir", str(chosen.data_dir), "--quiet"])
             asked.dry_run = getattr(chosen, "dry_run", True)  # status and cancel write nothing either
+            asked.device, asked.cluster = getattr(chosen, "device", "auto"), getattr(chosen, "cluster", "inline")
             numbers = run_command.parse_seeds(seeds)
             first = run_command.make(asked, numbers[0])
         except UsageError as error:
@@ -70,7 +71,7 @@ def specs_of(path: Path, chosen: argparse.Namespace) -> list[Spec]:
             f"sweep {path}: put its folders of images side by side, they are in {' and '.join(map(str, places))}"
         )
     chosen.data_dir = next(iter(places), chosen.data_dir)
-    ordered = sorted(specs.values(), key=lambda spec: spec.base_id(spec.recipe.precision))
+    ordered = sorted(specs.values(), key=lambda spec: spec.base_id())
     return shard(ordered, chosen.shard) if chosen.shard else ordered
 
 

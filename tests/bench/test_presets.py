@@ -64,6 +64,7 @@ def test_what_is_not_set_is_the_default():
 @pytest.mark.parametrize(
     ("name", "sha256"),
     [
+        # of rules 0.1, where the machine chose the precision of all but the last
         ("cifar", "122e255b54ca9d3d0042784e5d10b0a362daf7ebb7c000090ca0cdfc0d381bb2"),
         ("digits", "1efdce8aae95ed515e51abe37f0bae1f27e9c3abf1926896c4c98c853aa514b9"),
         ("mnist", "379a5650038f0a52d0a3b1322ae0a2761c208cfef278cd314af113df9a1fc849"),
@@ -71,7 +72,13 @@ def test_what_is_not_set_is_the_default():
     ],
 )
 def test_recipes_of_existing_records_are_the_same(name, sha256):
-    assert load_recipe(name).sha256 == sha256
+    chosen_by_machine = {} if name == "dropnet" else {"precision": "auto"}
+    assert load_recipe(name, chosen_by_machine).sha256 == sha256
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "synthetic", "folder_small", "dropnet"])
+def test_recipes_of_small_sets_pin_float32(name):
+    assert load_recipe(name).precision == "fp32"
 
 
 def test_ddrop_is_the_suites_cifar_but_for_the_decay():

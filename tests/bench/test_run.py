@@ -137,12 +137,13 @@ def test_fine_tuning_settings_do_not_change_the_base(make_run):
     one, _ = make_run()
     two, _ = make_run(finetune__epochs=3, recalibrate=5)
     assert one.id != two.id
-    assert one.base_id("fp32") == two.base_id("fp32") != one.base_id("bf16")
+    assert one.base_id() == two.base_id() != make_run(precision="bf16")[0].base_id()
 
 
 def test_another_network_or_other_images_of_the_same_name_need_another_base(make_run):
     spec, _ = make_run()
-    assert len({spec.base_id("fp32", *hashes) for hashes in (("a", "x"), ("b", "x"), ("a", "y"))}) == 3
+    known = ({"arch": "a", "train": "x"}, {"arch": "b", "train": "x"}, {"arch": "a", "train": "y"})
+    assert len({spec.base_id(**each) for each in known}) == 3
 
 
 def test_test_images_are_loaded_after_the_method_is_gone(make_run, monkeypatch):

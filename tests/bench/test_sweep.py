@@ -262,7 +262,7 @@ def test_the_example(capsys):
 
 def test_runs_that_share_a_base_are_side_by_side(write):
     path = write('[[runs]]\nmethod = ["l1_norm", "random", "dense"]\narch = ["resnet20", "resnet56"]\nseeds = "0-1"')
-    bases = [spec.base_id("fp32") for spec in runs(path)]
+    bases = [spec.base_id() for spec in runs(path)]
     assert len(list(itertools.groupby(bases))) == len(set(bases)) == 4
 
 

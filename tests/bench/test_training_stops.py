@@ -170,8 +170,8 @@ def test_bases_and_records_tell_the_epochs_that_were_trained(make_run):
 def test_patience_is_part_of_what_a_base_is(make_run):
     spec, _ = make_run()
     patient, _ = make_run(train__patience=3)
-    assert spec.base_id("fp32") != patient.base_id("fp32")
-    assert make_run(finetune__patience=3)[0].base_id("fp32") == spec.base_id("fp32")
+    assert spec.base_id() != patient.base_id()
+    assert make_run(finetune__patience=3)[0].base_id() == spec.base_id()
     with pytest.raises(UsageError, match="patience"):
         make_run(train__patience=-1)
 

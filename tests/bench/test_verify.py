@@ -6,8 +6,8 @@ import pytest
 from networks import two_sites
 from safetensors.torch import load_file, save_file
 
-from bench import record
-from bench.pipeline import arch_digest
+from bench import RULES, record
+from bench.identity import arch_sha256
 from bench.run import execute
 from bench.spec import digest
 from bench.verify import verify_file
@@ -120,15 +120,16 @@ def test_an_unknown_architecture_is_not_run(made, monkeypatch):
     assert "--plugin" in outcomes["MACs and params from widths"].detail
 
 
-def test_the_hash_of_an_architecture_tells_what_is_left_whole():
+@pytest.mark.parametrize("rules", ["0.1", RULES])
+def test_arch_hash_covers_what_is_left_whole(rules):
     def hashed(*whole):
         network = two_sites()
         if whole:
             network.whole = whole
-        return arch_digest(network)
+        return arch_sha256("lenet", network, rules)
 
     network = two_sites()
     shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert hashed() == digest([str(network), shapes])  # as in records from before there was such a thing
+    assert (hashed() == digest([str(network), shapes])) == (rules == "0.1")
     assert hashed("0", "4") == hashed("4", "0")
     assert len({hashed(), hashed("0"), hashed("4"), hashed("0", "4")}) == 4
