@@ -62,7 +62,7 @@ def ensure(
         epochs: of its training.
         progress: where to report.
         start: makes the plain training that writes its checkpoints to the given file.
-        made: with what it is trained, if it is: kept with its weights and told in the records of all its runs.
+        made: how it is trained, if it is: stored with its weights, and copied to the records of all its runs.
     """
     weights, facts_file, checkpoint = paths(folder, base_id)
     weights.parent.mkdir(parents=True, exist_ok=True)

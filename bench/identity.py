@@ -1,4 +1,4 @@
-"""What tells two networks or versions of the suite apart: hashes of source, settings, first weights and masks."""
+"""Identity of networks, runs and versions of the suite: hashes of source, settings, initial weights and masks."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from bench.spec import Spec, digest
 from bench.specify import method_source
 
 HARNESS_ONLY = ("architecture", "slice_channels", "stand_in", "units")
-"""What an architecture's source has for the registry and for slicing: it decides neither outputs nor first weights."""
+"""Parts of an architecture's source for registry and slicing: they change neither outputs nor initial weights."""
 VERSIONLESS = {"torch", "numpy"}
 """Packages whose version does not make another architecture; torch's is part of the base's name."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run was made of, hashed before it begins: files may change while it goes on.
+    """What a run was made of, hashed before it begins: files may change while it runs.
 
     Attributes:
         code: for the record: state of the suite, and the hashes of the method's and the architecture's source.
         environment: for the record: device, threads, versions.
         arch_sha256: see :func:`arch_sha256`.
-        init_sha256: hash of the network's first weights; the same on all machines with equal vector instructions.
+        init_sha256: hash of the network's initial weights; the same on all machines with equal vector instructions.
     """
 
     code: dict[str, Any]
@@ -46,7 +46,7 @@ class Identity:
     init_sha256: str
 
     def of_base(self) -> dict[str, str | int | None]:
-        """What decides the numbers of a base beside its specification and its images; on a GPU not the CPU threads."""
+        """What decides a base's numbers, other than specification and images; CPU threads only without a GPU."""
         device, threads = self.environment["device_type"], self.environment["threads"]
         found = {"arch": self.arch_sha256, "init": self.init_sha256, "device": device, "torch": torch.__version__}
         return found | {"threads": threads if device == "cpu" else None}
@@ -58,21 +58,23 @@ class Identity:
 
 
 def identify(spec: Spec, method: Method, network: nn.Module, device: torch.device) -> Identity:
-    """The identity of a run on ``network``, which still has its first weights."""
+    """The identity of a run on ``network``, which still has its initial weights."""
     of_method, of_arch = method_source(method), arch_source(spec.arch)
     code = environment.code() | {"method_sha256": of_method.sha256, "network_sha256": of_arch.sha256}
     machine = environment.versions(device, of_method.packages | of_arch.packages)
     return Identity(code, machine, arch_sha256(spec.arch, network), state_sha256(network))
 
 
-def require_settled(spec: Spec, device: torch.device) -> str:
-    """The precision that the run's id stands for; raises UsageError for a specification that has none, or old rules."""
+def require_resolved(spec: Spec, device: torch.device) -> str:
+    """The precision of a specification that can run: resolved, of today's rules; raises UsageError."""
     if spec.rules != RULES:
         raise UsageError(
             f"run {spec.id}: its specification is of rules {spec.rules}, this is {RULES}; ask for it again"
         )
     if spec.recipe.precision == "auto":
-        raise UsageError(f"run {spec.id}: precision auto is no precision yet; bench.specify.make_spec chooses one")
+        raise UsageError(
+            f"run {spec.id}: precision auto is not resolved; make the specification with bench.specify.make_spec"
+        )
     if spec.recipe.precision == "bf16" and not environment.has_bf16(device):
         name = environment.device_name(device)
         print(f"bench: note: {name} has no instructions for bf16: it is emulated, slowly", file=sys.stderr)
@@ -80,23 +82,27 @@ def require_settled(spec: Spec, device: torch.device) -> str:
 
 
 def arch_source(name: str) -> Source:
-    """The source that makes the architecture ``name`` and draws its first weights; raises UsageError."""
+    """The source that makes the architecture ``name`` and draws its initial weights; raises UsageError."""
     make: Any = ARCHS.get(name)
     if name.startswith("file:"):
         return sources.of_files(model_file(name.removeprefix("file:"))[0])
-    of_suite = functools.partial(sources.of_definitions, folder=ARCHS.path, without=HARNESS_ONLY)
     if not isinstance(make, Architecture):
-        return of_suite(torchvision_model)
+        return _of_suite(torchvision_model)
     factory = inspect.unwrap(make.factory)
     drawn = [] if make.own_weights else [initialize]
     file = Path(factory.__code__.co_filename)
     if file.is_relative_to(ARCHS.path):
-        return of_suite(factory, *drawn)
-    return sources.joined(sources.of_files(file), *map(of_suite, drawn))
+        return _of_suite(factory, *drawn)
+    return sources.joined(sources.of_files(file), *map(_of_suite, drawn))
+
+
+def _of_suite(*things: Any) -> Source:
+    """The source of the suite's own classes and functions that make networks."""
+    return sources.of_definitions(*things, folder=ARCHS.path, without=HARNESS_ONLY)
 
 
 def arch_sha256(name: str, network: nn.Module, rules: str = RULES) -> str:
-    """Hash of an architecture: its source, its modules with their settings, the shapes of its weights.
+    """Hash of an architecture: its source, the suite's layers in it, its modules with settings, shapes of its weights.
 
     Equal on every machine: no output and no weight is part of it. ``network`` is what ``name`` makes. Rules 0.1 left
     the source out.
@@ -106,7 +112,7 @@ def arch_sha256(name: str, network: nn.Module, rules: str = RULES) -> str:
     described = [str(network), shapes, *([whole] if whole else [])]
     if rules == "0.1":
         return digest(described)
-    source = arch_source(name)
+    source = sources.joined(arch_source(name), _of_suite(*{type(module) for module in network.modules()}))
     options = {key: repr(value) for key, value in getattr(ARCHS.get(name), "options", {}).items()}
     versions = environment.versions_of(source.packages - VERSIONLESS)
     return digest([source.sha256, versions, options, *described])

@@ -19,7 +19,7 @@ from bench.archs import build
 from bench.checkpoint import clone_state, require_writable, save_tensors, weight_bytes
 from bench.context import Context
 from bench.errors import ARCHITECTURE, METHOD, RunFailed
-from bench.identity import identify, masks_sha256, require_settled, suite_sha256
+from bench.identity import identify, masks_sha256, require_resolved, suite_sha256
 from bench.masked_model import MaskedModel
 from bench.measure import flops, latency
 from bench.measure.quality import logits_of, quality
@@ -78,7 +78,7 @@ class Run:
         self.device = environment.pick_device(options.device)
         if options.threads:
             torch.set_num_threads(options.threads)
-        self.precision = require_settled(spec, self.device)
+        self.precision = require_resolved(spec, self.device)
         texts = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in spec.config.items()}
         self.method = make_method(spec.method, texts)
         self.progress = progress or Progress(label(spec), options.quiet)

@@ -314,7 +314,7 @@ def add_plugin(path: str) -> None:
     for registry in (METHODS, ARCHS, DATASETS):
         registry.add_file(file)
     if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))  # it may import modules that lie beside it
+        sys.path.append(str(file.parent))  # a plugin may import modules of its own folder
     if file not in PLUGINS:
         PLUGINS.append(file)
 
@@ -324,7 +324,7 @@ def model_name(text: str) -> str:
 
     ``file:PATH:FUNCTION``, as a user gives it, becomes ``file:NAME:FUNCTION#HASH``, with the file's name and the
     start of the hash of its source (see :func:`bench.sources.of_files`): a record tells nothing of folders, and a
-    changed file, or module that it imports from beside it, is another network. The file is made known as by
+    changed file, or local module that it imports, is another network. The file is made known as by
     ``--plugin``. Other names stay as they are.
     """
     if not text.startswith("file:") or re.search(r"#[0-9a-f]{8}$", text):

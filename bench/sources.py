@@ -36,11 +36,11 @@ class Source:
 
 
 def of_files(*files: Path) -> Source:
-    """The source of ``files`` and of every module that they import from beside them, and those in turn.
+    """The source of ``files``, of every local module that they import, and of what those import.
 
-    Beside is: in the same package, in the same folder, or elsewhere on the path but neither in the standard library
-    nor installed nor part of this suite. Imports are read from the syntax tree: a module whose name is computed, and
-    a file that is not Python, are not seen. The hash of one file alone is that of its bytes.
+    Local: in the same package, in the same folder, or elsewhere on the path but neither in the standard library nor
+    installed nor part of this suite. Imports are read from the syntax tree: a module whose name is computed, and a
+    file that is not Python, are not covered. The hash of one file alone is that of its bytes.
 
     Raises OSError for a file that cannot be read.
     """
@@ -108,8 +108,8 @@ def _package(file: Path) -> tuple[str, Path]:
     return file.relative_to(folder).parts[0].removesuffix(".py"), folder
 
 
-def _folder(name: str, beside: Path) -> Path | None:
-    """Where the top-level module ``name`` lies: where Python finds it, else ``beside``; None where it is not local."""
+def _folder(name: str, default: Path) -> Path | None:
+    """Folder of the top-level module ``name``: where Python finds it, else ``default``; None where it is not local."""
     if not _is_foreign(name):
         return None
     try:
@@ -117,7 +117,7 @@ def _folder(name: str, beside: Path) -> Path | None:
     except (ImportError, ValueError):  # a module that was made by hand
         spec = None
     if spec is None:
-        return beside
+        return default
     place = Path(next(iter(spec.submodule_search_locations or [spec.origin or ""])))
     return place.resolve().parent if place.exists() and not INSTALLED.intersection(place.parts) else None
 
@@ -157,9 +157,10 @@ def of_definitions(*start: Any, folder: Path, without: Iterable[str] = ()) -> So
             continue
         if not (inspect.isclass(thing) or inspect.isfunction(thing) or isinstance(thing, ModuleType)):
             continue
-        module = thing if isinstance(thing, ModuleType) else sys.modules[thing.__module__]
-        file = getattr(module, "__file__", None)
-        if file is None or not Path(file).is_relative_to(folder):
+        module = thing if isinstance(thing, ModuleType) else sys.modules.get(thing.__module__)
+        if module is None:
+            continue
+        if not Path(getattr(module, "__file__", None) or "").is_relative_to(folder):
             packages |= set(filter(_is_foreign, [module.__name__.partition(".")[0]]))
             continue
         key = f"{module.__name__}.{getattr(thing, '__qualname__', '')}"

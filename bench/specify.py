@@ -83,7 +83,7 @@ def make_method(text: str, options: dict[str, str]) -> Method:
 
 
 def method_source(method: Method) -> Source:
-    """The source of a method, or of all parts of a composition, with the modules that it imports from beside it."""
+    """The source of a method, or of all parts of a composition, with the local modules that it imports."""
     parts = list(method.parts) if isinstance(method, Composed) else [method]
     return sources.of_files(*(Path(METHODS.origin(str(part.name)).rpartition(":")[0]) for part in parts))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.metadata
 import json
 import sys
 import uuid
@@ -20,6 +21,7 @@ from bench.run import execute
 from bench.spec import load_recipe
 from bench.specify import make_spec
 from bench.training import Training
+from bench.verify import verify_file
 
 CPU = torch.device("cpu")
 NET = """
@@ -109,6 +111,74 @@ def test_edited_file_architecture_has_another_name(plugged, edit):
         names.append(registry.model_name(f"file:{file}:edited"))
         assert len(identity.arch_sha256(names[-1], nn.Linear(1, 1))) == 64
     assert names[0] == names[2] != names[1]
+
+
+def test_version_of_an_imported_package_is_recorded_and_hashed(plugged, make_run, monkeypatch):
+    plugged(NET.replace("import nn\n", "import nn\nimport tqdm, numpy\n"), "from tabulate import tabulate\n" + HELPER)
+    versions = {name: importlib.metadata.version(name) for name in ("tqdm", "tabulate")}
+    done = execute(*make_run("l1_norm", "edited", "tiny8"))
+    assert versions.items() <= done["environment"]["packages"].items()
+    network = build("edited", (1, 8, 8), 10)
+    hashes = [identity.arch_sha256("edited", network)]
+    assert done["structure"]["arch_sha256"] == hashes[0]
+    version = importlib.metadata.version
+    for package in ("tqdm", "tabulate", "numpy", "torch"):
+        monkeypatch.setattr(
+            environment.metadata, "version", lambda name, p=package: "9" if name == p else version(name)
+        )
+        hashes.append(identity.arch_sha256("edited", network))
+    assert len(set(hashes[:3])) == 3
+    assert set(hashes[3:]) == {hashes[0]}  # another torch is another base, not another architecture
+
+
+def test_verify_of_a_network_of_another_package_version_is_not_run(make_run, monkeypatch, tmp_path):
+    spec, options = make_run("l1_norm", "torchvision:squeezenet1_1", "tiny")
+    execute(spec, options)
+    path = record.path_of(options.out, spec)
+
+    def outcome():
+        checks = {c.name: c for c in verify_file(path, options.out, options.data_dir)}
+        return checks["MACs and params from widths"]
+
+    assert outcome().outcome == "ok"
+    version = importlib.metadata.version
+    monkeypatch.setattr(environment.metadata, "version", lambda name: "9.9" if name == "torchvision" else version(name))
+    found = outcome()
+    assert (found.outcome, found.detail.split(" was made with ")[1]) == (
+        "not run",
+        f"torchvision {version('torchvision')}, here is 9.9",
+    )
+
+
+SUITES = """
+from torch import nn
+from bench.archs import architecture
+from bench.archs.layers import ChannelPad
+from {helper} import slope
+
+
+@architecture("edited")
+def edited(*, shape, num_classes):
+    return nn.Sequential(ChannelPad(shape[0], 8, 1), nn.Flatten(), nn.Linear(8 * 64, num_classes))
+"""
+
+
+def test_arch_hash_covers_layers_of_the_suite_in_a_plugin(plugged, monkeypatch):
+    from bench.archs import layers
+
+    plugged(SUITES)
+    before = identity.arch_sha256("edited", build("edited", (1, 8, 8), 10))
+    source = identity.sources.inspect.getsource
+
+    def edited(thing):
+        text = source(thing)
+        return text.replace("F.pad(x", "F.pad(-x") if thing is layers.ChannelPad else text
+
+    monkeypatch.setattr(identity.sources.inspect, "getsource", edited)
+    assert identity.arch_sha256("edited", build("edited", (1, 8, 8), 10)) != before
+    assert identity.arch_sha256("resnet20", build("resnet20", (1, 8, 8), 10)) == identity.arch_sha256(
+        "resnet20", build("resnet20", (1, 8, 8), 10, seed=1)
+    )
 
 
 def test_edited_architecture_trains_its_own_base(plugged, make_run, capsys):
@@ -304,7 +374,7 @@ def test_suite_hash_covers_what_runs_and_no_command(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("here", "becomes"), [(True, "bf16"), (False, "fp32")])
-def test_auto_precision_is_settled_before_the_id(monkeypatch, here, becomes):
+def test_auto_precision_is_resolved_before_the_id(monkeypatch, here, becomes):
     monkeypatch.setattr(environment, "has_bf16", lambda device: here)
 
     def spec(precision):
@@ -336,7 +406,7 @@ def test_both_precisions_have_records_bases_and_boards_of_their_own(make_run):
     ],
     ids=["auto", "rules"],
 )
-def test_specification_without_a_settled_meaning_does_not_run(make_run, change, said):
+def test_unresolved_specification_does_not_run(make_run, change, said):
     spec, options = make_run()
     with pytest.raises(UsageError, match=said):
         execute(change(spec), options)
