@@ -8,6 +8,7 @@ import pytest
 
 from bench import RULES, __version__, environment, record
 from bench.cli import parser
+from bench.cli.run import make
 from bench.run import execute
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +82,16 @@ def test_versions_agree():
     assert re.search(r"^## \[(.+?)\]", changes, re.M)[1] == __version__  # the newest entry
     assert f"[rules] Version {RULES}" in changes
     assert environment.code()["version"] == __version__
+
+
+def test_readme_names_the_id_of_its_first_run():
+    readme = (ROOT / "README.md").read_text()
+    words = shlex.split(re.search(r"python -m bench (run --method .*)", readme)[1])
+    expected = make(parser().parse_args(words), 0).id
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        found = set(re.findall(r"\b[0-9a-f]{12}-s[0-9]+", page.read_text())) - {"0123456789ab-s0"}
+        assert found <= {expected}, page
+    assert expected in readme
 
 
 def test_the_page_on_records_names_every_key():
