@@ -1,16 +1,19 @@
 """Fixtures: small data, small networks, contexts and runs."""
 
+import dataclasses
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import export
+from bench import export, record
 from bench.api import Method
 from bench.archs import build
 from bench.budget import Budget, CostModel
@@ -22,6 +25,8 @@ from bench.measure import latency
 from bench.pipeline import Options
 from bench.progress import Progress
 from bench.registry import ARCHS, DATASETS, METHODS, add_plugin
+from bench.run import execute
+from bench.sites import Sites
 from bench.spec import load_recipe
 from bench.specify import make_spec
 from bench.training import Training
@@ -66,19 +71,41 @@ def make_data() -> Callable[..., TrainingData]:
     return make
 
 
+@cache
+def sites_and_costs(arch: str, shape: tuple[int, ...], coupling: str) -> tuple[Sites, CostModel]:
+    """Sites and cost model of a named architecture, found once: tracing a network takes longer than building it."""
+    with torch.random.fork_rng(devices=[]):
+        network = build(arch, shape, 10)
+        sites = find_sites(network, shape, coupling)
+        return sites, CostModel(network, sites, shape)
+
+
 @pytest.fixture
 def make_training(make_data) -> Callable[..., Training]:
     """A training of a method on a small network, ready to run, without files."""
 
-    def make(method: Method | None = None, arch="resnet20", shape=(1, 8, 8), keep=0.5, checkpoint=None, **settings):
+    def make(
+        method: Method | None = None,
+        arch="resnet20",
+        shape=(1, 8, 8),
+        keep=0.5,
+        checkpoint=None,
+        coupling="inner",
+        **settings,
+    ):
         overrides = {"train.epochs": "2", "finetune.epochs": "1", "batch_size": "32", "precision": "fp32"}
         overrides |= {key.replace("__", "."): str(value) for key, value in settings.items()}
         recipe = load_recipe("digits", overrides)
-        network = arch if isinstance(arch, torch.nn.Module) else build(arch, shape, 10)
-        sites = find_sites(network, shape)
+        if isinstance(arch, torch.nn.Module):
+            network = arch
+            sites = find_sites(network, shape, coupling)
+            model = CostModel(network, sites, shape)
+        else:
+            network = build(arch, shape, 10)
+            sites, model = sites_and_costs(arch, shape, coupling)
+            sites = sites.on(network)
         data = make_data(shape)
         budget = Budget(keep_macs=keep)
-        model = CostModel(network, sites, shape)
         masked = MaskedModel(network, sites, model, torch.device("cpu"), recipe.precision)
         ctx = Context(masked, data, recipe, budget, 0)
         method = method or Method()
@@ -133,5 +160,25 @@ def make_run(plugins, tmp_path, monkeypatch):
         budget = keep if isinstance(keep, Budget) else Budget(keep_macs=keep)
         spec = make_spec(method, arch, dataset, recipe, budget, seed, "inner", options)
         return spec, Options(out=out, quiet=True)
+
+    return make
+
+
+FINISHED: dict[str, Path] = {}
+"""Folders of runs that :func:`finished` made, by their id."""
+
+
+@pytest.fixture
+def finished(make_run, tmp_path_factory):
+    """Specification, record and options of a finished run: trained once a process, its files copied for each test."""
+
+    def make(*what, **settings):
+        spec, options = make_run(*what, **settings)
+        if spec.id not in FINISHED:
+            folder = tmp_path_factory.mktemp("finished")
+            execute(spec, dataclasses.replace(options, out=folder))
+            FINISHED[spec.id] = folder
+        shutil.copytree(FINISHED[spec.id], options.out, dirs_exist_ok=True)
+        return spec, record.load(record.path_of(options.out, spec)), options
 
     return make

@@ -12,9 +12,7 @@ from networks import SHAPE, conv, head, hooks_of, images, made, randomised
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bench.archs import build
 from bench.archs.vgg import VGG
-from bench.discovery import find_sites
 from bench.errors import RunFailed
 from bench.registry import METHODS
 from bench.run import execute
@@ -46,10 +44,8 @@ def method(name, **options):
 def context(make_ctx):
     def make(case, shape=None):
         arch, usual, coupling = NETWORKS[case]
-        shape = shape or usual
-        network = randomised(build(arch, shape, 10) if isinstance(arch, str) else arch)
-        ctx = make_ctx(arch=network, shape=shape, batch_size=8)
-        ctx._model.sites = find_sites(network, shape, coupling)
+        ctx = make_ctx(arch=arch, shape=shape or usual, coupling=coupling, batch_size=8)
+        randomised(ctx._model.network)
         return ctx
 
     return make
