@@ -92,13 +92,16 @@ def innermost_layer(error: BaseException, network: nn.Module) -> str:
 
 
 def place_in_network(error: BaseException, network: nn.Module) -> str:
-    """Where an error comes from: ``net.py:24, layer body.0 (Conv2d)``, as far as it is known."""
+    """Where an error comes from: ``net.py:24, layer body.0 (Conv2d), input 2x8x8x8``, as far as it is known."""
     libraries = TORCH, HERE / "gates.py"
     calls = [call for call in _calls(error) if isinstance(call.owner, nn.Module)]
     found = [call.place for call in calls if not any(map(call.file.is_relative_to, libraries))][-1:]
     layer = innermost_layer(error, network)
     if layer:
-        found.append(f"layer {layer} ({type(network.get_submodule(layer)).__name__})")
+        module = network.get_submodule(layer)
+        given = next((call.given for call in reversed(calls) if call.owner is module and call.given), ())
+        shapes = ["x".join(map(str, x.shape)) for x in given if isinstance(x, Tensor)]
+        found.append(f"layer {layer} ({type(module).__name__}){f', input {shapes[0]}' if shapes else ''}")
     return ", ".join(found)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.errors import UsageError
 from bench.measure import flops
+from bench.other_macs import other_macs, own_macs
 from bench.shares import best_rounding, whole_units
 from bench.sites import Sites
 from bench.slicing import CONVS, channels
@@ -73,7 +73,7 @@ class CostModel:
         self._rows = {layer: row for row, layer in enumerate(layers)}
         self._own_macs = own_macs(counted)
         if self._rest_macs:
-            self._other = _other_macs(network, sites, shape, self)
+            self._other = other_macs(network, sites, shape, self.dense, counted)
         self._rest_macs -= int(self._other @ self.dense)
         self._rest_params = 0
         self._rest_params = flops.parameters(network) - self.params(self.dense)
@@ -164,65 +164,6 @@ class CostModel:
 
     def _channels(self, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.fixed_in + widths @ self.per_in.T, self.fixed_out + widths @ self.per_out.T
-
-
-def own_macs(counted: flops.Macs) -> Counter[str]:
-    """MACs of each module (dotted name) without those of its inner modules."""
-    totals = {name: sum(ops.values()) for name, ops in counted.by_module.items()}
-    found = Counter(totals)
-    for name in totals:
-        if name:
-            found[name.rpartition(".")[0]] -= totals[name]
-    return found
-
-
-def _other_macs(network: nn.Module, sites: Sites, shape: tuple[int, ...], model: CostModel) -> NDArray[np.int64]:
-    """MACs per unit of operators that belong to no layer of a site (pooling, attention): linear in each width.
-
-    ``model`` still takes them for constant. Found by slicing one unit off several sites at once and asking which
-    modules then do less than the model expects. A module that only one site passes (the pooling of an excitation) is
-    told by the bits of the site's number; those that several pass (pooling behind a concatenation) by halving.
-    """
-    columns = [k for k, width in enumerate(model.dense) if width > 1]
-    per_unit = np.zeros_like(model.dense)
-    layers = {cut.layer for site in sites.values() for cut in site.cuts}
-
-    def own(counted: flops.Macs) -> Counter[str]:
-        """Of each module without its inner modules; layers of sites left out."""
-        return Counter({name: macs for name, macs in own_macs(counted).items() if name not in layers})
-
-    dense = own(flops.traced(network, shape))
-
-    def lost(without: list[int]) -> Counter[str]:
-        """What each module does less once a unit of these sites is gone."""
-        masks = sites.ones()
-        for k in without:
-            masks[model.names[k]][0] = False
-        return dense - own(flops.traced(sites.slice(network, masks), shape))
-
-    every = lost(columns) if columns else Counter[str]()
-    bits = range(len(columns).bit_length())
-    halves = [lost([k for at, k in enumerate(columns, 1) if at >> bit & 1]) for bit in bits] if every else []
-    shared = []
-    for module, macs in every.items():
-        at = sum(1 << bit for bit in bits if halves[bit][module] == macs)
-        if all(half[module] in (0, macs) for half in halves) and 0 < at <= len(columns):
-            per_unit[columns[at - 1]] += macs
-        else:
-            shared.append(module)
-
-    def search(some: list[int], macs: int) -> None:
-        if macs and len(some) == 1:
-            per_unit[some[0]] += macs
-        elif macs:
-            half = len(some) // 2
-            left = lost(some[:half])
-            first = sum(left[module] for module in shared)
-            search(some[:half], first)
-            search(some[half:], macs - first)
-
-    search(columns, sum(every[module] for module in shared))
-    return per_unit
 
 
 def select(

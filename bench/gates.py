@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from bench.slicing import NORMS
+from bench.slicing import NORMS, OTHER_NORMS
 
 if TYPE_CHECKING:
     from bench.sites import Sites
@@ -94,7 +94,7 @@ class Gates:
         if observer is not None and not self._watching:
             self._watching = True
             for name, module in self.network.named_modules():
-                if name in self._producers or isinstance(module, NORMS) or is_activation(module):
+                if name in self._producers or isinstance(module, (*NORMS, *OTHER_NORMS)) or is_activation(module):
                     self._handles.append(module.register_forward_hook(self._follow(name)))
 
     def insert(self, site: str, module: nn.Module) -> None:
@@ -145,8 +145,14 @@ class Gates:
         self._made = {k: (site, t) for k, (site, t) in self._made.items() if site != name}
         if found is None:
             return self._read(x, name, tap)
-        units = self.sites[name].n_units
-        return found if found.shape[1] == units else found.unflatten(1, (units, -1))
+        site = self.sites[name]
+        if found.shape[1] == site.n_units:
+            return found
+        made = next(cut for cut in site.cuts if cut.layer == site.producers[0] and cut.side == "out")
+        if found.shape[1] != len(made.positions):
+            return self._read(x, name, tap)
+        order = made.positions[made.units.argsort(stable=True)].to(found.device)
+        return found.index_select(1, order).unflatten(1, (site.n_units, -1))
 
     def _hook(self, taps: list[tuple[str, Tap]]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -41,6 +41,12 @@ def copied(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, {id(t): t.detach().clone() for t in kept if not t.is_leaf})
 
 
+def shared(network: nn.Module) -> nn.Module:
+    """A copy with the tensors of ``network`` itself, to cut it and to throw it away."""
+    tensors = (*network.parameters(), *network.buffers())
+    return copy.deepcopy(network, {id(t): t for t in tensors})
+
+
 @torch.no_grad()
 def plain(network: nn.Module) -> nn.Module:
     """``network`` in eval mode with every computed weight made a parameter, in place: the same function of images."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bench.errors import RunFailed
 from bench.gates import Gates, Tap
 from bench.modes import evaluating
-from bench.slicing import CONVS, Cut, slice_network
+from bench.slicing import CONVS, TRANSPOSED, Cut, Number, outputs_first, slice_network
 
 TOLERANCE = 1e-4
 """Largest difference between gated and sliced output, relative to the output's own size where that exceeds 1."""
@@ -33,6 +33,7 @@ class Site:
         norms: batch norms over exactly these units.
         consumers: where the units are read, and at which input positions.
         cuts: everything a slice removes.
+        numbers: what counts the units in the network's code: the heads of attention.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Site:
     consumers: tuple[Tap, ...]
     cuts: tuple[Cut, ...]
     network: nn.Module = field(repr=False, compare=False)
+    numbers: tuple[Number, ...] = ()
 
     def rows(self) -> Tensor:
         """Weights that produce each unit, ``[n_units, fan_in]`` (all producers side by side); differentiable."""
@@ -56,7 +58,7 @@ class Site:
         """
         makers = {p: self.network.get_submodule(p) for p in self.producers}
         return [  # a padded shortcut has none
-            self._by_unit(p, m.weight) for p, m in makers.items() if isinstance(m, (*CONVS, nn.Linear))
+            self._by_unit(p, outputs_first(m)) for p, m in makers.items() if isinstance(m, (*CONVS, nn.Linear))
         ]
 
     def _by_unit(self, layer: str, channels: Tensor) -> Tensor:
@@ -107,12 +109,17 @@ class Site:
         size = self.rows().norm(dim=1)
         return size * torch.stack(factors).mean(dim=0) if factors else size
 
-    def unit_parameters(self) -> Iterator[tuple[nn.Parameter, Cut]]:
-        """Parameters whose rows belong to single units: weights and biases that make them, their norms' scales."""
+    def unit_parameters(self) -> Iterator[tuple[Tensor, Cut]]:
+        """Parameters whose rows belong to single units: weights and biases that make them, their norms' scales.
+
+        The weight of a transposed convolution is a view that shares its memory, with the outputs first.
+        """
         for cut in self.cuts:
             if cut.side != "in":
-                for parameter in self.network.get_submodule(cut.layer).parameters(recurse=False):
-                    yield parameter, cut
+                module = self.network.get_submodule(cut.layer)
+                turned = isinstance(module, TRANSPOSED)
+                for name, parameter in module.named_parameters(recurse=False):
+                    yield (outputs_first(module).detach() if turned and name == "weight" else parameter), cut
 
 
 class Sites(Mapping[str, Site]):
@@ -143,9 +150,10 @@ class Sites(Mapping[str, Site]):
         """What ``masks`` (site -> bool ``[n_units]``, True keeps) remove, as :func:`slice_network` takes it."""
         return [(cut, masks[name]) for name, site in self.items() for cut in site.cuts]
 
-    def slice(self, network: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-        """A physically smaller copy of ``network`` without the units whose mask is False."""
-        return slice_network(network, self.cuts(masks))
+    def slice(self, network: nn.Module, masks: Mapping[str, Tensor], in_place: bool = False) -> nn.Module:
+        """A physically smaller copy of ``network`` (or itself) without the units whose mask is False."""
+        numbers = [(number, int(masks[name].sum())) for name, site in self.items() for number in site.numbers]
+        return slice_network(network, self.cuts(masks), numbers, in_place)
 
     def on(self, network: nn.Module) -> Sites:
         """The same sites of another network of the same architecture."""
@@ -196,9 +204,10 @@ def gate_slice_difference(
     """
     gates = Gates(network, sites)
     with evaluating(network, sliced):
+        small = sliced(x)  # first, as it may fail
         try:
             gates.set({name: mask.to(x.dtype) for name, mask in masks.items()})
             gated = network(x)
         finally:
             gates.remove()
-        return float((gated - sliced(x)).abs().max() / gated.abs().max().clamp(min=least))
+        return float((gated - small).abs().max() / gated.abs().max().clamp(min=least))

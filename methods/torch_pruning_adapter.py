@@ -13,7 +13,7 @@ import torch_pruning as tp
 
 from bench.api import Method, lacks_scaled_norm, method
 from bench.errors import RunFailed
-from bench.tracing import trace
+from bench.torch_pruning_graph import graph_of
 from methods.papers import FANG2023
 
 
@@ -35,7 +35,7 @@ class TorchPruning(Method):
         x, _ = next(ctx.batches("train", limit=1))
         with ctx.probe(gradients=True):  # gives the global generator back, from which two importances draw
             torch.manual_seed(int(torch.randint(2**31, (), generator=ctx.rng, device=ctx.device)))
-            traced = trace(network, tuple(x.shape[1:]))
+            traced = graph_of(network, tuple(x.shape[1:]))
             traced.network.to(ctx.device)
             importance = self.importance()
             self.feed(ctx, importance, traced)

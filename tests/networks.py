@@ -4,6 +4,7 @@ from functools import cache
 
 import torch
 from hypothesis import strategies as st
+from joined_networks import JOINED
 from torch import nn
 
 from bench.archs.layers import Attention
@@ -171,6 +172,7 @@ CASES = {
     "excited": (excited, "inner"),
     "excited_stream": (excited_stream, "full"),
     "encoder": (Encoder, "inner"),
+    **JOINED,
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("bench", "methods", "leaderboard", "slurm")
 DOORS = {
-    "torch_pruning": {"bench.tracing", "methods.torch_pruning_adapter"},
+    "torch_pruning": {"bench.torch_pruning_graph", "methods.torch_pruning_adapter"},
     "fvcore": {"bench.measure.flops"},
     "submitit": {"slurm.clusters", "slurm.job"},
     "torchvision": {"bench.data.sets", "bench.archs.outside", "bench.archs.classic"},
@@ -95,7 +95,7 @@ def test_heavy_readers_are_imported_inside_functions():
 
 @pytest.mark.parametrize("name", sorted(n for n in modules() if n.startswith("methods.")))
 def test_methods_import_the_contract_and_torch_only(name):
-    adapter = {"torch_pruning", "bench.tracing", "bench.errors"}
+    adapter = {"torch_pruning", "bench.torch_pruning_graph", "bench.errors"}
     allowed = {"bench.api", "torch", "torch.nn", "torch.nn.functional", "math", "functools", "dataclasses", "typing"}
     allowed |= {"methods.papers", "methods.transforms"}
     allowed |= adapter if name == "methods.torch_pruning_adapter" else set()

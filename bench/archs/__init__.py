@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.archs.logits import with_logits
 from bench.archs.outside import require_fit
 from bench.errors import ARCHITECTURE, BenchError, RunFailed, UsageError
 from bench.registry import ARCHS
@@ -43,7 +44,8 @@ class Architecture:
                 f"architecture '{self.name}' needs images of at least {self.min_size}x{self.min_size} pixels, "
                 f"these have {shape[1]}x{shape[2]}: choose another data set or architecture"
             )
-        return self.factory(shape=shape, num_classes=num_classes, **self.options)
+        network = self.factory(shape=shape, num_classes=num_classes, **self.options)
+        return with_logits(network, getattr(self.factory, "logits", None))
 
 
 def architecture(

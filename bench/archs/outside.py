@@ -16,7 +16,8 @@ from torch import nn
 
 from bench import registry
 from bench.archs.layers import Attention
-from bench.errors import ARCHITECTURE, RunFailed, SetupError, UsageError
+from bench.archs.logits import with_logits
+from bench.errors import ARCHITECTURE, BenchError, RunFailed, SetupError, UsageError
 
 Make = Callable[..., nn.Module]
 """``make(shape, num_classes, download=False)``."""
@@ -117,8 +118,8 @@ def _replace_last_layer(network: nn.Module, classes: int, wanted: int) -> None:
 def from_file(rest: str) -> Make:
     """``FILE:FUNCTION#HASH``: a function that returns a network, in a file made known before.
 
-    It is given ``shape``, ``num_classes`` or ``in_channels`` where it has parameters of these names.
-    Raises UsageError.
+    It is given ``shape``, ``num_classes`` or ``in_channels`` where it has parameters of these names. Its attribute
+    ``logits``, if it has one, picks the logits from the network's output. Raises UsageError.
     """
     file, function = registry.model_file(rest)
     factory = getattr(registry.import_file(file), function, None)
@@ -138,7 +139,7 @@ def from_file(rest: str) -> Make:
         if not isinstance(network, nn.Module):
             why = f"file:{rest}: '{function}' returned {type(network).__name__}, not a torch.nn.Module"
             raise RunFailed(why, blame=ARCHITECTURE)
-        return network
+        return with_logits(network, getattr(factory, "logits", None))
 
     return make
 
@@ -149,6 +150,8 @@ def require_fit(name: str, network: nn.Module, shape: tuple[int, int, int], num_
     try:
         with torch.no_grad():
             out = network(torch.zeros(2, *shape))
+    except BenchError as error:
+        raise UsageError(f"architecture '{name}': {error}", error.blame) from error
     except Exception as error:
         why = f"{type(error).__name__}: {error}".split("\n")[0]
         raise UsageError(
@@ -159,4 +162,7 @@ def require_fit(name: str, network: nn.Module, shape: tuple[int, int, int], num_
         network.train()
     found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
     if found != (2, num_classes):
-        raise UsageError(f"architecture '{name}' gives {found} for two images, not logits (2, {num_classes})")
+        remedy = (
+            "" if isinstance(out, torch.Tensor) else "; an attribute 'logits' of the function that builds it picks them"
+        )
+        raise UsageError(f"architecture '{name}' gives {found} for two images, not logits (2, {num_classes}){remedy}")

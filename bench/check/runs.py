@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
 
 from bench import record, training
+from bench.api import Composed, Method
 from bench.check.networks import STANDARD
 from bench.check.registry import Broken, check, keeps_every_unit, require
 from bench.check.subject import HALF, RECIPE, Stopped, Subject, difference, shake
@@ -185,9 +186,9 @@ def composition(subject: Subject) -> str | None:
         depth += 1
         before, chosen = ctx.rng.get_state(), call()
         after = ctx.rng.get_state()
-        for part in run.method.members:
+        for part in cast(Composed, run.method).parts:
             ctx.rng.set_state(before)
-            heard = part.select(ctx, ctx.budget)
+            heard = cast(Method, part).select(ctx, ctx.budget)
             same = all(torch.equal(heard[site], mask) for site, mask in chosen.items())
             require(same, f"in {name} {part.name} hears of other units than those that go")
         ctx.rng.set_state(after)

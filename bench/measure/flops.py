@@ -108,7 +108,10 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
 def _counted_copy(network: nn.Module) -> nn.Module:
     """A copy in the situation that is counted. It is frozen: torch's counter fails on a view of a parameter that
     requires a gradient (an expanded class token)."""
-    return plain(copied(network).float().cpu()).requires_grad_(False)
+    counted = plain(copied(network).float().cpu()).requires_grad_(False)
+    if hasattr(type(counted), "every_output"):  # a network of several outputs, see bench.archs.logits
+        vars(counted)["every_output"] = True
+    return counted
 
 
 def _difference(network: nn.Module, counted: Macs, x: Tensor) -> str:
@@ -135,7 +138,7 @@ def traced(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     analysis = FlopCountAnalysis(network, torch.zeros(1, *shape))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**HANDLES)
-    with torch.no_grad(), _no_fast_path():
+    with torch.no_grad(), no_fast_path():
         found = analysis.by_module_and_operator()
     by_module = {name: {op: int(n) for op, n in ops.items()} for name, ops in found.items()}
     unsupported = {op: int(n) for op, n in sorted(analysis.unsupported_ops().items())}
@@ -162,7 +165,7 @@ def _second_pass(network: nn.Module, x: Tensor) -> tuple[Counter[str], dict[str,
         # The CPU has no fused kernel for double precision, so the products of a recurrent layer are seen.
         network, x = copied(network).double(), x.double()
     # The math backend makes attention of matrix products; not every version of torch counts the CPU's fused kernel.
-    with torch.no_grad(), _no_fast_path(), sdpa_kernel(SDPBackend.MATH), counter, hidden:
+    with torch.no_grad(), no_fast_path(), sdpa_kernel(SDPBackend.MATH), counter, hidden:
         network(x)
     by_module = Counter({name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()})
     return by_module, dict(hidden.bounds)
@@ -231,7 +234,7 @@ def _elements(tree: Any) -> int:
 
 
 @contextmanager
-def _no_fast_path() -> Iterator[None]:
+def no_fast_path() -> Iterator[None]:
     """nn.MultiheadAttention and nn.TransformerEncoder without their fused kernels, which no counter sees into."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -38,7 +38,7 @@ EXPECTED = {
     "mlp": {"1": 9, "3": 7},
     "residual_A_inner": {"1.body.0": 4, "2.body.0": 8},
     "residual_A_full": {"0.0": 4, "1.body.0": 4, "2.body.0": 8, "2.body.3": 8},
-    "residual_B_inner": {"1.body.0": 4, "2.body.0": 8},
+    "residual_B_inner": {"1.body.0": 4, "2.body.0": 8, "2.body.3": 8},
     "residual_B_full": {"0.0": 4, "1.body.0": 4, "2.body.0": 8, "2.body.3": 8},
     "bottleneck_inner": {"3.body.0": 4, "3.body.3": 5},
     "bottleneck_full": {"0": 6, "3.body.0": 4, "3.body.3": 5},
@@ -54,6 +54,17 @@ EXPECTED = {
     "excited": {"0": 6, "3.fc1": 3, "4": 5},
     "excited_stream": {"0": 6, "2.body.0": 4, "2.body.3.fc1": 3},
     "encoder": {"mlp.0": 7, "attention.qkv": 3},
+    "gated_by_chunk": {"up": 6, "rest.0": 5},
+    "gated_by_stride": {"up": 6, "rest.0": 5},
+    "gated_by_module": {"up": 6, "rest.0": 5},
+    "maxout": {"up": 6, "rest.0": 5},
+    "swiglu": {"stem": 6, "gate": 9},
+    "branches": {"stem": 6, "conv3": 6, "rest.0": 5},
+    "group_norm": {"0": 3, "3": 5},
+    "instance_norm": {"0": 6, "3": 5},
+    "transposed": {"0": 6, "5": 7, "7": 5},
+    "attention": {"attend.qkv": 3},
+    "attention_of_three": {"attend.q": 3},
 }
 
 
@@ -174,6 +185,13 @@ class Centred(nn.Module):
         return x - x.mean(dim=1, keepdim=True)
 
 
+class Counted(nn.Module):
+    """Divides by the number of units: each of them depends on how many there are."""
+
+    def forward(self, x):
+        return x / x.shape[1]
+
+
 class Scaled(nn.Module):
     def __init__(self):
         super().__init__()
@@ -220,18 +238,19 @@ def shuffled():
     ("network", "shape", "coupling", "site", "why"),
     [
         (lambda: with_activation(nn.LayerNorm((6, 8, 8))), SHAPE, "inner", "0", "LayerNorm.*all its units at once"),
-        (lambda: with_activation(nn.GroupNorm(2, 6)), SHAPE, "inner", "0", "GroupNorm.*all its units at once"),
-        (lambda: with_activation(nn.Softmax(1)), SHAPE, "inner", "0", "gate and slice disagree"),
-        (lambda: with_activation(Centred()), SHAPE, "inner", "0", "gate and slice disagree"),
+        (lambda: with_activation(nn.GroupNorm(1, 6)), SHAPE, "inner", "0", "GroupNorm.*all its units at once"),
+        (lambda: with_activation(nn.Softmax(1)), SHAPE, "inner", "0", "Softmax.*all its units at once"),
+        (lambda: with_activation(Centred()), SHAPE, "inner", "0", "Centred.*all its units at once"),
+        (lambda: with_activation(Counted()), SHAPE, "inner", "0", "gate and slice disagree by"),
         (conv_bn, SHAPE, "full", "8", "network's output"),
         (mlp, SHAPE, "inner", "5", "network's output"),
-        (Concatenated, SHAPE, "inner", "left", "both is a grouped convolution, whose groups would become unequal"),
-        (shuffled, SHAPE, "inner", "0", "gate and slice disagree"),
+        (Concatenated, SHAPE, "inner", "left", r"groups of both \(Conv2d\) read all its units together"),
+        (shuffled, SHAPE, "inner", "0", r"groups of 1 \(Conv2d\) read all its units together"),
         (excited_stream, SHAPE, "inner", "0", r"2 layers produce it together \(0, 2.body.2\).*--coupling full"),
         (lambda: Encoder(attention=Uneven(12, 3)), SHAPE, "inner", "attention.qkv", "more channels of one unit than"),
         (Encoder, SHAPE, "inner", "patches", "LayerNorm.*all its units at once"),
         (lambda: residual("A"), SHAPE, "inner", "0.0", r"2 layers produce it together .*1\.body\.3.*--coupling full"),
-        (lambda: residual("B"), SHAPE, "inner", "2.body.3", r"2 layers .*2\.shortcut\.0.*--coupling full"),
+        (lambda: residual("B"), SHAPE, "inner", "0.0", r"2 layers .*1\.body\.3.*--coupling full"),
         (Scaled, SHAPE, "inner", "conv", "parameter scale"),
     ],
 )
@@ -243,7 +262,7 @@ def test_what_is_no_site_and_why(network, shape, coupling, site, why):
 
 def test_one_bad_candidate_does_not_take_the_others_with_it():
     layers = [layer for _ in range(5) for layer in (conv(4, 4), nn.ReLU())]
-    layers[5] = nn.Softmax(1)  # after the third convolution
+    layers[5] = Counted()  # after the third convolution
     sites = find_sites(nn.Sequential(conv(3, 4), nn.ReLU(), *layers, *head(4)), SHAPE)
     assert list(sites) == ["0", "2", "4", "8", "10"]
     assert "disagree" in sites.rejected["6"]
@@ -332,12 +351,12 @@ def test_rows_and_gamma_have_a_row_for_each_unit(case):
 def test_unit_parameters_have_a_row_for_each_position(case):
     """What masks hold in place: weights and biases of the producers and of the norms, and no reader's weight."""
     network, sites = found(case)
-    names = {id(p): name for name, p in network.named_parameters()}
+    names = {p.data_ptr(): name for name, p in network.named_parameters()}
     for site in sites.values():
         for parameter, cut in site.unit_parameters():
             assert cut.side != "in"
-            assert names[id(parameter)].rpartition(".")[0] == cut.layer
+            assert names[parameter.data_ptr()].rpartition(".")[0] == cut.layer
             assert int(cut.positions.max()) < len(parameter)
-        held = {names[id(p)].rpartition(".")[0] for p, _ in site.unit_parameters()}
+        held = {names[p.data_ptr()].rpartition(".")[0] for p, _ in site.unit_parameters()}
         assert {p for p in site.producers if list(network.get_submodule(p).parameters())} <= held
         assert set(site.norms) <= held

@@ -177,4 +177,4 @@ def test_fresh_weights_forget_what_training_made_of_bare_parameters(make_ctx):
     for name in ("patches.weight", "attention.qkv.weight", "mlp.0.weight"):
         assert not torch.equal(now[name], first[name])
         assert now[name].mean().abs() < 0.2  # nothing of the 1 that was added
-    assert "between" not in find_sites(ctx._model.network, (1, 8, 8))
+    assert "between" not in find_sites(Positions(), (1, 8, 8))

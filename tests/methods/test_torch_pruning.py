@@ -16,7 +16,7 @@ from bench.archs.vgg import VGG
 from bench.errors import RunFailed
 from bench.registry import METHODS
 from bench.run import execute
-from bench.tracing import trace
+from bench.torch_pruning_graph import graph_of
 from methods.torch_pruning_adapter import FromImages
 
 NAMES = sorted(name for name in METHODS.entries() if name.startswith("tp_"))
@@ -156,7 +156,7 @@ def test_obdc_by_hand(context):
 def test_a_padded_shortcut_counts_as_the_convolution_it_is_traced_as(context):
     """It belongs to the groups of both residual streams it joins; its weights are zeros and ones."""
     ctx = context("resnet20 full")
-    found = trace(ctx._model.network, (1, 8, 8))
+    found = graph_of(ctx._model.network, (1, 8, 8))
     pad = found.network.get_submodule("blocks.3.shortcut")
     assert pad.weight.unique().tolist() == [0, 1]
     holders = [site for site in ctx.sites if any(dep.target.module is pad for dep, _ in found.group(site))]
@@ -201,7 +201,7 @@ def test_a_run(name, options, make_run):
 
 
 def traced(network, shape=SHAPE):
-    return trace(network, shape)
+    return graph_of(network, shape)
 
 
 LABELS = torch.arange(6) % 4
