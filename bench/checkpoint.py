@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bench.errors import MACHINE, RunFailed, SetupError
+from bench.errors import ARCHITECTURE, MACHINE, RunFailed, SetupError
 from bench.files import write_atomic
 
 
@@ -47,6 +47,8 @@ def first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[tuple[Any, ...], str] = {}
     found = {}
     for name, t in tensors.items():
+        if not isinstance(t, Tensor):
+            raise RunFailed(f"its state_dict has a {type(t).__name__}, {name}: only tensors are saved", ARCHITECTURE)
         place = (t.data_ptr(), t.dtype, t.shape, t.stride()) if t.numel() else (name,)
         found[name] = first.setdefault(place, name)
     return found

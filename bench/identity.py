@@ -107,7 +107,7 @@ def arch_sha256(name: str, network: nn.Module, rules: str = RULES) -> str:
     Equal on every machine: no output and no weight is part of it. ``network`` is what ``name`` makes. Rules 0.1 left
     the source out.
     """
-    shapes = {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
+    shapes = {key: list(t.shape) for key, t in network.state_dict().items() if isinstance(t, Tensor)}
     whole = sorted(getattr(network, "whole", ()))
     described = [str(network), shapes, *([whole] if whole else [])]
     if rules == "0.1":
@@ -122,6 +122,8 @@ def state_sha256(network: nn.Module) -> str:
     """Hash of all weights and buffers of a network, to the last bit."""
     made = hashlib.sha256()
     for name, tensor in sorted((dict(network.named_buffers()) | network.state_dict()).items()):
+        if not isinstance(tensor, Tensor):
+            continue  # such a network is refused before its base is trained
         made.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         made.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return made.hexdigest()

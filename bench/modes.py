@@ -60,12 +60,25 @@ def untraced(
                 parameter.grad = grad
 
 
+def seed_generators(seed: int) -> None:
+    """Start the global generators of torch, numpy and Python, which a network may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def drawn() -> object:
+    """A value that is another one once numbers were drawn from the global generators."""
+    cuda = torch.cuda.get_rng_state().tolist() if torch.cuda.is_initialized() else None
+    return torch.get_rng_state().tolist(), cuda, str(np.random.get_state(legacy=False)), random.getstate()
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Within the block torch's, numpy's and Python's global state may change; afterwards it is as it was."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     numpys, pythons = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         try:
             yield
         finally:

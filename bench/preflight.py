@@ -28,7 +28,7 @@ from bench.discovery import find_sites, no_site
 from bench.environment import LAYOUTS, autocast, laid_out, place
 from bench.errors import ARCHITECTURE, BenchError, RunFailed, UsageError
 from bench.measure import flops
-from bench.modes import undisturbed
+from bench.modes import drawn, seed_generators, undisturbed
 from bench.optimizer import make_optimizer
 from bench.parameters import copied, twins
 from bench.sites import Site, Sites
@@ -37,7 +37,7 @@ from bench.spec import Recipe, Stage, digest
 
 BATCH = 4
 """Most images at once."""
-DRAWS = 8
+DRAWS = 16
 """Further forwards while training of a network that draws random numbers there, such as one of random depth."""
 STAGE = Stage(epochs=1, lr=1e-3)
 SAME = 1e-4
@@ -214,8 +214,8 @@ class _Trial:
         optimizer = make_optimizer(network.parameters(), STAGE, recipe)
         network.train()
         for step, x in enumerate(list(self._placed())[-2:]):
-            torch.manual_seed(step)
-            drawn = torch.get_rng_state()
+            seed_generators(step)
+            before = drawn()
             with autocast(self.situation.device, self.situation.precision):
                 logits = self._logits(network, x)
             labels = torch.arange(len(x), device=x.device) % classes
@@ -225,10 +225,10 @@ class _Trial:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        random = not torch.equal(drawn, torch.get_rng_state())
+        random = drawn() != before
         with torch.no_grad(), autocast(self.situation.device, self.situation.precision):
             for draw in range(DRAWS if random else 0):
-                torch.manual_seed(len(self.images) + draw)
+                seed_generators(len(self.images) + draw)
                 self._logits(network, list(self._placed())[draw % len(self.images)])
         if recipe.recalibrate:
             self.when = "while batch norm is re-estimated"

@@ -22,6 +22,7 @@ from bench.errors import METHOD, Diverged, RunFailed
 from bench.finite import not_finite
 from bench.guard import STEP_HOOKS, WRITERS, Guard
 from bench.measure.quality import logits_of
+from bench.modes import seed_generators
 from bench.optimizer import make_optimizer, schedule
 from bench.progress import Progress
 from bench.slicing import reestimate
@@ -164,7 +165,7 @@ class Training:
         model, now, recipe = self.model, self.now, self.recipe
         hooks = {name: self.method.bound(name) if self.method else [] for name in STEP_HOOKS}
         seed = derive(self.seed, index, now.epoch)
-        torch.manual_seed(seed)
+        seed_generators(seed)
         generator = torch.Generator(model.device).manual_seed(seed)
         network = model.network.train()
         steps = max(1, len(self.data.train) // recipe.batch_size)

@@ -359,3 +359,24 @@ def test_fit_has_sites_and_cost_model(plugins):
     found = fit("lenet", network, Situation((1, 28, 28), 10, "inner", load_recipe("mnist"), CPU, "fp32"))
     assert found.sites.widths == {"conv1": 20, "conv2": 50, "fc1": 500}
     assert found.model.macs(found.model.dense) == 2_293_000
+
+
+class ExtraState(Net):
+    """Keeps something in its state_dict that is no tensor."""
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_fit_refuses_a_state_dict_with_more_than_tensors():
+    assert "its state_dict has a dict, _extra_state: only tensors are saved" in refusal(ExtraState())
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()), random.random, np.random.rand])
+def test_fit_draws_several_times_from_any_generator(draw):
+    """One of five forwards uses a layer that reads the site: two steps alone would seldom meet it."""
+    found = fitted(Uses(lambda net, x, y: y + net.other(x.mean((2, 3))) if draw() < 0.2 else y))
+    assert found.sites.rejected["one"].startswith("a layer that only training uses reads it")
