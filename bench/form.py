@@ -133,7 +133,10 @@ FIELDS: dict[str, Kind] = {
                 **{"plan": listed(_step), "precision": name, "starts_from": name, **_work, "selection": name},
                 "base": fields({"id": name, "sha256": sha256, **_work}, {"made": _made}),
             },
-            {"method_examples": fields({"forward": count, "backward": count})},
+            {
+                "method_examples": fields({"forward": count, "backward": count}),
+                "layout": one_of("channels_last", "channels_first"),
+            },
         )
     ),
     "structure": maybe(

@@ -60,6 +60,11 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
     return body | {"record_sha256": digest(body)}
 
 
+def arithmetic(training: Mapping[str, Any]) -> str | None:
+    """How a run computed: its precision, and its memory format where that is an unusual one; None without training."""
+    return " ".join(training[key] for key in ("precision", "layout") if key in training) or None
+
+
 def finite(value: Any) -> Any:
     """``value`` with null for every number in it that is not finite, which JSON cannot hold."""
     if isinstance(value, Mapping):

@@ -109,7 +109,7 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
     yield from (data.get("train_sha256"), data.get("test_sha256"))
     recipe = asked["recipe"]
     yield f"{recipe['name']} {recipe['train']['epochs']}+{recipe['finetune']['epochs']}"
-    yield from (asked["recipe_sha256"], asked["coupling"], training.get("precision"))
+    yield from (asked["recipe_sha256"], asked["coupling"], record.arithmetic(training))
     yield from (cost["final"]["counter"] if done else None, environment["device"], environment["device_type"])
     yield environment["threads"]
     budget = asked["budget"] or {}

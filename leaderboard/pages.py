@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.record import arithmetic
 from leaderboard.columns import unfinished
 from leaderboard.curves import of_tables
 from leaderboard.model import Board, Curve, Row, Table
@@ -212,7 +213,7 @@ def record_values(record: Record) -> dict[str, Any]:
     if training:
         made.insert(3, ("trained", f"{training['epochs']} epochs, {training['examples']:,} images"))
         made.insert(4, ("training MACs", f"{training['macs']:,.0f}"))
-        made.insert(5, ("precision", training["precision"]))
+        made.insert(5, ("precision", arithmetic(training)))
     structure = record["structure"] or {}
     widths = [
         (site, before, after, round(100 * after / before))

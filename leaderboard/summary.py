@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bench.record import arithmetic
 from bench.spec import BUDGET_TOLERANCE
 
 Record = Mapping[str, Any]
@@ -101,7 +102,7 @@ def details(record: Record) -> str:
     seconds = record["clock"]["seconds"]
     lines += [
         f"training  {training['epochs']} epochs, {training['examples']:,} examples, {training['macs']:.3g} MACs, "
-        f"{training['precision']}; seconds: "
+        f"{arithmetic(training)}; seconds: "
         + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items())
         + f"; resumed {record['clock']['resumes']} times",
         f"units     {structure['units_after']:,} of {structure['units_before']:,} in {len(structure['widths'])} sites"

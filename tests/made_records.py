@@ -32,6 +32,7 @@ def made(
     dataset: str = "digits",
     device: str = "a chip",
     precision: str = "fp32",
+    layout: str | None = None,
     status: str = "ok",
     epochs: int = 8,
     starts_from: str = "base",
@@ -65,6 +66,7 @@ def made(
     found["data"] |= {"train_sha256": sha(dataset), "test_sha256": sha(f"{dataset}, test")}
     plan = [*before, "prune", after_it] if prunes else [*before, after_it]
     found["training"] |= {"plan": plan, "precision": precision, "starts_from": starts_from}
+    found["training"] |= {"layout": layout} if layout else {}
     found["training"] |= {"epochs": epochs, "examples": 900 * epochs, "macs": int(1e9 * cost)}
     found["training"]["base"] |= {"sha256": sha((arch, seed)), "epochs": epochs - own}
     found["curve"] = [found["curve"][0] | {"epoch": epoch} for epoch in range(own)]

@@ -19,6 +19,7 @@ from bench.run import execute
 from bench.spec import load_recipe
 from bench.survey import Request, examine
 from bench.verify import verify_file
+from leaderboard.summary import details
 
 CPU = torch.device("cpu")
 UNUSUAL = "tests/plugins/unusual.py"
@@ -324,6 +325,7 @@ def test_run_of_unusual_network_verifies(unusual, make_run, arch):
     layout = "channels_first" if arch == "by_view" else None
     assert done["training"].get("layout") == layout
     assert {timing["layout"] for timing in done["latency"]} == {layout or "channels_last"}
+    assert (", fp32 channels_first; seconds" in details(done)) == (arch == "by_view")
 
 
 @pytest.mark.parametrize("arch", REFUSED)

@@ -213,6 +213,13 @@ def test_what_differs_makes_another_board_and_is_named(tmp_path, key):
     assert {"new"} in names
 
 
+def test_board_of_another_memory_format_is_another_and_named(tmp_path):
+    boards, _ = boards_of(tmp_path, *CONTROLS, *seeds("new", [1, 2, 3, 4, 5], layout="channels_first"))
+    assert [board.key["precision"] for board in boards] == ["fp32", "fp32 channels_first"]
+    assert all(board.differs == ("precision",) for board in boards)
+    assert "channels_first" in boards[1].title
+
+
 def test_another_recipe_makes_another_board(tmp_path):
     from bench.spec import Recipe, Stage
 
