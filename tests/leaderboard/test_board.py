@@ -198,7 +198,7 @@ def test_missing_controls_are_named(tmp_path):
 DIFFERENT = {
     "device": {"device": "another chip"},
     "precision": {"precision": "bf16"},
-    "rules": {"rules": "0.2"},
+    "rules": {"rules": "0.0"},
     "counter": {"counter": "thop"},
 }
 
