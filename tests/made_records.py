@@ -50,7 +50,8 @@ def made(
     blame: str | None = None,
 ) -> dict:
     """One record; ``keep`` None is dense, or with ``native`` the native track."""
-    recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01))
+    settled = "auto" if rules == "0.1" else precision  # later rules know no auto
+    recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01), precision=settled)
     budget = Budget(**{f"keep_{kind}": keep}) if keep is not None else None
     spec = Spec(method, arch, dataset, recipe, budget, seed, "inner", config or {}, rules)
     prunes = keep is not None or native
