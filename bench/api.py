@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from torch import Tensor, nn
 
-from bench.errors import Unsupported, UsageError
+from bench.errors import Unsupported
 from bench.registry import METHODS, Paper
 from bench.shares import whole_units
 from bench.sites import Site, Sites
@@ -31,6 +31,7 @@ from bench.spec import Budget
 from bench.statistics import STATISTICS
 
 if TYPE_CHECKING:
+    from bench.composition import Composed
     from bench.context import Context
 
 __all__ = [
@@ -45,7 +46,6 @@ __all__ = [
     "Scores",
     "Site",
     "Sites",
-    "compose",
     "importance",
     "lacks_scaled_norm",
     "method",
@@ -95,6 +95,8 @@ class Method(nn.Module):
         ranking: how the default :meth:`select` ranks, ``layer`` or ``global``; the user's ``--ranking`` wins.
         prunes: False for a method that keeps every unit (a control); it is given no budget.
         native: True for a method that can choose its own sparsity, as its paper does (``--native``).
+        active: when its hooks run: ``before`` the prune, ``after`` it (then they act on the sliced network) or
+            ``always``. ``prepare`` and the choice of masks are no matter of it.
         couplings: those that it works with, of ``inner`` and ``full``.
         kinds: kinds of sites that it works on, of ``conv`` and ``linear``.
     """
@@ -105,6 +107,7 @@ class Method(nn.Module):
     ranking: Literal["layer", "global"] = "layer"  # norms of weights do not compare across layers
     prunes: bool = True
     native: bool = False
+    active: Literal["before", "after", "always"] = "before"
     couplings: tuple[str, ...] = ("inner", "full")
     kinds: tuple[str, ...] = ("conv", "linear")
 
@@ -186,7 +189,19 @@ class Method(nn.Module):
         return ctx.rank(self.scores(ctx), self.ranking)
 
     def finalize(self, ctx: Context) -> None:
-        """Before slicing, and after an error: let go of what was taken. Gates and insertions go by themselves."""
+        """Before slicing, and after an error: let go of what was taken. Gates and insertions go by themselves.
+
+        A method that is active after the prune is finalized at the end of the run.
+        """
+
+    @property
+    def members(self) -> list[Method]:
+        """The parts of a composition, the method itself otherwise."""
+        return [self]
+
+    def acts(self, pruned: bool) -> bool:
+        """Whether its hooks run after the prune, or before it."""
+        return self.active in ("always", "after" if pruned else "before")
 
     def bound(self, hook: str) -> list[Callable[..., Any]]:
         """This method's own implementations of ``hook``; empty where it has none, so that none costs nothing."""
@@ -278,74 +293,3 @@ def _register(name: str, paper: Paper | None, function: Callable, options: dict[
     facts = {"__doc__": function.__doc__, "__module__": function.__module__, "name": name, "paper": paper}
     cls = type(name, (Method,), facts | {"Config": config} | body)
     METHODS.register(name, cls, f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}")
-
-
-DECISIONS = {"rank the units": ("scores", "select"), "plan the training": ("plan",)}
-
-
-class Composed(Method):
-    """``a+b``: all hooks of all parts; at most one part may rank the units, and one have a plan.
-
-    Attributes:
-        ranker: the part that ranks the units, None where none does; ``ranking`` is its.
-        starts_from: of the part with a plan; without one ``base`` if all parts start there.
-        native: of the part that ranks; without one, whether any part is.
-    """
-
-    def __init__(self, parts: Iterable[Method]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        methods = self._methods
-        self.name = "+".join(part.name for part in methods)
-        self.ranker, planner = self._who("rank the units"), self._who("plan the training")
-        rankings = [part.ranking for part in methods if part.ranking != Method.ranking]
-        self.ranking = self.ranker.ranking if self.ranker else (*rankings, Method.ranking)[0]
-        together = "base" if all(part.starts_from == "base" for part in methods) else "init"
-        self.starts_from = planner.starts_from if planner else together
-        self.native = self.ranker.native if self.ranker else any(part.native for part in methods)
-        self.prunes = all(part.prunes for part in methods)
-        if self.ranker and not self.prunes:
-            keeper = next(part.name for part in methods if not part.prunes)
-            raise UsageError(f"{keeper} keeps every unit: it cannot be composed with {self.ranker.name}")
-        for part in methods:
-            object.__setattr__(part, "_whole", self)  # as a submodule it would contain itself
-            if not isinstance(inspect.getattr_static(part, "ranking"), property):
-                part.ranking = self.ranking
-
-    @property
-    def _methods(self) -> list[Method]:
-        return [part for part in self.parts if isinstance(part, Method)]
-
-    def _who(self, decision: str) -> Method | None:
-        """The one part that takes a decision itself, if any does."""
-        able = [part for part in self._methods if any(part.bound(hook) for hook in DECISIONS[decision])]
-        if len(able) > 1:
-            raise UsageError(f"{' and '.join(part.name for part in able)} cannot be composed: both {decision}")
-        return able[0] if able else None
-
-    def bound(self, hook: str) -> list[Callable[..., Any]]:
-        """The implementations of all parts."""
-        return [f for part in self._methods for f in part.bound(hook)]
-
-    def require(self, sites: Sites) -> None:
-        """All parts must work with ``sites``."""
-        for part in self._methods:
-            part.require(sites)
-
-    def plan(self, ctx: Context) -> Plan:
-        """The plan of the part that has one; otherwise train (if any part does), prune, fine-tune."""
-        planner = self._who("plan the training")
-        return planner.plan(ctx) if planner else super().plan(ctx)
-
-    def scores(self, ctx: Context) -> Scores:
-        """Of the part that ranks."""
-        return self.ranker.scores(ctx) if self.ranker else super().scores(ctx)
-
-    def select(self, ctx: Context, budget: Budget) -> Masks:
-        """Of the part that ranks."""
-        return self.ranker.select(ctx, budget) if self.ranker else super().select(ctx, budget)
-
-
-def compose(methods: list[Method]) -> Method:
-    """One method, or several as one; raises UsageError when two of them want the same decision."""
-    return methods[0] if len(methods) == 1 else Composed(methods)

@@ -101,6 +101,7 @@ class Context:
 
     @masks.setter
     def masks(self, masks: Masks) -> None:
+        self._now.require_hook("masks")
         self._model.masks = masks
 
     units_left = property(attrgetter("_model.units_left"), doc="Share of the dense units that are there, not masked.")
@@ -143,7 +144,8 @@ class Context:
         return self._model.activations()
 
     def track(self, site: str, statistic: Callable[[Tensor], Tensor], momentum: float) -> None:
-        """Keep a running statistic of a site's activations in every training forward, in ``tracked[site]``.
+        """In ``prepare``: keep a running statistic of a site's activations in every training forward, in
+        ``tracked[site]``.
 
         Args:
             site: its name.
@@ -151,6 +153,7 @@ class Context:
                 those in ``bench.api.STATISTICS``).
             momentum: weight of the past in the exponential mean; it starts at zero. Checkpoints keep it.
         """
+        self._now.require_hook("track", ("prepare",))
         self._model.track(site, statistic, momentum)
 
     def evaluate(
@@ -204,6 +207,18 @@ class Context:
                 self._now.guard.validation(batch[0])
             yield batch
 
+    def per_unit(self, name: str, value: float = 0.0) -> dict[str, Tensor]:
+        """In ``prepare``: a number for every unit, site -> float ``[n_units]``, all ``value`` at first.
+
+        The dictionary is live: change its tensors or put others of the same size in their places. It follows the
+        network: a shrink and the prune take out the numbers of the units that go, a resume puts them back.
+
+        Raises:
+            RunFailed: in another hook, or for a name that exists.
+        """
+        self._now.require_hook("per_unit", ("prepare",))
+        return self._model.per_unit.add(name, self.sites.widths, value, self.device)
+
     # --- going back, getting smaller, stopping ---------------------------------------------------------------
 
     def snapshot(self, tag: str) -> None:
@@ -217,6 +232,7 @@ class Context:
         weights anew, in every phase others, from ``init``. The prune slices all snapshots with the network.
         Not between a forward and its step, that is in ``penalty`` and ``on_backward_end``.
         """
+        self._now.require_hook("rewind")
         if self._now.hook in ("penalty", "on_backward_end"):
             raise RunFailed(f"ctx.rewind in {self._now.hook}: the step would mix two networks; use on_step_end")
         if tag == "fresh":
@@ -242,6 +258,7 @@ class Context:
 
     def stop_search(self) -> None:
         """After this epoch nothing is left to search for: the plan goes on with its PRUNE."""
+        self._now.require_hook("stop_search")
         self._now.stopping = "search"
 
     def log(self, **scalars: float | Tensor) -> None:
@@ -270,6 +287,7 @@ class Context:
         return {name: masks[name].to(self.device) for name in self.sites}
 
     def _asking(self, hook: str) -> AbstractContextManager[None]:
+        self._now.require_hook(hook)
         if hook in self._now.hooks:
             raise RunFailed(f"ctx.{hook} in {hook}: it would ask itself")
         return self._now.during(hook)

@@ -79,7 +79,7 @@ _quality = fields(
     }
 )
 _work = {"epochs": count, "examples": count, "macs": whole(0, WORK)}
-_phase = fields({"epochs": count, "part": name, "rewind": maybe(name)})
+_phase = fields({"epochs": count, "part": name, "rewind": maybe(name)}, {"active": listed(name)})
 _timing = fields(
     {
         **{"batch": whole(1), "device": name, "threads": whole(1), "dtype": name, "runtime": name, "layout": name},
@@ -253,15 +253,24 @@ def _quality_contradictions(metrics: Mapping[str, Any], data: Mapping[str, Any])
             yield f"{field}.worst_class is {found['worst_class']}, data.classes {data['classes']}"
 
 
+def _pruned_contradictions(plan: list[Any], pruned: Mapping[str, Any] | None) -> Iterator[str]:
+    """A plan with a prune has accuracies from right after it, unless units may have been cut out and tuned before."""
+    if "prune" not in plan:
+        if pruned is not None:
+            yield "metrics.pruned is there, and training.plan has no prune"
+    elif pruned is None and not any(phase["epochs"] for phase in plan[: plan.index("prune")]):
+        yield "metrics.pruned is null, and training.plan prunes before it trains"
+
+
 def _training_contradictions(record: Mapping[str, Any]) -> Iterator[str]:
     """Plan, budget, work and curve are of one run."""
     spec, training, pruned = record["spec"], record["training"], record["metrics"]["pruned"]
     asked = spec["recipe"]["precision"]
     if asked not in ("auto", training["precision"]):
         yield f"training.precision is {training['precision']}, spec.recipe.precision {asked}"
-    if ("prune" in training["plan"]) != (pruned is not None):
-        yield f"metrics.pruned is {'null' if pruned is None else 'there'}, and training.plan says otherwise"
-    elif pruned is None and (spec["budget"] or record["cost"]["dense"]["macs"] != record["cost"]["final"]["macs"]):
+    yield from _pruned_contradictions(training["plan"], pruned)
+    fewer = record["cost"]["dense"]["macs"] != record["cost"]["final"]["macs"]
+    if "prune" not in training["plan"] and (spec["budget"] or fewer):
         yield "nothing was pruned, and there is a budget, or fewer MACs"
     base = training["base"] if training["starts_from"] == "base" else dict.fromkeys(("epochs", "examples", "macs"), 0)
     for key in ("examples", "macs"):

@@ -24,6 +24,7 @@ from bench.gates import Gates
 from bench.ledger import Ledger
 from bench.modes import untraced
 from bench.optimizer import forget
+from bench.per_unit import PerUnit
 from bench.sites import Sites
 from bench.slicing import NORMS
 from bench.weights import Weights
@@ -47,6 +48,7 @@ class MaskedModel:
         snapshots: tag -> parameters and buffers; ``init`` is there from the start.
         sliced_by: masks over the dense network's units after a slice, else None.
         tracked: site -> running statistic ``[n_units]`` (see :meth:`track`).
+        per_unit: the method's own numbers for every unit.
         optimizer: of the phase that trains the network, None outside of one.
         ledger: counts forwards outside of training steps.
         rewritten: is called when a rewind or a slice has changed the weights.
@@ -61,6 +63,7 @@ class MaskedModel:
         self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
         self.sliced_by: dict[str, Tensor] | None = None
         self.tracked: dict[str, Tensor] = {}
+        self.per_unit = PerUnit()
         self.optimizer: torch.optim.Optimizer | None = None
         self.rewritten: Callable[[], None] = lambda: None
         self.failed: Callable[[str], RunFailed] = RunFailed
@@ -287,13 +290,16 @@ class MaskedModel:
 
     def shrink(self, masks: Masks) -> None:
         """Slice by ``masks``; the masks of the units that stay, and trackers, go over to the smaller network."""
-        trackers, before = self._trackers, self._masks
-        self.slice(check_masks(self.sites, masks))
-        self._trackers = trackers
+        before = self._masks
+        self.slice(check_masks(self.sites, masks), tracking=True)
         self.masks = {name: before[name][masks[name].to(self.device)] for name in self.sites}
 
-    def slice(self, masks: Masks) -> nn.Module:
-        """Replace the network, its sites and every snapshot by their slices. Gates and masks end here."""
+    def slice(self, masks: Masks, tracking: bool = False) -> nn.Module:
+        """Replace the network, its sites, snapshots and what is kept for each unit by their slices.
+
+        Gates, masks and inserted modules end here, and trackers without ``tracking``.
+        """
+        trackers = self._trackers if tracking else {}
         self.release()
         masks = {name: masks[name].cpu().clone() for name in self.sites}
         if self.sliced_by is None:
@@ -309,6 +315,8 @@ class MaskedModel:
         self.network = self.sites.slice(self.network, masks)
         self.sites = self.sites.sliced(masks, self.network)
         self.tracked = {name: value[masks[name].to(value.device)] for name, value in self.tracked.items()}
+        self.per_unit.slice(masks)
+        self._trackers = trackers
         self.gates = Gates(self.network, self.sites)
         self._masks = self.sites.ones(self.device)
         self.ledger.attach(self.network)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench import base as bases
 from bench import data, environment, record
-from bench.api import Method, Phase, Plan, Prune
+from bench.api import PRUNE, Method, Phase, Plan, Prune
 from bench.archs import build
 from bench.checkpoint import clone_state, require_writable, save_tensors, weight_bytes
 from bench.context import Context
@@ -113,16 +113,16 @@ class Run:
         training.model.snapshots["base"] = self.base.state
         if self.method.starts_from == "base":
             ctx.rewind("base")  # before prepare, which may copy or measure the network, on resume too
-        training.call("prepare")
+        training.prepare()
         if training.resume():
             trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
             self.progress.skip(trained + training.position[1])
             self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
         self.plan = plan
         training.run(plan, self._prune)
-        if training.method is not None:
-            self._finalize(training)
+        training.finalize(last=True)
         training.model.release()
+        training.guard.check_network()
         self._measure(training)
 
     def train_base(self) -> str:
@@ -183,16 +183,11 @@ class Run:
         identity = f"{identity} {suite_sha256()}"
         return Training(ctx, method, self.data, recipe, seed, self.progress, checkpoint, identity)
 
-    def _finalize(self, training: Training) -> None:
-        training.call("finalize")
-        training.model.release()
-        training.guard.check_network()
-
     def _prune(self, training: Training) -> None:
-        """Choose masks, let the method go, slice, check, re-estimate batch norm."""
+        """Choose masks, finalize what does not act afterwards, slice, check, re-estimate batch norm."""
         model = training.model
         masks = {name: mask.cpu() for name, mask in training.ctx.select().items()}
-        self._finalize(training)
+        training.finalize()
         widths = {name: int(mask.sum()) for name, mask in masks.items()}
         cost, budget = self.model.array(widths), self.spec.budget
         if budget and not self.model.meets(budget, cost):
@@ -202,7 +197,8 @@ class Run:
                 blame=METHOD,
             )
         whole, sites = model.network, model.sites
-        sliced = model.slice(masks)
+        sliced = model.slice(masks, tracking=training.method is not None)
+        training.guard.check_network()
         x = self.data.val.first(64)
         with model.ledger.paused():
             difference = gate_slice_difference(whole, sliced, sites, masks, x)
@@ -217,7 +213,7 @@ class Run:
         training.recalibrate()
         training.extra = {
             "gate_slice_difference": difference,
-            "pruned": clone_state(sliced),
+            "pruned": None if training.tuned else clone_state(sliced),
         }
 
     def _measure(self, training: Training) -> None:
@@ -231,7 +227,7 @@ class Run:
         assert self.base is not None
         dense.load_state_dict(self.base.state)
         networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
-        if training.model.sliced_by is not None:
+        if training.extra.get("pruned") is not None:
             networks["pruned"] = pruned = self.sites.slice(dense, masks)
             pruned.load_state_dict(training.extra["pruned"])
         test, test_hash = data.load_test(self.dataset, options.data_dir, self.data.train, self.cache, self.progress)
@@ -289,7 +285,10 @@ class Run:
         }
 
     def _describe(self, training: Training) -> dict[str, Any]:
-        steps = [dataclasses.asdict(s) if isinstance(s, Phase) else "prune" for s in self.plan]
+        steps: list[Any] = [dataclasses.asdict(s) if isinstance(s, Phase) else "prune" for s in self.plan]
+        acting = [part.name for part in self.method.members if part.acts(pruned=True)]
+        for step in steps[self.plan.index(PRUNE) + 1 :] if acting and PRUNE in self.plan else ():
+            step["active"] = acting
         from_base = self.method.starts_from == "base"
         assert self.base is not None
         base = self.base
@@ -308,10 +307,10 @@ class Run:
 
     def let_go(self) -> None:
         """Leave nothing of the method on the network, whatever happened."""
-        if self.training is not None and self.training.method is not None:
-            for hook in self.method.bound("finalize"):
+        for part in self.training.parts.left if self.training is not None else ():
+            for hook in part.bound("finalize"):
                 try:
-                    hook(self.training.ctx)
+                    hook(self.ctx)
                 except Exception as error:  # the first error is the one to report
                     self.progress.say(f"finalize failed too: {error}")
         if self.training is not None:

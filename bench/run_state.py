@@ -32,6 +32,7 @@ class RunState:
         logged: numbers for the curve's next entry.
         stopping: what is to end after this epoch, ``phase`` or ``search``; None for nothing.
         hooks: names of the method's hooks that run now, the outermost first.
+        pruned: whether the plan's PRUNE is done.
         guard: watches what the method does; None where nothing is held.
     """
 
@@ -47,6 +48,7 @@ class RunState:
     stopping: str | None = None
     guard: Watches | None = None
     hooks: tuple[str, ...] = ()
+    pruned: bool = False
 
     @property
     def hook(self) -> str:
@@ -63,7 +65,9 @@ class RunState:
         finally:
             self.hooks = before
 
-    def require_hook(self, call: str, hooks: tuple[str, ...]) -> None:
-        """Raise RunFailed where a method's hook runs that is not one of ``hooks``."""
-        if self.hook and self.hook not in hooks:
+    def require_hook(self, call: str, hooks: tuple[str, ...] = ()) -> None:
+        """Raise RunFailed in a method's hook after the prune, or one that is not of ``hooks`` (empty: all)."""
+        if self.hook and self.pruned:
+            raise RunFailed(f"ctx.{call} in {self.hook} after the prune: what is kept is decided")
+        if self.hook and hooks and self.hook not in hooks:
             raise RunFailed(f"ctx.{call} in {self.hook}: only {', '.join(hooks)} may do that")

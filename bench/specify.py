@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import environment, kinds, sources
-from bench.api import Composed, Method, compose
+from bench.api import Method
+from bench.composition import compose
 from bench.errors import UsageError
 from bench.registry import METHODS
 from bench.sources import Source
@@ -40,11 +41,10 @@ def make_spec(
         raise UsageError(f"method '{method}' does not choose its own sparsity: give --keep-macs, not --native")
     if budget and budget.ranking == made.ranking:
         budget = dataclasses.replace(budget, ranking=None)
-    parts = made.parts if isinstance(made, Composed) else [made]
     config: dict[str, Any] = {}
-    for part in parts:
+    for part in made.members:
         changed = non_default(part.config)
-        config |= {f"{part.name}.{k}" if len(parts) > 1 else k: v for k, v in changed.items()}
+        config |= {f"{part.name}.{k}" if len(made.members) > 1 else k: v for k, v in changed.items()}
     spec = Spec(method, arch, dataset, recipe, budget if made.prunes else None, seed, coupling, config)
     _require_readable(spec)
     return spec
@@ -84,8 +84,7 @@ def make_method(text: str, options: dict[str, str]) -> Method:
 
 def method_source(method: Method) -> Source:
     """The source of a method, or of all parts of a composition, with the local modules that it imports."""
-    parts = list(method.parts) if isinstance(method, Composed) else [method]
-    return sources.of_files(*(Path(METHODS.origin(str(part.name)).rpartition(":")[0]) for part in parts))
+    return sources.of_files(*(Path(METHODS.origin(str(part.name)).rpartition(":")[0]) for part in method.members))
 
 
 def method_digest(method: Method) -> str:

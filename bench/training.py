@@ -24,6 +24,7 @@ from bench.guard import STEP_HOOKS, WRITERS, Guard
 from bench.measure.quality import logits_of
 from bench.modes import seed_generators
 from bench.optimizer import make_optimizer, schedule
+from bench.parts import Parts
 from bench.progress import Progress
 from bench.slicing import reestimate
 from bench.spec import Recipe, Stage, derive
@@ -34,7 +35,7 @@ class Training:
 
     Args:
         ctx: the context, with the network to train.
-        method: whose hooks run until the prune; ``Method()`` for plain training.
+        method: whose hooks run; ``Method()`` for plain training.
         data: training and validation images.
         recipe: batch size, rates, precision.
         seed: of the data order and everything random.
@@ -56,7 +57,7 @@ class Training:
     ) -> None:
         self.ctx, self.data, self.recipe, self.seed, self.progress = ctx, data, recipe, seed, progress
         self.model, self.now = ctx._model, ctx._now
-        self.method: Method | None = method
+        self.parts = Parts(method)
         ctx._method = method
         writers = WRITERS if method.starts_from == "base" else (*WRITERS, "prepare")  # which may draw other weights
         self.guard = Guard(self.model, self.now, data, recipe, seed, method.name, writers)
@@ -69,6 +70,12 @@ class Training:
         self.prefix = ""  # before a phase's name in progress messages
         self.of_base = False  # what is trained is the base of many runs: its checkpoint holds nothing of this one
         self.extra: dict[str, Any] = {}  # what the prune leaves for the record
+        self.tuned = False  # whether a network that units were cut out of was trained before the prune
+
+    @property
+    def method(self) -> Method | None:
+        """The method, None once all of it has been finalized."""
+        return self.parts.method if self.parts.left else None
 
     @property
     def curve(self) -> list[dict[str, Any]]:
@@ -93,7 +100,8 @@ class Training:
                 self._phase(index, step, done)
             else:
                 prune(self)
-                self.method = None
+                self.finalize()
+                now.pruned = True
             if diverged := self._diverged():  # by what a hook did, or by the prune
                 raise Diverged(f"{diverged} after step {index} of the plan")
             self.guard.check_globals()
@@ -112,7 +120,7 @@ class Training:
             self.call("on_phase_start")
         stage: Stage = getattr(self.recipe, phase.part)
         # made after the hook, which may have shrunk the network or inserted a module
-        self._names_of_inserted()
+        self.parts.names_of(model.inserted)
         inserted = [p for module in model.inserted.values() for p in module.parameters()]
         model.optimizer = optimizer = make_optimizer([*model.network.parameters(), *inserted], stage, self.recipe)
         trained = list(optimizer.param_groups[0]["params"])
@@ -122,6 +130,7 @@ class Training:
             now.epoch = epoch
             loss = self._epoch(index, phase, stage, optimizer)
             self.epochs += 1
+            self.tuned |= model.sliced_by is not None and not now.pruned
             with self._clock("evaluate"):
                 accuracy, val_loss = self._validate()
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
@@ -163,7 +172,7 @@ class Training:
     def _epoch(self, index: int, phase: Phase, stage: Stage, optimizer: torch.optim.Optimizer) -> float:
         """One epoch; returns the mean training loss, penalties not included."""
         model, now, recipe = self.model, self.now, self.recipe
-        hooks = {name: self.method.bound(name) if self.method else [] for name in STEP_HOOKS}
+        hooks = {name: self.parts.hooks(name, now.pruned) for name in STEP_HOOKS}
         seed = derive(self.seed, index, now.epoch)
         seed_generators(seed)
         generator = torch.Generator(model.device).manual_seed(seed)
@@ -230,9 +239,18 @@ class Training:
     # --- hooks and clocks ------------------------------------------------------------------------------------
 
     def call(self, hook: str) -> None:
-        """Call the method's implementations of ``hook``; none once it is gone."""
-        if self.method:
-            self._timed(hook, {hook: self.method.bound(hook)})
+        """Call ``hook`` of the parts of the method that act now."""
+        self._timed(hook, {hook: self.parts.hooks(hook, self.now.pruned)})
+
+    def prepare(self) -> None:
+        """Call ``prepare`` of all parts."""
+        self._timed("prepare", {"prepare": self.parts.method.bound("prepare")})
+
+    def finalize(self, last: bool = False) -> None:
+        """Finalize the parts that do not act after the prune; ``last``: all that are left."""
+        for part in self.parts.ending(last):
+            self._timed("finalize", {"finalize": part.bound("finalize")})
+            self.parts.left.remove(part)
 
     def _timed(self, hook: str, functions: dict[str, list[Callable[..., Any]]]) -> list[Any]:
         if not functions[hook]:
@@ -249,17 +267,6 @@ class Training:
             self.seconds[what] += time.perf_counter() - began
 
     # --- stopping and going on -------------------------------------------------------------------------------
-
-    def _names_of_inserted(self) -> dict[str, str]:
-        """Site -> name, among the method's modules, of the one that is inserted there; checkpoints keep these."""
-        names = {id(module): name for name, module in self.method.named_modules()} if self.method else {}
-        for site, module in self.model.inserted.items():
-            if id(module) not in names:
-                raise RunFailed(
-                    f"the module inserted at site {site} is no attribute of the method: a resumed run would lose it",
-                    blame=METHOD,
-                )
-        return {site: names[id(module)] for site, module in self.model.inserted.items()}
 
     def _save(self, position: tuple[int, int]) -> None:
         self.position = position
@@ -292,8 +299,10 @@ class Training:
         """What depends on sites, method and budget."""
         model = self.model
         return {
-            "method": self.method.state_dict() if self.method else None,
-            "inserted": self._names_of_inserted(),
+            "pruned": self.now.pruned,
+            "method": self.parts.states(),
+            "inserted": self.parts.names_of(model.inserted),
+            "per_unit": dict(model.per_unit),
             "masks": model.masks,
             "sliced_by": model.sliced_by,
             "snapshots": {tag: s for tag, s in model.snapshots.items() if tag not in ("init", "base")},
@@ -302,6 +311,7 @@ class Training:
             "ledger": model.ledger.counts,
             "logged": self.now.logged,
             "extra": self.extra,
+            "tuned": self.tuned,
         }
 
     def resume(self) -> bool:
@@ -333,26 +343,26 @@ class Training:
         """Take over :meth:`_state_of_run`, and make the network what it was sliced to."""
         model = self.model
         model.masks = model.sites.ones(model.device)
+        if state["pruned"]:
+            self.finalize()
         if state["sliced_by"] is not None:
-            model.slice(state["sliced_by"]) if state["method"] is None else model.shrink(state["sliced_by"])
-        if state["method"] is None:
-            model.release()
-            self.method = None
-        elif self.method:
-            self.method.load_state_dict(state["method"])
-            model.insert_only({site: self.method.get_submodule(name) for site, name in state["inserted"].items()})
+            model.shrink(state["sliced_by"]) if self.method else model.slice(state["sliced_by"])
+        self.now.pruned = state["pruned"]
+        self.parts.load(state["method"])
+        model.insert_only({site: self.parts.method.get_submodule(n) for site, n in state["inserted"].items()})
         model.masks = state["masks"]
         model.snapshots |= state["snapshots"]
         model.tracked |= state["tracked"]
+        model.per_unit.load(state["per_unit"])
         self.ctx.rng.set_state(state["rng"].cpu())
         model.ledger.counts = state["ledger"]  # what prepare looked at was counted the first time
         self.guard.macs = model.ledger.macs
-        self.now.logged, self.extra = state["logged"], state["extra"]
+        self.now.logged, self.extra, self.tuned = state["logged"], state["extra"], state["tuned"]
 
     _optimizer_state: dict[str, Any] | None = None
 
 
-FORM = 4
+FORM = 5
 """Of a checkpoint; one of another form is as good as none."""
 
 

@@ -114,7 +114,7 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
     yield environment["threads"]
     budget = asked["budget"] or {}
     yield from (found["spec_sha256"], asked["method"], name_of(asked), asked["seed"])
-    yield from _track(budget, metrics, done)
+    yield from _track(budget, training, done)
     yield from (code["commit"], code["diff_sha256"] is not None, code["method_sha256"])
     yield environment["packages"].get("torch")
     wrong = {key: _wrong(metrics[key]) for key in ("dense", "pruned", "final")} if done else {}
@@ -156,14 +156,14 @@ def name_of(asked: Mapping[str, Any]) -> str:
     return " ".join([asked["method"], *(f"{key}={value}" for key, value in extra.items())])
 
 
-def _track(budget: Mapping[str, Any], metrics: Mapping[str, Any], done: bool) -> tuple[Any, ...]:
+def _track(budget: Mapping[str, Any], training: Mapping[str, Any], done: bool) -> tuple[Any, ...]:
     """Track, what the budget is a share of, and the share."""
     if budget.get("widths") is not None:
         return "like", "like", None
     for kind in ("macs", "params"):
         if budget.get(f"keep_{kind}") is not None:
             return "matched", kind, float(budget[f"keep_{kind}"])
-    if not done or metrics["pruned"] is not None:  # of a run that did not finish nobody knows whether it would prune
+    if not done or "prune" in training["plan"]:  # of a run that did not finish nobody knows whether it would prune
         return "native", "native", None
     return "dense", None, None
 

@@ -181,9 +181,18 @@ def _notes(records: Sequence[Record]) -> list[str]:
     for column, what in (("method_sha256", "the method's file"), ("torch", "torch")):
         if len({getattr(r, column) for r in records if r.status == "ok"}) > 1:
             notes.append(f"its seeds were made with different versions of {what}")
+    if acting := sorted({name for r in records for name in _acting(r.finetune_plan)}):
+        notes.append(f"{' and '.join(acting)} acts in the fine-tuning too")
     if any(r.busy for r in records):
         notes.append("timed beside other work: no basis for a claim about speed")
     return notes
+
+
+@functools.lru_cache(maxsize=1024)
+def _acting(plan: str) -> tuple[str, ...]:
+    """Parts of the method whose hooks run after the prune."""
+    phases = [phase for phase in orjson.loads(plan) if isinstance(phase, Mapping)]
+    return tuple(name for phase in phases for name in phase.get("active", ()))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -110,7 +110,7 @@ def make_training(make_data) -> Callable[..., Training]:
         ctx = Context(masked, data, recipe, budget, 0)
         method = method or Method()
         training = Training(ctx, method, data, recipe, 0, Progress("test", quiet=True), checkpoint, "test")
-        training.call("prepare")
+        training.prepare()
         ctx._now.x, ctx._now.y = next(ctx.batches())
         return training
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 import torch
 
 from bench import record, training
-from bench.api import Composed, Method
 from bench.check.networks import STANDARD
 from bench.check.registry import Broken, check, keeps_every_unit, require
 from bench.check.subject import HALF, RECIPE, Stopped, Subject, difference, shake
@@ -186,9 +185,9 @@ def composition(subject: Subject) -> str | None:
         depth += 1
         before, chosen = ctx.rng.get_state(), call()
         after = ctx.rng.get_state()
-        for part in cast(Composed, run.method).parts:
+        for part in run.method.members:
             ctx.rng.set_state(before)
-            heard = cast(Method, part).select(ctx, ctx.budget)
+            heard = part.select(ctx, ctx.budget)
             same = all(torch.equal(heard[site], mask) for site, mask in chosen.items())
             require(same, f"in {name} {part.name} hears of other units than those that go")
         ctx.rng.set_state(after)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from bench import sites
-from bench.api import Composed, Method
 from bench.check.networks import STANDARD
 from bench.check.registry import Broken
 from bench.checkpoint import clone_state
@@ -65,7 +64,7 @@ class WatchedRun(Run):
     def __init__(self, spec: Spec, options: Options, watch: Watch) -> None:
         super().__init__(spec, options)
         self.called: Counter[tuple[str, str]] = Counter()  # by method and hook
-        for method in (self.method, *parts_of(self.method)):
+        for method in dict.fromkeys((self.method, *self.method.members)):
             for hook in HOOKS:
                 counted = partial(self._counted, method.name, hook, getattr(method, hook))
                 setattr(method, hook, partial(_watched, watch, hook, counted))
@@ -95,11 +94,6 @@ def _watched(watch: Watch, hook: str, function: Callable[..., Any], ctx: Context
     return watch(hook, ctx, partial(function, ctx, *rest, **named))
 
 
-def parts_of(method: Method) -> list[Method]:
-    """The methods that a composition is made of; none of a single one."""
-    return [part for part in method.parts if isinstance(part, Method)] if isinstance(method, Composed) else []
-
-
 class Subject:
     """One method (or composition) under check.
 
@@ -111,7 +105,7 @@ class Subject:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.method = make_method(name, {})
-        self.parts = parts_of(self.method) or [self.method]
+        self.parts = self.method.members
         origins = [METHODS.origin(part.name) for part in self.parts]
         self.origin = ", ".join(str(relative(o)) for o in origins)
         self.sources = sorted({Path(o.rpartition(":")[0]).resolve() for o in origins})

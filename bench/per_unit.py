@@ -1,0 +1,34 @@
+"""A method's own numbers for every unit, which follow the network when units are cut out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bench.errors import METHOD, RunFailed
+
+Numbers = dict[str, Tensor]
+"""Site -> ``[n_units]``."""
+
+
+class PerUnit(dict[str, Numbers]):
+    """Name -> numbers of every unit. The inner dictionaries stay the same objects, so that a method can hold one."""
+
+    def add(self, name: str, widths: Mapping[str, int], value: float, device: torch.device) -> Numbers:
+        """Float numbers for sites of these ``widths``, all ``value``; raises RunFailed for a name that exists."""
+        if name in self:
+            raise RunFailed(f"per_unit '{name}' exists: choose another name", blame=METHOD)
+        self[name] = {site: torch.full((width,), value, device=device) for site, width in widths.items()}
+        return self[name]
+
+    def slice(self, masks: Mapping[str, Tensor]) -> None:
+        """Take out the numbers of the units whose mask (site -> bool ``[n_units]``) is False."""
+        for numbers in self.values():
+            numbers.update({site: value[masks[site].to(value.device)] for site, value in numbers.items()})
+
+    def load(self, state: Mapping[str, Numbers]) -> None:
+        """Put back the numbers of a checkpoint."""
+        for name, numbers in state.items():
+            self[name].update(numbers)
