@@ -26,11 +26,11 @@ class Weights:
         for name in {**self._copies, **found}:
             if name not in found or name not in self._copies:
                 return name
-            now, before = found[name].detach(), self._copies[name]
-            if now.shape != before.shape:
-                return name
-            same = bits(now) == bits(before)
-            if not bool((same | (bits(now) == 0) if but_zeros else same).all()):
+            now, before = bits(found[name].detach()), bits(self._copies[name])
+            same = torch.equal(now, before)
+            if not same and not (
+                but_zeros and now.shape == before.shape and bool(((now == before) | (now == 0)).all())
+            ):
                 return name
         return None
 
