@@ -1,4 +1,5 @@
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -110,10 +111,18 @@ def next_in_rank_order(sites, model, widths, ranking):
     return [min(left, key=lambda k: (widths[k] + 1) / (sites[model.names[k]].n_units * share[model.names[k]]))]
 
 
-@pytest.mark.parametrize("ranking", ["global", "layer", "shares"])
-@pytest.mark.parametrize("what", ["keep_macs", "keep_params"])
-@pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("name", SELECTED)
+AXES = SELECTED, SHARES, ("keep_macs", "keep_params"), ("global", "layer", "shares")
+
+
+def is_fast(budget):
+    """One in three of all combinations; each pair of values of two axes is in it."""
+    return sum(axis.index(value) for axis, value in zip(AXES, budget)) % 3 == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "what", "ranking"),
+    [pytest.param(*budget, marks=[pytest.mark.slow] * (not is_fast(budget))) for budget in product(*AXES)],
+)
 def test_the_budget_is_kept_and_used_up(name, share, what, ranking):
     network, sites, model, shape = family(name)
     budget, scores = Budget(**{what: share}), random_scores(sites)

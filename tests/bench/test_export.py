@@ -73,8 +73,8 @@ def own(name, shape):
 
 GREY, COLOUR = (1, 8, 8), (3, 32, 32)
 NETWORKS = [
-    pytest.param(own("resnet20", GREY), GREY, "full", id="resnet20 full"),
-    pytest.param(own("resnet20b", GREY), GREY, "full", id="resnet20b full"),
+    pytest.param(own("resnet20", GREY), GREY, "full", id="resnet20 full", marks=pytest.mark.slow),
+    pytest.param(own("resnet20b", GREY), GREY, "full", id="resnet20b full", marks=pytest.mark.slow),
     pytest.param(own("vgg16_bn", COLOUR), COLOUR, "inner", id="vgg16_bn", marks=pytest.mark.slow),
     pytest.param(own("lenet", (1, 28, 28)), (1, 28, 28), "inner", id="lenet"),
     pytest.param(own("mlp_300_100", GREY), GREY, "inner", id="mlp"),

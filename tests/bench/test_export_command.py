@@ -34,10 +34,10 @@ def bench(capsys, tmp_path):
 
 
 @pytest.fixture
-def made(make_run):
+def made(finished):
     """The record of a finished run and its path."""
-    spec, options = make_run("random", "resnet20", "tiny8", train__lr=0.05)
-    return execute(spec, options), record.path_of(options.out, spec)
+    spec, done, options = finished("random", "two_layers", "tiny8", train__lr=0.05)
+    return done, record.path_of(options.out, spec)
 
 
 def props(path):
@@ -80,7 +80,7 @@ def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_p
 )
 def test_the_file_says_how_images_are_resized(bench, make_run, tmp_path, size, said):
     name, folder = resolved(write_folder(tmp_path / "data" / "animals"), size)
-    spec, options = make_run("random", "resnet20", name)
+    spec, options = make_run("random", "two_layers", name)
     options = dataclasses.replace(options, data_dir=folder)
     execute(spec, options)
     file = tmp_path / "network.onnx"
@@ -203,7 +203,7 @@ def test_without_the_extra_the_command_says_how_to_get_it(bench, tmp_path, monke
 
 @pytest.mark.usefixtures("onnx_extra")
 def test_a_run_measures_in_each_runtime(make_run, capsys):
-    spec, options = make_run("random", "resnet20", "tiny8")
+    spec, options = make_run("random", "two_layers", "tiny8")
     done = execute(spec, dataclasses.replace(options, runtimes=("eager", "onnxruntime")))
     assert [(t["runtime"], t["batch"]) for t in done["latency"]] == [
         (runtime, batch) for runtime in ("eager", "onnxruntime") for batch in (1, 4)

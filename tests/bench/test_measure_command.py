@@ -8,7 +8,6 @@ import pytest
 from bench import record
 from bench.cli import main
 from bench.measure import flops, latency
-from bench.run import execute
 from bench.stored import Stored
 
 
@@ -30,10 +29,10 @@ def bench(capsys, tmp_path):
 
 
 @pytest.fixture
-def made(make_run):
+def made(finished):
     """The record of a finished run and its path."""
-    spec, options = make_run("random", "resnet20", "tiny8", train__lr=0.05)
-    return execute(spec, options), record.path_of(options.out, spec)
+    spec, done, options = finished("random", "two_layers", "tiny8", train__lr=0.05)
+    return done, record.path_of(options.out, spec)
 
 
 def test_both_networks_are_timed_in_turns_and_stand_beside_what_was_recorded(bench, made, tmp_path):

@@ -66,9 +66,11 @@ def test_units_of_several_channels_are_pruned_or_declined_in_one_line(make_run, 
         check_run(make_run, method, "all_kinds", "tiny8")
 
 
-@pytest.mark.parametrize(("arch", "dataset"), NETWORKS)
-@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize(("method", "arch", "dataset"), [
+    pytest.param(method, *network, marks=[pytest.mark.slow] * (method != "l1_norm" and network[0] != "all_kinds"))
+    for method in OWN for network in NETWORKS])  # fmt: skip
 def test_every_method_on_every_kind_of_network(make_run, method, arch, dataset):
+    """Fast: every method on the network with every kind of unit, and every network with one method."""
     check_run(make_run, method, arch, dataset)
 
 
@@ -79,17 +81,25 @@ def test_every_method_on_larger_networks(make_run, method, arch, dataset):
     check_run(make_run, method, arch, dataset)
 
 
-@pytest.mark.parametrize("keep", [0.75, 0.5, 0.25, 0.1])
-@pytest.mark.parametrize("what", ["keep_macs", "keep_params"])
-def test_budgets(make_run, keep, what):
+BUDGETS = [("keep_macs", 0.75), ("keep_params", 0.5), ("keep_params", 0.25), ("keep_macs", 0.1)]
+SLOW_BUDGETS = [("keep_params", 0.75), ("keep_macs", 0.5), ("keep_macs", 0.25), ("keep_params", 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("what", "keep"), [*BUDGETS, *(pytest.param(*other, marks=pytest.mark.slow) for other in SLOW_BUDGETS)]
+)
+def test_budgets(make_run, what, keep):
     check_run(make_run, "random", "resnet20", "tiny8", keep=Budget(**{what: keep}), finetune__epochs=0)
 
 
+@pytest.mark.parametrize(
+    ("arch", "dataset"), [("two_layers", "tiny8"), pytest.param("resnet20", "tiny8", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("method", OWN)
-def test_same_specification_same_record(make_run, tmp_path, method):
+def test_same_specification_same_record(make_run, tmp_path, method, arch, dataset):
     records = []
     for folder in ("one", "two"):
-        spec, options = make_run(method, "resnet20", "tiny8", out=tmp_path / folder)
+        spec, options = make_run(method, arch, dataset, out=tmp_path / folder)
         records.append(record.timeless(execute(spec, options)))
     assert records[0] == records[1]
 
@@ -296,7 +306,7 @@ def test_a_budget_below_min_keep_is_refused_before_anything_is_written(make_run)
     assert not list(options.out.rglob("*.json"))
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "all_kinds"])
+@pytest.mark.parametrize("arch", ["all_kinds", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeypatch, arch):
     spec, options = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "a")
     whole = execute(spec, options)
