@@ -132,8 +132,18 @@ def closed_form(name, shape, classes):
     return mlp_cost(tuple(map(int, name.split("_")[1:])), shape, classes)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("small", [True, False])
+DEEP = {"resnet110", "resnet110b", "resnet56b", "vgg19_bn", "dropnet_vgg19"}
+"""Each has a smaller relative; at the size of CIFAR they are counted in the full run."""
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        pytest.param(n, small, marks=[pytest.mark.slow] * (n in DEEP and not small))
+        for n in NAMES
+        for small in (True, False)
+    ],
+)
 def test_cost_by_closed_form(name, small):
     side = SMALLEST.get(name, 8)
     shape, classes = ((1, side, side), 7) if small else (CIFAR, 10)

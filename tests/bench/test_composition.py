@@ -110,8 +110,14 @@ def test_native_is_the_word_of_the_part_that_ranks(name, native):
 RANKERS = ["largest_go", "largest_go_globally", "fpgm", "bn_scale", "taylor", "random", "slimming", "wants_global"]
 
 
-@pytest.mark.parametrize("ranking", [None, "layer", "global"])
-@pytest.mark.parametrize("ranker", RANKERS)
+@pytest.mark.parametrize(
+    ("ranker", "ranking"),
+    [
+        pytest.param(ranker, ranking, marks=[pytest.mark.slow] * ((i + j) % 3 > 0 and ranker != RANKERS[0]))
+        for i, ranker in enumerate(RANKERS)
+        for j, ranking in enumerate((None, "layer", "global"))
+    ],
+)
 def test_part_hears_the_answer_of_the_composition(ranker, ranking, tmp_path):
     names = [ranker, "asks_in_every_way"]
     name = "+".join(names if ranking == "layer" else names[::-1])

@@ -84,7 +84,11 @@ NETWORKS = [
     pytest.param(transformer, SHAPE, "inner", id="transformer"),
     *(
         pytest.param(lambda case=case: made(case), SHAPE, CASES[case][1], id=case)
-        for case in ("depthwise", "densely_connected", "bottleneck_full", "residual_A_full", "prelu_per_channel")
+        for case in ("depthwise", "bottleneck_full")
+    ),
+    *(
+        pytest.param(lambda case=case: made(case), SHAPE, CASES[case][1], id=case, marks=pytest.mark.slow)
+        for case in ("densely_connected", "residual_A_full", "prelu_per_channel")
     ),
 ]
 

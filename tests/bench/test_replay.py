@@ -22,6 +22,8 @@ from bench.specify import make_spec
 PLUGINS = Path(__file__).parent.parent / "plugins"
 RECORDS = Path(__file__).parent.parent.parent / "leaderboard" / "records"
 FOLDERS = sorted({file.parent for file in record.find(RECORDS)})
+FAST = {folder.name: folder for folder in FOLDERS}.values()
+"""One folder of each method."""
 
 
 def asked(found):
@@ -40,7 +42,13 @@ def specified(method="l1_norm", budget=HALF, recipe="digits", settings=None, **m
 # --- the command of a record ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: "-".join(folder.parts[-3:]))
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(folder, id="-".join(folder.parts[-3:]), marks=[pytest.mark.slow] * (folder not in FAST))
+        for folder in FOLDERS
+    ],
+)
 def test_committed_records_can_be_asked_for_again(folder):
     known = {}
     for file in record.find(folder):
