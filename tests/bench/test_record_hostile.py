@@ -335,7 +335,7 @@ PHASE = {"epochs": 0, "part": "train", "rewind": None}
         # any two fields that say the same thing, one of them altered
         (("metrics", "final", "worst_class"), 10, "metrics.final.worst_class is 10, data.classes 10"),
         (("data", "classes"), 3, "metrics.dense.worst_class is 3, data.classes 3"),
-        (("spec", "recipe", "precision"), "bf16", "training.precision is fp32, spec.recipe.precision bf16"),
+        (("spec", "recipe", "precision"), "bf16", "training.precision is 'fp32', spec.recipe.precision 'bf16'"),
         (("metrics", "pruned"), None, "metrics.pruned is null, and training.plan prunes before it trains"),
         (("training", "plan", 0), PHASE, "metrics.pruned is there, and training.plan has no prune"),
         (("training", "epochs"), 9, "training.epochs is 9, of the plan and the base 2"),

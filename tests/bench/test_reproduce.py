@@ -270,7 +270,7 @@ def test_a_run_that_fails_leaves_its_targets_unmeasured(replay):
     diverging = ('precision = "fp32", "train.lr" = 0.1', 'precision = "fp32", "train.lr" = 1e30')
     code, out, err = replay("--only", "met", "--seeds", "0", changes=[diverging])
     assert code == 1
-    assert "met, seed 0: the loss is" in err
+    assert "met, seed 0: the loss (nan) is not finite" in err
     assert "2 of 2 targets not met" in err
     assert out.count("not measured") == 2
     again = replay("--only", "met", "--seeds", "0", changes=[diverging])
