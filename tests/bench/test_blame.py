@@ -180,8 +180,9 @@ class Inner(nn.Module):
 def test_place_names_line_and_innermost_layer():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.ReLU(), Inner()))
     error = caught(network, torch.zeros(1, 1, 4, 4))
-    assert re.fullmatch(r"test_blame\.py:\d+, layer 1\.1 \(Inner\)", blame.place_in_network(error, network))
+    where = blame.place_in_network(error, network)
+    assert re.fullmatch(r"test_blame\.py:\d+, layer 1\.1 \(Inner\), input 1x2x2x2", where)
     assert blame.innermost_layer(error, network) == "1.1"
     error = caught(network, torch.zeros(1, 3, 4, 4))
-    assert blame.place_in_network(error, network) == "layer 0 (Conv2d)"
+    assert blame.place_in_network(error, network) == "layer 0 (Conv2d), input 1x3x4x4"
     assert blame.place_in_network(caught(lambda: 1 // 0), network) == ""
