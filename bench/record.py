@@ -84,6 +84,31 @@ def load(path: Path) -> dict[str, Any]:
     return parse(content(path), str(path))
 
 
+def glance(path: Path) -> dict[str, Any]:
+    """``status``, ``record_sha256``, ``error``, ``clock`` and ``job`` of a record, found in its text as
+    :func:`to_text` writes it; the rest is neither read nor checked. Raises RecordError, as for any other text."""
+    text = content(path)
+    keys = ("status", "record_sha256", "error", "clock", "job")
+    found = {key: part[0] for key in keys if (part := _part(text, key))}
+    if text.endswith(b"\n}\n") and len(found) == len(keys) and found["status"] in STATUSES:
+        return found
+    whole = parse(text, str(path))
+    return {key: whole[key] for key in keys}
+
+
+def _part(text: bytes, key: str) -> tuple[Any] | None:
+    """The value of a key of the outermost table; None where it is not found."""
+    name = f'\n "{key}": '.encode()
+    start = text.find(name)
+    end = text.find(b'\n "', start + 1)
+    if start < 0 or end < 0:
+        return None
+    try:
+        return (json.loads(text[start + len(name) : end].rstrip(b",")),)
+    except ValueError:
+        return None
+
+
 def content(path: Path | str) -> bytes:
     """The bytes of a record's file, with the least that the system can be asked for; raises RecordError in one line."""
     try:

@@ -41,8 +41,15 @@ from bench.progress import Progress
 from bench.spec import Spec
 from bench.specify import make_method, method_digest
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""The disk, not the run, is at fault: there is nothing to retry, only to go on with."""
+
+def disk_full(error: BaseException) -> bool:
+    """Whether the disk, not the run, is at fault: there is nothing to retry, only to go on with."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def crowded(error: BaseException) -> bool:
+    """Whether a GPU had no memory left; the run is at fault unless it shares the GPU."""
+    return isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 def execute(
@@ -87,8 +94,8 @@ def execute(
         except BenchError as error:
             failure, finished = error, _failed(error.status, error, _blame(error, run))
         except Exception as error:
-            full = isinstance(error, OSError) and error.errno in FULL
-            failure, finished = error, _failed("interrupted" if full else "failed", error, _blame(error, run))
+            later = disk_full(error) or (crowded(error) and (job or {}).get("at_once", 1) > 1)
+            failure, finished = error, _failed("interrupted" if later else "failed", error, _blame(error, run))
         finally:
             run.progress.close()
             run.let_go()
@@ -107,8 +114,9 @@ def execute(
             run.checkpoint.unlink(missing_ok=True)
         if isinstance(failure, BenchError | KeyboardInterrupt):
             raise failure
-        if isinstance(failure, OSError) and finished["status"] == "interrupted":
-            raise SetupError(f"{failure.strerror}: make room; the same run then goes on") from failure
+        if failure is not None and finished["status"] == "interrupted":
+            reason = failure.strerror if isinstance(failure, OSError) else "no GPU memory beside other processes"
+            raise SetupError(f"{reason}: make room; the same run then goes on") from failure
         if failure is not None:
             told = _told(failure, finished["error"]["blame"], run)
             raise RunFailed(f"{told}; the record has the traceback: {path}") from failure

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,21 +14,27 @@ from typing import Any
 
 from bench import record
 from bench.errors import SetupError
-from bench.spec import Spec
-from slurm.journal import DONE, Journal
+from bench.files import Lock, write_atomic
+from bench.spec import Recipe, Spec, canonical, decode
+from slurm.journal import DONE, Journal, Leg, legs_of
 
-FORM = 1
-"""Of a batch's file."""
+FORM = 2
+"""Of a batch's file; 1 was that of versions up to 0.1, with a journal for each run."""
 
 
 def jobs_folder(out: Path) -> Path:
-    """Batches, journals and the submission lock of an output folder."""
+    """Batches, their journals and the locks of an output folder."""
     return out / "jobs"
 
 
-def journal_of(out: Path, key: str) -> Journal:
-    """The journal of a run or base."""
-    return Journal(jobs_folder(out) / "journal", key)
+def claim(out: Path, key: str) -> Lock:
+    """Held by the process that works on a run or base."""
+    return Lock(jobs_folder(out), key)
+
+
+def legs(out: Path, key: str) -> list[Leg]:
+    """All legs of a run or base, oldest first."""
+    return legs_of(jobs_folder(out), [key]).get(key, [])
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,13 @@ class Task:
         return None if stale else found
 
     def as_dict(self) -> dict[str, Any]:
-        """For the batch's file."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"spec": self.spec.as_dict()}
+        """For the batch's file, with the base that the run needs."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return values | {"spec": self.spec.as_dict(), "needs": base_key(self.spec)}
 
     def finished(self, out: Path) -> bool:
         """Whether nothing is left to do."""
-        return base_is_trained(out, self.spec) if self.base else self.result(out) is not None
+        return bool(trained_bases(out, [self.key])) if self.base else self.result(out) is not None
 
 
 def base_key(spec: Spec) -> str:
@@ -77,12 +85,11 @@ def base_key(spec: Spec) -> str:
     return "base-" + spec.base_id()
 
 
-def base_is_trained(out: Path, spec: Spec) -> bool:
-    """Whether a job trained the base of ``spec`` and it is still there."""
-    legs = journal_of(out, base_key(spec)).legs()
-    if not legs or legs[-1].ended != DONE or not legs[-1].facts:
-        return False
-    return (out / "bases" / f"{legs[-1].facts['base']}.safetensors").is_file()
+def trained_bases(out: Path, keys: Sequence[str]) -> set[str]:
+    """Those of these bases that a job trained and that are still there."""
+    found = legs_of(jobs_folder(out), keys)
+    names = {key: (legs[-1].facts or {}).get("base") for key, legs in found.items() if legs[-1].ended == DONE}
+    return {key for key, name in names.items() if (out / "bases" / f"{name}.safetensors").is_file()}
 
 
 @dataclass(frozen=True)
@@ -98,14 +105,18 @@ class Batch:
         cluster: ``slurm``, ``local`` or ``debug``.
         title: what the jobs are called, before the token.
         tasks: by key, as the file has them.
-        elements: keys of each job, in order.
+        elements: keys of each job, in order; a single one for several jobs: they share its tasks.
+        count: number of jobs.
         options: of ``bench run``: what does not change the result, paths absolute.
         plugins: files to make known, absolute.
         minutes: time limit of a job; None for none.
         signal_delay_s: how long before the limit the warning comes.
         code, packages: state of the code and versions at submission.
+        processes: of a job, at most.
+        gpus: of a job, 0 where they are not counted.
+        measured: whether only so many processes share a GPU as gain from it.
         submitted_at: UTC, ISO 8601.
-        jobs: ids, one for each element; empty until the cluster has answered.
+        jobs: ids, ``count`` of them; empty until the cluster has answered.
     """
 
     out: Path
@@ -114,18 +125,22 @@ class Batch:
     title: str
     tasks: dict[str, dict[str, Any]]
     elements: tuple[tuple[str, ...], ...]
+    count: int
     options: dict[str, Any]
     plugins: tuple[str, ...]
     minutes: int | None
     signal_delay_s: int
     code: dict[str, Any]
     packages: dict[str, Any]
+    processes: int = 1
+    gpus: int = 0
+    measured: bool = False
     submitted_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
     jobs: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
-        """Where the batch's file, submitit's files and the logs are."""
+        """Where the batch's file, its journal, its script and the logs are."""
         return jobs_folder(self.out) / self.token
 
     @property
@@ -138,22 +153,46 @@ class Batch:
         """Of its jobs."""
         return f"{self.title}-{self.token}"
 
+    @property
+    def shared(self) -> bool:
+        """Whether several jobs take their tasks from one queue."""
+        return self.count > len(self.elements)
+
     def task(self, key: str) -> Task:
         """One of its tasks; raises UsageError where its specification is none to this version of the suite."""
-        values = self.tasks[key]
-        return Task(**values | {"spec": Spec.from_dict(values["spec"])})
+        values = {name: value for name, value in self.tasks[key].items() if name != "needs"}
+        spec = dict(values["spec"])
+        recipe = spec.pop("recipe", None)
+        made = _recipe(canonical(recipe)) if recipe is not None else None
+        return Task(**values | {"spec": Spec.from_dict(spec | {"recipe": made})})
+
+    def keys_of(self, number: int) -> tuple[str, ...]:
+        """Keys of the tasks of the job with this number."""
+        return self.elements[0 if self.shared else number]
 
     def jobs_of(self, key: str) -> list[str]:
         """Ids of the jobs that have this task."""
-        return [job for job, keys in zip(self.jobs, self.elements, strict=False) if key in keys]
+        return [job for number, job in enumerate(self.jobs) if key in self.keys_of(number)]
+
+    def part(self, start: int, end: int) -> Batch:
+        """A batch of its own with these of the jobs."""
+        if start == 0 and end >= self.count:
+            return self
+        count = min(end, self.count) - start
+        if self.shared:
+            return dataclasses.replace(self, token=new_token(), count=count)
+        elements = self.elements[start:end]
+        keys = {key for element in elements for key in element}
+        tasks = {key: task for key, task in self.tasks.items() if key in keys}
+        return dataclasses.replace(self, token=new_token(), tasks=tasks, elements=elements, count=count)
+
+    def journal(self) -> Journal:
+        """What its jobs wrote down."""
+        return Journal(self.folder, self.tasks)
 
     def log(self, job: str) -> Path:
-        """What the job's first process wrote."""
+        """What the job wrote, with all of its processes; there is none before it began."""
         return self.folder / f"{job}_0_log.out"
-
-    def logs(self, job: str) -> list[Path]:
-        """What all of its processes wrote; none before it began."""
-        return sorted(self.folder.glob(f"{job}_*_log.out"))
 
     @property
     def cancelled(self) -> set[str]:
@@ -168,10 +207,9 @@ class Batch:
 
     def write(self) -> None:
         """Write the file, atomically; raises SetupError when the folder does not take it."""
-        from bench.files import write_atomic
-
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
-        text = json.dumps({"form": FORM, **values}, indent=1)
+        tasks, recipes = _without_recipes(self.tasks)
+        text = json.dumps({"form": FORM, **values, "tasks": tasks, "recipes": recipes}, separators=(",", ":"))
         try:
             write_atomic(self.file, lambda path: path.write_text(text, encoding="utf-8"))
         except OSError as error:
@@ -183,12 +221,34 @@ class Batch:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             if values.pop("form") != FORM:
-                raise SetupError(f"{file}: another version of the suite wrote it")
+                raise SetupError(
+                    f"{file} is of another version of the suite: let its jobs end, then delete {file.parent.parent}"
+                )
+            recipes = values.pop("recipes")
+            for task in values["tasks"].values():
+                task["spec"]["recipe"] = recipes[task["spec"]["recipe"]]
             values["elements"] = tuple(map(tuple, values["elements"]))
             values |= {name: tuple(values[name]) for name in ("plugins", "jobs")}
             return cls(out=file.parent.parent.parent, **values)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SetupError(f"{file} cannot be read ({error}); delete its folder: its runs are missing") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _recipe(text: str) -> Recipe:
+    """The recipe with these values, decoded once for all runs that have it."""
+    made: Recipe = decode(Recipe, json.loads(text), "specification.recipe")
+    return made
+
+
+def _without_recipes(tasks: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
+    """Tasks with numbers in place of their recipes, of which a batch has few, and these."""
+    numbers: dict[str, int] = {}
+    made = {}
+    for key, task in tasks.items():
+        number = numbers.setdefault(canonical(task["spec"]["recipe"]), len(numbers))
+        made[key] = {**task, "spec": {**task["spec"], "recipe": number}}
+    return made, [json.loads(text) for text in numbers]
 
 
 def batches(out: Path) -> Iterator[Batch]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.local.debug import DebugExecutor
@@ -28,26 +28,30 @@ from bench.errors import SetupError
 from slurm.batch import Batch
 from slurm.job import Job, job_lock
 from slurm.profile import Profile
+from slurm.script import command, sbatch_options
 
 RUNNING, WAITING = "running", "waiting"
 TIMEOUT_S = 30
 """Within which SLURM's commands must answer."""
 FOREVER_MIN = 60 * 24 * 365
-NO_LIMIT = 10**6
-"""Of submitit's own count of time-outs: a job that gets nowhere is stopped by :mod:`slurm.job`."""
 AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "SUSPENDED", "STOPPED", "RESIZING"}
 
-DEAF_TO_USR2 = 'bash -c \'trap "" USR2; exec "$@"\' bash'
-"""Starts Python: a warning that comes before it has its handler would otherwise end it, and the job for good."""
+LIMITS = ("job submit limit", "SubmitJob")
+"""Words of a refusal of more jobs than an account, a user or a QOS may have submitted."""
 NOT_ENDED = AT_WORK - {"COMPLETING"} | {"PENDING", "REQUEUED"}
+
+
+class TooMany(SetupError):
+    """The cluster takes no more jobs, or not so many at once; fewer may be accepted."""
 
 
 class Cluster(Protocol):
     """What takes batches."""
 
-    def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
-        """Hand over; returns the batch with its jobs. They start once the jobs ``after`` have ended, in any way.
+    def submit(self, batch: Batch, profile: Profile, after: Sequence[Sequence[str]]) -> Batch:
+        """Hand over; returns the batch with its jobs.
 
+        ``after``: for each job the jobs that must have ended, in any way, before it starts; empty where none waits.
         Raises SetupError when the cluster refuses or does not answer; then nothing was handed over.
         """
 
@@ -70,35 +74,57 @@ class Cluster(Protocol):
 class Slurm:
     """SLURM, by its commands."""
 
-    def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
-        """See :class:`Cluster`."""
+    def submit(self, batch: Batch, profile: Profile, after: Sequence[Sequence[str]]) -> Batch:
+        """See :class:`Cluster`. Raises TooMany where a limit on submitted jobs is in the way."""
         executor = self._executor(batch, profile, after)
         try:
-            with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what sbatch says and raises it
-                jobs = [executor.submit(Job(batch.file, element)) for element in range(len(batch.elements))]
-            ids = tuple(job.job_id for job in jobs)
+            with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says and raises it
+                number = executor._submit_command(command(batch, profile.python)).job_id
         except (FailedJobError, FailedSubmissionError, OSError) as error:
-            raise SetupError(f"sbatch refused: {_reason(str(error))}") from error
-        return dataclasses.replace(batch, jobs=ids)
+            reason = _reason(str(error))
+            kind = TooMany if any(word in reason for word in LIMITS) else SetupError
+            raise kind(f"sbatch refused: {reason}") from error
+        for link in batch.folder.glob(".submission_file_*.sh"):  # to the script, which has another name by now
+            link.unlink()
+        jobs = (number,) if batch.count == 1 else tuple(f"{number}_{k}" for k in range(batch.count))
+        self._relax(number, after)
+        return dataclasses.replace(batch, jobs=jobs)
 
-    def script(self, batch: Batch, profile: Profile, after: Sequence[str]) -> str:
+    def script(self, batch: Batch, profile: Profile, after: Sequence[Sequence[str]]) -> str:
         """The text that ``sbatch`` would get."""
-        executor = self._executor(batch, profile, after, anywhere=True)
-        if len(batch.elements) > 1:
-            executor.parameters["map_count"] = len(batch.elements)
-        return executor._make_submission_file_text(executor._submitit_command_str, "")
+        return self._executor(batch, profile, after, anywhere=True)._make_submission_file_text(
+            command(batch, profile.python), ""
+        )
 
     def max_array_size(self) -> int:
         """Elements that an array may have."""
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.M)
         return int(found[1]) if found else 1000
 
-    def _executor(self, batch: Batch, profile: Profile, after: Sequence[str], anywhere: bool = False) -> SlurmExecutor:
-        kind = _Anywhere if anywhere else SlurmExecutor
-        python = f"{DEAF_TO_USR2} {profile.python or shlex.quote(sys.executable)}"
-        executor = kind(batch.folder, max_num_timeout=NO_LIMIT, python=python)
-        executor.update_parameters(**sbatch_options(batch, profile, after))
+    def _executor(
+        self, batch: Batch, profile: Profile, after: Sequence[Sequence[str]], anywhere: bool = False
+    ) -> SlurmExecutor:
+        executor = (_Anywhere if anywhere else SlurmExecutor)(batch.folder)
+        waited = sorted({job for jobs in after for job in jobs})
+        whole = sorted({job.partition("_")[0] for job in waited})  # shorter, where it is an array's
+        executor.update_parameters(**sbatch_options(batch, profile, whole if len(waited) > len(whole) else waited))
+        if batch.count > 1:
+            executor.parameters["map_count"] = batch.count
         return executor
+
+    def _relax(self, array: str, after: Sequence[Sequence[str]]) -> None:
+        """Have each element of an array wait for its own jobs only; until then it waits for those of all elements.
+
+        An array has one dependency when it is submitted. What fails here costs time, no run.
+        """
+        if len({tuple(jobs) for jobs in after}) < 2:
+            return
+        for jobs, group in itertools.groupby(enumerate(after), key=lambda item: tuple(item[1])):
+            numbers = [number for number, _ in group]
+            span = f"{array}_[{numbers[0]}-{numbers[-1]}]" if len(numbers) > 1 else f"{array}_{numbers[0]}"
+            value = "afterany:" + ":".join(jobs) if jobs else ""
+            with suppress(SetupError):
+                _ask(["scontrol", "update", f"jobid={span}", f"dependency={value}"])
 
     def live(self, batches: Sequence[Batch]) -> dict[str, tuple[str, str]]:
         """See :class:`Cluster`."""
@@ -152,20 +178,20 @@ class Local:
     A job is alive as long as its process, or the one that started it.
     """
 
-    def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
+    def submit(self, batch: Batch, profile: Profile, after: Sequence[Sequence[str]]) -> Batch:
         """See :class:`Cluster`."""
-        executor = LocalExecutor(batch.folder, max_num_timeout=NO_LIMIT)
+        executor = LocalExecutor(batch.folder)
         gpus = gpu_numbers() if batch.options["device"] != "cpu" else []
         jobs = []
         with _detached():
-            for element in range(len(batch.elements)):
+            for number in range(batch.count):
                 executor.update_parameters(
                     timeout_min=FOREVER_MIN,
                     stderr_to_stdout=True,
                     gpus_per_node=min(len(gpus), 1),
-                    visible_gpus=(gpus[element % len(gpus)],) if gpus else (),
+                    visible_gpus=(gpus[number % len(gpus)],) if gpus else (),
                 )
-                jobs.append(executor.submit(Job(batch.file, element)).job_id)
+                jobs.append(executor._submit_command(command(batch, None, number)).job_id)
         return dataclasses.replace(batch, jobs=tuple(jobs))
 
     def live(self, batches: Sequence[Batch]) -> dict[str, tuple[str, str]]:
@@ -199,12 +225,12 @@ class Local:
 class Debug(Local):
     """This very process, through the same job; a failure ends in the debugger."""
 
-    def submit(self, batch: Batch, profile: Profile, after: Sequence[str]) -> Batch:
+    def submit(self, batch: Batch, profile: Profile, after: Sequence[Sequence[str]]) -> Batch:
         """See :class:`Cluster`."""
         executor = DebugExecutor(batch.folder)
-        for element in range(len(batch.elements)):
-            executor.submit(Job(batch.file, element)).results()
-        return dataclasses.replace(batch, jobs=tuple(f"debug{k}" for k in range(len(batch.elements))))
+        for number in range(batch.count):
+            executor.submit(Job(batch.file, number)).results()
+        return dataclasses.replace(batch, jobs=tuple(f"debug{k}" for k in range(batch.count)))
 
 
 def cluster_of(name: str) -> Cluster:
@@ -219,33 +245,11 @@ def cluster_of(name: str) -> Cluster:
     return Debug() if name == "debug" else Local()
 
 
-def sbatch_options(batch: Batch, profile: Profile, after: Sequence[str]) -> dict[str, Any]:
-    """What submitit is told of a batch."""
-    more: dict[str, Any] = {"requeue": True, "reservation": profile.reservation, **profile.sbatch}
-    if profile.mem_gb is not None:
-        more["mem"] = f"{round(profile.mem_gb * 1024)}M"
-    chosen = {
-        "job_name": batch.name,
-        "time": profile.minutes,
-        "signal_delay_s": profile.signal_delay_s,
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "nodelist": profile.nodelist,
-        "exclude": profile.exclude,
-        "gres": profile.gres,
-        "gpus_per_node": profile.gpus or None,
-        "cpus_per_task": profile.cpus,
-        "ntasks_per_node": profile.runs_at_once,
-        "array_parallelism": profile.at_once,
-        "setup": list(profile.setup) or None,
-        "srun_args": [f"--cpus-per-task={profile.cpus}", *profile.srun],  # since 22.05 srun does not ask sbatch's
-        "stderr_to_stdout": True,
-        "dependency": "afterany:" + ":".join(after) if after else None,
-        "additional_parameters": {key: value for key, value in more.items() if value is not None},
-    }
-    return {key: value for key, value in chosen.items() if value is not None}
+def remedy(job: str, reason: str) -> str | None:
+    """What somebody has to do about a job that waits for this reason; None when it starts by itself."""
+    if "held" not in reason.lower():
+        return None
+    return f"ask for its release (scontrol release {job})" if "Admin" in reason else f"scontrol release {job}"
 
 
 def expand(job: str) -> list[str]:

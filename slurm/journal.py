@@ -1,4 +1,8 @@
-"""What happened to a run on the cluster: one file a run, a line an event, only ever appended to."""
+"""What happened to runs on the cluster: one file a batch for starts and ends, one for how far each run has come.
+
+Events are lines that are only ever appended. What changes with every epoch is no event: each task has a few bytes of
+its own in a second file, written in place, so that neither file grows with the number of epochs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +20,12 @@ from bench.files import Lock
 
 PREEMPTED, TIMED_OUT, TERMINATED, KILLED = "preempted", "timed out", "terminated", "killed"
 DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
-"""How a leg ended. ``killed`` is never written: it is what a leg without an end was."""
+"""How a leg ended. A leg without an end was ``killed``; that is written down when the next one starts."""
+FILE, PROGRESS = "journal.jsonl", "progress"
+SLOT = 128
+"""Bytes of a task in the file of progress."""
+LOCK_S = 10.0
+"""Within which others finish a line; then it is appended all the same."""
 
 
 @dataclass(frozen=True)
@@ -25,87 +36,139 @@ class Leg:
         batch: token of the batch that the job belongs to.
         job: its id.
         began: seconds since the epoch.
-        epochs: that were saved in this leg; each is (when, epochs done, epochs in all).
+        saves: checkpoints that were saved in this leg.
+        first, last: of them, each (when, epochs done, epochs in all); None without any.
         ended: how; None while it may still go on.
-        facts: what else the end told.
+        facts: what else the start and the end noted.
     """
 
     batch: str
     job: str
     began: float
-    epochs: tuple[tuple[float, int, int], ...] = ()
+    saves: int = 0
+    first: tuple[float, int, int] | None = None
+    last: tuple[float, int, int] | None = None
     ended: str | None = None
     facts: dict[str, Any] | None = None
 
     def seconds_left(self) -> float | None:
         """Estimated from the epochs of this leg; None before the second of them."""
-        if len(self.epochs) < 2:
+        if self.saves < 2 or self.first is None or self.last is None:
             return None
-        (first, done_then, _), (last, done, total) = self.epochs[0], self.epochs[-1]
+        (first, done_then, _), (last, done, total) = self.first, self.last
         rate = (last - first) / max(1, done - done_then)
         return max(0.0, rate * (total - done) - (time.time() - last))
 
 
 class Journal:
-    """The journal of one run or base.
+    """The journal of one batch.
 
-    Appending is one small write in append mode: several processes may do it, and a reader, or a process killed in
-    the middle, spoils no other line. A line that is not whole is passed over.
+    A line is appended with one small write by whoever holds the journal's lock: on a network file system, appending
+    alone does not keep the lines of two machines apart. A line that is not whole is passed over.
 
     Args:
-        folder: of all journals.
-        key: the run's id, or the base's name.
+        folder: of the batch.
+        keys: of all of its tasks, in their order.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.file = folder / f"{key}.jsonl"
-        self.lock = Lock(folder, key)  # held by the job that works on it; dies with it
+    def __init__(self, folder: Path, keys: Iterable[str]) -> None:
+        self.folder = folder
+        self._slots = {key: number for number, key in enumerate(keys)}
+        self._legs: dict[str, Leg] = {}
+        self._read = 0
 
-    def add(self, event: str, **facts: Any) -> None:
-        """Append an event; raises OSError."""
-        line = json.dumps({"event": event, "at": time.time(), **facts}) + "\n"
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    def start(self, key: str, job: str, **facts: Any) -> None:
+        """A job begins with a task; raises OSError."""
+        self._legs[key] = leg = Leg(self.folder.name, job, time.time())
+        self.end_of_killed(key)
+        self._append(key, "start", leg.began, job=job, slot=self._slots[key], **facts)
+
+    def saved(self, key: str, done: int, of: int) -> None:
+        """A checkpoint of a task that was started here: so many epochs are done; raises OSError."""
+        leg, point = self._legs[key], (time.time(), done, of)
+        self._legs[key] = leg = replace(leg, saves=leg.saves + 1, first=leg.first or point, last=point)
+        text = json.dumps([leg.began, leg.saves, leg.first, leg.last], separators=(",", ":"))
+        handle = os.open(self.folder / PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(handle, b"\n" + line.encode())  # what a torn write left behind stays a line of its own
+            os.pwrite(handle, text.ljust(SLOT - 1).encode() + b"\n", SLOT * self._slots[key])
         finally:
             os.close(handle)
 
-    def legs(self) -> list[Leg]:
-        """All legs, oldest first."""
-        found: list[Leg] = []
-        for event in self._events():
-            try:
-                kind, at = event["event"], event["at"]
-                if kind == "start":
-                    found.append(Leg(event["batch"], event["job"], at))
-                elif found and kind == "epoch":
-                    point = (at, event["done"], event["of"])
-                    found[-1] = replace(found[-1], epochs=(*found[-1].epochs, point))
-                elif found and kind == "end":
-                    facts = {k: v for k, v in event.items() if k not in ("event", "at", "how")}
-                    found[-1] = replace(found[-1], ended=event["how"], facts=facts)
-            except KeyError:
-                continue
-        return found
+    def end(self, key: str, how: str, **facts: Any) -> None:
+        """The work on a task that was started here is over; raises OSError."""
+        self._append(key, "end", time.time(), how=how, **_progress_of(self._legs[key]), **facts)
 
-    def _events(self) -> list[dict[str, Any]]:
+    def end_of_killed(self, key: str) -> None:
+        """Write down the end of a leg that has none: its progress is about to be overwritten."""
+        legs = legs_in(self.folder, [key]).get(key, [])
+        if legs and legs[-1].ended is None:
+            self._append(key, "end", time.time(), how=KILLED, **_progress_of(legs[-1]))
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """Events that were added since the last call."""
         try:
-            text = self.file.read_text(encoding="utf-8", errors="replace")
+            with (self.folder / FILE).open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
         except FileNotFoundError:
-            return []
-        events = []
-        for line in filter(None, text.split("\n")):
+            return
+        whole = text.rfind(b"\n") + 1
+        self._read += whole
+        yield from _events(text[:whole])
+
+    def _append(self, key: str, event: str, at: float, **facts: Any) -> None:
+        line = json.dumps({"run": key, "event": event, "at": at, **facts}) + "\n"
+        lock: Any = Lock(self.folder.parent, f"journal of {self.folder.name}")
+        try:
+            lock.acquire(LOCK_S)
+        except TimeoutError:
+            lock = nullcontext()
+        with lock:
+            handle = os.open(self.folder / FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                events.append(event)
-        return events
+                os.write(handle, b"\n" + line.encode())  # what a torn write left behind stays a line of its own
+            finally:
+                os.close(handle)
 
 
-def history(legs: list[Leg]) -> dict[str, int]:
+def legs_in(folder: Path, keys: Iterable[str] | None = None) -> dict[str, list[Leg]]:
+    """Legs of the tasks of one batch, oldest first, by key; of these keys only."""
+    try:
+        text = (folder / FILE).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    wanted = None if keys is None else set(keys)
+    if wanted is not None and len(wanted) == 1:
+        (only,) = wanted
+        text = b"\n".join(line for line in text.split(b"\n") if only.encode() in line)
+    found: dict[str, list[Leg]] = {}
+    slots: dict[str, int] = {}
+    for event in _events(text):
+        with suppress(KeyError, TypeError, ValueError):
+            _add(found, slots, folder.name, event, wanted)
+    open_ones = [key for key, legs in found.items() if legs[-1].ended is None]
+    if open_ones:
+        try:
+            progress = (folder / PROGRESS).read_bytes()
+        except FileNotFoundError:
+            progress = b""
+        for key in open_ones:
+            found[key][-1] = _with_slot(found[key][-1], progress[SLOT * slots[key] :][:SLOT])
+    return found
+
+
+def legs_of(jobs: Path, keys: Sequence[str] | None = None) -> dict[str, list[Leg]]:
+    """Legs of runs and bases in all batches of a folder of batches, oldest first, by key."""
+    found: dict[str, list[Leg]] = {}
+    for file in jobs.glob(f"*/{FILE}"):
+        for key, legs in legs_in(file.parent, keys).items():
+            found.setdefault(key, []).extend(legs)
+    for legs in found.values():
+        legs.sort(key=lambda leg: leg.began)
+    return found
+
+
+def history(legs: Sequence[Leg]) -> dict[str, int]:
     """How often work on a run began (``legs``), and how often each kind of end cut it short."""
     ends = Counter(leg.ended or KILLED for leg in legs[:-1])
     return {
@@ -117,11 +180,62 @@ def history(legs: list[Leg]) -> dict[str, int]:
     }
 
 
-def fruitless(legs: list[Leg], batch: str) -> int:
-    """How many of the last legs of ``batch`` in a row ran into the time limit before an epoch was done."""
-    count = 0
+def fruitless(legs: Sequence[Leg], batch: str) -> list[Leg]:
+    """The last legs of ``batch`` in a row that ended, in whatever way, before an epoch was done."""
+    found: list[Leg] = []
     for leg in reversed(legs):
-        if leg.batch != batch or leg.ended != TIMED_OUT or leg.epochs:
+        if leg.batch != batch or leg.saves or leg.ended in (DONE, FAILED):
             break
-        count += 1
-    return count
+        found.append(leg)
+    return found
+
+
+def _events(text: bytes) -> Iterator[dict[str, Any]]:
+    for line in filter(None, text.split(b"\n")):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def _add(
+    found: dict[str, list[Leg]], slots: dict[str, int], batch: str, event: dict[str, Any], wanted: set[str] | None
+) -> None:
+    """One event more; raises KeyError, TypeError, ValueError for one that has not what it needs."""
+    key, kind, at = event.pop("run"), event.pop("event"), float(event.pop("at"))
+    if not isinstance(key, str) or (wanted is not None and key not in wanted):
+        return
+    if kind == "start":
+        leg, slots[key] = Leg(batch, event.pop("job"), at), int(event.pop("slot"))
+        found.setdefault(key, []).append(replace(leg, facts=event))
+    elif kind == "end" and key in found:
+        leg, how = found[key][-1], event.pop("how")
+        saves, first, last = _points(event.pop("saves"), event.pop("first"), event.pop("last"))
+        facts = (leg.facts or {}) | event
+        found[key][-1] = replace(leg, saves=saves, first=first, last=last, ended=how, facts=facts)
+
+
+def _with_slot(leg: Leg, text: bytes) -> Leg:
+    """A leg that has no end with the progress in its slot, if that is its own and whole."""
+    with suppress(ValueError, TypeError):
+        began, saves, first, last = json.loads(text)
+        if began == leg.began:
+            saves, first, last = _points(saves, first, last)
+            return replace(leg, saves=saves, first=first, last=last)
+    return leg
+
+
+def _progress_of(leg: Leg) -> dict[str, Any]:
+    return {"saves": leg.saves, "first": leg.first, "last": leg.last}
+
+
+def _points(saves: Any, first: Any, last: Any) -> tuple[int, Any, Any]:
+    def point(value: Any) -> tuple[float, int, int] | None:
+        if value is None:
+            return None
+        at, done, of = value
+        return float(at), int(done), int(of)
+
+    return int(saves), point(first), point(last)

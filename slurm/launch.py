@@ -20,8 +20,8 @@ from bench.files import Lock
 from bench.pipeline import Options
 from bench.spec import Spec, component
 from bench.specify import make_method, method_digest
-from slurm.batch import Batch, Task, base_is_trained, base_key, batches, jobs_folder, new_token
-from slurm.clusters import Cluster, Slurm, cluster_of
+from slurm.batch import Batch, Task, base_key, batches, jobs_folder, new_token, trained_bases
+from slurm.clusters import Cluster, Slurm, TooMany, cluster_of
 from slurm.packing import estimates, pack
 from slurm.profile import Profile
 from slurm.states import MISSING, UNKNOWN, State, Survey, survey
@@ -81,6 +81,7 @@ def submit(request: Request, say: Callable[[str], None]) -> Submission:
         say("waiting for another submission to the same folder")
     with lock:
         cluster = cluster_of(request.cluster)
+        _clear(out)
         for cut_off in [batch for batch in batches(out) if not batch.jobs]:
             say(f"{cut_off.name}: its submission was cut off; withdrawn")
             _withdraw(cluster_of(cut_off.cluster), cut_off)
@@ -90,27 +91,52 @@ def submit(request: Request, say: Callable[[str], None]) -> Submission:
         done = Submission(before)
         wanted = to_submit(before, request.retry)
         largest = cluster.max_array_size() if isinstance(cluster, Slurm) and wanted else 1
+        largest = min(largest, request.profile.array_size or largest)
         for batch, after in plan(request, before, wanted, largest, done.batches):
             try:
-                batch.write()
-                accepted = cluster.submit(batch, request.profile, after)
-                accepted.write()
+                for accepted in _handed_over(cluster, batch, request.profile, after):
+                    done.batches.append(accepted)
             except SetupError as error:
-                with suppress(SetupError):  # then the next submission withdraws it
-                    _withdraw(cluster, batch)
-                before_it = f"{done.runs} of {len(wanted)} runs were, the same command submits the rest"
-                raise SetupError(f"{error}; {before_it if done.batches else 'nothing was submitted'}") from None
-            done.batches.append(accepted)
+                raise type(error)(_what_is_left(error, done.runs, len(wanted))) from None
     return done
+
+
+def _handed_over(cluster: Cluster, batch: Batch, profile: Profile, after: Sequence[Sequence[str]]) -> Iterator[Batch]:
+    """Hand over a batch, in parts where the cluster takes no more jobs at once; raises SetupError for what is left."""
+    size, start = batch.count, 0
+    while start < batch.count:
+        part = batch.part(start, start + size)
+        try:
+            part.write()
+            accepted = cluster.submit(part, profile, after[start : start + size])
+            accepted.write()
+        except SetupError as error:
+            with suppress(SetupError):  # then the next submission withdraws it
+                _withdraw(cluster, part)
+            if not isinstance(error, TooMany) or part.count == 1:
+                raise
+            size = (part.count + 1) // 2
+            continue
+        yield accepted
+        start = batch.count if batch.shared else start + size  # fewer jobs share all tasks
+
+
+def _what_is_left(error: SetupError, runs: int, wanted: int) -> str:
+    if isinstance(error, TooMany):
+        left = f"{runs} of {wanted} runs are submitted" if runs else "no run was submitted"
+        return f"{error}; {left}: the same command submits more of them when some of your jobs have ended"
+    left = f"{runs} of {wanted} runs were, the same command submits the rest" if runs else "nothing was submitted"
+    return f"{error}; {left}"
 
 
 def dry_run(request: Request) -> Iterator[tuple[Batch, str]]:
     """Every batch that :func:`submit` would hand over, with its sbatch script where there is one."""
     before = survey(request.specs, request.options.out)
     shown: list[Batch] = []
-    for batch, after in plan(request, before, to_submit(before, request.retry), MAX_ARRAY_SIZE, shown):
+    largest = request.profile.array_size or MAX_ARRAY_SIZE
+    for batch, after in plan(request, before, to_submit(before, request.retry), largest, shown):
         script = Slurm().script(batch, request.profile, after) if request.cluster == "slurm" else ""
-        shown.append(dataclasses.replace(batch, jobs=("<bases>",) if _is_bases(batch) else ()))
+        shown.append(dataclasses.replace(batch, jobs=("<bases>",) * batch.count if _is_bases(batch) else ()))
         yield batch, script
 
 
@@ -121,8 +147,8 @@ def to_submit(before: Survey, retry: Iterable[str]) -> list[State]:
 
 def plan(
     request: Request, before: Survey, wanted: Sequence[State], largest: int, accepted: Sequence[Batch]
-) -> Iterator[tuple[Batch, list[str]]]:
-    """The batches to hand over, each with the jobs it has to wait for.
+) -> Iterator[tuple[Batch, list[list[str]]]]:
+    """The batches to hand over, and for each of their jobs the jobs that it has to wait for.
 
     A base that several of the runs need is a task of its own, so that none of them waits for it with a node in its
     hands. ``accepted`` are the batches handed over so far: whoever iterates appends to it.
@@ -137,30 +163,35 @@ def plan(
         tasks = [*bases, *runs]
         count = 1 if request.cluster == "debug" else min(request.jobs, len(runs))
         threads = request.options.threads or max(1, _cores() // count)
-        keys = tuple(task.key for task in tasks)
-        yield _batch(request, tasks, (keys,) * count, threads, None), []
+        yield _batch(request, tasks, (tuple(task.key for task in tasks),), count, threads), [[]] * count
         return
-    waited = {task.key: before.live_jobs(task.key, request.cluster) for task in map(_base_of, runs)}
+    needs = {task.key: base_key(task.spec) for task in runs}
+    waited = {base: before.live_jobs(base, request.cluster) for base in dict.fromkeys(needs.values())}
     to_train = [task for task in bases if not waited[task.key]]
-    for few in _split([(task.key,) for task in to_train], largest):
-        yield _batch(request, to_train, few, profile.cpus, profile.minutes), []
-    trained_by = {key: batch.jobs[0].partition("_")[0] for batch in accepted for key in batch.tasks if batch.jobs}
-    for key, jobs in waited.items():
-        if not jobs and key in trained_by:
-            waited[key] = [trained_by[key]]
+    if profile.jobs is not None:
+        tasks = [*to_train, *runs]
+        count = min(profile.jobs, largest, -(-len(tasks) // profile.runs_at_once))
+        yield _batch(request, tasks, (tuple(task.key for task in tasks),), count, profile.cpus), [[]] * count
+        return
     seconds = estimates(out) if profile.minutes_per_job is not None else None
+    for few in _split(pack(to_train, profile, seconds), largest):
+        yield _batch(request, to_train, few, len(few), profile.cpus), [[]] * len(few)
+    trained_by = {key: batch.jobs_of(key) for batch in accepted for key in batch.tasks if key in waited}
+    waited = {base: jobs or trained_by.get(base, []) for base, jobs in waited.items()}
     for waits in (False, True):
-        mine = [task for task in runs if bool(waited[base_key(task.spec)]) == waits]
-        after = sorted({job.partition("_")[0] for task in mine for job in waited[base_key(task.spec)]})
+        mine = [task for task in runs if bool(waited[needs[task.key]]) == waits]
         for few in _split(pack(mine, profile, seconds), largest):
-            yield _batch(request, mine, few, profile.cpus, profile.minutes), after
+            after = [sorted({job for key in element for job in waited[needs[key]]}) for element in few]
+            yield _batch(request, mine, few, len(few), profile.cpus), after
 
 
 def shared_bases(runs: Sequence[Task], out: Path) -> list[Task]:
     """The bases that more than one of the runs need and that are not trained."""
     counts = Counter(base_key(task.spec) for task in runs)
-    first = {base_key(task.spec): _base_of(task) for task in reversed(runs)}
-    return [first[key] for key, n in counts.items() if n > 1 and not base_is_trained(out, first[key].spec)]
+    first = {base_key(task.spec): Task(task.spec, base=True) for task in reversed(runs)}
+    wanted = [key for key, n in counts.items() if n > 1]
+    trained = trained_bases(out, wanted)
+    return [first[key] for key in wanted if key not in trained]
 
 
 def cancel(specs: Sequence[Spec], out: Path) -> list[str]:
@@ -175,18 +206,14 @@ def cancel(specs: Sequence[Spec], out: Path) -> list[str]:
         jobs = [
             job
             for batch in mine
-            for job, keys in zip(batch.jobs, batch.elements, strict=True)
-            if job in found.live and keys_of.issuperset(keys)
+            for number, job in enumerate(batch.jobs)
+            if job in found.live and keys_of.issuperset(batch.keys_of(number))
         ]
         for batch in mine:
             batch.note_cancelled(set(batch.jobs).intersection(jobs))
         cluster_of(name).cancel(mine, jobs)
         ended += jobs
     return ended
-
-
-def _base_of(task: Task) -> Task:
-    return Task(task.spec, base=True)
 
 
 def _is_bases(batch: Batch) -> bool:
@@ -208,14 +235,12 @@ def _split(elements: Sequence[tuple[str, ...]], largest: int) -> Iterator[tuple[
 
 
 def _batch(
-    request: Request,
-    tasks: Sequence[Task],
-    elements: tuple[tuple[str, ...], ...],
-    threads: int,
-    minutes: int | None,
+    request: Request, tasks: Sequence[Task], elements: tuple[tuple[str, ...], ...], count: int, threads: int
 ) -> Batch:
     options, profile = request.options, request.profile
     keys = {key for element in elements for key in element}
+    on_slurm = request.cluster == "slurm"
+    processes = min(profile.runs_at_once, max(map(len, elements))) if on_slurm else 1
     where: dict[str, Any] = {
         "data_dir": profile.data_dir or str(options.data_dir.absolute()),
         "download": options.download,
@@ -231,13 +256,25 @@ def _batch(
         title=component(request.title)[:30],
         tasks={task.key: task.as_dict() for task in tasks if task.key in keys},
         elements=elements,
+        count=count,
         options=where,
         plugins=tuple(map(str, request.plugins)),
-        minutes=minutes,
+        minutes=profile.minutes if on_slurm else None,
         signal_delay_s=profile.signal_delay_s,
         code=environment.code(),
         packages=environment.packages(),
+        processes=processes,
+        gpus=profile.gpus_for(processes) if on_slurm else 0,
+        measured=profile.measured,
     )
+
+
+def _clear(out: Path) -> None:
+    """Remove what killed submissions left of files that they were writing; only they write here."""
+    for part in jobs_folder(out).glob("*/.batch.json.*.part"):
+        part.unlink(missing_ok=True)
+        with suppress(OSError):  # it has other files
+            part.parent.rmdir()
 
 
 def _withdraw(cluster: Cluster, batch: Batch) -> None:

@@ -12,6 +12,10 @@ from bench.spec import decode, read_toml
 
 SIGNAL_SHARE = 1 / 3
 """Largest part of a time limit that the warning before its end may take."""
+LEAST_MINUTES = 2
+"""SLURM's warning may come 60 s earlier than asked, so that of one minute nothing may be left."""
+GPUS = re.compile(r"(gpu(?::[^:,]+)?):(\d+)")
+"""A ``gres`` of GPUs, with their number."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,13 @@ class Profile:
             time: it goes on where it was.
         warning_s: seconds before the limit at which SLURM warns a job, which then saves nothing more and queues again.
         at_once: jobs of an array that run at the same time.
+        array_size: most jobs of an array, where a limit on submitted jobs is below the cluster's own limit.
         runs_per_job: runs that one job carries out, one after the other.
         minutes_per_job: in its place: as many runs as earlier records let expect in so many minutes.
-        runs_at_once: processes of a job that share its GPU and its runs.
+        jobs: in its place: so many jobs, each of which takes the next run that none has begun, until none is left.
+        runs_at_once: processes of a job, which share its runs; GPUs are dealt out to them.
+        measured: begin with one process a GPU, and add others, up to ``runs_at_once`` in all, only as long as the GPU
+            gets more done by that and has memory for it.
         setup: lines of shell before the job's Python starts: modules, environments, staging of data.
         python: command that starts Python on a node, such as ``apptainer exec --nv image.sif python``.
         srun: options of the srun command.
@@ -53,9 +61,12 @@ class Profile:
     time: int | str = 60
     warning_s: int = 90
     at_once: int = 256
+    array_size: int | None = None
     runs_per_job: int = 1
     minutes_per_job: float | None = None
+    jobs: int | None = None
     runs_at_once: int = 1
+    measured: bool = False
     setup: tuple[str, ...] = ()
     python: str | None = None
     srun: tuple[str, ...] = ()
@@ -64,9 +75,10 @@ class Profile:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "at_once", "runs_per_job", "runs_at_once", "warning_s"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
+        for name in ("cpus", "at_once", "array_size", "runs_per_job", "jobs", "runs_at_once", "warning_s"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value}: at least 1")
         if self.gpus < 0:
             raise ValueError(f"gpus = {self.gpus}: at least 0")
         for name in ("mem_gb", "minutes_per_job"):
@@ -75,15 +87,21 @@ class Profile:
                 raise ValueError(f"{name} = {value}: above 0")
         if self.gpus and self.gres:
             raise ValueError("gpus and gres: give one of them")
-        if self.minutes_per_job is not None and self.runs_per_job != 1:
-            raise ValueError("runs_per_job and minutes_per_job: give one of them")
-        if self.runs_at_once > max(self.runs_per_job, 1 if self.minutes_per_job is None else self.runs_at_once):
+        packing = [name for name in ("minutes_per_job", "jobs") if getattr(self, name) is not None]
+        packing += ["runs_per_job"] * (self.runs_per_job != 1)
+        if len(packing) > 1:
+            raise ValueError(f"{' and '.join(sorted(packing, reverse=True))}: give one of them")
+        if self.runs_at_once > self.runs_per_job and self.minutes_per_job is None and self.jobs is None:
             raise ValueError(f"runs_at_once = {self.runs_at_once}: a job has {self.runs_per_job} (runs_per_job)")
+        if self.measured and self.runs_at_once <= self.gpus_for(self.runs_at_once):
+            raise ValueError(f"measured: runs_at_once = {self.runs_at_once} leaves nothing to measure; give more")
+        if self.measured and not self.gpus_for(self.runs_at_once):
+            raise ValueError("measured: give gpus, or gres with their number, such as gpu:a100:8")
         for name, value in self.sbatch.items():
             if not isinstance(value, str | int | float) or value is False:
                 raise ValueError(f"sbatch.{name} = {value!r}: text, a number or true")
-        if self.minutes < 1:
-            raise ValueError(f"time = {self.time}: at least one minute")
+        if self.minutes < LEAST_MINUTES:
+            raise ValueError(f"time = {self.time}: at least {LEAST_MINUTES} minutes; SLURM may warn a minute early")
 
     @property
     def minutes(self) -> int:
@@ -101,6 +119,16 @@ class Profile:
         else:  # MM[:SS]
             seconds = first * 60 + second
         return math.ceil(seconds / 60)
+
+    def gpus_for(self, processes: int) -> int:
+        """GPUs of a job with so many processes, at most ``runs_at_once``: their share; 0 where none are counted."""
+        found = GPUS.fullmatch(self.gres or "")
+        return math.ceil((int(found[2]) if found else self.gpus) * processes / self.runs_at_once)
+
+    def gres_for(self, processes: int) -> str | None:
+        """``gres`` likewise."""
+        found = GPUS.fullmatch(self.gres or "")
+        return f"{found[1]}:{self.gpus_for(processes)}" if found else self.gres
 
     @property
     def signal_delay_s(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,13 +13,16 @@ from bench import record
 from bench.errors import SetupError
 from bench.files import run_lock
 from bench.spec import Spec
-from slurm.batch import Batch, base_key, batches, journal_of
-from slurm.clusters import RUNNING, WAITING, cluster_of
-from slurm.journal import Leg
+from slurm import journal
+from slurm.batch import Batch, base_key, batches, trained_bases
+from slurm.clusters import RUNNING, WAITING, cluster_of, remedy
+from slurm.journal import Leg, legs_in
 
 DONE, FAILED, LOST, MISSING, UNKNOWN = "done", "failed", "lost", "missing", "unknown"
 STATES = (DONE, RUNNING, WAITING, FAILED, LOST, MISSING, UNKNOWN)
 """``lost``: its job is gone and there is no record. ``unknown``: it was submitted and the cluster does not answer."""
+ROOM_BYTES = 2**20
+"""Free bytes below which a disk counts as full."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class State:
         seconds_left: estimated; None when that is not known.
         record_sha256: of its record, if there is one.
         seconds: that a finished run took.
+        differs: what its job found not to be as it was at submission.
     """
 
     spec: Spec
@@ -45,6 +51,28 @@ class State:
     seconds_left: float | None = None
     record_sha256: str | None = None
     seconds: float | None = None
+    differs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BaseState:
+    """What is known of a base that runs wait for.
+
+    Attributes:
+        key: its name.
+        state: ``running``, ``waiting``, ``lost`` (its job is gone: the first run that needs it trains it), ``unknown``.
+        detail: why it waits.
+        job: where it is.
+        remedy: what somebody has to do before it goes on; empty where nothing is to be done.
+        runs: how many of the runs need it.
+    """
+
+    key: str
+    state: str
+    detail: str
+    job: str
+    remedy: str
+    runs: int
 
 
 @dataclass
@@ -55,6 +83,7 @@ class Survey:
     problems: list[str] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
     live: dict[str, tuple[str, str]] = field(default_factory=dict)
+    bases: list[BaseState] = field(default_factory=list)
 
     def of(self, *states: str) -> list[State]:
         """Those in one of ``states``."""
@@ -66,27 +95,31 @@ class Survey:
 
     def live_jobs(self, key: str, cluster: str) -> list[str]:
         """Jobs of a cluster that have not ended and have the task ``key``."""
-        mine = [batch for batch in self.batches if batch.cluster == cluster]
+        mine = [batch for batch in self.batches if batch.cluster == cluster and key in batch.tasks]
         return [job for batch in mine for job in batch.jobs_of(key) if job in self.live]
 
 
 def survey(specs: Sequence[Spec], out: Path) -> Survey:
     """What became of each of ``specs`` under an output folder."""
-    records = {spec.id: _record(spec, out) for spec in specs}
+    keys = {spec.id: spec for spec in specs}
+    records = {key: _record(spec, out) for key, spec in keys.items()}
     submitted = _without_reused([batch for batch in batches(out) if batch.jobs])
     open_ids = _open(records, submitted)
-    relevant = open_ids | {base_key(spec) for spec in specs if spec.id in open_ids}
+    needs = {key: task["needs"] for batch in submitted for key, task in batch.tasks.items() if key in open_ids}
+    if submitted:
+        needs = {key: needs.get(key) or base_key(keys[key]) for key in open_ids}
+    relevant = open_ids | set(needs.values())
     found = Survey([], batches=[batch for batch in submitted if not relevant.isdisjoint(batch.tasks)])
     silent = _ask(found)
-    jobs: dict[str, list[tuple[Batch, str]]] = {}
-    for batch in found.batches:
-        for job, keys in zip(batch.jobs, batch.elements, strict=True):
-            for key in open_ids.intersection(keys):
-                jobs.setdefault(key, []).append((batch, job))
     # Only now the records again: a job that was not there when the cluster was asked has written its own by now.
-    records |= {spec.id: _record(spec, out) for spec in specs if spec.id in open_ids}
-    found.states = [_state(spec, out, records[spec.id], jobs.get(spec.id, []), found.live, silent) for spec in specs]
+    records |= {key: _record(keys[key], out) for key in open_ids}
+    known = _Known(out, found, silent, open_ids)
+    found.states = [known.state(spec, key, records[key]) for key, spec in keys.items()]
     _tell_ends(found)
+    waiting = [needs[state.spec.id] for state in found.of(RUNNING, WAITING, UNKNOWN) if state.spec.id in needs]
+    found.bases = known.bases(waiting)
+    if found.of(RUNNING, WAITING) and shutil.disk_usage(out).free < ROOM_BYTES:
+        found.problems.append(f"the disk of {out} is full: jobs wait up to ten minutes for room; make some")
     return found
 
 
@@ -126,57 +159,92 @@ def _record(spec: Spec, out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = record.load(path)
+        return record.glance(path)
     except record.RecordError as error:
-        return {"status": "damaged", "record_sha256": None, "error": {"message": str(error)}, "clock": {"seconds": {}}}
-    return {key: found[key] for key in ("status", "record_sha256", "error", "clock")}
+        damaged = {"error": {"message": str(error)}, "clock": {"seconds": {}}, "job": None}
+        return {"status": "damaged", "record_sha256": None, **damaged}
 
 
-def _state(
-    spec: Spec,
-    out: Path,
-    found: dict[str, Any] | None,
-    jobs: list[tuple[Batch, str]],
-    live: dict[str, tuple[str, str]],
-    silent: set[str],
-) -> State:
-    """The state of one run; ``jobs`` are all that ever had it, oldest first."""
-    status, sha256 = (found["status"], found["record_sha256"]) if found else (None, None)
-    message = found["error"]["message"] if found and found["error"] else ""
-    at_it = [pair for pair in jobs if pair[1] in live]
-    last = _last_leg(spec, out) if at_it else None
-    mine = [pair for pair in at_it if last and pair[1] == last.job]  # of several, the one that works on it
-    batch, job = next(iter([*reversed(mine), *reversed(at_it), *reversed(jobs)]), (None, None))
-    replaced = batch.tasks[spec.id]["replaces"] if batch else None
-    final = status not in (None, "interrupted") and (sha256 is None or sha256 != replaced)
-    seconds = sum(found["clock"]["seconds"].values()) if found else None
-    known = State(spec, MISSING, message, batch, job, record_sha256=sha256, seconds=seconds)
-    if final:
-        return replace(known, state=DONE if status == "ok" else FAILED)
-    if batch and job in live:
-        if mine and last and live[job][0] == RUNNING:
-            done, total = last.epochs[-1][1:] if last.epochs else (None, None)
-            left = last.seconds_left()
-            return replace(known, state=RUNNING, detail="", done=done, total=total, seconds_left=left)
-        return replace(known, state=WAITING, detail=live[job][1])
-    if batch and batch.cluster in silent:
-        return replace(known, state=UNKNOWN)
-    if _busy(spec, out):
-        return replace(known, state=RUNNING, detail="not as a job", batch=None, job=None)
-    if status in ("ok", "failed", "diverged"):  # it was to be replaced, and was not
-        return replace(known, state=DONE if status == "ok" else FAILED)
-    return replace(known, state=LOST) if batch and status is None else known
+class _Known:
+    """What batches, journals and clusters say of tasks."""
 
+    def __init__(self, out: Path, found: Survey, silent: set[str], open_ids: set[str]) -> None:
+        self.out, self.found, self.silent = out, found, silent
+        self.jobs: dict[str, list[tuple[Batch, Sequence[str]]]] = {}
+        """Task -> all jobs that ever had it, oldest first, by batch."""
+        for batch in found.batches:
+            if batch.shared:
+                for key in batch.tasks:
+                    self.jobs.setdefault(key, []).append((batch, batch.jobs))
+                continue
+            for number, job in enumerate(batch.jobs):
+                for key in batch.keys_of(number):
+                    self.jobs.setdefault(key, []).append((batch, [job]))
+        self.alive = {batch.token: [job for job in batch.jobs if job in found.live] for batch in found.batches}
+        self.last: dict[str, Leg] = {}
+        for batch in found.batches:
+            for key, legs in legs_in(batch.folder).items():
+                if key in open_ids and (key not in self.last or legs[-1].began > self.last[key].began):
+                    self.last[key] = legs[-1]
 
-def _last_leg(spec: Spec, out: Path) -> Leg | None:
-    """The leg that is going on, if there is one."""
-    legs = journal_of(out, spec.id).legs()
-    return legs[-1] if legs and legs[-1].ended is None else None
+    def live(self, key: str) -> list[tuple[Batch, str]]:
+        """Jobs that have the task and have not ended, oldest first."""
+        return [
+            (batch, job)
+            for batch, jobs in self.jobs.get(key, ())
+            for job in (self.alive[batch.token] if batch.shared else jobs)
+            if job in self.found.live
+        ]
 
+    def state(self, spec: Spec, key: str, found: dict[str, Any] | None) -> State:
+        """The state of one run."""
+        status, sha256 = (found["status"], found["record_sha256"]) if found else (None, None)
+        message = found["error"]["message"] if found and found["error"] else ""
+        at_it = self.live(key)
+        last = self.last.get(key)
+        going = last if last and last.ended is None else None
+        mine = [pair for pair in at_it if going and pair[1] == going.job]  # of several, the one that works on it
+        once = [(batch, jobs[-1]) for batch, jobs in self.jobs.get(key, ())[-1:]]
+        batch, job = next(iter([*reversed(mine), *reversed(at_it), *once]), (None, None))
+        replaced = batch.tasks[key]["replaces"] if batch else None
+        final = status not in (None, "interrupted") and (sha256 is None or sha256 != replaced)
+        seconds = sum(found["clock"]["seconds"].values()) if found else None
+        differs = tuple((found["job"] or {}).get("differs", ())) if found else ()
+        known = State(spec, MISSING, message, batch, job, record_sha256=sha256, seconds=seconds, differs=differs)
+        if final:
+            return replace(known, state=DONE if status == "ok" else FAILED)
+        if batch and job in self.found.live:
+            if mine and going and self.found.live[job][0] == RUNNING:
+                done, total = going.last[1:] if going.last else (None, None)
+                left = going.seconds_left()
+                return replace(known, state=RUNNING, detail="", done=done, total=total, seconds_left=left)
+            return replace(known, state=WAITING, detail=self.found.live[job][1])
+        if batch and batch.cluster in self.silent:
+            return replace(known, state=UNKNOWN)
+        if run_lock(self.out, key).busy():
+            return replace(known, state=RUNNING, detail="not as a job", batch=None, job=None)
+        if status in ("ok", "failed", "diverged"):  # it was to be replaced, and was not
+            return replace(known, state=DONE if status == "ok" else FAILED)
+        if last and last.ended == journal.DISK_FULL:
+            known = replace(known, detail="the disk was full when it was carried out")
+        return replace(known, state=LOST) if batch and status is None else known
 
-def _busy(spec: Spec, out: Path) -> bool:
-    """Whether a process that is no job is at the run."""
-    return run_lock(out, spec.id).busy()
+    def bases(self, waiting: Sequence[str]) -> list[BaseState]:
+        """Of the bases that runs wait for those that are not there, those first that somebody has to do something
+        about; ``waiting`` has the base of each such run."""
+        counts = {key: number for key, number in Counter(waiting).items() if key in self.jobs}
+        trained = trained_bases(self.out, list(counts)) if counts else set()
+        found = [self._base(key, runs) for key, runs in counts.items() if key not in trained]
+        return sorted(found, key=lambda base: (not base.remedy, base.state != WAITING))
+
+    def _base(self, key: str, runs: int) -> BaseState:
+        at_it = self.live(key)
+        if not at_it:
+            batch, jobs = self.jobs[key][-1]
+            return BaseState(key, UNKNOWN if batch.cluster in self.silent else LOST, "", jobs[-1], "", runs)
+        _, job = at_it[-1]
+        state, reason = self.found.live[job]
+        return BaseState(key, state, reason, job, remedy(job, reason) or "", runs)
 
 
 def _tell_ends(found: Survey) -> None:
@@ -196,4 +264,5 @@ def _tell_ends(found: Survey) -> None:
         wanted = state.batch is not None and state.job in state.batch.cancelled
         kind = MISSING if wanted or end.startswith("CANCELLED") else LOST
         detail = f"its job ended as {end} and left no record" if end else "its job is gone and left no record"
-        found.states[index] = replace(state, state=kind, detail=detail)
+        parts = [state.detail] if state.detail else []
+        found.states[index] = replace(state, state=kind, detail="; ".join([*parts, detail]))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from bench.errors import SetupError
 from slurm.batch import Batch
-from slurm.clusters import WAITING
+from slurm.clusters import WAITING, TooMany
 
 
 class Cluster:
@@ -16,6 +16,7 @@ class Cluster:
         self.submitted, self.withdrawn, self.cancelled = [], [], []
         self.refuse_at, self.silent = None, False
         self.refusal = "sbatch refused: Invalid qos"
+        self.limit = None  # of jobs that have not ended
         self.meanwhile = lambda batch: None
 
     def max_array_size(self):
@@ -24,15 +25,18 @@ class Cluster:
     def submit(self, batch, profile, after):
         found = Batch.load(batch.file)  # as a job that starts at once does
         assert (found.tasks, found.elements, found.jobs) == (batch.tasks, batch.elements, ())
+        assert len(after) == batch.count
         self.meanwhile(batch)
         if self.refuse_at == len(self.submitted):
             raise SetupError(self.refusal)
+        count = batch.count
+        if self.limit is not None and len(self.alive) + count > self.limit:
+            raise TooMany("sbatch refused: Job violates accounting/QOS policy (job submit limit)")
         self.number += 1
-        count = len(batch.elements)
         ids = (str(self.number),) if count == 1 else tuple(f"{self.number}_{k}" for k in range(count))
         self.alive |= dict.fromkeys(ids, (WAITING, "Resources"))
         accepted = replace(batch, jobs=ids)
-        self.submitted.append((accepted, list(after)))
+        self.submitted.append((accepted, [list(jobs) for jobs in after]))
         return accepted
 
     def live(self, batches):

@@ -6,7 +6,8 @@ from pathlib import Path
 from bench import environment, record
 from bench.specify import make_method, method_digest
 from bench.training import Training
-from slurm.batch import Batch, Task, journal_of, new_token
+from slurm.batch import Batch, Task, new_token
+from slurm.batch import legs as legs_of
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = Path(__file__).parent / "plugins"
@@ -21,15 +22,16 @@ LOCAL = {
 }
 
 
-def batch_of(out, *tasks, elements=1, **changes):
-    """A batch of these runs (or tasks), all in each of its elements, as written before its submission."""
+def batch_of(out, *tasks, jobs=1, **changes):
+    """A batch of these runs (or tasks), whose jobs share them all, as written before its submission."""
     made = [task if isinstance(task, Task) else Task(task, method_sha256=method_of(task)) for task in tasks]
     values = {
         "token": new_token(),
         "cluster": "local",
         "title": "some",
         "tasks": {task.key: task.as_dict() for task in made},
-        "elements": (tuple(task.key for task in made),) * elements,
+        "elements": (tuple(task.key for task in made),),
+        "count": jobs,
         "options": {
             "data_dir": str(out / "data"),
             "download": False,
@@ -62,7 +64,7 @@ def has_record(out, spec):
 
 
 def legs(out, task):
-    return journal_of(out, task if isinstance(task, str) else task.id).legs()
+    return legs_of(out, task if isinstance(task, str) else task.id)
 
 
 def stop_at(monkeypatch, signum, *saves):

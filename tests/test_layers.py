@@ -14,7 +14,7 @@ PACKAGES = ("bench", "methods", "leaderboard", "slurm")
 DOORS = {
     "torch_pruning": {"bench.torch_pruning_graph", "methods.torch_pruning_adapter"},
     "fvcore": {"bench.measure.flops"},
-    "submitit": {"slurm.clusters", "slurm.job"},
+    "submitit": {"slurm.clusters"},
     "torchvision": {"bench.data.sets", "bench.archs.outside", "bench.archs.classic"},
     "sklearn": {"bench.data.sets"},
     "PIL": {"bench.data.files"},

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench.spec import Spec
     from slurm.batch import Batch
     from slurm.launch import Request
-    from slurm.states import State, Survey
+    from slurm.states import BaseState, State, Survey
 
 POLL_S = 5.0
 SHOWN = 20
@@ -115,13 +115,13 @@ def _dry_run(request: Request) -> int:
     for problem in survey(request.specs, request.options.out).problems:
         say(problem)
     for batch, script in launch.dry_run(request):
-        print(f"### {batch.title}: {_contents(batch)} in {_plural(len(batch.elements), 'job')}")
+        print(f"### {batch.title}: {_contents(batch)} in {_plural(batch.count, 'job')}")
         if script:
             print(script)
-        alike = len(set(batch.elements)) == 1  # processes of this machine share all of their runs
-        for element, keys in enumerate(batch.elements[:1] if alike else batch.elements):
+        one = len(batch.elements) == 1  # several jobs may share its runs
+        for element, keys in enumerate(batch.elements):
             for key in keys:
-                print(f"# {'' if alike else f'{element}: '}{key}  {_described(batch, key)}")
+                print(f"# {'' if one else f'{element}: '}{key}  {_described(batch, key)}")
         runs |= {key for key, task in batch.tasks.items() if not task["base"]}
     print(f"{len(runs)} of {len(request.specs)} runs would be submitted", file=sys.stderr)
     return 0
@@ -186,16 +186,49 @@ def show(found: Survey, total: int, as_json: bool, everything: bool) -> None:
         for state in states if everything else states[:SHOWN]:
             print(f"{name}: {state.spec.id}  {_title(state.spec)}{_detail(state)}")
             if name == "lost" and state.batch and state.job:
-                for file in state.batch.logs(state.job):
-                    print("\n".join(f"    {line}" for line in tail(file, 3)))
+                print("".join(f"    {line}\n" for line in tail(state.batch.log(state.job), 3)), end="")
         if not everything and len(states) > SHOWN:
             print(f"{name}: {len(states) - SHOWN} more; --all lists them")
     reasons = collections.Counter(state.detail for state in found.of("waiting") if state.detail)
     if reasons:
         print("SLURM's reasons to wait: " + ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common()))
+    _show_held(found, everything)
+    _show_differing(found, everything)
     left = _minutes_left(found)
     if left is not None:
         print(f"about {left:.0f} min left with {counts['running']} at a time")
+
+
+def _show_held(found: Survey, everything: bool) -> None:
+    """Bases that are not trained, and jobs that wait until somebody does something."""
+    from slurm.clusters import remedy
+
+    shown = found.bases if everything else found.bases[:SHOWN]
+    for base in shown:
+        state = ", ".join(filter(None, (base.state, base.detail, f"job {base.job}")))
+        needed = f"{_plural(base.runs, 'run')} need{'s' if base.runs == 1 else ''} it"
+        print(f"base {base.key}: {state}; {needed}{_to_do(base)}")
+    if len(found.bases) > len(shown):
+        print(f"bases: {len(found.bases) - len(shown)} more; --all lists them")
+    held = {state.job: state.detail for state in found.of("waiting") if state.job}
+    for job, reason in held.items():
+        if do := remedy(job, reason):
+            print(f"held: job {job} ({reason}): {do}")
+
+
+def _to_do(base: BaseState) -> str:
+    if base.remedy:
+        return f"; to go on: {base.remedy}"
+    return "; the first of them trains it" if base.state == "lost" else ""
+
+
+def _show_differing(found: Survey, everything: bool) -> None:
+    """Runs whose job found other code or versions than there were at submission."""
+    differing = [state for state in found.states if state.differs]
+    for state in differing if everything else differing[:SHOWN]:
+        print(f"changed since submission: {state.spec.id}  {_title(state.spec)}: {'; '.join(state.differs)}")
+    if not everything and len(differing) > SHOWN:
+        print(f"changed since submission: {len(differing) - SHOWN} more; --all lists them")
 
 
 def _detail(state: State) -> str:

@@ -68,15 +68,19 @@ def cancel(chosen: argparse.Namespace) -> int:
 
 def logs(chosen: argparse.Namespace) -> int:
     """The end of the log of the job that has, or last had, a run."""
+    from slurm.batch import legs
+
     found = _submitted(chosen.which[0], chosen.out)
     keys = sorted({key for _, key in found})
     if len(keys) > 1:
         raise UsageError(f"{chosen.which[0]}: {len(keys)} runs have such an id; give more of it")
     batch, key = found[-1]
-    logs = [file for job in batch.jobs_of(key) for file in batch.logs(job)]
-    if not logs:
+    last = legs(chosen.out, key)
+    at_it = [last[-1].job] if batch.shared and last and last[-1].batch == batch.token else batch.jobs_of(key)
+    files = [file for job in at_it if (file := batch.log(job)).is_file()]
+    if not files:
         raise RunFailed(f"{key}: its job has written nothing so far")
-    for file in logs:
+    for file in files:
         print(f"# {file}", file=sys.stderr)
         print("\n".join(cluster.tail(file, chosen.lines)))
     return 0

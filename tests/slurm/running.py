@@ -1,6 +1,5 @@
 """What tests on a real SLURM share: commands as a user types them, waiting, records."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,8 @@ import time
 from pathlib import Path
 
 from bench import record
-from slurm.batch import batches
+from slurm.batch import batches, jobs_folder
+from slurm.journal import Leg, legs_of
 from slurm.states import survey
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -58,18 +58,14 @@ def wait_for(condition, what, seconds=DEADLINE_S):
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
-def events(out) -> list[dict]:
-    """All events of all journals of runs, those of bases left out."""
-    found = []
-    for file in (out / "jobs" / "journal").glob("*-s*.jsonl"):
-        if not file.name.startswith("base-"):
-            found += [json.loads(line) for line in file.read_text().split("\n") if line]
-    return found
+def legs(out) -> list[Leg]:
+    """All legs of runs, those of bases left out."""
+    return [leg for key, found in legs_of(jobs_folder(out)).items() if not key.startswith("base-") for leg in found]
 
 
 def epochs(out) -> int:
     """Checkpoints of runs written so far, those of bases that they trained themselves included."""
-    return sum(event["event"] == "epoch" for event in events(out))
+    return sum(leg.saves for leg in legs(out))
 
 
 def records(out) -> dict[str, dict]:

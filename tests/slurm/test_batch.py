@@ -12,7 +12,8 @@ from bench.registry import METHODS
 from bench.run import execute, train_base
 from bench.spec import Budget, load_recipe
 from bench.specify import make_spec
-from slurm.batch import Batch, Task, base_is_trained, base_key, batches, journal_of, new_token
+from slurm.batch import Batch, Task, base_key, batches, jobs_folder, new_token, trained_bases
+from slurm.journal import Journal
 
 
 def spec_of(method="l1_norm", seed=0, **options):
@@ -27,6 +28,7 @@ def batch_of(out, *tasks, **changes):
         "title": "some",
         "tasks": {task.key: task.as_dict() for task in tasks},
         "elements": tuple((task.key,) for task in tasks),
+        "count": len(tasks),
         "options": {"data_dir": "/data", "runtimes": ["eager"], "threads": 1},
         "plugins": ("/some/plugin.py",),
         "minutes": 60,
@@ -85,7 +87,7 @@ def test_a_truncated_file_is_told_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", "{}", '{"form": 1}', "\0" * 9])
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{}", '{"form": 2}', "\0" * 9])
 def test_another_file_is_told_in_one_line(tmp_path, text):
     batch = batch_of(tmp_path, Task(spec_of()))
     batch.write()
@@ -106,12 +108,24 @@ def test_wrong_values_are_told_in_one_line(tmp_path, change):
         Batch.load(batch.file)
 
 
-def test_the_file_of_another_version_is_told(tmp_path):
+@pytest.mark.parametrize("form", [1, 99])
+def test_batch_file_of_another_version_is_refused_with_what_to_do(tmp_path, form):
     batch = batch_of(tmp_path, Task(spec_of()))
     batch.write()
-    batch.file.write_text(json.dumps(json.loads(batch.file.read_text()) | {"form": 99}))
-    with pytest.raises(SetupError, match="another version"):
+    batch.file.write_text(json.dumps(json.loads(batch.file.read_text()) | {"form": form}))
+    with pytest.raises(SetupError, match=r"another version of the suite: let its jobs end, then delete .*jobs$"):
         Batch.load(batch.file)
+
+
+def test_batch_file_has_each_recipe_once(tmp_path):
+    tasks = [Task(spec_of(seed=seed)) for seed in range(20)]
+    other = Task(make_spec("l1_norm", "resnet20", "digits", load_recipe("digits"), Budget(keep_macs=0.5), 0))
+    batch = batch_of(tmp_path, *tasks, other)
+    batch.write()
+    assert batch.file.read_text().count('"momentum"') == 2
+    found = Batch.load(batch.file)
+    assert [found.task(task.key) for task in (*tasks, other)] == [*tasks, other]
+    assert found.task(tasks[0].key).spec.recipe is found.task(tasks[1].key).spec.recipe
 
 
 def test_a_specification_of_another_version_is_a_usage_error(tmp_path):
@@ -149,13 +163,36 @@ def test_batches_of_one_second_come_in_their_order_too(tmp_path):
 def test_jobs_of_a_task(tmp_path):
     one, two = Task(spec_of(seed=1)), Task(spec_of(seed=2))
     elements = ((one.key,), (one.key, two.key), (two.key,))
-    batch = batch_of(tmp_path, one, two, elements=elements, jobs=("5_0", "5_1", "5_2"))
+    batch = batch_of(tmp_path, one, two, elements=elements, count=3, jobs=("5_0", "5_1", "5_2"))
     assert batch.jobs_of(one.key) == ["5_0", "5_1"]
     assert batch.jobs_of(two.key) == ["5_1", "5_2"]
     assert batch.jobs_of("nobody") == []
     assert replace(batch, jobs=()).jobs_of(one.key) == []
+    shared = replace(batch, elements=((one.key, two.key),), jobs=("5_0", "5_1"), count=2)
+    assert shared.jobs_of(two.key) == ["5_0", "5_1"]
+    assert (batch.shared, shared.shared) == (False, True)
     assert batch.log("5_1").parent == batch.folder
     assert "5_1" in batch.log("5_1").name
+
+
+def test_parts_of_a_batch_are_batches_of_their_own(tmp_path):
+    tasks = [Task(spec_of(seed=seed)) for seed in range(5)]
+    batch = batch_of(tmp_path, *tasks)
+    assert batch.part(0, 5) is batch
+    parts = [batch.part(k, k + 2) for k in (0, 2, 4)]
+    assert [list(part.tasks) for part in parts] == [[t.key for t in tasks[k : k + 2]] for k in (0, 2, 4)]
+    assert [(part.elements, part.count) for part in parts] == [
+        (batch.elements[k : k + 2], len(batch.elements[k : k + 2])) for k in (0, 2, 4)
+    ]
+    assert len({part.token for part in (batch, *parts)}) == 4
+    shared = replace(batch, elements=(tuple(batch.tasks),))
+    assert (shared.part(0, 2).count, shared.part(0, 2).tasks) == (2, batch.tasks)
+
+
+def notes_of(out, *keys):
+    folder = jobs_folder(out) / "b"
+    folder.mkdir(parents=True)
+    return Journal(folder, keys)
 
 
 # --- tasks ---------------------------------------------------------------------------------------------------
@@ -203,16 +240,16 @@ def test_a_record_that_is_to_be_replaced_is_no_result_and_its_successor_is(make_
 def test_a_base_is_finished_when_a_job_trained_it_and_it_is_still_there(make_run):
     spec, options = make_run()
     task = Task(spec, base=True)
-    notes = journal_of(options.out, task.key)
+    notes = notes_of(options.out, task.key)
     assert not task.finished(options.out)
-    notes.add("start", batch="b", job="1")
+    notes.start(task.key, "1")
     assert not task.finished(options.out)
     name = train_base(spec, options)
     assert not task.finished(options.out)
-    notes.add("end", how="done", base=name)
+    notes.end(task.key, "done", base=name)
     assert task.finished(options.out)
     other, _ = make_run("random")
-    assert base_is_trained(options.out, other)  # it has the same
+    assert trained_bases(options.out, [base_key(other)]) == {task.key}  # it has the same
     weights = options.out / "bases" / f"{name}.safetensors"
     weights.unlink()
     assert not task.finished(options.out)
@@ -221,10 +258,11 @@ def test_a_base_is_finished_when_a_job_trained_it_and_it_is_still_there(make_run
 @pytest.mark.parametrize("how", ["failed", "preempted", "timed out"])
 def test_a_base_whose_last_leg_was_cut_short_is_not_finished(make_run, how):
     spec, options = make_run()
-    notes = journal_of(options.out, base_key(spec))
-    notes.add("start", batch="b", job="1")
-    notes.add("end", how=how)
-    assert not base_is_trained(options.out, spec)
+    key = base_key(spec)
+    notes = notes_of(options.out, key)
+    notes.start(key, "1")
+    notes.end(key, how)
+    assert trained_bases(options.out, [key]) == set()
 
 
 def test_the_key_of_a_run_needs_no_plugin(make_run, monkeypatch, tmp_path):

@@ -12,96 +12,189 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slurm import journal
-from slurm.journal import DONE, KILLED, PREEMPTED, TERMINATED, TIMED_OUT, Journal, Leg, fruitless, history
+from slurm.journal import (
+    DONE,
+    FILE,
+    KILLED,
+    PREEMPTED,
+    TERMINATED,
+    TIMED_OUT,
+    Journal,
+    Leg,
+    fruitless,
+    history,
+    legs_in,
+    legs_of,
+)
 
 ROOT = Path(__file__).parents[2]
 ENDS = (DONE, "failed", PREEMPTED, TIMED_OUT, TERMINATED)
+KEYS = ("some-s0", "some-s1", "some-s10")
 
 
 @pytest.fixture
 def notes(tmp_path):
-    return Journal(tmp_path / "journal", "some-s0")
+    return journal_in(tmp_path)
+
+
+def journal_in(folder, token="b1", keys=KEYS):
+    (folder / token).mkdir()
+    return Journal(folder / token, keys)
+
+
+def legs(notes, key="some-s0"):
+    return legs_in(notes.folder, [key]).get(key, [])
 
 
 def test_legs_are_what_was_told(notes):
-    assert notes.legs() == []
-    notes.add("start", batch="b1", job="7")
-    assert notes.legs() == [Leg("b1", "7", notes.legs()[0].began)]
-    notes.add("epoch", done=1, of=4)
-    notes.add("epoch", done=2, of=4)
-    notes.add("end", how=PREEMPTED)
-    notes.add("start", batch="b1", job="7")
-    notes.add("end", how=DONE, base="net-s0")
-    first, second = notes.legs()
-    assert (first.batch, first.job, first.ended, first.facts) == ("b1", "7", PREEMPTED, {})
-    assert [point[1:] for point in first.epochs] == [(1, 4), (2, 4)]
-    assert first.began <= first.epochs[0][0] <= first.epochs[1][0] <= second.began
-    assert (second.epochs, second.ended, second.facts) == ((), DONE, {"base": "net-s0"})
+    assert legs(notes) == []
+    notes.start("some-s0", "7", after_s=3.5)
+    (leg,) = legs(notes)
+    assert leg == Leg("b1", "7", leg.began, facts={"after_s": 3.5})
+    notes.saved("some-s0", 1, 4)
+    notes.saved("some-s0", 2, 4)
+    (leg,) = legs(notes)
+    assert (leg.ended, leg.saves, leg.first[1:], leg.last[1:]) == (None, 2, (1, 4), (2, 4))
+    notes.end("some-s0", PREEMPTED)
+    notes.start("some-s0", "7")
+    notes.end("some-s0", DONE, base="net-s0")
+    first, second = legs(notes)
+    assert (first.batch, first.job, first.ended, first.facts) == ("b1", "7", PREEMPTED, {"after_s": 3.5})
+    assert (first.saves, first.first[1:], first.last[1:]) == (2, (1, 4), (2, 4))
+    assert first.began <= first.first[0] <= first.last[0] <= second.began
+    assert (second.saves, second.last, second.ended, second.facts) == (0, None, DONE, {"base": "net-s0"})
 
 
-def test_a_leg_goes_on_until_it_has_an_end(notes):
-    notes.add("start", batch="b", job="1")
-    assert notes.legs()[0].ended is None
-    notes.add("start", batch="b", job="1")  # the first was killed
-    assert [leg.ended for leg in notes.legs()] == [None, None]
-    assert history(notes.legs())["kills"] == 1
+def test_tasks_of_a_batch_do_not_mix(notes):
+    for number, key in enumerate(KEYS):
+        notes.start(key, "7")
+        notes.saved(key, number, 9)
+    assert [legs(notes, key)[0].last[1] for key in KEYS] == [0, 1, 2]
+    assert {key: len(found) for key, found in legs_in(notes.folder).items()} == dict.fromkeys(KEYS, 1)
+    assert legs_in(notes.folder, ["some-s"]) == {}
+
+
+def test_what_a_killed_leg_had_saved_is_kept_when_the_next_begins(notes):
+    notes.start("some-s0", "7")
+    notes.saved("some-s0", 3, 9)
+    again = Journal(notes.folder, KEYS)  # another process: the first was killed
+    again.start("some-s0", "7")
+    again.saved("some-s0", 4, 9)
+    first, second = legs(notes)
+    assert (first.ended, first.saves, first.last[1:]) == (KILLED, 1, (3, 9))
+    assert (second.ended, second.saves, second.last[1:]) == (None, 1, (4, 9))
+    assert history(legs(notes))["kills"] == 1
+
+
+def test_slot_of_another_leg_is_not_taken_for_progress(notes):
+    """As when the line of a start did not fit on a full disk."""
+    notes.start("some-s0", "7")
+    notes.saved("some-s0", 3, 9)
+    notes._append("some-s0", "start", 1.0, job="8", slot=0)
+    assert legs(notes)[-1].saves == 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 500, b"[1, 2", b"{}", b"[1, 2, 3, 4]" + b" " * 200])
+def test_damaged_file_of_progress_costs_the_progress_only(notes, damage):
+    notes.start("some-s0", "7")
+    notes.saved("some-s0", 3, 9)
+    (notes.folder / journal.PROGRESS).write_bytes(damage)
+    (leg,) = legs(notes)
+    assert (leg.job, leg.saves) == ("7", 0)
+
+
+def test_files_do_not_grow_with_the_epochs(notes):
+    notes.start("some-s0", "7")
+
+    def sizes():
+        return [file.stat().st_size for file in sorted(notes.folder.iterdir())]
+
+    notes.saved("some-s0", 1, 10**6)
+    before = sizes()
+    for epoch in range(2, 300):
+        notes.saved("some-s0", epoch, 10**6)
+    assert sizes() == before
+    assert legs(notes)[0].saves == 299
 
 
 def test_what_belongs_to_no_leg_is_passed_over(notes):
-    notes.add("epoch", done=1, of=2)
-    notes.add("end", how=DONE)
-    assert notes.legs() == []
+    notes._append("some-s0", "end", 1.0, how=DONE, saves=0, first=None, last=None)
+    assert legs(notes) == []
+
+
+def test_legs_of_all_batches_come_oldest_first(tmp_path):
+    later, earlier = journal_in(tmp_path, "a"), journal_in(tmp_path, "b")
+    for notes in (earlier, later):
+        notes.start("some-s0", "7")
+        notes.end("some-s0", PREEMPTED)
+    assert [leg.batch for leg in legs_of(tmp_path, ["some-s0"])["some-s0"]] == ["b", "a"]
+    assert legs_of(tmp_path, ["some-s1"]) == {}
+    assert legs_of(tmp_path / "none") == {}
+
+
+def test_news_are_the_events_since_the_last_look(notes):
+    reader = Journal(notes.folder, KEYS)
+    assert list(reader.news()) == []
+    notes.start("some-s0", "7")
+    with (notes.folder / FILE).open("ab") as file:
+        file.write(b'{"run": "some-s1", "event"')  # somebody is writing
+        file.flush()
+        assert [(event["run"], event["event"]) for event in reader.news()] == [("some-s0", "start")]
+        file.write(b': "start", "at": 1, "job": "8", "slot": 1}\n')
+    assert [(event["run"], event["job"]) for event in reader.news()] == [("some-s1", "8")]
+    assert list(reader.news()) == []
 
 
 def test_history_counts_the_ends_of_all_legs_but_the_one_at_work(notes):
     for how in (PREEMPTED, None, TIMED_OUT, PREEMPTED, TERMINATED, None, DONE):
-        notes.add("start", batch="b", job="1")
+        notes.start("some-s0", "1")
         if how:
-            notes.add("end", how=how)
-    counts = history(notes.legs())
+            notes.end("some-s0", how)
+    counts = history(legs(notes))
     assert counts == {"legs": 7, "preemptions": 2, "timeouts": 1, "terminations": 1, "kills": 2}
     assert history([]) == {"legs": 0, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
-    assert history(notes.legs()[:1]) == {"legs": 1, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
+    assert history(legs(notes)[:1]) == {"legs": 1, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
 
 
-def leg(ended=TIMED_OUT, batch="b", epochs=0):
-    return Leg(batch, "1", 0.0, tuple((float(k), k, 9) for k in range(epochs)), ended)
+def leg(ended=TIMED_OUT, batch="b", saves=0):
+    return Leg(batch, "1", 0.0, saves, ended=ended)
 
 
 @pytest.mark.parametrize(
-    ("legs", "count"),
+    ("given_legs", "count"),
     [
         ([], 0),
         ([leg()], 1),
         ([leg(), leg(), leg()], 3),
-        ([leg(), leg(epochs=1), leg()], 1),
-        ([leg(), leg(PREEMPTED), leg()], 1),
-        ([leg(), leg(None), leg()], 1),
+        ([leg(), leg(PREEMPTED), leg(TERMINATED)], 3),
+        ([leg(), leg(None), leg(KILLED)], 3),
+        ([leg(), leg(saves=1), leg()], 1),
         ([leg(), leg(batch="other"), leg()], 1),
-        ([leg(), leg(), leg(PREEMPTED)], 0),
+        ([leg(), leg(), leg("failed")], 0),
+        ([leg(), leg(), leg(PREEMPTED, saves=1)], 0),
         ([leg(), leg(), leg(batch="other")], 0),
     ],
 )
-def test_fruitless_legs_are_those_in_a_row_that_reached_the_limit_without_an_epoch(legs, count):
-    assert fruitless(legs, "b") == count
+def test_fruitless_legs_are_those_in_a_row_without_an_epoch(given_legs, count):
+    assert len(fruitless(given_legs, "b")) == count
 
 
 def test_time_left_is_told_from_the_epochs_of_the_leg(monkeypatch):
     monkeypatch.setattr(journal.time, "time", lambda: 1000.0)
-    points = ((940.0, 2, 10), (950.0, 3, 10), (990.0, 7, 10))
     assert Leg("b", "1", 0.0).seconds_left() is None
-    assert Leg("b", "1", 0.0, points[:1]).seconds_left() is None
-    assert Leg("b", "1", 0.0, points).seconds_left() == pytest.approx(10 * 3 - 10)  # ten seconds each, ten are over
-    assert Leg("b", "1", 0.0, ((1.0, 1, 10), (2.0, 2, 10))).seconds_left() == 0.0  # long overdue, never negative
-    assert Leg("b", "1", 0.0, ((980.0, 0, 1), (990.0, 0, 1))).seconds_left() is not None  # a prune is no epoch
+    assert Leg("b", "1", 0.0, 1, (940.0, 2, 10), (940.0, 2, 10)).seconds_left() is None
+    left = Leg("b", "1", 0.0, 3, (940.0, 2, 10), (990.0, 7, 10)).seconds_left()
+    assert left == pytest.approx(10 * 3 - 10)  # ten seconds each, ten are over
+    assert Leg("b", "1", 0.0, 2, (1.0, 1, 10), (2.0, 2, 10)).seconds_left() == 0.0  # long overdue, never negative
+    assert Leg("b", "1", 0.0, 2, (980.0, 0, 1), (990.0, 0, 1)).seconds_left() is not None  # a prune is no epoch
 
 
 # --- damage --------------------------------------------------------------------------------------------------
 
 TOLD = st.lists(
     st.one_of(
-        st.tuples(st.just("start"), st.fixed_dictionaries({"batch": st.text(), "job": st.text()})),
-        st.tuples(st.just("epoch"), st.fixed_dictionaries({"done": st.integers(0, 9), "of": st.integers(0, 9)})),
+        st.tuples(st.just("start"), st.fixed_dictionaries({"job": st.text()})),
+        st.tuples(st.just("saved"), st.fixed_dictionaries({"done": st.integers(0, 9), "of": st.integers(0, 9)})),
         st.tuples(st.just("end"), st.fixed_dictionaries({"how": st.sampled_from(ENDS)})),
     ),
     max_size=12,
@@ -109,34 +202,42 @@ TOLD = st.lists(
 JUNK = st.one_of(
     st.binary(max_size=40).map(lambda b: b.replace(b"\n", b" ")),
     st.sampled_from([b"\0" * 50, b"3", b"null", b"[1]", b'"text"', b"{}", b"{", b"\xff", b'{"at": 1}']),
-    st.sampled_from([b'{"event": "end"}', b'{"event": "start", "at": 1}', b'{"event": "epoch", "at": 1, "done": 1}']),
-    st.sampled_from([b'{"event": "no such thing", "at": 1}', b'{"event": null, "at": null}', b'{"event": "sta']),
+    st.sampled_from([b'{"event": "end"}', b'{"event": "start", "at": 1}', b'{"run": "some-s0", "event": "s']),
+    st.sampled_from([b'{"run": "some-s0", "event": "end", "at": 1}', b'{"run": "some-s0", "event": null, "at": 1}']),
+    st.sampled_from([b'{"run": 3, "event": "start", "at": 1, "job": "1", "slot": 0}', b'{"event": null}']),
+    st.sampled_from([b'{"run": "some-s0", "event": "start", "at": 1, "job": "1", "slot": "x"}']),
 )
 
 
 def told(notes, events):
+    """Tell a journal; what belongs to no leg it would refuse."""
+    begun = False
     for event, facts in events:
-        notes.add(event, **facts)
+        begun |= event == "start"
+        if begun:
+            getattr(notes, event)("some-s0", **facts)
 
 
 @settings(deadline=None)
 @given(TOLD, TOLD, st.floats(0, 1))
-def test_a_torn_line_costs_itself_and_nothing_else(before, after, share):
+def test_torn_line_costs_itself_and_nothing_else(before, after, share):
     """Whatever is cut off at whatever byte, what is told later is read, and so is what stood before the cut."""
     with tempfile.TemporaryDirectory() as folder:
-        notes = Journal(Path(folder), "some")
-        notes.file.touch()
+        notes = journal_in(Path(folder))
+        file = notes.folder / FILE
+        file.touch()
         told(notes, before)
-        whole = notes.file.read_bytes()
+        whole = file.read_bytes()
         cut = int(share * len(whole))
-        notes.file.write_bytes(whole[:cut])
-        events = before[: sum(map(ends_well, whole[:cut].split(b"\n")))]
-        told(notes, [*after, ("start", {"batch": "last", "job": "1"})])
-        found = notes.legs()
-        assert (found[-1].batch, found[-1].ended) == ("last", None)
-        expected = Journal(Path(folder), "expected")
-        told(expected, [*events, *after, ("start", {"batch": "last", "job": "1"})])
-        assert list(map(timeless, found)) == list(map(timeless, expected.legs()))
+        file.write_bytes(whole[:cut])
+        kept = [json.loads(line) for line in whole[:cut].split(b"\n") if ends_well(line)]
+        told(Journal(notes.folder, KEYS), [*after, ("start", {"job": "last"})])
+        found = legs(notes)
+        assert (found[-1].job, found[-1].ended) == ("last", None)
+        starts = sum(event["event"] == "start" for event in kept)
+        assert len(found) == starts + sum(event == "start" for event, _ in after) + 1
+        jobs = [event["job"] for event in kept if event["event"] == "start"]
+        assert [leg.job for leg in found[:starts]] == jobs
 
 
 def ends_well(line):
@@ -146,32 +247,30 @@ def ends_well(line):
         return False
 
 
-def timeless(leg):
-    return leg.batch, leg.job, [point[1:] for point in leg.epochs], leg.ended, leg.facts
-
-
 @settings(deadline=None)
 @given(TOLD, st.lists(st.tuples(st.integers(0, 40), JUNK), max_size=6))
 def test_garbage_between_the_lines_is_passed_over(events, junk):
     with tempfile.TemporaryDirectory() as folder:
-        notes = Journal(Path(folder), "some")
-        notes.file.touch()
+        notes = journal_in(Path(folder))
+        file = notes.folder / FILE
+        file.touch()
         told(notes, events)
-        expected = notes.legs()
-        lines = notes.file.read_bytes().split(b"\n")
+        expected = legs(notes)
+        lines = file.read_bytes().split(b"\n")
         for place, garbage in junk:
             lines.insert(min(place, len(lines)), garbage)
-        notes.file.write_bytes(b"\n".join(lines))
-        assert notes.legs() == expected
+        file.write_bytes(b"\n".join(lines))
+        assert legs(notes) == expected
+        assert legs_in(notes.folder).get("some-s0", []) == expected
 
 
 WRITER = """
 import sys
 from pathlib import Path
 from slurm.journal import Journal
-notes = Journal(Path(sys.argv[1]), "some")
+notes = Journal(Path(sys.argv[1]), [sys.argv[2]])
 for k in range(int(sys.argv[3])):
-    notes.add("start", batch=sys.argv[2], job=str(k), padding="x" * (k % 700))
+    notes._append(sys.argv[2], "start", float(k), job=str(k), slot=0, padding="x" * (k % 700))
     if k == 20:
         print("going", flush=True)
 """
@@ -179,12 +278,14 @@ for k in range(int(sys.argv[3])):
 
 def test_what_many_processes_append_at_once_is_all_there(tmp_path):
     """Also while one of them is killed in the middle."""
+    folder = tmp_path / "b1"
+    folder.mkdir()
 
     def start(name, lines):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), name, str(lines)]
+        command = [sys.executable, "-c", WRITER, str(folder), name, str(lines)]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
 
-    writers = [start(name, 400) for name in "abcd"]
+    writers = [start(name, 200) for name in "abcd"]
     victim = start("victim", 10**9)
     try:
         assert victim.stdout.readline() == b"going\n"
@@ -194,20 +295,27 @@ def test_what_many_processes_append_at_once_is_all_there(tmp_path):
             process.kill()
             process.communicate()
     assert victim.returncode == -signal.SIGKILL
-    legs = Journal(tmp_path, "some").legs()
+    found = legs_in(folder)
     for name in "abcd":
-        assert [leg.job for leg in legs if leg.batch == name] == [str(k) for k in range(400)]
-    mine = [leg.job for leg in legs if leg.batch == "victim"]
+        assert [leg.job for leg in found[name]] == [str(k) for k in range(200)]
+    mine = [leg.job for leg in found["victim"]]
     assert mine == [str(k) for k in range(len(mine))]
     assert len(mine) > 20
 
 
-def test_a_journal_that_cannot_be_written_raises_and_one_that_is_not_there_is_empty(tmp_path):
+def test_journal_that_cannot_be_written_raises_and_one_that_is_not_there_is_empty(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
-        Journal(tmp_path / "file" / "journal", "some").add("start", batch="b", job="1")
-    assert Journal(tmp_path / "none", "some").legs() == []
+        Journal(tmp_path / "file" / "b1", KEYS).start("some-s0", "1")
+    assert legs_in(tmp_path / "none") == {}
     assert not (tmp_path / "none").exists()
+
+
+def test_line_is_appended_though_its_lock_is_never_given_back(notes, monkeypatch):
+    monkeypatch.setattr(journal, "LOCK_S", 0.1)
+    with journal.Lock(notes.folder.parent, "journal of b1"):
+        notes.start("some-s0", "7")
+    assert [leg.job for leg in legs(notes)] == ["7"]
 
 
 def test_how_a_leg_ended_is_one_word_of_a_few():

@@ -14,8 +14,9 @@ from bench.run import leave_failure
 from bench.spec import Budget, load_recipe
 from bench.specify import make_spec
 from slurm import launch, states
-from slurm.batch import Batch, Task, base_key, batches, journal_of
-from slurm.clusters import RUNNING, WAITING
+from slurm.batch import Batch, Task, base_key, batches, jobs_folder
+from slurm.clusters import RUNNING, WAITING, TooMany
+from slurm.journal import Journal
 from slurm.launch import Request, cancel, dry_run, plan, submit, to_submit
 from slurm.packing import estimates
 from slurm.profile import Profile
@@ -47,8 +48,8 @@ def spec_of(seed=0, method="l1_norm", **changes):
     return make_spec(method, "resnet20", "digits", recipe, Budget(keep_macs=0.5), seed)
 
 
-def request(specs, out, cluster="slurm", retry=(), jobs=1, **profile):
-    made = Request(specs, Options(out=out), [], cluster, Profile(**profile), "some", frozenset(retry), jobs)
+def request(specs, out, cluster="slurm", retry=(), processes=1, **profile):
+    made = Request(specs, Options(out=out), [], cluster, Profile(**profile), "some", frozenset(retry), processes)
     return made
 
 
@@ -64,9 +65,11 @@ def leave(out, spec, status="ok"):
 
 def trained(out, spec, name="some_base"):
     """The base of a run, as a job leaves it."""
-    notes = journal_of(out, base_key(spec))
-    notes.add("start", batch="b", job="1")
-    notes.add("end", how="done", base=name)
+    folder = jobs_folder(out) / "of_old"
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = Journal(folder, [base_key(spec)])
+    notes.start(base_key(spec), "1")
+    notes.end(base_key(spec), "done", base=name)
     (out / "bases").mkdir(parents=True, exist_ok=True)
     (out / "bases" / f"{name}.safetensors").touch()
 
@@ -76,8 +79,8 @@ def nobody(text):
 
 
 def shapes(slurm):
-    """Of what was submitted: keys of each element, and what it waits for."""
-    return [(list(map(list, batch.elements)), after) for batch, after in slurm.submitted]
+    """Of what was submitted: keys of each job, and what each waits for; one list where none waits."""
+    return [(list(map(list, batch.elements)), after if any(after) else []) for batch, after in slurm.submitted]
 
 
 # --- bases ---------------------------------------------------------------------------------------------------
@@ -94,7 +97,8 @@ def test_a_base_that_several_runs_need_is_a_task_of_its_own_and_they_wait_for_it
         [[spec.id] for spec in shared],
     ]
     assert [task["base"] for task in bases.tasks.values()] == [True, True]
-    assert [after for _, after in slurm.submitted] == [[], [], [bases.jobs[0].partition("_")[0]]]
+    one, two = bases.jobs
+    assert [after for _, after in slurm.submitted] == [[[], []], [[]], [[one], [one], [two], [two]]]
     assert done.runs == 5
     assert free.jobs != waiting.jobs
 
@@ -125,9 +129,9 @@ def test_a_base_that_an_earlier_submission_has_trained_is_waited_for(slurm, out)
     base = slurm.submitted[0][0].jobs[0]
     more = [spec_of(0, "ddrop"), spec_of(0, "uniform_thin")]
     submit(request([*first, *more], out), nobody)
-    assert shapes(slurm)[2:] == [([[spec.id] for spec in more], [base])]
+    assert shapes(slurm)[2:] == [([[spec.id] for spec in more], [[base]] * 2)]
     submit(request([spec_of(0, "dropnet")], out), nobody)  # also where it alone needs it
-    assert shapes(slurm)[3:] == [([[spec_of(0, "dropnet").id]], [base])]
+    assert shapes(slurm)[3:] == [([[spec_of(0, "dropnet").id]], [[base]])]
     slurm.alive.pop(base)
     trained(out, first[0])
     submit(request([spec_of(0, "dense")], out), nobody)
@@ -140,7 +144,7 @@ def test_a_base_whose_job_is_gone_is_trained_anew(slurm, out):
     slurm.alive.clear()
     submit(request(specs, out, retry=[LOST]), nobody)
     again = list(slurm.submitted[2][0].jobs)
-    assert shapes(slurm)[2:] == [([[base_key(specs[0])]], []), ([[spec.id] for spec in specs], again)]
+    assert shapes(slurm)[2:] == [([[base_key(specs[0])]], []), ([[spec.id] for spec in specs], [again] * 2)]
 
 
 def test_slurm_is_not_told_to_wait_for_a_process_of_this_machine(clusters, out):
@@ -151,9 +155,8 @@ def test_slurm_is_not_told_to_wait_for_a_process_of_this_machine(clusters, out):
     assert {state for state, _ in local.alive.values()} == {WAITING}
     more = [spec_of(0, "ddrop"), spec_of(0, "uniform_thin")]
     submit(request(more, out), nobody)
-    numbers = {job.partition("_")[0] for batch, _ in slurm.submitted for job in batch.jobs}
-    for _, after in slurm.submitted:
-        assert set(after) <= numbers
+    jobs = {job for batch, _ in slurm.submitted for job in batch.jobs}
+    assert {job for _, after in slurm.submitted for waited in after for job in waited} <= jobs
 
 
 # --- sizes ---------------------------------------------------------------------------------------------------
@@ -176,10 +179,92 @@ def test_runs_of_split_arrays_wait_for_all_bases_that_they_need(slurm, out):
     submit(request(specs, out), nobody)
     found = slurm.submitted
     assert [len(batch.elements) for batch, _ in found] == [2, 1, 2, 2, 2]
-    trainers = {key: batch.jobs[0].partition("_")[0] for batch, _ in found[:2] for key in batch.tasks}
+    trainers = {key: job for batch, _ in found[:2] for job, (key,) in zip(batch.jobs, batch.elements, strict=True)}
     for batch, after in found[2:]:
-        needed = {trainers[base_key(batch.task(key).spec)] for (key,) in batch.elements}
-        assert needed <= set(after)
+        assert after == [[trainers[base_key(batch.task(key).spec)]] for (key,) in batch.elements]  # its own only
+
+
+def test_bases_are_packed_as_runs_are_with_a_process_each(slurm, out):
+    specs = [spec_of(seed, method) for seed in range(3) for method in ("l1_norm", "random")]
+    submit(request(specs, out, runs_per_job=2, runs_at_once=2, cpus=3, gpus=4), nobody)
+    (bases, _), (runs, after) = slurm.submitted
+    keys = [base_key(specs[k]) for k in (0, 2, 4)]
+    assert bases.elements == ((keys[0], keys[1]), (keys[2],))
+    assert (bases.processes, bases.gpus) == (2, 4)
+    assert after == [[bases.jobs[0]], [bases.jobs[0]], [bases.jobs[1]]]
+    assert runs.processes == 2
+    alone = [spec_of(9, method) for method in ("l1_norm", "random")]
+    submit(request(alone, out, runs_per_job=2, runs_at_once=2, cpus=3, gpus=4), nobody)
+    assert (slurm.submitted[2][0].processes, slurm.submitted[2][0].gpus) == (1, 2)  # a single base
+
+
+@pytest.mark.parametrize(("jobs", "at_once", "count"), [(3, 1, 3), (3, 2, 3), (9, 2, 4), (1, 8, 1)])
+def test_jobs_that_share_one_queue(slurm, out, jobs, at_once, count):
+    """Bases first; no job waits for another, since each takes what is ready."""
+    specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random", "ddrop")]
+    submit(request(specs, out, jobs=jobs, runs_at_once=at_once), nobody)
+    ((batch, after),) = slurm.submitted
+    keys = (base_key(specs[0]), base_key(specs[3]), *(spec.id for spec in specs))
+    assert (batch.elements, batch.count, batch.processes) == ((keys,), count, at_once)
+    assert after == [[]] * count
+    assert {state.state for state in survey(specs, out).states} == {"waiting"}
+    assert submit(request(specs, out, jobs=jobs, runs_at_once=at_once), nobody).runs == 0
+
+
+def test_array_size_of_the_profile(slurm, out):
+    submit(request([spec_of(seed) for seed in range(7)], out, array_size=3), nobody)
+    assert [batch.count for batch, _ in slurm.submitted] == [3, 3, 1]
+    slurm.largest = 2
+    submit(request([spec_of(seed, "random") for seed in range(20, 24)], out, array_size=3), nobody)
+    assert [batch.count for batch, _ in slurm.submitted[3:]] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"), [(5, [5]), (6, [6]), (4, [3, 1]), (1, [1]), (11, [6, 3, 2]), (12, [6, 6]), (100, [6, 6])]
+)
+def test_as_many_jobs_as_a_limit_on_submitted_jobs_takes(slurm, out, limit, sizes):
+    slurm.largest, slurm.limit = 6, limit
+    specs = [spec_of(seed) for seed in range(12)]
+    if limit >= 12:
+        assert submit(request(specs, out), nobody).runs == 12
+    else:
+        with pytest.raises(TooMany, match=f"; {sum(sizes)} of 12 runs are submitted: the same command submits more"):
+            submit(request(specs, out), nobody)
+    accepted = [batch for batch, _ in slurm.submitted]
+    assert sum(batch.count for batch in accepted) == sum(sizes)
+    assert [key for batch in accepted for (key,) in batch.elements] == [spec.id for spec in specs[: sum(sizes)]]
+    assert {batch.token for batch in batches(out)} == {batch.token for batch in accepted}  # nothing half-submitted
+    slurm.alive.clear()
+    for spec in specs[: sum(sizes)]:
+        leave(out, spec)
+    slurm.limit = None
+    assert submit(request(specs, out), nobody).runs == 12 - sum(sizes)
+
+
+def test_bases_that_a_limit_takes_are_waited_for_by_the_runs_that_it_takes(slurm, out):
+    slurm.limit = 4
+    specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
+    with pytest.raises(TooMany, match="2 of 4 runs are submitted"):
+        submit(request(specs, out), nobody)
+    bases, *runs = [batch for batch, _ in slurm.submitted]
+    assert bases.count == sum(batch.count for batch in runs) == 2
+    waits = [jobs for _, after in slurm.submitted[1:] for jobs in after]
+    assert waits == [[bases.jobs[0]]] * 2
+
+
+def test_limit_that_takes_nothing(slurm, out):
+    slurm.limit = 0
+    with pytest.raises(TooMany, match="no run was submitted: the same command submits more of them when"):
+        submit(request([spec_of(seed) for seed in range(3)], out), nobody)
+    assert list(batches(out)) == []
+
+
+def test_of_jobs_that_share_a_queue_a_limit_takes_fewer(slurm, out):
+    slurm.limit = 3
+    specs = [spec_of(seed) for seed in range(8)]
+    assert submit(request(specs, out, jobs=4), nobody).runs == 8
+    ((batch, _),) = slurm.submitted
+    assert (batch.count, len(batch.tasks)) == (2, 8)
 
 
 def test_several_runs_in_a_job(slurm, out):
@@ -313,7 +398,7 @@ def test_bases_that_were_accepted_are_waited_for_by_the_call_that_goes_on(slurm,
     submit(request(specs, out), nobody)
     assert shapes(slurm) == [
         ([[base_key(specs[0])]], []),
-        ([[spec.id] for spec in specs], [slurm.submitted[0][0].jobs[0]]),
+        ([[spec.id] for spec in specs], [[slurm.submitted[0][0].jobs[0]]] * 2),
     ]
 
 
@@ -354,6 +439,17 @@ def test_a_submission_that_was_cut_off_is_withdrawn_by_the_next(slurm, out):
     assert done.runs == 2
     assert not left.folder.exists()
     assert [batch.token for batch in batches(out)] == [done.batches[0].token]
+
+
+def test_unfinished_file_of_a_killed_submission_is_removed_by_the_next(slurm, out):
+    for name in ("killed", "killed_later"):
+        (out / "jobs" / name).mkdir(parents=True)
+        (out / "jobs" / name / ".batch.json.abc123.part").write_text("{")
+    (out / "jobs" / "killed_later" / "batch.json.of.somebody").write_text("")
+    submit(request([spec_of()], out), nobody)
+    assert not list(out.rglob("*.part"))
+    assert not (out / "jobs" / "killed").exists()
+    assert (out / "jobs" / "killed_later").exists()
 
 
 def test_nothing_is_handed_over_while_the_cluster_does_not_say_what_it_has(slurm, out):
@@ -418,16 +514,16 @@ def test_threads_of_the_command_line_come_first(slurm, out):
 def test_processes_of_this_machine_share_all_runs(clusters, out, monkeypatch, jobs, processes):
     monkeypatch.setattr(launch, "_cores", lambda: 6)
     specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
-    (batch,) = submit(request(specs, out, "local", jobs=jobs), nobody).batches
+    (batch,) = submit(request(specs, out, "local", processes=jobs), nobody).batches
     keys = (base_key(specs[0]), base_key(specs[2]), *(spec.id for spec in specs))
-    assert batch.elements == (keys,) * processes
+    assert (batch.elements, batch.count, batch.shared) == ((keys,), processes, processes > 1)
     assert batch.options["threads"] == max(1, 6 // processes)
     assert batch.minutes is None
-    assert clusters["local"].submitted[0][1] == []
+    assert clusters["local"].submitted[0][1] == [[]] * processes
 
 
 def test_a_debugged_job_is_one(clusters, out):
-    (batch,) = submit(request([spec_of(0), spec_of(1)], out, "debug", jobs=4), nobody).batches
+    (batch,) = submit(request([spec_of(0), spec_of(1)], out, "debug", processes=4), nobody).batches
     assert len(batch.elements) == 1
     assert len(batch.elements[0]) == 2
 
@@ -439,7 +535,7 @@ def test_a_dry_run_tells_what_would_be_handed_over_and_leaves_nothing(monkeypatc
     monkeypatch.setenv("PATH", "")
     specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
     found = list(dry_run(request(specs, out, partition="gpu")))
-    assert [[len(batch.elements), all(t["base"] for t in batch.tasks.values())] for batch, _ in found] == [
+    assert [[batch.count, all(t["base"] for t in batch.tasks.values())] for batch, _ in found] == [
         [2, True],
         [4, False],
     ]
@@ -449,7 +545,7 @@ def test_a_dry_run_tells_what_would_be_handed_over_and_leaves_nothing(monkeypatc
     assert "dependency" not in found[0][1]
     assert "dependency" in found[1][1]
     assert not out.exists()
-    assert [script for _, script in dry_run(request(specs, out, "local", jobs=2))] == [""]
+    assert [script for _, script in dry_run(request(specs, out, "local", processes=2))] == [""]
 
 
 def test_a_dry_run_knows_what_is_done(slurm, out):

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from bench import record
-from tests.slurm.running import KNOWN, bench, epochs, events, only_record, profile, sleepy, status, wait_for
+from tests.slurm.running import KNOWN, bench, epochs, legs, only_record, profile, sleepy, status, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 EPOCHS = 10
@@ -98,7 +98,7 @@ def test_preempted_without_a_warning_and_without_accounting(own_cluster, start, 
     assert "no accounting" in bench("status", "--out", out, *KNOWN).stderr
     low = profile(out.parent, 'time = 30\npartition = "low"')
     bench(*sleepy(out, 1.0, EPOCHS, "--cluster", "slurm", "--profile", low, "--retry"))
-    wait_for(lambda: sum(event["event"] == "start" for event in events(out)) == 2, "the second leg")
+    wait_for(lambda: len(legs(out)) == 2, "the second leg")
     cluster.run("sbatch", "-p", "high", "-N1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
     done = finish(out)
     assert (done["job"]["legs"], done["job"]["terminations"], done["job"]["kills"]) == (3, 1, 1)
@@ -106,7 +106,7 @@ def test_preempted_without_a_warning_and_without_accounting(own_cluster, start, 
 
 
 def test_a_time_limit_shorter_than_the_run(slurm_env, start, undisturbed):
-    out, _ = start("time = 1", seconds=6.0, at=EPOCHS)
+    out, _ = start("time = 2", seconds=8.0, at=EPOCHS // 2)
     done = finish(out)
     job = done["job"]
     assert job["legs"] >= 2
@@ -120,7 +120,7 @@ def test_a_node_that_dies(slurm_env, start, undisturbed):
     out, job = start()
     node = slurm_env.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     slurm_env.kill_node(node)
-    wait_for(lambda: sum(event["event"] == "start" for event in events(out)) == 2, "another node takes the job")
+    wait_for(lambda: len(legs(out)) == 2, "another node takes the job")
     done = finish(out)
     assert (done["job"]["legs"], done["job"]["kills"]) == (2, 1)
     assert _comparable(done) == undisturbed

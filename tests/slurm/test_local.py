@@ -1,6 +1,7 @@
 """Jobs as processes of this machine: which are alive, how they end, what they hear, which GPU is theirs."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def batch_of(out, *jobs, seed=0, device="cpu", elements=None):
         "local",
         "some",
         {task.key: task.as_dict()},
-        ((task.key,),) * (elements or len(jobs)),
+        ((task.key,),),
+        elements or len(jobs),
         {"device": device, "runtimes": ["eager"]},
         (),
         None,
@@ -271,7 +273,9 @@ def test_each_job_is_a_process_and_its_number_is_the_jobs(tmp_path, given):
     assert [what["tasks_per_node"] for what in given] == [1, 1, 1]
     assert {what["folder"] for what in given} == {batch.folder}
     assert min(what["timeout_min"] for what in given) > 60 * 24 * 300  # no limit
-    assert len(list(batch.folder.glob("*_submitted.pkl"))) == 3
+    assert [file.name for file in batch.folder.iterdir()] == ["batch.json"]
+    words = ["-u", "-m", "slurm.job", str(batch.folder)]
+    assert [shlex.split(what["command"])[1:] for what in given] == [[*words, str(k)] for k in range(3)]
     assert all(accepted.log(job).name.startswith(job) for job in accepted.jobs)
 
 

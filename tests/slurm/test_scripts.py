@@ -7,7 +7,6 @@ The scripts are compared with ``golden/*.sh``. After a change that is meant, loo
 import os
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from script_tools import batch_of, flags
 
 from bench.errors import SetupError
-from bench.spec import Budget, load_recipe
-from bench.specify import make_spec
 from slurm import clusters
-from slurm.batch import Batch, Task
-from slurm.clusters import RUNNING, WAITING, Slurm, cluster_of, expand
+from slurm.clusters import RUNNING, WAITING, Slurm, TooMany, cluster_of, expand
 from slurm.profile import load_profile
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -53,27 +50,6 @@ srun = ["--cpu-bind=cores", "--mpi=none"]
 """
 
 
-def batch_of(out, profile, elements=1, **changes):
-    """Runs of a network, so many a job."""
-    recipe, budget = load_recipe("digits"), Budget(keep_macs=0.5)
-    per = profile.runs_per_job
-    runs = [Task(make_spec("l1_norm", "resnet20", "digits", recipe, budget, k)) for k in range(elements * per)]
-    values = {
-        "token": "0123abcd",
-        "cluster": "slurm",
-        "title": "some",
-        "tasks": {task.key: task.as_dict() for task in runs},
-        "elements": tuple(tuple(t.key for t in runs[k : k + per]) for k in range(0, len(runs), per)),
-        "options": {"data_dir": "/data", "device": "auto", "runtimes": ["eager"]},
-        "plugins": (),
-        "minutes": profile.minutes,
-        "signal_delay_s": profile.signal_delay_s,
-        "code": {},
-        "packages": {},
-    }
-    return Batch(out, **values | changes)
-
-
 @pytest.fixture
 def script(tmp_path):
     """The script of a profile's text."""
@@ -82,15 +58,9 @@ def script(tmp_path):
         path = tmp_path / "profile.toml"
         path.write_text(text)
         profile = load_profile(path)
-        return Slurm().script(batch_of(tmp_path / "out", profile, elements), profile, list(after))
+        return Slurm().script(batch_of(tmp_path / "out", profile, elements), profile, [list(after)] * elements)
 
     return write
-
-
-def flags(text):
-    """Options of a script."""
-    found = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH --")]
-    return {line.partition("=")[0]: "".join(shlex.split(line.partition("=")[2])) for line in found}
 
 
 # --- scripts -------------------------------------------------------------------------------------------------
@@ -128,6 +98,7 @@ def test_what_matters_most_in_a_script(script):
     setup = lines.index("module load cuda")
     assert lines[setup + 1] == 'source "$HOME/my env/bin/activate"'
     assert setup < next(k for k, line in enumerate(lines) if line.startswith("srun"))
+    assert "wckey" not in found  # sites with accounting keys refuse one that they do not know
     assert set(found) >= {"exclusive", "nice", "comment", "mail-type"}
 
 
@@ -137,21 +108,33 @@ def test_processors_are_asked_of_srun_too(script):
     assert "--cpus-per-task=6" in shlex.split(line)
 
 
-@pytest.mark.parametrize("python", ["", 'python = "env X=1 python3"'])
-def test_a_warning_before_python_has_its_handler_does_not_end_it(script, python):
-    """What starts Python in the script, with another thing to do."""
-    line = next(line for line in script(python).splitlines() if line.startswith("srun "))
-    words = shlex.split(line)
-    starts = words[words.index("--cpus-per-task=2") + 1 : words.index("-u")]
-    tells = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('alive', *os.environ.get('X', ''))"
-    assert subprocess.run([*starts, "-c", tells], capture_output=True, text=True).stdout.split()[0] == "alive"
+@pytest.mark.parametrize(
+    ("profile", "processes", "asked"),
+    [
+        ("gpus = 8\nruns_at_once = 8\nruns_per_job = 8\nmem_gb = 64\ncpus = 3", 8, (24, "8", None, "65536M")),
+        ("gpus = 8\nruns_at_once = 8\nruns_per_job = 8\nmem_gb = 64\ncpus = 3", 1, (3, "1", None, "8192M")),
+        ("gpus = 2\nruns_at_once = 8\nruns_per_job = 8", 3, (6, "1", None, None)),
+        ('gres = "gpu:a100:4"\nruns_at_once = 4\nruns_per_job = 4', 2, (4, None, "gpu:a100:2", None)),
+        ('gres = "gpu:a100"\nruns_at_once = 4\nruns_per_job = 4', 2, (4, None, "gpu:a100", None)),
+        ("gpus = 3", 1, (2, "3", None, None)),
+    ],
+)
+def test_job_with_fewer_processes_asks_for_their_share(tmp_path, profile, processes, asked):
+    """As that of a single base, whose runs have a whole node."""
+    file = tmp_path / "profile.toml"
+    file.write_text(profile)
+    made = load_profile(file)
+    found = flags(Slurm().script(batch_of(tmp_path / "out", made, processes=processes), made, [[]]))
+    cpus, gpus, gres, mem = asked
+    assert (found["cpus-per-task"], found["ntasks-per-node"]) == (str(cpus), "1")
+    assert (found.get("gpus-per-node"), found.get("gres"), found.get("mem")) == (gpus, gres, mem)
 
 
 def test_what_is_not_asked_for_is_not_in_a_script(script):
-    found = flags(script("time = 1"))
+    found = flags(script("time = 2"))
     for name in ("partition", "account", "qos", "constraint", "gres", "gpus-per-node", "mem", "nodelist", "exclude"):
         assert name not in found
-    assert (found["time"], found["signal"]) == ("1", "USR2@20")
+    assert (found["time"], found["signal"]) == ("2", "USR2@40")
     assert "array" not in found
 
 
@@ -172,6 +155,8 @@ def test_an_option_of_sbatch_in_place_of_ours(script):
 
 def test_jobs_wait_for_others_however_these_end(script):
     assert flags(script("", after=["12", "15"]))["dependency"] == "afterany:12:15"
+    assert flags(script("", after=["12_3"]))["dependency"] == "afterany:12_3"
+    assert flags(script("", after=["12_0", "12_3", "15"]))["dependency"] == "afterany:12:15"  # for short
 
 
 def test_the_log_is_where_it_is_looked_for(script, tmp_path):
@@ -179,7 +164,7 @@ def test_the_log_is_where_it_is_looked_for(script, tmp_path):
     profile = load_profile(None)
     for elements, job, filled in ((1, "12", {"%j": "12"}), (3, "12_2", {"%A": "12", "%a": "2"})):
         text = script("", elements)
-        for path in (flags(text)["output"], re.search(r"--output (\S+)", text)[1]):
+        for path in (flags(text)["output"], re.search(r"--output (\S+)", text)[1]):  # the two are one file
             for placeholder, value in {**filled, "%t": "0"}.items():
                 path = path.replace(placeholder, value)
             assert path == str(batch_of(tmp_path / "out", profile).log(job))
@@ -212,7 +197,9 @@ def program(tmp_path, monkeypatch):
 
 @pytest.fixture
 def batch(tmp_path):
-    return replace(batch_of(tmp_path / "out", load_profile(None), 3), jobs=("12_0", "12_1", "12_2"))
+    made = replace(batch_of(tmp_path / "out", load_profile(None), 3), jobs=("12_0", "12_1", "12_2"))
+    made.folder.mkdir(parents=True)
+    return made
 
 
 def test_jobs_that_have_not_ended(program, batch):
@@ -276,30 +263,64 @@ def test_a_refusal_is_told_in_one_line(program, batch):
         program(name, "")
     program("sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1")
     with pytest.raises(SetupError, match="Invalid account") as caught:
-        Slurm().submit(batch, load_profile(None), [])
+        Slurm().submit(batch, load_profile(None), [[]] * 3)
+    assert not isinstance(caught.value, TooMany)
     assert "\n" not in str(caught.value)
     assert "sbatch: error" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+        "AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy",
+        "QOSMaxSubmitJobPerUserLimit",
+    ],
+)
+def test_limit_on_submitted_jobs_is_told_from_other_refusals(program, batch, text):
+    for name in ("srun", "squeue", "scancel"):
+        program(name, "")
+    program("sbatch", f'echo "sbatch: error: {text}" >&2; exit 1')
+    with pytest.raises(TooMany):
+        Slurm().submit(batch, load_profile(None), [[]] * 3)
 
 
 def test_an_array_that_is_accepted(program, batch):
     program("srun", "")
     program("sbatch", "/bin/cat $1 > $1.copy; echo 'Submitted batch job 34'")
     profile = load_profile(None)
-    accepted = Slurm().submit(replace(batch, jobs=()), profile, ["7"])
+    accepted = Slurm().submit(replace(batch, jobs=()), profile, [["7"]] * 3)
     assert accepted.jobs == ("34_0", "34_1", "34_2")
     (copy,) = batch.folder.glob("*.copy")
-    submitted, planned = copy.read_text(), Slurm().script(batch, profile, ["7"])
+    submitted, planned = copy.read_text(), Slurm().script(batch, profile, [["7"]] * 3)
     assert submitted == planned  # a dry run tells the truth
-    assert len(list(batch.folder.glob("34_*_submitted.pkl"))) == 3
+    copy.unlink()
+    assert [file.name for file in batch.folder.iterdir()] == ["34_submission.sh"]  # one file for all jobs
+    assert not any(call.startswith("scontrol") for call in program.called())
+
+
+def test_each_job_of_an_array_waits_for_its_own_jobs_only(program, batch):
+    program("srun", "")
+    program("sbatch", "/bin/cat $1 > $1.copy; echo 'Submitted batch job 34'")
+    program("scontrol", "")
+    Slurm().submit(replace(batch, jobs=()), load_profile(None), [["7_0"], ["7_0"], ["7_1", "9"]])
+    (copy,) = batch.folder.glob("*.copy")
+    assert flags(copy.read_text())["dependency"] == "afterany:7:9"  # until the lines below are done
+    assert program.called()[1:] == [
+        "scontrol update jobid=34_[0-1] dependency=afterany:7_0",
+        "scontrol update jobid=34_2 dependency=afterany:7_1:9",
+    ]
+    program("scontrol", "echo 'Access denied' >&2; exit 1")
+    assert Slurm().submit(replace(batch, jobs=()), load_profile(None), [["7_0"], [], ["7_1"]]).jobs  # waits longer
 
 
 def test_a_single_job_that_is_accepted(program, batch):
     program("srun", "")
     program("sbatch", "/bin/cat $1 > $1.copy; echo 'Submitted batch job 34'")
-    single, profile = replace(batch, elements=batch.elements[:1], jobs=()), load_profile(None)
-    assert Slurm().submit(single, profile, []).jobs == ("34",)
+    single, profile = replace(batch, elements=batch.elements[:1], count=1, jobs=()), load_profile(None)
+    assert Slurm().submit(single, profile, [[]]).jobs == ("34",)
     (copy,) = batch.folder.glob("*.copy")
-    assert flags(copy.read_text()) == flags(Slurm().script(single, profile, []))
+    assert flags(copy.read_text()) == flags(Slurm().script(single, profile, [[]]))
 
 
 def test_a_cluster_that_is_silent_or_not_there(program, batch, monkeypatch):

@@ -13,7 +13,7 @@ from bench.run import leave_failure
 from bench.spec import Budget, load_recipe
 from bench.specify import make_spec
 from slurm import states
-from slurm.batch import Batch, Task, journal_of, new_token
+from slurm.batch import Batch, Task, new_token
 from slurm.clusters import RUNNING, WAITING
 from slurm.states import DONE, FAILED, LOST, MISSING, STATES, UNKNOWN, survey
 
@@ -79,14 +79,15 @@ def submitted(out, *elements, jobs, cluster="slurm", replaces=None, when="2026-0
         "some",
         {task.key: task.as_dict() for task in tasks},
         tuple(tuple(spec.id for spec in few) for few in elements),
+        len(jobs) or len(elements),
         {},
         (),
         60,
         90,
         {},
         {},
-        when,
-        jobs,
+        submitted_at=when,
+        jobs=jobs,
     )
     batch.write()
     return batch
@@ -145,31 +146,31 @@ def test_a_job_that_waits_says_why(tmp_path, slurm):
 
 def test_a_run_is_running_when_its_job_is_at_it(tmp_path, slurm):
     one, two = spec_of(1), spec_of(2)
-    batch = submitted(tmp_path, [one, two], jobs=("7",))
+    notes = submitted(tmp_path, [one, two], jobs=("7",)).journal()
     slurm.alive["7"] = (RUNNING, "")
-    notes = journal_of(tmp_path, one.id)
     assert only(tmp_path, one).state == WAITING  # the job has only just begun
-    notes.add("start", batch=batch.token, job="7")
+    notes.start(one.id, "7")
     first, second = survey([one, two], tmp_path).states
     assert (first.state, first.done, first.total, first.seconds_left) == (RUNNING, None, None, None)
     assert second.state == WAITING
-    notes.add("epoch", done=1, of=9)
-    notes.add("epoch", done=2, of=9)
+    notes.saved(one.id, 1, 9)
+    notes.saved(one.id, 2, 9)
     first = only(tmp_path, one)
     assert (first.state, first.done, first.total) == (RUNNING, 2, 9)
     assert first.seconds_left is not None
-    notes.add("end", how="preempted")
+    notes.end(one.id, "preempted")
     assert only(tmp_path, one).state == WAITING  # until it is at it again
 
 
 def test_jobs_that_share_their_runs_are_each_at_one_of_them(tmp_path, slurm):
     """As the processes of this machine are, and those of a job with several at once."""
     specs = [spec_of(seed) for seed in range(3)]
-    batch = submitted(tmp_path, specs, specs, jobs=("7", "8"))
+    batch = submitted(tmp_path, specs, jobs=("7", "8"))
     slurm.alive |= {"7": (RUNNING, ""), "8": (RUNNING, "")}
     for spec, job in zip(specs, batch.jobs, strict=False):
-        journal_of(tmp_path, spec.id).add("start", batch=batch.token, job=job)
-        journal_of(tmp_path, spec.id).add("epoch", done=1, of=9)
+        notes = batch.journal()
+        notes.start(spec.id, job)
+        notes.saved(spec.id, 1, 9)
     found = survey(specs, tmp_path).states
     assert [(one.state, one.done) for one in found] == [(RUNNING, 1), (RUNNING, 1), (WAITING, None)]
     assert [one.job for one in found[:2]] == ["7", "8"]
@@ -177,11 +178,12 @@ def test_jobs_that_share_their_runs_are_each_at_one_of_them(tmp_path, slurm):
 
 def test_the_leg_of_another_job_says_nothing(tmp_path, slurm):
     spec = spec_of()
-    batch = submitted(tmp_path, [spec], jobs=("7",))
-    journal_of(tmp_path, spec.id).add("start", batch="older", job="3")  # and was killed
+    older = submitted(tmp_path, [spec], jobs=("3",))
+    older.journal().start(spec.id, "3")  # and was killed
+    batch = submitted(tmp_path, [spec], jobs=("7",), when="2026-01-02T00:00:00+00:00")
     slurm.alive["7"] = (RUNNING, "")
     assert only(tmp_path, spec).state == WAITING
-    journal_of(tmp_path, spec.id).add("start", batch=batch.token, job="7")
+    batch.journal().start(spec.id, "7")
     assert only(tmp_path, spec).state == RUNNING
 
 
@@ -189,7 +191,7 @@ def test_a_job_that_is_queued_again_waits_though_its_last_leg_has_no_end(tmp_pat
     """Its node died."""
     spec = spec_of()
     batch = submitted(tmp_path, [spec], jobs=("7",))
-    journal_of(tmp_path, spec.id).add("start", batch=batch.token, job="7")
+    batch.journal().start(spec.id, "7")
     slurm.alive["7"] = (WAITING, "BeginTime")
     assert (only(tmp_path, spec).state, only(tmp_path, spec).detail) == (WAITING, "BeginTime")
 
@@ -280,7 +282,7 @@ def test_a_failed_run_that_is_tried_again(tmp_path, slurm):
     slurm.alive["7"] = (WAITING, "Resources")
     assert (only(tmp_path, spec).state, only(tmp_path, spec).detail) == (WAITING, "Resources")
     slurm.alive["7"] = (RUNNING, "")
-    journal_of(tmp_path, spec.id).add("start", batch=batch.token, job="7")
+    batch.journal().start(spec.id, "7")
     assert only(tmp_path, spec).state == RUNNING
     del slurm.alive["7"]  # it was killed: things are as before
     assert (only(tmp_path, spec).state, only(tmp_path, spec).detail) == (FAILED, "no data")
@@ -297,7 +299,7 @@ def test_a_finished_run_that_is_carried_out_again(tmp_path, slurm):
     slurm.alive["7"] = (WAITING, "Resources")
     assert (only(tmp_path, spec).state, only(tmp_path, spec).detail) == (WAITING, "Resources")
     slurm.alive["7"] = (RUNNING, "")
-    journal_of(tmp_path, spec.id).add("start", batch=batch.token, job="7")
+    batch.journal().start(spec.id, "7")
     assert only(tmp_path, spec).state == RUNNING
     del slurm.alive["7"]
     assert only(tmp_path, spec).state == DONE

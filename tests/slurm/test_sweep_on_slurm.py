@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import record
-from tests.slurm.running import TINY, bench, epochs, only_record, profile, records, sleepy, status, wait_for
+from tests.slurm.running import TINY, bench, epochs, legs, only_record, profile, records, sleepy, status, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -105,5 +105,7 @@ def test_processes_of_a_job_share_its_runs(slurm_env, tmp_path):
     bench(*words, "--seeds", "0-3", "--cluster", "slurm", "--profile", file, "--wait")
     assert len(records(out)) == 4
     assert len({one["job"]["id"] for one in records(out).values()}) == 1
-    ranks = {log.name.split("_")[1] for log in out.glob("jobs/*/*_log.out") if "measuring" in log.read_text()}
-    assert ranks == {"0", "1"}
+    assert {one["job"]["at_once"] for one in records(out).values()} == {2}
+    assert {leg.facts["worker"] for leg in legs(out)} == {0, 1}
+    (log,) = out.glob("jobs/*/*_log.out")  # one for all processes
+    assert log.read_text().count("measuring") == 4

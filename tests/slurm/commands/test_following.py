@@ -18,7 +18,7 @@ from bench.errors import SetupError
 from bench.pipeline import Options
 from bench.run import leave_failure
 from slurm import launch, states
-from slurm.batch import batches, journal_of
+from slurm.batch import batches
 from slurm.clusters import RUNNING
 
 
@@ -58,7 +58,7 @@ def test_what_is_told_of_a_submission(sweep, slurm, tmp_path):
         f"submitted 5 runs as job 101 (some-{tokens[1]}, an array of 5)",
         "5 runs: 5 submitted now",
     ]
-    assert [after for _, after in slurm.submitted] == [[], ["100"]]
+    assert [after for _, after in slurm.submitted] == [[[], []], [["100_0"]] * 3 + [["100_1"]] * 2]
     assert sweep()[1] == "5 runs: 0 submitted now; before: 5 waiting\n"
 
 
@@ -114,9 +114,9 @@ def test_status_tells_of_every_kind_what_there_is_to_know(sweep, slurm, bench, t
     leave(out, done, seconds=600)
     leave_failure(failed, Options(out=out), SetupError("no data at all"))
     slurm.alive[job[running.id]] = (RUNNING, "")
-    notes = journal_of(out, running.id)
-    notes.add("start", batch=runs.token, job=job[running.id])
-    notes.add("epoch", done=3, of=8)
+    notes = runs.journal()
+    notes.start(running.id, job[running.id])
+    notes.saved(running.id, 3, 8)
     for gone in (done, failed, lost):
         del slurm.alive[job[gone.id]]
     slurm.ended[job[lost.id]] = "OUT_OF_MEMORY (exit 0:125)"

@@ -86,7 +86,7 @@ def test_a_dry_run_for_slurm_needs_no_slurm(bench, tmp_path, monkeypatch):
     code, out, err = bench(*command)
     assert (code, err) == (0, "5 of 5 runs would be submitted\n")
     titles = [line for line in out.splitlines() if line.startswith("### ")]
-    assert titles == ["### some: 2 bases in 2 jobs", "### some: 5 runs in 3 jobs"]
+    assert titles == ["### some: 2 bases in 1 job", "### some: 5 runs in 3 jobs"]
     assert out.count("#SBATCH --partition=gpu") == out.count("#SBATCH --time=120") == 2
     assert "#SBATCH --array=0-2%3" in out
     ids = [run["id"] for run in json.loads(bench("status", path, "--json", "--out", tmp_path / "out")[1])["runs"]]

@@ -10,8 +10,10 @@ from bench import pipeline, record
 from bench.run import execute
 from bench.training import Training
 from slurm import job as jobs
-from slurm.batch import journal_of
-from slurm.job import FRUITLESS_LEGS, Job
+from slurm import worker as workers
+from slurm.batch import Task
+from slurm.job import AGAIN, BEGAN, Job
+from slurm.worker import FRUITLESS_LEGS
 
 
 @pytest.fixture
@@ -25,44 +27,45 @@ def clock(monkeypatch):
         return epoch(self, *given)
 
     monkeypatch.setattr(Training, "_epoch", take_time)
-    monkeypatch.setattr(jobs, "time", SimpleNamespace(time=lambda: now.s, sleep=time.sleep))
+    for module in (jobs, workers):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now.s, sleep=time.sleep))
     return now
 
 
-def test_a_run_stops_at_a_checkpoint_when_the_time_left_is_too_short_for_an_epoch(make_run, tmp_path, clock, requeued):
+def test_job_stops_at_a_checkpoint_when_no_epoch_would_fit(make_run, tmp_path, clock):
     spec, options = make_run(train__epochs=7, out=tmp_path / "whole")
     whole = execute(spec, options)
     batch = batch_of(tmp_path / "out", spec, minutes=60)
-    for leg in range(1, 9):
+    codes = []
+    while 0 not in codes:
         began = clock.s
-        Job(batch.file, 0)()
+        codes.append(Job(batch.file, 0)())
         assert clock.s - began <= 60 * 60 - 90  # SLURM had no reason to warn
-        if has_record(batch.out, spec):
-            break
-        assert len(requeued) == leg
-        assert legs(batch.out, spec)[-1].ended == "timed out"
-        assert clock.s - began >= 2 * 60 * clock.minutes  # what fits is done
+        if codes[-1] == AGAIN:
+            assert not has_record(batch.out, spec)
+            assert legs(batch.out, spec)[-1].ended == "timed out"
+            assert clock.s - began >= 2 * 60 * clock.minutes  # what fits is done
     done = found(batch.out, spec)
     assert record.timeless(done) == record.timeless(whole)
-    assert done["job"].items() >= {"legs": leg, "timeouts": leg - 1}.items()
-    assert leg in (4, 5)  # 7 epochs of the base and one of the run, two or three in a leg
+    assert done["job"].items() >= {"legs": len(codes), "timeouts": len(codes) - 1}.items()
+    assert len(codes) in (4, 5)  # 7 epochs of the base and one of the run, two or three in a leg
 
 
-def test_no_run_is_begun_when_the_time_is_over(make_run, tmp_path, clock, requeued):
+def test_no_run_is_begun_when_the_time_is_over(make_run, tmp_path, clock):
     one, two = (make_run(seed=seed)[0] for seed in (0, 1))
     batch = batch_of(tmp_path, one, two, minutes=60)
     clock.minutes = 29  # one epoch of base, one of the run: 58 of 58.5 minutes
-    Job(batch.file, 0)()
+    codes = [Job(batch.file, 0)()]
     if has_record(tmp_path, one):
         assert not has_record(tmp_path, two)
     clock.s += 3600
     while not has_record(tmp_path, two):
-        Job(batch.file, 0)()
-    assert requeued
+        codes.append(Job(batch.file, 0)())
+    assert set(codes) == {AGAIN, 0}
     assert {found(tmp_path, spec)["status"] for spec in (one, two)} == {"ok"}
 
 
-def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_path, clock, requeued, monkeypatch):
+def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_path, clock, monkeypatch):
     one, two = (make_run(seed=seed)[0] for seed in (0, 1))
     batch = batch_of(tmp_path, one, two, minutes=60)
     clock.minutes = 1
@@ -73,42 +76,99 @@ def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_pa
         clock.s += 3600
 
     monkeypatch.setattr(pipeline.Run, "_measure", take_long)
-    Job(batch.file, 0)()
-    assert requeued == ["77"]
+    assert Job(batch.file, 0)() == AGAIN
     assert found(tmp_path, one)["status"] == "ok"
     assert legs(tmp_path, two) == []  # not begun
     Job(batch.file, 0)()
     assert found(tmp_path, two)["job"]["legs"] == 1
 
 
-def test_without_a_limit_no_job_looks_at_the_clock(make_run, tmp_path, clock, requeued):
+def test_without_a_limit_no_job_looks_at_the_clock(make_run, tmp_path, clock):
     spec, _ = make_run(train__epochs=3)
     clock.minutes = 10**6
-    Job(batch_of(tmp_path, spec).file, 0)()
+    assert Job(batch_of(tmp_path, spec).file, 0)() == 0
     assert found(tmp_path, spec)["status"] == "ok"
-    assert requeued == []
+
+
+def test_set_up_before_python_is_on_the_clock(make_run, tmp_path, clock, monkeypatch):
+    """As with staged data: the job began long before this process."""
+    spec, _ = make_run(train__epochs=7)
+    batch = batch_of(tmp_path, spec, minutes=60)
+    monkeypatch.setenv(BEGAN, str(clock.s - 35 * 60))
+    assert Job(batch.file, 0)() == AGAIN
+    (leg,) = legs(tmp_path, spec)
+    assert (leg.ended, leg.saves, leg.facts["after_s"]) == ("timed out", 1, 35 * 60)
+
+
+def test_late_start_counts_as_an_attempt_and_the_third_is_the_last(make_run, tmp_path, clock, monkeypatch):
+    """Set-up that takes all of the time: the job could queue again for ever."""
+    spec, other = make_run()[0], make_run("random")[0]
+    batch = batch_of(tmp_path, spec, other, minutes=60)
+    monkeypatch.setenv(BEGAN, str(clock.s - 59 * 60))
+    codes = [Job(batch.file, 0)() for _ in range(2 * FRUITLESS_LEGS + 2)]
+    assert codes == [AGAIN] * (2 * FRUITLESS_LEGS + 1) + [0]  # in one of them the first run fails
+    for one in (spec, other):
+        failed = found(tmp_path, one)
+        assert (failed["status"], failed["job"]["timeouts"]) == ("failed", FRUITLESS_LEGS)
+        assert "of 60 minutes, up to 3540 s passed before the run began" in failed["error"]["message"]
+        assert [leg.saves for leg in legs(tmp_path, one)] == [0] * (FRUITLESS_LEGS + 1)
+
+
+def test_job_stops_in_time_though_no_warning_comes(make_run, tmp_path, monkeypatch):
+    """SLURM sends none to a job without processes, as during its set-up; one epoch takes longer than is left."""
+    spec, _ = make_run()
+    batch = batch_of(tmp_path, spec, minutes=2, signal_delay_s=40)
+    monkeypatch.setenv(BEGAN, str(time.time() - 79))  # so the limit is a second away
+    monkeypatch.setattr(Training, "_epoch", lambda *given: time.sleep(60))
+    assert Job(batch.file, 0)() == AGAIN
+    assert legs(tmp_path, spec)[0].ended == "timed out"
 
 
 def fruitless_leg(out, spec, batch, epochs=0, how="timed out"):
-    notes = journal_of(out, spec.id)
-    notes.add("start", batch=batch.token, job="77")
+    notes = batch.journal()
+    notes.start(spec.id, "77", after_s=61.0)
     for epoch in range(epochs):
-        notes.add("epoch", done=epoch + 1, of=9)
-    notes.add("end", how=how)
+        notes.saved(spec.id, epoch + 1, 9)
+    if how != "killed":
+        notes.end(spec.id, how)
 
 
-def test_a_run_that_never_gets_an_epoch_done_fails_and_says_what_to_do(make_run, tmp_path):
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        (["timed out"] * 3, "3 timed out"),
+        (["preempted"] * 3, "3 preempted"),
+        (["killed"] * 3, "3 killed"),
+        (["timed out", "killed", "preempted"], "1 preempted, 1 killed, 1 timed out"),
+        (["terminated", "timed out", "timed out"], "2 timed out, 1 terminated"),
+    ],
+)
+def test_run_fails_after_three_attempts_without_an_epoch(make_run, tmp_path, ends, told):
+    """Whatever ended them."""
     spec, other = make_run()[0], make_run("random")[0]
     batch = batch_of(tmp_path, spec, other, minutes=30)
-    for _ in range(FRUITLESS_LEGS):
-        fruitless_leg(tmp_path, spec, batch)
-    Job(batch.file, 0)()
+    for how in ends:
+        fruitless_leg(tmp_path, spec, batch, how=how)
+    assert Job(batch.file, 0)() == 0
     failed = found(tmp_path, spec)
     assert failed["status"] == "failed"
-    assert f"{FRUITLESS_LEGS} jobs of 30 minutes in a row" in failed["error"]["message"]
-    assert "profile" in failed["error"]["message"]
-    assert failed["job"]["timeouts"] == FRUITLESS_LEGS
+    assert f"3 attempts in a row ended before an epoch was done ({told})" in failed["error"]["message"]
+    assert "of 30 minutes, up to 61 s passed before the run began; give a longer time" in failed["error"]["message"]
+    assert failed["job"]["timeouts"] == ends.count("timed out")
     assert found(tmp_path, other)["status"] == "ok"
+
+
+def test_base_fails_after_three_attempts_without_an_epoch(make_run, tmp_path):
+    spec, _ = make_run()
+    base = Task(spec, base=True)
+    batch = batch_of(tmp_path, base, spec, minutes=30)
+    notes = batch.journal()
+    for _ in range(FRUITLESS_LEGS):
+        notes.start(base.key, "77", after_s=1.0)
+        notes.end(base.key, "preempted")
+    assert Job(batch.file, 0)() == 0
+    assert legs(tmp_path, base.key)[-1].ended == "failed"
+    assert found(tmp_path, spec)["status"] == "ok"  # it trains the base itself
 
 
 @pytest.mark.parametrize(
@@ -116,8 +176,8 @@ def test_a_run_that_never_gets_an_epoch_done_fails_and_says_what_to_do(make_run,
     [
         [],
         [{"epochs": 1}],
-        [{"how": "preempted"}],
-        [{"how": "terminated"}, {}],
+        [{"how": "preempted", "epochs": 1}],
+        [{"how": "killed", "epochs": 2}, {}],
     ],
 )
 def test_a_run_that_gets_somewhere_is_given_time(make_run, tmp_path, last):

@@ -5,13 +5,12 @@ from dataclasses import replace
 import image_folders
 import pytest
 from job_tools import PLUGINS, batch_of, found, legs
-from submitit.core.utils import JobPaths
 
 from bench import checkpoint, pipeline, record
 from bench.data import resolve
 from bench.errors import RunFailed, SetupError
 from bench.run import execute
-from slurm import job as jobs
+from slurm import worker as jobs
 from slurm.batch import Task
 from slurm.job import Job
 from slurm.journal import Journal
@@ -156,18 +155,10 @@ def test_a_journal_that_takes_nothing_costs_no_run(make_run, tmp_path, monkeypat
     def full(*given, **facts):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Journal, "add", full)
+    for name in ("start", "saved", "end"):
+        monkeypatch.setattr(Journal, name, full)
     Job(batch_of(tmp_path, spec).file, 0)()
     assert found(tmp_path, spec)["status"] == "ok"
-
-
-def test_what_a_kill_left_of_submitits_own_files_is_removed(make_run, tmp_path):
-    """It would end every later leg with an error."""
-    batch = batch_of(tmp_path, make_run()[0])
-    left = JobPaths(batch.folder, "77", 0).result_pickle.with_suffix(".pkl.save_tmp")
-    left.write_text("")
-    Job(batch.file, 0)()
-    assert not left.exists()
 
 
 def test_a_debugged_job_raises_what_went_wrong(make_run, tmp_path, monkeypatch):

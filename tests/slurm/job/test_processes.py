@@ -15,8 +15,6 @@ from bench.run import execute
 from slurm.batch import base_key
 from slurm.job import job_lock
 
-START = "import sys; from pathlib import Path; from slurm.job import Job; Job(Path(sys.argv[1]), int(sys.argv[2]))()"
-
 
 @pytest.fixture
 def workers(make_run, tmp_path, monkeypatch):
@@ -30,15 +28,15 @@ def workers(make_run, tmp_path, monkeypatch):
     def start(batch, *ids):
         for element, job in enumerate(ids):
             env = os.environ | {"SUBMITIT_LOCAL_JOB_ID": job, "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-c", START, str(batch.file), str(element)]
+            command = [sys.executable, "-m", "slurm.job", str(batch.folder), str(element)]
             log = (tmp_path / f"{job}.log").open("w")
             started[job] = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
             log.close()
         return started
 
-    def batch(out, *specs, elements):
+    def batch(out, *specs, jobs):
         plugins = tuple(str(PLUGINS / f"{name}.py") for name in ("small", "patient"))
-        return batch_of(out, *specs, elements=elements, plugins=plugins)
+        return batch_of(out, *specs, jobs=jobs, plugins=plugins)
 
     start.batch, start.open = batch, (tmp_path / "gate").touch
     yield start
@@ -50,7 +48,7 @@ def workers(make_run, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_jobs_with_the_same_runs_carry_out_each_once(make_run, tmp_path, workers):
     specs = [make_run("patient", train__epochs=2, seed=seed)[0] for seed in range(3)]
-    batch = workers.batch(tmp_path / "out", *specs, elements=2)
+    batch = workers.batch(tmp_path / "out", *specs, jobs=2)
     started = workers(batch, "501", "502")
     until(lambda: sum(len(legs(batch.out, spec)) for spec in specs) == 2)  # both are at work
     workers.open()
@@ -66,10 +64,10 @@ def test_two_jobs_with_the_same_runs_carry_out_each_once(make_run, tmp_path, wor
 @pytest.mark.slow
 def test_what_a_killed_job_was_at_is_taken_over_by_the_one_that_waits(make_run, tmp_path, workers):
     spec, options = make_run("patient", train__epochs=3)
-    batch = workers.batch(tmp_path / "out", spec, elements=2)
+    batch = workers.batch(tmp_path / "out", spec, jobs=2)
     started = workers(batch, "501", "502")
     until(lambda: all(job_lock(batch, job).busy() for job in started))  # both are there
-    until(lambda: legs(batch.out, spec) and len(legs(batch.out, spec)[0].epochs) == 4)  # base, first epoch
+    until(lambda: legs(batch.out, spec) and legs(batch.out, spec)[0].saves == 4)  # base, first epoch
     holder = legs(batch.out, spec)[0].job
     started[holder].kill()
     assert started[holder].wait() == -signal.SIGKILL

@@ -12,7 +12,8 @@ from bench.run import execute
 from bench.training import Training
 from slurm.batch import Task
 from slurm.clusters import RUNNING, Local
-from slurm.job import Job, differences
+from slurm.job import Job
+from slurm.worker import differences
 
 
 def test_a_job_leaves_the_record_that_the_run_command_leaves(make_run, tmp_path):
@@ -27,7 +28,7 @@ def test_a_job_leaves_the_record_that_the_run_command_leaves(make_run, tmp_path)
     assert done["job"].items() >= facts.items()
     (leg,) = legs(batch.out, spec)
     assert (leg.batch, leg.job, leg.ended) == (batch.token, "77", "done")
-    assert [point[1:] for point in leg.epochs] == [(1, 3), (2, 3), (2, 3), (3, 3)]  # base, own, prune, fine-tuning
+    assert (leg.saves, leg.first[1:], leg.last[1:]) == (4, (1, 3), (3, 3))  # base, own, prune, fine-tuning
 
 
 def test_a_job_that_is_started_again_finds_nothing_to_do(make_run, tmp_path):
@@ -44,7 +45,7 @@ def test_a_job_that_is_started_again_finds_nothing_to_do(make_run, tmp_path):
 def test_only_the_runs_of_its_own_element_are_a_jobs(make_run, tmp_path):
     one, two = (make_run(seed=seed)[0] for seed in (0, 1))
     batch = batch_of(tmp_path, one, two)
-    batch = replace(batch, elements=((one.id,), (two.id,)))
+    batch = replace(batch, elements=((one.id,), (two.id,)), count=2)
     batch.write()
     Job(batch.file, 1)()
     assert not has_record(tmp_path, one)
@@ -58,10 +59,10 @@ def test_a_base_is_trained_once_for_all_runs(make_run, tmp_path):
     Job(batch.file, 0)()
     (leg,) = legs(tmp_path, base.key)
     (weights,) = (tmp_path / "bases").glob("*.safetensors")
-    assert (leg.ended, leg.facts) == ("done", {"base": weights.stem})
+    assert (leg.ended, leg.facts["base"]) == ("done", weights.stem)
     for spec in specs:
         assert found(tmp_path, spec)["training"]["base"]["id"] == weights.stem
-        assert legs(tmp_path, spec)[0].epochs[-1][1:] == (1, 1)  # the fine-tuning only
+        assert legs(tmp_path, spec)[0].last[1:] == (1, 1)  # the fine-tuning only
     Job(batch.file, 0)()
     assert len(legs(tmp_path, base.key)) == 1
 
@@ -99,7 +100,7 @@ def test_a_failed_run_that_is_to_be_tried_again(make_run, tmp_path):
     assert len(list(tmp_path.rglob("superseded/*.json"))) == 1
 
 
-def test_a_finished_run_that_is_to_be_carried_out_again(make_run, tmp_path, monkeypatch, requeued):
+def test_a_finished_run_that_is_to_be_carried_out_again(make_run, tmp_path, monkeypatch):
     """Also when it takes two legs."""
     spec, options = make_run("ddrop")
     old = execute(spec, options)
@@ -135,3 +136,15 @@ def test_what_is_not_as_it_was_at_submission_is_told_and_recorded(make_run, tmp_
 def test_differences():
     assert differences({"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3, "d": 4}) == ["b: was 2, is 3", "d: was None, is 4"]
     assert differences({}, {}) == []
+
+
+@pytest.mark.parametrize("at", ["commit", "nowhere"])
+def test_differences_leave_out_what_is_not_known_without_git(at):
+    """A node without git says nothing of the code; all else is compared."""
+    known = {"version": "1", "commit": "abc", "diff_sha256": "def", "numpy": "1"}
+    unknown = known | {"commit": None, "diff_sha256": None, "numpy": "2"}
+    if at == "commit":
+        assert differences(known, unknown) == ["numpy: was 1, is 2"]
+        assert differences(unknown, known) == ["numpy: was 2, is 1"]
+    else:
+        assert differences(known, known | {"diff_sha256": None}) == ["diff_sha256: was def, is None"]

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 from job_tools import batch_of, found, has_record, legs, stop_at
@@ -13,90 +12,75 @@ from waiting import until
 from bench import record
 from bench.run import execute
 from slurm import job as jobs
-from slurm.batch import Task, journal_of
-from slurm.job import Job
+from slurm.batch import Task, claim
+from slurm.job import AGAIN, ENDED, Job
 
 
 @pytest.mark.parametrize("save", [1, 2, 3, 4, 5, 6])
-def test_a_run_preempted_after_any_checkpoint_goes_on_to_the_same_record(
-    make_run, tmp_path, monkeypatch, requeued, save, capsys
-):
+def test_a_run_preempted_after_any_checkpoint_goes_on_to_the_same_record(make_run, tmp_path, monkeypatch, save, capsys):
     spec, options = make_run("ddrop", train__epochs=2, out=tmp_path / "whole")
     whole = execute(spec, options)
     batch = batch_of(tmp_path / "out", spec, minutes=600)
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGUSR2, save)
-        Job(batch.file, 0)()
-    assert requeued == ["77"]
+        assert Job(batch.file, 0)() == AGAIN
     assert not has_record(batch.out, spec)
     (leg,) = legs(batch.out, spec)
     assert leg.ended == "preempted"
-    assert len(leg.epochs) == save
-    assert "preempted: queued again" in capsys.readouterr().err
-    Job(batch.file, 0)()
+    assert leg.saves == save
+    assert "preempted: asks to be queued again" in capsys.readouterr().err
+    assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
     assert record.timeless(done) == record.timeless(whole)
     assert done["job"].items() >= {"legs": 2, "preemptions": 1, "timeouts": 0, "kills": 0}.items()
-    assert len(legs(batch.out, spec)[1].epochs) == 6 - save  # nothing that was saved is done again
-    assert requeued == ["77"]
+    assert legs(batch.out, spec)[1].saves == 6 - save  # nothing that was saved is done again
 
 
-def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypatch, requeued):
+def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypatch):
     spec, options = make_run("ddrop", train__epochs=2, out=tmp_path / "whole")
     whole = execute(spec, options)
     batch = batch_of(tmp_path / "out", spec)
     stop_at(monkeypatch, signal.SIGUSR2, 1, 2, 3, 4, 5, 6)
     for _ in range(6):
-        Job(batch.file, 0)()
+        assert Job(batch.file, 0)() == AGAIN
         assert not has_record(batch.out, spec)
-    Job(batch.file, 0)()
+    assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
     assert record.timeless(done) == record.timeless(whole)
     assert done["job"].items() >= {"legs": 7, "preemptions": 6}.items()
-    assert len(requeued) == 6
 
 
-def test_a_base_of_its_own_that_is_preempted_goes_on(make_run, tmp_path, monkeypatch, requeued):
+def test_a_base_of_its_own_that_is_preempted_goes_on(make_run, tmp_path, monkeypatch):
     spec, _ = make_run(train__epochs=3)
     base = Task(spec, base=True)
     batch = batch_of(tmp_path, base)
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGUSR2, 2)
-        Job(batch.file, 0)()
-    assert requeued == ["77"]
+        assert Job(batch.file, 0)() == AGAIN
     assert not base.finished(tmp_path)
     Job(batch.file, 0)()
     assert base.finished(tmp_path)
-    assert [len(leg.epochs) for leg in legs(tmp_path, base.key)] == [2, 1]
+    assert [leg.saves for leg in legs(tmp_path, base.key)] == [2, 1]
 
 
-def test_the_warning_before_the_time_limit_is_told_from_a_preemption(make_run, tmp_path, monkeypatch, requeued):
+def test_the_warning_before_the_time_limit_is_told_from_a_preemption(make_run, tmp_path, monkeypatch):
     spec, _ = make_run("ddrop")
     batch = batch_of(tmp_path, spec, minutes=2, signal_delay_s=40)  # SLURM may send it a minute early
     stop_at(monkeypatch, signal.SIGUSR2, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "time", SimpleNamespace(time=late_by(30), sleep=time.sleep))
-        Job(batch.file, 0)()
+        patch.setenv(jobs.BEGAN, str(time.time() - 30))
+        assert Job(batch.file, 0)() == AGAIN
     assert legs(tmp_path, spec)[0].ended == "timed out"
     Job(batch.file, 0)()
     assert found(tmp_path, spec)["job"].items() >= {"legs": 2, "timeouts": 1, "preemptions": 0}.items()
 
 
-def late_by(seconds):
-    """A clock that is right when a job begins, and so much ahead from then on."""
-    calls = iter([time.time])
-    return lambda: next(calls, lambda: time.time() + seconds)()
-
-
-def test_a_job_of_this_machine_that_is_to_go_on_says_so_by_its_exit_code(make_run, tmp_path, monkeypatch):
-    """As submitit wants it."""
+def test_exit_code_of_a_job_that_is_to_go_on_is_the_one_submitit_knows(make_run, tmp_path, monkeypatch):
     from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
     stop_at(monkeypatch, signal.SIGUSR2, 1)
-    with pytest.raises(SystemExit) as stop:
-        Job(batch_of(tmp_path, make_run()[0]).file, 0)()
-    assert stop.value.code == LOCAL_REQUEUE_RETURN_CODE
+    assert Job(batch_of(tmp_path, make_run()[0]).file, 0)() == AGAIN == LOCAL_REQUEUE_RETURN_CODE
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
 
 
@@ -106,9 +90,7 @@ def test_a_terminated_run_leaves_an_interrupted_record_and_goes_on_with_the_next
     batch = batch_of(tmp_path / "out", *specs)
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGTERM, 3)
-        with pytest.raises(SystemExit) as stop:
-            Job(batch.file, 0)()
-    assert stop.value.code == 130
+        assert Job(batch.file, 0)() == ENDED
     stopped = found(batch.out, specs[0])
     assert (stopped["status"], stopped["job"]["id"]) == ("interrupted", "77")
     assert legs(batch.out, specs[0])[0].ended == "terminated"
@@ -120,14 +102,14 @@ def test_a_terminated_run_leaves_an_interrupted_record_and_goes_on_with_the_next
     assert found(batch.out, specs[1])["status"] == "ok"
 
 
-def test_a_killed_run_goes_on_and_the_record_says_so(make_run, tmp_path, monkeypatch, requeued):
+def test_a_killed_run_goes_on_and_the_record_says_so(make_run, tmp_path, monkeypatch):
     spec, _ = make_run("ddrop", train__epochs=2)
     whole = execute(*make_run("ddrop", train__epochs=2, out=tmp_path / "whole"))
     batch = batch_of(tmp_path / "out", spec)
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGUSR2, 3)
         Job(batch.file, 0)()
-    file = journal_of(batch.out, spec.id).file
+    file = batch.folder / "journal.jsonl"
     lines = [line for line in file.read_text().splitlines() if '"end"' not in line]
     file.write_text("\n".join(lines) + '\n{"event": "ep')  # as a kill leaves it
     Job(batch.file, 0)()
@@ -145,7 +127,7 @@ def at_work(tmp_path):
         held, done = threading.Event(), threading.Event()
 
         def work():
-            with journal_of(tmp_path, spec.id).lock:
+            with claim(tmp_path, spec.id):
                 held.set()
                 meanwhile()
                 done.wait(60)
@@ -161,7 +143,7 @@ def at_work(tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_job_that_waits_for_anothers_run_hears_signals_too(make_run, tmp_path, requeued, at_work, signum):
+def test_a_job_that_waits_for_anothers_run_hears_signals_too(make_run, tmp_path, at_work, signum):
     spec, _ = make_run()
     batch = batch_of(tmp_path, spec)
     before = signal.getsignal(signum)
@@ -174,12 +156,9 @@ def test_a_job_that_waits_for_anothers_run_hears_signals_too(make_run, tmp_path,
     let_go = at_work(spec, send)
     try:
         if signum == signal.SIGUSR2:
-            Job(batch.file, 0)()
-            assert requeued == ["77"]
+            assert Job(batch.file, 0)() == AGAIN
         else:
-            with pytest.raises(SystemExit) as stop:
-                Job(batch.file, 0)()
-            assert stop.value.code == 130
+            assert Job(batch.file, 0)() == ENDED
     finally:
         let_go()
     assert not has_record(tmp_path, spec)

@@ -1,0 +1,172 @@
+"""Several processes of one job of SLURM, on pretended GPUs; SLURM itself is not needed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from job_tools import PLUGINS, ROOT, batch_of, found, legs
+from waiting import until
+
+from bench import record
+from bench.run import execute
+from slurm.batch import Task
+from slurm.job import AGAIN
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def make_users(make_run):
+    """Runs that tell which GPU they have."""
+    from bench.registry import add_plugin
+
+    add_plugin(str(PLUGINS / "gpu_users.py"))
+
+    def make(count, **options):
+        specs = [make_run("gpu_user", train__epochs=3, seed=seed)[0] for seed in range(count)]
+        return [replace(spec, config=options) for spec in specs]
+
+    return make
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the job of a batch as SLURM would."""
+    started = []
+
+    def run(batch, gpus="0,1,2,3", **more):
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "SLURM_JOB_ID": "12", "PRETENDED": str(tmp_path), **more}
+        env["CUDA_VISIBLE_DEVICES"] = gpus
+        log = (tmp_path / "log").open("a")
+        command = [sys.executable, "-m", "slurm.job", str(batch.folder)]
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
+        log.close()
+        started.append(process)
+        return process
+
+    run.log = tmp_path / "log"
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def users(out, *specs, **changes):
+    plugins = tuple(str(PLUGINS / f"{name}.py") for name in ("small", "gpu_users"))
+    return batch_of(out, *specs, cluster="slurm", plugins=plugins, **changes)
+
+
+def seen(folder):
+    file = folder / "seen.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_each_process_has_a_gpu_of_its_own_and_takes_the_next_run(make_users, tmp_path, start):
+    specs = make_users(6, seconds=0.3)
+    batch = users(tmp_path / "out", *specs, processes=4)
+    assert start(batch, gpus="0,2,4,6").wait(120) == 0
+    told = seen(tmp_path)
+    assert {one["gpu"] for one in told} == {"0", "2", "4", "6"}
+    gpu_of = {one["process"]: one["gpu"] for one in told}
+    assert len(gpu_of) == 4
+    assert all(gpu_of[one["process"]] == one["gpu"] for one in told)
+    assert [len(legs(batch.out, spec)) for spec in specs] == [1] * 6
+    assert {found(batch.out, spec)["job"]["at_once"] for spec in specs} == {4}
+    assert {found(batch.out, spec)["status"] for spec in specs} == {"ok"}
+
+
+def test_neighbours_share_a_gpu_where_there_are_more_processes(make_users, tmp_path, start):
+    batch = users(tmp_path / "out", *make_users(4, seconds=0.3), processes=4)
+    assert start(batch, gpus="5,7").wait(120) == 0
+    gpus = sorted({(one["process"], one["gpu"]) for one in seen(tmp_path)}, key=lambda pair: pair[1])
+    assert [gpu for _, gpu in gpus] == ["5", "5", "7", "7"]
+
+
+def test_job_with_fewer_tasks_than_processes_starts_no_more(make_users, tmp_path, start):
+    (spec,) = make_users(1)
+    batch = users(tmp_path / "out", spec, processes=4)
+    assert start(batch).wait(120) == 0
+    assert found(batch.out, spec)["job"]["at_once"] == 1
+
+
+def test_bases_come_first_and_their_runs_wait_for_none_but_their_own(make_users, make_run, tmp_path, start):
+    specs = make_users(2, seconds=0.2)
+    more = [make_run("l1_norm", train__epochs=3, seed=seed)[0] for seed in (0, 1)]
+    bases = [Task(spec, base=True) for spec in specs]
+    batch = users(tmp_path / "out", *bases, *specs, *more, processes=2)
+    assert start(batch).wait(180) == 0
+    for base, (one, two) in zip(bases, zip(specs, more, strict=True), strict=True):
+        (trained,) = legs(batch.out, base.key)
+        assert trained.ended == "done"
+        for spec in (one, two):
+            (leg,) = legs(batch.out, spec)
+            assert leg.began > trained.last[0]
+            assert found(batch.out, spec)["training"]["base"]["id"] == trained.facts["base"]
+
+
+def test_all_processes_stop_at_a_warning_and_the_job_is_to_go_on(make_users, make_run, tmp_path, start):
+    specs = make_users(2, epochs=40, seconds=0.2)
+    batch = users(tmp_path / "out", *specs, processes=2)
+    process = start(batch)
+    until(lambda: sum(leg.saves > 1 for spec in specs for leg in legs(batch.out, spec)) == 2)
+    os.killpg(process.pid, signal.SIGUSR2)  # SLURM signals all processes of a job
+    assert process.wait(60) == AGAIN
+    assert [legs(batch.out, spec)[0].ended for spec in specs] == ["preempted"] * 2
+    assert start(batch).wait(180) == 0
+    for spec in specs:
+        assert found(batch.out, spec)["job"].items() >= {"legs": 2, "preemptions": 1}.items()
+
+
+def test_job_goes_on_when_one_process_has_to_though_another_was_killed(make_users, tmp_path, start):
+    specs = make_users(2, epochs=400, seconds=0.5)
+    batch = users(tmp_path / "out", *specs, processes=2)
+    process = start(batch)
+    until(lambda: len(seen(tmp_path)) == 2, seconds=250)
+    one, two = (told["process"] for told in seen(tmp_path))
+    os.kill(one, signal.SIGSTOP)  # so that it takes over nothing
+    os.kill(two, signal.SIGUSR2)
+    os.kill(one, signal.SIGKILL)
+    assert process.wait(90) == AGAIN
+    assert sorted(str(legs(batch.out, spec)[0].ended) for spec in specs) == ["None", "preempted"]
+
+
+def test_process_that_is_killed_is_survived_by_the_others_which_take_over_its_run(make_users, tmp_path, start):
+    specs = make_users(2, epochs=12, seconds=0.4)
+    batch = users(tmp_path / "out", *specs, processes=2)
+    process = start(batch)
+    until(lambda: len(seen(tmp_path)) == 2, seconds=250)
+    os.kill(seen(tmp_path)[0]["process"], signal.SIGKILL)
+    assert process.wait(180) == 128 + signal.SIGKILL
+    assert {found(batch.out, spec)["status"] for spec in specs} == {"ok"}
+    kills = [found(batch.out, spec)["job"]["kills"] for spec in specs]
+    assert sorted(kills) == [0, 1]
+
+
+def test_measured_job_begins_with_a_process_a_gpu_and_adds_more(make_users, tmp_path, start):
+    """How many it ends with is the business of :class:`slurm.sharing.Sharing`."""
+    specs = make_users(12, epochs=400, seconds=0.1)
+    batch = users(tmp_path / "out", *specs, processes=4, measured=True)
+    process = start(batch, gpus="0,1")
+    until(lambda: len(seen(tmp_path)) == 4, seconds=250)
+    first, later = seen(tmp_path)[:2], seen(tmp_path)[2:]
+    assert sorted(told["gpu"] for told in first) == sorted(told["gpu"] for told in later) == ["0", "1"]
+    assert len({told["process"] for told in first + later}) == 4
+    os.killpg(process.pid, signal.SIGUSR2)
+    assert process.wait(60) == AGAIN
+
+
+def test_records_of_a_shared_job_are_those_of_this_process(make_users, make_run, tmp_path, start, monkeypatch):
+    monkeypatch.setenv("PRETENDED", str(tmp_path / "inline"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    specs = make_users(2)
+    _, options = make_run(out=tmp_path / "inline")
+    (tmp_path / "inline").mkdir()
+    expected = [record.timeless(execute(spec, options)) for spec in specs]
+    batch = users(tmp_path / "out", *specs, processes=2)
+    assert start(batch).wait(120) == 0
+    assert [record.timeless(found(batch.out, spec)) for spec in specs] == expected

@@ -1,0 +1,222 @@
+"""Clusters as they are, on a real SLURM: slow set-up, limits, containers, whole nodes, held jobs, a full disk."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from slurm.batch import batches
+from tests.slurm.running import (
+    KNOWN,
+    PLUGINS,
+    TINY,
+    bench,
+    epochs,
+    legs,
+    only_record,
+    profile,
+    records,
+    sleepy,
+    status,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+LATE = "export BENCH_JOB_BEGAN=$((BENCH_JOB_BEGAN - {seconds}))"
+"""A line of set-up that takes so long, as the job's clock has it."""
+SWEEP = """
+[defaults]
+arch = "mlp_40_40"
+epochs = 2
+finetune_epochs = 1
+seeds = "0-2"
+[[runs]]
+method = ["l1_norm", "random"]
+"""
+
+
+def test_slow_set_up_is_on_the_clock_and_ends_a_hopeless_run(slurm_env, tmp_path):
+    """Two minutes, of which 40 seconds warning and 70 of set-up; an epoch takes 40."""
+    out = tmp_path / "out"
+    file = profile(tmp_path, f"time = 2\nsetup = ['{LATE.format(seconds=70)}']")
+    bench(*sleepy(out, 40, 3, "--cluster", "slurm", "--profile", file, "--set", "train.lr=0.01"))
+    failed = wait_for(lambda: only_record(out), "the record", seconds=280)
+    assert failed["status"] == "failed"
+    assert "3 attempts in a row ended before an epoch was done (3 timed out)" in failed["error"]["message"]
+    assert (failed["job"]["timeouts"], failed["job"]["preemptions"]) == (3, 0)
+
+
+def test_failing_line_of_the_set_up_is_named(slurm_env, tmp_path):
+    out = tmp_path / "out"
+    file = profile(tmp_path, 'time = 10\nsetup = ["true", "cd /no/such/folder", "touch /tmp/never"]')
+    bench(*sleepy(out, 0, 1, "--cluster", "slurm", "--profile", file))
+    wait_for(lambda: status(out)["counts"]["lost"] == 1, "that it is lost")
+    told = bench("status", "--out", out).stdout
+    assert "bench: error: set-up line failed with exit code 1: cd /no/such/folder" in told
+    assert legs(out) == []
+
+
+def test_job_in_a_container_queues_again_and_goes_on(slurm_env, tmp_path):
+    """A Python whose PATH has neither SLURM's programs nor git."""
+    out = tmp_path / "out"
+    file = profile(tmp_path, f'time = 30\npython = "env PATH=/nowhere {sys.executable}"')
+    bench(*sleepy(out, 1.0, 8, "--cluster", "slurm", "--profile", file))
+    wait_for(lambda: epochs(out) > 9, "some checkpoints")
+    (run,) = status(out)["runs"]
+    slurm_env.run("scancel", "--signal=USR2", run.job)
+    done = wait_for(lambda: only_record(out), "the record")
+    assert (done["status"], done["job"]["legs"], done["job"]["preemptions"]) == ("ok", 2, 1)
+    assert done["job"]["differs"] == []  # without git nothing is known of the code
+    (batch,) = batches(out)
+    log = batch.log(run.job).read_text()
+    assert log.count(f"bench: job {run.job} queued again") == 1
+    assert "cannot queue" not in log
+
+
+def test_limit_below_the_size_of_an_array(own_cluster, monkeypatch, tmp_path):
+    """12 runs, 5 jobs at a time of each user, arrays of up to 6."""
+    cluster = own_cluster(nodes=2, extra="AccountingStorageEnforce=limits\nMaxArraySize=6")
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
+    for words in (
+        ["add", "account", "some"],
+        ["add", "user", user, "account=some"],
+        ["modify", "user", user, "set", "MaxSubmitJobs=5"],
+    ):
+        done = cluster.run("sacctmgr", "-i", *words)
+        assert done.returncode == 0 or "Nothing" in done.stdout + done.stderr, done
+    out, file = tmp_path / "out", profile(tmp_path, "time = 10")
+    words = ["run", "--method", "l1_norm", *TINY, *KNOWN[:2], "--epochs", 1, "--finetune-epochs", 1, "--out", out]
+    words += ["--seeds", "0-11", "--cluster", "slurm", "--profile", file]
+
+    def refusal():
+        line = bench(*words, check=None).stderr.strip()
+        return line if line.startswith("bench: error: sbatch") else None
+
+    told = wait_for(refusal, "that the limit is known")
+    assert "5 of 12 runs are submitted: the same command submits more of them when some of your jobs have ended" in told
+    assert len(told.splitlines()) == 1
+    assert sum(batch.count for batch in batches(out)) == 5
+    again = bench(*words, check=3).stderr
+    assert "no run was submitted" in again
+    for _ in range(2):
+        wait_for(lambda: not status(out)["counts"]["waiting"] + status(out)["counts"]["running"], "the end of the jobs")
+        bench(*words, check=None)
+    wait_for(lambda: len(records(out)) == 12, "all records")
+
+
+def test_each_process_of_a_whole_node_has_its_gpu(slurm_env, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRETENDED", str(tmp_path))
+    out = tmp_path / "out"
+    file = profile(tmp_path, "time = 30\ngpus = 4\nruns_per_job = 4\nruns_at_once = 4\ndevice = 'cpu'")
+    words = ["run", "--method", "gpu_user", "-p", "seconds=1", *TINY, *KNOWN[:2], "--plugin", PLUGINS / "gpu_users.py"]
+    words += ["--epochs", 3, "--finetune-epochs", 1, "--seeds", "0-3", "--out", out]
+    bench(*words, "--cluster", "slurm", "--profile", file, "--wait")
+    seen = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    assert sorted({one["gpu"] for one in seen}) == ["0", "1", "2", "3"]
+    assert len({one["process"] for one in seen}) == 4
+    assert {one["job"]["at_once"] for one in records(out).values()} == {4}
+
+
+def test_jobs_take_the_next_run_of_one_queue(slurm_env, tmp_path):
+    out, file = tmp_path / "out", profile(tmp_path, "time = 30\njobs = 2")
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    words = ("sweep", tmp_path / "sweep.toml", "--threads", 1, "--out", out)
+    assert "6 runs and 3 bases as job" in bench(*words, "--cluster", "slurm", "--profile", file, "--wait").stdout
+    assert len(records(out)) == 6
+    assert len({one["job"]["id"] for one in records(out).values()}) == 2
+    assert [leg.ended for leg in legs(out)] == ["done"] * 6
+
+
+def test_held_base_holds_up_its_own_runs_only(slurm_env, tmp_path):
+    out, file = tmp_path / "out", profile(tmp_path, "time = 30")
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    slurm_env.run("scontrol", "update", "partitionname=main", "state=down")
+    try:
+        words = ("sweep", tmp_path / "sweep.toml", "--threads", 1, "--out", out)
+        bench(*words, "--cluster", "slurm", "--profile", file)
+        bases = next(batch for batch in batches(out) if any(task["base"] for task in batch.tasks.values()))
+        slurm_env.run("scontrol", "hold", bases.jobs[1])
+    finally:
+        slurm_env.run("scontrol", "update", "partitionname=main", "state=up")
+    wait_for(lambda: status(out)["counts"]["done"] == 4, "the runs of the other two bases")
+    told = bench("status", "--out", out).stdout
+    (line,) = [line for line in told.splitlines() if line.startswith("base ")]
+    assert line.startswith(f"base {bases.elements[1][0]}: waiting, JobHeldUser, job {bases.jobs[1]}; 2 runs need it; ")
+    assert line.endswith(f"to go on: scontrol release {bases.jobs[1]}")
+    assert status(out)["counts"]["waiting"] == 2
+    slurm_env.run("scontrol", "release", bases.jobs[1])
+    wait_for(lambda: status(out)["counts"]["done"] == 6, "all runs")
+    assert "base " not in bench("status", "--out", out).stdout
+
+
+def test_jobs_wait_for_room_on_a_full_disk(slurm_env, tmp_path):
+    """All of an array, not only those that find room for their first file."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = (
+        shutil.which("mount")
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "bench-test", disk], capture_output=True
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        out, file = disk / "out", profile(tmp_path, "time = 30")
+        slurm_env.run("scontrol", "update", "partitionname=main", "state=down")
+        words = ["run", "--method", "l1_norm", *TINY, *KNOWN[:2], "--epochs", 1, "--finetune-epochs", 1, "--out", out]
+        bench(*words, "--seeds", "0-3", "--cluster", "slurm", "--profile", file)
+        ballast = disk / "ballast"
+        with ballast.open("wb", buffering=0) as stream:
+            for block in (bytes(2**20), bytes(4096)):
+                try:
+                    while stream.write(block) == len(block):
+                        pass
+                except OSError:
+                    pass
+        slurm_env.run("scontrol", "update", "partitionname=main", "state=up")
+        time.sleep(20)  # they have started, or they would have ended
+        assert len(slurm_env.run("squeue", "-h", "-r", "-t", "RUNNING").stdout.splitlines()) == 4
+        assert "is full: jobs wait up to ten minutes for room" in bench("status", "--out", out).stderr
+        ballast.unlink()
+        wait_for(lambda: status(out)["counts"]["done"] == 4, "all runs")
+    finally:
+        slurm_env.run("scontrol", "update", "partitionname=main", "state=up")
+        slurm_env.cancel_all()
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_warning_at_any_moment_of_the_start_is_not_lost(tmp_path, number):
+    """During the imports too; SLURM is not needed for this."""
+    from slurm.job import AGAIN
+
+    out, file = tmp_path / "out", profile(tmp_path, "time = 30")
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name, text in (("sbatch", "echo Submitted batch job 7"), ("srun", ""), ("scontrol", ""), ("scancel", "")):
+        (bin_folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (bin_folder / name).chmod(0o755)
+    (bin_folder / "squeue").write_text("#!/bin/sh\n")
+    (bin_folder / "squeue").chmod(0o755)
+    path = f"{bin_folder}:{os.environ['PATH']}"
+    bench(*sleepy(out, 1.0, 60, "--cluster", "slurm", "--profile", file), PATH=path)
+    (batch,) = batches(out)
+    env = {**os.environ, "SLURM_JOB_ID": "7", "OMP_NUM_THREADS": "1", "PATH": path}
+    for pause in (0.01 + 0.45 * number, 0.12 + 0.45 * number, 0.3 + 0.45 * number):
+        command = [sys.executable, "-u", "-m", "slurm.job", str(batch.folder)]
+        with (tmp_path / "log").open("a") as log:
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        try:
+            time.sleep(pause)
+            process.send_signal(12)
+            assert process.wait(120) in (AGAIN, -12)  # queued again by the script in both cases
+        finally:
+            process.kill()
+            process.wait()
