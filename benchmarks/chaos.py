@@ -107,8 +107,8 @@ class _Chaos:
         live = self.jobs()
         claimed = set()
         for batch in batches(self.out):
-            for job, keys in zip(batch.jobs, batch.elements, strict=False):
-                claimed |= set(keys) if live and job in live else set()
+            for number, job in enumerate(batch.jobs):
+                claimed |= set(batch.keys_of(number)) if live and job in live else set()
         return live is not None and any(path.stem not in claimed for path in self.unfinished())
 
     # --- time passes -------------------------------------------------------------------------------------------
@@ -372,8 +372,8 @@ def repeated(legs_of: dict[str, list[journal.Leg]], anew: set[str]) -> list[str]
     """Legs that began before what the leg before them had saved; ``anew`` are runs that failed and may."""
     bad = []
     for key, legs in legs_of.items():
-        for before, after in itertools.pairwise(leg for leg in legs if leg.epochs):
-            left, first = (of - done for _, done, of in (before.epochs[-1], after.epochs[0]))
+        for before, after in itertools.pairwise(leg for leg in legs if leg.saves):
+            left, first = (of - done for _, done, of in (before.last, after.first))
             if first > left and key not in anew:
                 bad.append(f"{key}: {left} epochs were left, and {first} after the first of job {after.job}")
     return bad
@@ -398,15 +398,13 @@ def verdict(chaos: _Chaos, seconds: float) -> bool:
     say(f"{len(ok)} of {len(mine)} runs have a finished record ({100 * len(ok) / len(mine):.0f} %)")
     check("lost runs, without a record", [path.stem for path, entry in mine.items() if not entry])
     check("unfinished runs", [f"{p.stem}: {e['status']}" for p, e in mine.items() if e and e["status"] != "ok"])
-    legs_of = {
-        file.stem: journal.Journal(file.parent, file.stem).legs() for file in out.glob("jobs/journal/*.jsonl")
-    }  # fmt: skip
+    legs_of = journal.legs_of(jobs_folder(out))
     good = Counter(entry["id"] for entry in found.values() if entry["status"] == "ok")
     twice = [f"{key}: {n} finished records" for key, n in good.items() if n > 1]
     twice += [f"base {key}: its facts changed" for key in sorted(chaos.changed_bases)]
     for key, legs in legs_of.items():
         rest = list(itertools.dropwhile(lambda leg: leg.ended != journal.DONE, legs))[1:]
-        twice += [f"{key}: trained on after it was done" for leg in rest if leg.epochs]
+        twice += [f"{key}: trained on after it was done" for leg in rest if leg.saves]
     check("made twice", twice)
     unequal = []
     for path, entry in ok.items():
