@@ -26,7 +26,8 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from bench.errors import SetupError
 from slurm.batch import Batch
-from slurm.job import Job, job_lock
+from slurm.job import Job
+from slurm.place import job_lock
 from slurm.profile import Profile
 from slurm.script import command, sbatch_options
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from bench.files import Lock
 from slurm import journal
 from slurm.batch import Batch, Task, claim
-from slurm.job import Place
+from slurm.place import Place
 
 
 class Queue:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slurm.batch import Batch
-from slurm.job import AGAIN, BEGAN, ENDED
+from slurm.place import AGAIN, BEGAN, ENDED
 from slurm.profile import Profile
 
 TERMINATED, WARNED = 128 + 15, 128 + 12

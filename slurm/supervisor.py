@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from slurm.batch import Batch
-from slurm.job import AGAIN, BESIDE, ENDED, REPORT, WORKER, Signals
+from slurm.place import AGAIN, BESIDE, ENDED, REPORT, WORKER, Signals
 from slurm.sharing import Sharing, dealt, gpus_here
 
 LOOK_S = 1.0

@@ -16,8 +16,8 @@ from bench.errors import BenchError, RunFailed, SetupError
 from bench.progress import Progress
 from slurm import journal
 from slurm.batch import Batch, Task, legs
-from slurm.job import REPORT, Place, Requeue, Signals
 from slurm.journal import Journal, Leg
+from slurm.place import REPORT, Place, Requeue, Signals
 from slurm.queue import Queue
 
 NO_MEMORY = "no GPU memory"

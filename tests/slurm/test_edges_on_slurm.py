@@ -195,7 +195,7 @@ def test_jobs_wait_for_room_on_a_full_disk(slurm_env, tmp_path):
 @pytest.mark.parametrize("number", range(4))
 def test_warning_at_any_moment_of_the_start_is_not_lost(tmp_path, number):
     """During the imports too; SLURM is not needed for this."""
-    from slurm.job import AGAIN
+    from slurm.place import AGAIN
 
     out, file = tmp_path / "out", profile(tmp_path, "time = 30")
     bin_folder = tmp_path / "bin"

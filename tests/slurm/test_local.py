@@ -20,7 +20,7 @@ from bench.specify import make_spec
 from slurm import clusters
 from slurm.batch import Batch, Task, batches, new_token
 from slurm.clusters import RUNNING, Debug, Local, cluster_of
-from slurm.job import job_lock
+from slurm.place import job_lock
 from slurm.profile import Profile
 from slurm.states import LOST, WAITING, survey
 

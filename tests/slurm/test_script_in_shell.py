@@ -11,7 +11,7 @@ from script_tools import batch_of
 
 from slurm import script as scripts
 from slurm.clusters import Slurm
-from slurm.job import AGAIN, ENDED
+from slurm.place import AGAIN, ENDED
 from slurm.profile import load_profile
 
 

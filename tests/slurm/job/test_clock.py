@@ -9,10 +9,11 @@ from job_tools import batch_of, found, has_record, legs
 from bench import pipeline, record
 from bench.run import execute
 from bench.training import Training
-from slurm import job as jobs
+from slurm import place as places
 from slurm import worker as workers
 from slurm.batch import Task
-from slurm.job import AGAIN, BEGAN, Job
+from slurm.job import Job
+from slurm.place import AGAIN, BEGAN
 from slurm.worker import FRUITLESS_LEGS
 
 
@@ -27,7 +28,7 @@ def clock(monkeypatch):
         return epoch(self, *given)
 
     monkeypatch.setattr(Training, "_epoch", take_time)
-    for module in (jobs, workers):
+    for module in (places, workers):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now.s, sleep=time.sleep))
     return now
 

@@ -9,7 +9,8 @@ from job_tools import batch_of, found, legs, stop_at
 
 from bench.data import resolve
 from slurm import job as jobs
-from slurm.job import AGAIN, Job, Place
+from slurm.job import Job
+from slurm.place import AGAIN, Place
 
 
 @pytest.mark.parametrize(

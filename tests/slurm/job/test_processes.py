@@ -13,7 +13,7 @@ from waiting import until
 from bench import record
 from bench.run import execute
 from slurm.batch import base_key
-from slurm.job import job_lock
+from slurm.place import job_lock
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from waiting import until
 
 from bench import record
 from bench.run import execute
-from slurm import job as jobs
 from slurm.batch import Task, claim
-from slurm.job import AGAIN, ENDED, Job
+from slurm.job import Job
+from slurm.place import AGAIN, BEGAN, ENDED
 
 
 @pytest.mark.parametrize("save", [1, 2, 3, 4, 5, 6])
@@ -68,7 +68,7 @@ def test_the_warning_before_the_time_limit_is_told_from_a_preemption(make_run, t
     batch = batch_of(tmp_path, spec, minutes=2, signal_delay_s=40)  # SLURM may send it a minute early
     stop_at(monkeypatch, signal.SIGUSR2, 1)
     with monkeypatch.context() as patch:
-        patch.setenv(jobs.BEGAN, str(time.time() - 30))
+        patch.setenv(BEGAN, str(time.time() - 30))
         assert Job(batch.file, 0)() == AGAIN
     assert legs(tmp_path, spec)[0].ended == "timed out"
     Job(batch.file, 0)()

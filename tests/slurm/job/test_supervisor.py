@@ -14,7 +14,7 @@ from waiting import until
 from bench import record
 from bench.run import execute
 from slurm.batch import Task
-from slurm.job import AGAIN
+from slurm.place import AGAIN
 
 pytestmark = pytest.mark.slow
 
