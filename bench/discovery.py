@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.blame import first_line, innermost_layer, place_in_network
 from bench.errors import ARCHITECTURE, RunFailed
@@ -250,23 +250,31 @@ def _numbers(network: nn.Module, layers: list[str], n_units: int, tap: Tap, trac
 
 
 def _failing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site], coupling: str) -> dict[str, str]:
-    """Sites whose gate does not equal their slice, with the reason: one check when all is well.
+    """Sites whose gate does not equal their slice, with the reason: one check for each kind of mask when all is well.
 
-    Otherwise by halving, or where the slice's forward fails, first those that cut a layer near to that place.
+    Otherwise by halving, or where the slice's forward fails, first those that cut a layer near to that place. A
+    random half, the first half and the last half of the units are kept: code that splits channels at a fixed place
+    takes some masks by chance.
     """
     probe, generator = shaken(network), torch.Generator().manual_seed(0)
     x = torch.rand(2, *shape, dtype=torch.float64, generator=generator)
     good: list[str] = []
 
-    def check(names: list[str]) -> tuple[str, str]:
+    def draw(width: int, kind: str) -> Tensor:
+        if kind == "first":
+            return torch.arange(width) < (width + 1) // 2
+        if kind == "last":
+            return torch.arange(width) >= width // 2
+        mask = torch.rand(width, generator=generator) < 0.5
+        mask[int(torch.randint(width, (), generator=generator))] = True
+        if width > 1 and mask.all():
+            mask[0] = False
+        return mask
+
+    def check(names: list[str], kind: str) -> tuple[str, str]:
         """Why these sites fail together, and in which layer; nothing where they do not."""
         chosen = Sites({n: sites[n] for n in names}, {}, coupling)
-        masks = {}
-        for name, width in chosen.widths.items():
-            masks[name] = torch.rand(width, generator=generator) < 0.5
-            masks[name][int(torch.randint(width, (), generator=generator))] = True
-            if width > 1 and masks[name].all():
-                masks[name][0] = False
+        masks = {name: draw(width, kind) for name, width in chosen.widths.items()}
         sliced = shared(probe)
         try:
             chosen.slice(sliced, masks, in_place=True)
@@ -278,8 +286,8 @@ def _failing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site],
             return "", ""
         return f"gate and slice disagree by {difference:.0e}: something else depends on these units", ""
 
-    def search(names: list[str]) -> dict[str, str]:
-        why, layer = check([*good, *names]) if names else ("", "")
+    def search(names: list[str], kind: str) -> dict[str, str]:
+        why, layer = check([*good, *names], kind) if names else ("", "")
         if not why:
             good.extend(names)
             return {}
@@ -290,6 +298,10 @@ def _failing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site],
             layer = layer.rpartition(".")[0]
             near = [n for n in names if any(cut.layer.startswith(layer) for cut in sites[n].cuts)]
         first = near if 0 < len(near) < len(names) else names[: len(names) // 2]
-        return search(first) | search([n for n in names if n not in first])
+        return search(first, kind) | search([n for n in names if n not in first], kind)
 
-    return search(list(sites))
+    rejected: dict[str, str] = {}
+    for kind in ("random", "first", "last"):
+        good.clear()
+        rejected |= search([name for name in sites if name not in rejected], kind)
+    return rejected
