@@ -96,7 +96,8 @@ class Context:
     @property
     def masks(self) -> dict[str, Tensor]:
         """What is kept so far: site -> bool ``[n_units]``. Assign to mask units for good (also in evaluation):
-        their own weights, biases and norm scales then stay exactly as they are, whatever decay or momentum do."""
+        their weights, biases and norm scales, and the weights that read them, then stay exactly as they are, whatever
+        decay or momentum do."""
         return self._model.masks
 
     @masks.setter

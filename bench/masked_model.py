@@ -75,7 +75,7 @@ class MaskedModel:
         self._masked: list[str] = []
         self._also: dict[str, Tensor] = {}  # masks of the block of :meth:`masked` that is open
         self._trackers: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {}
-        self._held: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._held: list[tuple[Tensor, tuple[Any, ...], Tensor]] = []
 
     @property
     def macs(self) -> int:
@@ -333,12 +333,12 @@ class MaskedModel:
     def after_step(self) -> None:
         """End of a step: batch gates go, masked units are put back as they were, their momentum is zero."""
         self.gate({})
-        for parameter, rows, saved in self._held:
+        for parameter, at, saved in self._held:
             with torch.no_grad():
-                parameter[rows] = saved
+                parameter[at] = saved
             for moment in self.optimizer.state.get(parameter, {}).values() if self.optimizer else ():
                 if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                    moment[rows] = 0
+                    moment[at] = 0
 
     def release(self) -> None:
         """Take every hook and inserted module off the network; its forwards are no longer counted."""
@@ -347,9 +347,15 @@ class MaskedModel:
         self._masked, self._held, self._trackers = [], [], {}
 
     def _hold(self) -> None:
+        """Remember what makes the masked units, and the weights that read them: a step would decay both."""
         self._held = []
         for name in self._masked:
-            mask = self._masks[name]
-            for parameter, cut in self.sites[name].unit_parameters():
-                rows = cut.positions.to(self.device)[~mask[cut.units.to(self.device)]]
-                self._held.append((parameter, rows, parameter.detach()[rows].clone()))
+            mask, site = self._masks[name], self.sites[name]
+            for parameter, cut in site.unit_parameters():
+                self._hold_at(parameter, (cut.positions.to(self.device)[~mask[cut.units.to(self.device)]],))
+            for parameter, cut in site.reader_weights():
+                columns = cut.positions.to(self.device)[~mask[cut.units.to(self.device)]]
+                self._hold_at(parameter, (slice(None), columns))
+
+    def _hold_at(self, parameter: Tensor, at: tuple[Any, ...]) -> None:
+        self._held.append((parameter, at, parameter.detach()[at].clone()))

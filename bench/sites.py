@@ -121,6 +121,14 @@ class Site:
                 for name, parameter in module.named_parameters(recurse=False):
                     yield (outputs_first(module).detach() if turned and name == "weight" else parameter), cut
 
+    def reader_weights(self) -> Iterator[tuple[Tensor, Cut]]:
+        """Weights whose columns (axis 1) read single units; those of grouped convolutions are left out."""
+        for cut in self.cuts:
+            layer = self.network.get_submodule(cut.layer)
+            weight, whole = getattr(layer, "weight", None), getattr(layer, "groups", 1) == 1
+            if cut.side == "in" and whole and isinstance(weight, nn.Parameter) and weight.dim() > 1:
+                yield (outputs_first(layer).detach() if isinstance(layer, TRANSPOSED) else weight), cut
+
 
 class Sites(Mapping[str, Site]):
     """The sites of one network by name, and why the other candidates are none."""

@@ -87,7 +87,7 @@ class EDropout(Method):
 
     def evolve(self, ctx):
         """Children replace their parents where their cost is lower."""
-        c, count, before = self.config, len(self.states), self.states[self.costs.argmin()]
+        c, count, before = self.config, len(self.states), self.states[self.costs.argmin()].clone()
         mutants = mutate(self.states, c.op, c.factor, ctx.rng)
         children = ctx.repair(cross(self.states, mutants, c.crossover, ctx.rng))
         fresh = c.stale_costs and bool(self.costs.isfinite().all())  # parents' costs need no second look

@@ -412,3 +412,19 @@ def test_3h11_the_least_share_of_a_batch_has_a_deviation(make, statistics, image
     list(generations(training.ctx, training.method, 1))
     assert sum(sizes) == 16 * images
     assert training.method.costs.isfinite().all()
+
+
+def test_a_better_child_of_the_best_state_is_a_change(make_training, monkeypatch):
+    """All costs are equal, so that only the comparison of states says whether the population has settled."""
+    method = EDropout()
+    ctx = make_training(method, arch="mlp_40_40").ctx
+    method.costs.zero_()
+    before = method.states.clone()
+    halves = len(method.states)
+    monkeypatch.setattr("methods.edropout.energy_loss", lambda *_: torch.tensor([0.0] * halves + [-1.0] * halves))
+    method.evolve(ctx)
+    assert not torch.equal(method.states[0], before[0])
+    assert method.calm == 0
+    monkeypatch.setattr("methods.edropout.energy_loss", lambda *_: torch.tensor([-1.0] * 2 * halves))
+    method.evolve(ctx)
+    assert method.calm == 1
