@@ -64,6 +64,7 @@ class SpectralDropout(nn.Module):
         self.register_buffer("alpha", torch.tensor(torch.nan, device=generator.device))
         self.register_buffer("warm", torch.tensor(1.0, device=generator.device))  # share of the full strength
         self.mask = torch.ones(1)  # the last one of training
+        self.width = 0  # of what is transformed now
 
     def forward(self, a, hard=False):
         """``[B, n_units, ...]`` to the same shape; ``hard`` leaves nothing to chance. Transforms run in float32."""
@@ -71,6 +72,7 @@ class SpectralDropout(nn.Module):
         with torch.autocast(a.device.type, enabled=False):
             x = (a[..., 0] if a.shape[2:] == (1,) else a).float()  # the one position of linear units is no axis
             x = x.flatten(1) if axis == "flat" else x.movedim(1, -1) if axis == "channel" else x
+            self.width = x.shape[-1]
             spectrum = self.turned(x)
             mask = self.keep(spectrum, hard)
             y = self.turned(spectrum * mask, back=x.shape)
@@ -110,7 +112,8 @@ class SpectralDropout(nn.Module):
             drawn = chance if c.inference == "expect" else 1.0
         else:
             drawn = (torch.rand(size.shape, generator=self.generator, device=size.device) < chance).float()
-            if c.transform == "dft" and len(self.axes(size)) == 2:  # rows k and -k hold conjugates: one draw for both
+            if c.transform == "dft" and len(self.axes(size)) == 2:  # conjugate pairs: one draw for both
                 row = torch.arange(size.shape[-2], device=size.device)
-                drawn = drawn[..., torch.minimum(row, -row % len(row)), :]
+                for column in (0,) if self.width % 2 else (0, -1):
+                    drawn[..., column] = drawn[..., column][..., torch.minimum(row, -row % len(row))]
         return torch.where(strong, 1.0, drawn) if c.rule == "or" else strong * drawn

@@ -167,6 +167,21 @@ def test_4g07_fourier_coefficients_go_in_conjugate_pairs(axis, shape, rule):
     assert torch.allclose(found.movedim(1, -1) if axis == "channel" else found, y.real, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", [6, 7])
+def test_4g07_rows_share_a_draw_only_where_both_of_a_pair_are_kept(width):
+    layer = made(transform="dft", axis="spatial", rule="or", weak=1.0, warmup=0)
+    layer.train()
+    equal = []
+    for _ in range(60):
+        layer(maps(2, 3, 5, width))
+        equal.append((layer.mask[..., 1, :] == layer.mask[..., 4, :]).float().mean(dim=(0, 1)))
+    share = torch.stack(equal).mean(dim=0)
+    pairs = [0] if width % 2 else [0, width // 2]
+    assert (share[pairs] == 1).all()
+    others = [k for k in range(width // 2 + 1) if k not in pairs]
+    assert ((share[others] > 0.3) & (share[others] < 0.9)).all()
+
+
 @pytest.mark.parametrize("name", ["dct", "dht"])
 @pytest.mark.parametrize("consumer", [nn.Conv2d(9, 5, 3, padding=1, stride=2), nn.Linear(9, 4)])
 def test_4g08_fixed_coefficients_fold_into_the_consumer(name, consumer):
