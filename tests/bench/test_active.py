@@ -108,6 +108,13 @@ def test_numbers_of_units_follow_the_prune(tmp_path):
     assert all(last[f"tracked {n}"] != first[f"tracked {n}"] for n in widths)
 
 
+@pytest.mark.parametrize("name", ["numbers_follow_a_shrink", "buffer_follows_a_shrink"])
+def test_numbers_of_units_follow_a_shrink_and_a_resume(name, tmp_path):
+    assert result(name, "resume")[0] == "ok"
+    other = {"numbers_follow_a_shrink": "buffer_follows_a_shrink"}.get(name, "numbers_follow_a_shrink")
+    assert difference(*(Subject(n, tmp_path).run() for n in (name, other))) is None
+
+
 @pytest.mark.parametrize(
     "call", ["masks", "shrink", "rewind", "insert", "select", "scores", "stop_search", "track", "per_unit"]
 )

@@ -116,3 +116,50 @@ class FailsAfter(PullsAfter):
 
     def on_phase_end(self, ctx):
         raise RuntimeError("no")
+
+
+class ShrinksAfterAPhase(Method):
+    """Adds up the norms of units over two phases and cuts a fifth between them."""
+
+    def plan(self, ctx):
+        return (Phase(2), Phase(2), PRUNE, Phase(1, "finetune"))
+
+    def on_phase_end(self, ctx):
+        if ctx.phase == 0:
+            self.cut(ctx, ctx.drop(self.scores(ctx), 0.2, "layer"))
+
+
+@method("numbers_follow_a_shrink")
+class NumbersFollowAShrink(ShrinksAfterAPhase):
+    """In numbers that the harness keeps for each unit."""
+
+    def prepare(self, ctx):
+        self.total = ctx.per_unit("total", 1.0)
+
+    def on_step_end(self, ctx):
+        for name, site in ctx.sites.items():
+            self.total[name] += site.rows().detach().norm(dim=1)
+
+    def cut(self, ctx, masks):
+        ctx.shrink(masks)
+
+    def scores(self, ctx):
+        return dict(self.total)
+
+
+@method("buffer_follows_a_shrink")
+class BufferFollowsAShrink(ShrinksAfterAPhase):
+    """In one buffer, which it makes smaller itself."""
+
+    def prepare(self, ctx):
+        self.register_buffer("total", ctx.flat(ctx.sites.ones(ctx.device)).float())
+
+    def on_step_end(self, ctx):
+        self.total += ctx.flat({name: site.rows().detach().norm(dim=1) for name, site in ctx.sites.items()})
+
+    def cut(self, ctx, masks):
+        self.total = self.total[ctx.flat(masks)]
+        ctx.shrink(masks)
+
+    def scores(self, ctx):
+        return ctx.split(self.total)
