@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,10 +18,9 @@ from torch import Tensor, nn
 
 from bench import __version__
 from bench.errors import SetupError
+from bench.processor import BF16, cpu
 from bench.registry import ROOT
 
-BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Flags of CPUs with instructions for bfloat16."""
 PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn", "pillow")
 
 
@@ -53,19 +51,6 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(BF16 & cpu()[1])
-
-
-@cache
-def cpu() -> tuple[str, frozenset[str]]:
-    """Model name and instruction-set flags of the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), frozenset()
-    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = fields.get("flags", fields.get("Features", ""))
-    return fields.get("model name", platform.machine()), frozenset(flags.split())
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -6,12 +6,12 @@ may name several methods, ``NAME, NAME``.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import traits
 from bench.errors import SetupError, UsageError
 from bench.options import Option
 from bench.registry import METHODS, ROOT, Paper, unknown
@@ -48,21 +48,22 @@ def facts(name: str) -> Facts:
     entries = METHODS.entries()
     if name not in entries:
         raise unknown("method", name, entries)
-    cls, entry = METHODS.get(name), entries[name]
-    method = cls()
-    starts = STARTS[method.starts_from]
-    if isinstance(inspect.getattr_static(cls, "starts_from"), property):
+    entry, found, paper = entries[name], traits.of(name), entries[name].paper
+    if found is None:
+        found, paper = traits.of_class(METHODS.get(name)), METHODS.get(name).paper
+    starts = STARTS[found.starts_from]
+    if "starts_from" in found.depends:
         starts += ", depending on its options"
-    ranking = {"layer": "within each site", "global": "over all sites"}[method.ranking]
-    if isinstance(inspect.getattr_static(cls, "ranking"), property):
+    ranking = {"layer": "within each site", "global": "over all sites"}[found.ranking]
+    if "ranking" in found.depends:
         ranking += ", depending on its options"
-    if not method.prunes:
+    if not found.prunes:
         ranking = tracks = "none, it keeps every unit"
     else:
-        tracks = "matched, native" if method.native else "matched"
+        tracks = "matched, native" if found.native else "matched"
     file = entry.origin.rpartition(":")[0]
     file = f"[{file}](../../{file})" if entry.origin.startswith(OWN) else Path(file).name
-    return Facts(name, entry.summary, cls.paper, file, KINDS[entry.kind], starts, ranking, tracks, entry.options)
+    return Facts(name, entry.summary, paper, file, KINDS[entry.kind], starts, ranking, tracks, entry.options)
 
 
 def block(names: Iterable[str]) -> str:

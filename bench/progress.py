@@ -7,6 +7,9 @@ import time
 
 from tqdm import tqdm
 
+MEASURING = 1
+"""Epochs that measuring counts as in the bar, which would otherwise be full while it takes its seconds."""
+
 
 class Progress:
     """Counts epochs of all phases of a run, the base's included, on stderr.
@@ -20,6 +23,7 @@ class Progress:
         self.label, self.quiet = label, quiet
         self.bar: tqdm | None = None
         self.total = self.done = self.skipped = 0
+        self.measuring = False
         self.started = time.monotonic()
 
     def start(self, total: int) -> None:
@@ -27,7 +31,7 @@ class Progress:
         self.total, self.started = total, time.monotonic()
         if sys.stderr.isatty() and not self.quiet:
             style = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-            self.bar = tqdm(total=total, desc=self.label, bar_format=style, dynamic_ncols=True)
+            self.bar = tqdm(total=total + MEASURING, desc=self.label, bar_format=style, dynamic_ncols=True)
 
     def skip(self, epochs: int) -> None:
         """So many epochs were trained before, by the run that this one resumes."""
@@ -40,7 +44,7 @@ class Progress:
         """So many epochs will not be needed."""
         self.total -= epochs
         if self.bar is not None and epochs:
-            self.bar.total = self.total
+            self.bar.total = self.total + MEASURING
             self.bar.refresh()
 
     def step(self, share: float) -> None:
@@ -64,7 +68,8 @@ class Progress:
         """A checkpoint was written: whatever ends the process now costs nothing that is done so far."""
 
     def note(self, text: str) -> None:
-        """What goes on after the epochs."""
+        """What is done after the epochs."""
+        self.measuring = True
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         else:
@@ -89,4 +94,7 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self.bar is not None:
+            if self.measuring:
+                self.bar.n = self.bar.total
+                self.bar.refresh()
             self.bar.close()

@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bench import environment, kinds, sources
+from bench import environment, sources
 from bench.api import Method
 from bench.composition import compose
 from bench.errors import UsageError
+from bench.planned import assembled
 from bench.registry import METHODS
 from bench.sources import Source
 from bench.spec import Budget, Recipe, Spec, method_config, method_names, non_default
@@ -37,33 +38,11 @@ def make_spec(
         recipe = dataclasses.replace(recipe, precision=precision)
     method = "+".join(method_names(method))
     made = make_method(method, options or {})
-    if budget is None and made.prunes and not made.native:
-        raise UsageError(f"method '{method}' does not choose its own sparsity: give --keep-macs, not --native")
-    if budget and budget.ranking == made.ranking:
-        budget = dataclasses.replace(budget, ranking=None)
     config: dict[str, Any] = {}
     for part in made.members:
         changed = non_default(part.config)
         config |= {f"{part.name}.{k}" if len(made.members) > 1 else k: v for k, v in changed.items()}
-    spec = Spec(method, arch, dataset, recipe, budget if made.prunes else None, seed, coupling, config)
-    _require_readable(spec)
-    return spec
-
-
-def _require_readable(spec: Spec) -> None:
-    """Refuse, before hours of training, names and options that no record may have; raises UsageError."""
-    asked = spec.as_dict()
-    for what, value, kind in (
-        ("method", asked["method"], kinds.method_name),
-        ("architecture", asked["arch"], kinds.label),
-        ("data set", asked["dataset"], kinds.label),
-        ("recipe", asked["recipe"]["name"], kinds.label),
-        ("options", asked["config"], kinds.options),
-    ):
-        try:
-            kind(value)
-        except kinds.Wrong as wrong:
-            raise UsageError(f"{wrong.inside(what)}; choose another") from None
+    return assembled(method, made, config, arch, dataset, recipe, budget, seed, coupling)
 
 
 def make_method(text: str, options: dict[str, str]) -> Method:

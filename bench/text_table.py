@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GAP = "  "
-NARROW, NARROWEST = 16, 3
+NARROW, NARROWEST = 24, 3
 """To how many characters a text column may shrink before another column is left out, and at worst any."""
 
 

@@ -6,18 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tabulate import tabulate
-
 from bench.record import arithmetic
 from bench.spec import BUDGET_TOLERANCE
+from bench.text_table import Column, sentences, table
 
 Record = Mapping[str, Any]
 
 STEPS = (("dense", "dense"), ("pruned", "pruned, not fine-tuned"), ("final", "final"))
 
 
-def summary(record: Record) -> str:
-    """Dense, pruned before fine-tuning and final network: accuracy, cost and measured latency."""
+def summary(record: Record, width: int | None = None) -> str:
+    """Dense, pruned before fine-tuning and final network: accuracy, cost and measured latency; at most so wide."""
     cost, metrics, timings = record["cost"], record["metrics"], record["latency"]
     dense, final = cost["dense"], cost["final"]
     rows = []
@@ -25,20 +24,20 @@ def summary(record: Record) -> str:
         if metrics[key] is None:
             continue
         own = dense if key == "dense" else final
-        row = [name, f"{100 * metrics[key]['top1']:.2f}"]
-        row += [
-            _share(own["macs"], dense["macs"]),
-            _share(own["params"], dense["params"]),
-            _mib(own["weight_bytes"]),
-        ]
-        row += ["" if key == "pruned" else f"{t['dense_ms' if key == 'dense' else 'sliced_ms']:.3f}" for t in timings]
+        row = {
+            "network": name,
+            "top-1 %": f"{100 * metrics[key]['top1']:.2f}",
+            "MACs": _share(own["macs"], dense["macs"]),
+            "params": _share(own["params"], dense["params"]),
+            "MiB": _mib(own["weight_bytes"]),
+        }
+        if key != "pruned":
+            row |= {_ms(t): f"{t['dense_ms' if key == 'dense' else 'sliced_ms']:.3f}" for t in timings}
         rows.append(row)
-    headers = ["", "top-1 %", "MACs", "params", "MiB", *(f"{_prefix(t)}ms, batch {t['batch']}" for t in timings)]
-    lines = [
-        tabulate(
-            rows, headers, tablefmt="simple", colalign=("left", *["right"] * (len(headers) - 1)), disable_numparse=True
-        )
-    ]
+    columns = [Column("network", wrap=True), Column("top-1 %", right=True), Column("MACs", right=True)]
+    columns += [Column("params", right=True, drop=2), Column("MiB", right=True, drop=3)]
+    columns += [Column(_ms(t), right=True, drop=1 if place else 0) for place, t in enumerate(timings)]
+    lines = []
     for t in timings:
         low, high = t["speedup_ci95"]
         lines.append(
@@ -48,7 +47,8 @@ def summary(record: Record) -> str:
     if missed := budget_note(record):
         lines.append(missed)
     busy = next(filter(None, (busy_note(t["load_average"], t["threads"]) for t in timings)), None)
-    return "\n".join(lines + ([busy] if busy else []))
+    lines += [busy] if busy else []
+    return "\n".join([table(columns, rows, width), *(sentences(line, width) for line in lines)])
 
 
 def budget_note(record: Record) -> str | None:
@@ -75,8 +75,8 @@ def busy_note(load_average: float, threads: int) -> str | None:
     )
 
 
-def details(record: Record) -> str:
-    """The summary with everything else a reader asks of a record."""
+def details(record: Record, width: int | None = None) -> str:
+    """The summary with everything else a reader asks of a record, and the kept units of each site."""
     spec = record["spec"]
     budget = {k: v for k, v in (spec["budget"] or {}).items() if v is not None}
     lines = [
@@ -97,7 +97,7 @@ def details(record: Record) -> str:
             *record["error"]["traceback"],
         ]
     if record["status"] != "ok":
-        return "\n".join(lines)
+        return sentences("\n".join(lines), width)
     training, final, structure = record["training"], record["metrics"]["final"], record["structure"]
     seconds = record["clock"]["seconds"]
     lines += [
@@ -114,14 +114,23 @@ def details(record: Record) -> str:
         f"final     top-5 {100 * final['top5']:.2f} %, loss {final['loss']:.4f}, calibration error {final['ece']:.4f}, "
         f"worst class {final['worst_class']} at {100 * final['worst_class_top1']:.2f} %, "
         f"{final['examples']:,} test images",
-        "",
-        summary(record),
     ]
-    return "\n".join(lines)
+    sites = [Column("site", wrap=True), *(Column(header, right=True) for header in ("units", "kept", "kept %"))]
+    rows = [
+        {"site": site, "units": before, "kept": after, "kept %": f"{100 * after / before:.1f}"}
+        for site, (before, after) in structure["widths"].items()
+    ]
+    parts = [sentences("\n".join(lines), width), summary(record, width), table(sites, rows, width)]
+    return "\n\n".join(parts)
 
 
 def _prefix(timing: Mapping[str, Any]) -> str:
     return "" if timing["runtime"] == "eager" else f"{timing['runtime']} "
+
+
+def _ms(timing: Mapping[str, Any]) -> str:
+    """Header of the column of a latency."""
+    return f"{_prefix(timing)}ms, batch {timing['batch']}"
 
 
 def _share(value: int, dense: int) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
+import ast
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UsageError
+from bench.cli import output
+from bench.cli.output import Column
+from bench.errors import UsageError, WordsError
 from bench.registry import METHODS, add_plugin, scan
 
 
@@ -22,13 +24,13 @@ def add_to(commands: Any) -> None:
     p.add_argument("--only", action="append", metavar="CHECK", help="this check only (never enough to pass)")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="file that defines what NAME names")
     p.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="of CPU time for each method (120)")
-    p.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    output.add_formats(p, "JSON instead of lines")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     if chosen.list:
-        return _list(chosen.json)
+        return _list(chosen)
     names = _names(chosen)
     from bench.check import Report, Result, examine, selected
 
@@ -36,7 +38,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     def tell(result: Result) -> None:
         if not chosen.json and (len(names) == 1 or result.outcome == "FAILED"):
-            print(_line(result), flush=True)
+            output.print_text(_line(result), chosen)
 
     reports: list[Report] = []
     for name in names:
@@ -50,9 +52,9 @@ def run(chosen: argparse.Namespace) -> int:
             reports.append(Report(name, results=[Result("runs", "FAILED", str(error))]))  # the others' turn comes
             tell(reports[-1].results[0])
         if not chosen.json:
-            print(reports[-1], flush=True)
+            output.print_text(str(reports[-1]), chosen)
     if chosen.json:
-        print(json.dumps([_described(report) for report in reports], indent=1))
+        output.print_json([_described(report) for report in reports])
     elif len(names) > 1:
         passed = sum(report.verdict == "PASSED" for report in reports)
         print(f"{passed} of {len(names)} methods passed")
@@ -61,7 +63,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _names(chosen: argparse.Namespace) -> list[str]:
     if bool(chosen.method) == chosen.all:
-        raise UsageError("check: give one of NAME, FILE and --all")
+        raise WordsError("check: give one of NAME, FILE and --all")
     for file in chosen.plugin:
         add_plugin(file)
     if chosen.all:
@@ -95,11 +97,31 @@ def _described(report: Any) -> dict[str, Any]:
     }
 
 
-def _list(as_json: bool) -> int:
-    from tabulate import tabulate
-
-    from bench.check import CHECKS
-
-    rows = [{"check": c.name, "mandatory": "yes" if c.mandatory else "no", "why": c.why} for c in CHECKS.values()]
-    print(json.dumps(rows, indent=1) if as_json else tabulate(rows, headers="keys", tablefmt="simple"))
+def _list(chosen: argparse.Namespace) -> int:
+    rows = [{"check": name, "mandatory": "yes" if mandatory else "no", "why": why} for name, mandatory, why in listed()]
+    if chosen.json:
+        output.print_json(rows)
+    else:
+        output.print_table((Column("check"), Column("mandatory", drop=1), Column("why", wrap=True)), rows, chosen)
     return 0
+
+
+def listed() -> list[tuple[str, bool, str]]:
+    """Name, whether it is mandatory, and reason of each check in order, read from the source: that needs no torch."""
+    folder = Path(__file__).parent.parent / "check"
+    package = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    parts = next(node.value for node in package.body if isinstance(node, ast.Assign) and _target(node) == "PARTS")
+    found = []
+    for module in (node.id for node in ast.walk(parts) if isinstance(node, ast.Name) and node.id != "part"):
+        tree = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8"))
+        for call in (mark for node in tree.body if isinstance(node, ast.FunctionDef) for mark in node.decorator_list):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "check":
+                name, why = map(ast.literal_eval, call.args[:2])
+                given = {keyword.arg: keyword.value for keyword in call.keywords}
+                mandatory = ast.literal_eval(given["mandatory"]) if "mandatory" in given else True
+                found.append((name, mandatory, why))
+    return found
+
+
+def _target(node: ast.Assign) -> str:
+    return getattr(node.targets[0], "id", "")

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 from bench import __version__, record
+from bench.cli import output
+from bench.cli.output import Column
 from bench.cli.run import whole
 from bench.cli.show import find_one
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, WordsError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,7 @@ def add_to(commands: Any) -> None:
     p.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="file that defines what the record names"
     )
-    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    output.add_formats(p, "JSON instead of a table")
 
 
 def export(chosen: argparse.Namespace) -> int:
@@ -58,7 +58,7 @@ def export(chosen: argparse.Namespace) -> int:
     from leaderboard.summary import busy_note
 
     if chosen.batch == 0:
-        raise UsageError("--batch 0: at least 1")
+        raise WordsError("--batch 0: at least 1")
     require()
     for file in chosen.plugin:
         add_plugin(file)
@@ -95,7 +95,10 @@ def export(chosen: argparse.Namespace) -> int:
         }
         for name, file in done.items()
     ]
-    print(json.dumps(rows, indent=1) if chosen.json else _table(rows))
+    if chosen.json:
+        output.print_json(rows)
+    else:
+        _show(rows, chosen)
     note = busy_note(os.getloadavg()[0], torch.get_num_threads())
     if note:
         print(note, file=sys.stderr)
@@ -161,10 +164,10 @@ def _time(
     return found
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _show(rows: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
     cells = [
         {
-            "": row["network"],
+            "network": row["network"],
             "file": row["file"],
             "MiB": f"{row['bytes'] / 2**20:.2f}",
             "MACs": f"{row['macs']:,}",
@@ -178,7 +181,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
         }
         for row in rows
     ]
-    align = ("left", "left", *["right"] * (len(cells[0]) - 2))
-    table = tabulate(cells, headers="keys", tablefmt="simple", colalign=align, disable_numparse=True)
+    times = list(cells[0])[6:]
+    columns = [Column("network"), Column("file", wrap=True), Column("MiB", right=True, drop=2)]
+    columns += [Column("MACs", right=True, drop=1), Column("params", right=True, drop=3)]
+    columns += [Column("difference", right=True, drop=4)]
+    columns += [Column(header, right=True, drop=5 + place if place > 1 else 0) for place, header in enumerate(times)]
+    output.print_table(columns, cells, chosen)
     facts = [f"{key:<14} {value}" for key, value in rows[0]["metadata"].items()]
-    return "\n".join([table, "", *facts])
+    output.print_text("\n".join(["", *facts]), chosen)

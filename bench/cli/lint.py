@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from bench.cli import output
 from bench.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=lint)
     p.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables: .txt, .md, .csv, .json, .tex")
     p.add_argument("--records", type=Path, metavar="DIR", help="also compare with the records it was made from")
-    p.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    output.add_json(p, "JSON instead of lines")
 
 
 def lint(chosen: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def lint(chosen: argparse.Namespace) -> int:
     frame = leaderboard.load(chosen.records, cache=False) if chosen.records else None
     found = [finding for path in chosen.paths for finding in check(path, frame)]
     if chosen.json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1, default=str))
+        output.print_json([dataclasses.asdict(finding) for finding in found])
     else:
         for finding in found:
             print(finding)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import tomllib
 from collections import Counter
@@ -13,21 +12,32 @@ from typing import Any
 
 from tabulate import tabulate
 
-from bench.errors import UsageError
-from bench.registry import ARCHS, DATASETS, METHODS, Registry, add_plugin, model_name
+from bench.cli import output, runs
+from bench.cli.output import Column
+from bench.errors import WordsError
+from bench.registry import ARCHS, DATASETS, METHODS, PREFIXES, Registry, add_plugin, model_name
 from bench.spec import RECIPES, load_recipe, recipe_names
 
 REGISTRIES: dict[str, Registry] = {"methods": METHODS, "archs": ARCHS, "datasets": DATASETS}
-OUTSIDE = (
-    "beside these: torchvision:NAME[:WEIGHTS] for every classifier of torchvision, file:PATH:FUNCTION for your own"
+OUTSIDE = f"also: {PREFIXES}: every classifier of torchvision, and your own"
+COLUMNS = (
+    *(Column("name"), Column("kind", drop=3), Column("paper", drop=2), Column("options", wrap=True, drop=1)),
+    *(Column("defined in", drop=4), Column("what", wrap=True)),
+)
+SITES = (
+    *(Column("site", wrap=True), Column("kind", drop=1), Column("units", right=True)),
+    *(Column("MACs a unit", right=True), Column("params a unit", right=True, drop=2)),
+    *(Column("produced by", wrap=True, drop=4), Column("read by", wrap=True, drop=3)),
 )
 
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
-    p = commands.add_parser("list", help="methods, architectures, data sets, recipes, sites")
+    p = commands.add_parser("list", help="methods, architectures, data sets, recipes, sites, runs")
     p.set_defaults(function=run)
-    p.add_argument("what", nargs="?", choices=(*REGISTRIES, "recipes", "sites"), help="default: all but sites")
+    p.add_argument(
+        "what", nargs="?", choices=(*REGISTRIES, "recipes", "sites", "runs"), help="default: all but sites and runs"
+    )
     p.add_argument(
         "-a",
         "--arch",
@@ -53,7 +63,8 @@ def add_to(commands: Any) -> None:
     )
     p.add_argument("--onnx", action="store_true", help="with --check: also export the half network and compare")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="list what this file defines too")
-    p.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="for runs: where records are")
+    output.add_formats(p)
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -61,19 +72,22 @@ def run(chosen: argparse.Namespace) -> int:
     for file in chosen.plugin:
         add_plugin(file)
     if (chosen.check or chosen.onnx) and (chosen.what != "archs" or not chosen.check):
-        raise UsageError("list --check and --onnx: say list archs --check")
+        raise WordsError("list --check and --onnx: say list archs --check")
     if chosen.what == "sites":
         return _sites(chosen)
+    if chosen.what == "runs":
+        return runs.list_runs(chosen)
     if chosen.check:
         return _survey(chosen)
     kinds = [chosen.what] if chosen.what else [*REGISTRIES, "recipes"]
     found = {kind: _recipes() if kind == "recipes" else _entries(REGISTRIES[kind]) for kind in kinds}
     if chosen.json:
-        print(json.dumps(found, indent=1))
+        output.print_json(found)
         return 0
     for kind, rows in found.items():
-        more = f"{OUTSIDE}\n" if kind == "archs" else ""
-        print(f"{kind}\n{tabulate(rows, headers='keys', tablefmt='simple', maxcolwidths=None)}\n{more}")
+        print(kind)
+        output.print_table([column for column in COLUMNS if column.header in rows[0]], rows, chosen)
+        output.print_text(f"{OUTSIDE}\n" if kind == "archs" else "", chosen)
     return 0
 
 
@@ -115,12 +129,11 @@ def _survey(chosen: argparse.Namespace) -> int:
         print(f"{finding.outcome:8}{finding.name}  {finding.why}".rstrip(), file=sys.stderr, flush=True)
     count = Counter(row["outcome"] for row in rows)
     if chosen.json:
-        print(json.dumps(rows, indent=1))
+        output.print_json(rows)
     else:
-        table = [_shown(row, chosen.onnx) for row in rows]
-        print(tabulate(table, headers="keys", tablefmt="github", disable_numparse=True))
+        _print_survey([_shown(row, chosen.onnx) for row in rows], chosen)
         reasons = [f"* {row['outcome']} {row['name']}: {row['why']}" for row in rows if row["why"]]
-        print("\n".join(["", *reasons]) if reasons else "")
+        output.print_text("\n".join(["", *reasons]), chosen)
     passed = f"{count['pass']} of {len(rows)} pass ({100 * count['pass'] / len(rows):.1f} %)"
     print(f"{passed}, {count['skipped']} skipped, {count['FAILED']} failed", file=sys.stderr)
     return 1 if count["FAILED"] else 0
@@ -148,6 +161,17 @@ def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
     }
 
 
+def _print_survey(rows: list[dict[str, str]], chosen: argparse.Namespace) -> None:
+    """As Markdown, for the documents; for people where there is a terminal."""
+    if output.limit(chosen) is None:
+        print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+        return
+    drops = {"units": 1, "params at half": 2, "images": 3, "sites": 4, "gate - slice": 5}
+    headers = list(rows[0]) if rows else []
+    columns = [Column(h, h not in ("architecture", "outcome"), h == "architecture", drops.get(h, 0)) for h in headers]
+    output.print_table(columns, rows, chosen)
+
+
 def _archs(chosen: argparse.Namespace) -> list[str]:
     """The architectures that are asked for, without repetition."""
     return list(dict.fromkeys(model_name(name) for names in chosen.arch for name in names.split(",")))
@@ -171,7 +195,7 @@ def _sites(chosen: argparse.Namespace) -> int:
 
     archs = _archs(chosen)
     if len(archs) != 1:
-        raise UsageError("list sites: say of which network with --arch NAME")
+        raise WordsError("list sites: say of which network with --arch NAME")
     chosen.dataset = chosen.dataset or "cifar10"
     data, device = _data_of(chosen), pick_device("cpu")
     network = build(archs[0], data["shape"], data["classes"])
@@ -194,16 +218,16 @@ def _sites(chosen: argparse.Namespace) -> int:
             }
         )
     if chosen.json:
-        print(json.dumps({"sites": rows, "rejected": sites.rejected, "layout": found.layout}, indent=1))
+        output.print_json({"sites": rows, "rejected": sites.rejected, "layout": found.layout})
         return 0
-    print(tabulate(rows, headers="keys", tablefmt="simple", intfmt=","))
-    print(
+    shown = [{key: f"{value:,}" if isinstance(value, int) else value for key, value in row.items()} for row in rows]
+    output.print_table(SITES, shown, chosen)
+    lines = [
         f"\n{len(sites)} sites, gate == slice checked; dense: {model.macs(model.dense):,} MACs, "
         f"{model.params(model.dense):,} parameters, input {list(data['shape'])}"
-    )
-    if found.note:
-        print(f"it runs in {found.layout} memory format: {found.note}")
-    if sites.rejected:
-        print("\nno sites:", *(f"  {name}: {why}" for name, why in sites.rejected.items()), sep="\n")
-    sys.stdout.flush()
+    ]
+    lines += [f"it runs in {found.layout} memory format: {found.note}"] if found.note else []
+    lines += ["\nno sites:"] if sites.rejected else []
+    lines += [f"  {name}: {why}" for name, why in sites.rejected.items()]
+    output.print_text("\n".join(lines), chosen)
     return 0

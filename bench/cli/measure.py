@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 from bench import record
+from bench.cli import output
+from bench.cli.output import Column
 from bench.cli.run import add_machine, whole
 from bench.cli.show import find_one
 from bench.errors import UsageError
@@ -19,6 +18,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.stored import Stored
+
+
+COLUMNS = (
+    *(Column("runtime"), Column("batch", right=True), Column("dense ms", right=True), Column("final ms", right=True)),
+    *(Column("speed-up", right=True), Column("95 % interval", right=True, drop=1)),
+    *(Column("rounds", right=True, drop=3), Column("recorded", right=True, drop=2)),
+)
 
 
 def add_to(commands: Any) -> None:
@@ -32,7 +38,7 @@ def add_to(commands: Any) -> None:
     p.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="file that defines what a record names"
     )
-    p.add_argument("--json", action="store_true", help="print JSON with all samples instead of tables")
+    output.add_formats(p, "JSON with all samples instead of tables")
 
 
 def measure(chosen: argparse.Namespace) -> int:
@@ -66,9 +72,11 @@ def measure(chosen: argparse.Namespace) -> int:
         ]
         measured.append({"id": found["id"], "weights": weights, "latency": timings})
         if not chosen.json:
-            print(("\n" if len(measured) > 1 else "") + _table(found, weights, timings))
+            if len(measured) > 1:
+                print()
+            _show(found, weights, timings, chosen)
     if chosen.json:
-        print(json.dumps(measured, indent=1))
+        output.print_json(measured)
     return 0
 
 
@@ -85,8 +93,8 @@ def _networks(stored: Stored) -> tuple[nn.Module, nn.Module, str]:
         return stored.shaped("dense"), stored.shaped("final"), "drawn at random"
 
 
-def _table(found: Mapping[str, Any], weights: str, timings: list[dict[str, Any]]) -> str:
-    """Measured here beside what the record says."""
+def _show(found: Mapping[str, Any], weights: str, timings: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
+    """Print what was measured here and what the record says."""
     from bench.spec import Spec
     from leaderboard.summary import busy_note
 
@@ -109,15 +117,14 @@ def _table(found: Mapping[str, Any], weights: str, timings: list[dict[str, Any]]
         )
     one, there = timings[0], found["latency"][0] if found["latency"] else None
     macs, share = cost["final"]["macs"], cost["final"]["macs"] / cost["dense"]["macs"]
-    lines = [
-        f"{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}: {macs:,} MACs left ({100 * share:.1f} %)",
-        tabulate(rows, headers="keys", tablefmt="simple", colalign=("left", *["right"] * 7), disable_numparse=True),
-        f"here: {one['device']}, {one['threads']} threads, {one['dtype']}; weights {weights}",
-    ]
+    what = f"{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}"
+    output.print_text(f"{what}: {macs:,} MACs left ({100 * share:.1f} %)", chosen)
+    output.print_table(COLUMNS, rows, chosen)
+    lines = [f"here: {one['device']}, {one['threads']} threads, {one['dtype']}; weights {weights}"]
     if there:
         lines.append(f"recorded: {there['device']}, {there['threads']} threads")
     busy = next(filter(None, (busy_note(t["load_average"], t["threads"]) for t in timings)), None)
-    return "\n".join(lines + ([busy] if busy else []))
+    output.print_text("\n".join(lines + ([busy] if busy else [])), chosen)
 
 
 def _batches(text: str) -> list[int]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from bench.errors import SetupError, UsageError
+from bench.cli import output
+from bench.errors import SetupError, UsageError, WordsError
 from bench.registry import METHODS
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -23,15 +24,16 @@ def add_to(commands: Any) -> None:
     p.add_argument("name", metavar="NAME", help="of the method: a Python identifier that no method has yet")
     p.add_argument("--kind", required=True, choices=KINDS, help="a function of a site, or a class with hooks")
     p.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="where to write it (here)")
+    output.add_json(p, "the files' names as JSON")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     name, folder = chosen.name, chosen.dir
     if not name.isidentifier() or keyword.iskeyword(name):
-        raise UsageError(f"new {name}: not a Python identifier; use letters, digits and _, such as my_norm")
+        raise WordsError(f"new {name}: not a Python identifier; use letters, digits and _, such as my_norm")
     if name in METHODS.entries():
-        raise UsageError(f"new {name}: this name is taken ({METHODS.entries()[name].origin}); choose another")
+        raise WordsError(f"new {name}: this name is taken ({METHODS.entries()[name].origin}); choose another")
     files = {folder / f"{name}.py": chosen.kind, folder / f"test_{name}.py": f"test_{chosen.kind}"}
     for path in files:
         if path.exists():
@@ -43,10 +45,13 @@ def run(chosen: argparse.Namespace) -> int:
             text = (TEMPLATES / f"{template}.py.txt").read_text(encoding="utf-8")
             with path.open("x", encoding="utf-8") as file:
                 file.write(Template(text).substitute(words))
-            print(path)
+            if not chosen.json:
+                print(path)
     except OSError as error:
         raise SetupError(f"cannot write to {folder}: {error.strerror}; choose another folder with --dir") from error
     method, test = files
+    if chosen.json:
+        output.print_json({"method": str(method), "test": str(test)})
     print(
         f"edit {method}, then: python -m bench check {method}\n"
         f"its test: python -m pytest {test}\n"

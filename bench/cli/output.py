@@ -56,7 +56,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], ch
 
 def print_text(text: str, chosen: argparse.Namespace) -> None:
     """Print lines of text, each folded to the terminal's width."""
-    print(sentences(text, limit(chosen)))
+    print(sentences(text, limit(chosen)), flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bench.errors import RunFailed, UsageError
+from bench.cli import output
+from bench.errors import RunFailed, WordsError
 from bench.registry import ROOT, add_plugin
 
 
@@ -20,27 +21,34 @@ def add_to(commands: Any) -> None:
     p.add_argument("--check", action="store_true", help="say which are out of date, and which methods have no page")
     p.add_argument("--dir", type=Path, default=ROOT / "docs" / "methods", metavar="DIR", help="pages (docs/methods)")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="file that defines what NAME names")
+    output.add_json(p, "JSON: the block, or the pages that are out of date and the methods without a page")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     if bool(chosen.name) + chosen.write + chosen.check != 1:
-        raise UsageError("page: give one of NAME, --write and --check")
+        raise WordsError("page: give one of NAME, --write and --check")
     from bench import pages
 
     for file in chosen.plugin:
         add_plugin(file)
     if chosen.name:
-        print(pages.marked(name.strip() for name in chosen.name.split(",")))
+        block = pages.marked(name.strip() for name in chosen.name.split(","))
+        if chosen.json:
+            output.print_json({"block": block})
+        else:
+            output.print_data(f"{block}\n")
         return 0
-    changed = pages.stale(chosen.dir)
-    wrong = [f"{name} has no page: put <!-- generated: {name} --> on one" for name in pages.missing(chosen.dir)]
+    changed, missing = pages.stale(chosen.dir), pages.missing(chosen.dir)
+    wrong = [f"{name} has no page: put <!-- generated: {name} --> on one" for name in missing]
     if chosen.write:
         pages.write(changed)
-    for page in changed:
-        print(f"{os.path.relpath(page)}: {'changed' if chosen.write else 'out of date: python -m bench page --write'}")
-    if not changed:
-        print("all blocks are up to date")
+    if chosen.json:
+        output.print_json({"changed": [os.path.relpath(page) for page in changed], "missing": list(missing)})
+    else:
+        what = "changed" if chosen.write else "out of date: python -m bench page --write"
+        lines = [f"{os.path.relpath(page)}: {what}" for page in changed] or ["all blocks are up to date"]
+        print("\n".join(lines))
     if wrong or (changed and chosen.check):
         outdated = [f"{len(changed)} pages out of date"] if chosen.check and changed else []
         raise RunFailed("; ".join(outdated + wrong))

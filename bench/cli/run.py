@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import cluster
-from bench.errors import RunFailed, UsageError
+from bench import record
+from bench.cli import cluster, output, runs
+from bench.errors import RunFailed, UsageError, WordsError
+from bench.planned import planned_spec
 from bench.registry import ARCHS, DATASETS, add_plugin, model_name
 
 if TYPE_CHECKING:
@@ -78,18 +80,24 @@ def run(chosen: argparse.Namespace) -> int:
         return cluster.submit(
             chosen, specs, options_of(chosen), chosen.method, ("ok", "failed") if chosen.retry else ()
         )
-    from bench import record
-    from bench.run import execute
-    from leaderboard.summary import summary
-
-    options = options_of(chosen)
     if chosen.dry_run:
         for spec in specs:
             planned = {"id": spec.id, "record": str(record.path_of(chosen.out, spec)), "spec": spec.as_dict()}
-            print(json.dumps(planned, indent=1))
+            output.print_json(planned)
         return 0
-    failures = []
+    _say_what_was_not_asked(chosen, specs[0])
+    return _carry_out(chosen, specs)
+
+
+def _carry_out(chosen: argparse.Namespace, specs: list[Spec]) -> int:
+    """Run one after the other in this process; what failed is named and the rest is run."""
+    from bench.run import execute
+
+    options = options_of(chosen)
+    records, failures = [], []
     for spec in specs:
+        path = record.path_of(chosen.out, spec)
+        before = None if chosen.retry else runs.done_before(path)
         try:
             done = execute(spec, options)
         except RunFailed as error:
@@ -98,18 +106,37 @@ def run(chosen: argparse.Namespace) -> int:
             print(f"bench: error: seed {spec.seed}: {error}", file=sys.stderr)
             failures.append(spec.seed)
             continue
+        records.append(done)
         if chosen.json:
             print(json.dumps(done))
         else:
-            print(
-                f"\n{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}"
-                + (f", keeping {spec.budget}" if spec.budget else "")
-            )
-            print(summary(done))
-            print(f"record: {record.path_of(chosen.out, spec)}")
+            output.print_text(_result(spec, done, path, before, output.limit(chosen)), chosen)
+    if len(records) > 1 and not failures and not chosen.json:
+        output.print_text(f"\n{runs.over_seeds(records)}", chosen)
+    if not chosen.quiet:
+        print(runs.what_next(chosen.out), file=sys.stderr)
     if failures:
         raise RunFailed(f"{len(failures)} of {len(specs)} seeds failed: {', '.join(map(str, failures))}")
     return 0
+
+
+def _result(spec: Spec, done: dict[str, Any], path: Path, before: str | None, width: int | None) -> str:
+    """What is printed of a run that is done."""
+    from leaderboard.summary import summary
+
+    budget = f", keeping {spec.budget}" if spec.budget else ""
+    title = f"\n{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}{budget}"
+    return "\n".join([title, *([before] if before else []), summary(done, width), f"record: {path}"])
+
+
+def _say_what_was_not_asked(chosen: argparse.Namespace, spec: Spec) -> None:
+    """Name the epochs of the other stage where only those of one were given."""
+    given = (chosen.epochs is not None) + (chosen.finetune_epochs is not None)
+    if given == 1 and not chosen.quiet:
+        train, finetune = spec.recipe.train.epochs, spec.recipe.finetune.epochs
+        other = "--finetune-epochs" if chosen.finetune_epochs is None else "--epochs"
+        text = f"{train} epochs of training and {finetune} of fine-tuning; {other} sets those that were not given"
+        print(f"bench: note: {text}", file=sys.stderr)
 
 
 def make(chosen: argparse.Namespace, seed: int) -> Spec:
@@ -136,11 +163,14 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
             f"recipe {recipe.name}: precision auto depends on the machine, and jobs run on another one than this: "
             "give --set precision=fp32 or bf16"
         )
+    budget, options = make_budget(chosen), pairs(chosen.options, "-p")
+    asked = (chosen.method, arch, chosen.dataset, recipe, budget, seed, chosen.coupling, options, chosen.device)
+    planned = planned_spec(*asked) if chosen.dry_run else None
+    if planned is not None:
+        return planned
     from bench.specify import make_spec
 
-    budget, options = make_budget(chosen), pairs(chosen.options, "-p")
-    where = (chosen.coupling, options, chosen.device)
-    return make_spec(chosen.method, arch, chosen.dataset, recipe, budget, seed, *where)
+    return make_spec(*asked)
 
 
 def default_recipe(dataset: str, shape: tuple[int, ...] = ()) -> str:
@@ -164,16 +194,15 @@ def recipe_of(chosen: argparse.Namespace) -> str:
 
 def make_budget(chosen: argparse.Namespace) -> Budget | None:
     """The budget that the command line asks for, None for ``--native``; raises UsageError."""
-    from bench import record
     from bench.spec import Budget
 
     asked = {"--keep-macs": chosen.keep_macs, "--keep-params": chosen.keep_params, "--like": chosen.like}
     given = [flag for flag, value in asked.items() if value is not None] + ["--native"] * chosen.native
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)}: give one of them")
+        raise WordsError(f"{' and '.join(given)}: give one of them")
     if chosen.native:
         if chosen.ranking is not None or chosen.min_keep != 1:
-            raise UsageError("--native: the method chooses by itself, without --ranking and --min-keep")
+            raise WordsError("--native: the method chooses by itself, without --ranking and --min-keep")
         return None
     widths = None
     if chosen.like is not None:
@@ -194,7 +223,7 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"{option} {text}: give KEY=VALUE")
+            raise WordsError(f"{option} {text}: give KEY=VALUE")
         found[key.strip()] = value.strip()
     return found
 
@@ -205,10 +234,10 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"--seeds {text}: give whole numbers such as 0, 0-4 or 1,5")
+            raise WordsError(f"--seeds {text}: give whole numbers such as 0, 0-4 or 1,5")
         seeds += range(int(first), int(last or first) + 1)
     if not seeds:
-        raise UsageError(f"--seeds {text}: no seed")
+        raise WordsError(f"--seeds {text}: no seed")
     return list(dict.fromkeys(seeds))
 
 
@@ -228,7 +257,7 @@ def add_places(parser: argparse.ArgumentParser) -> Any:
     group.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
     group.add_argument("--download", action="store_true", help="fetch data set and weights if not there")
     add_machine(group)
-    group.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    output.add_formats(group)
     group.add_argument("-q", "--quiet", action="store_true", help="no progress")
     return group
 

@@ -248,7 +248,7 @@ def test_every_option_of_the_run_command_that_changes_the_result_is_a_key():
     """So that a sweep can say whatever a command can."""
     actions = parser()._subparsers._group_actions[0].choices["run"]._actions
     here = {"help", "plugin", "out", "data_dir", "download", "device", "threads", "runtimes", "json", "quiet", "retry"}
-    here |= {"dry_run", "cluster", "profile", "jobs", "wait"}
+    here |= {"dry_run", "cluster", "profile", "jobs", "wait", "wide"}
     assert {a.dest for a in actions} - here == {*FLAGS, "options", "settings", "seeds", "native"}
     flags = {word for a in actions for word in a.option_strings}
     assert set(FLAGS.values()) <= flags

@@ -52,7 +52,7 @@ def test_three_rows_with_shares_and_latency():
 def test_each_runtime_has_its_column_and_its_line():
     other = TIMING | {"runtime": "onnxruntime", "dense_ms": 0.7, "speedup": 1.4}
     lines = summary(RECORD | {"latency": [TIMING, other]}).splitlines()
-    assert lines[0].endswith("  ms, batch 1    onnxruntime ms, batch 1")
+    assert lines[0].endswith("  ms, batch 1  onnxruntime ms, batch 1")
     assert lines[2].endswith("0.700")
     assert lines[5].startswith("speed-up at batch 1: 1.25x")
     assert lines[6].startswith("onnxruntime speed-up at batch 1: 1.40x")

@@ -1,0 +1,119 @@
+"""``bench list runs``, and what a command says of runs that are done: when, their mean, what comes next."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import record
+from bench.cli import output
+from bench.cli.output import Column
+
+COLUMNS = (
+    *(Column("id", drop=1), Column("method", wrap=True), Column("arch", drop=2), Column("data set", drop=3)),
+    *(Column("budget"), Column("seed", right=True), Column("top-1 %", right=True), Column("state")),
+    *(Column("finished", drop=5), Column("note", wrap=True, drop=4)),
+)
+
+
+def list_runs(chosen: argparse.Namespace) -> int:
+    """Print the records below ``--out``, sorted by what was run; those that cannot be read are named on stderr."""
+    from leaderboard.frame import find
+
+    folder = chosen.out / "records"
+    found = find(folder, cache=False) if folder.is_dir() else None
+    rows = sorted((_row(r) for r in map(_named, found.rows)), key=_order) if found else []
+    for problem in found.problems if found else ():
+        print(f"bench: {problem.file}: {problem.message}", file=sys.stderr)
+    if chosen.json:
+        output.print_json(rows)
+        return 0
+    if not rows:
+        print(f"bench: no record in {folder}; bench run makes one", file=sys.stderr)
+        return 0
+    output.print_table(COLUMNS, map(_shown, rows), chosen)
+    return 0
+
+
+def _named(row: Sequence[Any]) -> Any:
+    from leaderboard.extract import as_record
+
+    return as_record(row)
+
+
+def _row(r: Any) -> dict[str, Any]:
+    """A run for a machine."""
+    done = r.status == "ok"
+    return {
+        "id": r.id,
+        "method": r.name,
+        "arch": r.arch,
+        "dataset": r.dataset,
+        "track": r.track,
+        "kind": r.kind,
+        "keep": r.keep_share,
+        "seed": r.seed,
+        "top1": 1 - r.final_wrong_images / r.test_images if done else None,
+        "status": r.status,
+        "error": r.error,
+        "finished_at": r.finished_at,
+        "file": r.file,
+    }
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    kind, keep = row["kind"] or "", -(row["keep"] or 0.0)
+    return row["dataset"], row["arch"], row["method"], kind, keep, row["seed"], row["file"]
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A run for people."""
+    share = None if row["keep"] is None else f"{row['keep']:g} {'MACs' if row['kind'] == 'macs' else row['kind']}"
+    return {
+        **row,
+        "data set": row["dataset"],
+        "budget": share or {"dense": "none", "like": "widths"}.get(row["track"], row["track"]),
+        "top-1 %": "" if row["top1"] is None else f"{100 * row['top1']:.2f}",
+        "state": "done" if row["status"] == "ok" else row["status"],
+        "finished": moment(row["finished_at"]),
+        "note": row["error"],
+    }
+
+
+def moment(text: str | None) -> str:
+    """A time of a record in words, to the minute."""
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC" if text else ""
+
+
+def done_before(path: Path) -> str | None:
+    """When the finished run of this record was done, as a sentence; None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        found = record.load(path)
+    except record.RecordError:
+        return None  # carrying the run out says what is wrong with it
+    if found["status"] != "ok":
+        return None
+    return f"done on {moment(found['clock']['finished_at'])}, read from {path}; --retry runs it again"
+
+
+def over_seeds(records: Sequence[Mapping[str, Any]]) -> str:
+    """Mean of final top-1 over several seeds with its 95 % interval, as a board computes it."""
+    from leaderboard.statistics import QUANTUM, interval
+
+    images = records[0]["metrics"]["final"]["examples"]
+    wrong = [round((1 - each["metrics"]["final"]["top1"]) * images) for each in records]
+    mean, half = interval(wrong, QUANTUM)
+    within = f" \u00b1 {100 * (half or 0.0) / images:.2f}"
+    return f"top-1 over {len(records)} seeds: {100 * (1 - mean / images):.2f}{within} % (mean and 95 % interval)"
+
+
+def what_next(out: Path) -> str:
+    """Which command reads the records."""
+    folder = out / "records"
+    return f"next: bench board{'' if folder == Path('results') / 'records' else f' {folder}'}"
