@@ -107,10 +107,12 @@ def _carry_out(chosen: argparse.Namespace, specs: list[Spec]) -> int:
             failures.append(spec.seed)
             continue
         records.append(done)
+        if before:
+            print(f"bench: note: {spec.id} was {before}", file=sys.stderr)
         if chosen.json:
             print(json.dumps(done))
         else:
-            output.print_text(_result(spec, done, path, before, output.limit(chosen)), chosen)
+            output.print_text(_result(spec, done, path, output.limit(chosen)), chosen)
     if len(records) > 1 and not failures and not chosen.json:
         output.print_text(f"\n{runs.over_seeds(records)}", chosen)
     if not chosen.quiet:
@@ -120,13 +122,13 @@ def _carry_out(chosen: argparse.Namespace, specs: list[Spec]) -> int:
     return 0
 
 
-def _result(spec: Spec, done: dict[str, Any], path: Path, before: str | None, width: int | None) -> str:
+def _result(spec: Spec, done: dict[str, Any], path: Path, width: int | None) -> str:
     """What is printed of a run that is done."""
     from leaderboard.summary import summary
 
     budget = f", keeping {spec.budget}" if spec.budget else ""
     title = f"\n{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}{budget}"
-    return "\n".join([title, *([before] if before else []), summary(done, width), f"record: {path}"])
+    return "\n".join([title, summary(done, width), f"record: {path}"])
 
 
 def _say_what_was_not_asked(chosen: argparse.Namespace, spec: Spec) -> None:

@@ -54,3 +54,24 @@ def test_counting_is_a_line_in_a_log_and_a_bar_on_a_terminal(capsys, monkeypatch
         bar.update(600)
         bar.refresh()
     assert "decoding train images:   1%" in capsys.readouterr().err
+
+
+def test_the_bar_is_full_when_measuring_is_done(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    shown = Progress("run")
+    shown.start(4)
+    for epoch in range(1, 5):
+        shown.epoch("train", epoch, 4, 0.5, 0.75)
+    shown.note("measuring")
+    assert shown.bar.n / shown.bar.total < 1
+    shown.close()
+    assert shown.bar.n == shown.bar.total
+
+
+def test_the_bar_of_an_interrupted_run_stays_where_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    shown = Progress("run")
+    shown.start(4)
+    shown.epoch("train", 1, 4, 0.5, 0.75)
+    shown.close()
+    assert shown.bar.n == 1

@@ -97,3 +97,15 @@ def test_details_show_the_error_of_a_failed_run():
 @pytest.mark.parametrize("word", ["0123456789ab-s0", "a=1", "keep_macs=0.5", "10 of 20 in 1 sites", "resumed 2 times"])
 def test_details_show(word):
     assert word in details(RECORD)
+
+
+def test_details_show_the_kept_units_of_each_site():
+    assert details(RECORD).splitlines()[-1].split() == ["x", "20", "10", "50.0"]
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_no_line_is_wider_than_asked(width):
+    wide_names = copy.deepcopy(RECORD)
+    wide_names["structure"]["widths"] = {"blocks.0.conv1+blocks.1.conv1+blocks.2.conv1+head": [20, 10]}
+    assert max(map(len, details(wide_names, width).splitlines())) <= width
+    assert "not shown: " in summary(RECORD, width)
