@@ -86,7 +86,7 @@ def test_several_seeds_end_with_their_mean_and_what_comes_next(small, tmp_path):
     words = ["--epochs", "1", "--finetune-epochs", "1"]
     code, text, err = small("--seeds", "0-2", *words)
     assert code == 0
-    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").rglob("*-s?.json"))]
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "out" / "records").rglob("*.json"))]
     assert text.splitlines()[-1] == runs.over_seeds(records)
     assert err.splitlines()[-1] == f"next: bench board {tmp_path / 'out' / 'records'}"
     code, text, err = small("--seeds", "1", *words, "-q")
