@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 from slurm.batch import Batch
-from slurm.place import AGAIN, BEGAN, ENDED, WORKER, Clock, Place, Requeue, Signals, job_lock
+from slurm.place import AGAIN, ENDED, WORKER, Clock, Place, Requeue, Signals, job_lock
 
 
 class Job:
@@ -29,10 +28,9 @@ class Job:
 
     def __call__(self) -> int:
         """Carry out all tasks that are not done; returns the exit code: 0, ``AGAIN`` or ``ENDED``."""
-        began = float(os.environ.get(BEGAN) or time.time())
         batch = Batch.load(self.file)
         place = Place.here(batch)
-        signals = Signals(Clock(batch, began))
+        signals = Signals(Clock(batch))
         lock = job_lock(batch, place.job) if place.cluster == "local" else None
         with signals.heard():
             try:

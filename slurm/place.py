@@ -74,9 +74,9 @@ class Clock:
         until: when the work has to be over; None without a limit.
     """
 
-    def __init__(self, batch: Batch, began: float) -> None:
-        self.began = began
-        self.until = None if batch.minutes is None else began + 60 * batch.minutes - batch.signal_delay_s
+    def __init__(self, batch: Batch) -> None:
+        self.began = float(os.environ.get(BEGAN) or time.time())
+        self.until = None if batch.minutes is None else self.began + 60 * batch.minutes - batch.signal_delay_s
 
     def left(self) -> float:
         """Seconds until the work has to be over."""
