@@ -155,7 +155,7 @@ class Spec:
         config = {key: tuple(v) if isinstance(v, list) else v for key, v in self.config.items()}
         object.__setattr__(self, "config", config)  # JSON has lists only
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Hash of the non-default part, without the seed."""
         return digest(
@@ -324,6 +324,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+@functools.lru_cache(maxsize=4096)
 def component(name: str) -> str:
     """``name`` as one part of a path: letters, digits and ``._+@-`` stay, at most 80 characters; others become ``-``.
 

@@ -9,9 +9,6 @@ something does not hold.
 """
 
 import argparse
-import hashlib
-import itertools
-import json
 import os
 import random
 import shutil
@@ -24,12 +21,11 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-import bench
+from chaos_verdict import Log, bench_sweep, sweep_file, undisturbed, verdict
+
 from bench import record
 from bench.errors import BenchError
-from bench.spec import digest
-from slurm import journal
-from slurm.batch import Batch, batches, jobs_folder
+from slurm.batch import batches, jobs_folder
 from slurm.devcluster import DevCluster
 from slurm.devcluster.processes import JOB, find
 
@@ -41,22 +37,8 @@ SUBMIT_EVERY, LOOK_EVERY_S = 5, 3
 """Events after which the sweep is submitted again in any case; seconds between looks at the cluster."""
 DEADLINE_S, ROUNDS = 15 * 60, 6
 """For what is left after the last event."""
-EPOCHS = {"mlp_40_40": (60, 40), "resnet20": (6, 4)}
 RUNNING = ("-t", "RUNNING")
-KINDS = list(itertools.product(("ddrop", "l1_norm", "l1l2", "random", "uniform_thin"), (0.5, 0.25)))
 PROFILE = 'description = "one job a node, two runs a job"\ncpus = 4\nmem_gb = 2\ntime = 60\nruns_per_job = 2\n'
-
-
-class _Log:
-    """Lines on stdout and in a file."""
-
-    def __init__(self, file: Path | None) -> None:
-        self.began = time.monotonic()
-        self.streams = [sys.stdout, *([file.open("w", encoding="utf-8")] if file else [])]
-
-    def say(self, text: str) -> None:
-        for stream in self.streams:
-            print(f"{time.monotonic() - self.began:7.1f}  {text}", file=stream, flush=True)
 
 
 class _Chaos:
@@ -65,7 +47,7 @@ class _Chaos:
     ``expected`` are the undisturbed records, by their path below the folder of records.
     """
 
-    def __init__(self, cluster: DevCluster, folder: Path, out: Path, expected, seed: int, log: _Log, small: bool):
+    def __init__(self, cluster: DevCluster, folder: Path, out: Path, expected, seed: int, log: Log, small: bool):
         self.cluster, self.folder, self.out, self.expected, self.log, self.small = (
             cluster, folder, out, expected, log, small
         )  # fmt: skip
@@ -305,134 +287,7 @@ class _Chaos:
                 break
 
 
-def bench_sweep(folder: Path, log: Path, words: list[str], more: dict[str, str]) -> subprocess.Popen:
-    """Start ``bench sweep``. What it cannot save goes to the folder, as does what its jobs cannot."""
-    command = [sys.executable, "-m", "bench", "sweep", str(folder / "sweep.toml"), "--threads", "1", *words]
-    env = os.environ | more | {"TMPDIR": str(folder / "tmp")}
-    source = Path(bench.__file__).parents[1]
-    with log.open("w") as out:
-        return subprocess.Popen(command, cwd=source, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-
-
-def sweep_file(runs: int) -> str:
-    """So many runs, about ten to a base."""
-    bases = [(list(EPOCHS)[k % len(EPOCHS)], k // len(EPOCHS)) for k in range(max(2, -(-runs // len(KINDS))))]
-    text = 'description = "many short runs"\n\n[defaults]\ndataset = "digits"\n'
-    for k in range(runs):
-        (arch, seed), (method, keep) = bases[k % len(bases)], KINDS[k // len(bases)]
-        text += f'\n[[runs]]\nmethod = "{method}"\narch = "{arch}"\nkeep_macs = {keep}\nseeds = "{seed}"\n'
-        text += "epochs = {}\nfinetune_epochs = {}\n".format(*EPOCHS[arch])
-    return text
-
-
-def undisturbed(folder: Path, log: _Log) -> dict[Path, dict]:
-    """The same runs one after the other in two processes; those that are there from before stay."""
-    name = "undisturbed-" + digest((folder / "sweep.toml").read_text())[:8]
-    out, began, shards = folder / name, time.monotonic(), []
-    try:
-        for part in ("1/2", "2/2"):
-            words = ["--cluster", "inline", "--quiet", "--out", str(out), "--shard", part]
-            shards.append(bench_sweep(folder, folder / f"{name}-{part[0]}.log", words, {}))
-        if any(shard.wait() for shard in shards):
-            raise SystemExit(f"the undisturbed runs failed, see {out}-1.log and -2.log")
-    finally:
-        for shard in shards:
-            shard.kill()
-    found = {path.relative_to(out / "records"): record.load(path) for path in record.find(out / "records")}
-    log.say(f"{len(found)} runs undisturbed in {time.monotonic() - began:.0f} s, in {out}")
-    return found
-
-
-def damaged(out: Path, found: dict[Path, dict]) -> list[str]:
-    """Files that are not whole; the records that are go to ``found``."""
-    bad = []
-
-    def is_hash(value: str, file: Path) -> None:
-        if value != hashlib.sha256(file.read_bytes()).hexdigest():
-            bad.append(f"{file}: not what its record or facts say")
-
-    for path in sorted([*out.glob("records/**/*.json"), *out.glob("bases/*.json"), *out.glob("jobs/*/batch.json")]):
-        try:
-            if path.parent.name == "bases":
-                is_hash(json.loads(path.read_text())["sha256"], path.with_suffix(".safetensors"))
-            elif path.name == "batch.json":
-                Batch.load(path)
-            else:
-                found[path] = entry = record.load(path)
-                if record.seal(entry) != entry:
-                    bad.append(f"{path.stem}: its own hash does not hold")
-                for artifact in entry["artifacts"].values() if path.parent.name != "superseded" else ():
-                    is_hash(artifact["sha256"], out / "artifacts" / entry["id"] / artifact["file"])
-        except (BenchError, OSError, ValueError, KeyError) as error:
-            bad.append(f"{path.name}: {error}")
-    return bad
-
-
-def repeated(legs_of: dict[str, list[journal.Leg]], anew: set[str]) -> list[str]:
-    """Legs that began before what the leg before them had saved; ``anew`` are runs that failed and may."""
-    bad = []
-    for key, legs in legs_of.items():
-        for before, after in itertools.pairwise(leg for leg in legs if leg.saves):
-            left, first = (of - done for _, done, of in (before.last, after.first))
-            if first > left and key not in anew:
-                bad.append(f"{key}: {left} epochs were left, and {first} after the first of job {after.job}")
-    return bad
-
-
-def verdict(chaos: _Chaos, seconds: float) -> bool:
-    """Print what holds and what does not; returns whether all does."""
-    say, out, broken, found = chaos.log.say, chaos.out, [], {}
-
-    def check(what: str, bad: list[str]) -> None:
-        broken.extend(bad)
-        say("\n            ".join([f"{'BROKEN' if bad else 'holds '}  {what}: {len(bad)}", *bad]))
-
-    say("verdict")
-    for kind in chaos.EVENTS:
-        say(f"{chaos.counts[kind]:5}  {kind}")
-    say(f"{sum(chaos.counts[kind] for kind in chaos.EVENTS):5}  events")
-    say(", ".join(f"{chaos.counts[what]} {what}" for what in ("calls of sweep", "nodes resumed", "jobs released")))
-    check("torn or damaged files", damaged(out, found))
-    mine = {path: found.get(out / "records" / path) for path in chaos.expected}
-    ok = {path: entry for path, entry in mine.items() if entry and entry["status"] == "ok"}
-    say(f"{len(ok)} of {len(mine)} runs have a finished record ({100 * len(ok) / len(mine):.0f} %)")
-    check("lost runs, without a record", [path.stem for path, entry in mine.items() if not entry])
-    check("unfinished runs", [f"{p.stem}: {e['status']}" for p, e in mine.items() if e and e["status"] != "ok"])
-    legs_of = journal.legs_of(jobs_folder(out))
-    good = Counter(entry["id"] for entry in found.values() if entry["status"] == "ok")
-    twice = [f"{key}: {n} finished records" for key, n in good.items() if n > 1]
-    twice += [f"base {key}: its facts changed" for key in sorted(chaos.changed_bases)]
-    for key, legs in legs_of.items():
-        rest = list(itertools.dropwhile(lambda leg: leg.ended != journal.DONE, legs))[1:]
-        twice += [f"{key}: trained on after it was done" for leg in rest if leg.saves]
-    check("made twice", twice)
-    unequal = []
-    for path, entry in ok.items():
-        a, b = record.timeless(entry), record.timeless(chaos.expected[path])
-        if digest(a) != digest(b):
-            unequal.append(f"{path.stem}: {', '.join(key for key in a if a[key] != b.get(key))}")
-    check("results that differ from the undisturbed ones", unequal)
-    aside = [entry for path, entry in found.items() if path.parent.name == "superseded"]
-    check("saved epochs that were trained again", repeated(legs_of, {entry["id"] for entry in aside}))
-    check("submissions that ended with a traceback", chaos.tracebacks)
-    ends = Counter(leg.ended or journal.KILLED for legs in legs_of.values() for leg in legs)
-    killed = ends[journal.KILLED] + chaos.counts["SIGKILL of the submitting process"]
-    parts = [str(path.relative_to(out)) for path in out.rglob("*.part")]
-    check(f"unfinished files (*.part) beyond {killed} killed processes", parts[killed:])
-    sums = Counter()
-    for entry in ok.values():
-        sums.update({key: entry["job"][key] for key in ("legs", "preemptions", "timeouts", "terminations", "kills")})
-    say("as the records have it: " + ", ".join(f"{n} {what}" for what, n in sums.items()))
-    say("legs, those of bases too: " + ", ".join(f"{n} {how}" for how, n in ends.most_common()))
-    failed = [f"{entry['id']}: {(entry['error'] or {}).get('message')}" for entry in aside]
-    say("; ".join([f"{len(aside)} records were superseded", *failed]))
-    left = len(list(out.glob("checkpoints/*.pt"))), len(list((chaos.folder / "tmp").glob("*.json")))
-    say("{} unfinished files, {} checkpoints and {} rescued records are left".format(len(parts), *left))
-    say(f"{seconds:.0f} s from the first submission to the end: {'NOT ' if broken else ''}all holds")
-    return not broken
-
-
-def run(chosen: argparse.Namespace, folder: Path, log: _Log) -> bool:
+def run(chosen: argparse.Namespace, folder: Path, log: Log) -> bool:
     """Everything; returns whether all holds."""
     for name in ("cluster", "submissions", "kept", "tmp"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -481,7 +336,7 @@ def main() -> int:
     parser.add_argument("--log", type=Path, help="file for the lines that are printed")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is taken down then too
-    log = _Log(chosen.log)
+    log = Log(chosen.log)
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         return 0 if run(chosen, (chosen.folder or Path(temporary)).resolve(), log) else 1
 

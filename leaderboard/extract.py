@@ -32,7 +32,7 @@ COLUMNS = (
     *("epochs", "finetune_plan", "base_sha256", "examples_images", "training_macs", "training_seconds"),
     *("small_batch", "small_dense_ms", "small_final_ms", "small_speedup", "small_low", "small_high"),
     *("large_batch", "large_dense_ms", "large_final_ms", "large_speedup", "large_low", "large_high"),
-    *("busy", "at_once"),
+    *("busy", "at_once", "differs"),
 )
 """Columns of the frame. Units are in the names; what has none is a text, a count or a ratio."""
 Record = Any
@@ -130,7 +130,8 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
     for timing in (timings[0], timings[-1]) if done and timings else (None, None):
         yield from _timing(timing)
     yield any(t["load_average"] > t["threads"] + 1 for t in timings)
-    yield (found["job"] or {}).get("at_once", 1)
+    job = found["job"] or {}
+    yield from (job.get("at_once", 1), ", ".join(text.partition(":")[0] for text in job.get("differs", ())))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -90,6 +90,8 @@ def details(record: Record, width: int | None = None) -> str:
         f"machine   {record['environment']['device']}, {record['environment']['threads']} threads, "
         f"torch {record['environment']['packages']['torch']}",
     ]
+    if differs := (record.get("job") or {}).get("differs"):
+        lines.append(f"changed   since submission: {'; '.join(differs)}")
     if record["error"]:
         lines += [
             "",

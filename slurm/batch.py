@@ -82,6 +82,13 @@ class Task:
 
 def base_key(spec: Spec) -> str:
     """What the specification alone tells of its base: runs with equal keys share it on equal machines."""
+    return _base_key(spec.arch, spec.dataset, spec.recipe, spec.rules, spec.seed)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _base_key(arch: str, dataset: str, recipe: Recipe, rules: str, seed: int) -> str:
+    """As above; the runs of a base differ in their methods and budgets, which it does not depend on."""
+    spec = Spec("", arch, dataset, recipe, None, seed, rules=rules)
     return "base-" + spec.base_id()
 
 

@@ -129,9 +129,11 @@ def _what_is_left(error: SetupError, runs: int, wanted: int) -> str:
     return f"{error}; {left}"
 
 
-def dry_run(request: Request) -> Iterator[tuple[Batch, str]]:
+def dry_run(request: Request, say: Callable[[str], None]) -> Iterator[tuple[Batch, str]]:
     """Every batch that :func:`submit` would hand over, with its sbatch script where there is one."""
     before = survey(request.specs, request.options.out)
+    for problem in before.problems:
+        say(problem)
     shown: list[Batch] = []
     largest = request.profile.array_size or MAX_ARRAY_SIZE
     for batch, after in plan(request, before, to_submit(before, request.retry), largest, shown):

@@ -72,6 +72,7 @@ def _run(chosen: argparse.Namespace) -> int:
         )
         cluster.up()
         _say(f"{chosen.nodes} nodes after {time.monotonic() - start:.1f} s; now: source {cluster.folder}/env.sh")
+        _require_undrained(cluster)
         return 0
     cluster = DevCluster(chosen.folder)
     if chosen.command == "down":
@@ -96,6 +97,12 @@ def _status(cluster: DevCluster) -> None:
         print(node, state)
     if not states:
         raise SetupError(f"no slurmctld answers in {cluster.folder}; start it (up)")
+    _require_undrained(cluster)
+
+
+def _require_undrained(cluster: DevCluster) -> None:
+    if nodes := ",".join(cluster.drained()):
+        raise SetupError(f"{nodes} drained: takes no jobs; run: scontrol update nodename={nodes} state=resume")
 
 
 def _say(text: str) -> None:

@@ -181,6 +181,10 @@ class DevCluster:
         lines = (self._ask("sinfo", "-h", "-N", "-o", "%N %T") or "").splitlines()
         return {node: state for node, _, state in (line.partition(" ") for line in lines)}
 
+    def drained(self) -> list[str]:
+        """Nodes that are there and take no jobs, until they are resumed."""
+        return [node for node, state in self.node_states().items() if "drain" in state]
+
     def busy_ports(self) -> list[int]:
         """Those of the cluster's ports that somebody listens on, be it the cluster or not."""
         return sorted(processes.listening().intersection(self.settings.ports.values()))

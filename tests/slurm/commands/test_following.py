@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from cluster_in_memory import Cluster
-from command_tools import DIGITS, write
+from command_tools import DIGITS, PLUGINS, write
 from records import finished
 
 from bench import record
@@ -16,10 +16,11 @@ from bench.cli import cluster, parser
 from bench.cli import sweep as sweep_command
 from bench.errors import SetupError
 from bench.pipeline import Options
+from bench.registry import ARCHS, DATASETS, METHODS
 from bench.run import leave_failure
 from slurm import launch, states
 from slurm.batch import batches
-from slurm.clusters import RUNNING
+from slurm.clusters import RUNNING, WAITING
 
 
 @pytest.fixture
@@ -135,6 +136,52 @@ def test_status_tells_of_every_kind_what_there_is_to_know(sweep, slurm, bench, t
     assert "2 failed or lost; --retry failed submits them again" in err
     assert sweep("--retry", "failed")[1].splitlines()[-2] == "5 runs: 2 submitted now; before: " + (
         "1 done, 1 running, 1 waiting, 1 failed, 1 lost"
+    )
+
+
+def test_status_knows_the_plugins_of_what_was_submitted(slurm, bench, tmp_path):
+    path = write(tmp_path / "some.toml", DIGITS.replace('"random"', '"nan_scores"'))
+    out, plugin = tmp_path / "out", PLUGINS / "broken.py"
+    assert bench("sweep", path, "--cluster", "slurm", "--out", out, "--plugin", plugin)[0] == 0
+    for registry in (METHODS, ARCHS, DATASETS):
+        registry._plugins.clear()
+    code, text, err = bench("status", path, "--out", out)
+    assert (code, err) == (0, "")
+    assert "nan_scores" in text
+    assert bench("cancel", path, "--out", out)[0] == 0
+
+
+def test_status_lists_what_changed_since_submission(sweep, bench, tmp_path):
+    sweep()
+    one, two, *_ = sweep.specs
+    for spec, differs in ((one, ["method: was a, is b", "numpy: was 1, is 2"]), (two, [])):
+        job = {"cluster": "slurm", "id": "1", "at_once": 1, "legs": 1, "differs": differs}
+        job |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
+        record.write(record.path_of(tmp_path / "out", spec), finished(spec) | {"job": job})
+    text = bench("status", "some.toml", "--out", tmp_path / "out")[1]
+    (line,) = [line for line in text.splitlines() if line.startswith("changed since submission: ")]
+    assert one.id in line
+    assert line.endswith(": method: was a, is b; numpy: was 1, is 2")
+
+
+def test_status_lists_bases_and_held_jobs_with_what_to_do(sweep, slurm, bench, tmp_path):
+    sweep()
+    bases, runs = [batch for batch, _ in slurm.submitted]
+    slurm.alive[bases.jobs[0]] = (WAITING, "Priority")
+    slurm.alive[bases.jobs[1]] = (WAITING, "JobHeldUser")
+    slurm.alive[runs.jobs[0]] = (WAITING, "JobHeldAdmin")
+    text = bench("status", "some.toml", "--out", tmp_path / "out")[1].splitlines()
+    listed = [line for line in text if line.startswith("base ")]
+    assert [line.split()[1].rstrip(":") for line in listed] == [bases.elements[1][0], bases.elements[0][0]]
+    what = f"scontrol release {bases.jobs[1]}"
+    assert listed[0].endswith(f"JobHeldUser, job {bases.jobs[1]}; 2 runs need it; to go on: {what}")
+    assert listed[1].endswith(f"Priority, job {bases.jobs[0]}; 3 runs need it")
+    (held,) = [line for line in text if line.startswith("held: ")]
+    assert held == (f"held: job {runs.jobs[0]} (JobHeldAdmin): ask for its release (scontrol release {runs.jobs[0]})")
+    del slurm.alive[bases.jobs[1]]
+    text = bench("status", "some.toml", "--out", tmp_path / "out")[1]
+    assert (
+        f"base {bases.elements[1][0]}: lost, job {bases.jobs[1]}; 2 runs need it; the first of them trains it" in text
     )
 
 
