@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from operator import attrgetter
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,12 @@ from bench.budget import select
 from bench.data import TrainingData
 from bench.errors import METHOD, RunFailed
 from bench.masked_model import MaskedModel
-from bench.run_state import RunState
-from bench.sites import Site, Sites
+from bench.run_view import RunView
+from bench.sites import Site
 from bench.spec import Budget, Recipe, derive
 
 
-class Context:
+class Context(RunView):
     """One run as its method sees it: sites, gates, data, snapshots, clocks.
 
     Its public names are those of docs/add_a_method.md; only ``masks`` can be assigned.
@@ -30,47 +29,9 @@ class Context:
     def __init__(
         self, model: MaskedModel, data: TrainingData, recipe: Recipe, budget: Budget | None, seed: int
     ) -> None:
-        self._model, self._data, self._recipe, self._budget, self._seed = model, data, recipe, budget, seed
-        self._now = RunState()
+        super().__init__(model, recipe, budget, seed)
+        self._data = data
         self._method = Method()  # whose scores and select count in this run
-        self._rng = torch.Generator(model.device).manual_seed(seed)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "masks" and not name.startswith("_"):
-            raise AttributeError(f"ctx.{name} cannot be set: of a context only ctx.masks can be assigned")
-        super().__setattr__(name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"a context has no '{name}': docs/add_a_method.md lists what it offers")
-
-    # --- what the run is, and where it is --------------------------------------------------------------------
-
-    @property
-    def sites(self) -> Sites:
-        """The prunable widths, by name."""
-        return self._model.sites
-
-    recipe = property(attrgetter("_recipe"), doc="Epochs, rates, batch size.")
-    device = property(attrgetter("_model.device"), doc="Where tensors live.")
-    rng = property(attrgetter("_rng"), doc="The method's own generator, seeded by the run and kept in checkpoints.")
-    budget = property(lambda self: self._budget or Budget(), doc="What may be kept; everything in the native track.")
-    native = property(lambda self: self._budget is None, doc="Whether the method chooses its own sparsity.")
-    phase = property(attrgetter("_now.phase"), doc="Index of the phase (or PRUNE) in the plan.")
-    epoch = property(attrgetter("_now.epoch"), doc="Index of the epoch in the phase.")
-    step = property(attrgetter("_now.step"), doc="Index of the step in the epoch.")
-    progress = property(
-        attrgetter("_now.progress"), doc="Epochs of the phase that are done, with the present fraction."
-    )
-    rate = property(attrgetter("_now.rate"), doc="Learning rate of the present step; 0 outside of training.")
-    x = property(attrgetter("_now.x"), doc="Images of the current batch, ``[B, C, H, W]``, normalised.")
-    y = property(attrgetter("_now.y"), doc="Labels of the current batch, ``[B]``.")
-    tracked = property(attrgetter("_model.tracked"), doc="Site -> running statistic ``[n_units]`` (see :meth:`track`).")
-
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        """One entry for every epoch so far, of all phases: ``phase``, ``epoch``, ``train_loss``, ``val_top1``,
-        ``val_loss``, ``units_left`` and what was logged; a copy."""
-        return [dict(entry) for entry in self._now.curve]
 
     # --- gates and masks -------------------------------------------------------------------------------------
 
@@ -104,8 +65,6 @@ class Context:
     def masks(self, masks: Masks) -> None:
         self._now.require_hook("masks")
         self._model.masks = masks
-
-    units_left = property(attrgetter("_model.units_left"), doc="Share of the dense units that are there, not masked.")
 
     def masked(self, masks: Masks) -> AbstractContextManager[None]:
         """Within the block, units whose mask is False read as zero."""

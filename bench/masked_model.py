@@ -21,6 +21,7 @@ from bench.choosing import check_masks
 from bench.environment import autocast
 from bench.errors import RunFailed
 from bench.gates import Gates
+from bench.held import Held
 from bench.ledger import Ledger
 from bench.modes import untraced
 from bench.optimizer import forget
@@ -75,7 +76,7 @@ class MaskedModel:
         self._masked: list[str] = []
         self._also: dict[str, Tensor] = {}  # masks of the block of :meth:`masked` that is open
         self._trackers: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {}
-        self._held: list[tuple[Tensor, tuple[Any, ...], Tensor]] = []
+        self._held = Held(sites, {})
 
     @property
     def macs(self) -> int:
@@ -98,7 +99,7 @@ class MaskedModel:
         checked = check_masks(self.sites, masks)
         self._masks = {name: mask.to(self.device) for name, mask in checked.items()}
         self._masked = [name for name, mask in self._masks.items() if not bool(mask.all())]
-        self._hold()
+        self._held = Held(self.sites, {name: self._masks[name] for name in self._masked})
         self.gate({})
 
     @property
@@ -285,7 +286,7 @@ class MaskedModel:
     def _restarted(self) -> None:
         if self.optimizer is not None:
             forget(self.optimizer)
-        self._hold()
+        self._held = Held(self.sites, {name: self._masks[name] for name in self._masked})
         self.rewritten()
 
     def shrink(self, masks: Masks) -> None:
@@ -333,29 +334,10 @@ class MaskedModel:
     def after_step(self) -> None:
         """End of a step: batch gates go, masked units are put back as they were, their momentum is zero."""
         self.gate({})
-        for parameter, at, saved in self._held:
-            with torch.no_grad():
-                parameter[at] = saved
-            for moment in self.optimizer.state.get(parameter, {}).values() if self.optimizer else ():
-                if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                    moment[at] = 0
+        self._held.restore(self.optimizer)
 
     def release(self) -> None:
         """Take every hook and inserted module off the network; its forwards are no longer counted."""
         self.gates.remove()
         self.ledger.detach()
-        self._masked, self._held, self._trackers = [], [], {}
-
-    def _hold(self) -> None:
-        """Remember what makes the masked units, and the weights that read them: a step would decay both."""
-        self._held = []
-        for name in self._masked:
-            mask, site = self._masks[name], self.sites[name]
-            for parameter, cut in site.unit_parameters():
-                self._hold_at(parameter, (cut.positions.to(self.device)[~mask[cut.units.to(self.device)]],))
-            for parameter, cut in site.reader_weights():
-                columns = cut.positions.to(self.device)[~mask[cut.units.to(self.device)]]
-                self._hold_at(parameter, (slice(None), columns))
-
-    def _hold_at(self, parameter: Tensor, at: tuple[Any, ...]) -> None:
-        self._held.append((parameter, at, parameter.detach()[at].clone()))
+        self._masked, self._held, self._trackers = [], Held(self.sites, {}), {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -65,7 +66,7 @@ def _imported(file: Path, content: bytes) -> tuple[list[Path], set[str]]:
     top, root = _package(file)
     local = [folder / "__init__.py" for folder in file.parents if folder.is_relative_to(root) and folder != root]
     installed = set()
-    for level, module, names in _imports(_tree(content)):
+    for level, module, names in _imports_of(content):
         if level:
             start: Path | None = file.parents[level - 1]
         elif module[0] == top:
@@ -77,6 +78,12 @@ def _imported(file: Path, content: bytes) -> tuple[list[Path], set[str]]:
         elif _is_foreign(module[0]):
             installed.add(module[0])
     return [path for path in local if path != file], installed
+
+
+@functools.lru_cache(maxsize=512)
+def _imports_of(content: bytes) -> list[tuple[int, list[str], list[str]]]:
+    """The imports of a file. Kept, because parsing takes most of the time and each run asks for the same files."""
+    return list(_imports(_tree(content)))
 
 
 def _tree(content: bytes) -> ast.Module:

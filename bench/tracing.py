@@ -216,7 +216,7 @@ class _Tracer(TorchDispatchMode):
         groups = n_in if isinstance(module, (*NORMS, nn.PReLU)) else getattr(module, "groups", 1)
         if isinstance(module, OTHER_NORMS):
             groups = getattr(module, "num_groups", n_in)
-        if groups == 1 and not isinstance(module, OTHER_NORMS):
+        if groups == 1 and isinstance(module, (*CONVS, nn.Linear)):  # a norm of one channel passes it on
             self._note((name, "in"), at)
             return self._make(name, n_out, axis if isinstance(module, nn.Linear) else 1, out)
         if not isinstance(module, OTHER_NORMS):

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
-from bench.errors import RunFailed, SetupError, UsageError
+from bench.cli import output
+from bench.cli.output import Column
+from bench.errors import RunFailed, SetupError, WordsError
 from bench.progress import Progress
 from bench.registry import PLUGINS
 from slurm import CLUSTERS
@@ -57,9 +57,9 @@ def require_sense(chosen: argparse.Namespace) -> None:
         (chosen.wait, "--wait", ("local", "slurm")),
     ):
         if given and chosen.cluster not in owner:
-            raise UsageError(f"{flag} belongs to --cluster {' or '.join(owner)}, not to {chosen.cluster}")
+            raise WordsError(f"{flag} belongs to --cluster {' or '.join(owner)}, not to {chosen.cluster}")
     if chosen.jobs < 1:
-        raise UsageError(f"--jobs {chosen.jobs}: at least 1")
+        raise WordsError(f"--jobs {chosen.jobs}: at least 1")
 
 
 def submit(
@@ -147,7 +147,7 @@ def _follow(specs: Sequence[Spec], chosen: argparse.Namespace, again: str) -> in
     except KeyboardInterrupt:
         say(f"the jobs go on; to end them: python -m bench cancel {again}")
         return 130
-    show(found, len(specs), chosen.json, everything=False)
+    show(found, len(specs), chosen, everything=False)
     if counts["done"] < len(specs):
         raise RunFailed(f"{len(specs) - counts['done']} of {len(specs)} runs are not done: {told}")
     return 0
@@ -164,20 +164,37 @@ def _again(chosen: argparse.Namespace, specs: Sequence[Spec]) -> str:
     return shlex.join(words)
 
 
-def show(found: Survey, total: int, as_json: bool, everything: bool) -> None:
+def show(found: Survey, total: int, chosen: argparse.Namespace, everything: bool) -> None:
     """Print the table of states, the runs that need a look, and the time left."""
-    if as_json:
-        print(json.dumps({"counts": found.counts(), "runs": list(map(_as_json, found.states))}, indent=1))
+    if chosen.json:
+        output.print_json({"counts": found.counts(), "runs": list(map(_as_json, found.states))})
         return
+    _show_counts(found, total, chosen)
+    with output.folded(chosen):
+        _show_runs(found, everything)
+
+
+def _show_counts(found: Survey, total: int, chosen: argparse.Namespace) -> None:
+    """How many runs of each method on each network are in which state."""
     counts = found.counts()
     columns = [name for name, n in counts.items() if n or name in ALWAYS]
     groups: dict[tuple[str, ...], collections.Counter[str]] = {}
     for state in found.states:
         spec = state.spec
         groups.setdefault((spec.method, spec.arch, spec.dataset), collections.Counter())[state.state] += 1
-    rows = [[*group, *(numbers[name] or "" for name in columns)] for group, numbers in groups.items()]
-    rows.append([f"{total} runs", "", "", *(counts[name] for name in columns)])
-    print(tabulate(rows, headers=["method", "arch", "dataset", *columns], tablefmt="simple"))
+    headers = ("method", "arch", "dataset")
+    rows: list[dict[str, Any]] = [
+        {**dict(zip(headers, group, strict=True)), **{name: numbers[name] or "" for name in columns}}
+        for group, numbers in groups.items()
+    ]
+    rows.append({"method": f"{total} runs", **{name: counts[name] for name in columns}})
+    texts = [Column(header, wrap=True, drop=drop) for header, drop in zip(headers, (0, 1, 2), strict=True)]
+    output.print_table([*texts, *(Column(name, right=True) for name in columns)], rows, chosen)
+
+
+def _show_runs(found: Survey, everything: bool) -> None:
+    """The runs and jobs that need a look, and the time left."""
+    counts = found.counts()
     for name in ("running", "failed", "lost", "unknown", *(("waiting", "missing") if everything else ())):
         states = found.of(name)
         for state in states if everything else states[:SHOWN]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import cluster, sweep
+from bench import record
+from bench.cli import cluster, output, sweep
 from bench.cli import run as run_command
 from bench.errors import RunFailed, UsageError
 from bench.registry import add_plugin
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def add_to(commands: Any) -> None:
     """Add the commands to the parser."""
     what = "a sweep's file or the (start of the) id of runs"
-    every = {"status": "; default: all that was ever submitted", "cancel": ""}
+    every = {"status": "; default: all that was run or submitted", "cancel": ""}
     for name, function, text in (
         ("status", status, "what became of runs: done, running, waiting, failed, missing"),
         ("cancel", cancel, "end the jobs of runs"),
@@ -43,7 +45,9 @@ def add_to(commands: Any) -> None:
         p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where records are (results)")
         if name == "status":
             p.add_argument("--all", action="store_true", help="list every run that is not done")
-            p.add_argument("--json", action="store_true", help="print JSON")
+            output.add_formats(p)
+        else:
+            output.add_json(p, "JSON")
 
 
 def status(chosen: argparse.Namespace) -> int:
@@ -52,11 +56,11 @@ def status(chosen: argparse.Namespace) -> int:
 
     specs = specs_of(chosen)
     if not specs and not chosen.which:
-        raise UsageError(f"nothing was submitted with --out {chosen.out}; give a sweep's file")
+        raise UsageError(f"nothing was run or submitted with --out {chosen.out}; give a sweep's file, or another --out")
     found = survey(specs, chosen.out)
     for problem in found.problems:
         cluster.say(problem)
-    cluster.show(found, len(specs), chosen.json, chosen.all)
+    cluster.show(found, len(specs), chosen, chosen.all)
     return 0
 
 
@@ -65,6 +69,9 @@ def cancel(chosen: argparse.Namespace) -> int:
     from slurm import launch
 
     ended = launch.cancel(specs_of(chosen), chosen.out)
+    if chosen.json:
+        output.print_json({"ended": list(ended)})
+        return 0
     print(f"{len(ended)} jobs ended" + (f": {', '.join(ended[: cluster.SHOWN])}" if ended else ""))
     return 0
 
@@ -83,6 +90,9 @@ def logs(chosen: argparse.Namespace) -> int:
     files = [file for job in at_it if (file := batch.log(job)).is_file()]
     if not files:
         raise RunFailed(f"{key}: its job has written nothing so far")
+    if chosen.json:
+        output.print_json([{"file": str(file), "lines": cluster.tail(file, chosen.lines)} for file in files])
+        return 0
     for file in files:
         print(f"# {file}", file=sys.stderr)
         print("\n".join(cluster.tail(file, chosen.lines)))
@@ -90,7 +100,7 @@ def logs(chosen: argparse.Namespace) -> int:
 
 
 def specs_of(chosen: argparse.Namespace) -> list[Spec]:
-    """The runs that the command names; all that were submitted where it names none."""
+    """The runs that the command names; where it names none, all that were submitted or, for status, have a record."""
     from slurm.batch import batches
 
     for file in chosen.plugin:
@@ -101,12 +111,32 @@ def specs_of(chosen: argparse.Namespace) -> list[Spec]:
             _know_plugins(chosen.out)
             found = sweep.specs_of(Path(text), chosen)
         else:
-            found = [batch.task(key).spec for batch, key in _submitted(text, chosen.out)]
+            recorded = _recorded(chosen.out, text) if chosen.command == "status" else []
+            found = recorded or [batch.task(key).spec for batch, key in _submitted(text, chosen.out)]
         specs |= {spec.id: spec for spec in found}
     if not chosen.which:
         for batch in batches(chosen.out):
             specs |= {key: batch.task(key).spec for key, task in batch.tasks.items() if not task["base"]}
+        specs |= {spec.id: spec for spec in _recorded(chosen.out, but=specs)}
     return list(specs.values())
+
+
+def _recorded(out: Path, start: str = "", but: Container[str] = ()) -> list[Spec]:
+    """The runs whose records lie below ``--out`` at their own place, by the start of their id."""
+    from bench.spec import Spec
+
+    found = []
+    for path in record.find(out / "records"):
+        if not path.stem.startswith(start) or path.stem in but:
+            continue
+        try:
+            spec = Spec.from_dict(record.load(path)["spec"])
+        except (record.RecordError, UsageError) as error:
+            cluster.say(str(error))
+            continue
+        if record.path_of(out, spec) == path:
+            found.append(spec)
+    return found
 
 
 def _know_plugins(out: Path) -> None:

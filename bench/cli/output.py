@@ -7,15 +7,23 @@ texts; ``--wide`` shows all. What is not a terminal gets everything, each row on
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from bench.text_table import Column, sentences, table
 
-__all__ = ["Column", "add_formats", "add_json", "limit", "print_data", "print_json", "print_table", "print_text"]
+CONTINUED = " \\"
+"""Ends a line of a command that continues on the next."""
+__all__ = [
+    *("Column", "add_formats", "add_json", "folded", "limit"),
+    *("print_command", "print_data", "print_json", "print_table", "print_text", "survive_ascii"),
+]
 
 
 def add_json(parser: Any, what: str = "JSON instead of tables") -> None:
@@ -57,6 +65,33 @@ def print_table(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], ch
 def print_text(text: str, chosen: argparse.Namespace) -> None:
     """Print lines of text, each folded to the terminal's width."""
     print(sentences(text, limit(chosen)), flush=True)
+
+
+def print_command(text: str, chosen: argparse.Namespace, lead: str = "") -> None:
+    """Print a command for a shell after ``lead``; one that is too wide over several lines that a shell joins."""
+    width, words = limit(chosen), shlex.split(text)
+    if width is None or len(lead) + len(text) <= width or shlex.join(words) != text:
+        print(lead + text, flush=True)
+        return
+    lines: list[str] = []
+    for word in map(shlex.quote, words):
+        if lines and len(f"{lines[-1]} {word}{CONTINUED}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"  {word}" if lines else word)
+    print("\n".join([*([lead.rstrip()] if lead else []), f"{CONTINUED}\n".join(lines)]), flush=True)
+
+
+@contextmanager
+def folded(chosen: argparse.Namespace) -> Iterator[None]:
+    """Within the block, whatever is printed is folded to the terminal's width at its end."""
+    width = limit(chosen)
+    if width is None:
+        yield
+        return
+    with redirect_stdout(io.StringIO()) as text:
+        yield
+    print(sentences(text.getvalue(), width), end="", flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import re
 import shlex
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 from bench import RULES, record, replay
 from bench import reproduce as claims
+from bench.cli import output
 from bench.cli import run as run_command
+from bench.cli.output import Column
 from bench.cli.show import find_one
-from bench.errors import RunFailed, SetupError, UsageError
+from bench.errors import RunFailed, SetupError, UsageError, WordsError
 from bench.registry import add_plugin, unknown
 from bench.reproduce import Claim, Group, Record, Result, Verdict
 from bench.spec import Spec
+from bench.text_table import sentences, table
 
 if TYPE_CHECKING:
     from bench.pipeline import Options
+
+
+ABOUT = 110
+"""Most characters of a line of what is said of a target file."""
+TARGETS = (
+    *(Column("group"), Column("quantity", wrap=True), Column("units left", right=True, drop=3)),
+    *(Column("published in", wrap=True, drop=5), Column("kind", drop=4), Column("paper %", right=True)),
+    *(Column("measured %", right=True), Column("difference", right=True, drop=1)),
+    *(Column("tolerance", right=True, drop=2), Column("outcome")),
+)
+CURVE = (
+    *(Column("units left", right=True), Column("val top-1 %", right=True), Column("seeds", right=True, drop=1)),
+    Column("paper, test top-1 %", wrap=True),
+)
+REPLAY = (Column("quantity", wrap=True), Column("record", right=True), Column("replay", right=True))
 
 
 def add_to(commands: Any) -> None:
@@ -44,7 +58,7 @@ def reproduce(chosen: argparse.Namespace) -> int:
     for file in chosen.plugin:
         add_plugin(file)
     if chosen.name is None:
-        return _list(chosen.json)
+        return _list(chosen)
     if _names_a_record(chosen.name):
         return _replay(find_one(chosen.name, chosen.out), chosen)
     claim = claims.load_claim(chosen.name)
@@ -58,14 +72,17 @@ def reproduce(chosen: argparse.Namespace) -> int:
     }  # all are checked before the first runs
     if chosen.dry_run:
         for group in groups.values():
-            print(_command(group, claim, chosen))
+            output.print_command(_command(group, claim, chosen), chosen)
         return 0
     options = run_command.options_of(chosen)
     results = {}
     for name, group in groups.items():
         records = _records(name, planned[name], options)
         results[name] = claims.judge(name, group, records, complete=len(records) == len(seeds))
-    print(json.dumps(_as_json(claim, results), indent=1) if chosen.json else _as_text(claim, results))
+    if chosen.json:
+        output.print_json(_as_json(claim, results))
+    else:
+        print(_as_text(claim, results, output.limit(chosen)))
     verdicts = [verdict for result in results.values() for verdict in result.verdicts]
     bad = [f"{v.group} {v.target.quantity} ({v.outcome})" for v in verdicts if v.outcome != "met"]
     if bad:
@@ -76,12 +93,16 @@ def reproduce(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _list(as_json: bool) -> int:
+def _list(chosen: argparse.Namespace) -> int:
     rows = []
     for name in claims.claim_names():
         claim = claims.load_claim(name)
         rows.append({"name": name, "groups": ", ".join(claim.groups), "seeds": claim.seeds, "what": claim.description})
-    print(json.dumps(rows, indent=1) if as_json else tabulate(rows, headers="keys", tablefmt="simple"))
+    if chosen.json:
+        output.print_json(rows)
+    else:
+        columns = [Column("name"), Column("groups", wrap=True), Column("seeds", drop=1), Column("what", wrap=True)]
+        output.print_table(columns, rows, chosen)
     return 0
 
 
@@ -127,22 +148,22 @@ def _records(name: str, specs: list[Spec], options: Options) -> list[Record]:
     return found
 
 
-def _as_text(claim: Claim, results: dict[str, Result]) -> str:
+def _as_text(claim: Claim, results: dict[str, Result], width: int | None) -> str:
     about = (f"{claim.description}\n{claim.source}", f"Readings: {claim.reading}", f"Notes: {claim.notes}")
-    parts = ["\n".join(textwrap.fill(line, 110) for line in text.splitlines()) for text in about]
+    parts = [sentences(text, min(width or ABOUT, ABOUT)) for text in about]
     for name, result in results.items():
         group = result.group
         what = [group.method, *(f"{key}={value}" for key, value in group.options.items())]
         title = f"{name}: {' '.join(what)} on {group.arch}, {group.dataset}, recipe {group.recipe}"
-        parts.append(f"{title}\n{_curve(result)}" if result.curve else f"{title}: its runs log no share of units left")
+        title = sentences(title if result.curve else f"{title}: its runs log no share of units left", width)
+        parts.append(f"{title}\n{_curve(result, width)}" if result.curve else title)
     rows = [_row(verdict) for result in results.values() for verdict in result.verdicts]
     if rows:
-        align = ("left", "left", "right", "left", "left", "right", "right", "right", "right", "left")
-        parts.append(tabulate(rows, headers="keys", tablefmt="simple", colalign=align, disable_numparse=True))
+        parts.append(table(TARGETS, rows, width))
     return "\n\n".join(parts)
 
 
-def _curve(result: Result) -> str:
+def _curve(result: Result, width: int | None) -> str:
     published = claims.published_at(result.group, result.curve)
     rows = [
         {
@@ -153,8 +174,7 @@ def _curve(result: Result) -> str:
         }
         for point in result.curve
     ]
-    align = ("right", "right", "right", "left")
-    return tabulate(rows, headers="keys", tablefmt="simple", colalign=align, disable_numparse=True)
+    return table(CURVE, rows, width)
 
 
 def _row(verdict: Verdict) -> dict[str, str]:
@@ -169,7 +189,7 @@ def _row(verdict: Verdict) -> dict[str, str]:
         "measured %": "" if verdict.measured is None else _mean(verdict.measured, verdict.half_width),
         "difference": "" if verdict.difference is None else f"{verdict.difference:+.2f}",
         "tolerance": f"{target.tolerance:.2f}",
-        "": verdict.outcome,
+        "outcome": verdict.outcome,
     }
 
 
@@ -200,7 +220,7 @@ def _names_a_record(text: str) -> bool:
 def _replay(path: Path, chosen: argparse.Namespace) -> int:
     """Run a record's specification again and compare; returns the exit code."""
     if chosen.only or chosen.seeds:
-        raise UsageError("--only and --seeds are for target files: a record is one run")
+        raise WordsError("--only and --seeds are for target files: a record is one run")
     given = record.load(path)
     if given["status"] != "ok":
         raise UsageError(f"{path}: that run {given['status']}, there is nothing to compare with")
@@ -216,7 +236,7 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
     chosen.out = _fresh(path, given, spec, chosen.out)
     if chosen.dry_run:
         chosen.threads = chosen.device = None  # the record's, which its words say
-        print(_line(words, chosen))
+        output.print_command(_line(words, chosen), chosen)
         return 0
     _use_machine(path, asked, chosen)
     from bench.run import execute
@@ -237,7 +257,11 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
         "parts_that_differ": replay.parts_that_differ(given, new),
         "versions_that_differ": [*replay.versions_that_differ(given, new)],
     }
-    print(json.dumps(found, indent=1) if chosen.json else _replay_text(found, expected))
+    if chosen.json:
+        output.print_json(found)
+    else:
+        output.print_table(REPLAY, _replay_rows(found), chosen)
+        output.print_text(_replay_text(found, expected), chosen)
     if not found["replay_inside"] and replay.top1(new) != replay.top1(given):
         raise RunFailed(f"final top-1 of the replay is outside of {expected}; of honest replays 1 in 20 is")
     return 0
@@ -278,12 +302,15 @@ def _fresh(path: Path, given: Record, spec: Spec, out: Path) -> Path:
     return out / "replays" if own or path.resolve().is_relative_to(out.resolve()) else out
 
 
-def _replay_text(found: dict[str, Any], expected: replay.Prediction) -> str:
-    rows = [[name, _number(was), _number(found["is"][name])] for name, was in found["was"].items()]
-    lines = [
-        tabulate(rows, ["", "record", "replay"], "simple", colalign=("left", "right", "right"), disable_numparse=True)
+def _replay_rows(found: dict[str, Any]) -> list[dict[str, str]]:
+    return [
+        {"quantity": name, "record": _number(was), "replay": _number(found["is"][name])}
+        for name, was in found["was"].items()
     ]
-    lines.append(f"\n95 % prediction of final top-1: {expected}")
+
+
+def _replay_text(found: dict[str, Any], expected: replay.Prediction) -> str:
+    lines = [f"\n95 % prediction of final top-1: {expected}"]
     for name in ("record", "replay"):
         lies = "inside" if found[f"{name}_inside"] else f"OUTSIDE, as 1 in 20 honest {name}s does"
         lines.append(f"the {name} lies {lies}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from bench import record
+from bench.cli import output
 from bench.errors import UsageError
 
 SHOWN = 8
@@ -21,7 +21,7 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=show)
     p.add_argument("run", metavar="ID|FILE", help="a record's file, or (the start of) its id under --out")
     p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where records are (results)")
-    p.add_argument("--json", action="store_true", help="print the record itself")
+    output.add_formats(p, "the record itself")
     p = commands.add_parser("verify", help="recompute what a record claims")
     p.set_defaults(function=verify)
     p.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records or folders of them (default: --out)")
@@ -32,7 +32,7 @@ def add_to(commands: Any) -> None:
     p.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="file that defines what a record names"
     )
-    p.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    output.add_formats(p, "JSON instead of lines")
 
 
 def show(chosen: argparse.Namespace) -> int:
@@ -42,14 +42,14 @@ def show(chosen: argparse.Namespace) -> int:
 
     found = record.load(find_one(chosen.run, chosen.out))
     if chosen.json:
-        print(record.to_text(found), end="")
+        output.print_data(record.to_text(found))
         return 0
-    print(details(found))
-    print(f"\nmade with: {replay.made_with(found)}")
+    print(details(found, output.limit(chosen)))
+    output.print_text(f"\nmade with: {replay.made_with(found)}", chosen)
     try:
-        print(f"again: {replay.command(found)}")
+        output.print_command(replay.command(found), chosen, "again: ")
     except UsageError as error:
-        print(f"no command makes it here: {error}")
+        output.print_text(f"no command makes it here: {error}", chosen)
     return 0
 
 
@@ -68,12 +68,11 @@ def verify(chosen: argparse.Namespace) -> int:
         str(path): verify_file(path, chosen.out, chosen.data_dir) for root in roots for path in record.find(root)
     }
     if chosen.json:
-        print(json.dumps({path: [vars(c) for c in checks] for path, checks in results.items()}, indent=1))
+        output.print_json({path: [vars(c) for c in checks] for path, checks in results.items()})
     else:
         for path, checks in results.items():
-            print(path)
-            for check in checks:
-                print(f"  {check.outcome:7} {check.name}{': ' + check.detail if check.detail else ''}")
+            lines = [f"  {c.outcome:7} {c.name}{': ' + c.detail if c.detail else ''}" for c in checks]
+            output.print_text("\n".join([path, *lines]), chosen)
     bad = sum(any(c.outcome == "FAILED" for c in checks) for checks in results.values())
     print(f"{len(results)} records, {bad} do not hold", file=sys.stderr)
     return 1 if bad or not results else 0

@@ -191,3 +191,14 @@ def test_reasons_of_one_kind_are_named_once():
         find_sites(nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), *norms, *head(8)), SHAPE)
     assert "(GroupNorm) depends on all its units at once (40 more like it)" in str(caught.value)
     assert len(str(caught.value)) <= 300
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.PReLU, lambda width: nn.InstanceNorm2d(width, affine=True)])
+def test_layer_over_a_single_unit_passes_it_on(norm):
+    """A norm of one channel is no producer, although one group of one channel looks like a convolution's."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 1), norm(1), nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 16, 3)
+    )
+    sites = find_sites(network, (1, 8, 8))
+    assert sites.widths == {"0": 4, "1": 1, "3": 4}
+    assert all(site.rows().numel() for site in sites.values())

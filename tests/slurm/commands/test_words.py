@@ -1,10 +1,14 @@
 """Commands before anything was submitted or with nothing handed over, and every wrong word."""
 
+import dataclasses
 import json
 import re
 
 import pytest
 from command_tools import DIGITS, write
+from records import SPEC, ended, finished
+
+from bench import record
 
 
 def test_status_before_anything(bench, tmp_path):
@@ -56,7 +60,7 @@ SWEEP = ["sweep", "some.toml"]
         ([*SWEEP, "--cluster", "slurm", "--out", "file/out"], 3, "--out"),
         (["run", "-m", "l1_norm", "-a", "resnet20", "--cluster", "slurm"], 3, "on PATH"),
         (["run", "-m", "l1_nrm", "-a", "resnet20", "--cluster", "local"], 2, "did you mean l1_norm"),
-        (["status"], 2, "nothing was submitted with --out results"),
+        (["status"], 2, "nothing was run or submitted with --out results"),
         (["status", "nobody"], 2, "nobody: no run of that id"),
         (["status", "none.toml"], 2, "sweep none.toml: No such file"),
         (["status", "some.toml", "--shard", "x"], 2, "--shard x"),
@@ -81,7 +85,7 @@ def test_wrong_words_and_places(bench, tmp_path, monkeypatch, words, code, said)
 @pytest.mark.parametrize(("command", "has"), [("status", True), ("cancel", False)])
 def test_help_promises_only_defaults_that_exist(bench, command, has):
     text = " ".join(bench(command, "--help")[1].split())
-    assert ("default: all that was ever submitted" in text) == has
+    assert ("default: all that was run or submitted" in text) == has
 
 
 def test_a_dry_run_for_slurm_needs_no_slurm(bench, tmp_path, monkeypatch):
@@ -112,3 +116,20 @@ def test_a_dry_run_for_this_machine(bench, tmp_path):
     assert sum("base of mlp_40_40 on digits" in line for line in lines) == 2
     assert sum("l1_norm on mlp_40_40, digits, keeping 0.5 of the MACs, seed" in line for line in lines) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_status_shows_runs_that_were_never_submitted(bench, tmp_path):
+    """By their records; one that lies elsewhere than a run of this folder would put it is another's."""
+    spec = SPEC
+    for seed in (0, 1):
+        own = dataclasses.replace(spec, seed=seed)
+        record.write(record.path_of(tmp_path, own), finished(own))
+    failed, other = (dataclasses.replace(spec, seed=seed) for seed in (2, 3))
+    record.write(record.path_of(tmp_path, failed), ended(spec=failed))
+    record.write(tmp_path / "records" / "elsewhere" / f"{other.id}.json", finished(other))
+    code, out, err = bench("status", "--out", tmp_path, "--json")
+    assert (code, err) == (0, "")
+    assert {key: n for key, n in json.loads(out)["counts"].items() if n} == {"done": 2, "failed": 1}
+    code, out, _ = bench("status", spec.id[:12], "--out", tmp_path)
+    assert out.splitlines()[2].split() == ["l1_norm", "two_layers", "digits", "2", "1"]
+    assert f"failed: {spec.id[:12]}-s2" in out
