@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.blame import first_line, innermost_layer, place_in_network
 from bench.errors import ARCHITECTURE, RunFailed
 from bench.gates import Tap
-from bench.members import Member, Trace
+from bench.members import OUTPUT, Member, Trace
 from bench.parameters import copied, shared, uncut
 from bench.sites import TOLERANCE, Site, Sites, gate_slice_difference
 from bench.slicing import CONVS, NORMS, TRANSPOSED, Cut, Number, can_slice, channels
@@ -65,17 +65,15 @@ def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sit
     for name, why in rejected.items():
         kind = re.sub(r"^\d+ layers|[\w.]+", lambda word: "" if word[0] in names or " " in word[0] else word[0], why)
         kinds.setdefault(re.sub(r"\(.*?\)|\d+", "", kind), []).append(name)
-    for alike in sorted(kinds.values(), key=len, reverse=True):
+    for alike in sorted(kinds.values(), key=lambda names: (rejected[names[0]] == OUTPUT, -len(names))):
         parts.append(f"{alike[0]}: {rejected[alike[0]]}{f' ({len(alike) - 1} more like it)' if alike[1:] else ''}")
     if not rejected:
         layers = sum(isinstance(m, (*CONVS, nn.Linear)) for m in network.modules())
         unused = f"none of its {layers} convolution and linear layers is called in a forward pass"
         parts.append(unused if layers else "no convolution or linear layer")
-    text, shown = "; ".join(parts[:1]), 1
-    while shown < len(parts) and len(text) + len(parts[shown]) < SUMMARY:
-        text, shown = f"{text}; {parts[shown]}", shown + 1
-    left = f"; {len(parts) - shown} more reasons" if shown < len(parts) else ""
-    return RunFailed(f"the network has no site that can be pruned ({text}{left})", blame=ARCHITECTURE)
+    text = "; ".join(parts)
+    text = text if len(text) <= SUMMARY else f"{text[:SUMMARY]}..."
+    return RunFailed(f"the network has no site that can be pruned ({text})", blame=ARCHITECTURE)
 
 
 def shaken(network: nn.Module) -> nn.Module:
@@ -271,10 +269,9 @@ def _failing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site],
             mask[0] = False
         return mask
 
-    def check(names: list[str], kind: str) -> tuple[str, str]:
+    def check(names: list[str]) -> tuple[str, str]:
         """Why these sites fail together, and in which layer; nothing where they do not."""
         chosen = Sites({n: sites[n] for n in names}, {}, coupling)
-        masks = {name: draw(width, kind) for name, width in chosen.widths.items()}
         sliced = shared(probe)
         try:
             chosen.slice(sliced, masks, in_place=True)
@@ -286,8 +283,8 @@ def _failing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site],
             return "", ""
         return f"gate and slice disagree by {difference:.0e}: something else depends on these units", ""
 
-    def search(names: list[str], kind: str) -> dict[str, str]:
-        why, layer = check([*good, *names], kind) if names else ("", "")
+    def search(names: list[str]) -> dict[str, str]:
+        why, layer = check([*good, *names]) if names else ("", "")
         if not why:
             good.extend(names)
             return {}
@@ -298,10 +295,11 @@ def _failing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site],
             layer = layer.rpartition(".")[0]
             near = [n for n in names if any(cut.layer.startswith(layer) for cut in sites[n].cuts)]
         first = near if 0 < len(near) < len(names) else names[: len(names) // 2]
-        return search(first, kind) | search([n for n in names if n not in first], kind)
+        return search(first) | search([n for n in names if n not in first])
 
     rejected: dict[str, str] = {}
     for kind in ("random", "first", "last"):
         good.clear()
-        rejected |= search([name for name in sites if name not in rejected], kind)
+        masks = {name: draw(site.n_units, kind) for name, site in sites.items()}  # the same in each check of a search
+        rejected |= search([name for name in sites if name not in rejected])
     return rejected

@@ -120,14 +120,22 @@ def test_heads_whose_width_the_code_computes_are_rejected():
     assert "layer attend (Joined), input 2x4x12: RuntimeError: shape" in sites.rejected["attend.qkv"]
 
 
+def test_the_reason_comes_before_what_makes_the_output():
+    layers = conv(3, 8), nn.Softmax(1), *head(8)
+    with pytest.raises(RunFailed, match=r"0: 1 \(Softmax\) depends on all .*; 4: it makes the network's output"):
+        find_sites(nn.Sequential(*layers), SHAPE)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (3, 16, 16)])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_parts_with_widths_in_the_code_reject_their_maker_only(groups):
+def test_parts_with_widths_in_the_code_reject_their_maker_only(groups, shape):
     def forward(self, x):
         left, right = self.stem(x).split(8, dim=1)
         return self.rest(torch.cat([self.left(left), self.right(right)], 1).relu())
 
     parts = {name: conv(8, 8, groups=groups) for name in ("left", "right")}
-    sites = checked(Joined(forward, stem=conv(3, 16), **parts, rest=down(16)))
+    sites = find_sites(Joined(forward, stem=conv(3, 16), **parts, rest=down(16)), shape)
+    assert set(sites) <= {"left", "right", "rest.0"}
     assert "rest.0" in sites
     assert "its slice fails at" in sites.rejected["stem"]
 
