@@ -47,6 +47,9 @@ def pytest_unconfigure():
     gc.unfreeze()  # else nanobind reports leaks
 
 
+os.environ.pop("COLUMNS", None)  # pytest imports readline, which sets it: tables would be cut to its width
+
+
 @pytest.fixture(autouse=True)
 def _threads_and_seed():
     torch.set_num_threads(1)

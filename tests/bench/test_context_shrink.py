@@ -237,8 +237,8 @@ def test_what_is_looked_at_before_a_shrink_costs_as_much_as_the_network_then_did
     sizes = [macs_of(training)]
     shrink = training.model.slice
 
-    def noting(masks):
-        done = shrink(masks)
+    def noting(masks, **named):
+        done = shrink(masks, **named)
         sizes.append(macs_of(training))
         return done
 
