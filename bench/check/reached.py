@@ -32,7 +32,7 @@ def hooks_ran(subject: Subject) -> str | None:
     defined = [(part, hook) for part in subject.parts for hook in HOOKS if part.bound(hook)]
     plain = f"a run of {RECIPE['train.epochs']} + {RECIPE['finetune.epochs']} epochs"
     for part, hook in defined:
-        if _outlived(type(part), hook):
+        if _of_another(type(part), hook):
             continue
         require(bool(subject.standard.called[part.name, hook]), f"{hook} of {part.name} is not called in {plain}")
     hooks = [Hook.of(inspect.unwrap(getattr(type(part), hook))) for part, hook in defined]
@@ -51,10 +51,10 @@ def hooks_ran(subject: Subject) -> str | None:
     return f"not reached with the default options: {', '.join(missed)}" if missed else f"{len(defined)} hooks"
 
 
-def _outlived(cls: type, hook: str) -> bool:
-    """Whether the hook comes from a class whose plan a subclass has replaced, so that it may have no phase left."""
-    owner, planner = (next(base for base in cls.__mro__ if name in vars(base)) for name in (hook, "plan"))
-    return owner is not planner and issubclass(planner, owner)
+def _of_another(cls: type, hook: str) -> bool:
+    """Whether the hook is inherited from another registered method, with which it is checked."""
+    owner = next(base for base in cls.__mro__ if hook in vars(base))
+    return owner is not cls and bool(vars(owner).get("name"))
 
 
 @dataclass(frozen=True)
