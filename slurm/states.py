@@ -118,8 +118,10 @@ def survey(specs: Sequence[Spec], out: Path) -> Survey:
     _tell_ends(found)
     waiting = [needs[state.spec.id] for state in found.of(RUNNING, WAITING, UNKNOWN) if state.spec.id in needs]
     found.bases = known.bases(waiting)
-    if found.of(RUNNING, WAITING) and shutil.disk_usage(out).free < ROOM_BYTES:
-        found.problems.append(f"the disk of {out} is full: jobs wait up to ten minutes for room; make some")
+    if found.batches and len(found.of(DONE)) < len(keys) and shutil.disk_usage(out).free < ROOM_BYTES:
+        found.problems.append(
+            f"the disk of {out} is full: jobs wait up to ten minutes for room, then end; make room and submit again"
+        )
     return found
 
 

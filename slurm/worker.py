@@ -60,7 +60,8 @@ class Worker:
                     self._wait_for_room()
                     if self.begun:
                         self._stop_in_time()
-                    self._carry_out(task, beside)  # the first one in any case: its attempts are counted
+                    while self._carry_out(task, beside):  # the first one in any case: its attempts are counted
+                        self._stop_in_time()
                     self.begun = True
                     self.queue.done.add(task.key)  # also where it did not get done: not a second time by this process
 
@@ -70,21 +71,26 @@ class Worker:
         if self.signals.clock.left() <= 0:
             raise Requeue(journal.TIMED_OUT)
 
-    def _wait_for_room(self) -> None:
-        """While the disk is full, for a while: every run that begins now would be lost."""
+    def _wait_for_room(self) -> bool:
+        """While the disk is full, for a while: a run that begins now would be lost; returns whether there is room."""
         from bench.checkpoint import require_writable
 
         for attempt in range(ROOM_TRIES):
             try:
-                return require_writable(self.batch.out, ROOM_BYTES)
+                require_writable(self.batch.out, ROOM_BYTES)
+                return True
             except SetupError as error:
                 if not attempt:
                     _say(f"waiting for room: {error}")
                 time.sleep(ROOM_PAUSE_S)
+        return False
 
-    def _carry_out(self, task: Task, beside: int) -> None:
-        """Carry out a task, with so many processes in the job, and tell the journal how that ended."""
-        how, facts = journal.FAILED, {}
+    def _carry_out(self, task: Task, beside: int) -> bool:
+        """Carry out a task, with so many processes in the job, and tell the journal how that ended.
+
+        Returns whether to carry it out again: the disk was full, and has room now.
+        """
+        how, facts, again = journal.FAILED, {}, False
         earlier = legs(self.batch.out, task.key)
         try:
             with suppress(OSError), self.signals.held():
@@ -105,9 +111,11 @@ class Worker:
             _say(f"error: {task.key}: {error}")
             if self.place.cluster == "debug":
                 raise
+            again = how == journal.DISK_FULL and self._wait_for_room()  # the journal needs some too
         finally:
             with suppress(OSError), self.signals.held():  # a full disk; the record, or its absence, is what counts
                 self.notes.end(task.key, how, **facts)
+        return again
 
     def _run(self, task: Task, earlier: Sequence[Leg], beside: int) -> dict[str, Any]:
         from bench.pipeline import Options, label
@@ -241,6 +249,8 @@ def _no_epoch(stopped: Sequence[Leg], minutes: int | None) -> str:
     """Why a run that never gets an epoch done fails, and what to do."""
     ends = ", ".join(f"{n} {how}" for how, n in Counter(leg.ended or journal.KILLED for leg in stopped).items())
     text = f"{len(stopped)} attempts in a row ended before an epoch was done ({ends})"
+    if any(leg.ended == journal.DISK_FULL for leg in stopped):
+        return f"{text}: make room for its checkpoints"
     if minutes is None:
         return text
     setup = max((leg.facts or {}).get("after_s", 0.0) for leg in stopped)

@@ -1,4 +1,4 @@
-"""Failures in a job: each leaves its record, costs the other runs nothing, and a full disk is none."""
+"""Failures in a job: each leaves its record and costs the other runs nothing."""
 
 from dataclasses import replace
 
@@ -6,11 +6,9 @@ import image_folders
 import pytest
 from job_tools import PLUGINS, batch_of, found, legs
 
-from bench import checkpoint, pipeline, record
+from bench import record
 from bench.data import resolve
-from bench.errors import RunFailed, SetupError
-from bench.run import execute
-from slurm import worker as jobs
+from bench.errors import RunFailed
 from slurm.batch import Task
 from slurm.job import Job
 from slurm.journal import Journal
@@ -90,63 +88,6 @@ def test_a_damaged_record_costs_the_other_runs_nothing(make_run, tmp_path):
     path.write_text("{")
     Job(batch_of(tmp_path, damaged, fine).file, 0)()
     assert found(tmp_path, fine)["status"] == "ok"
-
-
-def test_a_full_disk_is_no_failure_and_the_run_goes_on_later(make_run, tmp_path, monkeypatch):
-    spec, other = make_run("ddrop")[0], make_run("random")[0]
-    whole = execute(*make_run("ddrop", out=tmp_path / "whole"))
-    batch = batch_of(tmp_path / "out", spec, other)
-    writes = iter([True])
-    save = pipeline.save_tensors
-
-    def full_once(*given):
-        if next(writes, False):
-            raise OSError(28, "No space left on device")
-        return save(*given)
-
-    monkeypatch.setattr(pipeline, "save_tensors", full_once)
-    Job(batch.file, 0)()
-    assert found(batch.out, spec)["status"] == "interrupted"
-    assert legs(batch.out, spec)[0].ended == "disk full"
-    assert found(batch.out, other)["status"] == "ok"
-    Job(batch.file, 0)()
-    assert record.timeless(found(batch.out, spec)) == record.timeless(whole)
-    assert found(batch.out, spec)["clock"]["resumes"] == 1
-
-
-def test_while_the_disk_is_full_no_run_is_begun(make_run, tmp_path, monkeypatch, capsys):
-    spec, _ = make_run()
-    batch = batch_of(tmp_path, spec)
-    asked = []
-
-    def no_room(folder, free_bytes):
-        asked.append(folder)
-        if len(asked) < 4:
-            assert legs(tmp_path, spec) == []
-            raise SetupError("no room: make room")
-
-    monkeypatch.setattr(checkpoint, "require_writable", no_room)
-    monkeypatch.setattr(jobs, "ROOM_PAUSE_S", 0.01)
-    Job(batch.file, 0)()
-    assert len(asked) == 4
-    assert found(tmp_path, spec)["status"] == "ok"
-    assert capsys.readouterr().err.count("waiting for room: no room") == 1
-
-
-def test_a_disk_that_stays_full_is_waited_for_only_so_long(make_run, tmp_path, monkeypatch):
-    spec, _ = make_run()
-    batch = batch_of(tmp_path, spec)
-    asked = []
-
-    def no_room(folder, free_bytes):
-        asked.append(folder)
-        raise SetupError("no room: make room")
-
-    monkeypatch.setattr(checkpoint, "require_writable", no_room)
-    monkeypatch.setattr(jobs, "ROOM_PAUSE_S", 0.001)
-    Job(batch.file, 0)()  # the run itself finds what it needs
-    assert len(asked) == jobs.ROOM_TRIES
-    assert found(tmp_path, spec)["status"] == "ok"
 
 
 def test_a_journal_that_takes_nothing_costs_no_run(make_run, tmp_path, monkeypatch):

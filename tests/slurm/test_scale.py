@@ -1,0 +1,70 @@
+"""Thousands of runs: files and questions to SLURM grow with arrays and jobs, not with what happens to runs."""
+
+from dataclasses import replace
+
+import pytest
+from cluster_in_memory import Cluster
+from records import SPEC, finished
+
+from bench import record
+from bench.pipeline import Options
+from slurm import journal, launch, states
+from slurm.batch import batches
+from slurm.launch import Request, submit
+from slurm.profile import Profile
+from slurm.states import DONE, WAITING, survey
+
+OF_ARRAY = {"batch.json", "journal.jsonl", "progress"}
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """A cluster whose arrays have up to 50 jobs."""
+    made = Cluster(100)
+    made.largest = 50
+    for module in (launch, states):
+        monkeypatch.setattr(module, "cluster_of", lambda name: made)
+    monkeypatch.setattr(launch, "Slurm", Cluster)
+    return made
+
+
+@pytest.fixture
+def sweep(slurm, tmp_path):
+    """150 runs, of which the first 60 are finished and have records, after three legs each."""
+    specs = [replace(SPEC, seed=seed) for seed in range(150)]
+    submit(Request(specs, Options(out=tmp_path), [], "slurm", Profile(), "some"), print)
+    pairs = [(batch, number) for batch in batches(tmp_path) for number in range(batch.count)]
+    for batch, number in pairs[:60]:
+        notes, job = batch.journal(), batch.jobs[number]
+        for key in batch.keys_of(number):
+            for how in (journal.PREEMPTED, journal.TIMED_OUT, journal.DONE):
+                notes.start(key, job)
+                for epoch in range(5):
+                    notes.saved(key, epoch, 9)
+                notes.end(key, how)
+            spec = batch.task(key).spec
+            record.write(record.path_of(tmp_path, spec), finished(spec))
+        del slurm.alive[job]
+    return specs
+
+
+def test_files_are_a_few_an_array_and_a_record_a_run(sweep, tmp_path):
+    arrays = list(batches(tmp_path))
+    assert [batch.count for batch in arrays] == [50, 50, 50]
+    for batch, begun in zip(arrays, (True, True, False), strict=True):
+        assert {path.name for path in batch.folder.iterdir()} == (OF_ARRAY if begun else {"batch.json"})
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    records = [path for path in files if path.suffix == ".json" and path.name != "batch.json"]
+    assert len(records) == 60
+    assert len(files) - len(records) == 2 * len(OF_ARRAY) + 1 + 1  # and the one with all locks
+
+
+def test_journal_of_an_array_is_read_once_for_all_of_its_runs(sweep, slurm, tmp_path, monkeypatch):
+    read, asked = [], []
+    legs_in, live = states.legs_in, slurm.live
+    monkeypatch.setattr(states, "legs_in", lambda folder, *keys: read.append(folder) or legs_in(folder, *keys))
+    monkeypatch.setattr(slurm, "live", lambda few: asked.append(len(few)) or live(few))
+    found = survey(sweep, tmp_path)
+    assert (len(found.of(DONE)), len(found.of(WAITING))) == (60, 90)
+    assert asked == [2]  # of the arrays with runs that are not done, at once
+    assert read == [batch.folder for batch in list(batches(tmp_path))[1:]]
