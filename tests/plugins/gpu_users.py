@@ -8,8 +8,37 @@ from pathlib import Path
 
 from bench.api import PRUNE, Method, Phase, method
 from slurm import worker
+from slurm.place import REPORT, WORKER
 
-worker.gpu_memory = lambda: (70, 80)
+
+def here():
+    """This process, as it is noted in the folder ``PRETENDED``."""
+    gpu, number = os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.environ.get(WORKER)
+    return {"gpu": gpu, "process": os.getpid(), "worker": None if number is None else int(number)}
+
+
+def note(name):
+    """Add this process to a file of that folder."""
+    with (Path(os.environ["PRETENDED"]) / name).open("a") as file:
+        file.write(json.dumps(here()) + "\n")
+
+
+def processes(gpu=None):
+    """How many processes have begun, of all GPUs or of one."""
+    lines = (Path(os.environ["PRETENDED"]) / "begun.jsonl").read_text().splitlines()
+    return sum(gpu in (None, json.loads(line)["gpu"]) for line in lines)
+
+
+def epoch(self, kind, seconds, _epoch=worker.Reports.epoch):
+    """An epoch takes a second; on a busy GPU one for each process that ever had it."""
+    busy = os.environ.get("PRETENDED_GPU") == "busy"
+    _epoch(self, kind, float(processes(here()["gpu"])) if busy else 1.0)
+
+
+if REPORT in os.environ:  # before the first epoch of this process
+    note("begun.jsonl")
+    worker.Reports.epoch = epoch
+    worker.gpu_memory = lambda: (70, 80)
 
 
 @method("gpu_user")
@@ -18,10 +47,12 @@ class GpuUser(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """``seconds``: of sleep at the end of an epoch; ``epochs``: before the prune."""
+        """``seconds``: of sleep after an epoch; ``epochs``: before the prune; ``together``: processes that must have
+        begun before an epoch ends."""
 
         seconds: float = 0.1
         epochs: int = 3
+        together: int = 0
 
     def plan(self, ctx):
         """As many epochs as a test wants, though its base has few."""
@@ -29,13 +60,13 @@ class GpuUser(Method):
 
     def prepare(self, ctx):
         """Say where this is."""
-        told = {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "process": os.getpid()}
-        with (Path(os.environ["PRETENDED"]) / "seen.jsonl").open("a") as file:
-            file.write(json.dumps(told) + "\n")
+        note("seen.jsonl")
 
     def on_epoch_end(self, ctx):
         """Take time."""
         time.sleep(self.config.seconds)
+        while self.config.together and processes() < self.config.together:
+            time.sleep(0.05)
 
     def scores(self, ctx):
         """Sums of absolute weights."""

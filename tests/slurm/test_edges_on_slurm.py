@@ -1,10 +1,9 @@
-"""Clusters as they are, on a real SLURM: slow set-up, limits, containers, whole nodes, held jobs, a full disk."""
+"""Clusters as they are, on a real SLURM: slow set-up, limits, containers, whole nodes, held jobs."""
 
 import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -154,33 +153,3 @@ def test_held_base_holds_up_its_own_runs_only(slurm_env, tmp_path):
     slurm_env.run("scontrol", "release", bases.jobs[1])
     wait_for(lambda: status(out)["counts"]["done"] == 6, "all runs")
     assert "base " not in bench("status", "--out", out).stdout
-
-
-@pytest.mark.parametrize("number", range(4))
-def test_warning_at_any_moment_of_the_start_is_not_lost(tmp_path, number):
-    """During the imports too; SLURM is not needed for this."""
-    from slurm.place import AGAIN
-
-    out, file = tmp_path / "out", profile(tmp_path, "time = 30")
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    for name, text in (("sbatch", "echo Submitted batch job 7"), ("srun", ""), ("scontrol", ""), ("scancel", "")):
-        (bin_folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (bin_folder / name).chmod(0o755)
-    (bin_folder / "squeue").write_text("#!/bin/sh\n")
-    (bin_folder / "squeue").chmod(0o755)
-    path = f"{bin_folder}:{os.environ['PATH']}"
-    bench(*sleepy(out, 1.0, 60, "--cluster", "slurm", "--profile", file), PATH=path)
-    (batch,) = batches(out)
-    env = {**os.environ, "SLURM_JOB_ID": "7", "OMP_NUM_THREADS": "1", "PATH": path}
-    for pause in (0.01 + 0.45 * number, 0.12 + 0.45 * number, 0.3 + 0.45 * number):
-        command = [sys.executable, "-u", "-m", "slurm.job", str(batch.folder)]
-        with (tmp_path / "log").open("a") as log:
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        try:
-            time.sleep(pause)
-            process.send_signal(12)
-            assert process.wait(120) in (AGAIN, -12)  # queued again by the script in both cases
-        finally:
-            process.kill()
-            process.wait()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from job_tools import PLUGINS, ROOT, batch_of, found, legs
@@ -17,6 +18,7 @@ from slurm.batch import Task
 from slurm.place import AGAIN
 
 pytestmark = pytest.mark.slow
+DEADLINE_S = 250
 
 
 @pytest.fixture
@@ -61,15 +63,23 @@ def users(out, *specs, **changes):
     return batch_of(out, *specs, cluster="slurm", plugins=plugins, **changes)
 
 
-def seen(folder):
-    file = folder / "seen.jsonl"
+def noted(folder, name):
+    file = folder / f"{name}.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def seen(folder):
+    return noted(folder, "seen")
+
+
+def is_alive(process):
+    return Path(f"/proc/{process}").exists()
+
+
 def test_each_process_has_a_gpu_of_its_own_and_takes_the_next_run(make_users, tmp_path, start):
-    specs = make_users(6, seconds=0.3)
+    specs = make_users(6, together=4)
     batch = users(tmp_path / "out", *specs, processes=4)
-    assert start(batch, gpus="0,2,4,6").wait(120) == 0
+    assert start(batch, gpus="0,2,4,6").wait(DEADLINE_S) == 0
     told = seen(tmp_path)
     assert {one["gpu"] for one in told} == {"0", "2", "4", "6"}
     gpu_of = {one["process"]: one["gpu"] for one in told}
@@ -81,8 +91,8 @@ def test_each_process_has_a_gpu_of_its_own_and_takes_the_next_run(make_users, tm
 
 
 def test_neighbours_share_a_gpu_where_there_are_more_processes(make_users, tmp_path, start):
-    batch = users(tmp_path / "out", *make_users(4, seconds=0.3), processes=4)
-    assert start(batch, gpus="5,7").wait(120) == 0
+    batch = users(tmp_path / "out", *make_users(4, together=4), processes=4)
+    assert start(batch, gpus="5,7").wait(DEADLINE_S) == 0
     gpus = sorted({(one["process"], one["gpu"]) for one in seen(tmp_path)}, key=lambda pair: pair[1])
     assert [gpu for _, gpu in gpus] == ["5", "5", "7", "7"]
 
@@ -90,7 +100,7 @@ def test_neighbours_share_a_gpu_where_there_are_more_processes(make_users, tmp_p
 def test_job_with_fewer_tasks_than_processes_starts_no_more(make_users, tmp_path, start):
     (spec,) = make_users(1)
     batch = users(tmp_path / "out", spec, processes=4)
-    assert start(batch).wait(120) == 0
+    assert start(batch).wait(DEADLINE_S) == 0
     assert found(batch.out, spec)["job"]["at_once"] == 1
 
 
@@ -99,7 +109,7 @@ def test_bases_come_first_and_their_runs_wait_for_none_but_their_own(make_users,
     more = [make_run("l1_norm", train__epochs=3, seed=seed)[0] for seed in (0, 1)]
     bases = [Task(spec, base=True) for spec in specs]
     batch = users(tmp_path / "out", *bases, *specs, *more, processes=2)
-    assert start(batch).wait(180) == 0
+    assert start(batch).wait(DEADLINE_S) == 0
     for base, (one, two) in zip(bases, zip(specs, more, strict=True), strict=True):
         (trained,) = legs(batch.out, base.key)
         assert trained.ended == "done"
@@ -110,14 +120,14 @@ def test_bases_come_first_and_their_runs_wait_for_none_but_their_own(make_users,
 
 
 def test_all_processes_stop_at_a_warning_and_the_job_is_to_go_on(make_users, make_run, tmp_path, start):
-    specs = make_users(2, epochs=40, seconds=0.2)
+    specs = make_users(2, epochs=100, together=2)
     batch = users(tmp_path / "out", *specs, processes=2)
     process = start(batch)
     until(lambda: sum(leg.saves > 1 for spec in specs for leg in legs(batch.out, spec)) == 2)
     os.killpg(process.pid, signal.SIGUSR2)  # SLURM signals all processes of a job
-    assert process.wait(60) == AGAIN
+    assert process.wait(DEADLINE_S) == AGAIN
     assert [legs(batch.out, spec)[0].ended for spec in specs] == ["preempted"] * 2
-    assert start(batch).wait(180) == 0
+    assert start(batch).wait(DEADLINE_S) == 0
     for spec in specs:
         assert found(batch.out, spec)["job"].items() >= {"legs": 2, "preemptions": 1}.items()
 
@@ -126,38 +136,53 @@ def test_job_goes_on_when_one_process_has_to_though_another_was_killed(make_user
     specs = make_users(2, epochs=400, seconds=0.5)
     batch = users(tmp_path / "out", *specs, processes=2)
     process = start(batch)
-    until(lambda: len(seen(tmp_path)) == 2, seconds=250)
+    until(lambda: len(seen(tmp_path)) == 2, seconds=DEADLINE_S)
     one, two = (told["process"] for told in seen(tmp_path))
     os.kill(one, signal.SIGSTOP)  # so that it takes over nothing
     os.kill(two, signal.SIGUSR2)
     os.kill(one, signal.SIGKILL)
-    assert process.wait(90) == AGAIN
+    assert process.wait(DEADLINE_S) == AGAIN
     assert sorted(str(legs(batch.out, spec)[0].ended) for spec in specs) == ["None", "preempted"]
 
 
 def test_process_that_is_killed_is_survived_by_the_others_which_take_over_its_run(make_users, tmp_path, start):
-    specs = make_users(2, epochs=12, seconds=0.4)
+    specs = make_users(2, epochs=40, together=2)
     batch = users(tmp_path / "out", *specs, processes=2)
     process = start(batch)
-    until(lambda: len(seen(tmp_path)) == 2, seconds=250)
+    until(lambda: len(seen(tmp_path)) == 2, seconds=DEADLINE_S)
     os.kill(seen(tmp_path)[0]["process"], signal.SIGKILL)
-    assert process.wait(180) == 128 + signal.SIGKILL
+    assert process.wait(DEADLINE_S) == 128 + signal.SIGKILL
     assert {found(batch.out, spec)["status"] for spec in specs} == {"ok"}
     kills = [found(batch.out, spec)["job"]["kills"] for spec in specs]
     assert sorted(kills) == [0, 1]
 
 
-def test_measured_job_begins_with_a_process_a_gpu_and_adds_more(make_users, tmp_path, start):
-    """How many it ends with is the business of :class:`slurm.sharing.Sharing`."""
-    specs = make_users(12, epochs=400, seconds=0.1)
-    batch = users(tmp_path / "out", *specs, processes=4, measured=True)
-    process = start(batch, gpus="0,1")
-    until(lambda: len(seen(tmp_path)) == 4, seconds=250)
-    first, later = seen(tmp_path)[:2], seen(tmp_path)[2:]
-    assert sorted(told["gpu"] for told in first) == sorted(told["gpu"] for told in later) == ["0", "1"]
-    assert len({told["process"] for told in first + later}) == 4
+def measured(make_users, tmp_path, start, gpu):
+    """A job of four processes at most on two GPUs, whose epochs take as long as they are pretended to."""
+    batch = users(tmp_path / "out", *make_users(40, epochs=100), processes=4, measured=True)
+    return start(batch, gpus="0,1", PRETENDED_GPU=gpu)
+
+
+def test_measured_job_adds_processes_while_each_gpu_gains(make_users, tmp_path, start):
+    process = measured(make_users, tmp_path, start, "idle")
+    until(lambda: start.log.read_text().count("2 at a time: no more are allowed") == 2, seconds=DEADLINE_S)
+    gpu_of = {told["worker"]: told["gpu"] for told in noted(tmp_path, "begun")}
+    assert (gpu_of[0], gpu_of[1]) == ("0", "1")  # one each at first
+    assert sorted(gpu_of.items())[2:] in ([(2, "0"), (3, "1")], [(2, "1"), (3, "0")])
     os.killpg(process.pid, signal.SIGUSR2)
-    assert process.wait(60) == AGAIN
+    assert process.wait(DEADLINE_S) == AGAIN
+
+
+def test_measured_job_dismisses_a_process_that_is_no_gain(make_users, tmp_path, start):
+    process = measured(make_users, tmp_path, start, "busy")
+    until(lambda: start.log.read_text().count("1 at a time: 2 get 1.00 times as much done") == 2, seconds=DEADLINE_S)
+    begun = noted(tmp_path, "begun")
+    assert sorted(told["gpu"] for told in begun) == ["0", "0", "1", "1"]
+    until(lambda: sum(is_alive(told["process"]) for told in begun) == 2, seconds=DEADLINE_S)  # at the end of its run
+    assert {told["gpu"] for told in begun if is_alive(told["process"])} == {"0", "1"}
+    assert noted(tmp_path, "begun") == begun
+    os.killpg(process.pid, signal.SIGUSR2)
+    assert process.wait(DEADLINE_S) == AGAIN
 
 
 def test_records_of_a_shared_job_are_those_of_this_process(make_users, make_run, tmp_path, start, monkeypatch):
@@ -168,5 +193,5 @@ def test_records_of_a_shared_job_are_those_of_this_process(make_users, make_run,
     (tmp_path / "inline").mkdir()
     expected = [record.timeless(execute(spec, options)) for spec in specs]
     batch = users(tmp_path / "out", *specs, processes=2)
-    assert start(batch).wait(120) == 0
+    assert start(batch).wait(DEADLINE_S) == 0
     assert [record.timeless(found(batch.out, spec)) for spec in specs] == expected
