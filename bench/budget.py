@@ -15,7 +15,7 @@ from bench.measure import flops
 from bench.other_macs import other_macs, own_macs
 from bench.shares import best_rounding, whole_units
 from bench.sites import Sites
-from bench.slicing import CONVS, channels
+from bench.slicing import CONVS, NORMS, OTHER_NORMS, channels
 from bench.spec import BUDGET_TOLERANCE, Budget
 
 
@@ -72,6 +72,9 @@ class CostModel:
         self._rest_macs = counted.total - modelled
         self._rows = {layer: row for row, layer in enumerate(layers)}
         self._own_macs = own_macs(counted)
+        self._layers = {
+            n for n, m in network.named_modules() if isinstance(m, (*CONVS, nn.Linear, *NORMS, *OTHER_NORMS))
+        }
         if self._rest_macs:
             self._other = other_macs(network, sites, shape, self.dense, counted)
         self._rest_macs -= int(self._other @ self.dense)
@@ -98,15 +101,17 @@ class CostModel:
     def macs_within(self, modules: Iterable[str], widths: NDArray[np.int64]) -> int:
         """MACs of these modules (dotted names) and what is inside them, as part of the network at ``widths``.
 
-        Operators that cost by the width of a site and belong to no layer of it are left out.
+        Once units are gone, operators that belong to no layer, such as pooling, are left out.
         """
         inside = tuple(modules)
         n_in, n_out = self._channels(widths)
         macs = self.macs_pair * (n_in * n_out) + self.macs_out * n_out
+        whole = np.array_equal(widths, self.dense)
         return sum(
             int(macs[self._rows[name]]) if name in self._rows else own
             for name, own in self._own_macs.items()
             if any(name == module or name.startswith(f"{module}.") for module in inside)
+            and (whole or name in self._layers)
         )
 
     def params(self, widths: NDArray[np.int64]) -> int:

@@ -15,6 +15,7 @@ from bench.budget import select
 from bench.data import TrainingData
 from bench.errors import METHOD, RunFailed
 from bench.masked_model import MaskedModel
+from bench.prefix import prefix
 from bench.run_view import RunView
 from bench.sites import Site
 from bench.spec import Budget, Recipe, derive
@@ -193,6 +194,8 @@ class Context(RunView):
         Not between a forward and its step, that is in ``penalty`` and ``on_backward_end``.
         """
         self._now.require_hook("rewind")
+        if self._model.frozen:
+            raise RunFailed(f"ctx.rewind('{tag}') after ctx.freeze: frozen layers stay as they are", blame=METHOD)
         if self._now.hook in ("penalty", "on_backward_end"):
             raise RunFailed(f"ctx.rewind in {self._now.hook}: the step would mix two networks; use on_step_end")
         if tag == "fresh":
@@ -211,6 +214,25 @@ class Context(RunView):
         """
         self._now.require_hook("shrink", ("on_phase_start", "on_phase_end"))
         self._model.shrink(masks)
+
+    def freeze(self, upto: str | Site) -> None:
+        """The layers that a forward pass executes up to and including ``upto`` learn no more, until the prune.
+
+        Their parameters get no gradient, their modules are in eval mode; the other parameters keep their momentum.
+
+        Args:
+            upto: dotted name of a module, or a site for the layer of its name.
+
+        Raises:
+            RunFailed: in any hook but ``on_epoch_end`` and ``on_phase_end``; see :func:`bench.prefix.prefix`, too.
+        """
+        now, name = self._now, upto if isinstance(upto, str) else upto.name
+        now.require_hook("freeze", ("on_epoch_end", "on_phase_end"))
+        if not now.hook:
+            raise RunFailed("ctx.freeze outside of on_epoch_end and on_phase_end", blame=METHOD)
+        with self._model.probe(), self._model.ledger.paused():
+            part = prefix(self._model.network, name, self._data.val.first(2))
+        self._model.frozen.grow(part, phase=now.phase, epoch=int(now.progress), upto=name)
 
     def stop_phase(self) -> None:
         """The present phase ends after this epoch."""

@@ -136,6 +136,7 @@ FIELDS: dict[str, Kind] = {
             {
                 "method_examples": fields({"forward": count, "backward": count}),
                 "layout": one_of("channels_last", "channels_first"),
+                "extras": fields({}, {"freeze": rows({"phase": count, "epoch": count, "upto": name, "macs": count})}),
             },
         )
     ),

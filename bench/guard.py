@@ -175,10 +175,16 @@ class Guard:
         self._require(kept, "replaces parameters of the network")
         hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
         self._require(not any(hooks), "registers a hook on the optimizer")
+        self.check_frozen()
         self._require(self.recipe == self._recipe, "changes the recipe")
         same = self._images == [t._version for t in self._data]
         self._require(same, "changes training or validation images in place")
         self.check_globals()
+
+    def check_frozen(self) -> None:
+        """Raise RunFailed where the method changed what it froze."""
+        changed = self.model.frozen.changed()
+        self._require(changed is None, f"changes '{changed}', which is frozen")
 
     def check_globals(self) -> None:
         """Raise RunFailed where torch's global hooks or settings are not as before the method was first called."""

@@ -23,20 +23,23 @@ class Ledger:
 
     A pass of the whole network costs what the cost model says at the widths of the network that ran. Layers that run
     outside of one (a part of the network, or images of another size) cost their products. Both count three times
-    where the output requires a gradient, except for the part of the network that is frozen.
+    where the output requires a gradient, except for the part of the network that is frozen: it costs one, unless a
+    gradient crosses it, such as that of a gate in front of it.
 
     Attributes:
         forward: examples that went through a whole network without a gradient.
         backward: examples that went through one with a gradient.
         macs: multiply-adds of all passes.
         noticed: is called for each pass with its MACs, whether it has a gradient, and its input.
-        frozen: names of modules that learn no more and that no gradient reaches; see :meth:`step_macs`.
+        frozen: names of modules that learn no more; see :meth:`step_macs`.
+        crossed: whether a gradient can reach what is before a frozen layer, in the last forward pass of a network.
     """
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
         self.forward = self.backward = self.macs = 0
         self.frozen: frozenset[str] = frozenset()
+        self.crossed = False
         self._own: nn.Module | None = None  # the network whose outermost forward is the harness's
         self.noticed: Callable[[int, bool, Any], None] = lambda macs, gradient, x: None
         self._paused = False
@@ -90,13 +93,21 @@ class Ledger:
             self._paused = before
 
     def step_macs(self, network: nn.Module) -> int:
-        """MACs of a training step on one example: three times all, less two thirds of what is frozen in ``network``."""
-        widths = self.costs.widths_of(network)
+        """MACs of a training step on one example: three times all, less :meth:`credit`."""
+        return BACKWARD * self.costs.macs(self.costs.widths_of(network)) - self.credit(network)
+
+    def credit(self, network: nn.Module) -> int:
+        """MACs that a step on one example does not make since no gradient is computed for what is frozen."""
+        return (BACKWARD - 1) * self.macs_of_frozen(network)
+
+    def macs_of_frozen(self, network: nn.Module) -> int:
+        """MACs of a forward of one example in the part of ``network`` that is frozen."""
         frozen = [name for name in self.frozen if _is_frozen(network, name)]
-        total = BACKWARD * self.costs.macs(widths)
-        return total - (BACKWARD - 1) * self.costs.macs_within(frozen, widths) if frozen else total
+        return self.costs.macs_within(frozen, self.costs.widths_of(network)) if frozen else 0
 
     def _enter(self, network: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self._open:
+            self.crossed = False
         whole = bool(args) and isinstance(args[0], Tensor) and tuple(args[0].shape[1:]) == self.costs.shape
         self._open.append(whole or network is self._own)
 
@@ -108,12 +119,15 @@ class Ledger:
         examples, gradient = len(args[0]), any(leaf.requires_grad for leaf in outputs)
         if gradient:
             self.backward += examples
-            self._add(examples * self.step_macs(network), gradient, args[0])
+            each = self.step_macs(network) + (self.credit(network) if self.crossed else 0)
+            self._add(examples * each, gradient, args[0])
         else:
             self.forward += examples
             self._add(examples * self.costs.macs(self.costs.widths_of(network)), gradient, args[0])
 
     def _layer(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self.frozen and output.requires_grad and not layer.training and not _is_trained(layer):
+            self.crossed = True  # layers that the network itself does not train are in train mode
         if not self._paused and not any(self._open):
             passes = BACKWARD if output.requires_grad else 1
             self._add(passes * products(layer, args[0], output), output.requires_grad, args[0])
@@ -135,4 +149,8 @@ def products(layer: Any, x: Tensor, output: Tensor) -> int:
 
 def _is_frozen(network: nn.Module, name: str) -> bool:
     """Whether no parameter of the module ``name`` of ``network`` is trained."""
-    return not any(parameter.requires_grad for parameter in network.get_submodule(name).parameters())
+    return not _is_trained(network.get_submodule(name))
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

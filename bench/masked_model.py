@@ -20,6 +20,7 @@ from bench.checkpoint import clone_state
 from bench.choosing import check_masks
 from bench.environment import autocast
 from bench.errors import RunFailed
+from bench.frozen import Frozen
 from bench.gates import Gates
 from bench.held import Held
 from bench.ledger import Ledger
@@ -52,6 +53,7 @@ class MaskedModel:
         per_unit: the method's own numbers for every unit.
         optimizer: of the phase that trains the network, None outside of one.
         ledger: counts forwards outside of training steps.
+        frozen: the part of the network that learns no more.
         rewritten: is called when a rewind or a slice has changed the weights.
         failed: makes the error of what a method did.
         probing: whether a block of :meth:`probe` is open.
@@ -71,6 +73,7 @@ class MaskedModel:
         self.probing = False
         self.ledger = Ledger(costs)
         self.ledger.attach(network)
+        self.frozen = Frozen(network, self.ledger)
         self.gates = Gates(network, sites)
         self._masks = sites.ones(device)
         self._masked: list[str] = []
@@ -160,7 +163,8 @@ class MaskedModel:
         gated, probing = self.gates.values, self.probing
         parameters = list(self.network.parameters())
         versions, weights = [p._version for p in parameters], Weights(self.network) if gradients else None
-        with untraced(self.network, self.gates.inserted.values(), self.device, batch_statistics, gradients):
+        inserted = self.gates.inserted.values()
+        with untraced(self.network, inserted, self.device, batch_statistics, gradients, self.frozen):
             try:
                 self.gate({})
                 self.probing = True
@@ -300,7 +304,7 @@ class MaskedModel:
 
         Gates, masks and inserted modules end here, and trackers without ``tracking``.
         """
-        trackers = self._trackers if tracking else {}
+        trackers, frozen = self._trackers if tracking else {}, self.frozen.state()
         self.release()
         masks = {name: masks[name].cpu().clone() for name in self.sites}
         if self.sliced_by is None:
@@ -321,6 +325,8 @@ class MaskedModel:
         self.gates = Gates(self.network, self.sites)
         self._masks = self.sites.ones(self.device)
         self.ledger.attach(self.network)
+        self.frozen = Frozen(self.network, self.ledger)
+        self.frozen.load(frozen)
         self.rewritten()
         return self.network
 
@@ -337,7 +343,8 @@ class MaskedModel:
         self._held.restore(self.optimizer)
 
     def release(self) -> None:
-        """Take every hook and inserted module off the network; its forwards are no longer counted."""
+        """Take every hook and inserted module off the network; nothing is frozen, no forward counted."""
         self.gates.remove()
         self.ledger.detach()
+        self.frozen.lift()
         self._masked, self._held, self._trackers = [], Held(self.sites, {}), {}

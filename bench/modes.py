@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,6 +33,7 @@ def untraced(
     device: torch.device,
     batch_statistics: bool = False,
     gradients: bool = False,
+    frozen: Container[nn.Module] = (),
 ) -> Iterator[None]:
     """Within the block, forwards leave no trace: eval mode, no batch norm update, no RNG use, no gradients kept.
 
@@ -42,8 +43,9 @@ def untraced(
         device: whose random numbers are given back.
         batch_statistics: normalise by the batch's own statistics, as in training, without recording them.
         gradients: allow a backward pass; parameters get their former gradients back afterwards.
+        frozen: modules that use their running statistics in training, too.
     """
-    norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS)]
+    norms = [(m, m.track_running_stats) for m in network.modules() if isinstance(m, NORMS) and m not in frozen]
     kept = [(p, p.grad) for module in (network, *inserted) for p in module.parameters()]
     devices = [device] if device.type == "cuda" else []
     with evaluating(network), torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):

@@ -301,6 +301,7 @@ class Run:
             "examples": training.examples + (base.facts["examples"] if from_base else 0),
             "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
             "method_examples": {kind: training.model.ledger.counts[kind] for kind in ("forward", "backward")},
+            **({"extras": {"freeze": training.model.frozen.log}} if training.model.frozen.log else {}),
             "selection": "last epoch",
             "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256", "made")},
         }

@@ -99,6 +99,7 @@ class Training:
             if isinstance(step, Phase):
                 self._phase(index, step, done)
             else:
+                self.thaw()
                 prune(self)
                 self.finalize()
                 now.pruned = True
@@ -111,6 +112,12 @@ class Training:
                 self.progress.fewer(sum(s.epochs for s in plan[index + 1 : following] if isinstance(s, Phase)))
             index, done, now.stopping = following, 0, None
             self._save((index, 0))
+        self.thaw()
+
+    def thaw(self) -> None:
+        """Everything learns again; raises RunFailed where what was frozen has changed."""
+        self.guard.check_frozen()
+        self.model.frozen.lift()
 
     def _phase(self, index: int, phase: Phase, done: int) -> None:
         model, now = self.model, self.now
@@ -177,9 +184,10 @@ class Training:
         seed_generators(seed)
         generator = torch.Generator(model.device).manual_seed(seed)
         network = model.network.train()
+        model.frozen.apply()
         steps = max(1, len(self.data.train) // recipe.batch_size)
         total = torch.zeros((), device=model.device)
-        seen, began, method_before = 0, time.perf_counter(), self.seconds["method"]
+        seen, crossed, began, method_before = 0, 0, time.perf_counter(), self.seconds["method"]
         batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
         self.guard.start_epoch(steps)
         for step, (x, y) in enumerate(batches):
@@ -192,6 +200,7 @@ class Training:
             self._timed("on_batch_start", hooks)
             with model.tracking(), model.autocast(), model.ledger.harness(network):
                 logits = network(x)
+            gradient = model.ledger.crossed  # reaches what is before frozen layers: they cost as much as others
             loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
             total += loss.detach() * len(y)
             for penalty in self._timed("penalty", hooks):
@@ -205,9 +214,10 @@ class Training:
                 model.after_step()
             self._timed("on_step_end", hooks)
             seen += len(y)
+            crossed += len(y) if gradient else 0
             self.progress.step(1 / steps)
         self.examples += seen
-        self.step_macs += seen * model.ledger.step_macs(network)
+        self.step_macs += seen * model.ledger.step_macs(network) + crossed * model.ledger.credit(network)
         mean = float(total) / seen
         method = self.seconds["method"] - method_before
         self.seconds["train"] += time.perf_counter() - began - method
@@ -312,6 +322,7 @@ class Training:
             "logged": self.now.logged,
             "extra": self.extra,
             "tuned": self.tuned,
+            "frozen": model.frozen.state(),
         }
 
     def resume(self) -> bool:
@@ -329,6 +340,8 @@ class Training:
         if not self.of_base:
             self._resume_run(state)
         self.model.network.load_state_dict(state["network"])
+        if not self.of_base:
+            self.model.frozen.load(state["frozen"])
         self._optimizer_state = state["optimizer"]
         first, second = state["position"]
         self.position = (int(first), int(second))
@@ -362,7 +375,7 @@ class Training:
     _optimizer_state: dict[str, Any] | None = None
 
 
-FORM = 5
+FORM = 6
 """Of a checkpoint; one of another form is as good as none."""
 
 

@@ -183,15 +183,21 @@ def counted(network: nn.Module) -> int:
 
 @check("modes", "A network left in eval mode, or frozen, trains as nobody asked for.")
 def modes(subject: Subject) -> str | None:
-    """Train or eval mode, the trainable parameters and torch's gradient mode are as before every hook."""
+    """Train or eval mode, the trainable parameters and torch's gradient mode are as before every hook.
+
+    What ``ctx.freeze`` froze in it is in eval mode and not trained.
+    """
 
     def watch(hook: str, ctx: Context, call: Any) -> Any:
         network = ctx._model.network
         before, enabled = mode(network), torch.is_grad_enabled()
+        holders = [*network.modules(), *network.parameters()]
         result = call()
         require(torch.is_grad_enabled() == enabled, f"{hook} switches gradients {'off' if enabled else 'on'} for good")
         if ctx._model.network is network:
-            require(mode(network) == before, f"{hook} leaves modules in another mode, or parameters frozen")
+            frozen = ctx._model.frozen
+            wanted = [on and holder not in frozen for on, holder in zip(before, holders, strict=True)]
+            require(mode(network) == wanted, f"{hook} leaves modules in another mode, or parameters frozen")
         return result
 
     try:
