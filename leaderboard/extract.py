@@ -32,7 +32,7 @@ COLUMNS = (
     *("epochs", "finetune_plan", "base_sha256", "examples_images", "training_macs", "training_seconds"),
     *("small_batch", "small_dense_ms", "small_final_ms", "small_speedup", "small_low", "small_high"),
     *("large_batch", "large_dense_ms", "large_final_ms", "large_speedup", "large_low", "large_high"),
-    *("busy", "at_once", "differs"),
+    *("busy", "at_once", "differs", "frozen"),
 )
 """Columns of the frame. Units are in the names; what has none is a text, a count or a ratio."""
 Record = Any
@@ -132,6 +132,7 @@ def _values(found: Mapping[str, Any]) -> Iterator[Any]:
     yield any(t["load_average"] > t["threads"] + 1 for t in timings)
     job = found["job"] or {}
     yield from (job.get("at_once", 1), ", ".join(text.partition(":")[0] for text in job.get("differs", ())))
+    yield bool(training.get("extras", {}).get("freeze"))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -183,6 +183,8 @@ def _notes(records: Sequence[Record]) -> list[str]:
             notes.append(f"its seeds were made with different versions of {what}")
     if acting := sorted({name for r in records for name in _acting(r.finetune_plan)}):
         notes.append(f"{' and '.join(acting)} acts in the fine-tuning too")
+    if any(r.frozen for r in records):
+        notes.append("layers were frozen while it trained")
     if changed := sorted({name for r in records if r.differs for name in r.differs.split(", ")}):
         notes.append(f"changed between the submission of a job and its start: {', '.join(changed)}")
     if any(r.busy for r in records):

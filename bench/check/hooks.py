@@ -24,13 +24,13 @@ SLOWEST = 50
 HOOKED = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def scalar(value: Any) -> None:
-    """Raise Broken unless ``value`` can be added to a loss."""
+def scalar(value: Any, frozen: bool = False) -> None:
+    """Raise Broken unless ``value`` can be added to a loss; ``frozen``: what it acts on may learn no more."""
     require(isinstance(value, Tensor | float | int), f"penalty returned {type(value).__name__}, not a scalar")
     if isinstance(value, Tensor):
         require(value.dim() == 0, f"penalty has shape {list(value.shape)}, it must be a scalar")
         require(value.is_floating_point(), f"penalty is {value.dtype}, not floating point")
-        require(value.requires_grad or not value.any(), "penalty has no gradient: it acts on nothing")
+        require(frozen or value.requires_grad or not value.any(), "penalty has no gradient: it acts on nothing")
     require(bool(torch.isfinite(torch.as_tensor(value)).all()), "penalty is not finite")
 
 
@@ -48,7 +48,7 @@ def penalty(subject: Subject) -> str | None:
         nonlocal most
         result = call()
         if hook == "penalty":
-            scalar(result)
+            scalar(result, bool(ctx._model.frozen))
             most = max(most, abs(float(torch.as_tensor(result).detach())))
         return result
 
@@ -181,7 +181,7 @@ def counted(network: nn.Module) -> int:
     return sum(int(seen) for seen in norms if isinstance(seen, Tensor))
 
 
-@check("modes", "A network left in eval mode, or frozen, trains as nobody asked for.")
+@check("modes", "A network left in eval mode, or frozen by other means than ctx.freeze, trains as nobody asked for.")
 def modes(subject: Subject) -> str | None:
     """Train or eval mode, the trainable parameters and torch's gradient mode are as before every hook.
 

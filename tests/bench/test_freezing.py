@@ -1,5 +1,6 @@
-"""ctx.freeze: a growing prefix learns no more, costs one forward a step, resumes to the bit and is gone at the prune."""
+"""ctx.freeze: a growing prefix learns no more, costs one forward a step, resumes to the bit, ends at the prune."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,18 @@ from networks import GREY, half_masks, three_sites
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
+from bench.check import examine, networks
 from bench.check.subject import Subject, difference
 from bench.errors import RunFailed
-from bench.registry import METHODS, add_plugin
+from bench.registry import ARCHS, DATASETS, METHODS, add_plugin
 from bench.run import execute
 from bench.verify import verify_file
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "freezing.py"
 PREFIXES = (["0"], ["0", "1", "2", "3", "4"], ["0", "1", "2", "3", "4", "5", "6", "7"])
 """Layers that run up to and including site ``0``, ``4`` and ``7`` of three_sites."""
-PLAN = (Phase(3), PRUNE, Phase(1, "finetune"))
+EPOCHS = (Phase(3),)
+PLAN = (*EPOCHS, PRUNE, Phase(1, "finetune"))
 
 
 def network_of(ctx):
@@ -51,7 +54,7 @@ class ByHand(Method):
             network_of(ctx).get_submodule(layer).eval().requires_grad_(False)
 
 
-def train(make_training, method, plan=(Phase(3),), prune=None, **settings):
+def train(make_training, method, plan=EPOCHS, prune=None, **settings):
     torch.manual_seed(0)
     training = make_training(method, arch=three_sites(), shape=GREY, **settings)
     training.run(plan, prune)
@@ -68,7 +71,7 @@ def in_hook(ctx, hook="on_epoch_end"):
 
 def counted(network, layers):
     """MACs of some layers for one grey image, from the shapes of what they read and make."""
-    found = 0
+    found, network = 0, copy.deepcopy(network).eval()
 
     def count(layer, args, out):
         nonlocal found
@@ -81,11 +84,10 @@ def counted(network, layers):
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
             found += args[0][0].numel()
 
-    handles = [network[int(layer)].register_forward_hook(count) for layer in layers]
+    for layer in layers:
+        network[int(layer)].register_forward_hook(count)
     with torch.no_grad():
         nn.Sequential(*network)(torch.zeros(2, *GREY))
-    for handle in handles:
-        handle.remove()
     return found
 
 
@@ -198,9 +200,7 @@ def test_end_of_training_without_a_prune_ends_it(make_training):
     assert len({m.training for m in network.modules()}) == 1
 
 
-@pytest.mark.parametrize(
-    "hook", ["", "prepare", "on_phase_start", "on_batch_start", "penalty", "on_step_end", "select"]
-)
+@pytest.mark.parametrize("hook", ["", "prepare", "on_phase_start", "on_batch_start", "on_step_end", "select"])
 def test_freeze_in_another_hook_is_refused(make_ctx, hook):
     ctx = make_ctx(arch=three_sites(), shape=GREY)
     with in_hook(ctx, hook), pytest.raises(RunFailed, match=r"only on_epoch_end, on_phase_end|outside of on_epoch_end"):
@@ -349,12 +349,19 @@ def test_method_forwards_through_frozen_layers_cost_as_steps_do(make_ctx):
     assert ledger.macs == len(ctx.x) * (6 * total - 2 * part)
 
 
-@pytest.fixture
-def freezing(forgets):
-    add_plugin(str(PLUGIN))
+@pytest.fixture(scope="module")
+def freezing():
+    registries = (METHODS, ARCHS, DATASETS)
+    before = [dict(registry._plugins) for registry in registries]
+    for file in (PLUGIN, networks.__file__):
+        add_plugin(str(file))
+    yield
+    for registry, plugins in zip(registries, before, strict=True):
+        registry._plugins = plugins
 
 
-def test_record_lists_what_was_frozen_and_verifies(make_run, freezing):
+def test_record_lists_what_was_frozen_and_verifies(make_run):
+    add_plugin(str(PLUGIN))  # make_run has test plugins of its own, for one test
     spec, options = make_run("growing_prefix", arch="two_layers")
     record = execute(spec, options)
     assert record["status"] == "ok", record["error"]
@@ -373,4 +380,33 @@ def test_composed_method_freezes_for_all_parts(freezing, tmp_path, name):
     again = subject.run()
     assert difference(subject.standard, again) is None
     assert subject.standard.done.model.frozen.log
-    assert METHODS.origin(name).startswith(str(PLUGIN))
+
+
+KEPT = ["runs", "resume", "modes", "penalty"]
+
+
+@pytest.mark.parametrize("name", ["growing_prefix", "freezes_between_phases", "penalised_prefix"])
+def test_battery_accepts_what_the_context_froze(freezing, name):
+    report = examine(name, KEPT)
+    assert {result.outcome for result in report.results} <= {"ok", "skipped"}, report.results
+    assert report.count("ok") >= len(KEPT) - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["growing_prefix", "freezes_between_phases"])
+def test_method_that_freezes_passes_the_whole_battery(freezing, name):
+    report = examine(name)
+    assert report.verdict == "PASSED", [result for result in report.results if result.outcome == "FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "why"),
+    [
+        ("freezes_more", "modes", "on_epoch_end leaves modules in another mode, or parameters frozen"),
+        ("thaws", "runs", "the method thaws changes '0.weight', which is frozen"),
+    ],
+)
+def test_battery_refuses_what_a_method_froze_or_thawed(freezing, name, check, why):
+    (result,) = examine(name, [check]).results
+    assert result.outcome == "FAILED"
+    assert result.detail.startswith(why)

@@ -39,6 +39,15 @@ class FreezesBetweenPhases(Method):
         return mask
 
 
+@method("penalised_prefix")
+class PenalisedPrefix(GrowingPrefix):
+    """Its penalty is of the first site only, which learns no more after the first epoch."""
+
+    def penalty(self, ctx):
+        """No gradient once the site is frozen."""
+        return 1e-3 * next(iter(ctx.sites.values())).rows().square().sum()
+
+
 @method("thaws")
 class Thaws(GrowingPrefix):
     """Trains on what it froze."""
