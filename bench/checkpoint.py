@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bench.errors import ARCHITECTURE, MACHINE, RunFailed, SetupError
+from bench.errors import ARCHITECTURE, MACHINE, NoRoom, RunFailed, SetupError
 from bench.files import write_atomic
 
 
@@ -86,7 +86,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def require_writable(folder: Path, free_bytes: int) -> None:
-    """Raise SetupError unless files can be written to ``folder`` and it has ``free_bytes`` left."""
+    """Raise SetupError unless files can be written to ``folder``, NoRoom unless it has ``free_bytes`` left."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as probe:
@@ -97,9 +97,10 @@ def require_writable(folder: Path, free_bytes: int) -> None:
     except OSError as error:
         raise SetupError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from error
     if free < free_bytes:
-        raise SetupError(
+        raise NoRoom(
             f"{folder} has {free / 2**20:.0f} MiB free, this run may need {free_bytes / 2**20:.0f}: "
-            "make room or choose another folder with --out"
+            "make room or choose another folder with --out",
+            free_bytes,
         )
 
 

@@ -42,6 +42,14 @@ class SetupError(BenchError):
     exit_code = 3
 
 
+class NoRoom(SetupError):
+    """The disk has less room than a run may need (exit 3); ``needed``: that, in bytes."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
 class RunFailed(BenchError):
     """The run started and failed: a method broke its contract, a check did not hold (exit 1)."""
 

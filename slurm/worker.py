@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, RunFailed, SetupError
+from bench.errors import BenchError, NoRoom, RunFailed, SetupError
 from bench.progress import Progress
 from slurm import journal
 from slurm.batch import Batch, Task, legs
@@ -71,13 +71,13 @@ class Worker:
         if self.signals.clock.left() <= 0:
             raise Requeue(journal.TIMED_OUT)
 
-    def _wait_for_room(self) -> bool:
+    def _wait_for_room(self, needed: int = ROOM_BYTES) -> bool:
         """While the disk is full, for a while: a run that begins now would be lost; returns whether there is room."""
         from bench.checkpoint import require_writable
 
         for attempt in range(ROOM_TRIES):
             try:
-                require_writable(self.batch.out, ROOM_BYTES)
+                require_writable(self.batch.out, needed)
                 return True
             except SetupError as error:
                 if not attempt:
@@ -111,7 +111,9 @@ class Worker:
             _say(f"error: {task.key}: {error}")
             if self.place.cluster == "debug":
                 raise
-            again = how == journal.DISK_FULL and self._wait_for_room()  # the journal needs some too
+            if how == journal.DISK_FULL:  # before its end is noted, which needs room too
+                cause = error.__cause__
+                again = self._wait_for_room(cause.needed if isinstance(cause, NoRoom) else ROOM_BYTES)
         finally:
             with suppress(OSError), self.signals.held():  # a full disk; the record, or its absence, is what counts
                 self.notes.end(task.key, how, **facts)
@@ -262,7 +264,7 @@ def _for_later(error: BaseException | None, beside: int) -> str | None:
     from bench.run import crowded, disk_full
 
     while error is not None:
-        if disk_full(error):
+        if disk_full(error) or isinstance(error, NoRoom):
             return journal.DISK_FULL
         if beside > 1 and crowded(error):
             return NO_MEMORY

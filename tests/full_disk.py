@@ -14,18 +14,17 @@ class Disk:
 
     Attributes:
         full: whether it is, now.
+        free: bytes, where it is not full; None: as many as there are.
         files: that were written atomically so far.
         pauses: of workers that waited.
     """
 
     def __init__(self, folder, monkeypatch, fault="writing", fill_at=None, room_after=None):
         self.folder, self.fault, self.fill_at, self.room_after = str(folder), fault, fill_at, room_after
-        self.full, self.files, self.pauses = False, 0, 0
+        self.full, self.free, self.files, self.pauses = False, None, 0, 0
         self.calls = SimpleNamespace(open=os.open, write=os.write, pwrite=os.pwrite, fsync=os.fsync)
-        usage = shutil.disk_usage
-        monkeypatch.setattr(
-            shutil, "disk_usage", lambda path: usage(path)._replace(free=0) if self.full else usage(path)
-        )
+        self.usage = shutil.disk_usage
+        monkeypatch.setattr(shutil, "disk_usage", self._usage)
         monkeypatch.setattr(os, "open", self._open)
         monkeypatch.setattr(os, "fsync", self._fsync)
         for name in ("write", "pwrite"):
@@ -35,11 +34,12 @@ class Disk:
         """In place of ``time.sleep``: the disk has room after so many pauses."""
         self.pauses += 1
         if self.pauses == self.room_after:
-            self.full = False
+            self.full, self.free = False, None
 
     def _usage(self, path):
         found = self.usage(path)
-        return found._replace(free=0) if self.full else found
+        free = 0 if self.full else self.free
+        return found if free is None else found._replace(free=free)
 
     def _open(self, path, flags, *more, **named):
         mine = str(path).startswith(self.folder) and flags & os.O_CREAT and not os.path.exists(path)

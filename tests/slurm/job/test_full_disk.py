@@ -136,6 +136,30 @@ def test_disk_that_stays_full_ends_the_job_and_status_names_it(make_run, disk_of
     require_whole(batch.out)
 
 
+def test_run_waits_for_as_much_room_as_it_needs(make_run, disk_of, tmp_path, capsys):
+    """A job could begin, the run could not: that is no failure of the run."""
+    spec, _ = make_run()
+    batch = batch_of(tmp_path / "out", spec)
+    disk = disk_of(batch.out, room_after=2)
+    disk.free = 2 * workers.ROOM_BYTES
+    assert Job(batch.file, 0)() == 0
+    assert disk.pauses == 2
+    assert [leg.ended for leg in legs(batch.out, spec)] == ["disk full", "done"]
+    assert found(batch.out, spec)["status"] == "ok"
+    assert "has 2 MiB free, this run may need 16: make room" in capsys.readouterr().err
+
+
+def test_run_without_the_room_it_needs_leaves_no_failed_record(make_run, disk_of, tmp_path):
+    spec, _ = make_run()
+    batch = batch_of(tmp_path / "out", spec)
+    disk = disk_of(batch.out)
+    disk.free = 2 * workers.ROOM_BYTES
+    assert Job(batch.file, 0)() == 0
+    assert disk.pauses == workers.ROOM_TRIES
+    assert not has_record(batch.out, spec)
+    assert legs(batch.out, spec)[-1].ended == "disk full"
+
+
 def test_base_waits_for_room_too(make_run, disk_of, tmp_path):
     spec, _ = make_run()
     base = Task(spec, base=True)
