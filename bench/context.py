@@ -226,7 +226,7 @@ class Context(RunView):
         Raises:
             RunFailed: in any hook but ``on_epoch_end`` and ``on_phase_end``; see :func:`bench.prefix.prefix`, too.
         """
-        now, name = self._now, upto if isinstance(upto, str) else upto.name
+        now, name = self._now, upto.name if isinstance(upto, Site) else str(upto)
         now.require_hook("freeze", ("on_epoch_end", "on_phase_end"))
         if not now.hook:
             raise RunFailed("ctx.freeze outside of on_epoch_end and on_phase_end", blame=METHOD)

@@ -187,6 +187,15 @@ def test_row_is_marked_when_code_changed_after_submission(tmp_path, differs, not
     assert not any("submission" in text for text in row(table, "l1_norm").notes)
 
 
+def test_row_is_marked_when_layers_were_frozen(tmp_path):
+    freeze = [{"phase": 0, "epoch": 1, "upto": "conv1", "macs": 9}]
+    plain = made("new", 4, 3)
+    frozen = record.seal(plain | {"training": plain["training"] | {"extras": {"freeze": freeze}}})
+    table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), frozen)
+    assert "layers were frozen while it trained" in row(table, "new").notes
+    assert not any("frozen" in text for text in row(table, "l1_norm").notes)
+
+
 def test_run_that_its_method_made_fail_leaves_no_mean(tmp_path):
     lost = made("new", 4, status="failed", blame="method")
     assert row(table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), lost), "new").top1 is None
