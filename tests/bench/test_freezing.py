@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import GREY, half_masks, three_sites
+from networks import GREY, conv, half_masks, head, three_sites
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
@@ -121,6 +121,30 @@ def test_freezing_from_epoch_to_epoch_costs_what_a_hand_counts(make_training):
     assert training.step_macs == each * sum(part + 3 * (total - part) for part in parts)
     assert training.step_macs < 3 * total * training.examples
     assert [entry["macs"] for entry in training.model.frozen.log] == [counted(network, p) for p in PREFIXES]
+
+
+def with_state():
+    """Layers whose buffers a forward in train mode changes, and one that draws."""
+    return nn.Sequential(
+        *(nn.utils.spectral_norm(conv(1, 8)), nn.BatchNorm2d(8, affine=False), nn.PReLU(8), nn.Dropout(0.5)),
+        *(nn.GroupNorm(2, 8), conv(8, 8), nn.BatchNorm2d(8), nn.ReLU(), *head(8, 10)),
+    )
+
+
+@pytest.mark.parametrize(("upto", "late"), [("1", ("2", "4", "5", "6", "10")), ("4", ("5", "6", "10"))])
+def test_frozen_layers_of_many_kinds_have_no_gradient_and_no_change(make_ctx, upto, late):
+    ctx = make_ctx(arch=with_state(), shape=GREY)
+    network = network_of(ctx).train()
+    with in_hook(ctx):
+        ctx.freeze(upto)
+    before = tensors(network)
+    first, second = network[: int(upto) + 1](ctx.x), network[: int(upto) + 1](ctx.x)
+    assert torch.equal(first, second)
+    network(ctx.x).sum().backward()
+    assert {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None} == set(late)
+    changed = {name for name, tensor in tensors(network).items() if not torch.equal(tensor, before[name])}
+    assert changed == {"6.running_mean", "6.running_var", "6.num_batches_tracked"}
+    assert not ctx._model.ledger.crossed
 
 
 class ShrinksToo(Growing):
