@@ -92,7 +92,7 @@ def shaken(network: nn.Module) -> nn.Module:
                     isinstance(tensor, nn.Parameter) and not isinstance(module, (*CONVS, nn.Linear))
                 ):
                     tensor.uniform_(0.5, 1.5, generator=generator)
-                elif name == "weight" and not tensor.any():
+                elif name == "weight" and not tensor.count_nonzero():  # several times as fast as any()
                     tensor.normal_(generator=generator)
     return probe
 
@@ -108,6 +108,7 @@ def _checked(
     candidates: dict[str, Site] = {}
     rejected: dict[str, str] = {}
     fixed = uncut(network)
+    place = {name: k for k, (name, _) in enumerate(network.named_modules())}
     follows: set[str] = set()  # layers that an earlier one has in its group
     for name in (*traced.roots(), *_declared(network)):
         if name in follows:
@@ -117,7 +118,7 @@ def _checked(
             follows |= {m.layer for m in members if m.side in ("out", "scale")}
             _require_free(name, network, traced)
             _require_cuttable(members, fixed)
-            site = _site(members, network, traced, coupling)
+            site = _site(members, network, place, traced, coupling)
             if (name, "out") not in traced.sides:  # its units are declared, not followed
                 _require_unclaimed(site, candidates)
             candidates[name] = site
@@ -174,7 +175,7 @@ def _members(name: str, network: nn.Module, traced: Trace) -> list[Member]:
     ]
 
 
-def _site(members: list[Member], network: nn.Module, traced: Trace, coupling: str) -> Site:
+def _site(members: list[Member], network: nn.Module, place: Mapping[str, int], traced: Trace, coupling: str) -> Site:
     n_units = len(set(members[0].units))
     producers, norms, consumers, cuts = [], [], [], {}
     for member in members:
@@ -206,7 +207,7 @@ def _site(members: list[Member], network: nn.Module, traced: Trace, coupling: st
         raise _Rejected(f"{len(producers)} layers produce it together ({', '.join(producers)}); see --coupling full")
     if not consumers:
         raise _Rejected("no layer reads its units")
-    ordered = tuple(sorted(producers, key=[n for n, _ in network.named_modules()].index))
+    ordered = tuple(sorted(producers, key=place.__getitem__))
     kind: Literal["conv", "linear"] = "linear" if isinstance(network.get_submodule(ordered[0]), nn.Linear) else "conv"
     own = [n for n in norms if traced.feeds[n] in [{p} for p in producers if p != members[0].layer]]
     norms = [n for n in norms if n not in own] + own[::-1]  # the order of the sum in gamma(), whose last bit it decides

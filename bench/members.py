@@ -82,16 +82,17 @@ class Trace:
     def members(self, layer: str) -> list[Member]:
         """What goes with the output channels of ``layer``, itself first, in the order of the forward pass."""
         root = self._at_side[layer, "out"]
-        _, first, inverse = np.unique(root, return_index=True, return_inverse=True)
-        number = np.argsort(np.argsort(first))[inverse]
-        unit_of = dict(zip(root.tolist(), number.tolist(), strict=True))
-        met = {key for c in unit_of for key in self._met[c]}
+        units, first, inverse = np.unique(root, return_index=True, return_inverse=True)
+        unit_of = np.full(len(self._classes), -1)
+        unit_of[root] = np.argsort(np.argsort(first))[inverse]
+        met = {key for c in units.tolist() for key in self._met[c]}
         keys = dict.fromkeys([(layer, "out"), *(key for key in self.sides if key in met)])
         found = []
         for name, side in keys:
-            here = [(p, unit_of[c]) for p, c in enumerate(self._at_side[name, side].tolist()) if c in unit_of]
+            here = unit_of[self._at_side[name, side]]
+            (positions,) = np.nonzero(here >= 0)
             scale = side == "out" and name in self.excitations
-            found.append(Member(name, "scale" if scale else side, [p for p, _ in here], [u for _, u in here]))
+            found.append(Member(name, "scale" if scale else side, positions.tolist(), here[positions].tolist()))
         return found
 
     def behind(self, layer: str, other: str) -> bool:

@@ -74,8 +74,9 @@ def unknown(noun: str, name: str, known: Iterable[str], hint: str = "") -> Words
         known: names that there are.
         hint: what to say in place of near matches, or of all that is known.
     """
-    near = near_matches(name, known)
-    hint = hint or (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}")
+    names = sorted(known)  # which may be an iterator
+    near = near_matches(name, names)
+    hint = hint or (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}")
     return WordsError(f"unknown {noun} '{name}': {hint}")
 
 

@@ -193,4 +193,4 @@ def _select(module: nn.Module, weight: tuple[Tensor, Tensor | None], bias: Tenso
         # Indexing drops the memory format that channels-last kernels rely on.
         channels_last = new.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last)
         new = new.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        setattr(module, name, nn.Parameter(new.clone(), requires_grad=old.requires_grad))
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))

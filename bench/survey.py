@@ -94,7 +94,7 @@ def every_name() -> list[str]:
 def survey(names: Sequence[str], request: Request) -> Iterator[Finding]:
     """Examine architectures one after the other; never raises for what one does."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # which torch imports when a network is first used
     for name in names:
         mine, theirs = context.Pipe(duplex=False)
         worker = context.Process(target=_work, args=(name, request, [str(file) for file in PLUGINS], theirs))

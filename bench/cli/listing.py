@@ -59,7 +59,10 @@ def add_to(commands: Any) -> None:
     )
     p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets are (data)")
     p.add_argument(
-        "--coupling", choices=("inner", "full"), default="inner", help="of sites: full adds residual streams"
+        "--coupling",
+        choices=("inner", "full"),
+        default="inner",
+        help="for sites and archs --check: full adds residual streams",
     )
     p.add_argument("--onnx", action="store_true", help="with --check: also export the half network and compare")
     p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="list what this file defines too")

@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from image_folders import write_folder
 
 from bench import registry, survey
 from bench.archs.outside import torchvision_names
@@ -127,9 +128,54 @@ def test_one_that_fails_is_exit_code_1_and_json_has_all(capfd):
     assert failed.outcome == "FAILED"
 
 
+def surveyed(capfd, *arguments):
+    """The findings of ``list archs --check`` with these arguments, which passes."""
+    code, out, err = listing(capfd, "--check", "--json", *arguments)
+    assert code == 0, err
+    return [Finding(**row) for row in json.loads(out)]
+
+
+@pytest.mark.parametrize(("coupling", "sites", "units"), [("inner", 1, 4), ("full", 2, 10)])
+def test_coupling_chooses_the_sites_that_are_checked(capfd, coupling, sites, units):
+    (finding,) = surveyed(capfd, "-a", "streamed", "--coupling", coupling)
+    assert (finding.outcome, finding.sites, finding.units) == ("pass", sites, units)
+    assert finding.difference <= 1e-12
+
+
+@pytest.mark.parametrize(("dataset", "shape", "classes"), [("digits", [1, 8, 8], 10), ("cifar100", [3, 32, 32], 100)])
+def test_dataset_gives_shape_and_classes(capfd, dataset, shape, classes):
+    (finding,) = surveyed(capfd, "-a", "prunable", "--dataset", dataset)
+    assert (finding.outcome, finding.shape, finding.units) == ("pass", shape, 10)
+    size, first, second = 9 * shape[0], (shape[1] - 2) ** 2, (shape[1] - 4) ** 2
+    dense = 6 * size * first + 4 * (54 + 1) * second + 4 * classes
+    half = 3 * size * first + 2 * (27 + 1) * second + 2 * classes
+    assert finding.keep_macs == half / dense
+
+
+def test_dataset_with_images_too_small_skips_a_network(capfd):
+    (finding,) = surveyed(capfd, "-a", "choosy", "--dataset", "digits")
+    assert (finding.outcome, finding.sites) == ("skipped", 0)
+    assert "needs images of at least 65x65 pixels, these have 8x8" in finding.why
+
+
+def test_dataset_of_a_folder_gives_its_shape_and_classes(capfd, tmp_path):
+    write_folder(tmp_path / "leaves", size=(20, 20))
+    (finding,) = surveyed(capfd, "-a", "prunable", "--dataset", "folder:leaves@16", "--data-dir", str(tmp_path))
+    assert (finding.outcome, finding.shape) == ("pass", [3, 16, 16])
+
+
+def test_help_says_what_coupling_and_dataset_are_for(capsys):
+    _, out, _ = listing(capsys, "--help")
+    text = " ".join(out.split())
+    assert "for sites and archs --check: full adds residual streams" in text
+    assert "for archs --check: in place of the smallest images taken" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--check", "-a", "prunable", "--dataset", "digit"), "did you mean digits"),
+        (("--check", "-a", "prunable", "--coupling", "outer"), "unknown value 'outer': known: full, inner"),
         (("--check", "-a", "resnet65"), "did you mean resnet56"),
         (("--check", "-a", "torchvision:resnet65"), "unknown torchvision model"),
         (("--check", "-a", "file:none.py:f"), "no file none.py"),

@@ -49,6 +49,26 @@ def hangs(shape, num_classes):
     time.sleep(600)
 
 
+class Streamed(nn.Module):
+    """A block on a residual stream."""
+
+    def __init__(self, shape, num_classes):
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(shape[0], 6, 3), nn.Linear(6, num_classes)
+        self.block = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1))
+
+    def forward(self, x):
+        """Stem, block, pooling, classifier."""
+        x = self.stem(x)
+        return self.fc((x + self.block(x)).relu().mean(dim=(2, 3)))
+
+
+@architecture("streamed")
+def streamed(shape, num_classes):
+    """Has a site inside a block, and a stream of 6 units."""
+    return Streamed(shape, num_classes)
+
+
 class Odd(nn.Module):
     """Its output is of another kind than an image's logits."""
 
