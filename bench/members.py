@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.labels import Ledger, Shape
 
@@ -44,8 +44,7 @@ class Trace:
     """What a forward pass of a network told about its layers.
 
     Attributes:
-        network: the copy that was traced: eval mode, float32, on the CPU, modules that offer a ``stand_in()`` replaced
-            by it. Layers are named as in the original.
+        layers: dotted names of all modules in the network's order, as in the original.
         ledger: which labels go together.
         sides: (layer, ``in``, ``out`` or ``both``) -> label of each channel that the layer reads, makes or passes on,
             in the order of the forward pass; not positive where a channel has no unit.
@@ -55,7 +54,7 @@ class Trace:
         work: of operators outside of layers: labels and shape of a tensor, and the MACs for each of its elements.
     """
 
-    network: nn.Module
+    layers: list[str]
     ledger: Ledger
     sides: dict[tuple[str, str], Tensor]
     excitations: set[str]
@@ -68,8 +67,7 @@ class Trace:
 
         Grouped convolutions follow the layer that feeds them, excitations what they scale.
         """
-        names = dict.fromkeys(layer_name(name) for name, _ in self.network.named_modules())
-        return [name for name in names if (name, "out") in self.sides and name not in self.excitations]
+        return [name for name in self.layers if (name, "out") in self.sides and name not in self.excitations]
 
     def fixed(self, layer: str) -> str | None:
         """Why units of ``layer`` cannot be removed; None where nothing in the forward pass speaks against it."""

@@ -89,7 +89,8 @@ class _Tracer(TorchDispatchMode):
 
     def result(self) -> Trace:
         """What was found."""
-        return Trace(self.network, self.ledger, self.sides, self.excitations, self.calls, self.feeds, self.work)
+        layers = list(dict.fromkeys(layer_name(name) for name, _ in self.network.named_modules()))
+        return Trace(layers, self.ledger, self.sides, self.excitations, self.calls, self.feeds, self.work)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
