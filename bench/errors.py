@@ -11,7 +11,7 @@ class BenchError(Exception):
 
     Attributes:
         blame: whose fault it is, one of ``PARTIES``, where the place that raises it knows; else see
-            :func:`bench.blame.culprit`.
+            :func:`bench.runs.blame.culprit`.
     """
 
     exit_code = 1

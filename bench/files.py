@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import struct
 import sys
 import tempfile
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+
+from bench.errors import NoRoom, SetupError
 
 RANGES = hasattr(fcntl, "F_OFD_SETLK")
 """Whether a lock may be a byte of a file and belong to one opening of it (Linux)."""
@@ -143,3 +146,22 @@ _FLOCK = "hhqqi"
 def run_lock(out: Path, name: str) -> Lock:
     """Held by whoever is at the run ``name`` under an output folder."""
     return Lock(out / "checkpoints", name)
+
+
+def require_writable(folder: Path, free_bytes: int) -> None:
+    """Raise SetupError unless files can be written to ``folder``, NoRoom unless it has ``free_bytes`` left."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:
+            probe.write(b"0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise SetupError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from error
+    if free < free_bytes:
+        raise NoRoom(
+            f"{folder} has {free / 2**20:.0f} MiB free, this run may need {free_bytes / 2**20:.0f}: "
+            "make room or choose another folder with --out",
+            free_bytes,
+        )

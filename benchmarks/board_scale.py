@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import record
 from bench.cli.board import FORMATS
-from bench.spec import Budget, Spec
+from bench.records import store
+from bench.spec.spec import Budget, Spec
 
 ROOT = Path(__file__).parent.parent
 KEEPS = (0.75, 0.5, 0.25, 0.1)
@@ -35,8 +35,8 @@ MARKS = {
 
 def template():
     """The text of a real record with a mark for each value that is to vary, as it is hashed and as it is written."""
-    path = next(p for p in record.find(ROOT / "leaderboard" / "records") if p.parent.name == "l1_norm")
-    found = record.load(path)
+    path = next(p for p in store.find(ROOT / "leaderboard" / "records") if p.parent.name == "l1_norm")
+    found = store.load(path)
     found["spec"] |= {"method": "@method@", "arch": "@arch@", "seed": 987654321}
     found["spec"]["budget"]["keep_macs"] = 0.123454321
     found |= {"id": "aaaaaaaaaaaa-s0", "spec_sha256": "a" * 64, "record_sha256": "c" * 64}
@@ -51,7 +51,7 @@ def template():
             timing[key] = [round(sample, 6) for sample in timing[key]]
     body = {key: value for key, value in found.items() if key != "record_sha256"}
     hashed = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return found, hashed, record.to_text(found)
+    return found, hashed, store.to_text(found)
 
 
 def generate(folder, count):
@@ -115,7 +115,7 @@ def main():
         began = time.perf_counter()
         generate(folder, count)
         print(f"wrote {count:,} records in {time.perf_counter() - began:.0f} s under {folder}")
-    print(f"a record is {next(record.find(folder)).stat().st_size / 1024:.0f} KB, load {os.getloadavg()[0]:.1f}")
+    print(f"a record is {next(store.find(folder)).stat().st_size / 1024:.0f} KB, load {os.getloadavg()[0]:.1f}")
     cache = folder / ".board-cache.json"
     for kept in folder.glob(".board-*.json"):
         kept.unlink()

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import torch
 
-from bench.budget import Budget, CostModel, select
-from bench.discovery import find_sites
 from bench.measure import flops
+from bench.pruning.cost_model import Budget, CostModel, select
+from bench.pruning.site_discovery import find_sites
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from chaos_verdict import Log, bench_sweep, sweep_file, undisturbed, verdict
 
-from bench import record
 from bench.errors import BenchError
+from bench.records import store
 from slurm.batch import batches, jobs_folder
 from slurm.devcluster import DevCluster
 from slurm.devcluster.processes import JOB, find
@@ -79,8 +79,8 @@ class _Chaos:
     def unfinished(self) -> set[Path]:
         """Runs without an ``ok`` record; who has one keeps it."""
         for path in self.expected.keys() - self.finished:
-            with suppress(record.RecordError):
-                if record.load(self.out / "records" / path)["status"] == "ok":
+            with suppress(store.RecordError):
+                if store.load(self.out / "records" / path)["status"] == "ok":
                     self.finished.add(path)
         return self.expected.keys() - self.finished
 

@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 import bench
-from bench import record
 from bench.errors import BenchError
-from bench.spec import digest
+from bench.records import store
+from bench.spec.digest import digest
 from slurm import journal
 from slurm.batch import Batch, jobs_folder
 
@@ -67,7 +67,7 @@ def undisturbed(folder: Path, log: Log) -> dict[Path, dict]:
     finally:
         for shard in shards:
             shard.kill()
-    found = {path.relative_to(out / "records"): record.load(path) for path in record.find(out / "records")}
+    found = {path.relative_to(out / "records"): store.load(path) for path in store.find(out / "records")}
     log.say(f"{len(found)} runs undisturbed in {time.monotonic() - began:.0f} s, in {out}")
     return found
 
@@ -87,8 +87,8 @@ def damaged(out: Path, found: dict[Path, dict]) -> list[str]:
             elif path.name == "batch.json":
                 Batch.load(path)
             else:
-                found[path] = entry = record.load(path)
-                if record.seal(entry) != entry:
+                found[path] = entry = store.load(path)
+                if store.seal(entry) != entry:
                     bad.append(f"{path.stem}: its own hash does not hold")
                 for artifact in entry["artifacts"].values() if path.parent.name != "superseded" else ():
                     is_hash(artifact["sha256"], out / "artifacts" / entry["id"] / artifact["file"])
@@ -137,7 +137,7 @@ def verdict(chaos, seconds: float) -> bool:
     check("made twice", twice)
     unequal = []
     for path, entry in ok.items():
-        a, b = record.timeless(entry), record.timeless(chaos.expected[path])
+        a, b = store.timeless(entry), store.timeless(chaos.expected[path])
         if digest(a) != digest(b):
             unequal.append(f"{path.stem}: {', '.join(key for key in a if a[key] != b.get(key))}")
     check("results that differ from the undisturbed ones", unequal)

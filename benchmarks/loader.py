@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.data.files import Files
-from bench.data.stream import Decoder, Stream, cores
+from bench.data.image_files import Files
+from bench.data.image_stream import Decoder, Stream, cores
 
 SHAPE, SHORTER = (3, 224, 224), 256
 SIZE = (500, 375)

@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pandas as pd
 
-from leaderboard.board import build
-from leaderboard.extract import COLUMNS
+from leaderboard.reader.extract import COLUMNS
+from leaderboard.stats.boards import build
 
 SEEDS = 5
 SHARED = 0.3

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from bench.record import find
+from bench.records.store import find
 
 SWEEP = """
 [[runs]]

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import torch
 
-from bench.archs import build
-from bench.discovery import find_sites
-from bench.registry import model_name
+from bench.models.build import build
+from bench.pruning.site_discovery import find_sites
+from bench.spec.registry import model_name
 
 NETWORKS = ("resnet20@32", "resnet56@32", "resnet101@32", "torchvision:densenet201@64", "torchvision:maxvit_t@224")
 

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.api import STATISTICS
-from bench.archs import build
-from bench.budget import CostModel
-from bench.context import Context
-from bench.data import load_training
-from bench.discovery import find_sites
-from bench.environment import device_name, pick_device, pick_precision, place
-from bench.spec import load_recipe
+from bench.data.loading import load_training
+from bench.measure.environment import device_name, pick_device, pick_precision
+from bench.models.build import build
+from bench.models.layout import place
+from bench.pruning.activation_statistics import STATISTICS
+from bench.pruning.cost_model import CostModel
+from bench.pruning.site_discovery import find_sites
+from bench.spec.recipe import load_recipe
+from bench.training.context import Context
 
 
 def main() -> None:

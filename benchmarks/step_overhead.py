@@ -15,18 +15,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.api import Method, Phase
-from bench.archs import build
-from bench.budget import Budget, CostModel
-from bench.context import Context
-from bench.data import load_training
-from bench.discovery import find_sites
-from bench.environment import device_name, pick_device, pick_precision, place
-from bench.masked_model import MaskedModel
+from bench.data.loading import load_training
+from bench.measure.environment import device_name, pick_device, pick_precision
+from bench.models.build import build
+from bench.models.layout import place
 from bench.progress import Progress
-from bench.spec import load_recipe
-from bench.specify import make_method
-from bench.training import Training
+from bench.pruning.cost_model import Budget, CostModel
+from bench.pruning.site_discovery import find_sites
+from bench.runs.method_factory import make_method
+from bench.spec.recipe import load_recipe
+from bench.training.context import Context
+from bench.training.loop import Training
+from bench.training.masked_model import MaskedModel
+from bench.training.method import Method
+from bench.training.plan import Phase
 
 METHODS = {  # name -> method, options, aimed ratio to the dense step
     "ddrop": ("ddrop", {"ramp": "0"}, 1.10),

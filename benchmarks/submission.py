@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import record
+from bench.records import store
 from slurm.batch import Batch, batches
 
 METHODS = ("l1_norm", "l2_norm", "random", "fpgm", "act_mean", "taylor", "ddrop", "apoz", "uniform_thin", "edropout")
@@ -81,9 +81,9 @@ def finish(out: Path, like: dict, folder: Path, done: int) -> None:
     for batch, number in jobs[:done]:
         for key in batch.keys_of(number):
             task = batch.task(key)
-            if not task.base and not (path := record.path_of(out, task.spec)).exists():
+            if not task.base and not (path := store.path_of(out, task.spec)).exists():
                 mine = {"id": key, "spec": task.spec.as_dict(), "spec_sha256": task.spec.sha256}
-                record.write(
+                store.write(
                     path, {**like, **mine, "job": {"cluster": "slurm", "id": batch.jobs[number], "differs": []}}
                 )
     (folder / "queue").write_text("".join(f"{line}\n" for line in queue))
@@ -104,7 +104,7 @@ def main() -> None:
     env = pretend_slurm(folder / "slurm")
     words = ("run", "-m", "l1_norm", "-a", "mlp_40_40", "--epochs", 1, "--finetune-epochs", 1, "-q")
     measured("one run, for its record", env, *words, "--out", folder / "one")
-    like = record.load(next(record.find(folder / "one" / "records")))
+    like = store.load(next(store.find(folder / "one" / "records")))
     words = ("sweep", sweep, "--cluster", "slurm", "--profile", profile, "--out", out)
     measured("sweep --dry-run", env, *words, "--dry-run")
     told = measured("sweep", env, *words)

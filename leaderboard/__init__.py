@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load(path: Path | str, cache: bool = True) -> pd.DataFrame:
-    """The records at or below ``path``, one row each; see :func:`leaderboard.frame.load`."""
-    from leaderboard import frame  # pandas is slow to import, and most commands need none
+    """The records at or below ``path``, one row each; see :func:`leaderboard.reader.frame.load`."""
+    from leaderboard.reader import frame  # pandas is slow to import, and most commands need none
 
     return frame.load(path, cache)

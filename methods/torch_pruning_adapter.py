@@ -13,7 +13,7 @@ import torch_pruning as tp
 
 from bench.api import Method, lacks_scaled_norm, method
 from bench.errors import RunFailed
-from bench.torch_pruning_graph import graph_of
+from bench.pruning.dependency_graph import graph_of
 from methods.papers import FANG2023
 
 

@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import record
 from bench.errors import SetupError
 from bench.files import Lock, write_atomic
-from bench.spec import Recipe, Spec, canonical, decode
+from bench.records import store
+from bench.spec.decode import decode
+from bench.spec.digest import canonical
+from bench.spec.recipe import Recipe
+from bench.spec.spec import Spec
 from slurm.journal import DONE, Journal, Leg, legs_of
 
 FORM = 2
@@ -60,12 +63,12 @@ class Task:
 
     def result(self, out: Path) -> dict[str, Any] | None:
         """The record that this run left behind; None when it is still to be carried out. Not for bases."""
-        path = record.path_of(out, self.spec)
+        path = store.path_of(out, self.spec)
         if not path.is_file():
             return None
         try:
-            found = record.load(path)
-        except record.RecordError:  # somebody has to look at it; no job writes over it
+            found = store.load(path)
+        except store.RecordError:  # somebody has to look at it; no job writes over it
             return {"status": "damaged"}
         stale = found["status"] == "interrupted" or found["record_sha256"] == self.replaces
         return None if stale else found

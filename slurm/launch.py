@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench import environment
-from bench.checkpoint import require_writable
 from bench.errors import SetupError
-from bench.files import Lock
-from bench.pipeline import Options
-from bench.spec import Spec, component
-from bench.specify import make_method, method_digest
+from bench.files import Lock, require_writable
+from bench.measure import environment
+from bench.runs.method_factory import make_method, method_digest
+from bench.runs.pipeline import Options
+from bench.spec.digest import path_component
+from bench.spec.spec import Spec
 from slurm.batch import Batch, Task, base_key, batches, jobs_folder, new_token, trained_bases
 from slurm.clusters import Cluster, Slurm, TooMany, cluster_of
 from slurm.packing import estimates, pack
@@ -255,7 +255,7 @@ def _batch(
         out=options.out.absolute(),
         token=new_token(),
         cluster=request.cluster,
-        title=component(request.title)[:30],
+        title=path_component(request.title)[:30],
         tasks={task.key: task.as_dict() for task in tasks if task.key in keys},
         elements=elements,
         count=count,

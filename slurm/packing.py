@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bench import record
-from bench.spec import Spec
+from bench.records import store
+from bench.spec.spec import Spec
 from slurm.batch import Task
 from slurm.profile import Profile
 
@@ -36,9 +36,9 @@ def pack(
 def estimates(out: Path) -> Callable[[Spec], float | None]:
     """How long a run may take, from the records there are: of the same kind, else of that network and recipe."""
     known: dict[tuple[str, ...], list[float]] = {}
-    for file in record.find(out / "records"):
-        with suppress(record.RecordError):
-            found = record.load(file)
+    for file in store.find(out / "records"):
+        with suppress(store.RecordError):
+            found = store.load(file)
             if found["status"] == "ok":
                 spec = found["spec"]
                 where = (spec["arch"], spec["dataset"], spec["recipe_sha256"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.spec import decode, read_toml
+from bench.spec.decode import decode, read_toml
 
 SIGNAL_SHARE = 1 / 3
 """Largest part of a time limit that the warning before its end may take."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import record
 from bench.errors import SetupError
 from bench.files import run_lock
-from bench.spec import Spec
+from bench.records import store
+from bench.spec.spec import Spec
 from slurm import journal
 from slurm.batch import Batch, base_key, batches, trained_bases
 from slurm.clusters import RUNNING, WAITING, cluster_of, remedy
@@ -157,12 +157,12 @@ def _ask(found: Survey) -> set[str]:
 
 
 def _record(spec: Spec, out: Path) -> dict[str, Any] | None:
-    path = record.path_of(out, spec)
+    path = store.path_of(out, spec)
     if not path.is_file():
         return None
     try:
-        return record.glance(path)
-    except record.RecordError as error:
+        return store.glance(path)
+    except store.RecordError as error:
         damaged = {"error": {"message": str(error)}, "clock": {"seconds": {}}, "job": None}
         return {"status": "damaged", "record_sha256": None, **damaged}
 

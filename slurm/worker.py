@@ -48,8 +48,8 @@ class Worker:
 
     def work(self) -> None:
         """Until every task is done. Raises Requeue when the job is to go on later, KeyboardInterrupt at its end."""
-        import bench.run  # noqa: F401  (takes seconds; a signal in the middle of an import may be lost)
-        from bench.registry import add_plugin
+        import bench.runs.execute  # noqa: F401  (takes seconds; a signal in the middle of an import may be lost)
+        from bench.spec.registry import add_plugin
 
         for file in self.batch.plugins:
             add_plugin(file)
@@ -73,7 +73,7 @@ class Worker:
 
     def _wait_for_room(self, needed: int = ROOM_BYTES) -> bool:
         """While the disk is full, for a while: a run that begins now would be lost; returns whether there is room."""
-        from bench.checkpoint import require_writable
+        from bench.files import require_writable
 
         for attempt in range(ROOM_TRIES):
             try:
@@ -120,8 +120,8 @@ class Worker:
         return again
 
     def _run(self, task: Task, earlier: Sequence[Leg], beside: int) -> dict[str, Any]:
-        from bench.pipeline import Options, label
-        from bench.run import execute, leave_failure, train_base
+        from bench.runs.execute import execute, leave_failure, train_base
+        from bench.runs.pipeline import Options, label
 
         progress = _Progress(label(task.spec), task, self.notes, self.signals, self.reports)
         job = {"cluster": self.batch.cluster, "id": self.place.job, "at_once": beside}
@@ -147,8 +147,8 @@ class Worker:
 
     def _differences(self, task: Task) -> list[str]:
         """What is not as it was at submission, also told in the log."""
-        from bench import environment
-        from bench.specify import make_method, method_digest
+        from bench.measure import environment
+        from bench.runs.method_factory import make_method, method_digest
 
         then = {**self.batch.code, **self.batch.packages, "method": task.method_sha256}
         now = {
@@ -261,7 +261,7 @@ def _no_epoch(stopped: Sequence[Leg], minutes: int | None) -> str:
 
 def _for_later(error: BaseException | None, beside: int) -> str | None:
     """What there was no room for, when that is why a run stopped: it can go on later. The journal's word for it."""
-    from bench.run import crowded, disk_full
+    from bench.runs.execute import crowded, disk_full
 
     while error is not None:
         if disk_full(error) or isinstance(error, NoRoom):

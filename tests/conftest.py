@@ -14,23 +14,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import export, record
 from bench.api import Method
-from bench.archs import build
-from bench.budget import Budget, CostModel
-from bench.context import Context
-from bench.data import Images, TrainingData
-from bench.discovery import find_sites
-from bench.masked_model import MaskedModel
-from bench.measure import latency
-from bench.pipeline import Options
+from bench.data.loading import Images, TrainingData
+from bench.measure import latency, onnx_export
+from bench.models.build import build
 from bench.progress import Progress
-from bench.registry import ARCHS, DATASETS, METHODS, add_plugin
-from bench.run import execute
-from bench.sites import Sites
-from bench.spec import load_recipe
-from bench.specify import make_spec
-from bench.training import Training
+from bench.pruning.cost_model import Budget, CostModel
+from bench.pruning.site_discovery import find_sites
+from bench.pruning.sites import Sites
+from bench.records import store
+from bench.runs.execute import execute
+from bench.runs.method_factory import make_spec
+from bench.runs.pipeline import Options
+from bench.spec.recipe import load_recipe
+from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
+from bench.training.context import Context
+from bench.training.loop import Training
+from bench.training.masked_model import MaskedModel
 
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
     # on processors without AVX-512 small convolutions of oneDNN 3.13 (torch 2.15) write beyond their memory in the
@@ -61,7 +61,7 @@ def _threads_and_seed():
 @pytest.fixture
 def onnx_extra():
     """The packages of the extra ``onnx``, or the test is skipped."""
-    for name in export.PACKAGES:
+    for name in onnx_export.PACKAGES:
         pytest.importorskip(name)
 
 
@@ -192,6 +192,6 @@ def finished(make_run, tmp_path_factory):
             execute(spec, dataclasses.replace(options, out=folder))
             FINISHED[spec.id] = folder
         shutil.copytree(FINISHED[spec.id], options.out, dirs_exist_ok=True)
-        return spec, record.load(record.path_of(options.out, spec)), options
+        return spec, store.load(store.path_of(options.out, spec)), options
 
     return make

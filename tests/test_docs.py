@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import RULES, __version__, environment, record
+from bench import RULES, __version__
 from bench.cli import parser
 from bench.cli.run import make
-from bench.run import execute
+from bench.measure import environment
+from bench.records import store
+from bench.runs.execute import execute
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -46,7 +48,7 @@ def test_commands_parse(command):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.py")), ids=lambda f: f.name)
 def test_examples_run(file, make_run, monkeypatch):
-    from bench.registry import METHODS, add_plugin, scan
+    from bench.spec.registry import METHODS, add_plugin, scan
 
     add_plugin(str(file))
     for entry in scan(file, METHODS.decorators, lambda: None):
@@ -63,7 +65,7 @@ def python_blocks():
 
 @pytest.mark.parametrize("block", list(python_blocks()))
 def test_the_page_on_adding_a_method_is_true(block, make_run, tmp_path):
-    from bench.registry import METHODS, add_plugin, scan
+    from bench.spec.registry import METHODS, add_plugin, scan
 
     file = tmp_path / f"block_{abs(hash(block))}.py"
     file.write_text(block)
@@ -96,13 +98,13 @@ def test_readme_names_the_id_of_its_first_run():
 
 def test_the_page_on_records_names_every_key():
     text = (ROOT / "docs" / "records.md").read_text()
-    assert [key for key in record.FIELDS if not re.search(rf"`{key}[`.]", text)] == []
+    assert [key for key in store.FIELDS if not re.search(rf"`{key}[`.]", text)] == []
 
 
 def test_every_method_has_its_options_on_a_page(plugins):
     import dataclasses
 
-    from bench.registry import METHODS
+    from bench.spec.registry import METHODS
 
     METHODS._plugins.clear()
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "methods").glob("*.md"))

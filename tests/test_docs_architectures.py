@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from networks import half_masks, images
+from support.networks import half_masks, images
 
-from bench import registry
-from bench.archs import build
-from bench.discovery import find_sites
 from bench.measure import flops
-from bench.registry import ARCHS, model_name
-from bench.sites import gate_slice_difference
+from bench.models.build import build
+from bench.pruning.gates import gate_slice_difference
+from bench.pruning.site_discovery import find_sites
+from bench.spec import registry
+from bench.spec.registry import ARCHS, model_name
 
 TEXT = (Path(__file__).parent.parent / "docs" / "architectures.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| (\d+)x(\d+)x(\d+), (\d+) \| ([\d,]+) \| \S", re.M)

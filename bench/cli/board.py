@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import output
 from bench.cli.output import Column
 from bench.errors import UsageError, WordsError
-from bench.registry import unknown
-from bench.text_table import sentences, table
+from bench.spec.registry import unknown
+from leaderboard.render.text_table import sentences, table
 
 if TYPE_CHECKING:
-    from leaderboard.compare import Comparison
-    from leaderboard.frame import Found, Problem
-    from leaderboard.model import Board, Mean
+    from leaderboard.reader.frame import Found, Problem
+    from leaderboard.reader.model import Board, Mean
+    from leaderboard.stats.compare import Comparison
 
 FORMATS = ("text", "markdown", "csv", "json", "latex")
 DEFAULT = Path("results") / "records"
@@ -77,12 +77,12 @@ def board(chosen: argparse.Namespace) -> int:
         return 0
     boards, problems = boards_of(chosen)
     if chosen.site:
-        from bench.cli.site import write
+        from bench.cli.board_site import write
 
         files = write(chosen.site, boards, problems, chosen.path, chosen.verified)
         print(f"{len(files)} files; open {chosen.site / 'index.html'}")
     if chosen.figures:
-        from leaderboard.plates import write_all
+        from leaderboard.figures.figure_list import write_all
 
         for path in write_all(boards, chosen.figures):
             print(path)
@@ -90,8 +90,8 @@ def board(chosen: argparse.Namespace) -> int:
 
 
 def _tables(chosen: argparse.Namespace) -> str:
-    from leaderboard.several import written
-    from leaderboard.tables import whole
+    from leaderboard.render.several import written
+    from leaderboard.render.tables import whole
 
     with _no_collection():
         parts, problems = written(_found(chosen), chosen.format, chosen.keep or (), not chosen.no_cache)
@@ -100,7 +100,7 @@ def _tables(chosen: argparse.Namespace) -> str:
 
 
 def _fitted(text: str, width: int) -> str:
-    """The text of ``leaderboard.tables`` within a terminal's width: no cell of its tables is empty."""
+    """The text of ``leaderboard.render.tables`` within a terminal's width: no cell of its tables is empty."""
     lines, made, k = text.split("\n"), [], 0
     while k < len(lines):
         if k + 1 == len(lines) or not RULE.fullmatch(lines[k + 1]):
@@ -118,7 +118,7 @@ def _fitted(text: str, width: int) -> str:
 
 def compare(chosen: argparse.Namespace) -> int:
     """Print how two rows compare wherever both are."""
-    from leaderboard.compare import compare as compare_rows
+    from leaderboard.stats.compare import compare as compare_rows
 
     found = compare_rows(boards_of(chosen)[0], chosen.a, chosen.b)
     if chosen.json:
@@ -180,7 +180,7 @@ def _about_comparisons(found: Sequence[Comparison], a: str, b: str) -> str:
 
 def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     """The boards that the command asks for; problems are told on stderr. Raises UsageError where there is none."""
-    from leaderboard import board
+    from leaderboard.stats import boards as board
 
     with _no_collection():
         boards, problems = board.boards_of(_found(chosen))
@@ -191,8 +191,8 @@ def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
 
 def _found(chosen: argparse.Namespace) -> Found:
     """What the folder holds of the network and data set that the command asks for."""
-    from leaderboard.extract import COLUMNS
-    from leaderboard.frame import find
+    from leaderboard.reader.extract import COLUMNS
+    from leaderboard.reader.frame import find
 
     found = find(chosen.path, cache=not chosen.no_cache)
     for name, noun in (("dataset", "data set"), ("arch", "network")):
@@ -211,7 +211,7 @@ def _found(chosen: argparse.Namespace) -> Found:
 
 
 def _tell(chosen: argparse.Namespace, made: Sequence[Any], problems: Sequence[Problem]) -> None:
-    from leaderboard.tables import clean
+    from leaderboard.render.tables import clean
 
     for problem in problems:
         print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 from bench.cli import output
 from bench.cli.output import Column
 from bench.errors import UsageError, WordsError
-from bench.registry import METHODS, add_plugin, scan
+from bench.spec.registry import METHODS, add_plugin, scan
 
 
 def add_to(commands: Any) -> None:
@@ -32,7 +32,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.list:
         return _list(chosen)
     names = _names(chosen)
-    from bench.check import Report, Result, examine, selected
+    from bench.conformance.runner import Report, Result, examine, selected
 
     selected(chosen.only)
 
@@ -78,7 +78,7 @@ def _names(chosen: argparse.Namespace) -> list[str]:
 
 
 def _line(result: Any) -> str:
-    from bench.check import CHECKS
+    from bench.conformance.runner import CHECKS
 
     text = f"  {result.outcome:8}{result.name}" + (f": {result.detail}" if result.detail else "")
     return text + (f"\n          why: {CHECKS[result.name].why}" if result.outcome == "FAILED" else "")
@@ -108,8 +108,8 @@ def _list(chosen: argparse.Namespace) -> int:
 
 def listed() -> list[tuple[str, bool, str]]:
     """Name, whether it is mandatory, and reason of each check in order, read from the source: that needs no torch."""
-    folder = Path(__file__).parent.parent / "check"
-    package = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    folder = Path(__file__).parent.parent / "conformance"
+    package = ast.parse((folder / "runner.py").read_text(encoding="utf-8"))
     parts = next(node.value for node in package.body if isinstance(node, ast.Assign) and _target(node) == "PARTS")
     found = []
     for module in (node.id for node in ast.walk(parts) if isinstance(node, ast.Name) and node.id != "part"):

@@ -9,19 +9,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import __version__, record
+from bench import __version__
 from bench.cli import output
 from bench.cli.output import Column
 from bench.cli.run import whole
 from bench.cli.show import find_one
 from bench.errors import BenchError, UsageError, WordsError
+from bench.records import store
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.data import ImageSet
-    from bench.export import Exported
-    from bench.stored import Stored
+    from bench.data.loading import ImageSet
+    from bench.measure.onnx_export import Exported
+    from bench.runs.artifacts import Stored
 
 
 def add_to(commands: Any) -> None:
@@ -52,17 +53,17 @@ def export(chosen: argparse.Namespace) -> int:
     """Write the files; returns the exit code."""
     import torch
 
-    from bench.export import require, require_free, to_onnx
-    from bench.registry import add_plugin
-    from bench.stored import NETWORKS, Stored
-    from leaderboard.summary import busy_note
+    from bench.measure.onnx_export import require, require_free, to_onnx
+    from bench.runs.artifacts import NETWORKS, Stored
+    from bench.spec.registry import add_plugin
+    from leaderboard.render.summary import busy_note
 
     if chosen.batch == 0:
         raise WordsError("--batch 0: at least 1")
     require()
     for file in chosen.plugin:
         add_plugin(file)
-    found = record.load(find_one(chosen.run, chosen.out))
+    found = store.load(find_one(chosen.run, chosen.out))
     if found["status"] != "ok":
         raise UsageError(f"export {found['id']}: that run {found['status']}, it left no network")
     paths = {name: chosen.onnx for name in NETWORKS if chosen.which in (name, "both")}
@@ -150,8 +151,8 @@ def _time(
     import numpy as np
     import torch
 
-    from bench.export import load
     from bench.measure.latency import eager, interleaved
+    from bench.measure.onnx_export import load
 
     cpu, shape, layout = torch.device("cpu"), stored.shape, stored.layout
     bound = [bind for name in networks for bind in (eager(networks[name], shape, cpu, layout), load(done[name].path))]

@@ -24,7 +24,7 @@ def add_to(commands: Any) -> None:
 def lint(chosen: argparse.Namespace) -> int:
     """Print the findings; exit 1 when there are any."""
     import leaderboard
-    from leaderboard.lint import check
+    from leaderboard.lint.check import check
 
     for path in chosen.paths:
         if not path.is_file():

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import record
 from bench.cli import output
 from bench.cli.output import Column
 from bench.cli.run import add_machine, whole
 from bench.cli.show import find_one
 from bench.errors import UsageError
+from bench.records import store
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.stored import Stored
+    from bench.runs.artifacts import Stored
 
 
 COLUMNS = (
@@ -45,10 +45,10 @@ def measure(chosen: argparse.Namespace) -> int:
     """Time dense and final network of each record, in turns; returns the exit code."""
     import torch
 
-    from bench.environment import pick_device
     from bench.measure import latency
-    from bench.registry import add_plugin
-    from bench.stored import Stored
+    from bench.measure.environment import pick_device
+    from bench.runs.artifacts import Stored
+    from bench.spec.registry import add_plugin
 
     latency.require(chosen.runtimes)
     for file in chosen.plugin:
@@ -56,7 +56,7 @@ def measure(chosen: argparse.Namespace) -> int:
     device = pick_device(chosen.device)
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    asked = [record.load(find_one(run, chosen.out)) for run in chosen.runs]
+    asked = [store.load(find_one(run, chosen.out)) for run in chosen.runs]
     for found in asked:
         if found["status"] != "ok":
             raise UsageError(f"measure {found['id']}: that run {found['status']}, it left no network")
@@ -85,7 +85,7 @@ def _networks(stored: Stored) -> tuple[nn.Module, nn.Module, str]:
 
     Weights change no step of what is timed, so networks of the recorded widths do as well.
     """
-    from bench.stored import Absent
+    from bench.runs.artifacts import Absent
 
     try:
         return stored.dense(), stored.final(), "stored"
@@ -95,8 +95,8 @@ def _networks(stored: Stored) -> tuple[nn.Module, nn.Module, str]:
 
 def _show(found: Mapping[str, Any], weights: str, timings: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
     """Print what was measured here and what the record says."""
-    from bench.spec import Spec
-    from leaderboard.summary import busy_note
+    from bench.spec.spec import Spec
+    from leaderboard.render.summary import busy_note
 
     spec, cost = Spec.from_dict(found["spec"]), found["cost"]
     recorded = {(t["runtime"], t["batch"]): t for t in found["latency"]}

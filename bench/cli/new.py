@@ -11,9 +11,9 @@ from typing import Any
 
 from bench.cli import output
 from bench.errors import SetupError, UsageError, WordsError
-from bench.registry import METHODS
+from bench.spec.registry import METHODS
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 KINDS = ("importance", "regularizer", "method")
 
 

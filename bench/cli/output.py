@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from bench.text_table import Column, sentences, table
+from leaderboard.render.text_table import Column, sentences, table
 
 CONTINUED = " \\"
 """Ends a line of a command that continues on the next."""

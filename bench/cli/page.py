@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.cli import output
 from bench.errors import RunFailed, WordsError
-from bench.registry import ROOT, add_plugin
+from bench.spec.registry import ROOT, add_plugin
 
 
 def add_to(commands: Any) -> None:
@@ -28,21 +28,21 @@ def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     if bool(chosen.name) + chosen.write + chosen.check != 1:
         raise WordsError("page: give one of NAME, --write and --check")
-    from bench import pages
+    from bench.cli import method_page
 
     for file in chosen.plugin:
         add_plugin(file)
     if chosen.name:
-        block = pages.marked(name.strip() for name in chosen.name.split(","))
+        block = method_page.marked(name.strip() for name in chosen.name.split(","))
         if chosen.json:
             output.print_json({"block": block})
         else:
             output.print_data(f"{block}\n")
         return 0
-    changed, missing = pages.stale(chosen.dir), pages.missing(chosen.dir)
+    changed, missing = method_page.stale(chosen.dir), method_page.missing(chosen.dir)
     wrong = [f"{name} has no page: put <!-- generated: {name} --> on one" for name in missing]
     if chosen.write:
-        pages.write(changed)
+        method_page.write(changed)
     if chosen.json:
         output.print_json({"changed": [os.path.relpath(page) for page in changed], "missing": list(missing)})
     else:

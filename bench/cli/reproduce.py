@@ -10,20 +10,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import RULES, record, replay
-from bench import reproduce as claims
+from bench import RULES
 from bench.cli import output
 from bench.cli import run as run_command
 from bench.cli.output import Column
 from bench.cli.show import find_one
 from bench.errors import RunFailed, SetupError, UsageError, WordsError
-from bench.registry import add_plugin, unknown
-from bench.reproduce import Claim, Group, Record, Result, Verdict
-from bench.spec import Spec
-from bench.text_table import sentences, table
+from bench.records import store
+from bench.runs import rerun
+from bench.spec.registry import add_plugin, unknown
+from bench.spec.spec import Spec
+from leaderboard.published import targets as claims
+from leaderboard.published.targets import Claim, Group, Record, Result, Verdict
+from leaderboard.render.text_table import sentences, table
+from leaderboard.stats.intervals import Prediction, other_seeds, predict, top1
 
 if TYPE_CHECKING:
-    from bench.pipeline import Options
+    from bench.runs.pipeline import Options
 
 
 ABOUT = 110
@@ -135,12 +138,12 @@ def _asked(words: list[str]) -> argparse.Namespace:
 
 def _records(name: str, specs: list[Spec], options: Options) -> list[Record]:
     """The records of the runs that finished; missing ones are run, failures told on stderr."""
-    from bench.run import execute
+    from bench.runs.execute import execute
 
     found: list[Record] = []
     for spec in specs:
-        path = record.path_of(options.out, spec)
-        finished = path.is_file() and record.load(path)["status"] == "ok"
+        path = store.path_of(options.out, spec)
+        finished = path.is_file() and store.load(path)["status"] == "ok"
         try:
             found.append(execute(spec, dataclasses.replace(options, retry=options.retry and not finished)))
         except RunFailed as error:
@@ -221,15 +224,15 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
     """Run a record's specification again and compare; returns the exit code."""
     if chosen.only or chosen.seeds:
         raise WordsError("--only and --seeds are for target files: a record is one run")
-    given = record.load(path)
+    given = store.load(path)
     if given["status"] != "ok":
         raise UsageError(f"{path}: that run {given['status']}, there is nothing to compare with")
-    if not record.intact(given):
+    if not store.intact(given):
         print(f"bench: note: {path} is not what was hashed: it was changed after it was written", file=sys.stderr)
-    words = replay.words(given, like=str(path))
+    words = rerun.words(given, like=str(path))
     if Spec.from_dict(given["spec"]).sha256 != given["spec_sha256"]:
-        raise record.RecordError(f"record {path}: spec_sha256 is not the hash of its specification")
-    asked, wanted = _asked(words), replay.today(given)
+        raise store.RecordError(f"record {path}: spec_sha256 is not the hash of its specification")
+    asked, wanted = _asked(words), rerun.today(given)
     spec = run_command.make(asked, given["spec"]["seed"])
     if spec.sha256 != wanted.sha256:
         raise UsageError(f"{path}: here its specification is {spec.id}, not {given['id']} ({_other(wanted, spec)})")
@@ -239,30 +242,30 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
         output.print_command(_line(words, chosen), chosen)
         return 0
     _use_machine(path, asked, chosen)
-    from bench.run import execute
+    from bench.runs.execute import execute
 
     print(f"bench: {spec.id} again, in {chosen.out}", file=sys.stderr)
     if given["spec"]["rules"] != RULES:
-        print(f"bench: note: {given['id']} was made with {replay.made_with(given)}", file=sys.stderr)
+        print(f"bench: note: {given['id']} was made with {rerun.made_with(given)}", file=sys.stderr)
     new = execute(spec, run_command.options_of(chosen))
-    expected = replay.predict(given, replay.beside(path, given))
+    expected = predict(given, other_seeds(path, given))
     found = {
         "record": str(path),
-        "replay": str(record.path_of(chosen.out, spec)),
+        "replay": str(store.path_of(chosen.out, spec)),
         "prediction": dataclasses.asdict(expected),
-        "record_inside": expected.holds(replay.top1(given)),
-        "replay_inside": expected.holds(replay.top1(new)),
-        "was": replay.measures(given),
-        "is": replay.measures(new),
-        "parts_that_differ": replay.parts_that_differ(given, new),
-        "versions_that_differ": [*replay.versions_that_differ(given, new)],
+        "record_inside": expected.holds(top1(given)),
+        "replay_inside": expected.holds(top1(new)),
+        "was": rerun.measures(given),
+        "is": rerun.measures(new),
+        "parts_that_differ": rerun.parts_that_differ(given, new),
+        "versions_that_differ": [*rerun.versions_that_differ(given, new)],
     }
     if chosen.json:
         output.print_json(found)
     else:
         output.print_table(REPLAY, _replay_rows(found), chosen)
         output.print_text(_replay_text(found, expected), chosen)
-    if not found["replay_inside"] and replay.top1(new) != replay.top1(given):
+    if not found["replay_inside"] and top1(new) != top1(given):
         raise RunFailed(f"final top-1 of the replay is outside of {expected}; of honest replays 1 in 20 is")
     return 0
 
@@ -278,7 +281,7 @@ def _use_machine(path: Path, asked: argparse.Namespace, chosen: argparse.Namespa
                 f"--{flag} {value}: {path} was made with {recorded}, and so is its replay; "
                 "for another run use bench run"
             )
-    from bench.environment import pick_device
+    from bench.measure.environment import pick_device
 
     try:
         pick_device(chosen.device)
@@ -297,8 +300,8 @@ def _other(wanted: Spec, spec: Spec) -> str:
 
 def _fresh(path: Path, given: Record, spec: Spec, out: Path) -> Path:
     """``out``, or a folder in it where the record itself lies there."""
-    there = record.path_of(out, spec)
-    own = there.is_file() and record.load(there)["record_sha256"] == given["record_sha256"]
+    there = store.path_of(out, spec)
+    own = there.is_file() and store.load(there)["record_sha256"] == given["record_sha256"]
     return out / "replays" if own or path.resolve().is_relative_to(out.resolve()) else out
 
 
@@ -309,7 +312,7 @@ def _replay_rows(found: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _replay_text(found: dict[str, Any], expected: replay.Prediction) -> str:
+def _replay_text(found: dict[str, Any], expected: Prediction) -> str:
     lines = [f"\n95 % prediction of final top-1: {expected}"]
     for name in ("record", "replay"):
         lies = "inside" if found[f"{name}_inside"] else f"OUTSIDE, as 1 in 20 honest {name}s does"

@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import record
-from bench.cli import cluster, output, runs
+from bench.cli import output, runs, submit
 from bench.errors import RunFailed, UsageError, WordsError
-from bench.planned import planned_spec
-from bench.registry import ARCHS, DATASETS, add_plugin, model_name
+from bench.records import store
+from bench.runs.planned_spec import planned_spec
+from bench.spec.registry import ARCHS, DATASETS, add_plugin, model_name
 
 if TYPE_CHECKING:
-    from bench.pipeline import Options
-    from bench.spec import Budget, Spec
+    from bench.runs.pipeline import Options
+    from bench.spec.spec import Budget, Spec
 
 DEFAULT_KEEP_MACS = 0.5
 RECIPE_OF = {"cifar10": "cifar", "cifar100": "cifar", "fashion_mnist": "mnist", "kmnist": "mnist"}
@@ -66,23 +66,21 @@ def add_to(commands: Any) -> None:
     where.add_argument(
         "--dry-run", action="store_true", help="print the specification and the record's path, run nothing"
     )
-    cluster.add_cluster(p, default="inline")
+    submit.add_cluster(p, default="inline")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
-    cluster.require_sense(chosen)
+    submit.require_sense(chosen)
     for file in chosen.plugin:
         add_plugin(file)
     seeds = parse_seeds(chosen.seeds)
     specs = [make(chosen, seed) for seed in seeds]
     if chosen.cluster != "inline":
-        return cluster.submit(
-            chosen, specs, options_of(chosen), chosen.method, ("ok", "failed") if chosen.retry else ()
-        )
+        return submit.submit(chosen, specs, options_of(chosen), chosen.method, ("ok", "failed") if chosen.retry else ())
     if chosen.dry_run:
         for spec in specs:
-            planned = {"id": spec.id, "record": str(record.path_of(chosen.out, spec)), "spec": spec.as_dict()}
+            planned = {"id": spec.id, "record": str(store.path_of(chosen.out, spec)), "spec": spec.as_dict()}
             output.print_json(planned)
         return 0
     _say_what_was_not_asked(chosen, specs[0])
@@ -91,12 +89,12 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _carry_out(chosen: argparse.Namespace, specs: list[Spec]) -> int:
     """Run one after the other in this process; what failed is named and the rest is run."""
-    from bench.run import execute
+    from bench.runs.execute import execute
 
     options = options_of(chosen)
     records, failures = [], []
     for spec in specs:
-        path = record.path_of(chosen.out, spec)
+        path = store.path_of(chosen.out, spec)
         before = None if chosen.retry else runs.done_before(path)
         try:
             done = execute(spec, options)
@@ -124,7 +122,7 @@ def _carry_out(chosen: argparse.Namespace, specs: list[Spec]) -> int:
 
 def _result(spec: Spec, done: dict[str, Any], path: Path, width: int | None) -> str:
     """What is printed of a run that is done."""
-    from leaderboard.summary import summary
+    from leaderboard.render.summary import summary
 
     budget = f", keeping {spec.budget}" if spec.budget else ""
     title = f"\n{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}{budget}"
@@ -143,13 +141,14 @@ def _say_what_was_not_asked(chosen: argparse.Namespace, spec: Spec) -> None:
 
 def make(chosen: argparse.Namespace, seed: int) -> Spec:
     """The specification that the command line asks for; raises UsageError."""
-    from bench.spec import load_recipe, method_names
+    from bench.spec.recipe import load_recipe
+    from bench.spec.registry import method_names
 
     method_names(chosen.method)
     arch = model_name(chosen.arch)
     ARCHS.require(arch)
     if chosen.dataset.startswith("folder:"):
-        from bench.data import resolve
+        from bench.data.loading import resolve
 
         chosen.dataset, chosen.data_dir = resolve(chosen.dataset, chosen.data_dir)
     else:
@@ -170,7 +169,7 @@ def make(chosen: argparse.Namespace, seed: int) -> Spec:
     planned = planned_spec(*asked) if chosen.dry_run else None
     if planned is not None:
         return planned
-    from bench.specify import make_spec
+    from bench.runs.method_factory import make_spec
 
     return make_spec(*asked)
 
@@ -186,7 +185,7 @@ def recipe_of(chosen: argparse.Namespace) -> str:
     """Name of the default recipe of the data set that is asked for."""
     if not chosen.dataset.startswith("folder:"):
         return default_recipe(chosen.dataset)
-    from bench.data import find
+    from bench.data.loading import find
     from bench.progress import Progress
 
     cache = None if chosen.dry_run else chosen.out / "cache"
@@ -196,7 +195,7 @@ def recipe_of(chosen: argparse.Namespace) -> str:
 
 def make_budget(chosen: argparse.Namespace) -> Budget | None:
     """The budget that the command line asks for, None for ``--native``; raises UsageError."""
-    from bench.spec import Budget
+    from bench.spec.spec import Budget
 
     asked = {"--keep-macs": chosen.keep_macs, "--keep-params": chosen.keep_params, "--like": chosen.like}
     given = [flag for flag, value in asked.items() if value is not None] + ["--native"] * chosen.native
@@ -209,8 +208,8 @@ def make_budget(chosen: argparse.Namespace) -> Budget | None:
     widths = None
     if chosen.like is not None:
         try:
-            like = record.load(Path(chosen.like))
-        except record.RecordError as error:
+            like = store.load(Path(chosen.like))
+        except store.RecordError as error:
             raise UsageError(f"--like: {error}") from error
         if like["status"] != "ok":
             raise UsageError(f"--like {chosen.like}: that run {like['status']}")
@@ -279,7 +278,7 @@ def add_machine(parser: Any) -> None:
 
 def options_of(chosen: argparse.Namespace) -> Options:
     """Where and how, as :func:`add_places` asked it."""
-    from bench.pipeline import Options
+    from bench.runs.pipeline import Options
 
     names = [field.name for field in dataclasses.fields(Options)]
     return Options(**{name: getattr(chosen, name) for name in names if hasattr(chosen, name)})

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import record
 from bench.cli import output
 from bench.cli.output import Column
+from bench.records import store
 
 COLUMNS = (
     *(Column("id", drop=1), Column("method", wrap=True), Column("arch", drop=2), Column("data set", drop=3)),
@@ -22,7 +22,7 @@ COLUMNS = (
 
 def list_runs(chosen: argparse.Namespace) -> int:
     """Print the records below ``--out``, sorted by what was run; those that cannot be read are named on stderr."""
-    from leaderboard.frame import find
+    from leaderboard.reader.frame import find
 
     folder = chosen.out / "records"
     found = find(folder, cache=False) if folder.is_dir() else None
@@ -40,7 +40,7 @@ def list_runs(chosen: argparse.Namespace) -> int:
 
 
 def _named(row: Sequence[Any]) -> Any:
-    from leaderboard.extract import as_record
+    from leaderboard.reader.extract import as_record
 
     return as_record(row)
 
@@ -94,8 +94,8 @@ def done_before(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        found = record.load(path)
-    except record.RecordError:
+        found = store.load(path)
+    except store.RecordError:
         return None  # carrying the run out says what is wrong with it
     if found["status"] != "ok":
         return None
@@ -104,7 +104,7 @@ def done_before(path: Path) -> str | None:
 
 def over_seeds(records: Sequence[Mapping[str, Any]]) -> str:
     """Mean of final top-1 over several seeds with its 95 % interval, as a board computes it."""
-    from leaderboard.statistics import QUANTUM, interval
+    from leaderboard.stats.statistics import QUANTUM, interval
 
     images = records[0]["metrics"]["final"]["examples"]
     wrong = [round((1 - each["metrics"]["final"]["top1"]) * images) for each in records]

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import record
 from bench.cli import output
 from bench.errors import UsageError
+from bench.records import store
 
 SHOWN = 8
 """Records of one name that an error lists."""
@@ -37,17 +37,17 @@ def add_to(commands: Any) -> None:
 
 def show(chosen: argparse.Namespace) -> int:
     """Print one record."""
-    from bench import replay
-    from leaderboard.summary import details
+    from bench.runs import rerun
+    from leaderboard.render.summary import details
 
-    found = record.load(find_one(chosen.run, chosen.out))
+    found = store.load(find_one(chosen.run, chosen.out))
     if chosen.json:
-        output.print_data(record.to_text(found))
+        output.print_data(store.to_text(found))
         return 0
     print(details(found, output.limit(chosen)))
-    output.print_text(f"\nmade with: {replay.made_with(found)}", chosen)
+    output.print_text(f"\nmade with: {rerun.made_with(found)}", chosen)
     try:
-        output.print_command(replay.command(found), chosen, "again: ")
+        output.print_command(rerun.command(found), chosen, "again: ")
     except UsageError as error:
         output.print_text(f"no command makes it here: {error}", chosen)
     return 0
@@ -55,8 +55,8 @@ def show(chosen: argparse.Namespace) -> int:
 
 def verify(chosen: argparse.Namespace) -> int:
     """Check records; exit 1 when one does not hold."""
-    from bench.registry import add_plugin
-    from bench.verify import verify_file
+    from bench.runs.verify import verify_file
+    from bench.spec.registry import add_plugin
 
     for file in chosen.plugin:
         add_plugin(file)
@@ -64,9 +64,7 @@ def verify(chosen: argparse.Namespace) -> int:
     for root in roots:
         if not root.exists():
             raise UsageError(f"verify {root}: no such file or folder")
-    results = {
-        str(path): verify_file(path, chosen.out, chosen.data_dir) for root in roots for path in record.find(root)
-    }
+    results = {str(path): verify_file(path, chosen.out, chosen.data_dir) for root in roots for path in store.find(root)}
     if chosen.json:
         output.print_json({path: [vars(c) for c in checks] for path, checks in results.items()})
     else:
@@ -82,7 +80,7 @@ def find_one(text: str, out: Path) -> Path:
     """The record's file that ``text`` names, a path or (the start of) an id; raises UsageError."""
     if Path(text).is_file():
         return Path(text)
-    matches = [p for p in record.find(out / "records") if p.stem.startswith(text) and "superseded" not in p.parts]
+    matches = [p for p in store.find(out / "records") if p.stem.startswith(text) and "superseded" not in p.parts]
     if not matches:
         raise UsageError(f"{text}: no record of that name under {out / 'records'}; give a file, or its folder as --out")
     if len(matches) > 1:

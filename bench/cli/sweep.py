@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bench import record
-from bench.cli import cluster
 from bench.cli import run as run_command
+from bench.cli import submit
 from bench.errors import RunFailed, UsageError
-from bench.registry import add_plugin
-from bench.sweep import load_sweep, shard
+from bench.records import store
+from bench.spec.registry import add_plugin
+from bench.spec.sweep import load_sweep, shard
 
 if TYPE_CHECKING:
-    from bench.spec import Spec
+    from bench.spec.spec import Spec
 
 
 def add_to(commands: Any) -> None:
@@ -29,19 +29,19 @@ def add_to(commands: Any) -> None:
     p.add_argument("--retry", dest="again", choices=("failed",), help="also the runs that failed or were lost")
     where = run_command.add_places(p)
     where.add_argument("--dry-run", action="store_true", help="print what would be submitted, submit nothing")
-    cluster.add_cluster(p, default=None)
+    submit.add_cluster(p, default=None)
 
 
 def sweep(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
-    cluster.require_sense(chosen)
+    submit.require_sense(chosen)
     for file in chosen.plugin:
         add_plugin(file)
     specs = specs_of(chosen.sweep, chosen)
     if chosen.cluster == "inline":
         return _inline(chosen, specs)
     retry = [chosen.again] if chosen.again else []
-    return cluster.submit(chosen, specs, run_command.options_of(chosen), chosen.sweep.stem, retry)
+    return submit.submit(chosen, specs, run_command.options_of(chosen), chosen.sweep.stem, retry)
 
 
 def specs_of(path: Path, chosen: argparse.Namespace) -> list[Spec]:
@@ -84,19 +84,19 @@ class _Words(argparse.ArgumentParser):
 
 def _inline(chosen: argparse.Namespace, specs: list[Spec]) -> int:
     """One after the other in this process; what failed is told and the rest goes on."""
-    from bench.run import execute
+    from bench.runs.execute import execute
 
     options = run_command.options_of(chosen)
     failures = []
     for number, spec in enumerate(specs, 1):
-        path = record.path_of(options.out, spec)
+        path = store.path_of(options.out, spec)
         if chosen.dry_run:
             print(f"{spec.id}  {path}")
             continue
         try:
-            finished = path.is_file() and record.load(path)["status"] == "ok"
+            finished = path.is_file() and store.load(path)["status"] == "ok"
             done = execute(spec, dataclasses.replace(options, retry=bool(chosen.again) and not finished))
-        except (RunFailed, UsageError, record.RecordError) as error:  # such as a budget that cannot be met
+        except (RunFailed, UsageError, store.RecordError) as error:  # such as a budget that cannot be met
             print(f"bench: error: {spec.id}: {error}", file=sys.stderr)
             failures.append(spec.id)
             continue

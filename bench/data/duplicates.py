@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.data.cache import Cache
-from bench.data.files import THREADS, Files
+from bench.data.image_files import THREADS, Files
 from bench.errors import SetupError
 
 COMPARED = 4096

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.errors import ARCHITECTURE, RunFailed
-from bench.parameters import copied, plain
+from bench.models.shared_parameters import copied, plain
 
 with warnings.catch_warnings():  # fvcore uses torch.jit.script, which torch has deprecated
     warnings.simplefilter("ignore")
@@ -109,7 +109,7 @@ def _counted_copy(network: nn.Module) -> nn.Module:
     """A copy in the situation that is counted. It is frozen: torch's counter fails on a view of a parameter that
     requires a gradient (an expanded class token)."""
     counted = plain(copied(network).float().cpu()).requires_grad_(False)
-    if hasattr(type(counted), "every_output"):  # a network of several outputs, see bench.archs.logits
+    if hasattr(type(counted), "every_output"):  # a network of several outputs, see bench.models.logits
         vars(counted)["every_output"] = True
     return counted
 

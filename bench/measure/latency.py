@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import export
-from bench.environment import LAYOUT, device_name, laid_out, place
-from bench.registry import unknown
+from bench.measure import onnx_export
+from bench.measure.environment import device_name
+from bench.models.layout import LAYOUT, laid_out, place
+from bench.spec.registry import unknown
 
 WARMUP_S, MEASURE_S = 0.5, 2.0
 ROUNDS = (20, 300)
@@ -38,25 +39,25 @@ class Runtime:
     package: str
     layout: str | None
     device: torch.device | None
-    load: Callable[[nn.Module, tuple[int, ...], torch.device, str], export.Bind]
+    load: Callable[[nn.Module, tuple[int, ...], torch.device, str], onnx_export.Bind]
     require: Callable[[], object]
 
 
-def eager(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str = LAYOUT) -> export.Bind:
-    """``network`` itself, layer by layer: eval mode, float32, in a memory format of ``environment.LAYOUTS``."""
+def eager(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str = LAYOUT) -> onnx_export.Bind:
+    """``network`` itself, layer by layer: eval mode, float32, in a memory format of ``bench.models.layout.LAYOUTS``."""
     placed = place(network, device, layout).float().eval()
     return lambda x: partial(placed, laid_out(x, layout))
 
 
-def _onnxruntime(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str) -> export.Bind:
-    model = export.convert(network, shape)
-    export.check_onnx(model, network, shape)
-    return export.load(model)
+def _onnxruntime(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str) -> onnx_export.Bind:
+    model = onnx_export.convert(network, shape)
+    onnx_export.check_onnx(model, network, shape)
+    return onnx_export.load(model)
 
 
 RUNTIMES = {
     "eager": Runtime("torch", None, None, eager, lambda: None),
-    "onnxruntime": Runtime("onnxruntime", "channels_first", torch.device("cpu"), _onnxruntime, export.require),
+    "onnxruntime": Runtime("onnxruntime", "channels_first", torch.device("cpu"), _onnxruntime, onnx_export.require),
 }
 
 
@@ -90,7 +91,7 @@ def compare(
     return [_compare(bound, torch.rand(batch, *shape, device=device), runtime, layout) for batch in batches]
 
 
-def _compare(bound: list[export.Bind], x: torch.Tensor, runtime: str, layout: str) -> dict[str, Any]:
+def _compare(bound: list[onnx_export.Bind], x: torch.Tensor, runtime: str, layout: str) -> dict[str, Any]:
     samples = interleaved([bind(x) for bind in bound], x.device)
     rounds = len(samples)
     median = np.median(samples, axis=0)

@@ -3,9 +3,9 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from bench import files as module
 from bench.files import Lock, write_atomic
@@ -158,7 +158,7 @@ def test_lock_is_waited_for(tmp_path):
 
 def test_lock_dies_with_its_process(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path), "a"]
-    root = Path(__file__).parents[2]
+    root = ROOT
     holder = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"

@@ -6,8 +6,8 @@ from torch import nn
 
 from bench.api import PRUNE, Budget, Method, Phase
 from bench.errors import Unsupported
-from bench.run import execute
-from bench.specify import make_method
+from bench.runs.execute import execute
+from bench.runs.method_factory import make_method
 from methods.controls import Dense, Dropout, Random, Slimming, UniformThin, UniformThinLong
 
 

@@ -4,22 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import half_masks
+from support.networks import half_masks
 from torch import nn
 from torch.nn import functional as F
 
 from bench.api import PRUNE, Phase
-from bench.archs import build
-from bench.archs.dropnet import ConvNet
-from bench.budget import Budget
-from bench.data import Images, TrainingData
-from bench.discovery import find_sites
+from bench.data.loading import Images, TrainingData
 from bench.errors import UsageError
-from bench.pipeline import Options
-from bench.run import execute
-from bench.sites import gate_slice_difference
-from bench.spec import load_recipe
-from bench.specify import make_spec
+from bench.models.build import build
+from bench.models.dropnet_net import ConvNet
+from bench.pruning.cost_model import Budget
+from bench.pruning.gates import gate_slice_difference
+from bench.pruning.site_discovery import find_sites
+from bench.runs.execute import execute
+from bench.runs.method_factory import make_spec
+from bench.runs.pipeline import Options
+from bench.spec.recipe import load_recipe
 from methods.dropnet import DropNet
 
 CIFAR = Path("data/cifar-10-batches-py")

@@ -6,14 +6,14 @@ from itertools import product
 
 import pytest
 import torch
-from networks import in_forwards
+from support.networks import in_forwards
 from torch import nn
 from torch.nn import functional as F
 
 from bench.api import Phase
-from bench.archs import build
-from bench.discovery import find_sites
-from bench.sites import gate_slice_difference
+from bench.models.build import build
+from bench.pruning.gates import gate_slice_difference
+from bench.pruning.site_discovery import find_sites
 from methods.edropout import EDropout, cross, donors, energy_loss, mutate
 
 

@@ -5,14 +5,14 @@ import signal
 
 import pytest
 
-from bench import record
 from bench.cli import main
 from bench.errors import UsageError
-from bench.registry import METHODS
-from bench.run import execute
-from bench.specify import make_method
-from bench.training import Training
-from bench.verify import verify_file
+from bench.records import store
+from bench.runs.execute import execute
+from bench.runs.method_factory import make_method
+from bench.runs.verify import verify_file
+from bench.spec.registry import METHODS
+from bench.training.loop import Training
 
 PENALTIES = ("l1l2", "group_lasso", "l1_penalty", "l2_penalty")
 SPECTRAL = ("spectral", "spectral_energy")
@@ -89,7 +89,7 @@ def run(made, verify=False):
     spec, options = made
     done = execute(spec, options)
     if verify:
-        checks = verify_file(record.path_of(options.out, spec), options.out, options.data_dir)
+        checks = verify_file(store.path_of(options.out, spec), options.out, options.data_dir)
         assert [c.outcome for c in checks] == ["ok"] * 8, checks
     return done
 
@@ -166,7 +166,7 @@ def test_a_run_interrupted_after_every_epoch_is_the_run_that_was_not(make_run, t
             except KeyboardInterrupt:
                 stops += 1
     assert stops == 6  # after both epochs of the base and of the method, the prune, the end
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)
 
 
 @pytest.mark.usefixtures("make_run")  # its data set, and latency in a moment
@@ -174,11 +174,11 @@ def test_13_2_like_takes_the_widths_of_another_record(capsys, tmp_path):
     small = ["--dataset", "tiny8", "--recipe", "synthetic", "--epochs", "0", "--finetune-epochs", "0", "-q"]
     assert said(capsys, tmp_path, "-m", "fpgm", "--keep-macs", "0.3", "--ranking", "global", *small)[0] == 0
     (path,) = tmp_path.glob("records/**/*.json")
-    profile = record.load(path)["structure"]["widths"]
+    profile = store.load(path)["structure"]["widths"]
     assert said(capsys, tmp_path, "-m", "random", "--like", path, *small)[0] == 0
     (other,) = set(tmp_path.glob("records/**/random/*.json"))
-    done = record.load(other)
+    done = store.load(other)
     assert done["structure"]["widths"] == profile
     assert done["spec"]["budget"]["widths"] == [after for _, after in profile.values()]
-    assert done["structure"]["masks_sha256"] != record.load(path)["structure"]["masks_sha256"]
+    assert done["structure"]["masks_sha256"] != store.load(path)["structure"]["masks_sha256"]
     assert main(["verify", "--out", str(tmp_path)]) == 0

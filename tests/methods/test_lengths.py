@@ -1,11 +1,11 @@
 """Methods are short: what a method needs beyond its equations belongs into the context."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-METHODS = Path(__file__).parents[2] / "methods"
+METHODS = ROOT / "methods"
 
 
 def statements(node: ast.AST) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.api import Phase
-from bench.specify import make_method
+from bench.runs.method_factory import make_method
 
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from networks import SHAPE, images, made
+from support.networks import SHAPE, images, made
 from torch import nn
 
 from bench.api import Method, Phase
-from bench.discovery import find_sites
-from bench.run import execute
+from bench.pruning.site_discovery import find_sites
+from bench.runs.execute import execute
 from methods.penalties import VARIANTS, GroupLasso, L1Penalty, L2Penalty, PseudoNorm, ratio, sizes
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)

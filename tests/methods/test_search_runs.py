@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from bench import record
 from bench.cli import main
-from bench.run import execute
-from bench.training import Training
-from bench.verify import verify_file
+from bench.records import store
+from bench.runs.execute import execute
+from bench.runs.verify import verify_file
+from bench.training.loop import Training
 
 GLOBAL_80 = [80, 64, 52, 42, 34, 28, 23, 19, 16, 13, 11, 9, 8]
 LAYER_40 = [40, 32, 26, 21, 17, 14, 12, 10, 8, 7, 6, 5, 4]
@@ -24,7 +24,7 @@ def verified(made):
     """The record of a run, after ``bench verify`` found nothing wrong with it."""
     spec, options = made
     done = execute(spec, options)
-    checks = verify_file(record.path_of(options.out, spec), options.out, options.data_dir)
+    checks = verify_file(store.path_of(options.out, spec), options.out, options.data_dir)
     assert [c.outcome for c in checks] == ["ok"] * 8, checks
     assert done["structure"]["gate_slice_difference"] <= 1e-4
     return done
@@ -183,7 +183,7 @@ def test_stopped_after_every_epoch_and_resumed_equals_uninterrupted(
 
     whole = verified(made("whole"))
     done, stops = stopped_everywhere(made("stopped"), monkeypatch)
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)
     assert stops > len(whole["curve"])
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.api import Phase
-from bench.run import execute
+from bench.runs.execute import execute
 from methods.spectral import Spectral, SpectralEnergy
 from methods.transforms import SpectralDropout, dct, dht, fold, matrix
 

@@ -8,15 +8,15 @@ import dataclasses
 import pytest
 import torch
 import torch_pruning as tp
-from networks import SHAPE, conv, head, hooks_of, images, made, randomised
+from support.networks import SHAPE, conv, head, hooks_of, images, made, randomised
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bench.archs.vgg import VGG
 from bench.errors import RunFailed
-from bench.registry import METHODS
-from bench.run import execute
-from bench.torch_pruning_graph import graph_of
+from bench.models.vgg import VGG
+from bench.pruning.dependency_graph import graph_of
+from bench.runs.execute import execute
+from bench.spec.registry import METHODS
 from methods.torch_pruning_adapter import FromImages
 
 NAMES = sorted(name for name in METHODS.entries() if name.startswith("tp_"))

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from bench.api import Method, importance, method
-from bench.archs import architecture
-from bench.data import dataset
+from bench.data.loading import dataset
+from bench.models.build import architecture
 
 
 @importance("divides")

@@ -3,8 +3,8 @@
 import numpy as np
 from torch import nn
 
-from bench.archs import architecture
-from bench.data import dataset
+from bench.data.loading import dataset
+from bench.models.build import architecture
 
 
 @dataset("tiny", shape=(3, 32, 32), classes=10, sizes=(160, 40))

@@ -6,7 +6,7 @@ import time
 import torch
 from torch import nn
 
-from bench.archs import architecture
+from bench.models.build import architecture
 
 
 @architecture("prunable")

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bench.archs import architecture
+from bench.models.build import architecture
 
 
 class Bessel(nn.Sequential):

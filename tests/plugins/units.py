@@ -1,8 +1,8 @@
 """A network whose units are several channels each."""
 
-from networks import all_kinds
+from support.networks import all_kinds
 
-from bench.archs import architecture
+from bench.models.build import architecture
 
 
 @architecture("all_kinds")

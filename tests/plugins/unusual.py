@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.archs import architecture
+from bench.models.build import architecture
 
 
 def conv(inp, out):

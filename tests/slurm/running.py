@@ -6,12 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-from bench import record
+from support.paths import PLUGINS
+
+from bench.records import store
 from slurm.batch import batches, jobs_folder
 from slurm.journal import Leg, legs_of
 from slurm.states import survey
 
-PLUGINS = Path(__file__).parent.parent / "plugins"
 TINY = ("--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic", "--set", "batch_size=32")
 TINY += ("--set", "latency_batch=4", "--set", "recalibrate=2", "--threads", "1")
 KNOWN = ("--plugin", str(PLUGINS / "small.py"), "--plugin", str(PLUGINS / "sleepy.py"))
@@ -74,7 +75,7 @@ def epochs(out) -> int:
 
 def records(out) -> dict[str, dict]:
     """Run -> its record."""
-    return {file.stem: record.load(file) for file in record.find(out / "records")}
+    return {file.stem: store.load(file) for file in store.find(out / "records")}
 
 
 def only_record(out) -> dict | None:

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from bench import record
 from bench.errors import RunFailed, SetupError, UsageError
-from bench.registry import METHODS
-from bench.run import execute, train_base
-from bench.spec import Budget, load_recipe
-from bench.specify import make_spec
+from bench.records import store
+from bench.runs.execute import execute, train_base
+from bench.runs.method_factory import make_spec
+from bench.spec.recipe import load_recipe
+from bench.spec.registry import METHODS
+from bench.spec.spec import Budget
 from slurm.batch import Batch, Task, base_key, batches, jobs_folder, new_token, trained_bases
 from slurm.journal import Journal
 
@@ -220,8 +221,8 @@ def test_a_failed_run_is_finished_and_an_interrupted_one_is_not(make_run):
     with pytest.raises(RunFailed):
         execute(spec, options)
     assert Task(spec).finished(options.out)
-    path = record.path_of(options.out, spec)
-    path.write_text(record.to_text(record.seal(record.load(path) | {"status": "interrupted"})))
+    path = store.path_of(options.out, spec)
+    path.write_text(store.to_text(store.seal(store.load(path) | {"status": "interrupted"})))
     assert not Task(spec).finished(options.out)
 
 

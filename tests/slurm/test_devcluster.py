@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from waiting import until
+from support.waiting import until
 
 from bench.errors import SetupError, UsageError
 from slurm.devcluster import DevCluster, __main__, packages

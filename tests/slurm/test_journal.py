@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.paths import ROOT
 
 from slurm import journal
 from slurm.journal import (
@@ -27,7 +28,6 @@ from slurm.journal import (
     legs_of,
 )
 
-ROOT = Path(__file__).parents[2]
 ENDS = (DONE, "failed", PREEMPTED, TIMED_OUT, TERMINATED)
 KEYS = ("some-s0", "some-s1", "some-s10")
 

@@ -4,15 +4,16 @@ import threading
 from dataclasses import replace
 
 import pytest
-from cluster_in_memory import Cluster
-from records import ended, finished
+from support.cluster_in_memory import Cluster
+from support.records import ended, finished
 
-from bench import record
 from bench.errors import SetupError
-from bench.pipeline import Options
-from bench.run import leave_failure
-from bench.spec import Budget, load_recipe
-from bench.specify import make_spec
+from bench.records import store
+from bench.runs.execute import leave_failure
+from bench.runs.method_factory import make_spec
+from bench.runs.pipeline import Options
+from bench.spec.recipe import load_recipe
+from bench.spec.spec import Budget
 from slurm import launch, states
 from slurm.batch import Batch, Task, base_key, batches, jobs_folder
 from slurm.clusters import RUNNING, WAITING, TooMany
@@ -59,8 +60,8 @@ def leave(out, spec, status="ok"):
         leave_failure(spec, Options(out=out), SetupError("no data"), None)
     else:
         made = finished(spec, 60.0) if status == "ok" else ended(status, spec, "stopped")
-        record.write(record.path_of(out, spec), made)
-    return record.load(record.path_of(out, spec))["record_sha256"]
+        store.write(store.path_of(out, spec), made)
+    return store.load(store.path_of(out, spec))["record_sha256"]
 
 
 def trained(out, spec, name="some_base"):

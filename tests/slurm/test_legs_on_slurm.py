@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from bench import record
+from bench.records import store
 from tests.slurm.running import KNOWN, bench, epochs, legs, only_record, profile, sleepy, status, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -25,7 +25,7 @@ def undisturbed(tmp_path_factory):
 
 def _comparable(one):
     """A record without its times, without how long the method slept, and without what somebody is editing."""
-    found = record.timeless(one)
+    found = store.timeless(one)
     spec = {key: value for key, value in found["spec"].items() if key != "config"}
     hidden = ("spec", "spec_sha256", "id", "artifacts", "code")
     files = {name: one["sha256"] for name, one in found["artifacts"].items()}

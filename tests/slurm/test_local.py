@@ -12,19 +12,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from waiting import until
+from support.paths import ROOT
+from support.waiting import until
 
 from bench.errors import SetupError
-from bench.spec import Budget, load_recipe
-from bench.specify import make_spec
+from bench.runs.method_factory import make_spec
+from bench.spec.recipe import load_recipe
+from bench.spec.spec import Budget
 from slurm import clusters
 from slurm.batch import Batch, Task, batches, new_token
 from slurm.clusters import RUNNING, Debug, Local, cluster_of
 from slurm.place import job_lock
 from slurm.profile import Profile
 from slurm.states import LOST, WAITING, survey
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import record
-from bench.run import execute
-from bench.spec import Budget, load_recipe
-from bench.specify import make_spec
+from bench.records import store
+from bench.runs.execute import execute
+from bench.runs.method_factory import make_spec
+from bench.spec.recipe import load_recipe
+from bench.spec.spec import Budget
 from slurm.batch import Task
 from slurm.packing import estimates, pack
 from slurm.profile import Profile
@@ -80,7 +81,7 @@ def recorded(make_run, tmp_path):
             made |= {"id": spec.id, "spec": spec.as_dict(), "spec_sha256": spec.sha256, "status": status}
             made["error"] = None if status == "ok" else {"type": "X", "message": "x", "traceback": []}
             made["clock"]["seconds"] = {"train": seconds - 1.0, "method": 0.0, "measure": 1.0}
-            record.write(record.path_of(out, spec), made)
+            store.write(store.path_of(out, spec), made)
 
     return leave
 
@@ -108,7 +109,7 @@ def test_only_finished_records_count_and_damaged_ones_do_no_harm(recorded, make_
     recorded(out, {("l1_norm", 0): 10})
     recorded(out, {("l1_norm", 1): 900}, status="failed")
     recorded(out, {("l1_norm", 2): 900}, status="interrupted")
-    record.path_of(out, make_run(seed=3)[0]).write_text("{")
+    store.path_of(out, make_run(seed=3)[0]).write_text("{")
     assert estimates(out)(make_run()[0]) == 10
 
 

@@ -1,16 +1,16 @@
 """Profiles: every form of a time, wrong keys and values, and those that come with the suite."""
 
 import math
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.paths import ROOT
 
 from bench.errors import UsageError
 from slurm.profile import Profile, load_profile
 
-SHIPPED = sorted((Path(__file__).parents[2] / "slurm" / "profiles").glob("*.toml"))
+SHIPPED = sorted((ROOT / "slurm" / "profiles").glob("*.toml"))
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from cluster_in_memory import Cluster
-from records import SPEC, finished
+from support.cluster_in_memory import Cluster
+from support.records import SPEC, finished
 
-from bench import record
-from bench.pipeline import Options
+from bench.records import store
+from bench.runs.pipeline import Options
 from slurm import journal, launch, states
 from slurm.batch import batches
 from slurm.launch import Request, submit
@@ -43,7 +43,7 @@ def sweep(slurm, tmp_path):
                     notes.saved(key, epoch, 9)
                 notes.end(key, how)
             spec = batch.task(key).spec
-            record.write(record.path_of(tmp_path, spec), finished(spec))
+            store.write(store.path_of(tmp_path, spec), finished(spec))
         del slurm.alive[job]
     return specs
 

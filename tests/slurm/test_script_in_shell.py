@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from script_tools import batch_of
+from support.script_tools import batch_of
 
 from slurm import script as scripts
 from slurm.clusters import Slurm

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from script_tools import batch_of, flags
+from support.script_tools import batch_of, flags
 
 from bench.errors import SetupError
 from slurm import clusters

@@ -3,15 +3,16 @@
 import time
 
 import pytest
-from records import ended, finished
+from support.records import ended, finished
 
-from bench import record
 from bench.errors import SetupError
 from bench.files import run_lock
-from bench.pipeline import Options
-from bench.run import leave_failure
-from bench.spec import Budget, load_recipe
-from bench.specify import make_spec
+from bench.records import store
+from bench.runs.execute import leave_failure
+from bench.runs.method_factory import make_spec
+from bench.runs.pipeline import Options
+from bench.spec.recipe import load_recipe
+from bench.spec.spec import Budget
 from slurm import states
 from slurm.batch import Batch, Task, new_token
 from slurm.clusters import RUNNING, WAITING
@@ -65,8 +66,8 @@ def leave(out, spec, status="ok", seconds=12.0, replaced=False):
     else:
         made = finished(spec, seconds) if status == "ok" else ended(status, spec, "stopped")
         made["clock"] |= {"at": time.time()}
-        record.write(record.path_of(out, spec), made, replace=replaced)
-    return record.load(record.path_of(out, spec))["record_sha256"]
+        store.write(store.path_of(out, spec), made, replace=replaced)
+    return store.load(store.path_of(out, spec))["record_sha256"]
 
 
 def submitted(out, *elements, jobs, cluster="slurm", replaces=None, when="2026-01-01T00:00:00+00:00"):
@@ -130,7 +131,7 @@ def test_a_failed_run_says_why(tmp_path, slurm):
 def test_a_damaged_record_is_told(tmp_path, slurm):
     spec = spec_of()
     leave(tmp_path, spec)
-    record.path_of(tmp_path, spec).write_text("{")
+    store.path_of(tmp_path, spec).write_text("{")
     found = only(tmp_path, spec)
     assert found.state == FAILED
     assert "not JSON" in found.detail

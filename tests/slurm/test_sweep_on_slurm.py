@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import record
+from bench.records import store
 from tests.slurm.running import TINY, bench, epochs, legs, only_record, profile, records, sleepy, status, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -34,8 +34,8 @@ def test_24_runs_as_arrays_over_four_nodes_are_those_of_this_process(slurm_env, 
     bench(*words, "--cluster", "inline", "--out", tmp_path / "inline")
     here, there = records(tmp_path / "inline"), records(out)
     assert len(there) == 24
-    assert {name: record.timeless(one) for name, one in there.items()} == {
-        name: record.timeless(one) for name, one in here.items()
+    assert {name: store.timeless(one) for name, one in there.items()} == {
+        name: store.timeless(one) for name, one in here.items()
     }
     assert {one["job"]["cluster"] for one in there.values()} == {"slurm"}
     (array,) = {one["job"]["id"].partition("_")[0] for one in there.values()}

@@ -1,9 +1,9 @@
 """Fixtures: a folder of images, and streams."""
 
 import pytest
-from image_folders import write_folder
+from support.image_folders import write_folder
 
-from bench.data import registered
+from bench.data import registration
 
 
 @pytest.fixture
@@ -15,4 +15,4 @@ def folder(tmp_path):
 @pytest.fixture
 def streaming(monkeypatch):
     """Every data set of files is too large to keep."""
-    monkeypatch.setattr(registered, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(registration, "IN_MEMORY_BYTES", 0)

@@ -6,12 +6,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from image_folders import resolved, save, write_folder
 from PIL import Image
+from support.image_folders import resolved, save, write_folder
 
-from bench.data import files, load_test, load_training
+from bench.data import image_files
 from bench.data.cache import Cache
-from bench.data.files import class_folders, decode, inspect, inspected
+from bench.data.image_files import class_folders, decode, inspect, inspected
+from bench.data.loading import load_test, load_training
 from bench.errors import SetupError
 from bench.progress import Progress
 
@@ -89,7 +90,7 @@ def test_such_an_image_ends_the_loading_in_memory_and_streamed(tmp_path, monkeyp
     root = write_folder(tmp_path / "deep", size=(24, 24))
     REFUSED[name][0](root / "test/dog" / name)
     if streamed:
-        monkeypatch.setattr("bench.data.registered.IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("bench.data.registration.IN_MEMORY_BYTES", 0)
     with pytest.raises(SetupError, match=f"test/dog/{name}: "):
         load_training(*resolved(root, 16), False, 0, CPU)
 
@@ -123,8 +124,8 @@ def test_files_checked_by_older_rules_are_checked_again(tmp_path, monkeypatch):
     pillow(root / "train/dog/x.png", values(255), np.uint16)
     listed, _ = class_folders(root, "train")
     with monkeypatch.context() as older:
-        older.setattr(files, "DECODING", "1")
-        older.setattr(files, "inspect", lambda path: (24, 24, False))
+        older.setattr(image_files, "DECODING", "1")
+        older.setattr(image_files, "inspect", lambda path: (24, 24, False))
         inspected(listed, "train", cache, Progress("", quiet=True))
     with pytest.raises(SetupError, match=r"train/dog/x.png: 16 bits"):
         inspected(listed, "train", cache, Progress("", quiet=True))
@@ -145,9 +146,9 @@ def test_an_image_above_pillows_own_limit_is_decoded(tmp_path):
 def test_an_image_of_too_many_pixels_is_named_with_the_limit(tmp_path, monkeypatch, streamed):
     root = write_folder(tmp_path / "large")
     found = load_training(*resolved(root, 8), False, 0, CPU)
-    monkeypatch.setattr(files, "MOST_PIXELS", 2000)
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 2000)
     if streamed:
-        monkeypatch.setattr("bench.data.registered.IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("bench.data.registration.IN_MEMORY_BYTES", 0)
     save(root / "test/cat/big.png", size=(50, 41))
     said = r"test/cat/big.png: 50x41 pixels, and an image may have 2,000; scale it down"
     for load in (

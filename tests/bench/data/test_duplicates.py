@@ -4,12 +4,13 @@ import shutil
 
 import pytest
 import torch
-from image_folders import CLASSES, resolved, save, write_folder
+from support.image_folders import CLASSES, resolved, save, write_folder
 
-from bench.data import duplicates, find, load_training
+from bench.data import duplicates
 from bench.data.cache import Cache
 from bench.data.duplicates import require_apart, require_one_class_each
-from bench.data.files import class_folders
+from bench.data.image_files import class_folders
+from bench.data.loading import find, load_training
 from bench.errors import SetupError
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def test_one_image_in_two_classes_is_found(tmp_path):
 @pytest.fixture(params=["in memory", "streamed"])
 def both_ways(request, monkeypatch):
     if request.param == "streamed":
-        monkeypatch.setattr("bench.data.registered.IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("bench.data.registration.IN_MEMORY_BYTES", 0)
 
 
 @pytest.mark.parametrize("copy", ["test/dog/other_name.png", "test/newt/other_class.png", "test/dog/upper.PNG"])

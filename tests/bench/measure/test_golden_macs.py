@@ -1,12 +1,12 @@
 """Known networks: what is counted now, what was counted when the table was written, what others say they cost."""
 
 import math
-from pathlib import Path
 
 import pytest
-from golden_macs import NAMES, OWN, TORCHVISION, golden, markdown, measured, shape_of, weights
+from support.golden_macs import NAMES, OWN, TORCHVISION, golden, markdown, measured, shape_of, weights
+from support.paths import ROOT
 
-PAGE = Path(__file__).parents[3] / "docs" / "measuring.md"
+PAGE = ROOT / "docs" / "measuring.md"
 GOLDEN = golden()
 LARGE = 60_000_000
 PUBLISHED = [f"torchvision:{name}" for name in TORCHVISION]

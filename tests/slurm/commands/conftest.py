@@ -7,11 +7,11 @@ import sys
 from contextlib import suppress
 
 import pytest
-from command_tools import ROOT, jobs_below
+from support.command_tools import ROOT, jobs_below
 
-from bench.cli import cluster, main
+from bench.cli import main, submit
 from bench.measure import latency
-from bench.registry import ARCHS, DATASETS, METHODS
+from bench.spec.registry import ARCHS, DATASETS, METHODS
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,8 @@ def _environment(monkeypatch, tmp_path):
     """Names given by --plugin are known for one test only, and nothing is found in the folder one is in."""
     for registry in (METHODS, ARCHS, DATASETS):
         monkeypatch.setattr(registry, "_plugins", {})
-    monkeypatch.setattr("bench.registry.PLUGINS", [])
-    monkeypatch.setattr(cluster, "PLUGINS", sys.modules["bench.registry"].PLUGINS)
+    monkeypatch.setattr("bench.spec.registry.PLUGINS", [])
+    monkeypatch.setattr(submit, "PLUGINS", sys.modules["bench.spec.registry"].PLUGINS)
     for name in [name for name in os.environ if name.startswith(("SLURM", "SUBMITIT"))]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("COLUMNS", raising=False)  # which Python's readline sets

@@ -7,17 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cluster_in_memory import Cluster
-from command_tools import DIGITS, PLUGINS, write
-from records import finished
+from support.cluster_in_memory import Cluster
+from support.command_tools import DIGITS, PLUGINS, write
+from support.records import finished
 
-from bench import record
-from bench.cli import cluster, parser
+from bench.cli import parser, submit
 from bench.cli import sweep as sweep_command
 from bench.errors import SetupError
-from bench.pipeline import Options
-from bench.registry import ARCHS, DATASETS, METHODS
-from bench.run import leave_failure
+from bench.records import store
+from bench.runs.execute import leave_failure
+from bench.runs.pipeline import Options
+from bench.spec.registry import ARCHS, DATASETS, METHODS
 from slurm import launch, states
 from slurm.batch import batches
 from slurm.clusters import RUNNING, WAITING
@@ -29,7 +29,7 @@ def slurm(monkeypatch):
     for module in (launch, states):
         monkeypatch.setattr(module, "cluster_of", lambda name: fake)
     monkeypatch.setattr(launch, "Slurm", Cluster)
-    monkeypatch.setattr(cluster, "POLL_S", 0.01)
+    monkeypatch.setattr(submit, "POLL_S", 0.01)
     return fake
 
 
@@ -47,7 +47,7 @@ def sweep(slurm, bench, tmp_path):
 
 def leave(out, spec, seconds=60.0):
     """The record of a finished run."""
-    record.write(record.path_of(out, spec), finished(spec, seconds))
+    store.write(store.path_of(out, spec), finished(spec, seconds))
 
 
 def test_what_is_told_of_a_submission(sweep, slurm, tmp_path):
@@ -157,7 +157,7 @@ def test_status_lists_what_changed_since_submission(sweep, bench, tmp_path):
     for spec, differs in ((one, ["method: was a, is b", "numpy: was 1, is 2"]), (two, [])):
         job = {"cluster": "slurm", "id": "1", "at_once": 1, "legs": 1, "differs": differs}
         job |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
-        record.write(record.path_of(tmp_path / "out", spec), finished(spec) | {"job": job})
+        store.write(store.path_of(tmp_path / "out", spec), finished(spec) | {"job": job})
     text = bench("status", "some.toml", "--out", tmp_path / "out")[1]
     (line,) = [line for line in text.splitlines() if line.startswith("changed since submission: ")]
     assert one.id in line
@@ -238,7 +238,7 @@ def test_waiting_tells_what_changes_and_ends_with_the_last_job(sweep, slurm, mon
             for spec in sweep.specs[3:]:
                 leave(out, spec)
 
-    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=pause))
     code, text, err = sweep("--wait")
     assert code == 0
     assert len(pauses) == 4
@@ -253,7 +253,7 @@ def test_waiting_tells_what_changes_and_ends_with_the_last_job(sweep, slurm, mon
 
 
 def test_waiting_ends_when_jobs_are_lost_and_says_so(sweep, slurm, monkeypatch):
-    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=lambda seconds: slurm.alive.clear()))
+    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=lambda seconds: slurm.alive.clear()))
     code, text, err = sweep("--wait")
     assert code == 1
     assert err.splitlines()[-1] == "bench: error: 5 of 5 runs are not done: 5 lost"
@@ -270,7 +270,7 @@ def test_waiting_goes_on_while_the_cluster_is_silent(sweep, slurm, monkeypatch, 
             for spec in sweep.specs:
                 leave(tmp_path / "out", spec)
 
-    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=pause))
     assert sweep("--wait")[0] == 0
     assert pauses == [False, True, True]
 
@@ -279,7 +279,7 @@ def test_ctrl_c_while_waiting_says_how_to_end_the_jobs(sweep, slurm, bench, monk
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=interrupt))
+    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=interrupt))
     code, _, err = sweep("--wait")
     assert code == 130
     told = err.splitlines()[-1]

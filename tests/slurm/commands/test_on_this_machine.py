@@ -9,10 +9,10 @@ import subprocess
 import threading
 
 import pytest
-from command_tools import DIGITS, PLUGINS, TINY, jobs_below, write
-from waiting import until
+from support.command_tools import DIGITS, PLUGINS, TINY, jobs_below, write
+from support.waiting import until
 
-from bench import record
+from bench.records import store
 from slurm.batch import batches, legs
 from slurm.clusters import Local
 from slurm.journal import legs_of
@@ -36,7 +36,7 @@ def finish(process):
 
 
 def records(out):
-    found = [record.load(file) for file in record.find(out / "records")]
+    found = [store.load(file) for file in store.find(out / "records")]
     return {one["id"]: one for one in found}
 
 
@@ -49,8 +49,8 @@ def test_a_sweep_on_this_machine_leaves_the_records_of_one_in_this_process(start
     assert code == 0, err
     done, expected = records(local), records(inline)
     assert len(done) == 5
-    assert {key: record.timeless(one) for key, one in done.items()} == {
-        key: record.timeless(one) for key, one in expected.items()
+    assert {key: store.timeless(one) for key, one in done.items()} == {
+        key: store.timeless(one) for key, one in expected.items()
     }
     assert {(one["job"]["cluster"], one["job"]["legs"], one["job"]["at_once"]) for one in done.values()} == {
         ("local", 1, 2)

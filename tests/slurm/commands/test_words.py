@@ -5,10 +5,10 @@ import json
 import re
 
 import pytest
-from command_tools import DIGITS, write
-from records import SPEC, ended, finished
+from support.command_tools import DIGITS, write
+from support.records import SPEC, ended, finished
 
-from bench import record
+from bench.records import store
 
 
 def test_status_before_anything(bench, tmp_path):
@@ -123,10 +123,10 @@ def test_status_shows_runs_that_were_never_submitted(bench, tmp_path):
     spec = SPEC
     for seed in (0, 1):
         own = dataclasses.replace(spec, seed=seed)
-        record.write(record.path_of(tmp_path, own), finished(own))
+        store.write(store.path_of(tmp_path, own), finished(own))
     failed, other = (dataclasses.replace(spec, seed=seed) for seed in (2, 3))
-    record.write(record.path_of(tmp_path, failed), ended(spec=failed))
-    record.write(tmp_path / "records" / "elsewhere" / f"{other.id}.json", finished(other))
+    store.write(store.path_of(tmp_path, failed), ended(spec=failed))
+    store.write(tmp_path / "records" / "elsewhere" / f"{other.id}.json", finished(other))
     code, out, err = bench("status", "--out", tmp_path, "--json")
     assert (code, err) == (0, "")
     assert {key: n for key, n in json.loads(out)["counts"].items() if n} == {"done": 2, "failed": 1}

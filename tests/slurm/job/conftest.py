@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from job_tools import LOCAL
+from support.job_tools import LOCAL
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from job_tools import batch_of, found, has_record, legs
+from support.job_tools import batch_of, found, has_record, legs
 
-from bench import pipeline, record
-from bench.run import execute
-from bench.training import Training
+from bench.records import store
+from bench.runs import pipeline
+from bench.runs.execute import execute
+from bench.training.loop import Training
 from slurm import place as places
 from slurm import worker as workers
 from slurm.batch import Task
@@ -47,7 +48,7 @@ def test_job_stops_at_a_checkpoint_when_no_epoch_would_fit(make_run, tmp_path, c
             assert legs(batch.out, spec)[-1].ended == "timed out"
             assert clock.s - began >= 2 * 60 * clock.minutes  # what fits is done
     done = found(batch.out, spec)
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)
     assert done["job"].items() >= {"legs": len(codes), "timeouts": len(codes) - 1}.items()
     assert len(codes) in (4, 5)  # 7 epochs of the base and one of the run, two or three in a leg
 

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import image_folders
 import pytest
-from job_tools import PLUGINS, batch_of, found, legs
+from support import image_folders
+from support.job_tools import PLUGINS, batch_of, found, legs
 
-from bench import record
-from bench.data import resolve
+from bench.data.loading import resolve
 from bench.errors import RunFailed
+from bench.records import store
 from slurm.batch import Task
 from slurm.job import Job
 from slurm.journal import Journal
@@ -62,7 +62,7 @@ def test_a_budget_that_cannot_be_met_leaves_a_failed_record(make_run, tmp_path):
 
 def test_a_method_that_is_gone_leaves_a_failed_record(make_run, tmp_path):
     gone, fine = make_run("nan_scores")[0], make_run()[0]
-    from bench.registry import METHODS
+    from bench.spec.registry import METHODS
 
     METHODS._plugins.pop("nan_scores")
     batch = batch_of(tmp_path, Task(gone), fine, plugins=(str(PLUGINS / "small.py"),))
@@ -83,7 +83,7 @@ def test_a_base_that_fails_is_told_by_every_run_that_needs_it(make_run, tmp_path
 
 def test_a_damaged_record_costs_the_other_runs_nothing(make_run, tmp_path):
     damaged, fine = make_run("l1_norm")[0], make_run("random")[0]
-    path = record.path_of(tmp_path, damaged)
+    path = store.path_of(tmp_path, damaged)
     path.parent.mkdir(parents=True)
     path.write_text("{")
     Job(batch_of(tmp_path, damaged, fine).file, 0)()

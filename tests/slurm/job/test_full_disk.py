@@ -8,11 +8,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from full_disk import FAULTS, Disk
-from job_tools import batch_of, found, has_record, legs
+from support.full_disk import FAULTS, Disk
+from support.job_tools import batch_of, found, has_record, legs
 
-from bench import record
-from bench.run import execute
+from bench.records import store
+from bench.runs.execute import execute
 from slurm import worker as workers
 from slurm.batch import Task, claim, trained_bases
 from slurm.job import Job
@@ -39,8 +39,8 @@ def disk_of(monkeypatch, tmp_path):
 def require_whole(out):
     """Every file is whole: no part is left, texts can be read, hashes are right."""
     assert not list(out.rglob("*.part"))
-    for path in record.find(out / "records"):
-        assert record.intact(record.load(path))
+    for path in store.find(out / "records"):
+        assert store.intact(store.load(path))
     for path in (out / "bases").glob("*.json"):
         facts = json.loads(path.read_text())
         assert facts["sha256"] == hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest()
@@ -50,7 +50,7 @@ def require_whole(out):
 def whole(make_run, tmp_path):
     """The run, and its record on a disk with room."""
     spec, options = make_run("ddrop", out=tmp_path / "whole")
-    return spec, record.timeless(execute(spec, options))
+    return spec, store.timeless(execute(spec, options))
 
 
 def fill_and_make_room(disk_of, tmp_path, whole, fault, number):
@@ -61,7 +61,7 @@ def fill_and_make_room(disk_of, tmp_path, whole, fault, number):
     assert Job(batch.file, 0)() == 0
     assert disk.pauses == 3
     done = found(out, spec)
-    assert record.timeless(done) == expected
+    assert store.timeless(done) == expected
     assert [leg.ended for leg in legs(out, spec)] == ["disk full", "done"]
     assert done["job"].items() >= {"legs": 2, "kills": 0, "timeouts": 0}.items()
     require_whole(out)
@@ -131,7 +131,7 @@ def test_disk_that_stays_full_ends_the_job_and_status_names_it(make_run, disk_of
     disk.full = False
     assert "is full" not in "; ".join(survey([spec, other], batch.out).problems)
     assert Job(batch.file, 0)() == 0
-    assert record.timeless(found(batch.out, spec)) == expected
+    assert store.timeless(found(batch.out, spec)) == expected
     assert found(batch.out, other)["status"] == "ok"
     require_whole(batch.out)
 

@@ -3,11 +3,11 @@
 import signal
 from dataclasses import replace
 
-import image_folders
 import pytest
-from job_tools import batch_of, found, legs, stop_at
+from support import image_folders
+from support.job_tools import batch_of, found, legs, stop_at
 
-from bench.data import resolve
+from bench.data.loading import resolve
 from slurm import job as jobs
 from slurm.job import Job
 from slurm.place import AGAIN, Place

@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 
 import pytest
-from job_tools import PLUGINS, ROOT, batch_of, found, legs
-from waiting import until
+from support.job_tools import PLUGINS, ROOT, batch_of, found, legs
+from support.waiting import until
 
-from bench import record
-from bench.run import execute
+from bench.records import store
+from bench.runs.execute import execute
 from slurm.batch import base_key
 from slurm.place import job_lock
 
@@ -19,7 +19,7 @@ from slurm.place import job_lock
 @pytest.fixture
 def workers(make_run, tmp_path, monkeypatch):
     """Starts jobs as processes, whose runs wait in their second epoch for the gate to be opened."""
-    from bench.registry import add_plugin
+    from bench.spec.registry import add_plugin
 
     monkeypatch.setenv("GATE", str(tmp_path / "gate"))
     add_plugin(str(PLUGINS / "patient.py"))
@@ -78,4 +78,4 @@ def test_what_a_killed_job_was_at_is_taken_over_by_the_one_that_waits(make_run, 
     assert done["job"].items() >= {"id": other, "legs": 2, "kills": 1}.items()
     assert done["clock"]["resumes"] == 1
     whole = execute(spec, replace(options, out=tmp_path / "whole"))
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)

@@ -4,12 +4,13 @@ import signal
 from dataclasses import replace
 
 import pytest
-from job_tools import batch_of, found, has_record, legs, stop_at
+from support.job_tools import batch_of, found, has_record, legs, stop_at
 
-from bench import environment, record
 from bench.errors import RunFailed
-from bench.run import execute
-from bench.training import Training
+from bench.measure import environment
+from bench.records import store
+from bench.runs.execute import execute
+from bench.training.loop import Training
 from slurm.batch import Task
 from slurm.clusters import RUNNING, Local
 from slurm.job import Job
@@ -22,7 +23,7 @@ def test_a_job_leaves_the_record_that_the_run_command_leaves(make_run, tmp_path)
     batch = batch_of(tmp_path / "job", spec)
     Job(batch.file, 0)()
     done = found(batch.out, spec)
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)
     facts = {"cluster": "local", "id": "77", "legs": 1, "differs": []}
     facts |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
     assert done["job"].items() >= facts.items()
@@ -35,7 +36,7 @@ def test_a_job_that_is_started_again_finds_nothing_to_do(make_run, tmp_path):
     spec, _ = make_run()
     batch = batch_of(tmp_path, spec)
     Job(batch.file, 0)()
-    path = record.path_of(tmp_path, spec)
+    path = store.path_of(tmp_path, spec)
     before = path.stat().st_mtime_ns
     Job(batch.file, 0)()
     assert path.stat().st_mtime_ns == before
@@ -112,9 +113,9 @@ def test_a_finished_run_that_is_to_be_carried_out_again(make_run, tmp_path, monk
     Job(batch.file, 0)()
     new = found(tmp_path, spec)
     assert new["job"]["preemptions"] == 1
-    assert record.timeless(new) == record.timeless(old)
+    assert store.timeless(new) == store.timeless(old)
     (aside,) = tmp_path.rglob("superseded/*.json")
-    assert record.load(aside) == old
+    assert store.load(aside) == old
 
 
 def test_what_is_not_as_it_was_at_submission_is_told_and_recorded(make_run, tmp_path, capsys):

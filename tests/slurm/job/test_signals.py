@@ -6,11 +6,11 @@ import threading
 import time
 
 import pytest
-from job_tools import batch_of, found, has_record, legs, stop_at
-from waiting import until
+from support.job_tools import batch_of, found, has_record, legs, stop_at
+from support.waiting import until
 
-from bench import record
-from bench.run import execute
+from bench.records import store
+from bench.runs.execute import execute
 from slurm.batch import Task, claim
 from slurm.job import Job
 from slurm.place import AGAIN, BEGAN, ENDED
@@ -31,7 +31,7 @@ def test_a_run_preempted_after_any_checkpoint_goes_on_to_the_same_record(make_ru
     assert "preempted: asks to be queued again" in capsys.readouterr().err
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)
     assert done["job"].items() >= {"legs": 2, "preemptions": 1, "timeouts": 0, "kills": 0}.items()
     assert legs(batch.out, spec)[1].saves == 6 - save  # nothing that was saved is done again
 
@@ -46,7 +46,7 @@ def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypa
         assert not has_record(batch.out, spec)
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)
     assert done["job"].items() >= {"legs": 7, "preemptions": 6}.items()
 
 
@@ -97,7 +97,7 @@ def test_a_terminated_run_leaves_an_interrupted_record_and_goes_on_with_the_next
     assert legs(batch.out, specs[1]) == []
     Job(batch.file, 0)()
     done = found(batch.out, specs[0])
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)
     assert done["job"].items() >= {"legs": 2, "terminations": 1, "preemptions": 0}.items()
     assert found(batch.out, specs[1])["status"] == "ok"
 
@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_and_the_record_says_so(make_run, tmp_path, monkeyp
     file.write_text("\n".join(lines) + '\n{"event": "ep')  # as a kill leaves it
     Job(batch.file, 0)()
     done = found(batch.out, spec)
-    assert record.timeless(done) == record.timeless(whole)
+    assert store.timeless(done) == store.timeless(whole)
     assert done["job"].items() >= {"legs": 2, "kills": 1, "preemptions": 0}.items()
 
 
@@ -173,10 +173,10 @@ def test_what_another_does_is_waited_for_after_all_else_and_not_done_again(make_
     def finish():
         until(lambda: has_record(tmp_path, mine))
         seen.append(has_record(tmp_path, others))
-        path = record.path_of(tmp_path, others)
+        path = store.path_of(tmp_path, others)
         path.parent.mkdir(parents=True)
         identity = {"id": others.id, "spec": others.as_dict(), "spec_sha256": others.sha256}
-        path.write_text(record.to_text(record.seal(found(tmp_path, mine) | identity)))
+        path.write_text(store.to_text(store.seal(found(tmp_path, mine) | identity)))
 
     at_work(others, finish)()
     Job(batch.file, 0)()

@@ -8,15 +8,15 @@ import subprocess
 import sys
 
 import pytest
-from job_tools import ROOT, batch_of, found, has_record, legs
+from support.job_tools import ROOT, batch_of, found, has_record, legs
 
-from bench import record
-from bench.run import execute
+from bench.records import store
+from bench.runs.execute import execute
 from slurm.place import AGAIN
 
 pytestmark = pytest.mark.slow
 SIGNALS, PARTS = 40, 4
-PROGRAM = ROOT / "tests" / "signalled_job.py"
+PROGRAM = ROOT / "tests" / "support" / "signalled_job.py"
 
 
 def start(batch, moment):
@@ -31,7 +31,7 @@ def start(batch, moment):
 def test_warning_at_any_moment_of_the_start_is_not_lost(make_run, tmp_path, part):
     """A job that heard it asks to be queued again; before it listens, the signal ends it, and its script does."""
     spec, options = make_run(out=tmp_path / "whole")
-    expected = record.timeless(execute(spec, options))
+    expected = store.timeless(execute(spec, options))
     code, text = start(batch_of(tmp_path / "undisturbed", spec, cluster="slurm"), 0)
     assert code == 0, text
     events = int(re.search(r"began after (\d+) events", text)[1])
@@ -44,4 +44,4 @@ def test_warning_at_any_moment_of_the_start_is_not_lost(make_run, tmp_path, part
         assert not has_record(batch.out, spec)
     assert all(leg.ended == "preempted" for leg in legs(batch.out, spec))
     assert start(batch, 0)[0] == 0
-    assert record.timeless(found(batch.out, spec)) == expected
+    assert store.timeless(found(batch.out, spec)) == expected

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from job_tools import PLUGINS, ROOT, batch_of, found, legs
-from waiting import until
+from support.job_tools import PLUGINS, ROOT, batch_of, found, legs
+from support.waiting import until
 
-from bench import record
-from bench.run import execute
+from bench.records import store
+from bench.runs.execute import execute
 from slurm.batch import Task
 from slurm.place import AGAIN
 
@@ -24,7 +24,7 @@ DEADLINE_S = 250
 @pytest.fixture
 def make_users(make_run):
     """Runs that tell which GPU they have."""
-    from bench.registry import add_plugin
+    from bench.spec.registry import add_plugin
 
     add_plugin(str(PLUGINS / "gpu_users.py"))
 
@@ -191,7 +191,7 @@ def test_records_of_a_shared_job_are_those_of_this_process(make_users, make_run,
     specs = make_users(2)
     _, options = make_run(out=tmp_path / "inline")
     (tmp_path / "inline").mkdir()
-    expected = [record.timeless(execute(spec, options)) for spec in specs]
+    expected = [store.timeless(execute(spec, options)) for spec in specs]
     batch = users(tmp_path / "out", *specs, processes=2)
     assert start(batch).wait(DEADLINE_S) == 0
-    assert [record.timeless(found(batch.out, spec)) for spec in specs] == expected
+    assert [store.timeless(found(batch.out, spec)) for spec in specs] == expected

@@ -1,0 +1,1 @@
+"""The battery: checks that every method passes, and the check of architectures."""

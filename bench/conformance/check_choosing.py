@@ -1,0 +1,233 @@
+"""Checks of what a method chooses: scores, masks, budgets, on every tiny network."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from bench.conformance.checks import Broken, check, chooses_without_scores, is_not_native, keeps_every_unit, require
+from bench.conformance.subject import Stopped, Subject, WatchedRun
+from bench.conformance.tiny_networks import NETWORKS, STANDARD
+from bench.pruning.gates import TOLERANCE
+from bench.pruning.sites import Sites
+from bench.spec.spec import Budget
+from bench.training import dense_baseline as bases
+from bench.training.context import Context
+from bench.training.plan import PRUNE
+
+SHARES = (0.75, 0.5, 0.25, 0.1)
+
+
+def scored(subject: Subject, **settings: Any) -> tuple[dict[str, Tensor], Sites]:
+    """The scores that a method gives when it comes to the prune, and the sites they are for."""
+    found: dict[str, Tensor] = {}
+    sites: list[Sites] = []
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook != "select":
+            return call()
+        scores = subject_scores(ctx)
+        require(hasattr(scores, "items"), f"scores returned {type(scores).__name__}, not a dictionary")
+        found.update(scores)
+        sites.append(ctx.sites)
+        raise Stopped
+
+    run = subject.start(watch=watch, **settings)
+    subject_scores = run.method.scores
+    torch.manual_seed(0)
+    try:
+        run.go()
+    except Stopped:
+        return found, sites[0]
+    raise Broken("the run ended without a prune")
+
+
+def check_scores(scores: dict[str, Tensor], sites: Sites, where: str) -> None:
+    """Raise Broken unless there is a finite number for each unit."""
+    for name, width in sites.widths.items():
+        require(name in scores, f"no scores for site {name} {where}")
+        given = scores[name]
+        require(isinstance(given, Tensor), f"scores of site {name} {where} are {type(given).__name__}, not a tensor")
+        shape = list(given.shape)
+        require(shape == [width], f"scores of site {name} {where} have shape {shape}, not [{width}]")
+        require(given.is_floating_point(), f"scores of site {name} {where} are {given.dtype}, not floating point")
+        require(bool(given.isfinite().all()), f"scores of site {name} {where} are not finite")
+
+
+@check(
+    "scores",
+    "A missing, misshapen or infinite score silently becomes a wrong ranking.",
+    keeps_every_unit,
+    chooses_without_scores,
+    alone=True,
+)
+def scores(subject: Subject) -> str | None:
+    """Complete, shaped like the site, finite, on every network that the method works on."""
+    for arch in NETWORKS:
+        try:
+            check_scores(*scored(subject, arch=arch), f"on {arch}")
+        except Exception as error:
+            if not (subject.declines(error) and arch != STANDARD):
+                raise
+    return None
+
+
+@check(
+    "scores_of_a_dead_unit",
+    "Training makes units exactly zero; a score that divides by their norm is not a number then.",
+    keeps_every_unit,
+    chooses_without_scores,
+    alone=True,
+)
+def scores_of_a_dead_unit(subject: Subject) -> str | None:
+    """Finite when a unit's weights, bias and norm are zero."""
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook != "select":
+            return call()
+        silence(ctx)
+        check_scores(dict(run.method.scores(ctx)), ctx.sites, "with a unit of zero weights")
+        raise Stopped
+
+    run = subject.start(watch=watch)
+    try:
+        run.go()
+    except Stopped:
+        return None
+    raise Broken("the run ended without a prune")
+
+
+@torch.no_grad()
+def silence(ctx: Context) -> None:
+    """Set everything that makes the first unit of each site to zero."""
+    for site in ctx.sites.values():
+        for parameter, cut in site.unit_parameters():
+            parameter[cut.positions[cut.units == 0].to(parameter.device)] = 0
+
+
+@check("every_network", "What works on one kind of layer only must say so, not fail in the night.")
+def every_network(subject: Subject) -> str | None:
+    """A run on each of the tiny networks, one-unit sites, depthwise layers and missing norms included."""
+    declined = []
+    for arch in NETWORKS:
+        found = subject.on(arch)
+        if isinstance(found, Exception):
+            if arch == STANDARD or not subject.declines(found):
+                raise Broken(f"{arch}: {subject.line(found)}") from found
+            declined.append(arch)
+    return f"declines {', '.join(declined)}" if declined else f"{len(NETWORKS)} networks"
+
+
+@check(
+    "gate_is_slice",
+    "What was masked and what is cut must be the same function, or the masks lied.",
+    keeps_every_unit,
+    alone=True,
+)
+def gate_is_slice(subject: Subject) -> str | None:
+    """Gated and sliced network agree on every network that the method works on."""
+    worst = 0.0
+    for arch in NETWORKS:
+        found = subject.on(arch)
+        if str(found).startswith("gated and sliced"):
+            raise Broken(f"{arch}: {found}")
+        if isinstance(found, WatchedRun):
+            worst = max(worst, float(found.done.extra["gate_slice_difference"]))
+    require(worst <= TOLERANCE, f"gated and sliced network differ by {worst:.1e}, above {TOLERANCE:g}")
+    return f"largest difference {worst:.1e}"
+
+
+@check("budget_macs", "Two methods compare at equal cost only.", keeps_every_unit, alone=True)
+def budget_macs(subject: Subject) -> str | None:
+    """Masks cost at most 0.75, 0.5, 0.25 and 0.1 of the dense MACs."""
+    return ", ".join(met(subject, Budget(keep_macs=share)) for share in SHARES)
+
+
+@check("budget_params", "A budget of parameters is another one than of MACs; both can be asked for.", keeps_every_unit)
+def budget_params(subject: Subject) -> str | None:
+    """Masks cost at most 0.75, 0.5, 0.25 and 0.1 of the dense parameters."""
+    return ", ".join(met(subject, Budget(keep_params=share)) for share in SHARES)
+
+
+def met(subject: Subject, budget: Budget) -> str:
+    """Run at a budget; returns asked and kept share as text, raises Broken where it is exceeded."""
+    run = subject.run(budget=budget)
+    masks = run.done.model.sliced_by or {}
+    widths = run.model.array({name: int(mask.sum()) for name, mask in masks.items()})
+    cost, most = run.model.cost(budget, widths), run.model.allowed(budget)
+    require(cost <= most, f"masks cost {cost:,} where {budget} allows {most:,}")
+    return f"{budget.keep:g}: {cost / run.model.cost(budget, run.model.dense):.3f}"
+
+
+@check("min_keep", "A site without the units a user asked for is another network.", keeps_every_unit)
+def min_keep(subject: Subject) -> str | None:
+    """Each site keeps at least 3 units when asked to."""
+    run = subject.run(budget=Budget(keep_macs=0.25, min_keep=3))
+    for name, mask in (run.done.model.sliced_by or {}).items():
+        require(int(mask.sum()) >= min(3, len(mask)), f"site {name} keeps {int(mask.sum())} of at least 3 units")
+    return None
+
+
+@check("full_coupling", "Residual streams have several producers; a method sees them with --coupling full.")
+def full_coupling(subject: Subject) -> str | None:
+    """A run on a residual network whose streams are sites too."""
+    found = subject.on("check_residual", "full")
+    if isinstance(found, Exception) and not subject.declines(found):
+        raise Broken(subject.line(found)) from found
+    return "declines it" if isinstance(found, Exception) else f"{len(found.sites)} sites"
+
+
+@check("native", "What chooses its own sparsity has to do so without a budget.", is_not_native)
+def native(subject: Subject) -> str | None:
+    """A run without a budget."""
+    run = subject.run(budget=None)
+    kept = {name: int(mask.sum()) for name, mask in (run.done.model.sliced_by or {}).items()}
+    return f"keeps {sum(kept.values())} of {sum(run.sites.widths.values())} units"
+
+
+def ranks_at_random_or_late(subject: Subject) -> str | None:
+    """Only what looks at a trained network, and always sees the same in it, can be asked to follow its units."""
+    if subject.method.starts_from != "base" or subject.standard.plan[0] != PRUNE:
+        return "it trains before it prunes"
+    return "it draws random numbers" if subject.draws else None
+
+
+@check(
+    "order_of_units",
+    "Units have no order: a score that follows a unit's place and not its weights is a mistake.",
+    keeps_every_unit,
+    chooses_without_scores,
+    ranks_at_random_or_late,
+    mandatory=False,
+)
+def order_of_units(subject: Subject) -> str | None:
+    """With the units of every site in reverse order, scores come in reverse order."""
+    before, sites = scored(subject)
+    ensure = bases.ensure
+
+    def reversed_base(*args: Any) -> bases.Base:
+        base = ensure(*args)
+        state = dict(base.state)
+        for site in sites.values():
+            for cut in site.cuts:
+                order = torch.arange(len(cut.positions))
+                for unit in range(site.n_units):
+                    order[cut.units == unit] = (cut.units == site.n_units - 1 - unit).nonzero().flatten()
+                for name in (n for n in state if n.rpartition(".")[0] == cut.layer and state[n].dim()):
+                    if cut.side == "in" and not name.endswith("weight"):
+                        continue
+                    axis, moved = int(cut.side == "in"), state[name].clone()
+                    source = state[name].index_select(axis, cut.positions[order])
+                    state[name] = moved.index_copy_(axis, cut.positions, source)
+        return bases.Base(state, base.facts)
+
+    with patch.object(bases, "ensure", reversed_base):
+        after, _ = scored(subject)
+    for name, score in before.items():
+        tolerance = 1e-3 * float(score.abs().max())
+        moved = torch.allclose(after[name].flip(0), score, rtol=1e-3, atol=tolerance)
+        require(moved, f"scores of site {name} do not follow its units when they change places")
+    return None

@@ -1,0 +1,328 @@
+"""Checks of what hooks do while a network trains: penalties, and what they must leave as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from bench.conformance.check_choosing import silence
+from bench.conformance.checks import Broken, check, has_no_penalty, require
+from bench.conformance.subject import HOOKS, Stopped, Subject, WatchedRun
+from bench.data import loading
+from bench.models.torch_state import NORMS
+from bench.training.checkpoint import clone_state
+from bench.training.context import Context
+from bench.training.loop import Training
+
+SLOWEST = 50
+"""Times a plain step that a step may take."""
+HOOKED = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def scalar(value: Any, frozen: bool = False) -> None:
+    """Raise Broken unless ``value`` can be added to a loss; ``frozen``: what it acts on may learn no more."""
+    require(isinstance(value, Tensor | float | int), f"penalty returned {type(value).__name__}, not a scalar")
+    if isinstance(value, Tensor):
+        require(value.dim() == 0, f"penalty has shape {list(value.shape)}, it must be a scalar")
+        require(value.is_floating_point(), f"penalty is {value.dtype}, not floating point")
+        require(frozen or value.requires_grad or not value.any(), "penalty has no gradient: it acts on nothing")
+    require(bool(torch.isfinite(torch.as_tensor(value)).all()), "penalty is not finite")
+
+
+@check(
+    "penalty",
+    "It is added to the loss: anything but a finite scalar with a gradient ruins training.",
+    has_no_penalty,
+    alone=True,
+)
+def penalty(subject: Subject) -> str | None:
+    """A finite, differentiable scalar in every step, with and without norms."""
+    most = 0.0
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        nonlocal most
+        result = call()
+        if hook == "penalty":
+            scalar(result, bool(ctx._model.frozen))
+            most = max(most, abs(float(torch.as_tensor(result).detach())))
+        return result
+
+    subject.run(watch=watch)
+    require(most > 0, "penalty is 0 in every step: it acts on nothing")
+    try:
+        subject.run("check_flatten", watch=watch)
+    except Exception as error:
+        if not subject.declines(error):
+            raise
+    return f"at most {most:.3g} nats here"
+
+
+@check(
+    "penalty_of_a_dead_unit",
+    "The gradient of a square root is infinite at zero, and zero is where penalties lead to.",
+    has_no_penalty,
+    alone=True,
+)
+def penalty_of_a_dead_unit(subject: Subject) -> str | None:
+    """Finite gradient when a unit's weights, bias and norm are zero."""
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook != "penalty":
+            return call()
+        silence(ctx)
+        result = call()
+        scalar(result)
+        if isinstance(result, Tensor) and result.requires_grad:
+            trained = [p for p in ctx._model.network.parameters() if p.requires_grad]
+            for grad in torch.autograd.grad(result, trained, allow_unused=True):
+                require(grad is None or bool(grad.isfinite().all()), "the gradient is not finite at a unit of zeros")
+        raise Stopped
+
+    subject.stopped(watch)
+    return None
+
+
+@check("network_untouched", "Scores are asked for at any time; asking must not change what is asked about.", alone=True)
+def network_untouched(subject: Subject) -> str | None:
+    """scores, select, plan (and prepare, from a base) leave weights, statistics and gradients as they were."""
+    quiet = {"scores", "select", "plan"} | ({"prepare"} if subject.method.starts_from == "base" else set())
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook not in quiet:
+            return call()
+        network = ctx._model.network
+        state = clone_state(network)
+        grads = {n: None if p.grad is None else p.grad.clone() for n, p in network.named_parameters()}
+        result = call()
+        for name, value in network.state_dict().items():
+            require(torch.equal(state[name], value), f"{hook} changes '{name}'")
+        for name, parameter in network.named_parameters():
+            old, new = grads[name], parameter.grad
+            same = old is new or (old is not None and new is not None and torch.equal(old, new))
+            require(same, f"{hook} leaves a gradient on '{name}': look at the network in ctx.probe(gradients=True)")
+        return result
+
+    subject.run(watch=watch)
+    return None
+
+
+@check("starting_weights", "A teacher or a threshold taken from other weights than those that training starts from.")
+def starting_weights(subject: Subject) -> str | None:
+    """prepare finds the weights that training starts from, and leaves those of the base as they are."""
+    start = subject.method.starts_from
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook != "prepare":
+            return call()
+        model = ctx._model
+        require(
+            has_weights(model.network, model.snapshots[start]), f"in prepare the network is not the snapshot '{start}'"
+        )
+        result = call()
+        kept = start != "base" or has_weights(model.network, model.snapshots[start])
+        require(kept, "prepare changes the weights of the base")
+        return result
+
+    subject.run(watch=watch)
+    return f"those of '{start}'"
+
+
+@check("trains", "Epochs that change nothing train a network that is not the one that is measured.")
+def trains(subject: Subject) -> str | None:
+    """In every epoch some parameters of the network change."""
+    epoch, epochs = Training._epoch, 0
+
+    def watched(training: Training, *args: Any) -> float:
+        nonlocal epochs
+        before, network = clone_state(training.model.network), training.model.network
+        loss = epoch(training, *args)
+        same = network is training.model.network and all(
+            torch.equal(before[name], value.detach()) for name, value in network.named_parameters()
+        )
+        where = f"epoch {training.ctx.epoch + 1} of step {training.ctx.phase} of the plan"
+        require(not same, f"no parameter of the network changes in {where}")
+        epochs += 1
+        return loss
+
+    with patch.object(Training, "_epoch", watched):
+        subject.run()
+    return f"{epochs} epochs"
+
+
+def has_weights(network: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether the parameters and buffers of ``network`` are those of ``state``."""
+    now = network.state_dict()
+    return now.keys() == state.keys() and all(torch.equal(now[name], value) for name, value in state.items())
+
+
+@check("statistics", "A forward pass of a method's own in train mode moves batch norm: use ctx.probe().")
+def statistics(subject: Subject) -> str | None:
+    """No hook makes batch norm count a batch, phase hooks (which may rewind) aside."""
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        network, before = ctx._model.network, counted(ctx._model.network)
+        result = call()
+        if ctx._model.network is network and hook not in ("on_phase_start", "on_phase_end"):
+            require(counted(network) <= before, f"{hook} makes a forward pass that batch norm records")
+        return result
+
+    subject.run(watch=watch)
+    return None
+
+
+def counted(network: nn.Module) -> int:
+    """Batches that batch norms have seen."""
+    norms = [m.num_batches_tracked for m in network.modules() if isinstance(m, NORMS)]
+    return sum(int(seen) for seen in norms if isinstance(seen, Tensor))
+
+
+@check("modes", "A network left in eval mode, or frozen by other means than ctx.freeze, trains as nobody asked for.")
+def modes(subject: Subject) -> str | None:
+    """Train or eval mode, the trainable parameters and torch's gradient mode are as before every hook.
+
+    What ``ctx.freeze`` froze in it is in eval mode and not trained.
+    """
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        network = ctx._model.network
+        before, enabled = mode(network), torch.is_grad_enabled()
+        holders = [*network.modules(), *network.parameters()]
+        result = call()
+        require(torch.is_grad_enabled() == enabled, f"{hook} switches gradients {'off' if enabled else 'on'} for good")
+        if ctx._model.network is network:
+            frozen = ctx._model.frozen
+            wanted = [on and holder not in frozen for on, holder in zip(before, holders, strict=True)]
+            require(mode(network) == wanted, f"{hook} leaves modules in another mode, or parameters frozen")
+        return result
+
+    try:
+        subject.run(watch=watch)
+    finally:
+        torch.set_grad_enabled(True)
+    return None
+
+
+def mode(network: nn.Module) -> list[bool]:
+    """Mode of every module, and whether every parameter is trained."""
+    return [m.training for m in network.modules()] + [p.requires_grad for p in network.parameters()]
+
+
+@check("test_set", "A method that sees test images makes its accuracy worthless.")
+def test_set(subject: Subject) -> str | None:
+    """Neither asked of the context nor loaded."""
+    asked: list[str] = []
+    batches = Context.batches
+
+    def listening(ctx: Context, split: str = "train", limit: int | None = None) -> Any:
+        asked.append(split)
+        return batches(ctx, split, limit)
+
+    def closed(*args: Any) -> Any:
+        asked.append("test")
+        raise Broken("the test set is loaded before the method is let go")
+
+    error: Exception | None = None
+    with patch.object(Context, "batches", listening), patch.object(loading, "load_test", closed):
+        try:
+            subject.run()
+        except Exception as found:
+            error = found
+    strange = sorted(set(asked) - {"train", "val"})
+    require(not strange, f"it asks for the split '{strange[0] if strange else ''}'")
+    if error is not None:
+        raise error
+    return None
+
+
+@check("quiet", "stdout is for records; numbers belong into ctx.log, which keeps them.")
+def quiet(subject: Subject) -> str | None:
+    """A run prints nothing."""
+    said = " ".join(subject.printed.getvalue().split())
+    require(not said, f"it prints '{said[:60]}'")
+    return None
+
+
+@check("nothing_left", "Fine-tuning and latency are of the network alone, not of a method's remains.", alone=True)
+def nothing_left(subject: Subject) -> str | None:
+    """After a run neither the dense nor the final network has a hook, module, buffer or attribute too many."""
+    left_clean(subject.standard)
+    return None
+
+
+@check("nothing_left_after_an_error", "A failed run must not poison the next one in the same process.", alone=True)
+def nothing_left_after_an_error(subject: Subject) -> str | None:
+    """The same when each of its hooks has raised."""
+    hooks = [h for h in HOOKS if subject.method.bound(h)] or ["plan"]
+    for failing in hooks:
+        calls = 0
+
+        def watch(hook: str, ctx: Context, call: Any, failing: str = failing) -> Any:
+            nonlocal calls
+            result = call()
+            calls += hook == failing
+            if hook == failing and calls == 1:
+                raise Stopped
+            return result
+
+        run = subject.start(watch=watch)
+        with contextlib.suppress(Exception):  # its own errors are no better reason to leave things behind
+            run.go()
+        try:
+            left_clean(run)
+        except Broken as broken:
+            raise Broken(f"after an error in {failing}: {broken}") from broken
+    return f"in {len(hooks)} hooks"
+
+
+def left_clean(run: WatchedRun) -> None:
+    """Raise Broken unless the networks of ``run`` are as their architecture made them, weights aside."""
+    like = run.dense()
+    wanted = {name: (type(m), set(vars(m))) for name, m in like.named_modules()}
+    keys = list(like.state_dict())
+    trained = {name: p.requires_grad for name, p in like.named_parameters()}
+    networks = {"dense": run.network} | ({"final": run.training.model.network} if run.training else {})
+    for which, network in networks.items():
+        found = dict(network.named_modules())
+        require(set(found) == set(wanted), f"modules {sorted(set(found) ^ set(wanted))} on the {which} network")
+        for name, module in found.items():
+            kind, attributes = wanted[name]
+            require(type(module) is kind, f"module '{name}' of the {which} network is {type(module).__name__}")
+            extra = sorted(set(vars(module)) - attributes)
+            require(not extra, f"attribute {extra[:1]} on module '{name}' of the {which} network")
+            require(
+                not any(getattr(module, hooks, None) for hooks in HOOKED),
+                f"a hook on module '{name}' of the {which} network",
+            )
+        require(list(network.state_dict()) == keys, f"other weights or buffers on the {which} network")
+        for name, parameter in network.named_parameters():
+            require(not parameter._backward_hooks, f"a hook on parameter '{name}' of the {which} network")
+            require(parameter.requires_grad == trained[name], f"parameter '{name}' of the {which} network is frozen")
+
+
+def cpu_time(subject: Subject, method: str) -> float:
+    """Seconds of CPU time that the phases of a run take for an example, hooks included."""
+    phase, spent = Training._phase, 0.0
+
+    def timed(training: Training, *args: Any) -> None:
+        nonlocal spent
+        began = time.process_time()
+        phase(training, *args)
+        spent += time.process_time() - began
+
+    with patch.object(Training, "_phase", timed):
+        run = subject.run(method=method)
+    return spent / max(run.done.examples, 1)
+
+
+@check("overhead", "What takes fifty times a plain step here would take months on a cluster.")
+def overhead(subject: Subject) -> str | None:
+    """Training with the method takes less than 50 times the CPU time of plain training."""
+    turns = [(cpu_time(subject, subject.name), cpu_time(subject, "dense")) for _ in range(3)]
+    ratio = min(own for own, _ in turns) / min(plain for _, plain in turns)
+    require(ratio < SLOWEST, f"a step takes {ratio:.0f} times as long as a plain one")
+    return f"a step takes {ratio:.1f} x a plain one"

@@ -1,0 +1,95 @@
+"""What is known of a data set, and the decorator that registers one."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.data.image_files import Files
+from bench.spec.registry import DATASETS
+
+IN_MEMORY_BYTES = 4 * 2**30
+"""A data set of files whose images, decoded, are larger than this is streamed."""
+
+Raw = tuple[np.ndarray, np.ndarray]
+"""Images ``[N, H, W]`` or ``[N, H, W, C]``, uint8, and labels ``[N]``."""
+Normal = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation of each channel, on the scale 0..1."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: its facts, and how to load one of its parts.
+
+    Attributes:
+        name: as in a record.
+        shape: channels, height, width.
+        classes: number of classes.
+        sizes: number of training (validation included) and test images.
+        load: called with part, folder and whether to download; arrays, or files that are decoded to ``shape``.
+        sha256: hashes of pixels and labels of both parts, where known.
+        normal: constants that normalise; None: those of the training images.
+        resize: files are brought to ``shape``; False: they have it.
+        distinct: no image may stand in two classes.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: int
+    sizes: tuple[int, int]
+    load: Callable[[str, Path, bool], Raw | Files]
+    sha256: tuple[str, str] | None = None
+    normal: Normal | None = None
+    resize: bool = True
+    distinct: bool = False
+
+    @property
+    def streamed(self) -> bool:
+        """Whether its images, if they are in files, are decoded as they are needed."""
+        return sum(self.sizes) * math.prod(self.shape) > IN_MEMORY_BYTES
+
+    @property
+    def shorter(self) -> int | None:
+        """Side to which the shorter side of an image in a file is resized before its centre is cut out."""
+        side = min(self.shape[1:])
+        return None if not self.resize else round(side * 256 / 224) if self.streamed else side
+
+
+def dataset(
+    name: str,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    sizes: tuple[int, int],
+    sha256: tuple[str, str] | None = None,
+    normal: Normal | None = None,
+    **options: Any,
+) -> Callable[[Callable], Callable]:
+    """Register ``loader(part, folder, download, **options) -> Raw | Files`` as ``name``.
+
+    Args:
+        name: on the command line.
+        shape: channels, height, width; images in files are brought to it.
+        classes: number of classes.
+        sizes: number of training (validation included) and test images; checked after loading.
+        sha256: hashes of pixels and labels of both parts where known; checked after loading.
+        normal: constants that normalise, on the scale 0..1; without them, those of the training images.
+        options: passed on, so that one loader can serve several names.
+    """
+
+    def decorate(loader: Callable) -> Callable:
+        def load(part: str, folder: Path, download: bool) -> Raw | Files:
+            return loader(part, folder, download, **options)
+
+        code = inspect.unwrap(loader).__code__
+        origin = f"{code.co_filename}:{code.co_firstlineno} ({name})"
+        DATASETS.register(name, Dataset(name, shape, classes, sizes, load, sha256, normal), origin)
+        return loader
+
+    return decorate

@@ -1,0 +1,292 @@
+"""Budgets: an exact cost model of widths, and the mask that a ranking gives at a budget."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bench.errors import UsageError
+from bench.measure import flops
+from bench.models.torch_state import NORMS
+from bench.pruning.other_macs import other_macs, own_macs
+from bench.pruning.shares import best_rounding, whole_units
+from bench.pruning.sites import Sites
+from bench.pruning.slicing import CONVS, OTHER_NORMS, channels
+from bench.spec.spec import BUDGET_TOLERANCE, Budget
+
+
+class CostModel:
+    """MACs and parameters of a network as an exact function of its sites' widths.
+
+    Every layer costs ``a * in * out + b * out`` where ``in`` and ``out`` are linear in the widths. The constants
+    come from one fvcore count of the dense network, so the model and fvcore agree to the last MAC.
+
+    Args:
+        network: the dense network.
+        sites: its sites.
+        shape: shape of one input.
+    """
+
+    def __init__(self, network: nn.Module, sites: Sites, shape: tuple[int, ...]) -> None:
+        self.names, self.shape = list(sites), tuple(shape)
+        self.dense = np.array([sites[n].n_units for n in self.names], dtype=np.int64)
+        column = {name: k for k, name in enumerate(self.names)}
+        counted = flops.count(network, shape)
+        layers: dict[str, dict[str, NDArray[np.int64]]] = {}
+        for name, site in sites.items():
+            for cut in site.cuts:
+                per_unit = layers.setdefault(cut.layer, {}).setdefault(cut.side, np.zeros_like(self.dense))
+                per_unit[column[name]] += len(cut.positions) // site.n_units
+        none = np.zeros_like(self.dense)
+        rows = []  # fixed and per-unit channels in and out; MACs and params per in*out; MACs and params per out
+        modelled = 0
+        for layer, sides in layers.items():
+            module = network.get_submodule(layer)
+            macs = sum(counted.by_module.get(layer, {}).values())
+            n_in, n_out = channels(module)
+            params = {n: p.numel() for n, p in module.named_parameters(recurse=False)}
+            per_in, per_out = sides.get("in", none), sides.get("out", sides.get("both", none))
+            # What passes through (batch norm, depthwise) costs per channel; what mixes channels costs per pair.
+            pairs = isinstance(module, (*CONVS, nn.Linear)) and "both" not in sides
+            weight = params.pop("weight", 0)
+            rows.append(
+                (
+                    n_in - per_in @ self.dense,
+                    n_out - per_out @ self.dense,
+                    per_in,
+                    per_out,
+                    *((macs // (n_in * n_out), weight // (n_in * n_out), 0) if pairs else (0, 0, macs // n_out)),
+                    (sum(params.values()) + (0 if pairs else weight)) // n_out,
+                )
+            )
+            modelled += macs
+        fixed_in, fixed_out, per_in_, per_out_, *costs = zip(*rows)
+        self.fixed_in, self.fixed_out = np.array(fixed_in), np.array(fixed_out)
+        self.per_in, self.per_out = np.array(per_in_), np.array(per_out_)
+        self.macs_pair, self.params_pair, self.macs_out, self.params_out = (np.array(c) for c in costs)
+        self._other = np.zeros_like(self.dense)
+        self._rest_macs = counted.total - modelled
+        self._rows = {layer: row for row, layer in enumerate(layers)}
+        self._own_macs = own_macs(counted)
+        self._layers = {
+            n for n, m in network.named_modules() if isinstance(m, (*CONVS, nn.Linear, *NORMS, *OTHER_NORMS))
+        }
+        if self._rest_macs:
+            self._other = other_macs(network, sites, shape, self.dense, counted)
+        self._rest_macs -= int(self._other @ self.dense)
+        self._rest_params = 0
+        self._rest_params = flops.parameters(network) - self.params(self.dense)
+
+    def array(self, widths: Mapping[str, int]) -> NDArray[np.int64]:
+        """Widths in this model's order."""
+        return np.array([widths[n] for n in self.names], dtype=np.int64)
+
+    def macs(self, widths: NDArray[np.int64]) -> int:
+        """MACs of the network sliced to ``widths``, as fvcore counts them."""
+        return int(self._macs(widths))
+
+    def widths_of(self, network: nn.Module) -> NDArray[np.int64]:
+        """Widths of a slice of the dense network, read off the layers that make the units."""
+        widths = self.dense.copy()
+        for k, name in enumerate(self.names):
+            row = self._rows[name]
+            made = channels(network.get_submodule(name))[1] - self.fixed_out[row]
+            widths[k] = made // self.per_out[row, k]
+        return widths
+
+    def macs_within(self, modules: Iterable[str], widths: NDArray[np.int64]) -> int:
+        """MACs of these modules (dotted names) and what is inside them, as part of the network at ``widths``.
+
+        Once units are gone, operators that belong to no layer, such as pooling, are left out.
+        """
+        inside = tuple(modules)
+        n_in, n_out = self._channels(widths)
+        macs = self.macs_pair * (n_in * n_out) + self.macs_out * n_out
+        whole = np.array_equal(widths, self.dense)
+        return sum(
+            int(macs[self._rows[name]]) if name in self._rows else own
+            for name, own in self._own_macs.items()
+            if any(name == module or name.startswith(f"{module}.") for module in inside)
+            and (whole or name in self._layers)
+        )
+
+    def params(self, widths: NDArray[np.int64]) -> int:
+        """Parameters of the network sliced to ``widths``."""
+        return int(self._params(widths))
+
+    def cost(self, budget: Budget, widths: NDArray[np.int64]) -> int:
+        """The quantity that ``budget`` limits."""
+        return int(self.costs(budget, widths))
+
+    def costs(self, budget: Budget, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The quantity that ``budget`` limits, for widths ``[..., sites]``."""
+        return self._params(widths) if budget.keep_params is not None else self._macs(widths)
+
+    def allowed(self, budget: Budget) -> int:
+        """Most that ``budget`` lets the sliced network cost."""
+        if budget.widths is not None:
+            return self.macs(np.array(budget.widths, dtype=np.int64))
+        return int(budget.keep * self.cost(budget, self.dense) + 1e-6)
+
+    def meets(self, budget: Budget, widths: NDArray[np.int64]) -> bool:
+        """Whether a network of these widths is within the budget: in every site where that is one of widths."""
+        if budget.widths is not None:
+            return bool((widths <= budget.widths).all())
+        return self.cost(budget, widths) <= self.allowed(budget)
+
+    def floors(self, budget: Budget) -> NDArray[np.int64]:
+        """Units that every site keeps in any case."""
+        return np.minimum(self.dense, budget.min_keep if budget.widths is None else budget.widths)
+
+    def require(self, budget: Budget) -> None:
+        """Raise UsageError when ``min_keep`` units in every site already cost more than the budget."""
+        if budget.widths is not None and (
+            len(budget.widths) != len(self.dense)
+            or any(not 1 <= w <= most for w, most in zip(budget.widths, self.dense, strict=True))
+        ):
+            raise UsageError(f"budget {budget}: this network's sites have {'-'.join(map(str, self.dense))} units")
+        if budget.widths is not None and any(np.minimum(self.dense, budget.min_keep) > budget.widths):
+            raise UsageError(f"budget {budget} cannot be met: it leaves a site less than {budget.min_keep} units")
+        least = self.cost(budget, np.minimum(self.dense, budget.min_keep))
+        if least > self.allowed(budget):
+            share = least / self.cost(budget, self.dense)
+            raise UsageError(
+                f"budget {budget} cannot be met: {budget.min_keep} unit(s) in each of the "
+                f"{len(self.names)} sites already cost {share:.4f}; ask for more, or use --coupling full"
+            )
+
+    def _macs(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        n_in, n_out = self._channels(widths)
+        return (n_in * n_out) @ self.macs_pair + n_out @ self.macs_out + widths @ self._other + self._rest_macs
+
+    def _params(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        n_in, n_out = self._channels(widths)
+        return (n_in * n_out) @ self.params_pair + n_out @ self.params_out + self._rest_params
+
+    def _channels(self, widths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.fixed_in + widths @ self.per_in.T, self.fixed_out + widths @ self.per_out.T
+
+
+def select(
+    scores: Mapping[str, Tensor],
+    model: CostModel,
+    budget: Budget,
+    ranking: str | Mapping[str, float] = "global",
+) -> dict[str, Tensor]:
+    """Masks that keep the best units within the budget.
+
+    Units are taken in rank order until the next one would exceed the budget, the best ``min_keep`` of every
+    site first. What is then left of the budget takes later units that still fit, in rank order, and at most
+    one of each site where shares are to be kept. If shares then leave more than ``BUDGET_TOLERANCE`` unused, their
+    best rounding takes its place (:func:`bench.pruning.shares.best_rounding`). Ties keep the earlier site and the
+    lower index.
+
+    Args:
+        scores: site -> ``[n_units]``, larger is more worth keeping.
+        model: cost model of the network.
+        budget: what may be kept.
+        ranking: ``global`` compares scores over sites; ``layer`` keeps equal shares of every site; a mapping
+            gives the shares of the sites relative to each other.
+
+    Returns:
+        Site -> bool ``[n_units]`` on the CPU, True keeps.
+    """
+    model.require(budget)
+    ranked = [scores[n].detach().double().cpu().numpy() for n in model.names]
+    orders = [np.argsort(-s, kind="stable") for s in ranked]
+    if budget.widths is not None:
+        widths = budget.widths
+    elif ranking == "global":
+        keys = [-score[order] for score, order in zip(ranked, orders, strict=True)]
+        widths = tuple(_filled(keys, model, budget, one_more=False).tolist())
+    else:
+        shares = tuple(1.0 if isinstance(ranking, str) else float(ranking[n]) for n in model.names)
+        widths = _shared(model, budget, tuple(map(len, orders)), shares)
+    masks = {}
+    for name, order, kept in zip(model.names, orders, widths, strict=True):
+        masks[name] = torch.zeros(len(order), dtype=torch.bool)
+        masks[name][torch.from_numpy(order[:kept].copy())] = True
+    return masks
+
+
+@functools.lru_cache(maxsize=64)  # methods ask for equal widths again and again
+def _shared(model: CostModel, budget: Budget, have: tuple[int, ...], shares: tuple[float, ...]) -> tuple[int, ...]:
+    """Widths of sites with ``have`` units (fewer than the dense network's once it has shrunk) in these ``shares``."""
+    keys = [np.arange(1, n + 1) / (n * max(share, 1e-12)) for n, share in zip(have, shares, strict=True)]
+    widths = _filled(keys, model, budget, one_more=True)
+    cost = model.cost(budget, widths)
+    if budget.keep - cost / model.cost(budget, model.dense) > BUDGET_TOLERANCE:
+        least = np.minimum(have, budget.min_keep)
+        better = best_rounding(keys, least, lambda many: model.costs(budget, many), model.allowed(budget), cost)
+        widths = widths if better is None else better
+    return tuple(widths.tolist())
+
+
+def _filled(keys: list[NDArray[np.float64]], model: CostModel, budget: Budget, one_more: bool) -> NDArray[np.int64]:
+    """Widths of the longest affordable prefix of all units, and of what still fits of the later ones.
+
+    Args:
+        keys: for each site those of its units, best first; smaller ones come earlier in the order of all units.
+        model: cost model of the network.
+        budget: what may be kept.
+        one_more: take at most one later unit of each site.
+    """
+    forced = np.minimum([len(key) for key in keys], budget.min_keep)
+    free = [key[least:] for key, least in zip(keys, forced, strict=True)]
+    owner = np.repeat(np.arange(len(keys)), [len(key) for key in free])
+    owner = owner[np.argsort(np.concatenate(free), kind="stable")]
+    limit = model.allowed(budget)
+
+    def widths(taken: int) -> NDArray[np.int64]:
+        return forced + np.bincount(owner[:taken], minlength=len(forced))
+
+    low, high = 0, len(owner)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if model.cost(budget, widths(middle)) <= limit else (low, middle - 1)
+    width = widths(low)
+    closed = set()
+    for k in owner[low:]:
+        if k in closed:
+            continue
+        width[k] += 1
+        fits = model.cost(budget, width) <= limit
+        width[k] -= not fits
+        if not fits or one_more:
+            closed.add(k)
+    return width
+
+
+def count_to_drop(units: int, share: float) -> int:
+    """How many of ``units`` a drop of this share takes: rounded down, at least one."""
+    return max(1, whole_units(share, units))
+
+
+def drop_worst(
+    scores: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    share: float,
+    floors: Mapping[str, int],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Masks without the worst ``share`` of what ``masks`` keep, over all of the given sites together.
+
+    The best ``floors[site]`` of every site stay. Ties break at random.
+    """
+    alive = torch.cat(list(masks.values()))
+    worth = torch.cat([scores[name].detach().to(alive.device).double() for name in masks])
+    site = torch.cat([torch.full((len(mask),), k) for k, mask in enumerate(masks.values())]).to(alive.device)
+    shuffled = torch.randperm(len(worth), generator=generator, device=generator.device).to(alive.device)
+    order = shuffled[worth[shuffled].argsort(stable=True)]  # worst first
+    order = order[alive[order]]
+    safe = torch.zeros_like(alive)
+    for k, name in enumerate(masks):
+        safe[order[site[order] == k][-floors[name] :]] = True
+    alive = alive.clone()
+    alive[order[~safe[order]][: count_to_drop(len(order), share)]] = False
+    return dict(zip(masks, alive.split([len(mask) for mask in masks.values()]), strict=True))

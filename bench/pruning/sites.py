@@ -1,0 +1,220 @@
+"""Sites: the prunable widths of a network. :mod:`bench.pruning.site_discovery` finds them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.errors import RunFailed
+from bench.pruning.slicing import CONVS, TRANSPOSED, Cut, Number, outputs_first, slice_network
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """Where a consumer reads a site.
+
+    Attributes:
+        layer: dotted name of the consumer.
+        axis: channel axis of its input, 1 or -1.
+        width: number of input channels, all sites together.
+        positions: input channels that belong to the site, int64 ``[k]``.
+        units: the unit each belongs to, int64 ``[k]`` (a flattened map repeats each unit).
+    """
+
+    layer: str
+    axis: int
+    width: int
+    positions: Tensor
+    units: Tensor
+
+    @property
+    def repeats(self) -> int:
+        """Input channels per unit, where it covers the whole input unit by unit; 0 otherwise."""
+        n_units = int(self.units.max()) + 1
+        each = self.width // n_units
+        whole = len(self.positions) == self.width == each * n_units
+        in_order = whole and torch.equal(self.positions, torch.arange(self.width))
+        return each if in_order and torch.equal(self.units, torch.arange(n_units).repeat_interleave(each)) else 0
+
+
+@dataclass(frozen=True)
+class Site:
+    """One prunable width: ``n_units`` filters, channels or neurons that leave together with all that belongs to them.
+
+    Attributes:
+        name: dotted name of the first layer that produces the units.
+        n_units: how many there are.
+        kind: ``conv`` or ``linear``.
+        producers: layers whose output channels the units are.
+        norms: batch norms over exactly these units.
+        consumers: where the units are read, and at which input positions.
+        cuts: everything a slice removes.
+        numbers: what counts the units in the network's code: the heads of attention.
+    """
+
+    name: str
+    n_units: int
+    kind: Literal["conv", "linear"]
+    producers: tuple[str, ...]
+    norms: tuple[str, ...]
+    consumers: tuple[Consumer, ...]
+    cuts: tuple[Cut, ...]
+    network: nn.Module = field(repr=False, compare=False)
+    numbers: tuple[Number, ...] = ()
+
+    def rows(self) -> Tensor:
+        """Weights that produce each unit, ``[n_units, fan_in]`` (all producers side by side); differentiable."""
+        return torch.cat([weight.flatten(1) for weight in self.weights()], dim=1)
+
+    def weights(self) -> list[Tensor]:
+        """The producers' weights themselves, each ``[n_units, inputs, ...]``.
+
+        Where several channels are one unit (a group of a convolution, an attention head), ``inputs`` has those of
+        all of them.
+        """
+        makers = {p: self.network.get_submodule(p) for p in self.producers}
+        return [  # a padded shortcut has none
+            self._by_unit(p, outputs_first(m)) for p, m in makers.items() if isinstance(m, (*CONVS, nn.Linear))
+        ]
+
+    def _by_unit(self, layer: str, channels: Tensor) -> Tensor:
+        """Values ``[channels, inputs, ...]`` of a layer that makes or passes on the units, as ``[n_units, ...]``."""
+        cut = next(cut for cut in self.cuts if cut.layer == layer and cut.side != "in")
+        if torch.equal(cut.units, torch.arange(self.n_units)):
+            return channels
+        order = cut.positions[cut.units.argsort(stable=True)].to(channels.device)
+        return channels[order].unflatten(0, (self.n_units, -1)).flatten(1, 2)
+
+    def kernels(self) -> Tensor:
+        """Weights kernel by kernel, ``[n_units, inputs, positions]`` (1 position for linear layers); differentiable.
+
+        Producers with kernels of different sizes are padded with zeros.
+        """
+        weights = [w.flatten(2) if w.dim() > 2 else w[..., None] for w in self.weights()]
+        most = max(w.shape[2] for w in weights)
+        return torch.cat([F.pad(w, (0, most - w.shape[2])) for w in weights], dim=1)
+
+    def gamma(self) -> Tensor | None:
+        """``|gamma|`` of the units' batch norms summed, ``[n_units]``, differentiable; None without a scaled norm."""
+        scales = [self.network.get_submodule(n).weight for n in self.norms]
+        sizes = [  # a norm may have no scale
+            self._by_unit(n, s[:, None]).abs().sum(dim=1) for n, s in zip(self.norms, scales) if isinstance(s, Tensor)
+        ]
+        return torch.stack(sizes).sum(dim=0) if sizes else None
+
+    def scale(self) -> Tensor:
+        """:meth:`gamma`; raises RunFailed where the site has no batch norm with a scale."""
+        gamma = self.gamma()
+        if gamma is None:
+            raise RunFailed(f"site {self.name} has no batch norm with a scale; this method needs one at every site")
+        return gamma
+
+    def effective_norm(self) -> Tensor:
+        """l2 norm of each unit's weights as its norm rescales them, ``[n_units]``: ``|gamma| ||w|| / sqrt(var + eps)``.
+
+        Batch norm undoes the size of the weights, so that their own norm says nothing after it. Several norms count
+        by their mean, and so do a unit's channels where it has several; without norms it is the plain l2 norm.
+        """
+        factors = []
+        for name in self.norms:
+            norm: Any = self.network.get_submodule(name)
+            if norm.running_var is not None:
+                gain = 1.0 if norm.weight is None else norm.weight.abs()
+                factor = gain / (norm.running_var + norm.eps).sqrt()
+                factors.append(self._by_unit(name, factor[:, None]).mean(dim=1))
+        size = self.rows().norm(dim=1)
+        return size * torch.stack(factors).mean(dim=0) if factors else size
+
+    def unit_parameters(self) -> Iterator[tuple[Tensor, Cut]]:
+        """Parameters whose rows belong to single units: weights and biases that make them, their norms' scales.
+
+        The weight of a transposed convolution is a view that shares its memory, with the outputs first.
+        """
+        for cut in self.cuts:
+            if cut.side != "in":
+                module = self.network.get_submodule(cut.layer)
+                turned = isinstance(module, TRANSPOSED)
+                for name, parameter in module.named_parameters(recurse=False):
+                    yield (outputs_first(module).detach() if turned and name == "weight" else parameter), cut
+
+    def reader_weights(self) -> Iterator[tuple[Tensor, Cut]]:
+        """Weights whose columns (axis 1) read single units; those of grouped convolutions are left out."""
+        for cut in self.cuts:
+            layer = self.network.get_submodule(cut.layer)
+            weight, whole = getattr(layer, "weight", None), getattr(layer, "groups", 1) == 1
+            if cut.side == "in" and whole and isinstance(weight, nn.Parameter) and weight.dim() > 1:
+                yield (outputs_first(layer).detach() if isinstance(layer, TRANSPOSED) else weight), cut
+
+
+class Sites(Mapping[str, Site]):
+    """The sites of one network by name, and why the other candidates are none."""
+
+    def __init__(self, sites: dict[str, Site], rejected: dict[str, str], coupling: str) -> None:
+        self._sites, self.rejected, self.coupling = sites, rejected, coupling
+
+    def __getitem__(self, name: str) -> Site:
+        return self._sites[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Units of each site."""
+        return {name: site.n_units for name, site in self.items()}
+
+    def ones(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """Masks that keep everything."""
+        return {name: torch.ones(site.n_units, dtype=torch.bool, device=device) for name, site in self.items()}
+
+    def cuts(self, masks: Mapping[str, Tensor]) -> list[tuple[Cut, Tensor]]:
+        """What ``masks`` (site -> bool ``[n_units]``, True keeps) remove, as :func:`slice_network` takes it."""
+        return [(cut, masks[name]) for name, site in self.items() for cut in site.cuts]
+
+    def slice(self, network: nn.Module, masks: Mapping[str, Tensor], in_place: bool = False) -> nn.Module:
+        """A physically smaller copy of ``network`` (or itself) without the units whose mask is False."""
+        numbers = [(number, int(masks[name].sum())) for name, site in self.items() for number in site.numbers]
+        return slice_network(network, self.cuts(masks), numbers, in_place)
+
+    def on(self, network: nn.Module) -> Sites:
+        """The same sites of another network of the same architecture."""
+        moved = {name: dataclasses.replace(site, network=network) for name, site in self.items()}
+        return Sites(moved, self.rejected, self.coupling)
+
+    def sliced(self, masks: Mapping[str, Tensor], network: nn.Module) -> Sites:
+        """These sites as they are on ``network``, which is :meth:`slice` of theirs by ``masks``."""
+        gone: dict[tuple[str, bool], list[int]] = defaultdict(list)  # by layer and whether at its input
+        for cut, mask in self.cuts(masks):
+            gone[cut.layer, cut.side == "in"] += cut.positions[~mask[cut.units]].tolist()
+
+        def moved(part: Cut | Consumer, at_input: bool, keep: Tensor) -> dict[str, Any]:
+            stays = keep[part.units]
+            before = torch.tensor(sorted(gone[part.layer, at_input]), dtype=torch.int64)
+            at = part.positions[stays]
+            return {
+                "positions": at - torch.searchsorted(before, at),
+                "units": (keep.cumsum(0) - 1)[part.units[stays]],
+            }
+
+        found = {}
+        for name, site in self.items():
+            keep = masks[name].cpu()
+            cuts = [dataclasses.replace(c, **moved(c, c.side == "in", keep)) for c in site.cuts]
+            consumers = [
+                dataclasses.replace(t, width=t.width - len(gone[t.layer, True]), **moved(t, True, keep))
+                for t in site.consumers
+            ]
+            found[name] = dataclasses.replace(
+                site, n_units=int(keep.sum()), network=network, cuts=tuple(cuts), consumers=tuple(consumers)
+            )
+        return Sites(found, self.rejected, self.coupling)

@@ -1,0 +1,1 @@
+"""One run from its specification to its record, and a record verified or run again."""

@@ -1,0 +1,270 @@
+"""One run, from its specification to its record: locks, interruptions, failures, the one record that remains."""
+
+from __future__ import annotations
+
+import errno
+import re
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from bench.errors import (
+    ARCHITECTURE,
+    DATA,
+    MACHINE,
+    METHOD,
+    RECIPE,
+    SUITE,
+    BenchError,
+    Diverged,
+    RunFailed,
+    SetupError,
+    UsageError,
+)
+from bench.files import run_lock
+from bench.measure import environment
+from bench.models.error_place import first_line, place_in_network
+from bench.progress import Progress
+from bench.records import schema, store
+from bench.records.fields import fitting
+from bench.runs.blame import culprit, place_in_method
+from bench.runs.identity import arch_source
+from bench.runs.method_factory import make_method, method_digest
+from bench.runs.pipeline import Options, Run
+from bench.spec.spec import Spec
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether the disk, not the run, is at fault: there is nothing to retry, only to go on with."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def crowded(error: BaseException) -> bool:
+    """Whether a GPU had no memory left; the run is at fault unless it shares the GPU."""
+    return isinstance(error, torch.cuda.OutOfMemoryError)
+
+
+def execute(
+    spec: Spec, options: Options, progress: Progress | None = None, job: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Carry out a run, or return its record if it is already done.
+
+    Args:
+        spec: what to run.
+        options: where and how.
+        progress: told of every epoch and checkpoint; None: a new one on stderr.
+        job: what the record says of the job that the run is part of.
+
+    Returns:
+        The record; its status is ``ok``.
+
+    Raises:
+        UsageError, SetupError: before anything started; nothing is written.
+        RunFailed: the run failed; its record says how. KeyboardInterrupt: likewise, and it can be resumed.
+        SetupError: also when the disk is full; the run can be resumed.
+    """
+    path = store.path_of(options.out, spec)
+    done = _already(path, spec, options)
+    if done:
+        return done
+    run = Run(spec, options, progress, job)
+    lock = run_lock(options.out, spec.id)
+    if lock.busy():
+        run.progress.say("waiting for another process that is at the same run")
+    with lock, terminable():
+        done = _already(path, spec, options)
+        if done:
+            return done
+        finished: dict[str, Any] = {"status": "ok", "error": None}
+        failure: BaseException | None = None
+        try:
+            run.go()
+        except KeyboardInterrupt as stop:
+            failure, finished = stop, _failed("interrupted", stop, MACHINE)
+        except UsageError:
+            raise
+        except BenchError as error:
+            failure, finished = error, _failed(error.status, error, _blame(error, run))
+        except Exception as error:
+            later = disk_full(error) or (crowded(error) and (job or {}).get("at_once", 1) > 1)
+            failure, finished = error, _failed("interrupted" if later else "failed", error, _blame(error, run))
+        finally:
+            run.progress.close()
+            run.let_go()
+        sealed = store.seal(store.finite(run.record()) | finished)
+        problems = store.check_form(sealed)
+        if problems:  # a bug of the suite, told rather than published
+            failure = RunFailed(f"the record would not be valid: {problems[0]}")
+            sealed |= _failed("failed", failure, SUITE)
+            sealed = store.seal(sealed | (schema.EMPTY if store.check_form(sealed) else {}))
+        try:
+            store.write(path, sealed, replace=options.retry)
+        except OSError as error:
+            kept = _rescue(path, sealed)
+            raise SetupError(f"record not written to {path} ({error.strerror}): it is in {kept}") from error
+        if finished["status"] != "interrupted":
+            run.checkpoint.unlink(missing_ok=True)
+        if isinstance(failure, BenchError | KeyboardInterrupt):
+            raise failure
+        if failure is not None and finished["status"] == "interrupted":
+            reason = failure.strerror if isinstance(failure, OSError) else "no GPU memory beside other processes"
+            raise SetupError(f"{reason}: make room; the same run then goes on") from failure
+        if failure is not None:
+            told = _told(failure, finished["error"]["blame"], run)
+            raise RunFailed(f"{told}; the record has the traceback: {path}") from failure
+        return sealed
+
+
+def train_base(spec: Spec, options: Options, progress: Progress | None = None) -> str:
+    """Train the base of a run and nothing else; returns the base's name, at once if it is there.
+
+    Raises UsageError, SetupError, RunFailed; KeyboardInterrupt, after which the same call goes on.
+    """
+    run = Run(spec, options, progress)
+    with terminable():
+        try:
+            return run.train_base()
+        finally:
+            run.progress.close()
+
+
+def leave_failure(spec: Spec, options: Options, error: BaseException, job: dict[str, Any] | None = None) -> None:
+    """Write the record of a run that could not start; where nobody watches, an error must not pass unrecorded.
+
+    Raises OSError when the disk does not take it, RunFailed when a finished record is already there.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        method_sha256 = method_digest(make_method(spec.method, {}))
+    except BenchError:  # perhaps the very error
+        method_sha256 = None
+    unstarted = schema.EMPTY | {
+        "schema": store.SCHEMA,
+        "kind": "bench.run",
+        "id": spec.id,
+        "spec": spec.as_dict(),
+        "spec_sha256": spec.sha256,
+        "code": environment.code() | {"method_sha256": method_sha256},
+        "environment": environment.versions(torch.device("cpu")),
+        "job": job,
+        "clock": {"started_at": now, "finished_at": now, "seconds": {}, "base_seconds": None, "resumes": 0},
+    }
+    store.write(
+        store.path_of(options.out, spec),
+        unstarted | _failed("failed", error, culprit(error, spec)),
+        replace=options.retry,
+    )
+
+
+def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    found = store.load(path)
+    if found["status"] == "ok" and not options.retry:
+        for text in _not_as_asked(found, spec, options):
+            print(f"bench: note: {text}; --retry runs it again: {path}", file=sys.stderr)
+        return found
+    if found["status"] == "ok":
+        return None
+    if found["status"] != "interrupted" and not options.retry:
+        raise RunFailed(
+            f"this run {found['status']} before ({found['error']['message']}); --retry runs it again: {path}"
+        )
+    return None
+
+
+def _blame(error: BaseException, run: Run) -> str:
+    """Whose fault it is that ``run`` failed; where its base diverged, no method took part yet."""
+    if isinstance(error, Diverged):
+        return RECIPE if run.base is None else METHOD
+    training = run.training if run.base is not None else None
+    return culprit(error, run.spec, run.shape, acting=training is not None and training.method is not None)
+
+
+def _told(error: BaseException, blame: str, run: Run) -> str:
+    """The same as words, with the error's first line and where in the culprit's files it comes from."""
+    spec = run.spec
+    subject = {
+        METHOD: f"{spec.method} failed",
+        ARCHITECTURE: f"architecture '{spec.arch}' failed",
+        DATA: f"data set '{spec.dataset}' failed",
+        MACHINE: "this machine failed",
+        SUITE: f"a fault of the suite, not of {spec.method}",
+    }
+    where = ""
+    if blame == METHOD:
+        where = place_in_method(error, spec)
+    elif blame == ARCHITECTURE:
+        where = place_in_network(error, run.training.model.network if run.training else run.network)
+    return f"{subject[blame]} ({first_line(error)}{f', {where}' if where else ''})"
+
+
+def _not_as_asked(found: dict[str, Any], spec: Spec, options: Options) -> Iterator[str]:
+    """In what a finished record of ``spec`` is not what the same command would make now."""
+    code, machine = found["code"], found["environment"]
+    if code["method_sha256"] != method_digest(make_method(spec.method, {})):
+        yield f"the source of {spec.method} has changed since this record"
+    if code.get("network_sha256") != arch_source(spec.arch).sha256:
+        yield f"the source of {spec.arch} has changed since this record"
+    if options.threads not in (None, machine["threads"]):
+        yield f"this record was made with {machine['threads']} threads, not {options.threads}"
+    if options.device.partition(":")[0] not in ("auto", machine["device_type"]):
+        yield f"this record was made on {machine['device_type']}, not {options.device}"
+    lacking = set(options.runtimes) - {entry["runtime"] for entry in found["latency"]}
+    if lacking:
+        yield f"this record has no latency in {', '.join(sorted(lacking))}"
+
+
+def _failed(status: str, error: BaseException, blame: str) -> dict[str, Any]:
+    frames = [f"{f.filename}:{f.lineno} {f.name}: {f.line}" for f in traceback.extract_tb(error.__traceback__)]
+    described = {
+        "type": type(error).__name__,
+        "blame": blame,
+        "message": fitting(_without_folders(str(error) or type(error).__name__)),
+        "traceback": [fitting(_without_folders(frame)) for frame in frames],
+    }
+    return {"status": status, "error": described}
+
+
+def _without_folders(text: str) -> str:
+    """``text`` with the file names of its absolute paths only: a record tells nothing of the machine."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/'\":]+/)+", "", text)
+
+
+def _rescue(path: Path, sealed: dict[str, Any]) -> str:
+    """Keep a record that its folder did not take: in the system's temporary folder, else on stdout."""
+    text = store.to_text(sealed)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix=path.stem + "-", suffix=".json", delete=False) as file:
+            file.write(text)
+        return file.name
+    except OSError:
+        print(text)
+        return "the output above"
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block, SIGTERM interrupts like Ctrl-C, so that the run leaves its record."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

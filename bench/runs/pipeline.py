@@ -1,0 +1,363 @@
+"""The steps of one run: sites, base, training, prune, measuring."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.data import loading
+from bench.errors import ARCHITECTURE, METHOD, RunFailed
+from bench.files import require_writable
+from bench.measure import environment, flops, latency
+from bench.measure.accuracy import logits_of, quality
+from bench.models.build import build
+from bench.models.layout import LAYOUT, place
+from bench.progress import Progress
+from bench.pruning.gates import TOLERANCE, gate_slice_difference
+from bench.records import store
+from bench.runs.identity import identify, masks_sha256, require_resolved, suite_sha256
+from bench.runs.method_factory import make_method
+from bench.runs.preflight import BATCH, Situation, fit
+from bench.spec.spec import Budget, Spec
+from bench.training import dense_baseline as bases
+from bench.training.checkpoint import clone_state, save_tensors, weight_bytes
+from bench.training.context import Context
+from bench.training.loop import Training
+from bench.training.masked_model import MaskedModel
+from bench.training.method import Method
+from bench.training.plan import PRUNE, Phase, Plan, Prune
+
+
+@dataclass(frozen=True)
+class Options:
+    """What does not change the result: where things are, and how to behave."""
+
+    out: Path = Path("results")
+    data_dir: Path = Path("data")
+    download: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    retry: bool = False
+    quiet: bool = False
+    runtimes: tuple[str, ...] = ("eager",)
+
+    def __post_init__(self) -> None:
+        latency.require(self.runtimes)
+
+
+class Run:
+    """The state of one run. Creating it checks everything that can be checked before training.
+
+    Args:
+        spec: what to run.
+        options: where and how.
+        progress: told of every epoch and checkpoint; None: a new one on stderr.
+        job: what the record says of the job that the run is part of; None outside of one.
+    """
+
+    def __init__(
+        self, spec: Spec, options: Options, progress: Progress | None = None, job: dict[str, Any] | None = None
+    ) -> None:
+        self.spec, self.options, self.job = spec, options, job
+        self.began = datetime.now(UTC)
+        self.parts: dict[str, Any] = {
+            "data": None,
+            "training": None,
+            "structure": None,
+            "cost": None,
+            "metrics": None,
+            "memory": None,
+            "curve": [],
+            "artifacts": {},
+            "latency": [],
+        }
+        self.seconds: dict[str, float] = {}
+        self.device = environment.pick_device(options.device)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.precision = require_resolved(spec, self.device)
+        texts = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in spec.config.items()}
+        self.method = make_method(spec.method, texts)
+        self.progress = progress or Progress(label(spec), options.quiet)
+        self.cache = options.out / "cache"
+        self.dataset = facts = loading.find(spec.dataset, options.data_dir, self.cache, self.progress)
+        self.shape, self.classes = facts.shape, facts.classes
+        self.network = build(spec.arch, self.shape, self.classes, spec.seed, options.download)
+        self.identity = identify(spec, self.method, self.network, self.device)
+        require_writable(options.out, 16 * 2**20 + 40 * flops.parameters(self.network))
+        self.data = loading.load_training(
+            facts, options.data_dir, options.download, spec.seed, self.device, self.cache, self.progress
+        )
+        self.parts["data"] = self.data.facts
+        self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
+        self.ctx: Context | None = None
+        self.training: Training | None = None
+        self.base: bases.Base | None = None
+
+    # --- the steps -------------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        """Everything: sites, base, plan, measuring."""
+        self._find_sites()
+        self.method.require(self.sites)
+        self.model.require(self.spec.budget or Budget())
+        self.ctx = ctx = self._context(self.network)
+        plan = check_plan(self.method.plan(ctx), self.method.prunes)
+        identity = f"{self.spec.id} {self.base_id} {self.identity.code['method_sha256']}"
+        self.training = training = self._training(ctx, self.method, self.checkpoint, identity)
+        epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
+        self.base = self._ensure_base(epochs)
+        training.model.snapshots["base"] = self.base.state
+        if self.method.starts_from == "base":
+            ctx.rewind("base")  # before prepare, which may copy or measure the network, on resume too
+        training.prepare()
+        if training.resume():
+            trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
+            self.progress.skip(trained + training.position[1])
+            self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
+        self.plan = plan
+        training.run(plan, self._prune)
+        training.finalize(last=True)
+        training.model.release()
+        training.guard.check_network()
+        self._measure(training)
+
+    def train_base(self) -> str:
+        """The base only, for the runs that share it; returns its name."""
+        self._find_sites()
+        self._ensure_base(0)
+        return self.base_id
+
+    def _find_sites(self) -> None:
+        torch.use_deterministic_algorithms(self.device.type == "cpu")
+        spec = self.spec
+        situation = Situation(self.shape, self.classes, spec.coupling, spec.recipe, self.device, self.precision)
+        found = fit(spec.arch, self.network, situation, self.data.val.first(BATCH))
+        self.sites, self.model, self.layout = found.sites, found.model, found.layout
+        if found.note:
+            self.progress.say(f"runs in {found.layout} memory format, since in {LAYOUT} {found.note}")
+        place(self.network, self.device, self.layout)
+        self.data = self.data.laid_out(self.layout)
+
+    @cached_property
+    def base_id(self) -> str:
+        """Name of the base."""
+        known = self.identity.of_base() | {"train": self.data.facts["train_sha256"], "layout": self.layout}
+        return self.spec.base_id(**known)
+
+    def _ensure_base(self, epochs: int) -> bases.Base:
+        """The base, trained now if need be; the run itself has so many ``epochs``."""
+        missing = 0 if bases.exists(self.options.out, self.base_id) else self.spec.recipe.train.epochs
+        self.progress.start(missing + epochs)
+        return bases.ensure(
+            self.options.out,
+            self.base_id,
+            self.spec.recipe.train.epochs,
+            self.progress,
+            lambda checkpoint: self._training(
+                self._context(self.dense()),
+                Method(),
+                checkpoint,
+                self.base_id,
+            ),
+            self.identity.made(),
+        )
+
+    def dense(self) -> nn.Module:
+        """The dense network with its initial weights, where and as ``network`` is."""
+        network = build(self.spec.arch, self.shape, self.classes, self.spec.seed)
+        return place(network, self.device, self.layout)
+
+    def _context(self, network: nn.Module) -> Context:
+        spec = self.spec
+        sites = self.sites if network is self.network else self.sites.on(network)
+        model = MaskedModel(network, sites, self.model, self.device, self.precision)
+        return Context(model, self.data, spec.recipe, spec.budget, spec.seed)
+
+    def _training(self, ctx: Context, method: Method, checkpoint: Path, identity: str) -> Training:
+        recipe, seed = self.spec.recipe, self.spec.seed
+        # A checkpoint of another network, other images, another version of method or suite is of no use.
+        identity = f"{identity} {suite_sha256()}"
+        return Training(ctx, method, self.data, recipe, seed, self.progress, checkpoint, identity)
+
+    def _prune(self, training: Training) -> None:
+        """Choose masks, finalize what does not act afterwards, slice, check, re-estimate batch norm."""
+        model = training.model
+        masks = {name: mask.cpu() for name, mask in training.ctx.select().items()}
+        training.finalize()
+        widths = {name: int(mask.sum()) for name, mask in masks.items()}
+        cost, budget = self.model.array(widths), self.spec.budget
+        if budget and not self.model.meets(budget, cost):
+            raise RunFailed(
+                f"the method's masks cost {self.model.cost(budget, cost):,}, "
+                f"the budget of {budget} is {self.model.allowed(budget):,}",
+                blame=METHOD,
+            )
+        whole, sites = model.network, model.sites
+        sliced = model.slice(masks, tracking=training.method is not None)
+        training.guard.check_network()
+        x = self.data.val.first(64)
+        with model.ledger.paused():
+            difference = gate_slice_difference(whole, sliced, sites, masks, x)
+        if not difference <= TOLERANCE:  # not a number fails too
+            why = f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}"
+            raise RunFailed(why, blame=ARCHITECTURE)
+        with model.ledger.paused():
+            counted = flops.count(sliced, self.shape)
+        if counted.total != self.model.macs(cost):
+            why = f"fvcore counts {counted.total:,} MACs, the cost model {self.model.macs(cost):,}"
+            raise RunFailed(why, blame=ARCHITECTURE)
+        training.recalibrate()
+        training.extra = {
+            "gate_slice_difference": difference,
+            "pruned": None if training.tuned else clone_state(sliced),
+        }
+
+    def _measure(self, training: Training) -> None:
+        """Everything that is read off the finished networks; the test set is loaded here and nowhere else."""
+        began = datetime.now(UTC)
+        self.progress.note("measuring accuracy and latency")
+        recipe, options = self.spec.recipe, self.options
+        final = training.model.network
+        masks = training.model.sliced_by or self.sites.ones()
+        dense = self.dense()
+        assert self.base is not None
+        dense.load_state_dict(self.base.state)
+        networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
+        if training.extra.get("pruned") is not None:
+            networks["pruned"] = pruned = self.sites.slice(dense, masks)
+            pruned.load_state_dict(training.extra["pruned"])
+        test, test_hash = loading.load_test(self.dataset, options.data_dir, self.data.train, self.cache, self.progress)
+        self.parts["data"] = self.data.facts | {"test_sha256": test_hash}
+        self.parts["metrics"] = {
+            name: quality(logits_of(n, test), test.labels) if n is not None else None for name, n in networks.items()
+        }
+        self.parts["structure"] = self._structure(training, masks)
+        self.parts["cost"] = {name: self._cost(n) for name, n in networks.items() if n is not None and name != "pruned"}
+        self.parts["training"] = self._describe(training)
+        self.parts["curve"] = training.curve
+        folder = options.out / "artifacts" / self.spec.id
+        self.parts["artifacts"] = {
+            "network": save_tensors(folder / "network.safetensors", final.state_dict()),
+            "masks": save_tensors(folder / "masks.safetensors", {n: m.to(torch.uint8) for n, m in masks.items()}),
+        }
+        process_peak = environment.peak_rss_bytes()  # an exporter's memory is none of the run's
+        batches = list(dict.fromkeys((1, recipe.latency_batch)))
+        device, layout = self.device, self.layout
+        for runtime in options.runtimes:
+            try:
+                self.parts["latency"] += latency.compare(dense, final, self.shape, batches, device, runtime, layout)
+            except RunFailed as error:  # all else is measured: a runtime that cannot take the network is no failed run
+                self.progress.say(f"no latency in {runtime}: {error}")
+        batch = recipe.latency_batch
+        self.parts["memory"] = {
+            "batch": batch,
+            "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, device, layout),
+            "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, device, layout),
+            "process_peak_bytes": process_peak,
+        }
+        self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
+
+    def _structure(self, training: Training, masks: dict[str, Tensor]) -> dict[str, Any]:
+        widths = {name: [site.n_units, int(masks[name].sum())] for name, site in self.sites.items()}
+        return {
+            "widths": widths,
+            "units_before": sum(before for before, _ in widths.values()),
+            "units_after": sum(after for _, after in widths.values()),
+            "masks_sha256": masks_sha256(masks),
+            "gate_slice_difference": training.extra.get("gate_slice_difference"),
+            "arch_sha256": self.identity.arch_sha256,
+            "rejected": self.sites.rejected,
+        }
+
+    def _cost(self, network: nn.Module) -> dict[str, Any]:
+        counted = flops.count(network, self.shape)
+        return {
+            "macs": counted.total,
+            "macs_by_op": counted.by_op,
+            "unsupported_ops": counted.unsupported,
+            "counter": "fvcore",
+            "params": flops.parameters(network),
+            "weight_bytes": weight_bytes(network),
+        }
+
+    def _describe(self, training: Training) -> dict[str, Any]:
+        steps: list[Any] = [dataclasses.asdict(s) if isinstance(s, Phase) else "prune" for s in self.plan]
+        acting = [part.name for part in self.method.members if part.acts(pruned=True)]
+        for step in steps[self.plan.index(PRUNE) + 1 :] if acting and PRUNE in self.plan else ():
+            step["active"] = acting
+        from_base = self.method.starts_from == "base"
+        assert self.base is not None
+        base = self.base
+        return {
+            "plan": steps,
+            "precision": self.precision,
+            **({} if self.layout == LAYOUT else {"layout": self.layout}),
+            "starts_from": self.method.starts_from,
+            "epochs": training.epochs + (base.facts["epochs"] if from_base else 0),
+            "examples": training.examples + (base.facts["examples"] if from_base else 0),
+            "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
+            "method_examples": {kind: training.model.ledger.counts[kind] for kind in ("forward", "backward")},
+            **({"extras": {"freeze": training.model.frozen.log}} if training.model.frozen.log else {}),
+            "selection": "last epoch",
+            "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256", "made")},
+        }
+
+    def let_go(self) -> None:
+        """Leave nothing of the method on the network, whatever happened."""
+        for part in self.training.parts.left if self.training is not None else ():
+            for hook in part.bound("finalize"):
+                try:
+                    hook(self.ctx)
+                except Exception as error:  # the first error is the one to report
+                    self.progress.say(f"finalize failed too: {error}")
+        if self.training is not None:
+            self.training.guard.release()
+        if self.ctx is not None:
+            self.ctx._model.release()
+
+    def record(self) -> dict[str, Any]:
+        """The record as far as the run has come; status and error are the caller's."""
+        training = self.training
+        return {
+            "schema": store.SCHEMA,
+            "kind": "bench.run",
+            "id": self.spec.id,
+            "spec": self.spec.as_dict(),
+            "spec_sha256": self.spec.sha256,
+            "code": self.identity.code,
+            "environment": self.identity.environment,
+            "job": self.job,
+            **self.parts,
+            "curve": training.curve if training else [],
+            "clock": {
+                "started_at": self.began.isoformat(timespec="seconds"),
+                "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": (training.seconds if training else {}) | self.seconds,
+                "base_seconds": self.base.facts["seconds"] if self.base else None,
+                "resumes": training.resumes if training else 0,
+            },
+        }
+
+
+def label(spec: Spec) -> str:
+    """What stands before a run's messages."""
+    return f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}"
+
+
+def check_plan(plan: Any, prunes: bool) -> Plan:
+    """``plan`` as it is; raises RunFailed unless it is a tuple of phases with one PRUNE (none if nothing is pruned)."""
+    if not isinstance(plan, tuple) or not all(isinstance(step, Phase | Prune) for step in plan):
+        raise RunFailed("the method's plan is not a tuple of Phase and PRUNE", blame=METHOD)
+    found, wanted = sum(isinstance(step, Prune) for step in plan), int(prunes)
+    if found != wanted:
+        why = f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})"
+        raise RunFailed(why, blame=METHOD)
+    return plan

@@ -1,0 +1,132 @@
+"""Run specifications: method, architecture, data, recipe, budget and seed, and the id that they give."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import RULES
+from bench.errors import UsageError
+from bench.spec.decode import decode, non_default
+from bench.spec.digest import canonical, digest, path_component
+from bench.spec.recipe import Recipe
+
+BUDGET_TOLERANCE = 0.005
+"""Share of the dense cost that a ranked row may lie below its budget (RULES.md, 5.2)."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a method may keep.
+
+    Attributes:
+        keep_macs: share of the dense network's MACs, in (0, 1], or None.
+        keep_params: share of the dense network's parameters, in (0, 1], or None.
+        ranking: ``global`` compares units over all sites, ``layer`` keeps the same share in every site; None
+            leaves it to the method.
+        min_keep: units that stay in every site, whatever their scores.
+        widths: units to keep in each site, in the sites' order, instead of a share: another record's profile.
+    """
+
+    keep_macs: float | None = None
+    keep_params: float | None = None
+    ranking: str | None = None
+    min_keep: int = 1
+    widths: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("keep_macs", "keep_params"):
+            share = getattr(self, name)
+            if share is None:
+                continue
+            if not 0 < share <= 1:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} {share:g}: give the share to keep, above 0 and at most 1")
+            object.__setattr__(self, name, float(share))  # 1 and 1.0 are one specification
+        if self.keep_macs is not None and self.keep_params is not None:
+            raise UsageError("--keep-macs and --keep-params: give one of them")
+        if self.widths is not None:
+            if self.keep_macs is not None or self.keep_params is not None:
+                raise UsageError("a budget of widths has no share: give --like without --keep-macs or --keep-params")
+            object.__setattr__(self, "widths", tuple(self.widths))  # JSON has lists only
+        if self.ranking not in (None, "global", "layer"):
+            raise UsageError(f"--ranking {self.ranking}: global or layer")
+        if self.min_keep < 1:
+            raise UsageError(f"--min-keep {self.min_keep}: at least 1, a site without units is no network")
+
+    @property
+    def keep(self) -> float:
+        """The share asked for, 1 when nothing is."""
+        return next((k for k in (self.keep_macs, self.keep_params) if k is not None), 1.0)
+
+    def __str__(self) -> str:
+        if self.widths is not None:
+            return f"widths {'-'.join(map(str, self.widths))}"
+        what = "params" if self.keep_params is not None else "MACs"
+        return f"{self.keep:g} of the {what}"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run: method and its configuration, architecture, data set, recipe, budget, coupling, seed."""
+
+    method: str
+    arch: str
+    dataset: str
+    recipe: Recipe
+    budget: Budget | None
+    seed: int = 0
+    coupling: str = "inner"
+    config: Mapping[str, Any] = field(default_factory=dict)  # only what differs from the method's defaults
+    rules: str = RULES
+
+    def __post_init__(self) -> None:
+        config = {key: tuple(v) if isinstance(v, list) else v for key, v in self.config.items()}
+        object.__setattr__(self, "config", config)  # JSON has lists only
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of the non-default part, without the seed."""
+        return digest(
+            {
+                "method": self.method,
+                "config": dict(self.config),
+                "arch": self.arch,
+                "dataset": self.dataset,
+                "recipe_sha256": self.recipe.sha256,
+                "budget": non_default(self.budget) if self.budget else None,
+                "coupling": self.coupling,
+                "rules": self.rules,
+            }
+        )
+
+    @property
+    def id(self) -> str:
+        """Name of the run: 12 hexadecimal digits of its hash, and the seed."""
+        return f"{self.sha256[:12]}-s{self.seed}"
+
+    def base_id(self, **known: str | int | None) -> str:
+        """Name of the dense network this run starts from or is compared with.
+
+        ``known`` is what else decides its numbers and is known once a run begins (see
+        :class:`bench.runs.pipeline.Run`): the same architecture's name may come to mean another network, and another
+        device rounds otherwise. Without it, runs with equal names share a base on equal machines.
+        """
+        recipe = non_default(self.recipe, skip=("name", "finetune", "recalibrate", "latency_batch"))
+        key = {"recipe": recipe, "rules": self.rules, "known": known}
+        return f"{path_component(self.arch)}-{path_component(self.dataset)}-{digest(key)[:12]}-s{self.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for the record: as JSON holds it, so lists in place of tuples."""
+        values = dataclasses.asdict(self) | {"config": dict(self.config), "recipe_sha256": self.recipe.sha256}
+        return dict(json.loads(canonical(values)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Spec:
+        """The inverse of :meth:`as_dict`; raises UsageError for keys or values that cannot be."""
+        values = {k: v for k, v in values.items() if k != "recipe_sha256"}
+        return decode(cls, values, "specification")

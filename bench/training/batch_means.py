@@ -1,0 +1,52 @@
+"""Means over the images of batches: of a statistic of each site, and of the loss without each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.errors import METHOD, RunFailed
+from bench.pruning.selection import split
+from bench.pruning.sites import Site
+from bench.training.masked_model import MaskedModel
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Normalised images ``[B, C, H, W]`` and labels ``[B]``."""
+
+
+def mean(
+    model: MaskedModel, batches: Batches, statistic: Callable[[Site, Tensor], Tensor], of: str
+) -> dict[str, Tensor]:
+    """Mean over images of ``statistic(site, values)``, site -> ``[n_units]``, in eval mode.
+
+    Args:
+        model: the network.
+        batches: to look at; raises RunFailed where there are none.
+        statistic: maps a site and its values in a batch to ``[n_units]``.
+        of: ``activations`` or ``gate_gradients``, see :class:`bench.training.masked_model.MaskedModel`.
+    """
+    total = {name: torch.zeros(site.n_units, device=model.device) for name, site in model.sites.items()}
+    seen = 0
+    for x, y in batches:
+        values = model.gate_gradients(x, y) if of == "gate_gradients" else model.activations_of(x)
+        for name, site in model.sites.items():
+            total[name] += len(x) * statistic(site, values[name])
+        seen += len(x)
+    if not seen:
+        raise RunFailed("a mean over no training batches: batches must be at least 1", blame=METHOD)
+    return {name: value / seen for name, value in total.items()}
+
+
+def leave_one_out(model: MaskedModel, batches: Batches) -> dict[str, Tensor]:
+    """Mean loss of the network without each single unit, site -> ``[n_units]``; one forward pass a unit."""
+    count, seen = sum(model.sites.widths.values()), 0
+    candidates = split(~torch.eye(count, dtype=torch.bool, device=model.device), model.sites.widths)
+    loss = torch.zeros(count, device=model.device)
+    for x, y in batches:
+        logits = model.evaluate(candidates, x)
+        loss += F.cross_entropy(logits.movedim(0, 2), y[:, None].expand(-1, count), reduction="none").sum(dim=0)
+        seen += len(x)
+    return split(loss / seen, model.sites.widths)

@@ -1,0 +1,389 @@
+"""Training: the phases of a plan, a method's hooks around every step, clocks, a checkpoint after every epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.data.loading import TrainingData
+from bench.errors import METHOD, Diverged, RunFailed
+from bench.measure.accuracy import logits_of
+from bench.models.torch_state import seed_generators
+from bench.progress import Progress
+from bench.pruning.slicing import reestimate
+from bench.spec.digest import derive_seed
+from bench.spec.recipe import Recipe, Stage
+from bench.training.checkpoint import load_state, save_state
+from bench.training.context import Context
+from bench.training.finite import not_finite
+from bench.training.guard import STEP_HOOKS, WRITERS, Guard
+from bench.training.method import Method
+from bench.training.optimizer import make_optimizer, schedule
+from bench.training.parts import Parts
+from bench.training.plan import PRUNE, Phase, Plan
+
+
+class Training:
+    """One network on its way through a plan.
+
+    Args:
+        ctx: the context, with the network to train.
+        method: whose hooks run; ``Method()`` for plain training.
+        data: training and validation images.
+        recipe: batch size, rates, precision.
+        seed: of the data order and everything random.
+        progress: where epochs are reported.
+        checkpoint: file that is written after every epoch and read on resume; None for neither.
+        identity: what the checkpoint belongs to; a checkpoint of anything else is ignored.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        method: Method,
+        data: TrainingData,
+        recipe: Recipe,
+        seed: int,
+        progress: Progress,
+        checkpoint: Path | None,
+        identity: str,
+    ) -> None:
+        self.ctx, self.data, self.recipe, self.seed, self.progress = ctx, data, recipe, seed, progress
+        self.model, self.now = ctx._model, ctx._now
+        self.parts = Parts(method)
+        ctx._method = method
+        writers = WRITERS if method.starts_from == "base" else (*WRITERS, "prepare")  # which may draw other weights
+        self.guard = Guard(self.model, self.now, data, recipe, seed, method.name, writers)
+        self.checkpoint, self.identity = checkpoint, identity
+        self.position = (0, 0)  # index in the plan, epochs of it that are done
+        self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
+        self.examples = self.epochs = 0
+        self.step_macs = 0
+        self.resumes = 0
+        self.prefix = ""  # before a phase's name in progress messages
+        self.of_base = False  # what is trained is the base of many runs: its checkpoint holds nothing of this one
+        self.extra: dict[str, Any] = {}  # what the prune leaves for the record
+        self.tuned = False  # whether a network that units were cut out of was trained before the prune
+
+    @property
+    def method(self) -> Method | None:
+        """The method, None once all of it has been finalized."""
+        return self.parts.method if self.parts.left else None
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """One entry for each epoch so far."""
+        return self.now.curve
+
+    @property
+    def train_macs(self) -> int:
+        """MACs of all training steps, and of the forwards that the method made itself."""
+        return self.step_macs + self.model.ledger.macs
+
+    # --- the plan --------------------------------------------------------------------------------------------
+
+    def run(self, plan: Plan, prune: Callable[[Training], None]) -> None:
+        """Carry out ``plan`` from the current position; ``prune`` does its PRUNE."""
+        index, done = self.position
+        while index < len(plan):
+            step = plan[index]
+            now = self.now
+            now.phase, now.epoch, now.step, now.progress = index, done, 0, float(done)
+            if isinstance(step, Phase):
+                self._phase(index, step, done)
+            else:
+                self.thaw()
+                prune(self)
+                self.finalize()
+                now.pruned = True
+            if diverged := self._diverged():  # by what a hook did, or by the prune
+                raise Diverged(f"{diverged} after step {index} of the plan")
+            self.guard.check_globals()
+            following = index + 1
+            if now.stopping == "search":
+                following = plan.index(PRUNE) if PRUNE in plan else len(plan)
+                self.progress.fewer(sum(s.epochs for s in plan[index + 1 : following] if isinstance(s, Phase)))
+            index, done, now.stopping = following, 0, None
+            self._save((index, 0))
+        self.thaw()
+
+    def thaw(self) -> None:
+        """Everything learns again; raises RunFailed where what was frozen has changed."""
+        self.guard.check_frozen()
+        self.model.frozen.lift()
+
+    def _phase(self, index: int, phase: Phase, done: int) -> None:
+        model, now = self.model, self.now
+        if not done:
+            if phase.rewind is not None:
+                self.ctx.rewind(phase.rewind)
+            self.call("on_phase_start")
+        stage: Stage = getattr(self.recipe, phase.part)
+        # made after the hook, which may have shrunk the network or inserted a module
+        self.parts.names_of(model.inserted)
+        inserted = [p for module in model.inserted.values() for p in module.parameters()]
+        model.optimizer = optimizer = make_optimizer([*model.network.parameters(), *inserted], stage, self.recipe)
+        trained = list(optimizer.param_groups[0]["params"])
+        if done and self._optimizer_state:
+            optimizer.load_state_dict(self._optimizer_state)
+        for epoch in range(done, phase.epochs):
+            now.epoch = epoch
+            loss = self._epoch(index, phase, stage, optimizer)
+            self.epochs += 1
+            self.tuned |= model.sliced_by is not None and not now.pruned
+            with self._clock("evaluate"):
+                accuracy, val_loss = self._validate()
+            entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
+            entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": model.units_left}
+            now.progress = epoch + 1.0
+            diverged = self._diverged(loss)
+            if not diverged:
+                self.call("on_epoch_end")
+                self.guard.end_epoch(optimizer, trained)
+            self.curve.append(now.logged | entry)  # what the harness measured stands
+            now.logged = {}
+            self.progress.epoch(f"{self.prefix}{phase.part}", epoch + 1, phase.epochs, loss, accuracy)
+            if diverged:
+                raise Diverged(
+                    f"{diverged} after epoch {epoch + 1} of {phase.part}: "
+                    f"lower its rate (--set {phase.part}.lr={stage.lr / 10:g}) or the method's strength"
+                )
+            if self._impatient(index, stage.patience):
+                self.ctx.stop_phase()
+            left = phase.epochs - epoch - 1
+            if now.stopping:
+                self.progress.fewer(left)
+                break
+            if left:
+                self._save((index, epoch + 1))
+        self.call("on_phase_end")
+        model.optimizer, now.rate = None, 0.0
+
+    def _diverged(self, loss: float = 0.0) -> str | None:
+        """Which of the loss, the weights and the norms' statistics is not finite; None where all are."""
+        name = not_finite(self.model.network) if math.isfinite(loss) else f"the loss ({loss})"
+        return f"{name} is not finite" if name else None
+
+    def _impatient(self, index: int, patience: int) -> bool:
+        """Whether the validation loss of this phase was last at its lowest more than ``patience`` epochs ago."""
+        losses = [entry["val_loss"] for entry in self.curve if entry["phase"] == index]
+        return patience > 0 and len(losses) - losses.index(min(losses)) > patience
+
+    def _epoch(self, index: int, phase: Phase, stage: Stage, optimizer: torch.optim.Optimizer) -> float:
+        """One epoch; returns the mean training loss, penalties not included."""
+        model, now, recipe = self.model, self.now, self.recipe
+        hooks = {name: self.parts.hooks(name, now.pruned) for name in STEP_HOOKS}
+        seed = derive_seed(self.seed, index, now.epoch)
+        seed_generators(seed)
+        generator = torch.Generator(model.device).manual_seed(seed)
+        network = model.network.train()
+        model.frozen.apply()
+        steps = max(1, len(self.data.train) // recipe.batch_size)
+        total = torch.zeros((), device=model.device)
+        seen, crossed, began, method_before = 0, 0, time.perf_counter(), self.seconds["method"]
+        batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
+        self.guard.start_epoch(steps)
+        for step, (x, y) in enumerate(batches):
+            now.rate = stage.lr * schedule(stage, (now.epoch + (step + 0.5) / steps) / phase.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = now.rate
+            now.step, now.x, now.y = step, x, y
+            now.progress = now.epoch + step / steps
+            self.guard.start_step(x, y)
+            self._timed("on_batch_start", hooks)
+            with model.tracking(), model.autocast(), model.ledger.harness(network):
+                logits = network(x)
+            gradient = model.ledger.crossed  # reaches what is before frozen layers: they cost as much as others
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+            total += loss.detach() * len(y)
+            for penalty in self._timed("penalty", hooks):
+                loss = loss + _scalar(penalty)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._timed("on_backward_end", hooks)
+            self.guard.before_step(optimizer)
+            optimizer.step()
+            if model.busy:
+                model.after_step()
+            self._timed("on_step_end", hooks)
+            seen += len(y)
+            crossed += len(y) if gradient else 0
+            self.progress.step(1 / steps)
+        self.examples += seen
+        self.step_macs += seen * model.ledger.step_macs(network) + crossed * model.ledger.credit(network)
+        mean = float(total) / seen
+        method = self.seconds["method"] - method_before
+        self.seconds["train"] += time.perf_counter() - began - method
+        return mean
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[float, float]:
+        """Top-1 and loss on the validation images, in eval mode and float32, masks included."""
+        val = self.data.val
+        with self.model.ledger.harness(self.model.network):
+            logits, labels = logits_of(self.model.network, val), val.labels.cpu()
+        top1 = (logits.argmax(dim=1) == labels).double().mean().item()
+        return top1, F.cross_entropy(logits, labels).item()
+
+    def recalibrate(self) -> None:
+        """Re-estimate batch norm statistics as the plain mean over the recipe's number of training batches."""
+        generator = torch.Generator(self.model.device).manual_seed(derive_seed(self.seed, "recalibrate"))
+        batches = self.data.train.batches(self.recipe.batch_size, generator, drop_last=True)
+        if self.recipe.recalibrate:
+            images = (x for x, _ in islice(batches, self.recipe.recalibrate))
+            reestimate(self.model.network, images, self._forward_of_harness)
+
+    @contextmanager
+    def _forward_of_harness(self) -> Iterator[None]:
+        """Within the block the network's forwards have the recipe's precision and are not the method's."""
+        with self.model.autocast(), self.model.ledger.harness(self.model.network):
+            yield
+
+    # --- hooks and clocks ------------------------------------------------------------------------------------
+
+    def call(self, hook: str) -> None:
+        """Call ``hook`` of the parts of the method that act now."""
+        self._timed(hook, {hook: self.parts.hooks(hook, self.now.pruned)})
+
+    def prepare(self) -> None:
+        """Call ``prepare`` of all parts."""
+        self._timed("prepare", {"prepare": self.parts.method.bound("prepare")})
+
+    def finalize(self, last: bool = False) -> None:
+        """Finalize the parts that do not act after the prune; ``last``: all that are left."""
+        for part in self.parts.ending(last):
+            self._timed("finalize", {"finalize": part.bound("finalize")})
+            self.parts.left.remove(part)
+
+    def _timed(self, hook: str, functions: dict[str, list[Callable[..., Any]]]) -> list[Any]:
+        if not functions[hook]:
+            return []
+        with self._clock("method"), self.now.during(hook):
+            return [function(self.ctx) for function in functions[hook]]
+
+    @contextmanager
+    def _clock(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.perf_counter() - began
+
+    # --- stopping and going on -------------------------------------------------------------------------------
+
+    def _save(self, position: tuple[int, int]) -> None:
+        self.position = position
+        if self.checkpoint is None:
+            return
+        model = self.model
+        state = {
+            "form": FORM,
+            "identity": self.identity,
+            "position": list(position),
+            "network": model.network.state_dict(),
+            "optimizer": model.optimizer.state_dict() if model.optimizer else None,
+            "curve": self.curve,
+            "seconds": self.seconds,
+            "examples": self.examples,
+            "epochs": self.epochs,
+            "step_macs": self.step_macs,
+            "resumes": self.resumes,
+        }
+        if not self.of_base:
+            state |= self._state_of_run()
+        try:
+            save_state(self.checkpoint, state)
+        except OSError as error:  # a full disk must not cost the training that is still in memory
+            self.progress.say(f"checkpoint not written ({error.strerror}); a resume would start from an earlier epoch")
+        else:
+            self.progress.saved()
+
+    def _state_of_run(self) -> dict[str, Any]:
+        """What depends on sites, method and budget."""
+        model = self.model
+        return {
+            "pruned": self.now.pruned,
+            "method": self.parts.states(),
+            "inserted": self.parts.names_of(model.inserted),
+            "per_unit": dict(model.per_unit),
+            "masks": model.masks,
+            "sliced_by": model.sliced_by,
+            "snapshots": {tag: s for tag, s in model.snapshots.items() if tag not in ("init", "base")},
+            "tracked": model.tracked,
+            "rng": self.ctx.rng.get_state(),
+            "ledger": model.ledger.counts,
+            "logged": self.now.logged,
+            "extra": self.extra,
+            "tuned": self.tuned,
+            "frozen": model.frozen.state(),
+        }
+
+    def resume(self) -> bool:
+        """Go back to where the checkpoint was written, if there is one of this run; call after ``prepare``."""
+        state = load_state(self.checkpoint, self.model.device) if self.checkpoint else None
+        if state is None and self.checkpoint and self.checkpoint.is_file():
+            self.progress.say(f"{self.checkpoint.name} cannot be read: starting over")
+        if state is None:
+            return False
+        if (state.get("form"), state.get("identity")) != (FORM, self.identity):
+            self.progress.say(
+                "the checkpoint was written with other source, images, versions or threads: starting over"
+            )
+            return False
+        if not self.of_base:
+            self._resume_run(state)
+        self.model.network.load_state_dict(state["network"])
+        if not self.of_base:
+            self.model.frozen.load(state["frozen"])
+        self._optimizer_state = state["optimizer"]
+        first, second = state["position"]
+        self.position = (int(first), int(second))
+        self.now.curve = state["curve"]
+        self.seconds = state["seconds"]
+        self.examples, self.epochs = state["examples"], state["epochs"]
+        self.step_macs = state["step_macs"]
+        self.resumes = state["resumes"] + 1
+        return True
+
+    def _resume_run(self, state: dict[str, Any]) -> None:
+        """Take over :meth:`_state_of_run`, and make the network what it was sliced to."""
+        model = self.model
+        model.masks = model.sites.ones(model.device)
+        if state["pruned"]:
+            self.finalize()
+        if state["sliced_by"] is not None:
+            model.shrink(state["sliced_by"]) if self.method else model.slice(state["sliced_by"])
+        self.now.pruned = state["pruned"]
+        self.parts.load(state["method"])
+        model.insert_only({site: self.parts.method.get_submodule(n) for site, n in state["inserted"].items()})
+        model.masks = state["masks"]
+        model.snapshots |= state["snapshots"]
+        model.tracked |= state["tracked"]
+        model.per_unit.load(state["per_unit"])
+        self.ctx.rng.set_state(state["rng"].cpu())
+        model.ledger.counts = state["ledger"]  # what prepare looked at was counted the first time
+        self.guard.macs = model.ledger.macs
+        self.now.logged, self.extra, self.tuned = state["logged"], state["extra"], state["tuned"]
+
+    _optimizer_state: dict[str, Any] | None = None
+
+
+FORM = 6
+"""Of a checkpoint; one of another form is as good as none."""
+
+
+def _scalar(penalty: Any) -> Tensor | float:
+    """``penalty`` as it is; raises RunFailed where it cannot be added to a loss."""
+    if not isinstance(penalty, Tensor | float | int) or (isinstance(penalty, Tensor) and penalty.numel() != 1):
+        given = list(penalty.shape) if isinstance(penalty, Tensor) else type(penalty).__name__
+        raise RunFailed(f"the method's penalty returned {given}, not a scalar", blame=METHOD)
+    return penalty

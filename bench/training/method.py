@@ -1,0 +1,141 @@
+"""The base class of methods, with every hook that one may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from bench.errors import Unsupported
+from bench.pruning.masks import Masks, Scores
+from bench.pruning.sites import Site, Sites
+from bench.spec.registry import Paper
+from bench.spec.spec import Budget
+from bench.training.context import Context
+from bench.training.plan import PRUNE, Phase, Plan
+
+
+class Method(nn.Module):
+    """Base class of methods. Every hook is optional; buffers (and parameters) are what a checkpoint keeps.
+
+    Attributes:
+        name: in the registry.
+        paper: its source, or None.
+        starts_from: ``init`` (trains from the initial weights) or ``base`` (starts from the trained dense
+            network).
+        ranking: how the default :meth:`select` ranks, ``layer`` or ``global``; the user's ``--ranking`` wins.
+        prunes: False for a method that keeps every unit (a control); it is given no budget.
+        native: True for a method that can choose its own sparsity, as its paper does (``--native``).
+        active: when its hooks run: ``before`` the prune, ``after`` it (then they act on the sliced network) or
+            ``always``. ``prepare`` and the choice of masks are no matter of it.
+        couplings: those that it works with, of ``inner`` and ``full``.
+        kinds: kinds of sites that it works on, of ``conv`` and ``linear``.
+    """
+
+    name: str = ""
+    paper: Paper | None = None
+    starts_from: str = "init"
+    ranking: Literal["layer", "global"] = "layer"  # norms of weights do not compare across layers
+    prunes: bool = True
+    native: bool = False
+    active: Literal["before", "after", "always"] = "before"
+    couplings: tuple[str, ...] = ("inner", "full")
+    kinds: tuple[str, ...] = ("conv", "linear")
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options with their defaults; subclasses override it with a frozen dataclass."""
+
+    config: Any
+    _whole: Any = None  # the composition that it is a part of; its module imports this one
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.config = config if config is not None else self.Config()
+
+    def supports(self, site: Site) -> str | None:
+        """Why the method does not work on ``site``, None where it does; asked before anything is trained."""
+        return None if site.kind in self.kinds else f"it is of kind {site.kind}, not {' or '.join(self.kinds)}"
+
+    def require(self, sites: Sites) -> None:
+        """Raise Unsupported unless the method works with the coupling and every site of ``sites``."""
+        if sites.coupling not in self.couplings:
+            raise Unsupported(f"{self.name} works with --coupling {' or '.join(self.couplings)} only")
+        for name, site in sites.items():
+            if reason := self.supports(site):
+                raise Unsupported(f"{self.name} does not work on site {name}: {reason}")
+
+    def plan(self, ctx: Context) -> Plan:
+        """Phases and where to prune. Must depend on nothing but the recipe, the budget and the configuration.
+
+        Default: from ``init`` train, prune, fine-tune; from ``base`` prune, fine-tune; the method's hooks run
+        until the prune.
+        """
+        recipe = ctx.recipe
+        train = () if self.starts_from == "base" else (Phase(recipe.train.epochs),)
+        return (*train, PRUNE, Phase(recipe.finetune.epochs, "finetune"))
+
+    def prepare(self, ctx: Context) -> None:
+        """Once, before anything: register buffers, insert layers. Called again (then state is loaded) on resume.
+
+        The network has its starting weights, the base's where :attr:`starts_from` says so, on resume too.
+        """
+
+    def on_phase_start(self, ctx: Context) -> None:
+        """Before a phase's first epoch, after its rewind; also in a phase of 0 epochs."""
+
+    def on_batch_start(self, ctx: Context) -> None:
+        """Before the forward pass on ``ctx.x`` ``[B, C, H, W]``, ``ctx.y`` ``[B]``; may call ``ctx.gate``."""
+
+    def penalty(self, ctx: Context) -> Tensor | float:
+        """A scalar in the unit of the loss (nats per example), added to it before the backward pass."""
+        return 0.0
+
+    def on_backward_end(self, ctx: Context) -> None:
+        """Gradients are there, the optimizer has not stepped."""
+
+    def on_step_end(self, ctx: Context) -> None:
+        """After the optimizer's step: projections, proximal steps."""
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """After each epoch of the method's own phases."""
+
+    def on_phase_end(self, ctx: Context) -> None:
+        """After a phase, also one of 0 epochs; ``ctx.phase`` is its index in the plan. May set ``ctx.masks``, shrink,
+        snapshot, rewind."""
+
+    def scores(self, ctx: Context) -> Scores:
+        """What each unit is worth, for the default :meth:`select`. Default: l2 norm of its weights.
+
+        In a composition the default is that of the whole, whichever part ranks; so is :meth:`select`.
+        """
+        if self._whole is not None and self._whole.ranker is not self:
+            return self._whole.scores(ctx)
+        return {name: site.rows().detach().norm(dim=1) for name, site in ctx.sites.items()}
+
+    def select(self, ctx: Context, budget: Budget) -> Masks:
+        """What stays. Default: the best units by :meth:`scores` within the budget, ranked by ``ranking``."""
+        if self._whole is not None and self._whole.ranker is not self:
+            return self._whole.select(ctx, budget)
+        return ctx.rank(self.scores(ctx), self.ranking)
+
+    def finalize(self, ctx: Context) -> None:
+        """Before slicing, and after an error: let go of what was taken. Gates and insertions go by themselves.
+
+        A method that is active after the prune is finalized at the end of the run.
+        """
+
+    @property
+    def members(self) -> list[Method]:
+        """The parts of a composition, the method itself otherwise."""
+        return [self]
+
+    def acts(self, pruned: bool) -> bool:
+        """Whether its hooks run after the prune, or before it."""
+        return self.active in ("always", "after" if pruned else "before")
+
+    def bound(self, hook: str) -> list[Callable[..., Any]]:
+        """This method's own implementations of ``hook``; empty where it has none, so that none costs nothing."""
+        return [getattr(self, hook)] if getattr(type(self), hook) is not getattr(Method, hook) else []

@@ -1,0 +1,103 @@
+"""Decorators that register a method: a class with hooks, a score of sites, or a penalty on sites."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import Tensor
+
+from bench.pruning.masks import Scores
+from bench.pruning.sites import Site
+from bench.spec.registry import METHODS, Paper
+from bench.training.context import Context
+from bench.training.method import Method
+
+
+def method(name: str, *, paper: Paper | None = None) -> Callable[[type[Method]], type[Method]]:
+    """Register a :class:`Method` subclass as ``name``."""
+
+    def decorate(cls: type[Method]) -> type[Method]:
+        cls.name, cls.paper = name, paper
+        METHODS.register(name, cls, f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}")
+        return cls
+
+    return decorate
+
+
+def importance(
+    name: str,
+    *,
+    paper: Paper | None = None,
+    ranking: Literal["layer", "global"] = "layer",
+    needs: Literal["activations", "gate_gradients"] | None = None,
+    supports: Callable[[Site], str | None] | None = None,
+    **options: Any,
+) -> Callable[[Callable], Callable]:
+    """Register ``function(site, **options) -> [n_units]`` as a method that starts from the base and prunes once.
+
+    Larger is more worth keeping. ``ranking`` says whether scores compare within a site or over all of them.
+    ``options`` are its configuration and their defaults. With ``needs`` the function is called as
+    ``function(site, values, **options)`` with the ``activations`` ``[B, n_units, ...]`` or the ``gate_gradients``
+    ``[B, n_units]`` of every training batch, and the score is the mean (see ``Context.mean``); an option
+    ``batches`` then limits how many. ``supports`` is :meth:`Method.supports`.
+    """
+    if needs:
+        options = {"batches": None, **options}
+
+    def decorate(function: Callable) -> Callable:
+        def scores(self: Method, ctx: Context) -> Scores:
+            given = dataclasses.asdict(self.config)
+            if needs:
+                batches = given.pop("batches")
+                return ctx.mean(lambda site, values: function(site, values.float(), **given), needs, batches)
+            return {name: function(site, **given).detach() for name, site in ctx.sites.items()}
+
+        body = {"starts_from": "base", "ranking": ranking, "scores": scores}
+        _register(name, paper, function, options, body | _declared(supports))
+        return function
+
+    return decorate
+
+
+def regularizer(
+    name: str, *, paper: Paper | None = None, supports: Callable[[Site], str | None] | None = None, **options: Any
+) -> Callable[[Callable], Callable]:
+    """Register ``function(site, **options) -> scalar`` as a method that trains with its sum over sites as penalty.
+
+    It prunes by the l2 norm of the units' weights, the same share of every site, unless composed with an
+    importance (``name+importance``). ``supports`` is :meth:`Method.supports`.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        def penalty(self: Method, ctx: Context) -> Tensor | float:
+            given = dataclasses.asdict(self.config)
+            return sum(function(site, **given) for site in ctx.sites.values())
+
+        _register(name, paper, function, options, {"penalty": penalty} | _declared(supports))
+        return function
+
+    return decorate
+
+
+def lacks_scaled_norm(site: Site) -> str | None:
+    """For ``supports`` of methods that rank by the scales of batch norms."""
+    return "it has no batch norm with a scale" if site.gamma() is None else None
+
+
+def _declared(supports: Callable[[Site], str | None] | None) -> dict[str, Any]:
+    return {"supports": lambda self, site: supports(site)} if supports else {}
+
+
+def _register(name: str, paper: Paper | None, function: Callable, options: dict[str, Any], body: dict) -> None:
+    fields = [
+        (key, int | None if key == "batches" else type(value), dataclasses.field(default=value))
+        for key, value in options.items()
+    ]
+    config = dataclasses.make_dataclass("Config", fields, frozen=True)
+    config.__module__ = function.__module__
+    facts = {"__doc__": function.__doc__, "__module__": function.__module__, "name": name, "paper": paper}
+    cls = type(name, (Method,), facts | {"Config": config} | body)
+    METHODS.register(name, cls, f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}")

@@ -1,0 +1,104 @@
+"""Which figures the pages show, under which heading and with which caption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import SetupError
+from leaderboard.figures import draw, figures_of_boards
+from leaderboard.figures.plot_style import Spec
+from leaderboard.reader.model import Board, Row, Run
+from leaderboard.render.naming import board_names
+from leaderboard.stats import cross_table
+from leaderboard.stats.curves import of_tables
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure with what stands around it; ``name`` is its anchor and part of its file's name."""
+
+    name: str
+    title: str
+    caption: str
+    spec: Spec
+
+
+def of_board(
+    board: Board, run_link: Callable[[Run], str] | None = None, row_link: Callable[[Row], str] | None = None
+) -> list[Plate]:
+    """The figures of one board: costs first, then over budgets.
+
+    Args:
+        run_link, row_link: address that a click on a point opens; without them points open nothing.
+    """
+    plates = []
+    if any(row.top1 for table in board.tables for row in table.rows if row.track != "dense"):
+        plates.append(
+            Plate(
+                "costs",
+                "Accuracy against cost",
+                "Large points: means over seeds with 95 % intervals; each opens its method. Small points: single runs; "
+                "each opens its record. Grey: controls. Grey line: rows that no cheaper row beats. Dashed: dense. "
+                "On the axes of MACs and parameters the rows of a budget stand side by side, the best at its place, "
+                "the others left of it; the dotted line is the budget. "
+                "A click on a name in the legend shows it alone.",
+                figures_of_boards.costs(board, run_link, row_link),
+            )
+        )
+    for kind, of in (("macs", "MACs"), ("params", "parameters")):
+        if any(curve.kind == kind and len(curve.points) > 1 for curve in of_tables(board.tables)):
+            plates.append(
+                Plate(
+                    f"curves-{kind}",
+                    f"Accuracy over the share of {of}",
+                    "Means over seeds; each point opens its method. "
+                    "A click on a name in the legend shows it alone, with its 95 % interval.",
+                    figures_of_boards.curves(board, kind, row_link),
+                )
+            )
+    several = sum(table.keep is not None for table in board.tables) >= cross_table.LEAST_TABLES
+    return plates + (across([board]) if several else [])
+
+
+def across(boards: Sequence[Board]) -> list[Plate]:
+    """The figures over several tables at once, where there is something to compare."""
+    plates = []
+    methods = {name: method for board in boards for name, method in figures_of_boards.methods_of(board).items()}
+    profile, ranking = cross_table.profile(boards), cross_table.ranking(boards)
+    if profile and len(profile.lines) > 1:
+        plates.append(
+            Plate(
+                "profile",
+                "Performance profile",
+                "Share of the tables in which a method's error is within a factor of the least one. Higher is better.",
+                draw.profile(profile, methods),
+            )
+        )
+    if ranking:
+        plates.append(
+            Plate(
+                "ranking",
+                "Mean ranks",
+                "Over all tables, best on top. A bar on the right spans methods that Nemenyi's test does not tell "
+                "apart. It takes tables for independent, which budgets of one network are not.",
+                draw.ranking(ranking),
+            )
+        )
+    return plates
+
+
+def write_all(boards: Sequence[Board], folder: Path) -> list[Path]:
+    """Write every figure of every board as SVG and PNG; raises SetupError where the folder cannot be written."""
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for board, name in zip(boards, board_names(boards), strict=True):
+            for plate in of_board(board):
+                for ending in (".svg", ".png"):
+                    paths.append(folder / f"{name}-{plate.name}{ending}")
+                    draw.save(plate.spec, paths[-1])
+    except OSError as error:
+        raise SetupError(f"cannot write figures to {folder}: {error.strerror}") from error
+    return paths

@@ -1,0 +1,293 @@
+"""Accuracy against cost and over budgets: the figures of one board."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from leaderboard.figures.plot_style import GREY, WIDTH, Spec, band, figure, picked, series_of, short, tip
+from leaderboard.reader.model import Board, Row, Run, Table
+from leaderboard.render.tables import clean
+from leaderboard.stats.curves import of_tables
+
+Links = Callable[[Run], str]
+
+AXES = {
+    "macs": "MACs kept, % of dense",
+    "params": "parameters kept, % of dense",
+    "small": "latency at the smallest batch, ms",
+    "large": "latency at the largest batch, ms",
+    "cost": "training cost, dense = 1",
+}
+BESIDE = "axis == 'macs' || axis == 'params'"
+"""For which costs the rows of one budget lie one upon the other, so that they are drawn side by side."""
+SPREAD = 96
+"""Pixels over which they are, the best one at its place; half as many where all budgets are shown, so that none seems
+to keep much less than it does, and fewer in a plot that is narrower than usual."""
+ALL = "all budgets"
+FEW = 4
+"""Curves of which all bands are drawn; of more, only those that are picked in the legend."""
+
+
+def methods_of(board: Board) -> dict[str, str]:
+    """Name of each series -> its method; a name has one colour in all figures of a board."""
+    return {row.name: row.method for table in board.tables for row in table.rows if row.track != "dense"}
+
+
+def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row], str] | None = None) -> Spec:
+    """Accuracy against cost: single runs, means with 95 % intervals, the Pareto front of the chosen cost.
+
+    Args:
+        board: all of its rows but dense, which is a line, and ``like``, which are compared with one method only.
+        run_link, row_link: address that a click on a point opens; without them points open nothing.
+    """
+    rows = [
+        (table, row) for table in board.tables if table.kind != "like" for row in table.rows if row.track != "dense"
+    ]
+    values: list[Spec] = []
+    for (table, row), place in zip(rows, _places(rows), strict=True):
+        common = {"series": clean(row.name), "budget": table.title, "beside": place}
+        values += [common | _run_value(table, row, run, run_link) for run in row.runs if run.wrong is not None]
+        if row.top1 is not None:
+            values.append(common | _row_value(row, row_link))
+    axes = [axis for axis in AXES if any(value.get(axis) is not None for value in values)]
+    budgets = [ALL, *(table.title for table in board.tables if any(table is t for t, _ in rows))]
+    budget = [{"filter": f"budget == '{ALL}' || datum.budget == budget"}]
+    chosen = [*budget, {"calculate": "datum[axis]", "as": "x"}, {"filter": "isValid(datum.x)"}]
+    means = [{"filter": "datum.is == 'row'"}, *chosen]
+    cheapest = [{"field": "x", "order": "ascending"}, {"field": "top1", "order": "descending"}]
+    front = [
+        *means,
+        {"window": [{"op": "max", "field": "top1", "as": "best"}], "sort": cheapest},
+        {"window": [{"op": "lag", "field": "best", "as": "before"}], "sort": cheapest},
+        {"filter": "!isValid(datum.before) || datum.top1 > datum.before"},
+    ]
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "scale": {"zero": {"expr": BESIDE}},
+        "axis": {"title": {"signal": "axis_title"}},
+    }
+    y = {"field": "top1", "type": "quantitative", "scale": {"zero": False}, "title": "top-1, %"}
+    href = {"href": {"field": "href"}} if run_link or row_link else {}
+    hand = {"cursor": "pointer"} if href else {}
+    narrow = f"min(1, width / {WIDTH}) / (budget == '{ALL}' ? 2 : 1)"
+    beside = {"xOffset": {"expr": f"{BESIDE} ? datum.beside * {narrow} : 0"}}
+    identity = [tip("series", "method"), tip("budget")]
+    numbers = [
+        tip("macs", "MACs kept, %", ".2f"),
+        tip("params", "params kept, %", ".2f"),
+        tip("small", "ms, smallest batch", ".3f"),
+        tip("large", "ms, largest batch", ".3f"),
+        tip("cost", "training cost, dense = 1", ".2f"),
+    ]
+    shares = [
+        {"axis": table.kind, "budget": table.title, "share": short(100 * table.keep)}
+        for table in board.tables
+        if table.keep is not None and any(table is t for t, _ in rows)
+    ]
+    layers: list[Spec] = [
+        {
+            "data": {"values": shares},
+            "transform": [{"filter": "datum.axis == axis"}, *budget],
+            "mark": {"type": "rule", "strokeDash": [1, 3], "color": GREY},
+            "encoding": {"x": {**x, "field": "share"}},
+        },
+        {
+            "transform": front,
+            "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.2, "opacity": 0.65, "color": GREY},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "transform": [{"filter": "datum.is == 'run'"}, *chosen],
+            "mark": {"type": "point", "filled": True, "size": 12, **beside, **hand},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "opacity": picked(0.4, 0.04),
+                "tooltip": [*identity, tip("seed"), tip("top1", "top-1, %", ".2f"), *numbers],
+                **href,
+            },
+        },
+        {
+            "transform": means,
+            "mark": {"type": "rule", "strokeWidth": 1.2, **beside},
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "opacity": picked(0.7, 0.06)},
+        },
+        {
+            "params": [{"name": "pick", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}],
+            "transform": means,
+            "mark": {"type": "point", "filled": True, "size": 55, **beside, **hand},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "opacity": picked(0.95, 0.08),
+                "tooltip": [
+                    *identity,
+                    tip("seeds"),
+                    tip("top1", "top-1, %", ".2f"),
+                    tip("half", "± (95 %)", ".2f"),
+                    *numbers,
+                ],
+                **href,
+            },
+        },
+    ]
+    series = series_of(methods_of(board), {value["series"] for value in values})
+    runs, intervals, points = layers[2:]
+    runs["encoding"] |= {"color": series["color"], "shape": series["shape"]}
+    intervals["encoding"] |= {"color": series["color"]}
+    points["encoding"] |= series
+    return figure(
+        "Accuracy against cost: one small point a run, one large point a row with its 95 % interval; "
+        "the grey line joins the rows that no cheaper row beats.",
+        values,
+        params=[
+            {
+                "name": "axis",
+                "value": "macs",
+                "bind": {"input": "select", "name": "cost ", "options": axes, "labels": [AXES[axis] for axis in axes]},
+            },
+            {"name": "axis_title", "expr": f"({json.dumps(AXES)})[axis]"},
+            {"name": "budget", "value": ALL, "bind": {"input": "select", "name": "budget ", "options": budgets}},
+        ],
+        layer=[*_dense(board, "24"), *layers],
+        height=420,
+    )
+
+
+def curves(board: Board, kind: str = "macs", row_link: Callable[[Row], str] | None = None) -> Spec:
+    """Accuracy over the share kept, one line a row's name, with 95 % intervals as bands."""
+    chosen = [curve for curve in of_tables(board.tables) if curve.kind == kind]
+    values: list[Spec] = []
+    for curve in chosen:
+        for point in curve.points:
+            if point.row.top1 is None:
+                continue
+            mean, half = point.row.top1.mean, point.row.top1.half
+            values.append(
+                {"series": clean(curve.name), "keep": point.keep, "top1": short(mean), **band(mean, half)}
+                | ({"href": row_link(point.row)} if row_link else {})
+            )
+    shares = sorted({value["keep"] for value in values})
+    series = series_of(methods_of(board), {value["series"] for value in values})
+    x = {
+        "field": "keep",
+        "type": "quantitative",
+        "scale": {"type": "log", "nice": False},
+        "axis": {"values": shares, "format": "~g"},
+        "title": "share of the MACs kept" if kind == "macs" else "share of the params kept",
+    }
+    y: Spec = {"field": "top1", "type": "quantitative", "scale": {"zero": False}, "title": "top-1, %"}
+    bands = 0.12 if len(chosen) <= FEW else 0
+    if not bands and values:  # room for what is seen, not for the bands that are not
+        means = [value["top1"] for value in values]
+        room = 0.05 * (max(means) - min(means)) + 0.1
+        y["scale"] = {"domain": [short(min(means) - room), short(max(means) + room)], "zero": False}
+    layers = [
+        {
+            "mark": {"type": "area", "clip": True},
+            "encoding": {
+                "x": x,
+                "y": {**y, "field": "low"},
+                "y2": {"field": "high"},
+                "color": series["color"],
+                "opacity": {"condition": {"param": "pick", "empty": False, "value": 0.25}, "value": bands},
+            },
+        },
+        {
+            "mark": {"type": "line", "strokeWidth": 1.4},
+            "encoding": {"x": x, "y": y, "color": series["color"], "opacity": picked(0.8, 0.08)},
+        },
+        {
+            "params": [{"name": "pick", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}],
+            "mark": {"type": "point", "filled": True, "size": 45, **({"cursor": "pointer"} if row_link else {})},
+            "encoding": {
+                "x": x,
+                "y": y,
+                **series,
+                "opacity": picked(0.95, 0.08),
+                "tooltip": [
+                    tip("series", "method"),
+                    tip("keep", "share kept", "~g"),
+                    tip("top1", "top-1, %", ".2f"),
+                    tip("half", "± (95 %)", ".2f"),
+                ],
+                **({"href": {"field": "href"}} if row_link else {}),
+            },
+        },
+    ]
+    return figure("Accuracy over the share kept.", values, layer=[*_dense(board, "width / 2"), *layers], height=360)
+
+
+def _places(rows: Sequence[tuple[Table, Row]]) -> list[int]:
+    """How many pixels to the left each row is drawn, so that the rows of a budget rise to the best one at its place."""
+    tables: dict[str, list[int]] = {}
+    heights = [row.top1.mean if row.top1 else 0.0 for _, row in rows]
+    for n in sorted(range(len(rows)), key=lambda n: -heights[n]):
+        tables.setdefault(rows[n][0].slug, []).append(n)
+    spread = min(SPREAD, 400 // max(len(tables), 1))
+    beside = {n: round(-spread * place / len(order)) for order in tables.values() for place, n in enumerate(order)}
+    return [beside[n] for n in range(len(rows))]
+
+
+def _row_value(row: Row, link: Callable[[Row], str] | None) -> Spec:
+    assert row.top1 is not None
+    speeds = sorted(row.speeds, key=lambda speed: speed.batch)
+    return {
+        "is": "row",
+        "seeds": len(row.runs),
+        "top1": short(row.top1.mean),
+        **band(row.top1.mean, row.top1.half),
+        "macs": short(row.macs_percent),
+        "params": short(row.params_percent),
+        "small": short(speeds[0].final_ms) if speeds else None,
+        "large": short(speeds[-1].final_ms) if speeds else None,
+        "cost": short(row.cost),
+    } | ({"href": link(row)} if link else {})
+
+
+def _run_value(table: Table, row: Row, run: Run, link: Links | None) -> Spec:
+    assert run.wrong is not None
+
+    def percent(value: int | None, dense: int | None) -> float | None:
+        return None if value is None or not dense else short(100 * value / dense)
+
+    return {
+        "is": "run",
+        "seed": run.seed,
+        "top1": short(100 * (1 - run.wrong / row.test_images)),
+        "macs": percent(run.macs, table.dense_macs),
+        "params": percent(run.params, table.dense_params),
+        "small": short(run.ms[0]),
+        "large": short(run.ms[1]),
+        "cost": short(_cost(row, run)),
+    } | ({"href": link(run)} if link else {})
+
+
+def _cost(row: Row, run: Run) -> float | None:
+    """Training MACs of a run over those of dense, by way of its row's."""
+    if not row.cost or not row.training_macs or run.training_macs is None:
+        return None
+    return run.training_macs * row.cost / row.training_macs
+
+
+def _dense(board: Board, at: str) -> list[Spec]:
+    """A dashed line at the dense network's accuracy, its name ``at`` a place; nothing without a dense row."""
+    means = [row.top1.mean for table in board.tables for row in table.rows if row.track == "dense" and row.top1]
+    if not means:
+        return []
+    data = {"values": [{"dense": short(means[0])}]}
+    y = {"field": "dense", "type": "quantitative"}
+    return [
+        {
+            "data": data,
+            "mark": {"type": "rule", "strokeDash": [4, 3], "color": GREY, "clip": True},
+            "encoding": {"y": y},
+        },
+        {
+            "data": data,
+            "mark": {"type": "text", "align": "center", "baseline": "bottom", "dy": -2, "color": GREY},
+            "encoding": {"x": {"value": {"expr": at}}, "y": y, "text": {"value": "dense"}},
+        },
+    ]

@@ -1,0 +1,1 @@
+"""Rendered tables, checked by computing their numbers again."""

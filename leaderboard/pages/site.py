@@ -1,0 +1,333 @@
+"""Boards as a folder of HTML pages that work without a server: one a board, a method and a record, and an index.
+
+Same boards and records, same bytes. Nothing a page needs lies outside the folder, and no page asks for anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from bench.errors import SetupError, UsageError
+from bench.records import store
+from bench.spec.digest import path_component
+from bench.spec.option_scan import Option
+from leaderboard.figures import draw, figures_of_runs
+from leaderboard.figures import figure_list as plates
+from leaderboard.figures.figure_list import Plate
+from leaderboard.pages import page_content
+from leaderboard.pages.templating import environment, reach_order
+from leaderboard.published.claims import Claim
+from leaderboard.reader.frame import Problem
+from leaderboard.reader.model import CONTROLS, Board, Row, Run, Table
+from leaderboard.render.naming import board_names, names
+from leaderboard.render.summary_sentences import listed, sentences, short
+
+HERE = Path(__file__).parent
+MARKER = "bench-site.txt"
+"""In every site: says whose it is, and lists its files."""
+HEAD = "Written by bench board. Everything listed here is replaced when the site is written again."
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)
+"""What reading a record that lacks something raises."""
+
+
+Checks = Sequence[tuple[str, str, str]]
+"""(name, outcome, detail) of each check of ``bench verify``."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a page says of a method beside its results.
+
+    Attributes:
+        title: one line.
+        paper: citation; empty for the suite's own.
+        url: of the paper; a link only where it is http(s).
+        file: where the method is defined.
+    """
+
+    title: str
+    paper: str = ""
+    url: str = ""
+    file: str = ""
+    kind: str = ""
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the pages say beside the boards.
+
+    Attributes:
+        root: folder that the records were loaded from; ``Run.file`` is relative to it.
+        command: the command that runs a record again.
+        about: by name of the method.
+        claims: published numbers.
+        problems: files left out or in doubt.
+        verified: record_sha256 -> checks of ``bench verify``; what is not in it was not verified.
+    """
+
+    root: Path
+    command: Callable[[Mapping[str, Any]], str]
+    about: Mapping[str, About] = field(default_factory=dict)
+    claims: Sequence[Claim] = ()
+    problems: Sequence[Problem] = ()
+    verified: Mapping[str, Checks] = field(default_factory=dict)
+
+
+class Folder:
+    """Files of a site that is being written; no name is given twice, also where case does not count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names: dict[str, str] = {}
+
+    def add(self, name: str, text: str) -> None:
+        """Write a file; ValueError for a name that leads out of the folder or is taken."""
+        parts = PurePosixPath(name).parts
+        if not parts or any(path_component(part) != part or part in (".", "..") for part in parts) or len(parts) > 2:
+            raise ValueError(f"{name!r} is no name of a page")
+        if self.names.setdefault(name.lower(), name) != name or (self.path / name).exists():
+            raise ValueError(f"two pages are called {name}")
+        file = self.path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write(folder: Path, boards: Sequence[Board], sources: Sources) -> list[Path]:
+    """Write the site, all of it or nothing, and return its files.
+
+    A site that is already there is replaced; it stays as it was when writing fails.
+
+    Raises:
+        UsageError: there is something at ``folder`` that is no site, or a file in it that is not the site's.
+        SetupError: the folder cannot be written.
+    """
+    folder = folder.resolve()
+    try:
+        _check_place(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            new, old = Path(temporary) / "new", Path(temporary) / "old"
+            new.mkdir()
+            made = Folder(new)
+            _Site(boards, sources, folder, made).write()
+            made.add(MARKER, "\n".join([HEAD, *sorted(made.names.values()), MARKER]) + "\n")
+            _check_place(folder)
+            _exchange(folder, new, old)
+    except OSError as error:
+        raise SetupError(f"cannot write the site {folder}: {error.strerror}") from error
+    return sorted(folder / name for name in made.names.values())
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse what is no site, and a site with files that are not its own."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UsageError(f"site {folder}: there is a file of this name; choose another folder")
+    there = {
+        Path(where, name).relative_to(folder).as_posix()
+        for where, folders, files in os.walk(folder)
+        for name in [*files, *(f for f in folders if Path(where, f).is_symlink())]
+    }
+    marker = folder / MARKER
+    own = (
+        marker.read_text(encoding="utf-8", errors="replace").splitlines()
+        if MARKER in there and not marker.is_symlink()
+        else []
+    )
+    if there and own[:1] != [HEAD]:
+        raise UsageError(f"site {folder}: the folder is not empty and no site of bench board; choose another")
+    foreign = sorted(there - set(own[1:]))
+    if foreign:
+        raise UsageError(f"site {folder}: {foreign[0]} is not the site's (of {len(foreign)}); move it elsewhere first")
+
+
+def _exchange(folder: Path, new: Path, old: Path) -> None:
+    """Put ``new`` in the place of ``folder``, which goes to ``old``; what was there comes back when that fails."""
+    had = folder.exists()
+    if had:
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if had:
+            old.rename(folder)
+        raise
+
+
+class _Site:
+    """All pages of one site."""
+
+    def __init__(self, boards: Sequence[Board], sources: Sources, place: Path, made: Folder) -> None:
+        self.boards, self.sources, self.made = boards, sources, made
+        self.board_names = {id(board): name for board, name in zip(boards, board_names(boards), strict=True)}
+        self.method_names = names(row.method for board in boards for table in board.tables for row in table.rows)
+        self.files: dict[str, str] = {}
+        self.widths: dict[str, Mapping[str, Sequence[int]]] = {}
+        self.records = _relative(sources.root.resolve(), place)
+        self.templates = environment()
+
+    def write(self) -> None:
+        for board in self.boards:
+            for table, row in page_content.rows_of(board):
+                for run in row.runs:
+                    self.record(board, table, row, run)
+        for board in self.boards:
+            self.board(board)
+        for method in sorted(self.method_names):
+            self.method(method)
+        self.index()
+        for file in sorted((HERE / "assets").iterdir()):
+            self.made.add(f"assets/{file.name}", file.read_text(encoding="utf-8"))
+        shared = {"training": figures_of_runs.training(), "standing": figures_of_runs.standing()}
+        self.made.add("assets/specs.js", f"window.boardSpecs = {json.dumps(shared, sort_keys=True)};\n")
+        self.made.add("assets/vega.js", draw.bundle())
+
+    def page(self, file: str, template: str, **values: Any) -> None:
+        up = "../" if "/" in file else ""
+        self.made.add(file, self.templates.get_template(template).render(up=up, **values))
+
+    def board_name(self, board: Board) -> str:
+        return self.board_names[id(board)]
+
+    def index(self) -> None:
+        boards = [self._summary(board) for board in self.boards]
+        methods = []
+        for method in sorted(self.method_names, key=lambda name: (name in CONTROLS, name)):
+            about = self.sources.about.get(method)
+            on = sum(any(row.method == method for t in b.tables for row in t.rows) for b in self.boards)
+            methods.append(
+                {
+                    "name": method,
+                    "slug": self.method_names[method],
+                    "control": method in CONTROLS,
+                    "title": about.title if about else "",
+                    "paper": about.paper if about else "",
+                    "boards": on,
+                }
+            )
+        several = plates.across(self.boards) if len(self.boards) > 1 else []
+        self.page(
+            "index.html",
+            "index.html",
+            boards=boards,
+            methods=methods,
+            problems=self.sources.problems,
+            plates=self.drawn(several, "all-boards"),
+        )
+
+    def _summary(self, board: Board) -> dict[str, Any]:
+        rows = [row for _, row in page_content.rows_of(board)]
+        return {
+            "slug": self.board_name(board),
+            "title": board.title,
+            "methods": len({row.method for row in rows}),
+            "seeds": len({run.seed for row in rows for run in row.runs}),
+            "runs": sum(len(row.runs) for row in rows),
+            "budgets": listed([short(table) for table in board.tables]) if board.tables else "",
+            "say": " ".join(sentences(board)),
+        }
+
+    def board(self, board: Board) -> None:
+        name = self.board_name(board)
+        key = board.key
+        claims = [c for c in self.sources.claims if (c.arch, c.dataset) == (key["arch"], key["dataset"])]
+        overall = page_content.overall(board)
+        self.page(
+            f"boards/{name}.html",
+            "board.html",
+            board=board,
+            say=sentences(board),
+            sections=page_content.sections(board),
+            plates=self.drawn(plates.of_board(board, self.run_link, self.row_link), name),
+            overall=overall,
+            reach=sorted({(r.what, r.points) for curve in overall for r in curve.reach}, key=reach_order),
+            claims=claims,
+            method_slug=self.method_names,
+        )
+
+    def drawn(self, plates: Sequence[Plate], prefix: str) -> list[dict[str, Any]]:
+        """Plates for a page; each is also drawn into a file, for readers without scripts."""
+        found = []
+        for plate in plates:
+            file = f"{prefix}-{plate.name}.svg"
+            self.made.add(f"figures/{file}", draw.svg(plate.spec) + "\n")
+            found.append({"plate": plate, "file": file})
+        return found
+
+    def run_link(self, run: Run) -> str:
+        return f"../records/{run.page}.html"
+
+    def row_link(self, row: Row) -> str:
+        return f"../methods/{self.method_names[row.method]}.html"
+
+    def method(self, method: str) -> None:
+        self.page(
+            f"methods/{self.method_names[method]}.html",
+            "method.html",
+            name=method,
+            control=method in CONTROLS,
+            about=self.sources.about.get(method),
+            parts=page_content.parts(method, self.boards, self.widths),
+            board_name=self.board_name,
+            claims=[claim for claim in self.sources.claims if claim.method == method],
+        )
+
+    def place(self, run: Run) -> str:
+        """Where a record lies for who works where the site was made; no page tells a path from a machine's root."""
+        root = self.sources.root
+        return run.file if root.is_absolute() else (root / run.file).as_posix()
+
+    def record(self, board: Board, table: Table, row: Row, run: Run) -> None:
+        """The page of a run; one that stands on several boards has the one of the first."""
+        if run.page in self.files:
+            if self.files[run.page] != run.file:
+                raise ValueError(f"{run.file} and {self.files[run.page]} have one page, {run.page}")
+            return
+        self.files[run.page] = run.file
+        values, command, damaged = None, "", ""
+        checks: Checks = ()
+        try:
+            found = store.load(self.sources.root / run.file)
+            values = page_content.record_values(found)
+            command = self.sources.command(found)
+            checks = tuple(self.sources.verified.get(found["record_sha256"], ()))
+            self.widths[run.page] = {site: (before, after) for site, before, after, _ in values["widths"]}
+        except store.RecordError as error:
+            damaged = str(error)
+        except DAMAGE as error:
+            damaged = f"damaged near {error}"
+        self.page(
+            f"records/{run.page}.html",
+            "record.html",
+            run=run,
+            row=row,
+            table=table,
+            board_title=board.title,
+            board_slug=self.board_name(board),
+            method_slug=self.method_names[row.method],
+            link=self.records and f"{self.records}{quote(run.file)}",
+            v=values,
+            damaged=damaged,
+            command=command,
+            checks=checks,
+            verify=shlex.join(["python", "-m", "bench", "verify", self.place(run)]),
+        )
+
+
+def _relative(root: Path, place: Path) -> str:
+    """How a page of a record leads to the records' folder; empty where that is not beside the site."""
+    try:
+        inner = root.relative_to(place.parent).as_posix()
+    except ValueError:
+        return ""
+    return "../../" + (f"{quote(inner)}/" if inner != "." else "")

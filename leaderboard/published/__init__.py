@@ -1,0 +1,1 @@
+"""Numbers that papers publish, and what was measured of them."""

@@ -1,0 +1,1 @@
+"""Tables, summaries and sentences in every format."""

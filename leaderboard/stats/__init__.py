@@ -1,0 +1,1 @@
+"""Boards: means, paired differences, ranks."""

@@ -1,0 +1,213 @@
+"""From the records of one specification to one row: means over seeds, costs, speeds, what it shares with others."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from bench.spec.spec import BUDGET_TOLERANCE
+from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Mean, Row, Run, Speed
+from leaderboard.stats.statistics import QUANTUM, interval
+
+if TYPE_CHECKING:
+    from leaderboard.reader.extract import Record
+
+SAME_COST = 0.05
+"""Relative difference of training MACs up to which two rows cost the same."""
+TIMINGS = tuple(
+    attrgetter(*(f"{size}_{what}" for what in ("batch", "dense_ms", "final_ms", "speedup", "low", "high")))
+    for size in ("small", "large")
+)
+"""What a record says of its latency at either batch size."""
+TRAINED = ("ok", "failed", "diverged")
+"""How a run can have ended; one that ended as ``AS_MISSING`` says is as good as missing."""
+
+
+def make_row(records: Sequence[Record]) -> Row:
+    """Everything of a row that its own records say; what depends on others is filled in by the table."""
+    first = records[0]
+    done = [r for r in records if r.status == "ok"]
+    failed = [r.seed for r in records if r.status in ("failed", "diverged")]
+    n = int(done[0].test_images) if done else 0
+    whole = bool(done) and not failed
+    return Row(
+        spec=first.spec_sha256[:12],
+        method=first.method,
+        name=first.name,
+        track=(done or records)[0].track,
+        runs=tuple(_run(r) for r in records),
+        missing=(),
+        test_images=n,
+        top1=_accuracy([r.final_wrong_images for r in done], n) if whole else None,
+        pruned=_accuracy([r.pruned_wrong_images for r in done], n) if whole else None,
+        macs=_mean(r.final_macs for r in done),
+        params=_mean(r.final_params for r in done),
+        macs_percent=_mean(100 * r.final_macs / r.dense_macs for r in done),
+        params_percent=_mean(100 * r.final_params / r.dense_params for r in done),
+        speeds=speeds(done),
+        epochs=max((int(r.epochs) for r in done), default=None),
+        training_macs=_mean(r.training_macs for r in done),
+        notes=tuple(_notes(records)),
+    )
+
+
+def speeds(done: Sequence[Record]) -> tuple[Speed, ...]:
+    """Latency at the smallest and at the largest batch, over seeds."""
+    found = {}
+    for timing in TIMINGS:
+        timed = [(*timing(r), r.busy) for r in done]
+        batch = most_common([batch for batch, *_ in timed])
+        if batch is None:
+            continue
+        _, dense, final, times, lows, highs, busy = zip(*(one for one in timed if one[0] == batch), strict=True)
+        center, half = interval([math.log(x) for x in times])
+        low, high = (lows[0], highs[0]) if half is None else (_exp(center - half), _exp(center + half))
+        dense_ms, final_ms = statistics.median(dense), statistics.median(final)
+        found[batch] = Speed(int(batch), dense_ms, final_ms, _exp(center), low, high, any(busy))
+    return tuple(found.values())
+
+
+def shares(row: Sequence[Record], other: Sequence[Record]) -> tuple[tuple[str, ...], str]:
+    """What a row has in common with another one, and that on the ladder of Wang et al. 2023.
+
+    ``base``: the same dense network, seed by seed; ``epochs``: as many in all; ``finetune``: the same phases after the
+    prune (the recipe is the board's); ``cost``: training MACs within 5 %.
+    """
+    mine = {r.seed: r for r in row if r.status == "ok"}
+    theirs = {r.seed: r for r in other if r.status == "ok"}
+    pairs = [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
+    if not pairs:
+        return (), ""
+    checks = {
+        "base": all(a.base_sha256 is not None and a.base_sha256 == b.base_sha256 for a, b in pairs),
+        "epochs": all(a.epochs == b.epochs for a, b in pairs),
+        "finetune": all(a.finetune_plan == b.finetune_plan for a, b in pairs),
+        "cost": all(abs(a.training_macs / b.training_macs - 1) <= SAME_COST for a, b in pairs),
+    }
+    length = all(_epochs_of(a.finetune_plan) == _epochs_of(b.finetune_plan) for a, b in pairs)
+    steps = {
+        "S1": True,
+        "S2": checks["base"],
+        "S3.1": length and not checks["finetune"],
+        "S3.2": checks["finetune"],
+        "SX-A": checks["epochs"],
+        "SX-B": checks["cost"],
+    }
+    return tuple(k for k, holds in checks.items() if holds), " ".join(k for k, holds in steps.items() if holds)
+
+
+def why_unranked(
+    row: Row, missing: Sequence[int], records: Sequence[Record], epochs: int | None, synthetic: bool
+) -> str:
+    """Why a row of a matched table has no rank; empty where it may have one."""
+    if row.track != "matched":
+        return {"dense": "no budget", "native": "native track", "like": "the widths of another run"}[row.track]
+    if synthetic:
+        return "nothing measured on synthetic data is a result"
+    failed = [str(run.seed) for run in row.runs if run.status in ("failed", "diverged")]
+    if failed:
+        return f"the run of seed {', '.join(failed)} failed"
+    seeds = len(row.finished)
+    if seeds < LEAST_RANKED:
+        return f"{seeds} of {LEAST_RANKED} seeds" + ("" if seeds >= LEAST_SHOWN else ", too few to be read")
+    if missing:
+        return f"seed {', '.join(map(str, missing))} is missing"
+    if row.epochs != epochs:
+        return f"{row.epochs} epochs in all, others {epochs}"
+    short = max((_short_of_budget(r) for r in records if r.status == "ok"), default=0.0)
+    if short > BUDGET_TOLERANCE:
+        return f"{100 * short:.1f} % of the dense cost below the budget"
+    return ""
+
+
+def step_seconds(done: Sequence[Record]) -> float | None:
+    """Seconds of training an image, hooks included; mean over seeds."""
+    return _mean(r.training_seconds / r.examples_images for r in done if r.training_seconds and r.examples_images)
+
+
+def most_common(values: Sequence[Any]) -> Any:
+    """The value that stands there most often, the smallest of several; None of nothing."""
+    if len(set(values)) == 1:  # nearly always
+        return values[0]
+    counts = Counter(value for value in values if value is not None)
+    return min(counts, key=lambda value: (-counts[value], value), default=None)
+
+
+def _run(r: Record) -> Run:
+    done = r.status == "ok"
+    return Run(
+        id=r.id,
+        page=f"{r.id}-{r.record_sha256[:8]}",
+        file=r.file,
+        seed=r.seed,
+        status=r.status,
+        wrong=int(r.final_wrong_images) if done else None,
+        macs=int(r.final_macs) if done else None,
+        params=int(r.final_params) if done else None,
+        times=(r.small_speedup, r.large_speedup),
+        ms=(r.small_final_ms, r.large_final_ms),
+        training_macs=int(r.training_macs) if done else None,
+    )
+
+
+def _accuracy(wrong: Sequence[float | None], n: int) -> Mean | None:
+    known = [w for w in wrong if w is not None]
+    if not known or len(known) != len(wrong):
+        return None
+    mean, half = interval(known, QUANTUM)
+    return Mean(100 * (1 - mean / n), None if half is None else 100 * half / n)
+
+
+def _short_of_budget(r: Record) -> float:
+    """Share of the dense cost by which a run lies below what was asked."""
+    final, dense = (r.final_macs, r.dense_macs) if r.kind == "macs" else (r.final_params, r.dense_params)
+    return float(r.keep_share - final / dense)
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    notes = []
+    for status in ("failed", "diverged", *AS_MISSING):
+        found = [r for r in records if r.status == status]
+        notes += [f"seed {r.seed} {status}: {r.error[:120]}" for r in found]
+    if any(r.code_changed for r in records):
+        notes.append("made from a working tree with local changes")
+    for column, what in (("method_sha256", "the method's file"), ("torch", "torch")):
+        if len({getattr(r, column) for r in records if r.status == "ok"}) > 1:
+            notes.append(f"its seeds were made with different versions of {what}")
+    if acting := sorted({name for r in records for name in _acting(r.finetune_plan)}):
+        notes.append(f"{' and '.join(acting)} acts in the fine-tuning too")
+    if any(r.frozen for r in records):
+        notes.append("layers were frozen while it trained")
+    if changed := sorted({name for r in records if r.differs for name in r.differs.split(", ")}):
+        notes.append(f"changed between the submission of a job and its start: {', '.join(changed)}")
+    if any(r.busy for r in records):
+        notes.append("timed beside other work: no basis for a claim about speed")
+    return notes
+
+
+@functools.lru_cache(maxsize=1024)
+def _acting(plan: str) -> tuple[str, ...]:
+    """Parts of the method whose hooks run after the prune."""
+    phases = [phase for phase in orjson.loads(plan) if isinstance(phase, Mapping)]
+    return tuple(name for phase in phases for name in phase.get("active", ()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _epochs_of(plan: str) -> int:
+    return sum(phase["epochs"] for phase in orjson.loads(plan) if isinstance(phase, Mapping))
+
+
+def _mean(values: Any) -> float | None:
+    known = list(values)
+    return math.fsum(known) / len(known) if known else None
+
+
+def _exp(x: float) -> float:
+    return math.exp(min(max(x, -700.0), 700.0))

@@ -1,0 +1,179 @@
+"""``bench board``, ``compare`` and ``lint`` as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support.made_records import made, put, seeds
+from support.terminals import on_a_terminal
+
+from bench.cli import main
+from leaderboard.render.text_table import wide
+
+RECORDS = (
+    *seeds("dense", [5, 6, 4, 5, 6], keep=None),
+    *seeds("random", [30, 31, 33, 29, 30]),
+    *seeds("good", [10, 11, 12, 10, 9]),
+    *seeds("good", [20, 21, 22, 20, 19], keep=0.25),
+)
+
+
+@pytest.fixture
+def records(tmp_path):
+    return put(tmp_path / "records", *RECORDS)
+
+
+def run(capsys, *words):
+    code = main([*map(str, words)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("fmt", ["text", "markdown", "csv", "json", "latex"])
+def test_tables_in_every_format(records, capsys, fmt):
+    code, out, err = run(capsys, "board", records, "--format", fmt)
+    assert (code, err) == (0, "")
+    assert "good" in out
+    assert "random" in out
+    if fmt == "json":
+        json.loads(out)
+
+
+def test_choice_of_network_data_and_budget(records, capsys):
+    put(records, *seeds("random", [1, 2, 3], arch="other"))
+    assert "other" not in run(capsys, "board", records, "--arch", "net")[1]
+    out = run(capsys, "board", records, "--arch", "net", "--keep", "0.25")[1]
+    assert "keep 0.25" in out
+    assert "keep 0.5 " not in out
+
+
+@pytest.mark.parametrize("command", [["board"], ["compare", "good", "random"]])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-d", "digts"], "unknown data set in these records 'digts': did you mean digits?"),
+        (["-d", "DIGITS"], "unknown data set in these records 'DIGITS': did you mean digits?"),
+        (["-d", "mnist"], "unknown data set in these records 'mnist': known: digits"),
+        (["-a", "Net"], "unknown network in these records 'Net': did you mean net?"),
+        (["-a", "resnet20"], "unknown network in these records 'resnet20': did you mean net?"),
+        (["--keep", "0.3"], "--keep 0.3: no record has this budget; there are: 0.5, 0.25"),
+        (["--keep", "0.5", "--keep", "0.20"], "--keep 0.2: no record has this budget; there are: 0.5, 0.25"),
+    ],
+)
+def test_a_filter_that_finds_nothing_names_what_there_is(records, capsys, command, words, says):
+    assert run(capsys, *command, records, *words) == (2, "", f"bench: usage: {says}\n")
+
+
+def test_what_is_left_out_is_told_and_not_fatal(records, capsys):
+    (records / "bad-s0.json").write_text("{")
+    (records / "\x1b[31mred-s0.json").write_text("{")
+    code, out, err = run(capsys, "board", records)
+    assert code == 0
+    assert "good" in out
+    assert "bench: bad-s0.json: not JSON" in err
+    assert "\x1b" not in err
+
+
+def test_no_records_is_a_usage_error(tmp_path, capsys):
+    assert run(capsys, "board", tmp_path / "nowhere")[0] == 2
+    assert run(capsys, "board", tmp_path)[0] == 2
+
+
+def test_compare(records, capsys):
+    code, out, _ = run(capsys, "compare", "good", "random", records)
+    assert code == 0
+    assert "good is better" in out
+    assert "keep 0.5 of the MACs" in out
+    found = json.loads(run(capsys, "compare", "good", "random", records, "--json")[1])
+    assert [(c["budget"], c["verdict"], len(c["seeds"])) for c in found] == [("macs-0.5", "a is better", 5)]
+    code, _, err = run(capsys, "compare", "god", "random", records)
+    assert code == 2
+    assert "did you mean good?" in err
+
+
+def test_lint_of_what_board_prints(records, tmp_path, capsys):
+    table = tmp_path / "table.md"
+    table.write_text(run(capsys, "board", records, "--format", "markdown")[1])
+    assert run(capsys, "lint", table, "--records", records)[0] == 0
+    row = next(line for line in table.read_text().splitlines() if line.startswith("|") and "good" in line)
+    mean = next(cell for cell in row.split("|") if "±" in cell)
+    table.write_text(table.read_text().replace(mean, mean.replace("97.92", "98.92"), 1))
+    code, out, err = run(capsys, "lint", table)
+    assert code == 1
+    assert "good" in out
+    assert "1 tables, " in err
+    assert run(capsys, "lint", tmp_path / "none.md")[0] == 2
+
+
+def test_site_and_verifications(records, tmp_path, capsys):
+    verified = tmp_path / "verified.json"
+    file = next(records.rglob("*.json"))
+    verified.write_text(json.dumps({str(file): [{"name": "masks", "outcome": "ok", "detail": "as hashed"}]}))
+    code, out, _ = run(capsys, "board", records, "--site", tmp_path / "site", "--verified", verified)
+    assert code == 0
+    assert (tmp_path / "site" / "index.html").is_file()
+    assert "index.html" in out
+    (page,) = (tmp_path / "site" / "records").glob(f"{file.stem}-*.html")
+    assert "as hashed" in page.read_text()
+    verified.write_text("[]")
+    assert run(capsys, "board", records, "--site", tmp_path / "site", "--verified", verified)[0] == 2
+    assert run(capsys, "board", records, "--verified", verified)[0] == 2
+
+
+def test_figures(records, tmp_path, capsys):
+    code, out, _ = run(capsys, "board", records, "--figures", tmp_path / "figures")
+    assert code == 0
+    assert {line.rpartition(".")[2] for line in out.splitlines()} == {"svg", "png"}
+
+
+def test_tables_need_no_torch(records):
+    code = f"from bench.cli import main; main(['board', {str(records)!r}]); import sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_made_up_method_with_one_seed_is_shown_and_not_ranked(tmp_path, capsys):
+    out = run(capsys, "board", put(tmp_path, made("new")))[1]
+    assert "1 of 5 seeds, too few to be read" in out
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("words", [["board"], ["compare", "good", "random"]])
+def test_no_line_is_longer_than_the_terminal(records, words, columns):
+    code, lines = on_a_terminal([*words, records], columns)
+    assert code == 0
+    assert max(map(wide, lines)) <= columns
+    assert any("not shown:" in line for line in lines)
+    code, lines = on_a_terminal([*words, records, "--wide"], columns)
+    assert max(map(wide, lines)) > columns
+    assert not any("not shown:" in line for line in lines)
+
+
+def test_a_pipe_gets_every_column(records, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = run(capsys, "board", records)[1]
+    assert "- uniform_thin" in out
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "- uniform_thin  " not in run(capsys, "board", records)[1]
+
+
+@pytest.mark.parametrize("fmt", [[], ["--json"], *(["--format", name] for name in ("csv", "markdown", "latex"))])
+def test_a_terminal_of_ascii_only(tmp_path, fmt):
+    """Question marks for people; what may be kept in a file is written as it is."""
+    folder = put(tmp_path, *seeds("good", [10, 11, 12], dataset="\u0441\u043d\u0438\u043c\u043a\u0438"))
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "bench", "board", str(folder), *fmt]
+    plain = subprocess.run(command, capture_output=True, check=True, env=os.environ | ascii_only)
+    full = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONUTF8": "1"})
+    if fmt:
+        assert plain.stdout == full.stdout
+    else:
+        assert plain.stdout.decode("ascii") == full.stdout.decode().encode("ascii", "replace").decode()
+    assert plain.stderr == b""
+
+
+def test_json_is_a_format(records, capsys):
+    assert run(capsys, "board", records, "--json") == run(capsys, "board", records, "--format", "json")
+    assert run(capsys, "board", records, "--json", "--format", "csv")[0] == 2

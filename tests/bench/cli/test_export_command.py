@@ -1,0 +1,281 @@
+"""``bench export`` of a run's networks, and onnxruntime as a runtime of its latency."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from support.image_folders import resolved, write_folder
+from support.paths import PLUGINS
+
+from bench.cli import main
+from bench.errors import RunFailed, SetupError, UsageError
+from bench.measure import latency, onnx_export
+from bench.records import store
+from bench.runs.artifacts import Stored
+from bench.runs.execute import execute
+from bench.runs.pipeline import Options
+from bench.spec.registry import add_plugin
+from leaderboard.render.summary import summary
+
+
+@pytest.fixture
+def bench(capsys, tmp_path):
+    """Exit code, stdout and stderr of one command."""
+
+    def run(*arguments):
+        code = main([str(a) for a in (*arguments, "--out", tmp_path, "--data-dir", tmp_path / "data")])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def made(finished):
+    """The record of a finished run and its path."""
+    spec, done, options = finished("random", "two_layers", "tiny8", train__lr=0.05)
+    return done, store.path_of(options.out, spec)
+
+
+def props(path):
+    import onnx
+
+    return {p.key: p.value for p in onnx.load(path).metadata_props}
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_path):
+    done, path = made
+    file = tmp_path / "network.onnx"
+    code, out, _ = bench("export", path, "--onnx", file)
+    assert code == 0
+    stored = Stored(done, tmp_path)
+    test = stored.test_images(tmp_path / "data")
+    x = test.normalised(test.pixels)
+    [logits] = onnx_export.load(file)(x)()
+    assert torch.allclose(torch.from_numpy(logits), stored.final().eval()(x).detach(), atol=1e-4)
+    hits = (torch.from_numpy(logits).argmax(1) == test.labels).float().mean().item()
+    assert hits == pytest.approx(done["metrics"]["final"]["top1"])
+    said = props(file)
+    assert said["record"] == done["id"]
+    assert said["masks_sha256"] == done["structure"]["masks_sha256"]
+    assert (said["network"], said["classes"]) == ("final", "10")
+    assert json.loads(said["mean"]) == pytest.approx(test.mean.flatten().tolist())
+    assert json.loads(said["std"]) == pytest.approx(test.std.flatten().tolist())
+    assert all(f"{key} " in out and value in out for key, value in said.items())
+    assert f"{done['cost']['final']['macs']:,}" in out
+    assert str(tmp_path) not in "".join(said.values())
+
+
+@pytest.mark.usefixtures("onnx_extra")
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (None, "8x8, as the files are"),
+        (16, "16x16: shorter side resized to 16 (bilinear, antialiased), then the centre"),
+    ],
+)
+def test_the_file_says_how_images_are_resized(bench, make_run, tmp_path, size, said):
+    name, folder = resolved(write_folder(tmp_path / "data" / "animals"), size)
+    spec, options = make_run("random", "two_layers", name)
+    options = dataclasses.replace(options, data_dir=folder)
+    execute(spec, options)
+    file = tmp_path / "network.onnx"
+    code, out, _ = bench("export", store.path_of(options.out, spec), "--onnx", file)
+    assert code == 0
+    assert props(file)["size"].startswith(said)
+    assert said in out
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_both_networks_as_json(bench, made, tmp_path):
+    done, _ = made
+    code, out, _ = bench(
+        "export", done["id"][:8], "--onnx", tmp_path / "net.onnx", "--which", "both", "--batch", 3, "--json"
+    )
+    rows = json.loads(out)
+    assert code == 0
+    assert [Path(row["file"]).name for row in rows] == ["net.onnx", "net-dense.onnx"]
+    for row, which in zip(rows, ("final", "dense")):
+        assert (row["network"], row["macs"]) == (which, done["cost"][which]["macs"])
+        assert row["bytes"] == Path(row["file"]).stat().st_size
+        assert 0 <= row["difference"] <= 1e-4
+        assert [timing["batch"] for timing in row["ms"]] == [1, 3]
+        assert all(timing["pytorch_ms"] > 0 and timing["onnxruntime_ms"] > 0 for timing in row["ms"])
+        assert row["metadata"] == props(row["file"])
+    assert rows[0]["bytes"] < rows[1]["bytes"]
+    assert "masks_sha256" not in rows[1]["metadata"]
+    test = Stored(done, tmp_path).test_images(tmp_path)
+    [logits] = onnx_export.load(Path(rows[1]["file"]))(test.normalised(test.pixels))()
+    hits = (torch.from_numpy(logits).argmax(1) == test.labels).float().mean().item()
+    assert hits == pytest.approx(done["metrics"]["dense"]["top1"])
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_without_its_data_the_file_has_no_mean(bench, made, tmp_path, monkeypatch):
+    def gone(*args):
+        raise SetupError("not here")
+
+    monkeypatch.setattr("bench.runs.artifacts.load_training", gone)
+    code, _, err = bench("export", made[1], "--onnx", tmp_path / "network.onnx")
+    assert code == 0
+    assert "note: without mean and deviation of the training images: not here" in err
+    assert "mean" not in props(tmp_path / "network.onnx")
+
+
+def spoil(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.usefixtures("onnx_extra")
+@pytest.mark.parametrize(
+    ("files", "change", "which", "code", "said"),
+    [
+        ("artifacts/*/network.safetensors", spoil, "final", 1, "not the recorded one"),
+        (
+            "artifacts/*/network.safetensors",
+            Path.unlink,
+            "final",
+            3,
+            "give the folder that the run wrote to with --out",
+        ),
+        ("artifacts/*/masks.safetensors", Path.unlink, "both", 3, "masks.safetensors is not here"),
+        ("bases/*.safetensors", Path.unlink, "dense", 3, "is not here"),
+        ("bases/*.safetensors", spoil, "both", 1, "not the recorded one"),
+    ],
+)
+def test_what_is_not_the_run_s_network_is_not_exported(bench, made, tmp_path, files, change, which, code, said):
+    [file] = tmp_path.glob(files)
+    change(file)
+    got, out, err = bench("export", made[1], "--onnx", tmp_path / "network.onnx", "--which", which)
+    assert (got, out) == (code, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_a_file_that_is_there_stays_without_force(bench, made, tmp_path):
+    taken = tmp_path / "network-dense.onnx"
+    taken.write_text("mine")
+    command = "export", made[1], "--onnx", tmp_path / "network.onnx", "--which", "both"
+    code, _, err = bench(*command)
+    assert code == 2
+    assert "--force" in err
+    assert taken.read_text() == "mine"
+    assert list(tmp_path.glob("*.onnx")) == [taken]
+    assert bench(*command, "--force")[0] == 0
+    assert props(taken)["network"] == "dense"
+
+
+def test_wrong_words(bench, made, tmp_path, monkeypatch):
+    _, path = made
+    monkeypatch.setattr(onnx_export, "PACKAGES", ())
+    failed = store.load(path) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
+    other = tmp_path / "failed-s0.json"
+    other.write_text(store.to_text(store.seal(failed)))
+    file = tmp_path / "network.onnx"
+    for arguments, said in (
+        (["none", "--onnx", file], "no record of that name"),
+        ([other, "--onnx", file], "it left no network"),
+        ([path, "--onnx", tmp_path], "is a folder"),
+        ([path, "--onnx", file, "--batch", 0], "--batch 0"),
+    ):
+        code, out, err = bench("export", *arguments)
+        assert (code, out) == (2, "")
+        assert said in err
+
+
+def test_without_the_extra_the_command_says_how_to_get_it(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
+    code, _, err = bench("export", "any", "--onnx", tmp_path / "network.onnx")
+    assert code == 3
+    assert err == 'bench: error: no_such_package not installed here: pip install -e ".[onnx]"\n'
+
+
+# --- latency ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_a_run_measures_in_each_runtime(make_run, capsys):
+    spec, options = make_run("random", "two_layers", "tiny8")
+    done = execute(spec, dataclasses.replace(options, runtimes=("eager", "onnxruntime")))
+    assert [(t["runtime"], t["batch"]) for t in done["latency"]] == [
+        (runtime, batch) for runtime in ("eager", "onnxruntime") for batch in (1, 4)
+    ]
+    eager, onnx = done["latency"][0], done["latency"][2]
+    assert set(eager) == set(onnx)
+    assert (onnx["layout"], onnx["threads"], onnx["dtype"]) == ("channels_first", 1, "float32")
+    assert (eager["runtime_version"], onnx["runtime_version"]) != (onnx["runtime_version"], eager["runtime_version"])
+    lines = summary(done).splitlines()
+    assert len([line for line in lines if line.startswith("speed-up at batch")]) == 2
+    assert len([line for line in lines if line.startswith("onnxruntime speed-up at batch")]) == 2
+
+    assert execute(spec, options)["id"] == done["id"]  # runtimes are no part of what a run is
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_a_network_that_cannot_be_exported_costs_no_more_than_its_entry(make_run, capsys):
+    add_plugin(str(PLUGINS / "unexportable.py"))
+    spec, options = make_run("l1_norm", "bessel", "tiny8")
+    done = execute(spec, dataclasses.replace(options, quiet=False, runtimes=("onnxruntime", "eager")))
+    assert done["status"] == "ok"
+    assert {t["runtime"] for t in done["latency"]} == {"eager"}
+    assert done["memory"]["dense_peak_bytes"] > 0
+    assert re.search("no latency in onnxruntime: Bessel cannot be exported to ONNX", capsys.readouterr().err)
+
+
+def test_a_finished_record_without_an_asked_runtime_is_told(make_run, capsys, monkeypatch):
+    monkeypatch.setattr(onnx_export, "PACKAGES", ())
+    spec, options = make_run()
+    execute(spec, options)
+    capsys.readouterr()
+    for runtimes, note in ((("eager",), ""), (("eager", "onnxruntime"), "no latency in onnxruntime; --retry")):
+        execute(spec, dataclasses.replace(options, quiet=False, runtimes=runtimes))
+        err = capsys.readouterr().err
+        assert note in err
+        assert bool(err) == bool(note)
+
+
+def test_runtimes_are_checked_before_anything_runs(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="unknown runtime 'onnxruntme': did you mean onnxruntime"):
+        Options(runtimes=("eager", "onnxruntme"))
+    monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
+    with pytest.raises(SetupError, match="no_such_package"):
+        Options(runtimes=("onnxruntime",))
+    assert Options().runtimes == ("eager",)
+
+
+@pytest.mark.parametrize(("asked", "code"), [("eagre", 2), ("", 2), ("onnxruntime", 3)])
+def test_run_with_a_runtime_that_cannot_be(bench, plugins, tmp_path, monkeypatch, asked, code):
+    monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
+    network = "--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic"
+    got, out, err = bench("run", "--method", "l1_norm", *network, "--runtimes", asked)
+    assert (got, out) == (code, "")
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_onnxruntime_times_the_networks_it_is_given(monkeypatch):
+    """A clock that takes the number of outputs for milliseconds."""
+    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
+    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
+    monkeypatch.setattr(latency, "_cpu_ms", lambda call: float(call()[0].shape[1]))
+    wide, narrow = torch.nn.Conv2d(1, 6, 1), torch.nn.Conv2d(1, 2, 1)
+    found = latency.compare(wide, narrow, (1, 2, 2), [1, 5], torch.device("cpu"), "onnxruntime")
+    assert [(t["batch"], t["dense_ms"], t["sliced_ms"], t["speedup"]) for t in found] == [(1, 6, 2, 3), (5, 6, 2, 3)]
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_a_wrong_export_is_not_timed(monkeypatch):
+    convert = onnx_export.convert
+    monkeypatch.setattr(onnx_export, "convert", lambda network, shape: convert(torch.nn.Conv2d(1, 3, 1), shape))
+    with pytest.raises(RunFailed, match="differ by"):
+        latency.compare(
+            torch.nn.Conv2d(1, 3, 1), torch.nn.Conv2d(1, 3, 1), (1, 2, 2), [1], torch.device("cpu"), "onnxruntime"
+        )

@@ -1,0 +1,133 @@
+"""``bench list runs``, and what ``bench run`` says of several seeds, of runs that are done, and of what comes next."""
+
+import json
+
+import pytest
+from support.made_records import made, put, seeds
+from support.terminals import on_a_terminal
+
+from bench.cli import main, runs
+from bench.measure import latency
+from leaderboard.render.text_table import wide
+
+SMALL = ["--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic", "--set", "batch_size=32"]
+SMALL += ["--set", "latency_batch=4", "--set", "recalibrate=2", "--keep-macs", "0.5"]
+
+
+@pytest.fixture
+def out(tmp_path):
+    put(tmp_path / "records", *seeds("l1_norm", [10, 12, 11]), made("l1_norm", 3, status="failed", error="the reason"))
+    put(tmp_path / "records", *seeds("fpgm", [9], keep=0.25, config={"share": 3}), made("dense", 0, 5, None))
+    put(tmp_path / "records", made("edropout", 1, 22, None, native=True), made("random", 0, 30, kind="params"))
+    return tmp_path
+
+
+def run(capsys, *words):
+    code = main([*map(str, words)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_list_runs_shows_each_record(out, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    code, text, err = run(capsys, "list", "runs", "--out", out)
+    assert (code, err) == (0, "")
+    header, _, *lines = text.splitlines()
+    assert header.split("  ")[0] == "id"
+    assert [line.split()[1] for line in lines] == ["dense", "edropout", "fpgm", *["l1_norm"] * 4, "random"]
+    assert "0.25 MACs" in lines[2] and "share=3" in lines[2] and "98.20" in lines[2]
+    assert " none " in lines[0] and " native " in lines[1] and "0.5 params" in lines[7]
+    assert "failed" in lines[6] and "the reason" in lines[6]
+    assert all(" done " in line for line in (*lines[:6], lines[7]))
+
+
+def test_list_runs_as_json(out, capsys):
+    found = json.loads(run(capsys, "list", "runs", "--out", out, "--json")[1])
+    assert len(found) == 8
+    failed = next(row for row in found if row["status"] == "failed")
+    assert (failed["top1"], failed["error"], failed["seed"]) == (None, "the reason", 3)
+    assert {row["top1"] for row in found if row["method"].startswith("fpgm")} == {1 - 9 / 500}
+
+
+def test_list_runs_without_any(tmp_path, capsys):
+    code, text, err = run(capsys, "list", "runs", "--out", tmp_path)
+    assert (code, text) == (0, "")
+    assert err == f"bench: no record in {tmp_path / 'records'}; bench run makes one\n"
+    assert run(capsys, "list", "runs", "--out", tmp_path, "--json") == (0, "[]\n", "")
+
+
+def test_list_runs_names_what_cannot_be_read(out, capsys):
+    (out / "records" / "bad-s0.json").write_text("{")
+    code, text, err = run(capsys, "list", "runs", "--out", out)
+    assert (code, len(text.splitlines())) == (0, 10)
+    assert "bench: bad-s0.json: not JSON" in err
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_list_runs_fits_the_terminal(out, columns):
+    code, lines = on_a_terminal(["list", "runs", "--out", out], columns)
+    assert code == 0
+    assert max(map(wide, lines)) <= columns
+    assert {"method", "budget", "seed", "top-1", "state"} <= set(lines[0].split())
+
+
+@pytest.fixture
+def small(plugins, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
+    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
+
+    def call(*words):
+        return run(capsys, "run", "-m", "l1_norm", *SMALL, "--out", tmp_path / "out", *words)
+
+    return call
+
+
+def test_several_seeds_end_with_their_mean_and_what_comes_next(small, tmp_path):
+    words = ["--epochs", "1", "--finetune-epochs", "1"]
+    code, text, err = small("--seeds", "0-2", *words)
+    assert code == 0
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "out" / "records").rglob("*.json"))]
+    assert text.splitlines()[-1] == runs.over_seeds(records)
+    assert err.splitlines()[-1] == f"next: bench board {tmp_path / 'out' / 'records'}"
+    code, text, err = small("--seeds", "1", *words, "-q")
+    assert "over" not in text
+    assert err.startswith(f"bench: note: {records[1]['id']} was done on 20")
+    assert err.endswith("; --retry runs it again\n")
+    assert str(tmp_path / "out" / "records") in err
+
+
+def test_mean_over_seeds_is_that_of_the_board(tmp_path):
+    from leaderboard.reader.frame import load
+    from leaderboard.stats.boards import build
+
+    found = seeds("l1_norm", [10, 12, 11, 15])
+    (board,), _ = build(load(put(tmp_path, *found), cache=False))
+    mean = board.tables[0].rows[0].top1
+    assert runs.over_seeds(found) == (
+        f"top-1 over 4 seeds: {mean.mean:.2f} \u00b1 {mean.half:.2f} % (mean and 95 % interval)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["--epochs", "1", "--set", "finetune.epochs=2"],
+            "1 epochs of training and 2 of fine-tuning; --finetune-epochs",
+        ),
+        (["--finetune-epochs", "1", "--set", "train.epochs=2"], "2 epochs of training and 1 of fine-tuning; --epochs"),
+        (["--epochs", "1", "--finetune-epochs", "1"], ""),
+    ],
+)
+def test_epochs_that_were_not_given_are_named(small, words, says):
+    code, _, err = small(*words)
+    assert code == 0
+    assert says in err
+    assert ("sets those that were not given" in err) == bool(says)
+
+
+def test_what_comes_next_names_the_folder_only_where_it_is_another():
+    from pathlib import Path
+
+    assert runs.what_next(Path("results")) == "next: bench board"
+    assert runs.what_next(Path("other")) == "next: bench board other/records"

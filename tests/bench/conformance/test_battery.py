@@ -1,0 +1,323 @@
+"""The battery: who keeps the contract passes it, who breaks it fails the check that is there for that."""
+
+import ast
+import json
+
+import pytest
+import torch
+from support.paths import PLUGINS, ROOT
+
+from bench.cli import main
+from bench.conformance import check_declared, check_hooks, tiny_networks
+from bench.conformance.checks import Check
+from bench.conformance.runner import CHECKS, LEAST, Report, Result, examine
+from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
+
+BROKEN = {
+    "undocumented": ("documented", "no docstring"),
+    "half_a_paper": ("documented", "lacks authors, year, title or venue"),
+    "wrong_default": ("config", "default of option batches is not of its type"),
+    "thawed": ("config", "not a frozen dataclass"),
+    "divides_options": ("options", "-p every=0 ends in ZeroDivisionError"),
+    "moody_plan": ("plan", "another plan when asked again"),
+    "warm_up_part": ("plan", "'warmup': train or finetune"),
+    "from_scratch": ("starting_point", "'scratch': init or base"),
+    "crashes": ("runs", "KeyError: 'no such site' (nonconforming.py:"),
+    "exits": ("runs", "SystemExit: 3"),
+    "nan_scores": ("scores", "site 0 on check_chain are not finite"),
+    "wrong_shape": ("scores", "have shape [11], not [12]"),
+    "missing_site": ("scores", "no scores for site 0"),
+    "whole_numbers": ("scores", "int64, not floating point"),
+    "min_max": ("scores", "on check_narrow are not finite"),
+    "per_norm": ("scores_of_a_dead_unit", "with a unit of zero weights are not finite"),
+    "needs_norms": ("every_network", "check_concatenation: TypeError"),
+    "over_budget": ("budget_macs", "the budget of 0.75 of the MACs"),
+    "scales_by_width": ("gate_is_slice", "check_chain: gated and sliced network differ"),
+    "pays_back": ("record", "training.macs is -"),
+    "moves_the_goal": ("runs", "the budget of 0.5 of the MACs"),
+    "macs_only": ("budget_params", "TypeError"),
+    "one_unit": ("min_keep", "keeps 1 units; --min-keep is 3"),
+    "one_producer": ("full_coupling", "KeyError: '0.0'"),
+    "not_really_native": ("native", "AssertionError"),
+    "first_come": ("order_of_units", "do not follow its units"),
+    "vector_penalty": ("penalty", "shape [1], it must be a scalar"),
+    "detached_penalty": ("penalty", "no gradient"),
+    "diverges": ("penalty", "not finite"),
+    "square_root": ("penalty_of_a_dead_unit", "gradient is not finite"),
+    "tidies_up": ("network_untouched", "scores changes '0.weight'"),
+    "leaves_gradients": ("network_untouched", "scores leaves a gradient on"),
+    "starts_over": ("starting_weights", "prepare changes the weights of the base"),
+    "steps_back": ("trains", "no parameter of the network changes in epoch 1 of step 0"),
+    "looks_while_training": ("statistics", "on_batch_start makes a forward pass"),
+    "freezes": ("modes", "on_phase_end leaves modules in another mode, or parameters frozen"),
+    "peeks": ("test_set", "asks for the split 'test'"),
+    "chatty": ("quiet", "prints 'epoch 0 epoch 1 epoch 2 epoch 3'"),
+    "hooks_for_good": ("nothing_left", "leaves a hook on module ''"),
+    "renames_itself": ("nothing_left", "modules ['mine']"),
+    "hooks_until_the_end": ("nothing_left_after_an_error", "after an error in on_phase_start: a hook on"),
+    "sleepy": ("overhead", "times as long as a plain one"),
+    "counts_runs": ("deterministic", "other units are kept"),
+    "dice": ("own_generator", "draw from ctx.rng"),
+    "fixed_seed": ("own_generator", "prepare seeds torch's global generator"),
+    "seed_zero_only": ("seeds", "ValueError: try seed 0"),
+    "forgetful": ("resume", "what must survive belongs into a buffer"),
+    "late_buffer": ("state", "'seen' is registered after prepare"),
+    "share_of_epochs": ("no_epochs", "ZeroDivisionError"),
+    "full_batches": ("one_batch", "RuntimeError"),
+    "to_numpy": ("bfloat16", "TypeError: Got unsupported ScalarType BFloat16"),
+    "sole_owner": ("composition", "RuntimeError: not my plan"),
+    "tunes_half": ("runs", "RuntimeError: the hook ran"),
+    "tunes_a_quarter": ("runs", "RuntimeError: the hook ran"),
+    "no_such_coupling": ("starting_point", "couplings = ('outer',): a tuple of full and inner"),
+    "one_kind_as_text": ("starting_point", "kinds = 'conv': a tuple of conv and linear"),
+    "two_rankings": ("hooks_ran", "scores of two_rankings is not called in a run of 4 + 4 epochs"),
+    "late_step": ("hooks_ran", "40 + 20 epochs: the hook waits for 'ctx.epoch < 100'"),
+    "long_recipes_only": ("hooks_ran", "the hook waits for 'ctx.recipe.train.epochs >= 150'"),
+    "zero_penalty": ("penalty", "penalty is 0 in every step"),
+    "later_penalty": ("penalty", "penalty is 0 in every step"),
+}
+APART = {"gpu", "imports", "context", "device", "files"}
+"""Checks of texts, which have a test of their own below, and the one that needs a device."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_plugins():
+    registries = (METHODS, ARCHS, DATASETS)
+    before = [dict(registry._plugins) for registry in registries]
+    for file in (
+        *(PLUGINS / f"{name}.py" for name in ("broken", "nonconforming", "disturbing", "dormant", "declaring")),
+        tiny_networks.__file__,
+    ):
+        add_plugin(str(file))
+    yield
+    for registry, plugins in zip(registries, before, strict=True):
+        registry._plugins = plugins
+
+
+def outcome(name, check):
+    """The one result of one check."""
+    (result,) = examine(name, [check]).results
+    return result
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_method_fails_the_check_that_is_there_for_that(name, monkeypatch):
+    monkeypatch.setattr(check_hooks, "SLOWEST", 2)
+    check, said = BROKEN[name]
+    result = outcome(name, check)
+    assert (result.outcome, said in result.detail) == ("FAILED", True), result
+    assert "\n" not in result.detail
+
+
+def test_every_check_can_fail():
+    assert set(CHECKS) == {check for check, _ in BROKEN.values()} | APART
+
+
+TEXTS = {
+    "imports": ("from bench.data.loading import load_test", "load_test; of the harness only bench.api is for methods"),
+    "imports digits": ("from sklearn.datasets import load_digits", "images come from ctx.batches"),
+    "imports mnist": ("import torchvision.datasets as sets", "images come from ctx.batches"),
+    "imports loader": ("from torch.utils.data import DataLoader", "images come from ctx.batches"),
+    "imports gc": ("import gc", "a way around ctx"),
+    "imports late": ("def late():\n    import importlib", "a way around ctx"),
+    "context": ("def peek(ctx): return ctx._data.train", "uses ctx._data, which is private"),
+    "context network": ("def peek(ctx): return ctx.network", "uses ctx.network, which a context does not have"),
+    "context alias": ("def peek(c): return c._model.optimizer", "uses c._model, which is private"),
+    "context kept": ("def peek(self): return self.ctx._now", "uses self.ctx._now, which is private"),
+    "context getattr": ("def peek(c): return getattr(c, '_data')", "which is private"),
+    "context name": ("def peek(ctx, name): return getattr(ctx, name)", "which is private"),
+    "context dict": ("def peek(c): return c.__dict__['_data']", "uses c.__dict__, which is private"),
+    "context vars": ("def peek(c): return vars(c)['_data']", "uses vars(), which no reader can follow"),
+    "context import": ("def peek(): return __import__('sklearn')", "uses __import__(), which no reader can follow"),
+    "context recipe": ("def set(c): object.__setattr__(c.recipe, 'augment', 'none')", "__setattr__, which is private"),
+    "context hook": (
+        "from torch.nn.modules.module import register_module_forward_hook as watch",
+        "register_module_forward_hook, which is for the whole process",
+    ),
+    "context dtype": ("def change(torch): torch.set_default_dtype(torch.float64)", "which is for the whole process"),
+    "device": ("def move(x): return x.cuda()", "x.cuda() names a device; use ctx.device"),
+    "files": ("def keep(x): return open('x', 'w')", "reads or writes a file"),
+}
+
+
+@pytest.mark.parametrize(
+    "text", ["self._kept = 1", "cls._kept", "torch._foreach_norm(x)", "x.__class__", "getattr(site, 'norms')"]
+)
+def test_text_that_reaches_nothing_is_left_alone(text):
+    tree = ast.parse(text)
+    assert not any(check_declared.reaching(node, {"torch"}) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("check", TEXTS)
+def test_a_text_that_reaches_too_far_is_found(check, tmp_path):
+    line, said = TEXTS[check]
+    name, check = f"reaching_{check.replace(' ', '_')}", check.split()[0]
+    file = tmp_path / f"{name}.py"
+    function = "def reach(site):\n    return site.rows().norm(dim=1)\n"
+    file.write_text(f"from bench.api import importance\n\n{line}\n\n@importance('{name}')\n{function}")
+    add_plugin(str(file))
+    result = outcome(name, check)
+    assert (result.outcome, said in result.detail) == ("FAILED", True), result
+
+
+@pytest.mark.parametrize(("name", "patience"), [("hangs", 100), ("waits", 2)])
+def test_battery_ends_what_hangs_without_a_verdict(name, patience):
+    report = examine(name, ["documented", "runs", "deterministic"], limit=1.5, patience=patience)
+    assert [(r.outcome, r.detail[:11]) for r in report.results[1:]] == [("not run", "out of time")] * 2
+    assert report.verdict == "INCOMPLETE"
+
+
+def test_battery_reaches_late_epochs_in_a_longer_run():
+    assert outcome("late_but_reached", "hooks_ran").outcome == "ok"
+
+
+@pytest.mark.parametrize("name", ["inner_only", "convs_only", "few_units_only"])
+def test_declared_support_is_no_failure(name):
+    results = {r.name: r for r in examine(name, ["every_network", "full_coupling"]).results}
+    outcomes = {r.outcome for r in results.values()}
+    assert outcomes <= {"ok", "not run"} and "FAILED" not in outcomes, results
+
+
+def test_battery_uses_one_thread_and_restores_the_number(monkeypatch):
+    torch.set_num_threads(2)
+    used = []
+    monkeypatch.setattr(check_hooks, "left_clean", lambda run: used.append(torch.get_num_threads()))
+    outcome("l1_norm", "nothing_left")
+    assert (used, torch.get_num_threads()) == ([1], 2)
+
+
+def test_one_that_does_not_run_is_not_asked_more():
+    report = examine("crashes", ["runs", "seeds", "documented"])
+    assert {r.name: r.outcome for r in report.results} == {"documented": "ok", "runs": "FAILED", "seeds": "not run"}
+    assert report.verdict == "FAILED"
+    assert "resume" in report.missing
+
+
+def test_a_control_that_keeps_everything_passes_with_excuses():
+    report = examine("dense")
+    assert report.verdict == "PASSED", report.results
+    excused = {r.detail for r in report.results if r.outcome == "skipped"}
+    assert {"the method keeps every unit", "it has no penalty"} <= excused
+    assert report.count("ok") >= LEAST
+    assert str(report).startswith(
+        f"dense: PASSED: {report.count('ok')} checks ran, {report.count('ok')} passed, 0 fail"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(METHODS.entries()))
+def test_every_method_of_the_suite_passes(name):
+    report = examine(name, limit=300)
+    assert report.verdict == "PASSED", [r for r in report.results if r.outcome in ("FAILED", "not run")]
+
+
+# --- what a verdict takes -----------------------------------------------------------------------------------------
+
+
+def report_of(outcomes):
+    return Report("x", results=[Result(name, outcome) for name, outcome in outcomes.items()])
+
+
+def test_nothing_but_the_whole_battery_passes():
+    passed = dict.fromkeys(CHECKS, "ok")
+    assert report_of(passed).verdict == "PASSED"
+    optional = next(name for name, check in CHECKS.items() if not check.mandatory)
+    assert report_of({k: v for k, v in passed.items() if k != optional}).verdict == "PASSED"
+    assert report_of({k: v for k, v in passed.items() if k != "resume"}).verdict == "INCOMPLETE"
+    assert report_of(passed | {"resume": "not run"}).verdict == "INCOMPLETE"
+    assert report_of(passed | {"resume": "FAILED"}).verdict == "FAILED"
+    assert report_of(dict.fromkeys(CHECKS, "skipped")).verdict == "INCOMPLETE"
+    assert report_of({}).verdict == "INCOMPLETE"
+
+
+def test_the_battery_has_at_least_twenty_checks_each_with_its_reason():
+    assert sum(check.mandatory for check in CHECKS.values()) >= 20 <= LEAST
+    for check in CHECKS.values():
+        assert isinstance(check, Check)
+        assert check.why.endswith(".") and len(check.why) > 30, check.name
+        assert check.function.__doc__
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def said(capsys, *arguments):
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["check"], "give one of NAME, FILE and --all"),
+        (["check", "l1_norm", "--all"], "give one of NAME, FILE and --all"),
+        (["check", "l1_nrom"], "did you mean l1_norm"),
+        (["check", "l1_norm", "--only", "resum"], "did you mean resume"),
+        (["check", "none.py"], "no such file"),
+        (["check", str(PLUGINS / "small.py")], "it defines no method"),
+        (["check", "l1_norm+random"], "cannot be composed"),
+        (["check", "l1_norm", "--limit", "x"], "--limit"),
+    ],
+)
+def test_errors_of_usage_are_one_line(capsys, arguments, word):
+    code, out, err = said(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert word in err
+
+
+def test_a_file_is_checked_method_by_method(capsys, tmp_path):
+    file = tmp_path / "two.py"
+    file.write_text(
+        "from bench.api import importance\n\n"
+        "@importance('good_one')\ndef good(site):\n    'Fine.'\n    return site.rows().norm(dim=1)\n\n"
+        "@importance('bad_one')\ndef bad(site):\n    return site.rows().norm(dim=1)\n"
+    )
+    code, out, err = said(capsys, "check", file, "--only", "documented")
+    assert code == 1
+    lines = out.splitlines()
+    assert lines[0].startswith("good_one: INCOMPLETE: 1 checks ran, 1 passed, 0 failed, 0 skipped")
+    assert lines[1] == "  FAILED  documented: bad_one has no docstring"
+    assert lines[2] == "          why: " + CHECKS["documented"].why
+    assert lines[3].startswith("bad_one: FAILED: 1 checks ran, 0 passed, 1 failed")
+    assert lines[4] == "0 of 2 methods passed"
+    assert err.splitlines() == ["checking good_one (1 of 2)", "checking bad_one (2 of 2)"]
+
+
+def test_one_method_that_cannot_be_loaded_does_not_end_the_others(capsys, tmp_path):
+    file = tmp_path / "three.py"
+    text = "from bench.api import importance\n\n1 / 0\n"
+    for name in ("one", "two"):
+        text += f"@importance('{name}_of_three')\ndef {name}(site):\n    return site.rows().norm(dim=1)\n\n"
+    file.write_text(text)
+    code, out, _ = said(capsys, "check", file, "--only", "documented")
+    assert code == 1
+    assert out.count("ZeroDivisionError: division by zero") == 2
+    assert out.splitlines()[-1] == "0 of 2 methods passed"
+
+
+def test_json_has_every_result(capsys):
+    code, out, err = said(capsys, "check", "l1_norm", "--only", "documented", "--only", "penalty", "--json")
+    assert (code, err) == (1, "")
+    (found,) = json.loads(out)
+    assert found["verdict"] == "INCOMPLETE"
+    assert found["counts"] == {"ok": 1, "failed": 0, "skipped": 1, "not_run": 0}
+    assert [check["name"] for check in found["checks"]] == ["documented", "penalty"]
+    assert found["defined_in"].startswith("methods/norms.py:")
+    assert "resume" in found["missing"]
+
+
+def test_the_list_has_every_check_with_its_reason(capsys):
+    code, out, _ = said(capsys, "check", "--list", "--json")
+    assert code == 0
+    assert {row["check"]: row["why"] for row in json.loads(out)} == {c.name: c.why for c in CHECKS.values()}
+
+
+def test_the_page_on_checks_has_every_check_with_its_reason():
+    text = (ROOT / "docs" / "check.md").read_text()
+    rows = [f"| `{c.name}` | {c.why} |" for c in CHECKS.values()]
+    assert [row for row in rows if row not in text.splitlines()] == []
+    assert text.partition("## The checks")[2].count("\n| `") == len(rows)

@@ -1,0 +1,146 @@
+"""Equal shares as whole units, against every rounding of every common share."""
+
+import itertools
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support.networks import SHAPE, found
+
+from bench.models.build import build
+from bench.pruning.cost_model import CostModel, select
+from bench.pruning.shares import best_rounding, whole_units
+from bench.pruning.site_discovery import find_sites
+from bench.spec.spec import BUDGET_TOLERANCE, Budget
+
+LIMITS = ("keep_macs", "keep_params")
+BUDGETS = [round(0.05 + 0.01 * k, 2) for k in range(91)]
+SMALL = ("conv_flatten", "residual_A_full", "densely_connected", "excited", "encoder")
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_whole_units_are_those_of_exact_fractions(digits):
+    for k in range(10**digits + 1):
+        exact = Fraction(k, 10**digits)
+        for units in (*range(1, 100), *range(90, 2001, 10)):
+            assert whole_units(float(exact), units) == int(exact * units)
+
+
+@cache
+def lenet():
+    network = build("lenet", (1, 28, 28), 10)
+    return CostModel(network, find_sites(network, (1, 28, 28)), (1, 28, 28))
+
+
+@cache
+def small(name):
+    network, sites = found(name)
+    return CostModel(network, sites, SHAPE)
+
+
+@cache
+def roundings(dense, min_keep):
+    """All widths that are one common share of the sites, each rounded down or up, at least ``min_keep``."""
+    points = sorted({Fraction(k, units) for units in dense for k in range(units + 1)})
+    points += [(low + high) / 2 for low, high in itertools.pairwise(points)]
+    choices = set()
+    for share in points:
+        ends = [(share * units // 1, -(-share * units // 1)) for units in dense]
+        choices |= set(
+            itertools.product(*({max(int(end), min(min_keep, n)) for end in e} for e, n in zip(ends, dense)))
+        )
+    return np.array(sorted(choices))
+
+
+def equal_widths(model, budget):
+    none = {name: torch.zeros(int(n)) for name, n in zip(model.names, model.dense)}
+    return model.array({name: int(mask.sum()) for name, mask in select(none, model, budget, "layer").items()})
+
+
+def check(model, budget):
+    """Within the budget, and within the tolerance of it or as near as any rounding of a common share."""
+    costs = model.costs(budget, roundings(tuple(model.dense.tolist()), budget.min_keep))
+    limit, cost = model.allowed(budget), model.cost(budget, equal_widths(model, budget))
+    best = costs[costs <= limit].max()
+    assert cost <= limit
+    assert cost >= best or budget.keep - cost / model.cost(budget, model.dense) <= BUDGET_TOLERANCE
+    return budget.keep - best / model.cost(budget, model.dense) <= BUDGET_TOLERANCE
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("min_keep", [1, 4])
+def test_lenet_reaches_every_budget_that_a_rounding_reaches(limit, min_keep):
+    reached = sum(check(lenet(), Budget(**{limit: share}, min_keep=min_keep)) for share in BUDGETS)
+    assert reached == {"keep_macs": 69, "keep_params": 91}[limit]
+
+
+def test_lenet_at_half_the_macs():
+    widths = equal_widths(lenet(), Budget(keep_macs=0.5))
+    assert widths.tolist() == [14, 34, 330]
+    assert lenet().macs(widths) / lenet().macs(lenet().dense) == pytest.approx(0.4998, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("share", "widths"),
+    [(0.1, [5, 15, 149]), (0.15, [7, 17, 180]), (0.6, [15, 38, 390]), (0.75, [17, 43, 437]), (0.9, [19, 47, 474])],
+)
+def test_a_budget_that_was_reached_keeps_its_widths(share, widths):
+    assert equal_widths(lenet(), Budget(keep_macs=share)).tolist() == widths
+
+
+@settings(derandomize=True, max_examples=120, deadline=None)
+@given(st.sampled_from(SMALL), st.floats(0.05, 1), st.sampled_from(LIMITS), st.integers(1, 3))
+@example("conv_flatten", 0.485, "keep_macs", 1)
+def test_small_networks_come_as_near_as_any_rounding(name, share, limit, min_keep):
+    model, budget = small(name), Budget(**{limit: share}, min_keep=min_keep)
+    if model.cost(budget, np.minimum(model.dense, min_keep)) <= model.allowed(budget):
+        check(model, budget)
+
+
+def polynomial(sites, seed):
+    """Units of each site, and a cost as convolutions in a chain with a skip have it."""
+    rng = np.random.default_rng(seed)
+    dense, pair = rng.integers(1, 9, sites), np.zeros((sites, sites), dtype=np.int64)
+    for k in range(sites - 1):
+        pair[k, k + 1] = rng.integers(0, 500)
+    pair[0, -1] += rng.integers(0, 500)
+    single = rng.integers(1, 800, sites)
+    return dense, lambda widths: ((widths @ pair) * widths).sum(axis=-1) + widths @ single
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(st.integers(1, 5), st.integers(0, 10**6), st.floats(0.1, 1), st.integers(0, 2))
+def test_the_best_rounding_is_the_best_of_all(sites, seed, share, least):
+    dense, cost = polynomial(sites, seed)
+    limit = int(share * cost(dense))
+    choices = roundings(tuple(dense.tolist()), least)
+    costs = cost(choices)
+    widths = best_rounding([np.arange(1, n + 1) / n for n in dense], np.minimum(dense, least), cost, limit, above=-1)
+    if widths is None:
+        assert not (costs <= limit).any()
+    else:
+        assert widths.tolist() in choices.tolist()
+        assert cost(widths) == costs[costs <= limit].max()
+        assert (
+            best_rounding(
+                [np.arange(1, n + 1) / n for n in dense], np.minimum(dense, least), cost, limit, above=cost(widths)
+            )
+            is None
+        )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sixty_coarse_sites_are_rounded_within_the_budget(seed):
+    """More sites than can be tried one and all: the result is within a ten thousandth, and always the same."""
+    dense, cost = polynomial(60, seed)
+    enters = [np.arange(1, n + 1) / n for n in dense]
+    limit = cost(dense) // 2
+    widths = best_rounding(enters, np.ones(60, dtype=np.int64), cost, limit, above=0)
+    assert 0 <= limit - cost(widths) <= 1e-4 * cost(dense)
+    assert max((widths - 1) / dense) < min((np.minimum(widths, dense) + 1) / dense)
+    again = best_rounding(enters, np.ones(60, dtype=np.int64), cost, limit, above=0)
+    assert again.tolist() == widths.tolist()

@@ -1,0 +1,207 @@
+"""Runs without a share of MACs: methods that choose by themselves, and budgets that are another record's widths."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from support.paths import PLUGINS
+
+from bench.cli import main
+from bench.errors import UsageError
+from bench.pruning.cost_model import Budget
+from bench.records import store
+from bench.runs.execute import execute
+from bench.runs.method_factory import make_spec
+from bench.runs.pipeline import Options
+from bench.runs.verify import verify_file
+from bench.spec.recipe import load_recipe
+from bench.spec.registry import add_plugin
+from bench.spec.spec import Spec
+from leaderboard.render.summary import details, summary
+
+SMALL = ["--dataset", "tiny8", "--recipe", "synthetic", "--epochs", "1", "--finetune-epochs", "1", "-q"]
+SMALL += ["--set", "batch_size=32", "--set", "latency_batch=4", "--set", "recalibrate=2"]
+
+
+@pytest.fixture(autouse=True)
+def _known(plugins):
+    add_plugin(str(PLUGINS / "sparsity.py"))
+
+
+@pytest.fixture
+def bench(make_run, capsys, tmp_path):
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def run(method, *words, arch="mlp_40_40"):
+        arguments = ["run", "-m", method, "--arch", arch, *SMALL, *map(str, words)]
+        try:
+            code = main([*arguments, "--out", str(tmp_path / "out")])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def the_record(out):
+    path = Path(out.rpartition("record: ")[2].strip())
+    return path, store.load(path)
+
+
+def verified(path, tmp_path):
+    return {check.outcome for check in verify_file(path, tmp_path / "out", tmp_path / "data")}
+
+
+# --- native --------------------------------------------------------------------------------------------------------
+
+
+def test_a_native_run(bench, tmp_path):
+    code, out, err = bench("own_share", "--native")
+    assert (code, err) == (0, "")
+    assert "keeping" not in out.splitlines()[1]
+    path, done = the_record(out)
+    assert done["spec"]["budget"] is None
+    assert set(map(tuple, done["structure"]["widths"].values())) == {(40, 10)}
+    assert store.check_form(done) == []
+    assert verified(path, tmp_path) == {"ok"}
+    assert Spec.from_dict(done["spec"]).id == done["id"]
+    assert (done["curve"][-1]["fits"], done["curve"][-1]["keep"]) == (1, 1)
+    assert "budget    none" in details(done)
+    assert summary(done)
+    code, again, _ = bench("own_share", "--native")
+    assert (code, again) == (0, out)
+
+
+def test_both_tracks_are_runs_of_their_own(bench, tmp_path):
+    ids = {}
+    for words in (("--native",), ("--keep-macs", 0.5), ("--keep-macs", 1), (), ("--native", "-p", "share=0.5")):
+        code, out, _ = bench("own_share", *words, "--dry-run")
+        assert code == 0
+        ids[words] = json.loads(out)["id"]
+    assert ids[()] == ids["--keep-macs", 0.5]
+    assert len(set(ids.values())) == 4
+    code, out, _ = bench("own_share", "--keep-macs", "0.5")
+    _, done = the_record(out)
+    assert code == 0
+    assert done["cost"]["final"]["macs"] <= 0.5 * done["cost"]["dense"]["macs"]
+    assert set(map(tuple, done["structure"]["widths"].values())) != {(40, 10)}
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "said"),
+    [
+        ("l1_norm", ["--native"], "does not choose its own sparsity: give --keep-macs"),
+        ("l1_norm", ["--native", "--keep-macs", "0.5"], "--keep-macs and --native: give one of them"),
+        ("own_share", ["--native", "--keep-params", "0.5"], "--keep-params and --native: give one of them"),
+        ("own_share", ["--native", "--like", "none.json"], "--like and --native: give one of them"),
+        ("own_share", ["--native", "--min-keep", "3"], "without --ranking and --min-keep"),
+        ("own_share", ["--native", "--ranking", "global"], "without --ranking and --min-keep"),
+        ("l1_norm+pull", ["--native"], "does not choose its own sparsity"),
+        ("l1_norm", ["--like", "none.json"], "--like: record none.json: No such file"),
+        ("l1_norm", ["--like", "pyproject.toml"], "--like: record pyproject.toml: not JSON"),
+        ("l1_norm", ["--like", "none.json", "--keep-macs", "0.5"], "--keep-macs and --like: give one of them"),
+    ],
+)
+def test_words_that_cannot_be(bench, tmp_path, method, words, said):
+    code, out, err = bench(method, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_composition_is_native_if_a_part_is():
+    recipe = load_recipe("synthetic")
+    assert make_spec("pull+own_share", "mlp_40_40", "tiny8", recipe, None).budget is None
+    with pytest.raises(UsageError, match="does not choose its own sparsity"):
+        make_spec("pull+l1_norm", "mlp_40_40", "tiny8", recipe, None)
+    assert make_spec("dense", "mlp_40_40", "tiny8", recipe, None).budget is None  # it is given none anyway
+
+
+def test_options_that_are_lists_reach_the_method_and_the_record(make_run):
+    from bench.runs.pipeline import Run
+
+    spec, options = make_run("own_share", "mlp_40_40", "tiny8", options={"powers": "3,4,5"})
+    assert spec.config == {"powers": (3, 4, 5)}
+    again = Spec.from_dict(json.loads(json.dumps(spec.as_dict())))
+    assert again == spec
+    assert again.id == spec.id
+    assert Run(again, options).method.config.powers == (3, 4, 5)
+    empty, _ = make_run("own_share", "mlp_40_40", "tiny8", options={"powers": ""})
+    assert Run(empty, options).method.config.powers == ()
+
+
+# --- widths of another record ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def like(make_run, tmp_path):
+    """A record whose network kept 10 and 10 of 40 and 40 units."""
+    spec, _ = make_run("own_share", "mlp_40_40", "tiny8")
+    spec = dataclasses.replace(spec, budget=None)
+    done = execute(spec, Options(out=tmp_path / "out", quiet=True))
+    return store.path_of(tmp_path / "out", spec), done
+
+
+def test_a_run_with_the_widths_of_another(bench, like, tmp_path):
+    path, other = like
+    code, out, err = bench("random", "--like", path)
+    assert (code, err) == (0, "")
+    assert "keeping widths 10-10" in out
+    mine, done = the_record(out)
+    assert done["structure"]["widths"] == other["structure"]["widths"]
+    assert done["structure"]["masks_sha256"] != other["structure"]["masks_sha256"]
+    assert done["cost"]["final"] == other["cost"]["final"]
+    assert done["spec"]["budget"]["widths"] == [10, 10]
+    assert Spec.from_dict(done["spec"]).id == done["id"]
+    assert verified(mine, tmp_path) == {"ok"}
+    planned = json.loads(bench("random", "--keep-macs", "0.5", "--dry-run")[1])
+    assert planned["id"] != done["id"]
+
+
+@pytest.mark.parametrize(
+    ("arch", "widths", "min_keep", "said"),
+    [
+        ("two_layers", (4, 4), 1, "this network's sites have 8 units"),
+        ("mlp_40_40", (4,), 1, "this network's sites have 40-40 units"),
+        ("mlp_40_40", (4, 4, 4), 1, "this network's sites have 40-40 units"),
+        ("mlp_40_40", (4, 41), 1, "this network's sites have 40-40 units"),
+        ("mlp_40_40", (0, 40), 1, "this network's sites have 40-40 units"),
+        ("mlp_40_40", (10, 40), 11, "leaves a site less than 11 units"),
+    ],
+)
+def test_widths_that_do_not_belong_to_the_network(make_run, tmp_path, arch, widths, min_keep, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        execute(*make_run("random", arch, "tiny8", keep=Budget(widths=widths, min_keep=min_keep)))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_record_of_another_network_and_one_of_a_failed_run(bench, like, tmp_path):
+    path, done = like
+    code, out, err = bench("random", "--like", path, arch="two_layers")
+    assert (code, out) == (2, "")
+    assert err.strip() == ("bench: error: budget widths 10-10: this network's sites have 8 units")
+    failed = done | {"status": "failed", "error": {"type": "RunFailed", "message": "no", "traceback": []}}
+    path = tmp_path / "failed-s0.json"
+    path.write_text(store.to_text(store.seal(failed)))
+    code, out, err = bench("random", "--like", path)
+    assert (code, out) == (2, "")
+    assert err.strip() == f"bench: error: --like {path}: that run failed"
+    assert len(list((tmp_path / "out" / "records").rglob("*-s0.json"))) == 1
+
+
+def test_widths_are_kept_by_every_ranking_and_on_resume_the_same(make_run):
+    widths = Budget(widths=(7, 30))
+    for ranking in ("layer", "global"):
+        spec, options = make_run("l1_norm", "mlp_40_40", "tiny8", keep=Budget(widths=(7, 30), ranking=ranking))
+        done = execute(spec, options)
+        assert [after for _, after in done["structure"]["widths"].values()] == [7, 30]
+    assert make_run(keep=widths)[0].id != make_run(keep=Budget(widths=(30, 7)))[0].id
+
+
+def test_masks_over_the_widths_fail(make_run):
+    spec, options = make_run("over_budget", "mlp_40_40", "tiny8", keep=Budget(widths=(7, 30)))
+    with pytest.raises(Exception, match="the budget of widths 7-30 is"):
+        execute(spec, Options(out=options.out, quiet=True))

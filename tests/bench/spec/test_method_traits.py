@@ -1,0 +1,200 @@
+"""What is read from a method's source is what the method is; what cannot be read is left to the import."""
+
+import subprocess
+import sys
+
+import pytest
+from support.paths import ROOT
+
+from bench.cli import main
+from bench.errors import UsageError
+from bench.measure import processor
+from bench.runs import planned_spec
+from bench.runs.method_factory import make_method, make_spec
+from bench.spec import method_traits
+from bench.spec.recipe import load_recipe
+from bench.spec.registry import METHODS, add_plugin
+from bench.spec.spec import Budget
+
+OPTIONS = {
+    "ddrop": ({}, {"schedule": "linear", "p_max": "0.5"}),
+    "dense": ({}, {"epochs": "3"}),
+    "dropnet": ({}, {"metric": "minimum", "p": "0.5"}, {"metric": "random_layer", "kappa": "none"}),
+    "taylor": ({}, {"batches": "2"}),
+    "l1l2": ({}, {"share": "30"}),
+    "slimming": ({}, {"strength": "0.001"}),
+    "random": ({},),
+    "tp_taylor": ({}, {"batches": "3"}),
+}
+CASES = [(name, options) for name, several in OPTIONS.items() for options in several]
+
+
+@pytest.mark.parametrize("name", METHODS.entries())
+def test_traits_are_those_of_the_class(name):
+    assert method_traits.of(name) == method_traits.of_class(METHODS.get(name))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_traits_with_options_are_those_of_the_method(name, options):
+    made, found = make_method(name, options), method_traits.of(name, options)
+    assert [getattr(found, key) for key in method_traits.ATTRIBUTES] == [
+        getattr(made, key) for key in method_traits.ATTRIBUTES
+    ]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("recipe", ["digits", "cifar"])
+def test_a_planned_specification_is_the_one_that_is_run(name, options, recipe):
+    for budget in (Budget(0.5), Budget(0.5, ranking="global"), Budget(0.3, ranking="layer", min_keep=2)):
+        asked = (name, "lenet", "digits", load_recipe(recipe), budget, 3, "inner", options, "cpu")
+        assert planned_spec.planned_spec(*asked) == make_spec(*asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("ddrop", {"p_mni": "1"}), ("ddrop", {"p_min": "x"}), ("ddrop", {"p_min": "0.9", "p_max": "0.3"})],
+)
+def test_wrong_options_have_the_message_of_the_method(name, options):
+    with pytest.raises(UsageError) as expected:
+        make_method(name, options)
+    with pytest.raises(UsageError) as caught:
+        method_traits.of(name, options)
+    assert str(caught.value) == str(expected.value)
+
+
+def test_a_method_without_native_track_is_refused_alike():
+    for make in (make_spec, planned_spec.planned_spec):
+        with pytest.raises(UsageError, match="does not choose its own sparsity"):
+            make("l1_norm", "lenet", "digits", load_recipe("digits"), None)
+
+
+ODD = '''
+import math
+from dataclasses import dataclass
+from bench.api import Method, method, importance
+
+LIMIT = 3
+SUPPORTED = dict(ranking="global")
+
+
+@method("own_constant")
+class OwnConstant(Method):
+    """Its Config uses a name of its file."""
+    @dataclass(frozen=True)
+    class Config:
+        limit: int = LIMIT
+
+
+@method("own_call")
+class OwnCall(Method):
+    """Its ranking is computed by a function."""
+    ranking = property(lambda self: max(("layer", "global"), key=len))
+
+
+@method("two_bases")
+class TwoBases(OwnCall, Method):
+    """It derives from two classes."""
+
+
+@method("inherits")
+class Inherits(OwnConstant):
+    """Its options come from a class above it."""
+    native = True
+
+
+@method("plain")
+class Plain(Method):
+    """Nothing of its own."""
+    starts_from = "base"
+
+
+@importance("mathematical")
+def mathematical(site, power=2):
+    """A default in the function, none in the decorator."""
+    return site.rows().abs().pow(power).sum(1)
+'''
+
+
+@pytest.fixture
+def odd(plugins, tmp_path):
+    file = tmp_path / "odd_methods.py"
+    file.write_text(ODD)
+    add_plugin(str(file))
+
+
+@pytest.mark.parametrize("name", ["own_constant", "own_call", "two_bases", "inherits"])
+def test_what_is_not_plain_is_left_to_the_import(odd, name):
+    assert method_traits.of(name) is None
+    asked = (name, "lenet", "digits", load_recipe("digits"), Budget(0.5))
+    assert planned_spec.planned_spec(*asked) is None
+    assert make_spec(*asked).method == name
+
+
+@pytest.mark.parametrize("name", ["plain", "mathematical"])
+def test_plain_plugins_are_read(odd, name):
+    assert method_traits.of(name) == method_traits.of_class(METHODS.get(name))
+
+
+def test_compositions_are_left_to_the_import():
+    assert planned_spec.planned_spec("slimming+fpgm", "lenet", "digits", load_recipe("digits"), Budget(0.5)) is None
+
+
+@pytest.mark.parametrize(
+    ("gpu", "device", "known"), [(False, "auto", True), (True, "auto", False), (True, "cpu", True)]
+)
+def test_precision_is_known_without_torch_where_no_gpu_can_be(monkeypatch, tmp_path, gpu, device, known):
+    monkeypatch.setattr(processor, "GPUS", (str(tmp_path),) if gpu else (str(tmp_path / "none"),))
+    assert (processor.precision_without_torch(device) is not None) == (known and sys.platform == "linux")
+    assert processor.precision_without_torch("cuda") is None
+
+
+LIGHT = {
+    "status": ["status", "SWEEP"],
+    "page": ["page", "dropnet"],
+    "page --check": ["page", "--check"],
+    "check --list": ["check", "--list"],
+    "run --dry-run": ["run", "-m", "ddrop", "-a", "resnet56", "-p", "schedule=linear", "--seeds", "0-4", "--dry-run"],
+    "run --dry-run in bf16": ["run", "-m", "dense", "-a", "resnet20", "-d", "cifar10", "--device", "cpu", "--dry-run"],
+    "list": ["list"],
+    "list runs": ["list", "runs"],
+    "show": ["show", "RECORD"],
+    "board": ["board", "RECORDS"],
+}
+
+
+@pytest.mark.parametrize("words", LIGHT.values(), ids=LIGHT)
+def test_commands_that_need_no_torch_do_not_import_it(words, tmp_path):
+    root = ROOT
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text('[[runs]]\narch = "lenet"\nmethod = ["l1_norm", "dropnet"]\ndataset = "mnist"\nseeds = "0-4"\n')
+    records = root / "leaderboard" / "records" / "bf16"
+    places = {"SWEEP": sweep, "RECORDS": records, "RECORD": next(iter(sorted(records.rglob("*-s0.json"))))}
+    words = [str(places.get(word, word)) for word in words]
+    code = (
+        f"import sys; from bench.cli import main; code = main({words!r})\n"
+        "heavy = [m for m in ('torch', 'torch_pruning', 'torchvision', 'timm') if m in sys.modules]\n"
+        "print(code, heavy, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stderr.splitlines()[-1] == "0 []"
+
+
+def test_loading_torch_is_announced_before_anything_else(tmp_path):
+    """Before any other module of the suite that needs it; the line is there long before torch is."""
+    code = (
+        "import sys; from bench.cli import main\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'torch': raise SystemExit(77)\n"
+        "sys.meta_path.append(Stop()); sys.path_importer_cache.clear()\n"
+        "import importlib.machinery; sys.meta_path.remove(importlib.machinery.PathFinder)\n"
+        "sys.meta_path.append(importlib.machinery.PathFinder)\n"
+        "main(['list', 'sites', '-a', 'lenet', '-d', 'digits'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (77, "", "bench: loading torch\n")
+
+
+def test_loading_is_not_announced_to_who_wants_quiet_or_has_it(capsys):
+    assert main(["list", "sites", "-a", "two_layers", "-d", "digits"]) in (0, 2)
+    assert "loading torch" not in capsys.readouterr().err

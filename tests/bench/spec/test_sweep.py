@@ -1,0 +1,431 @@
+"""Sweep files: what runs they stand for, what is wrong with bad ones, and parts of them."""
+
+import itertools
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import image_folders
+from support.paths import ROOT
+
+from bench.cli import main, parser
+from bench.cli.run import make, parse_seeds
+from bench.cli.sweep import specs_of
+from bench.errors import UsageError
+from bench.records import store
+from bench.spec.sweep import FLAGS, load_sweep, shard
+
+SHARES = (0.75, 0.5, 0.25, 0.1)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A sweep's file with this text."""
+
+    def put(text, name="some.toml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return put
+
+
+def runs(path, *words):
+    """The specifications of a sweep's file."""
+    chosen = parser().parse_args(["sweep", str(path), "--cluster", "inline", "--dry-run", "--out", "nowhere", *words])
+    return specs_of(path, chosen)
+
+
+def asked(*words):
+    """The specifications of ``bench run`` with these words."""
+    chosen = parser().parse_args(["run", *words, "--dry-run", "--out", "nowhere"])
+    return [make(chosen, seed) for seed in parse_seeds(chosen.seeds)]
+
+
+def ids(specs):
+    return sorted(spec.id for spec in specs)
+
+
+# --- what a file stands for ----------------------------------------------------------------------------------
+
+
+def test_every_combination_of_listed_values_is_a_run(write):
+    path = write(
+        '[[runs]]\nmethod = ["l1_norm", "random"]\narch = ["resnet20", "resnet56"]\n'
+        'keep_macs = [0.5, 0.25]\nseeds = "0-2"'
+    )
+    found = {(s.method, s.arch, s.budget.keep_macs, s.seed) for s in runs(path)}
+    axes = (["l1_norm", "random"], ["resnet20", "resnet56"], [0.5, 0.25], [0, 1, 2])
+    assert found == set(itertools.product(*axes))
+    assert len(runs(path)) == len(found)
+
+
+def test_defaults_hold_where_a_block_says_nothing(write):
+    path = write("""
+        description = "some"
+        [defaults]
+        arch = "resnet20"
+        keep_macs = 0.5
+        seeds = "0-1"
+        options = { p_min = 0.1, p_max = 0.4 }
+        settings = { batch_size = 32, "train.lr" = 0.5 }
+        [[runs]]
+        method = "ddrop"
+        [[runs]]
+        method = "ddrop"
+        arch = "resnet56"
+        seeds = 7
+        options = { p_min = 0.3 }
+        settings = { "train.lr" = 0.25, momentum = 0.8 }
+    """)
+    first, second, third = sorted(runs(path), key=lambda spec: (spec.arch, spec.seed))
+    assert [(s.arch, s.seed) for s in (first, second, third)] == [("resnet20", 0), ("resnet20", 1), ("resnet56", 7)]
+    assert {s.budget.keep_macs for s in (first, second, third)} == {0.5}
+    assert first.config == {"p_min": 0.1, "p_max": 0.4}
+    assert third.config == {"p_min": 0.3, "p_max": 0.4}  # of a table single values change
+    assert (first.recipe.batch_size, first.recipe.train.lr, first.recipe.momentum) == (32, 0.5, 0.9)
+    assert (third.recipe.batch_size, third.recipe.train.lr, third.recipe.momentum) == (32, 0.25, 0.8)
+    assert load_sweep(path).description == "some"
+    assert load_sweep(path).name == "some"
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("keep_params = 0.3", [["--keep-params", "0.3"]]),
+        ("keep_macs = 0.25", [["--keep-macs", "0.25"]]),
+        ("keep_macs = [0.25, 0.1]", [["--keep-macs", "0.25"], ["--keep-macs", "0.1"]]),
+        ("native = true", [["--native"]]),
+        ("", [["--keep-macs", "0.75"], ["--keep-macs", "0.5"]]),
+        ("native = false", [["--keep-macs", "0.75"], ["--keep-macs", "0.5"]]),  # which is what it is without
+    ],
+)
+def test_a_budget_of_a_block_is_in_place_of_the_default_one(write, budget, words):
+    path = write(f'defaults.keep_macs = [0.75, 0.5]\n[[runs]]\nmethod = "dropnet"\narch = "lenet"\n{budget}')
+    expected = [spec for choice in words for spec in asked("-m", "dropnet", "-a", "lenet", *choice)]
+    assert ids(runs(path)) == ids(expected)
+
+
+def test_like_takes_the_widths_of_a_record(write, make_run, tmp_path):
+    from bench.runs.execute import execute
+
+    spec, options = make_run()
+    done = execute(spec, options)
+    like = store.path_of(options.out, spec)
+    text = 'defaults.keep_macs = 0.5\n[[runs]]\nmethod = "random"\narch = "two_layers"\ndataset = "tiny"\n'
+    (found,) = runs(write(text + f'recipe = "synthetic"\nlike = "{like}"'))
+    assert found.budget.widths == tuple(after for _, after in done["structure"]["widths"].values())
+    assert found.budget.keep_macs is None
+
+
+def test_no_run_is_there_twice(write):
+    block = '[[runs]]\nmethod = "l1_norm"\narch = "resnet20"\n'
+    path = write(block + "seeds = [0, 1, 1]\n" + block + 'seeds = "1-2"\nkeep_macs = [0.5, 0.50, 0.5]\n' + block)
+    assert ids(runs(path)) == ids(asked("-m", "l1_norm", "-a", "resnet20", "--seeds", "0-2"))
+
+
+def test_what_has_no_budget_is_one_run_a_seed(write):
+    """However many budgets the block has."""
+    path = write(
+        f'[[runs]]\nmethod = ["dense", "l1_norm"]\narch = "resnet20"\nkeep_macs = {list(SHARES)}\nseeds = "0-2"'
+    )
+    found = runs(path)
+    assert [s.seed for s in sorted(found, key=lambda s: s.seed) if s.method == "dense"] == [0, 1, 2]
+    assert len(found) == 3 + 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("", [0]),
+        ("seeds = 3", [3]),
+        ('seeds = "3"', [3]),
+        ('seeds = "0-2"', [0, 1, 2]),
+        ('seeds = "1,5"', [1, 5]),
+        ("seeds = [0, 5]", [0, 5]),
+        ('seeds = ["0-1", 4]', [0, 1, 4]),
+    ],
+)
+def test_forms_of_seeds(write, text, seeds):
+    path = write(f'[[runs]]\nmethod = "l1_norm"\narch = "resnet20"\n{text}')
+    assert sorted(spec.seed for spec in runs(path)) == seeds
+
+
+def test_lists_in_tables_are_crossed_too(write):
+    path = write("""
+        [[runs]]
+        method = "dropout+l1_norm"
+        arch = "resnet20"
+        options = { "dropout.p" = [0.1, 0.3] }
+        settings = { nesterov = [true, false], "train.schedule" = "step", "train.drops" = "0.5,0.75" }
+    """)
+    found = runs(path)
+    expected = set(itertools.product([0.1, 0.3], [True, False]))
+    assert {(s.config["dropout.p"], s.recipe.nesterov) for s in found} == expected
+    assert {s.recipe.train.drops for s in found} == {(0.5, 0.75)}
+    assert len(found) == 4
+
+
+VALUES = {
+    "method": ["l1_norm", "random", "ddrop", "dense"],
+    "arch": ["resnet20", "resnet56"],
+    "dataset": ["digits", "mnist"],
+    "recipe": ["digits", "mnist", "cifar"],
+    "keep_macs": [0.5, 1, 0.25, 1e-1],
+    "ranking": ["global", "layer"],
+    "min_keep": [1, 2],
+    "coupling": ["inner", "full"],
+    "epochs": [0, 3],
+    "finetune_epochs": [0, 2],
+}
+SETTINGS = {"batch_size": [16, 64], "train.lr": [0.1, 1e-05], "nesterov": [True, False], "precision": ["fp32"]}
+
+
+@st.composite
+def crossed(draw):
+    """For some of the keys a value of them, for up to three of these several: options, and recipe values."""
+    keys = draw(st.lists(st.sampled_from([*VALUES, *SETTINGS]), unique=True))
+    several = draw(st.lists(st.sampled_from(keys), unique=True, max_size=3)) if keys else []
+    known = VALUES | SETTINGS
+    chosen = {key: known[key] if key in several else [draw(st.sampled_from(known[key]))] for key in keys}
+    return [{key: few for key, few in chosen.items() if key in table} for table in (VALUES, SETTINGS)]
+
+
+def written(value):
+    """As TOML has it, a single one also as itself."""
+    return json.dumps(value[0] if isinstance(value, list) and len(value) == 1 else value)
+
+
+def said(value):
+    """As a user types it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@settings(max_examples=25, deadline=None)
+@given(crossed(), st.sampled_from(["0", "0-2", "4,1"]))
+def test_every_command_of_a_sweep_is_the_run_that_its_words_say(tables, seeds):
+    values, changes = tables
+    values = {"method": ["l1_norm"], "arch": ["resnet20"]} | values
+    table = ", ".join(f'"{key}" = {written(value)}' for key, value in changes.items())
+    lines = [f"{key} = {written(value)}" for key, value in values.items()]
+    text = "\n".join(["[[runs]]", *lines, f"settings = {{ {table} }}", f'seeds = "{seeds}"'])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sweep.toml"
+        path.write_text(text)
+        found = runs(path)
+    expected = set()
+    for choice in itertools.product(*values.values(), *changes.values()):
+        words = ["--seeds", seeds]
+        for key, value in zip(values, choice, strict=False):
+            words += [f"--{key.replace('_', '-')}", said(value)]
+        for key, value in zip(changes, choice[len(values) :], strict=True):
+            words += ["--set", f"{key}={said(value)}"]
+        expected |= set(ids(asked(*words)))
+    assert ids(found) == sorted(expected)
+
+
+def test_a_sweep_tells_the_ids_that_the_run_command_tells(write, capsys):
+    path = write('[[runs]]\nmethod = "ddrop"\narch = "resnet20"\noptions = { p_min = 0.1 }\nepochs = 3\nseeds = "1-2"')
+    ((words, seeds),) = load_sweep(path).commands
+    assert main([*words, "--seeds", seeds, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert main(["sweep", str(path), "--cluster", "inline", "--dry-run"]) == 0
+    told = sorted(line.split()[0] for line in capsys.readouterr().out.splitlines())
+    assert told == sorted(line.split('"')[3] for line in out.splitlines() if line.startswith(' "id"'))
+    assert told == ids(asked("-m", "ddrop", "-a", "resnet20", "-p", "p_min=0.1", "--epochs", "3", "--seeds", "1-2"))
+
+
+def test_every_option_of_the_run_command_that_changes_the_result_is_a_key():
+    """So that a sweep can say whatever a command can."""
+    actions = parser()._subparsers._group_actions[0].choices["run"]._actions
+    here = {"help", "plugin", "out", "data_dir", "download", "device", "threads", "runtimes", "json", "quiet", "retry"}
+    here |= {"dry_run", "cluster", "profile", "jobs", "wait", "wide"}
+    assert {a.dest for a in actions} - here == {*FLAGS, "options", "settings", "seeds", "native"}
+    flags = {word for a in actions for word in a.option_strings}
+    assert set(FLAGS.values()) <= flags
+
+
+def test_the_example(capsys):
+    found = runs(ROOT / "examples" / "sweep.toml")
+    assert len(found) == 5 * 4 * 5 + 5
+    assert load_sweep(ROOT / "examples" / "sweep.toml").description
+
+
+def test_runs_that_share_a_base_are_side_by_side(write):
+    path = write('[[runs]]\nmethod = ["l1_norm", "random", "dense"]\narch = ["resnet20", "resnet56"]\nseeds = "0-1"')
+    bases = [spec.base_id() for spec in runs(path)]
+    assert len(list(itertools.groupby(bases))) == len(set(bases)) == 4
+
+
+# --- folders of images ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_images_says_where_the_data_are(write, tmp_path):
+    place = image_folders.write_folder(tmp_path / "images" / "pets")
+    path = write(f'[[runs]]\nmethod = ["l1_norm", "random"]\narch = "resnet20"\ndataset = "folder:{place}"')
+    chosen = parser().parse_args(["sweep", str(path), "--cluster", "inline", "--dry-run", "--out", str(tmp_path / "o")])
+    found = specs_of(path, chosen)
+    assert chosen.data_dir == place.parent
+    assert ids(found) == ids(
+        spec for m in ("l1_norm", "random") for spec in asked("-m", m, "-a", "resnet20", "-d", f"folder:{place}")
+    )
+
+
+def test_folders_of_images_in_two_places_are_declined(write, tmp_path):
+    places = [image_folders.write_folder(tmp_path / name / "pets", train=2) for name in ("one", "two")]
+    listed = ", ".join(f'"folder:{place}"' for place in places)
+    path = write(f'[[runs]]\nmethod = "l1_norm"\narch = "resnet20"\ndataset = [{listed}]')
+    with pytest.raises(UsageError, match="side by side") as caught:
+        runs(path)
+    for place in places:
+        assert str(place.parent) in str(caught.value)
+
+
+def test_a_dry_run_writes_nothing_also_where_images_are_looked_at(write, tmp_path, capsys):
+    place = image_folders.write_folder(tmp_path / "images" / "pets")
+    path = write(f'[[runs]]\nmethod = "l1_norm"\narch = "resnet20"\ndataset = "folder:{place}"')
+    out = tmp_path / "out"
+    assert main(["sweep", str(path), "--cluster", "inline", "--dry-run", "--out", str(out)]) == 0
+    assert not out.exists()
+
+
+# --- bad files -----------------------------------------------------------------------------------------------
+
+GOOD = '[[runs]]\nmethod = "l1_norm"\narch = "resnet20"\n'
+
+
+@pytest.fixture
+def complaint(write, capsys):
+    """What the command says of a sweep's file with this text: one line that names the file."""
+
+    def ask(text):
+        path = write(text)
+        try:
+            code = main(["sweep", str(path), "--cluster", "inline", "--dry-run", "--out", "nowhere"])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, "")
+        assert len(err.splitlines()) == 1, err
+        assert str(path) in err
+        return err
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runs = [", "Invalid value"),
+        ("", "[[runs]]"),
+        ("runs = []", "[[runs]]"),
+        ("runs = 3", "[[runs]]"),
+        ("runs = [1]", "[[runs]]"),
+        ("defaults = 3\n" + GOOD, "defaults is not a table"),
+        ('[[run]]\nmethod = "l1_norm"', "'run': did you mean runs"),
+        ("default = {}\n" + GOOD, "'default': did you mean defaults"),
+        (GOOD + GOOD + "keep_mac = 0.5", "runs 2 'keep_mac': did you mean keep_macs"),
+        ('defaults.archs = "resnet20"\n' + GOOD, "defaults 'archs': did you mean arch"),
+        ('[[runs]]\narch = "resnet20"', "runs 1: method missing"),
+        ('[[runs]]\nmethod = "l1_norm"', "runs 1: arch missing"),
+        ("[[runs]]\nseeds = 1", "runs 1: method and arch missing"),
+    ],
+)
+def test_bad_files(complaint, text, said):
+    assert said in complaint(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('data_set = "digits"', "runs 1 'data_set': did you mean dataset"),
+        ("method = []", "method = []"),
+        ("method = { a = 1 }", "method = {"),
+        ('method = "ddrob"', "did you mean ddrop"),
+        ('method = "-x"', "-x"),
+        ('arch = "resnet57"', "did you mean resnet"),
+        ('dataset = "digit"', "did you mean digits"),
+        ('recipe = "cifra"', "did you mean cifar"),
+        ("keep_macs = nan", "keep_macs = nan is not finite"),
+        ("keep_macs = 2", "2: give the share to keep"),
+        ('keep_macs = "half"', "half"),
+        ("keep_macs = true", "true"),
+        ("keep_macs = 0.5\nkeep_params = 0.5", "give one of them"),
+        ("keep_macs = 0.5\nnative = true", "give one of them"),
+        ("native = true", "does not choose its own sparsity"),
+        ('native = "yes"', "native is true or false"),
+        ("native = 1", "native is true or false"),
+        ('like = "nowhere.json"', "nowhere.json"),
+        ('epochs = "many"', "many"),
+        ("epochs = 1.5", "1.5"),
+        ("finetune_epochs = -1", "-1"),
+        ("min_keep = -1", "-1"),
+        ('coupling = "outer"', "outer"),
+        ('ranking = "best"', "best"),
+        ('seeds = "a"', "seeds"),
+        ("seeds = []", "seeds"),
+        ("seeds = { a = 1 }", "seeds"),
+        ("seeds = -1", "seeds"),
+        ("seeds = 1.0", "seeds"),
+        ("seeds = true", "seeds"),
+        ("seeds = [[0]]", "seeds"),
+        ("options = 3", "options is not a table"),
+        ("options = { p = [[1]] }", "options.p = [[1]]"),
+        ("options = { x = 1 }", "no option 'x'"),
+        ("settings = [1]", "settings is not a table"),
+        ("settings.train.lr = 0.1", "settings.train = {"),
+        ("settings.batch_size = [1, inf]", "settings.batch_size = [1, inf] is not finite"),
+        ("settings = { 'train.epoch' = 1 }", "'train.epoch': did you mean train.epochs"),
+        ("settings = { batch_size = 0 }", "batch_size = 0"),
+    ],
+)
+def test_bad_values(complaint, line, said):
+    good = [text for text in GOOD.splitlines(keepends=True) if text.split()[0] != line.split()[0]]
+    assert said in complaint("".join(good) + line)
+
+
+def test_a_file_that_cannot_be_read(tmp_path, write):
+    with pytest.raises(UsageError, match=r"none\.toml: No such file"):
+        load_sweep(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="Is a directory"):
+        load_sweep(tmp_path)
+    path = write("")
+    path.write_bytes(b"description = '\xff'")
+    with pytest.raises(UsageError, match=r"some\.toml"):
+        load_sweep(path)
+
+
+# --- parts ---------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 400), st.integers(1, 60))
+def test_parts_are_everything_once_in_pieces_of_almost_one_size(length, n):
+    items = list(range(length))
+    parts = [shard(items, f"{i}/{n}") for i in range(1, n + 1)]
+    assert list(itertools.chain(*parts)) == items
+    sizes = {len(part) for part in parts}
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    "text", ["0/3", "4/3", "1/0", "0/0", "1", "1/", "/3", "-1/3", "a/3", "1/3/3", "1.0/3", " ", ""]
+)
+def test_wrong_parts(text):
+    with pytest.raises(UsageError, match="--shard") as caught:
+        shard([1, 2, 3], text)
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_of_a_sweep(write):
+    path = write('[[runs]]\nmethod = ["l1_norm", "random"]\narch = "resnet20"\nseeds = "0-2"')
+    parts = [runs(path, "--shard", f"{i}/4") for i in (1, 2, 3, 4)]
+    assert ids(itertools.chain(*parts)) == ids(runs(path))
+    assert sorted(map(len, parts)) == [1, 1, 2, 2]

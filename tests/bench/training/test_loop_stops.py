@@ -1,0 +1,310 @@
+"""Phases that end early: patience, a method's word; what a step knows of its rate and progress."""
+
+import pytest
+import torch
+
+from bench.api import PRUNE, Method, Phase
+from bench.errors import UsageError
+from bench.progress import Progress
+from bench.runs.execute import execute
+from bench.spec.recipe import Stage
+from bench.training.optimizer import schedule
+
+
+def scripted(training, *losses):
+    """Validation losses as they come, epoch by epoch."""
+    given = iter(losses)
+    training._validate = lambda: (0.5, next(given))
+    return training
+
+
+def run(training, plan):
+    training.run(plan, lambda t: t.model.slice(t.ctx.select()))
+
+
+def epochs_of(training):
+    """Epochs trained in each phase."""
+    phases = [entry["phase"] for entry in training.curve]
+    return {phase: phases.count(phase) for phase in dict.fromkeys(phases)}
+
+
+# --- patience ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patience", "losses", "trained"),
+    [
+        (1, [3, 2, 1, 1.5, 0, 0], 4),
+        (2, [3, 2, 1, 1.5, 0.5, 0.6, 0.7, 0], 7),
+        (1, [3, 3, 1, 1, 1, 1], 2),  # as low as before has not fallen
+        (3, [1, 2, 3, 4, 0, 0], 4),
+        (1, [3, 2.5, 2, 1.5, 1, 0.5], 6),
+        (0, [1, 2, 3, 4, 5, 6], 6),
+        (5, [1, 2, 3, 4, 5, 6], 6),
+        (9, [1, 2, 3, 4, 5, 6], 6),
+        (1, [float("nan"), 1, 0, 0, 0, 0], 2),
+    ],
+)
+def test_a_phase_ends_when_the_loss_has_not_fallen_for_so_many_epochs(make_training, patience, losses, trained):
+    training = scripted(make_training(arch="mlp_40_40", train__patience=patience), *losses)
+    run(training, (Phase(6 if len(losses) == 6 else 8),))
+    assert epochs_of(training) == {0: trained}
+    assert training.epochs == trained
+    assert training.examples == trained * 96
+    assert training.train_macs == 3 * training.model.macs * trained * 96
+
+
+def test_each_phase_and_stage_has_its_own_patience(make_training):
+    training = make_training(arch="mlp_40_40", train__patience=1, finetune__patience=2)
+    scripted(training, 1, 2, 5, 4, 6, 9, 9, 9, 9)
+    run(training, (Phase(5), Phase(5), PRUNE, Phase(4, "finetune")))
+    assert epochs_of(training) == {0: 2, 1: 3, 3: 3}
+
+
+class Counting(Method):
+    """Keeps the weights of each epoch's end and notes its hooks."""
+
+    def prepare(self, ctx):
+        self.ends, self.starts, self.last = [], [], None
+
+    def on_phase_start(self, ctx):
+        self.starts.append(ctx.phase)
+
+    def on_epoch_end(self, ctx):
+        self.last = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
+
+    def on_phase_end(self, ctx):
+        self.ends.append((ctx.phase, ctx.epoch))
+        now = ctx._model.network.state_dict()
+        self.unchanged = all(torch.equal(now[k], v) for k, v in self.last.items())
+
+
+def test_the_weights_of_the_last_epoch_stay_and_the_phase_ends_once(make_training):
+    training = scripted(make_training(Counting(), arch="mlp_40_40", train__patience=1), 1, 5, 1, 5)
+    run(training, (Phase(4), Phase(4)))
+    assert training.method.ends == [(0, 1), (1, 1)]
+    assert training.method.starts == [0, 1]
+    assert training.method.unchanged
+
+
+def test_without_learning_nothing_falls(make_training):
+    training = make_training(arch="mlp_40_40", train__patience=2, train__lr=0)
+    run(training, (Phase(9),))
+    assert epochs_of(training) == {0: 3}
+    assert len({entry["val_loss"] for entry in training.curve}) == 1
+
+
+def test_the_validation_loss_is_that_of_the_network_as_it_is(make_training):
+    training = make_training(arch="mlp_40_40")
+    run(training, (Phase(1),))
+    ctx, (x, y) = training.ctx, next(training.ctx.batches("val"))
+    with ctx.probe():
+        loss = torch.nn.functional.cross_entropy(ctx.forward(x), y).item()
+    assert training.curve[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
+    ctx.masks = {n: torch.arange(s.n_units) < 3 for n, s in ctx.sites.items()}
+    assert training._validate()[1] != pytest.approx(loss, rel=1e-2)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_resumed_before_in_and_after_a_phase_that_ended_early(make_training, tmp_path, stop_after):
+    """Checkpoints are written after epoch 1, after the phase (which ended at its second epoch), after epoch 1 again."""
+    losses = [1, 5, 2, 1, 3]
+
+    class Stop(Exception):
+        pass
+
+    def start(file, done=0):
+        training = make_training(Counting(), arch="mlp_40_40", train__patience=1, checkpoint=tmp_path / file)
+        return scripted(training, *losses[done:])
+
+    plan = (Phase(5), Phase(5))
+    whole = start("whole.pt")
+    run(whole, plan)
+    assert epochs_of(whole) == {0: 2, 1: 3}
+    stopped, saves = start("part.pt"), []
+    save = stopped._save
+
+    def stopping(position):
+        save(position)
+        saves.append(position)
+        if len(saves) == stop_after:
+            raise Stop
+
+    stopped._save = stopping
+    with pytest.raises(Stop):
+        run(stopped, plan)
+    assert saves == [(0, 1), (1, 0), (1, 1)][:stop_after]
+    going_on = start("part.pt", len(stopped.curve))
+    assert going_on.resume()
+    run(going_on, plan)
+    assert going_on.curve == whole.curve
+    assert (going_on.epochs, going_on.examples) == (5, whole.examples)
+    assert going_on.method.ends == whole.method.ends[stop_after >= 2 :]
+    one, two = going_on.model.network.state_dict(), whole.model.network.state_dict()
+    assert all(torch.equal(one[k], two[k]) for k in two)
+
+
+def test_a_finished_training_that_ended_early_is_not_taken_up_again(make_training, tmp_path):
+    first = make_training(arch="mlp_40_40", train__patience=1, checkpoint=tmp_path / "c.pt")
+    run(scripted(first, 1, 2), (Phase(5),))
+    again = scripted(make_training(arch="mlp_40_40", train__patience=1, checkpoint=tmp_path / "c.pt"))
+    assert again.resume()
+    run(again, (Phase(5),))
+    assert again.epochs == 2
+
+
+def test_bases_and_records_tell_the_epochs_that_were_trained(make_run):
+    """Nothing falls at a rate of 0: base and fine-tuning end after their patience and one epoch more."""
+    settings = {"train__epochs": 6, "train__lr": 0, "train__patience": 1, "finetune__epochs": 5, "finetune__lr": 0}
+    done = execute(*make_run("l1_norm", "mlp_40_40", "tiny8", finetune__patience=2, **settings))
+    training = done["training"]
+    assert training["base"]["epochs"] == 2
+    assert training["epochs"] == 2 + 3
+    assert training["examples"] == training["base"]["examples"] * 5 / 2
+    assert len(done["curve"]) == 3
+    assert training["plan"][-1]["epochs"] == 5  # what was planned
+    from_init = execute(*make_run("uniform_thin", "mlp_40_40", "tiny8", finetune__patience=2, **settings))
+    assert from_init["training"]["base"] == training["base"]
+
+
+def test_patience_is_part_of_what_a_base_is(make_run):
+    spec, _ = make_run()
+    patient, _ = make_run(train__patience=3)
+    assert spec.base_id() != patient.base_id()
+    assert make_run(finetune__patience=3)[0].base_id() == spec.base_id()
+    with pytest.raises(UsageError, match="patience"):
+        make_run(train__patience=-1)
+
+
+# --- a method's word -----------------------------------------------------------------------------------------------
+
+
+class Stopping(Counting):
+    """Says ``word`` in ``hook`` of the given phase and epoch."""
+
+    def __init__(self, word, hook, phase, epoch):
+        super().__init__()
+        self.word, self.hook, self.at = word, hook, (phase, epoch)
+
+    def say(self, ctx, hook):
+        if (hook, ctx.phase, ctx.epoch) == (self.hook, *self.at):
+            getattr(ctx, self.word)()
+
+    def on_phase_start(self, ctx):
+        super().on_phase_start(ctx)
+        self.say(ctx, "on_phase_start")
+
+    def on_batch_start(self, ctx):
+        if ctx.step == 0:
+            self.say(ctx, "on_batch_start")
+
+    def on_epoch_end(self, ctx):
+        super().on_epoch_end(ctx)
+        self.say(ctx, "on_epoch_end")
+
+    def on_phase_end(self, ctx):
+        super().on_phase_end(ctx)
+        self.say(ctx, "on_phase_end")
+
+
+PLAN = (Phase(3), Phase(3), Phase(2), PRUNE, Phase(1, "finetune"))
+
+
+@pytest.mark.parametrize(
+    ("hook", "phase", "epoch", "trained"),
+    [
+        ("on_batch_start", 0, 1, {0: 2, 1: 3, 2: 2, 4: 1}),
+        ("on_epoch_end", 1, 0, {0: 3, 1: 1, 2: 2, 4: 1}),
+        ("on_phase_start", 2, 0, {0: 3, 1: 3, 2: 1, 4: 1}),
+        ("on_phase_end", 0, 2, {0: 3, 1: 3, 2: 2, 4: 1}),  # it ends anyway, and the next one is not touched
+    ],
+)
+def test_stop_phase_ends_the_phase_after_the_epoch(make_training, hook, phase, epoch, trained):
+    method = Stopping("stop_phase", hook, phase, epoch)
+    training = make_training(method, arch="mlp_40_40")
+    run(training, PLAN)
+    assert epochs_of(training) == trained
+    assert training.epochs == sum(trained.values())
+    assert method.ends == [(p, trained[p] - 1) for p in range(3)]
+    assert training.model.sliced_by is not None
+
+
+@pytest.mark.parametrize(
+    ("hook", "phase", "epoch", "trained"),
+    [
+        ("on_batch_start", 0, 0, {0: 1, 4: 1}),
+        ("on_epoch_end", 1, 1, {0: 3, 1: 2, 4: 1}),
+        ("on_phase_end", 0, 2, {0: 3, 4: 1}),
+        ("on_phase_start", 1, 0, {0: 3, 1: 1, 4: 1}),
+        ("on_phase_end", 2, 1, {0: 3, 1: 3, 2: 2, 4: 1}),
+    ],
+)
+def test_stop_search_goes_on_with_the_prune(make_training, hook, phase, epoch, trained):
+    method = Stopping("stop_search", hook, phase, epoch)
+    training = make_training(method, arch="mlp_40_40")
+    training.progress = Progress("test", quiet=True)
+    training.progress.start(9)
+    run(training, PLAN)
+    assert epochs_of(training) == trained
+    assert method.starts == method.starts[: phase + 1] == list(range(phase + 1))
+    assert len(method.ends) == phase + 1
+    assert training.progress.total == training.progress.done == sum(trained.values())
+
+
+def test_both_words_in_one_epoch_end_the_search(make_training):
+    class Both(Counting):
+        def on_epoch_end(self, ctx):
+            super().on_epoch_end(ctx)
+            ctx.stop_search()
+            ctx.stop_phase()
+
+    training = make_training(Both(), arch="mlp_40_40")
+    run(training, PLAN)
+    assert epochs_of(training) == {0: 1, 4: 1}
+
+
+def test_a_plan_without_a_prune_ends(make_training):
+    training = make_training(Stopping("stop_search", "on_epoch_end", 0, 0), arch="mlp_40_40")
+    run(training, (Phase(3), Phase(2)))
+    assert epochs_of(training) == {0: 1}
+
+
+def test_a_search_that_stopped_is_not_taken_up_again(make_training, tmp_path):
+    file = tmp_path / "c.pt"
+    first = make_training(Stopping("stop_search", "on_epoch_end", 0, 0), arch="mlp_40_40", checkpoint=file)
+
+    def no(training):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        first.run(PLAN, no)
+    again = make_training(Counting(), arch="mlp_40_40", checkpoint=file)
+    assert again.resume()
+    assert again.position == (3, 0)
+    run(again, PLAN)
+    assert epochs_of(again) == {0: 1, 4: 1}
+
+
+# --- what a step knows -------------------------------------------------------------------------------------------
+
+
+def test_rate_and_progress_of_each_step(make_training):
+    class Noting(Method):
+        def prepare(self, ctx):
+            self.seen = [(ctx.rate, ctx.progress)]
+
+        def on_batch_start(self, ctx):
+            self.seen.append((ctx.rate, ctx.progress))
+
+        def on_phase_end(self, ctx):
+            self.ended = ctx.progress
+
+    training = make_training(Noting(), arch="mlp_40_40", train__lr=0.5, train__schedule="linear", train__warmup=0)
+    run(training, (Phase(2),))
+    before, *steps = training.method.seen
+    assert before == (0.0, 0.0)
+    stage = Stage(2, 0.5, "linear")
+    assert [rate for rate, _ in steps] == pytest.approx([0.5 * schedule(stage, (k + 0.5) / 6) for k in range(6)])
+    assert [progress for _, progress in steps] == pytest.approx([k / 3 for k in range(6)])
+    assert training.method.ended == 2.0
+    assert training.ctx.rate == 0.0

@@ -1,0 +1,87 @@
+"""A masked model works without data, recipe or run: gates, held units, snapshots, slices, costs."""
+
+import pytest
+import torch
+from support.networks import GREY, half_masks, hooks_of, images, three_sites
+
+from bench.errors import RunFailed
+from bench.measure import flops
+from bench.pruning.cost_model import CostModel
+from bench.pruning.site_discovery import find_sites
+from bench.training.masked_model import MaskedModel
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    network = three_sites()
+    sites = find_sites(network, GREY)
+    return MaskedModel(network, sites, CostModel(network, sites, GREY), torch.device("cpu"))
+
+
+@pytest.fixture
+def x():
+    return images(4, GREY)
+
+
+def eval_forward(model, x):
+    with model.probe():
+        return model.forward(x)
+
+
+def test_masked_model_equals_its_slice_and_costs_what_it_does(model, x):
+    masks = half_masks(model.sites)
+    model.masks = masks
+    masked, dense = eval_forward(model, x), model.macs
+    model.slice(masks)
+    torch.testing.assert_close(eval_forward(model, x), masked)
+    model.release()
+    assert model.macs == flops.count(model.network, GREY).total < dense
+    assert model.sliced_by.keys() == masks.keys()
+
+
+def test_masked_units_are_held_through_steps(model, x):
+    model.masks = masks = half_masks(model.sites)
+    model.optimizer = torch.optim.SGD(model.network.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    before = {name: site.rows().detach().clone() for name, site in model.sites.items()}
+    for _ in range(3):
+        model.optimizer.zero_grad()
+        model.forward(x).square().sum().backward()
+        model.optimizer.step()
+        assert model.busy
+        model.after_step()
+    for name, site in model.sites.items():
+        same = (site.rows() == before[name]).all(dim=1)
+        assert same[~masks[name]].all() and not same[masks[name]].any()
+
+
+def test_rewind_restores_and_notifies(model):
+    calls, state = [], {k: v.clone() for k, v in model.network.state_dict().items()}
+    model.rewritten = lambda: calls.append(1)
+    with torch.no_grad():
+        next(model.network.parameters()).add_(1)
+    model.rewind("init")
+    assert all(torch.equal(v, state[k]) for k, v in model.network.state_dict().items())
+    assert calls == [1]
+    with pytest.raises(RunFailed, match="no snapshot 'late'; there are init and fresh"):
+        model.rewind("late")
+
+
+def test_tracking_gives_the_former_observer_back(model, x):
+    name = next(iter(model.sites))
+    model.track(name, lambda a: a.mean(dim=(0, 2, 3)), 0.5)
+    with model.activations() as found:
+        with model.tracking():
+            model.forward(x)
+        assert not found
+        model.forward(x)
+    assert set(found) == set(model.sites)
+
+
+def test_released_model_has_no_hook_and_counts_nothing(model, x):
+    model.gate({name: torch.zeros(site.n_units) for name, site in model.sites.items()})
+    model.release()
+    assert hooks_of(model.network) == []
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.network.modules())
+    model.network(x)
+    assert model.ledger.macs == 0

@@ -1,0 +1,360 @@
+"""The site: whole, the same bytes each time, never over what is not its own, and nothing of a record runs in it."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from support.boards import CLAIM, boards_of, large, put, records
+from support.made_records import made
+
+from bench.errors import SetupError, UsageError
+from bench.records import store
+from bench.spec.option_scan import Option
+from leaderboard.figures import draw
+from leaderboard.pages import site, templating
+from leaderboard.pages.site import About, Sources
+from leaderboard.reader.frame import Problem
+from leaderboard.render import naming
+
+HOSTILE = """<script>hacked=1</script>"><img/src=x/onerror="hacked=1">{{7*7}}'&amp;"""
+"""As hostile as the name of a method may be: visible ASCII characters, at most 80."""
+WORSE = f"{HOSTILE}\u202e\x1b[31m\x00\ud800"
+"""What a record's form does not let through, and other sources may."""
+CHECK = [("own hash", "ok", ""), ("masks", "FAILED", "another hash"), ("stored network", "not run", "no file")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    """What takes seconds and is tested elsewhere: drawing, and the script that draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw, "svg", lambda spec: "<svg/>")
+        patch.setattr(draw, "bundle", lambda: "// draws")
+        yield
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Folder of records, boards, problems."""
+    folder = put(tmp_path_factory.mktemp("work") / "records", records())
+    (folder / "broken-s0.json").write_text("{")
+    return folder, *boards_of(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(found):
+    """A site beside the records with all that can be said."""
+    folder, boards, problems = found
+    about = {"ddrop": About("drops by distance", "A. Author 2025", "https://example.org/x", "methods/ddrop.py")}
+    about["slimming"] = About("by scale", "B", "javascript:alert(1)", options=(Option("l", "1", "float", "strength"),))
+    claims = [replace(CLAIM, note="read off a figure"), replace(CLAIM, dataset="other")]
+    verified = {json.loads((folder / run_of(boards, "slimming").file).read_text())["record_sha256"]: CHECK}
+    target = folder.parent / "whole"
+    more = {"about": about, "claims": claims, "problems": problems, "verified": verified}
+    made_files = site.write(target, boards, sources(folder, **more))
+    assert {path.relative_to(target).as_posix() for path in made_files} == set(texts(target))
+    return target
+
+
+def run_of(boards, method, status="ok"):
+    """The first run of a method that ended so."""
+    rows = [row for table in boards[0].tables for row in table.rows if row.method == method]
+    return next(run for row in rows for run in row.runs if run.status == status)
+
+
+def sources(folder, **more):
+    return Sources(folder, lambda found: f"python -m bench run --method {found['spec']['method']} -p 'a=b  c'", **more)
+
+
+def texts(folder):
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+class Page(HTMLParser):
+    """Tags, ids, addresses and visible text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.links, self.said, self.blocks = [], set(), [], [], []
+        self.inside = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        self.inside = (tag, attrs)
+        if "id" in attrs:
+            assert attrs["id"] not in self.ids
+            self.ids.add(attrs["id"])
+        self.links += [attrs[key] for key in ("href", "src") if key in attrs]
+
+    def handle_data(self, data):
+        if self.inside and self.inside[0] == "script":
+            self.blocks.append((self.inside[1], data))
+            self.inside = None
+        else:
+            self.said.append(data)
+
+
+def pages(folder):
+    return {file: Page(file.read_text(encoding="utf-8")) for file in sorted(folder.rglob("*.html"))}
+
+
+def test_a_page_for_the_index_each_board_method_and_record(found, whole):
+    boards, names = found[1], set(texts(whole))
+    runs = {run.page for table in boards[0].tables for row in table.rows for run in row.runs}
+    assert {f"records/{page}.html" for page in runs} == {name for name in names if name.startswith("records/")}
+    methods = {row.method for table in boards[0].tables for row in table.rows}
+    assert {f"methods/{name}.html" for name in methods} == {name for name in names if name.startswith("methods/")}
+    assert {"index.html", "boards/digits-net.html", "assets/board.css", "assets/board.js", "assets/vega.js"} <= names
+
+
+def test_every_link_leads_to_something(whole):
+    known = pages(whole)
+    for file, page in known.items():
+        for link in page.links:
+            if link.startswith(("data:", "https://example.org/")):
+                continue
+            path, _, anchor = link.partition("#")
+            goal = (file.parent / unquote(path)).resolve() if path else file
+            assert goal.is_file(), (file, link)
+            assert not anchor or anchor in known[goal].ids, (file, link)
+
+
+def test_same_records_same_bytes_and_a_site_is_replaced(found, tmp_path):
+    folder, boards, problems = found
+    site.write(tmp_path / "one", [], sources(folder))
+    for name, read in (("one", boards), ("two", boards_of(folder)[0])):
+        site.write(tmp_path / name, read, sources(folder, problems=problems))
+    assert texts(tmp_path / "one") == texts(tmp_path / "two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_pages_ask_for_nothing_outside_and_say_so(whole):
+    for file, page in pages(whole).items():
+        policy = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+        assert len(policy) == 1 and policy[0].startswith("default-src 'none'; script-src 'self';"), file
+        assert "unsafe-eval" not in policy[0]
+        loaded = [a.get("src", a.get("href")) for tag, a in page.tags if tag in ("script", "link", "img", "iframe")]
+        assert not any(re.match(r"[a-z]+:|//", link) for link in loaded if link and link != "data:,"), file
+
+
+def test_the_numbers_of_a_board_stand_on_its_page(found, whole):
+    boards = found[1]
+    text = (whole / "boards/digits-net.html").read_text()
+    for table in boards[0].tables:
+        assert f'id="{table.slug}"' in text
+        for row in table.rows:
+            if row.top1 is not None:
+                assert f"{row.top1.mean:.2f} <i>± {row.top1.half:.2f}</i>" in text
+            for difference in row.differences.values():
+                shown = f"{difference.mean:+.2f}".replace("-", templating.MINUS)
+                assert (shown if float(f"{difference.mean:.2f}") else "0.00") in text
+            for note in row.notes:
+                assert note in text
+    assert "1 failed" in text
+    assert "slimming leads it by" in (whole / "index.html").read_text()
+
+
+def test_a_record_page_shows_the_run(found, whole):
+    good, bad = run_of(found[1], "slimming"), run_of(found[1], "taylor", "failed")
+    text = (whole / f"records/{good.page}.html").read_text()
+    said = " ".join(Page(text).said)
+    for piece in (
+        good.id,
+        "python -m bench run --method slimming -p 'a=b  c'",
+        "100,000",
+        "50,000",
+        "a chip, 1 threads",
+    ):
+        assert piece in said
+    assert "another hash" in said and "were checked when this page" not in said
+    assert f"<td>{100 * (1 - good.wrong / 500):.2f}" in text
+    failed = (whole / f"records/{bad.page}.html").read_text()
+    assert "the loss was odd" in failed and "somewhere" in failed
+    assert f"python -m bench verify {bad.file}" in failed
+
+
+def test_a_record_that_cannot_be_read_any_more_says_so(tmp_path):
+    folder = put(tmp_path / "records", [made("ddrop", 0)])
+    boards, _ = boards_of(folder)
+    run = boards[0].tables[0].rows[0].runs[0]
+    (folder / run.file).write_text("{}")
+    site.write(tmp_path / "site", boards, sources(folder))
+    assert "cannot be shown" in (tmp_path / f"site/records/{run.page}.html").read_text()
+
+
+def test_records_are_linked_only_beside_the_site(found, whole, tmp_path):
+    folder, boards, _ = found
+    run = boards[0].tables[0].rows[0].runs[0]
+    site.write(tmp_path / "far", boards, sources(folder))
+    near, far = (Page((place / f"records/{run.page}.html").read_text()) for place in (whole, tmp_path / "far"))
+    assert f"../../records/{run.file}" in near.links
+    assert not any(link.endswith(".json") for link in far.links)
+    assert run.file in far.said
+
+
+def test_what_is_said_of_methods_claims_and_problems(whole):
+    method = (whole / "methods/ddrop.html").read_text()
+    assert "drops by distance" in method and '<a href="https://example.org/x"' in method
+    assert method.count("93.25") == 2
+    board = (whole / "boards/digits-net.html").read_text()
+    assert board.count("93.25") == 1 and "not measured here" in board and "read off a figure" in board
+    slimming = (whole / "methods/slimming.html").read_text()
+    assert "javascript:" not in slimming and "strength" in slimming
+    assert "broken-s0.json" in (whole / "index.html").read_text()
+
+
+def test_nothing_of_a_record_becomes_part_of_a_page(tmp_path):
+    hostile = made(HOSTILE, 0, config={HOSTILE: HOSTILE}, device=HOSTILE)
+    failed = made(HOSTILE, 1, config={HOSTILE: HOSTILE}, status="failed", error=HOSTILE)
+    folder = put(tmp_path / "records", [hostile, failed, made("random", 0)])
+    boards, problems = boards_of(folder)
+    assert not problems and HOSTILE in {row.method for board in boards for table in board.tables for row in table.rows}
+    problems = [Problem(WORSE, WORSE)]
+    about = {HOSTILE: About(WORSE, WORSE, WORSE, WORSE, WORSE, (Option(*[WORSE] * 4),))}
+    claims = [replace(CLAIM, method=HOSTILE, note=WORSE, source=WORSE)]
+    all_checks = {hostile["record_sha256"]: [(WORSE, "ok", WORSE)]}
+    command = sources(folder, about=about, claims=claims, problems=problems, verified=all_checks)
+    site.write(tmp_path / "site", boards, command)
+    for file, page in pages(tmp_path / "site").items():
+        scripts = [attrs for tag, attrs in page.tags if tag == "script"]
+        assert scripts[0].get("src", "").endswith("assets/board.js")
+        assert all(attrs == {"type": "application/json"} for attrs in scripts[1:]), file
+        assert all(tag != "img" or attrs["src"].startswith(("../figures/", "figures/")) for tag, attrs in page.tags)
+        assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs), file
+        text = file.read_text(encoding="utf-8")
+        assert not any(sign in text for sign in "\u202e\x1b\x00") and "{{" not in text.replace("{{7*7}}", "")
+        for attrs, block in page.blocks:
+            if attrs.get("type") == "application/json":
+                json.loads(block)
+    assert any("<script>hacked=1</script>" in " ".join(page.said) for page in pages(tmp_path / "site").values())
+
+
+def test_a_folder_that_is_no_site_is_left_alone(found, tmp_path):
+    folder, boards, _ = found
+    for name in ("thesis", "file", "mine"):
+        (tmp_path / name).mkdir() if name != "file" else (tmp_path / name).write_text("x")
+    (tmp_path / "thesis/chapter.tex").write_text("x")
+    (tmp_path / "mine/bench-site.txt").write_bytes(b"a list of sites\xff\nbench-site.txt\n")
+    for name in ("thesis", "file", "mine"):
+        with pytest.raises(UsageError, match="site "):
+            site.write(tmp_path / name, boards, sources(folder))
+    assert set(texts(tmp_path)) == {"thesis/chapter.tex", "file", "mine/bench-site.txt"}
+
+
+def test_a_file_of_the_users_in_a_site_keeps_it_from_being_replaced(found, tmp_path):
+    folder, boards, _ = found
+    target = tmp_path / "site"
+    target.mkdir()
+    site.write(target, boards, sources(folder))
+    (target / "CNAME").write_text("pruning.example")
+    (target / "boards/link").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="CNAME"):
+        site.write(target, [], sources(folder))
+    (target / "CNAME").unlink()
+    with pytest.raises(UsageError, match="boards/link"):
+        site.write(target, [], sources(folder))
+    (target / "boards/link").unlink()
+    site.write(target, [], sources(folder))
+    assert "No record has been read" in (target / "index.html").read_text()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_writing_leaves_the_old_site(found, tmp_path, monkeypatch, error):
+    folder, boards, _ = found
+    target = tmp_path / "site"
+    site.write(target, [], sources(folder))
+    old = texts(target)
+
+    def stop():
+        raise error
+
+    monkeypatch.setattr(draw, "bundle", stop)
+    with pytest.raises(SetupError if isinstance(error, OSError) else KeyboardInterrupt):
+        site.write(target, boards, sources(folder))
+    assert texts(target) == old
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_old_site_comes_back_when_the_new_one_cannot_take_its_place(found, tmp_path, monkeypatch):
+    folder, boards, _ = found
+    target = tmp_path / "site"
+    site.write(target, [], sources(folder))
+    old, rename = texts(target), Path.rename
+
+    def stubborn(self, goal):
+        if self.name == "new":
+            raise OSError(13, "Permission denied")
+        return rename(self, goal)
+
+    monkeypatch.setattr(Path, "rename", stubborn)
+    with pytest.raises(SetupError, match="Permission denied"):
+        site.write(target, boards, sources(folder))
+    assert texts(target) == old
+
+
+@pytest.mark.parametrize("name", ["../x.html", "a/../../x.html", "/x.html", "a/b/c.html", "", "..", "a b.html"])
+def test_no_page_lies_outside(tmp_path, name):
+    with pytest.raises(ValueError, match="no name of a page"):
+        site.Folder(tmp_path).add(name, "x")
+
+
+def test_no_page_is_written_twice(tmp_path):
+    folder = site.Folder(tmp_path)
+    folder.add("a/x.html", "1")
+    for name in ("a/x.html", "a/X.html"):
+        with pytest.raises(ValueError, match="two pages"):
+            folder.add(name, "2")
+    assert (tmp_path / "a/x.html").read_text() == "1"
+
+
+def test_names_are_plain_where_they_can_be_and_never_alike():
+    wanted = ["l1", "L1", "a b", "a/b", "a-b", "", ".", "..", "é", "a+b", "x" * 200, "x" * 201]
+    found = naming.names(wanted)
+    assert set(found) == set(wanted)
+    assert (found["l1"], found["a-b"], found["a+b"]) == ("l1", "a-b", "a+b")
+    assert len({name.lower() for name in found.values()}) == len(wanted)
+    assert all(re.fullmatch(r"[a-z0-9+-][a-z0-9+.-]{0,80}", name) for name in found.values()), found
+    taken = naming.names(["L1", found["L1"]])
+    assert len(set(taken.values())) == 2 and taken[found["L1"]] == found["L1"]
+
+
+def test_large_boards_make_pages_of_three_megabytes_at_most(tmp_path):
+    board = large(160)
+    site.write(tmp_path / "site", [board], sources(tmp_path))
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "site").rglob("*.html")}
+    assert sizes["digits-net.html"] < 1_000_000
+    assert len(list((tmp_path / "site/records").iterdir())) == 800
+
+
+def test_an_index_of_many_boards(tmp_path):
+    site.write(tmp_path / "site", [large(1, f"net{n}", n, 1) for n in range(125)], sources(tmp_path))
+    assert (tmp_path / "site/index.html").stat().st_size < 200_000
+
+
+def test_a_run_on_two_boards_has_one_page_and_two_runs_never_share_one(tmp_path):
+    one, other = large(1, "a", count=1), large(1, "b", count=1)
+    site.write(tmp_path / "site", [one, other], sources(tmp_path))
+    assert len(list((tmp_path / "site/records").iterdir())) == 1
+    (row,) = other.tables[0].rows
+    rows = (replace(row, runs=(row.runs[0]._replace(file="another.json"),)),)
+    other = replace(other, tables=(replace(other.tables[0], rows=rows),))
+    with pytest.raises(ValueError, match="have one page"):
+        site.write(tmp_path / "site", [one, other], sources(tmp_path))
+
+
+def test_record_pages_are_light(tmp_path):
+    run = made("ddrop", 0, starts_from="init", epochs=40)
+    run["curve"] = [entry | {"val_top1": n / 41, "units_left": 1.0} for n, entry in enumerate(run["curve"], 1)]
+    run["structure"]["widths"] = {f"blocks.{n}.conv1": [64, 31] for n in range(9)}
+    run["structure"] |= {"units_before": 9 * 64, "units_after": 9 * 31}
+    folder = put(tmp_path / "records", [store.seal(run)])
+    boards, problems = boards_of(folder)
+    assert not problems
+    site.write(tmp_path / "site", boards, sources(folder))
+    (page,) = (tmp_path / "site/records").iterdir()
+    assert page.stat().st_size < 8000

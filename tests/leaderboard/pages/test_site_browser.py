@@ -1,0 +1,373 @@
+"""The site in a headless Chromium, opened as files: it works, asks for nothing, and nothing of a record runs in it."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import replace
+
+import pytest
+from support.boards import CLAIM, boards_of, put, records
+from support.made_records import made
+
+from bench.records.store import seal
+from bench.spec.option_scan import Option
+from leaderboard.pages import site
+from leaderboard.pages.site import About, Sources
+from leaderboard.reader.frame import Problem
+from leaderboard.render import naming
+
+pytestmark = pytest.mark.browser
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+HOSTILE = """<script>hacked=1</script>"><img/src=x/onerror="hacked=1">${hacked}'&amp;{{1}}"""
+"""As hostile as the name of a method may be: visible ASCII characters, at most 80."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    missing = [name for name, path in (("chromium", CHROMIUM), ("chromedriver", DRIVER)) if path is None]
+    if missing and os.environ.get("BENCH_NEEDS_BROWSER") != "1":
+        pytest.skip(f"{' and '.join(missing)} not installed (Debian packages chromium and chromium-driver)")
+    assert not missing, f"{missing} not installed, and BENCH_NEEDS_BROWSER=1"
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1280,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A site: kind of page -> its file, of boards as they should be and of a hostile method."""
+    folder = tmp_path_factory.mktemp("work")
+    hostile = [made(HOSTILE, s, 20, config={"depth": HOSTILE}, device=HOSTILE) for s in range(3)]
+    hostile.append(made(HOSTILE, 3, config={"depth": HOSTILE}, device=HOSTILE, status="failed", error=HOSTILE))
+    hostile[0]["curve"] = [entry | {"part": HOSTILE} for entry in hostile[0]["curve"]]
+    for budget in (0.25, 0.1):
+        hostile.append(made(HOSTILE, 0, 30, budget, config={"depth": HOSTILE}, device=HOSTILE))
+    common = {"device": HOSTILE}
+    beside = [made("random", s, 25, keep, **common) for s in range(3) for keep in (0.5, 0.25, 0.1)]
+    put(folder / "records", [*records(), *map(seal, hostile), *beside])
+    boards, problems = boards_of(folder / "records")
+    assert not problems and len(boards) == 2
+    about = {HOSTILE: About(HOSTILE, HOSTILE, "javascript:hacked=1", HOSTILE, HOSTILE, (Option(*[HOSTILE] * 4),))}
+    more = {
+        "about": about,
+        "claims": [replace(CLAIM, method=HOSTILE, note=HOSTILE)],
+        "problems": [Problem(HOSTILE, HOSTILE)],
+    }
+    site.write(folder / "site", boards, Sources(folder / "records", lambda found: f"bench {HOSTILE}", **more))
+    plain, odd = sorted(boards, key=lambda board: board.key["device"] == HOSTILE)
+    slugs = naming.names([HOSTILE])
+
+    def run_of(board, method, status="ok"):
+        rows = [row for table in board.tables for row in table.rows if row.method == method]
+        return next(f"records/{run.page}.html" for row in rows for run in row.runs if run.status == status)
+
+    return {
+        "index": folder / "site/index.html",
+        "board": folder / f"site/boards/{naming.board_names([plain, odd])[0]}.html",
+        "hostile board": folder / f"site/boards/{naming.board_names([plain, odd])[1]}.html",
+        "method": folder / "site/methods/slimming.html",
+        "hostile method": folder / f"site/methods/{slugs[HOSTILE]}.html",
+        "record": folder / "site" / run_of(plain, "slimming"),
+        "failed record": folder / "site" / run_of(plain, "taylor", "failed"),
+        "hostile record": folder / "site" / run_of(odd, HOSTILE),
+        "hostile failure": folder / "site" / run_of(odd, HOSTILE, "failed"),
+    }
+
+
+KINDS = (
+    *("index", "board", "hostile board", "method", "hostile method"),
+    *("record", "failed record", "hostile record", "hostile failure"),
+)
+
+
+def soon(found, seconds=20.0):
+    """What ``found()`` gives once it is true."""
+    end = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.05)
+    return value
+
+
+def drawn(browser):
+    """Bring every figure near, one after the other, until all are drawn."""
+    for figure in browser.find_elements("css selector", "figure[data-figure]"):
+        browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
+        soon(lambda figure=figure: figure.find_elements("css selector", ".drawn svg"))
+    return browser.find_elements("css selector", "figure[data-figure]")
+
+
+def events(browser, method):
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [message["params"] for message in messages if message["method"] == method]
+
+
+@pytest.fixture
+def open_page(browser, pages):
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+    def go(kind):
+        browser.get(pages[kind].as_uri())
+        browser.get_log("browser"), browser.get_log("performance")
+        browser.get(pages[kind].as_uri())
+
+    return go
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_page_draws_its_figures_in_silence_and_asks_for_files_only(browser, open_page, kind):
+    open_page(kind)
+    drawn(browser)
+    assert browser.execute_script("return window.hacked") is None
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    asked = [event["request"]["url"] for event in events(browser, "Network.requestWillBeSent")]
+    assert asked and all(url.startswith(("file://", "data:")) for url in asked)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_page_is_wider_than_a_phone(browser, open_page, kind):
+    open_page(kind)
+    phone = {"width": 375, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    open_width = "return [document.documentElement.scrollWidth, innerWidth, document.body.scrollWidth]"
+    drawn(browser)
+    assert browser.execute_script(open_width) == [375, 375, 375]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_scripts_the_tables_and_still_figures_are_there(browser, open_page, pages, kind):
+    open_page(kind)
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(pages[kind].as_uri())
+    document = browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["nodeId"]
+
+    def count(selector):
+        found = browser.execute_cdp_cmd("DOM.querySelectorAll", {"nodeId": document, "selector": selector})
+        return len(found["nodeIds"])
+
+    assert count("h1") == 1
+    assert count("form.filter:not([hidden])") == count("#theme:not([hidden])") == count("thead button") == 0
+    if "fail" not in kind:
+        assert count("table tbody tr") > 2
+    if "board" in kind:
+        assert count("figure img") == count("figure[data-figure]") > 1
+        assert count("table.rows tbody a") > 5
+
+
+def column(browser, name):
+    """Texts of a column of the first table."""
+    return browser.execute_script(
+        "const t = document.querySelector('table.rows'), heads = [...t.querySelectorAll('thead th')];"
+        "const n = heads.findIndex((h) => h.textContent.startsWith(arguments[0]));"
+        "return [...t.tBodies[0].rows].map((r) => r.cells[n].textContent.trim())",
+        name,
+    )
+
+
+def head(browser, name):
+    for button in browser.find_elements("css selector", "section.budget:not([hidden]) thead button"):
+        if button.text.startswith(name):
+            return button
+    raise AssertionError(name)
+
+
+def test_a_column_is_sorted_by_click_and_by_key(browser, open_page):
+    from selenium.webdriver.common.keys import Keys
+
+    def numbers(texts):
+        return [float(text.split()[0]) for text in texts if "±" in text]
+
+    open_page("board")
+    head(browser, "Top-1").click()
+    once = column(browser, "Top-1")
+    assert numbers(once) == sorted(numbers(once)) and len(set(numbers(once))) > 3
+    assert once[-1] == "1 failed, 1 missing"  # what has no number comes last
+    head(browser, "Top-1").send_keys(Keys.ENTER)
+    twice = column(browser, "Top-1")
+    assert numbers(twice) == sorted(numbers(twice), reverse=True)
+    assert twice[-1] == once[-1]
+    sorted_by = browser.find_elements("css selector", "section.budget:first-of-type th[aria-sort]")
+    assert [th.get_attribute("aria-sort") for th in sorted_by] == ["descending"]
+    head(browser, "Method").click()
+    names = column(browser, "Method")
+    assert names == sorted(names)
+
+
+def shown(browser):
+    return [row.text.split()[0] for row in browser.find_elements("css selector", ".budget tbody th") if row.text]
+
+
+def test_rows_are_filtered_by_text_budget_and_controls(browser, open_page):
+    from selenium.webdriver.support.ui import Select
+
+    open_page("board")
+    everything = shown(browser)
+    assert {"random", "slimming", "dense"} <= set(everything)
+    text = browser.find_element("name", "text")
+    text.send_keys("SLIM")
+    assert set(shown(browser)) == {"slimming"} and len(shown(browser)) == 3
+    assert browser.find_element("css selector", "form.filter output").text.startswith("3 of ")
+    Select(browser.find_element("css selector", "form.filter select")).select_by_visible_text("keep 0.25 of the MACs")
+    assert len(shown(browser)) == 1
+    text.clear()
+    text.send_keys(" ")
+    browser.find_element("name", "controls").click()
+    assert {"slimming", "ddrop"} <= set(shown(browser)) and not {"random", "dense"} & set(shown(browser))
+
+
+def point(browser, figure, wanted):
+    """The mark whose data have these values."""
+    return soon(
+        lambda: browser.execute_script(
+            "return [...arguments[0].querySelectorAll('.drawn path')].find((p) => p.__data__ && p.__data__.datum"
+            " && p.__data__.tooltip && Object.entries(arguments[1]).every(([k, v]) => p.__data__.datum[k] === v))",
+            figure,
+            wanted,
+        )
+    )
+
+
+def test_a_point_tells_its_numbers_and_opens_its_page(browser, open_page, pages):
+    from selenium.webdriver import ActionChains
+
+    open_page("board")
+    figure = drawn(browser)[0]
+    browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
+    mark = point(browser, figure, {"is": "row", "series": "slimming", "budget": "keep 0.5 of the MACs"})
+    ActionChains(browser).move_to_element(mark).perform()
+    tooltip = soon(lambda: browser.find_element("css selector", "#vg-tooltip-element.visible"))
+    assert "slimming" in tooltip.text and "keep 0.5" in tooltip.text and "95.72" in tooltip.text
+    mark.click()
+    soon(lambda: browser.current_url == pages["method"].as_uri())
+    browser.back()
+    figure = drawn(browser)[0]
+    browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
+    browser.execute_script(
+        "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+        point(browser, figure, {"is": "run", "series": "slimming", "seed": 0, "budget": "keep 0.5 of the MACs"}),
+    )
+    soon(lambda: browser.current_url == pages["record"].as_uri())
+
+
+def test_points_are_reached_by_keyboard(browser, open_page):
+    from selenium.webdriver.common.keys import Keys
+
+    open_page("board")
+    plot = drawn(browser)[0].find_element("css selector", ".drawn svg")
+    browser.execute_script("arguments[0].focus({preventScroll: true})", plot)
+    told = []
+    for _ in range(3):
+        browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+        told.append(browser.execute_script("return document.querySelector('.drawn [aria-live]').textContent"))
+    assert len(set(told)) == 3 and all("method " in text and "top-1, % " in text for text in told)
+    name = told[-1].split("method ")[1].split(",")[0]
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    soon(lambda: browser.current_url.endswith(f"/methods/{name}.html"))
+
+
+def test_the_cost_and_the_budget_of_the_plot_are_chosen(browser, open_page):
+    from selenium.webdriver.support.ui import Select
+
+    open_page("board")
+    figure = drawn(browser)[0]
+    cost, budget = (Select(found) for found in figure.find_elements("css selector", "select"))
+
+    def texts():
+        return browser.execute_script(
+            "return [...arguments[0].querySelectorAll('svg text')].map((t) => t.textContent)", figure
+        )
+
+    def marks():
+        return browser.execute_script(
+            "return [...arguments[0].querySelectorAll('.drawn path')].map((p) => p.__data__ && p.__data__.datum)"
+            ".filter((d) => d && d.is === 'row' && d.macs !== undefined).map((d) => d.budget)",
+            figure,
+        )
+
+    assert "MACs kept, % of dense" in texts()
+    for label in ("latency at the largest batch, ms", "training cost, dense = 1", "parameters kept, % of dense"):
+        cost.select_by_visible_text(label)
+        soon(lambda label=label: label in texts())
+    assert len(set(marks())) == 4  # three budgets and the native track
+    budget.select_by_visible_text("keep 0.1 of the MACs")
+    soon(lambda: set(marks()) == {"keep 0.1 of the MACs"})
+
+
+def test_dark_and_light_are_switched_and_kept(browser, open_page, pages):
+    open_page("record")
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    light = browser.execute_script(paper)
+    button = browser.find_element("id", "theme")
+    assert button.text == "Dark"
+    button.click()
+    dark = browser.execute_script(paper)
+    assert dark != light and button.text == "Light"
+    browser.get(pages["index"].as_uri())
+    assert browser.execute_script(paper) == dark
+    browser.find_element("id", "theme").click()
+    assert browser.execute_script(paper) == light
+
+
+def test_the_first_stop_of_the_keyboard_leads_past_the_head(browser, open_page):
+    from selenium.webdriver.common.keys import Keys
+
+    open_page("board")
+    browser.find_element("css selector", "body").send_keys(Keys.TAB)
+    first = browser.switch_to.active_element
+    assert first.text == "Skip to content"
+    assert browser.execute_script("return getComputedStyle(arguments[0]).outlineStyle", first) != "none"
+    first.send_keys(Keys.ENTER)
+    assert browser.switch_to.active_element.get_attribute("id") == "main"
+
+
+def luminance(colour):
+    parts = [int(part) / 255 for part in colour.strip("rgba() ").split(",")[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_its_paper(browser, open_page, theme):
+    open_page("board")
+    browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    paper = luminance(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    for selector in (
+        "body",
+        "tbody td.n",
+        "tr.control td",
+        "td.soft",
+        "td i",
+        "main a",
+        "td.up",
+        ".under",
+        "figcaption",
+    ):
+        colour = browser.execute_script(
+            "return getComputedStyle(document.querySelector(arguments[0]) || document.body).color",
+            selector,
+        )
+        light, dark = sorted((luminance(colour), paper), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (selector, colour)
+
+
+def test_the_command_is_copied(browser, open_page, pages):
+    origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.execute_cdp_cmd("Browser.grantPermissions", origin)
+    open_page("record")
+    button = browser.find_element("css selector", "button.copy")
+    button.click()
+    soon(lambda: button.text in ("Copied", "Selected"))

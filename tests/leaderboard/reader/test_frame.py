@@ -1,0 +1,220 @@
+"""What is read of records, what is left out and how that is said, and that the cache is only a cache."""
+
+import math
+
+import pytest
+from support.made_records import IMAGES, made, put, seeds
+
+import leaderboard
+from bench.errors import UsageError
+from bench.records import store
+from leaderboard.reader import extract
+from leaderboard.reader import frame as frames
+from leaderboard.reader.extract import COLUMNS
+
+UNITS = ("_ms", "_macs", "_params", "_images", "_seconds", "_share", "_speedup")
+
+
+def problems(folder, **asked):
+    return {p.file: p.message for p in leaderboard.load(folder, **asked).attrs["problems"]}
+
+
+def test_one_row_a_record(tmp_path):
+    put(tmp_path, *seeds("l1_norm", [10, 11, 12]), made("dense", wrong=5, keep=None))
+    frame = leaderboard.load(tmp_path)
+    assert list(frame["method"]) == ["dense", "l1_norm", "l1_norm", "l1_norm"]
+    assert tuple(frame.columns) == COLUMNS
+    first = frame[frame["method"] == "l1_norm"].iloc[0]
+    assert (first["final_wrong_images"], first["test_images"], first["seed"]) == (10, IMAGES, 0)
+    assert (first["final_macs"], first["dense_macs"], first["keep_share"]) == (50_000, 100_000, 0.5)
+    assert (first["small_batch"], first["large_batch"], first["small_speedup"]) == (1, 64, 1.5)
+    assert frame.attrs["problems"] == ()
+
+
+def test_quantities_have_units_in_their_names():
+    plain = {"seed", "threads", "schema", "epochs", "small_batch", "large_batch", "at_once"}
+    plain |= {f"{size}_{end}" for size in ("small", "large") for end in ("low", "high")}
+    assert COLUMNS
+    numbers = [c for c in COLUMNS if c.startswith(("dense_", "pruned_", "final_", "training_", "examples_"))]
+    assert all(c.endswith(UNITS) or c in plain for c in numbers)
+
+
+def test_nothing_there_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="no such file or folder"):
+        leaderboard.load(tmp_path / "nowhere")
+    assert leaderboard.load(tmp_path).empty
+
+
+def test_a_single_file(tmp_path):
+    put(tmp_path, made())
+    (file,) = tmp_path.rglob("*.json")
+    assert len(leaderboard.load(file)) == 1
+    assert not list(tmp_path.rglob(frames.CACHE))
+
+
+# --- what is not believed ------------------------------------------------------------------------------------------
+
+
+def change(found, path, value):
+    *parents, last = path.split(".")
+    target = found
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    return found
+
+
+def test_a_tampered_record_is_left_out(tmp_path):
+    found = made(wrong=10)
+    found["metrics"]["final"]["top1"] = (IMAGES - 1) / IMAGES
+    put(tmp_path, found)
+    assert problems(tmp_path) == {
+        f"l1_norm/{found['id']}.json": "tampered: its content is not what record_sha256 was made of"
+    }
+
+
+def test_a_resealed_record_must_still_fit_its_specification(tmp_path):
+    found = store.seal(change(made(), "spec.seed", 7))
+    put(tmp_path, found)
+    (message,) = problems(tmp_path).values()
+    assert "id" in message
+
+
+def test_a_specification_of_another_hash(tmp_path):
+    found = store.seal(change(made(), "spec.method", "other"))
+    put(tmp_path, found)
+    (message,) = problems(tmp_path).values()
+    assert "not the hash of the specification" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1, 2]", "not a record"),
+        (b'{"kind": "bench.run", "schema": 2}', "update the suite"),
+        (b'{"kind": "something"}', "not a record"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"kind": "bench.run", "kind": "bench.run"}', "twice"),
+        (b'{"kind": "bench.run", "schema": NaN}', "NaN"),
+    ],
+)
+def test_files_that_are_no_records_are_named_and_left_out(tmp_path, content, says):
+    put(tmp_path, made())
+    (tmp_path / "stranger-s0.json").write_bytes(content)
+    frame = leaderboard.load(tmp_path)
+    assert len(frame) == 1
+    (problem,) = frame.attrs["problems"]
+    assert problem.file == "stranger-s0.json"
+    assert says in problem.message
+    assert "\n" not in problem.message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("metrics.final.top1", 1.5, "metrics.final.top1"),
+        ("metrics.final.top1", 0.12345, "whole number"),
+        ("metrics.final.top1", True, "metrics.final.top1"),
+        ("cost.final.macs", -1, "cost.final.macs"),
+        ("cost.final.macs", 2**80, "cost.final.macs"),
+        ("spec.seed", -1, "spec.seed"),
+        ("spec.method", ["a"], "spec.method"),
+        ("spec.method", "x" * 10_000_000, "spec.method"),
+        ("spec.dataset", "a\x00b", "spec.dataset"),
+        ("environment.device", {"a": 1}, "environment.device"),
+        ("id", "../../etc/passwd", "id"),
+        ("artifacts.masks.file", "../../masks", "artifacts.masks.file"),
+        ("latency", {}, "latency"),
+        ("curve", "no", "curve"),
+    ],
+)
+def test_what_cannot_be_is_named_with_its_field(tmp_path, path, value, says):
+    file = tmp_path / "hostile-s0.json"
+    file.write_text(store.to_text(store.seal(change(made(), path, value))))
+    assert leaderboard.load(tmp_path).empty
+    (message,) = problems(tmp_path).values()
+    assert says in message
+    assert len(message) < 600
+
+
+def test_hostile_text_is_data(tmp_path):
+    evil = '<script>alert(1)</script>=HYPERLINK("http://x")'
+    put(tmp_path, made(device=evil, config={"note": evil}), made("l2_norm", status="failed", error=evil))
+    frame = leaderboard.load(tmp_path)
+    assert list(frame["device"]) == [evil, "a chip"]
+    assert evil in frame["name"].iloc[0]
+
+
+# --- the cache -----------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_changes_nothing(tmp_path):
+    put(tmp_path, *seeds("l1_norm", [1, 2, 3]), made("bad", status="failed"))
+    (tmp_path / "broken-s0.json").write_text("{")
+    fresh, cached = leaderboard.load(tmp_path), leaderboard.load(tmp_path)
+    assert (tmp_path / frames.CACHE).is_file()
+    assert fresh.equals(cached)
+    assert fresh.dtypes.equals(cached.dtypes)
+    assert fresh.attrs == cached.attrs
+    assert fresh.equals(leaderboard.load(tmp_path, cache=False))
+
+
+def test_the_cache_is_used(tmp_path, monkeypatch):
+    put(tmp_path, *seeds("l1_norm", [1, 2]))
+    leaderboard.load(tmp_path)
+    monkeypatch.setattr(extract, "read", lambda path: pytest.fail(f"{path} was read again"))
+    assert len(leaderboard.load(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"edition": "another", "files": {}}', b"[]"])
+def test_a_damaged_or_foreign_cache_is_none(tmp_path, damage):
+    put(tmp_path, made())
+    (tmp_path / frames.CACHE).write_bytes(damage)
+    assert len(leaderboard.load(tmp_path)) == 1
+
+
+def test_a_changed_file_is_read_again_and_a_lost_one_forgotten(tmp_path):
+    put(tmp_path, *seeds("l1_norm", [1, 2]))
+    leaderboard.load(tmp_path)
+    first, second = sorted(tmp_path.rglob("*-s?.json"))
+    first.write_text("{")
+    second.unlink()
+    frame = leaderboard.load(tmp_path)
+    assert frame.empty
+    assert [p.file for p in frame.attrs["problems"]] == [first.relative_to(tmp_path).as_posix()]
+
+
+def test_a_cache_that_came_with_the_records_is_not_believed(tmp_path):
+    """The time of change is the kernel's: a copy has another one, whatever times of writing it pretends."""
+    import shutil
+
+    put(tmp_path / "theirs", made(wrong=100))
+    leaderboard.load(tmp_path / "theirs")
+    forged = (tmp_path / "theirs" / frames.CACHE).read_bytes().replace(b",100,", b",1,")
+    (tmp_path / "theirs" / frames.CACHE).write_bytes(forged)
+    shutil.copytree(tmp_path / "theirs", tmp_path / "ours")
+    assert leaderboard.load(tmp_path / "ours")["final_wrong_images"].tolist() == [100]
+
+
+def test_many_files_are_read_in_several_processes_alike(tmp_path, monkeypatch):
+    put(tmp_path, *seeds("l1_norm", [1, 2, 3, 4]))
+    alone = leaderboard.load(tmp_path, cache=False)
+    monkeypatch.setattr(frames, "MANY", 2)
+    assert leaderboard.load(tmp_path, cache=False).equals(alone)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 100])
+def test_the_disk_may_be_ahead_of_the_reader_by_any_number_of_files(tmp_path, monkeypatch, ahead):
+    put(tmp_path, *seeds("l1_norm", [1, 2, 3]))
+    files = [*map(str, sorted(tmp_path.rglob("*.json"))), str(tmp_path / "gone.json"), str(tmp_path)]
+    monkeypatch.setattr(frames, "AHEAD", ahead)
+    assert list(frames._fetched(files)) == files
+
+
+def test_a_failed_run_has_a_row_without_numbers(tmp_path):
+    put(tmp_path, made("bad", 3, status="diverged", error="not finite"))
+    (row,) = leaderboard.load(tmp_path).itertuples()
+    assert (row.status, row.error, row.seed) == ("diverged", "not finite", 3)
+    assert row.final_wrong_images is None or math.isnan(row.final_wrong_images)

@@ -1,0 +1,137 @@
+"""Derived numbers are the same on every processor: rounded where they are made, compared within what that loses."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from support.made_records import put, seeds
+from support.paths import ROOT
+
+import leaderboard
+from leaderboard.lint import check
+from leaderboard.reader.numbers import agrees, derived
+from leaderboard.render.columns import FIELDS
+from leaderboard.render.tables import FORMATS, render
+from leaderboard.stats import compare, cross_table, statistics
+from leaderboard.stats.boards import build
+
+RECORDS = (
+    *seeds("dense", [5, 6, 4, 5, 6], keep=None),
+    *(each for keep in (0.5, 0.3) for each in seeds("random", [30, 31, 33, 29, 30], keep=keep, cost=1.1)),
+    *(each for keep in (0.5, 0.3) for each in seeds("fpgm", [22, 21, 24, 20, 27], keep=keep, speedup=4 / 3)),
+    *(each for keep in (0.5, 0.3) for each in seeds("taylor", [19, 25, 23, 18, 22], keep=keep, cost=1.7)),
+)
+LAST_BITS = {
+    **{name: (statistics, name) for name in ("digamma", "polygamma", "stdtr", "stdtrit", "ndtri")},
+    **{name: (math, name) for name in ("log", "exp", "sqrt")},
+}
+"""Functions whose last bits are the library's or the processor's own affair: name -> where they are looked up."""
+
+
+def boards(folder):
+    return build(leaderboard.load(folder, cache=False))[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return put(tmp_path_factory.mktemp("records"), *RECORDS)
+
+
+@pytest.mark.parametrize("name", LAST_BITS)
+def test_last_bits_change_no_byte_and_no_finding(folder, monkeypatch, name):
+    """The error of a library function moves by a few units in the last place: every format stays as it is."""
+    before = {fmt: render(boards(folder), fmt) for fmt in FORMATS}
+    frame = leaderboard.load(folder, cache=False)
+    module, attribute = LAST_BITS[name]
+    exact = getattr(module, attribute)
+    statistics._quantile.cache_clear()
+    monkeypatch.setattr(module, attribute, lambda *values: exact(*values) * (1 + 3e-16))
+    try:
+        assert {fmt: render(boards(folder), fmt) for fmt in FORMATS} == before
+        assert [check.check_text(text, fmt, frame) for fmt, text in before.items()] == [[]] * len(before)
+    finally:
+        statistics._quantile.cache_clear()
+
+
+def test_every_derived_number_has_twelve_digits(folder):
+    found = boards(folder)
+    rows = [row for board in json.loads(render(found, "json"))["boards"] for t in board["tables"] for row in t["rows"]]
+    numbers = [row[key] for row in rows for key, field in FIELDS.items() if field.kind == "number"]
+    numbers += [value for one in compare.compare(found, "fpgm", "random") for value in numbers_of(one)]
+    ranking = cross_table.ranking(found)
+    numbers += [*numbers_of(ranking), *(rank for _, rank in ranking.ranks)] if ranking else []
+    known = [value for value in numbers if value is not None]
+    assert len(known) > 100
+    assert [value for value in known if value != derived(value)] == []
+
+
+def numbers_of(instance):
+    values = [getattr(instance, field.name) for field in dataclasses.fields(instance)]
+    return [value for value in values if isinstance(value, float)]
+
+
+def test_what_a_record_says_stays_exact(folder):
+    times = {run.times[0] for board in boards(folder) for t in board.tables for row in t.rows for run in row.runs}
+    assert times <= {found["latency"][0]["speedup"] for found in RECORDS}
+    assert any(time != derived(time) for time in times)
+
+
+@given(some.floats(1e-300, 1e300), some.floats(-4e-16, 4e-16))
+def test_rounded_values_agree(value, error):
+    assert agrees(derived(value * (1 + error)), value)
+    assert derived(derived(value)) == derived(value)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1 / 3, 0.333333333333), (2 / 3e9, 6.66666666667e-10), (0.0, 0.0)])
+def test_derived_by_hand(value, expected):
+    assert derived(value) == expected
+
+
+def test_agrees_finds_a_changed_digit():
+    assert agrees(0.853076123456, 0.8530761234561)
+    assert not agrees(0.853076123456, 0.853076223456)
+    assert agrees(97.35, 97.3549, slack=0.005)
+    assert not agrees(97.36, 97.3549, slack=0.005)
+
+
+@pytest.mark.parametrize("wrong", ["95.43", "95.45"])
+def test_a_changed_printed_digit_is_found_by_the_records(folder, wrong):
+    """The tolerance is half of the last digit printed, not one of it."""
+    frame, text = leaderboard.load(folder, cache=False), render(boards(folder), "text")
+    true = "95.44"  # fpgm: 22.8 of 500 images are wrong
+    assert true in text
+    codes = {finding.code for finding in check.check_text(text.replace(true, wrong), "text", frame)}
+    assert "record-cell" in codes
+
+
+@pytest.mark.slow
+def test_committed_tables_hold_without_vector_instructions():
+    """In a process whose numpy uses the least that the processor has, and torch and glibc likewise."""
+    features = np._core._multiarray_umath.__cpu_features__
+    off = [name for name in np._core._multiarray_umath.__cpu_dispatch__ if features.get(name)]
+    less = {
+        "NPY_DISABLE_CPU_FEATURES": " ".join(off),
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F,-AVX512VL",
+    }
+    script = (
+        "import sys, pathlib, leaderboard\n"
+        "from leaderboard import board, lint, tables\n"
+        "frame = leaderboard.load('leaderboard/records', cache=False)\n"
+        "made = board.build(frame)[0]\n"
+        "for file in sorted(pathlib.Path('leaderboard/tables').iterdir()):\n"
+        "    same = file.read_text() == tables.render(made, tables.ENDINGS[file.suffix])\n"
+        "    print(file.name, same, len(lint.check(file, frame)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=os.environ | less, capture_output=True, text=True, check=True
+    )
+    files = sorted(file.name for file in (ROOT / "leaderboard" / "tables").iterdir())
+    assert done.stdout.splitlines() == [f"{name} True 0" for name in files]

@@ -1,0 +1,132 @@
+"""Names in records: what is refused, and that whatever is not refused goes through board, lint, figures and site."""
+
+from dataclasses import replace
+
+import pytest
+from support.made_records import made, put, seeds
+
+import leaderboard
+from bench.cli import main
+from bench.errors import UsageError
+from bench.records import store
+from bench.runs.method_factory import make_spec
+from bench.spec.recipe import load_recipe
+from bench.spec.spec import Budget
+from leaderboard.figures import draw, figures_of_boards
+from leaderboard.lint import check
+from leaderboard.render.tables import FORMATS, render
+from leaderboard.stats.boards import build
+
+REFUSED = {
+    "pairs": "\U0001f525" * 50,
+    "one pair": "l1_norm\U00020000",
+    "a Cyrillic letter": "r\u0430ndom",
+    "a full-width letter": "\uff52andom",
+    "a grapheme joiner": "random\u034f",
+    "a Hangul filler": "random\u3164",
+    "an empty Braille cell": "l1_norm\u2800",
+    "a variation selector": "random\ufe0e",
+    "a zero-width space": "random\u200b",
+    "a space": "random share=1",
+    "200 letters": "a" * 200,
+}
+ACCEPTED = {
+    "Cyrillic": "\u0441\u043d\u0438\u043c\u043a\u0438",
+    "Chinese": "\u7167\u7247",
+    "Arabic": "\u0635\u0648\u0631",
+    "Devanagari": "\u091a\u093f\u0924\u094d\u0930",
+    "a space": "my photos",
+    "marks": "a<b>&'\"${c}|d",
+    "80 letters": "x" * 80,
+}
+
+
+def found_in(folder):
+    return build(leaderboard.load(folder, cache=False))
+
+
+def sealed_as(found, method):
+    """A record under another method's name, with the hashes that belong to it."""
+    from bench.spec.spec import Spec
+
+    found["spec"]["method"] = method
+    found["spec_sha256"] = Spec.from_dict(found["spec"]).sha256
+    found["id"] = f"{found['spec_sha256'][:12]}-s{found['spec']['seed']}"
+    return store.seal(found)
+
+
+@pytest.mark.parametrize("name", REFUSED.values(), ids=REFUSED.keys())
+def test_a_refused_name_costs_its_record_and_nothing_else(tmp_path, name):
+    put(tmp_path / "r", *seeds("random", [30, 31, 33]), *seeds("fpgm", [20, 21, 23]))
+    for seed in range(3):
+        altered = sealed_as(made("l1_norm", seed, 10), name)
+        (tmp_path / "r" / f"{altered['id']}.json").write_text(store.to_text(altered), encoding="utf-8")
+    boards, problems = found_in(tmp_path / "r")
+    assert {row.name for board in boards for table in board.tables for row in table.rows} == {"random", "fpgm"}
+    assert [problem.message.startswith("spec.method ") for problem in problems] == [True] * 3
+    assert main(["board", str(tmp_path / "r"), "--no-cache"]) == 0
+    assert main(["verify", str(tmp_path / "r")]) == 1
+
+
+@pytest.mark.slow
+def test_a_site_is_written_beside_refused_names(tmp_path):
+    put(tmp_path / "r", *seeds("random", [30, 31, 33]), *seeds("fpgm", [20, 21, 23]))
+    for name in REFUSED.values():
+        altered = sealed_as(made("l1_norm", 0, 10), name)
+        (tmp_path / "r" / f"{altered['id']}.json").write_text(store.to_text(altered), encoding="utf-8")
+    assert main(["board", str(tmp_path / "r"), "--no-cache", "--site", str(tmp_path / "site")]) == 0
+    assert main(["board", str(tmp_path / "r"), "--no-cache", "--figures", str(tmp_path / "figures")]) == 0
+
+
+@pytest.mark.parametrize("name", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_names_of_networks_and_data_sets_in_any_script(tmp_path, name):
+    asked = {"arch": name, "dataset": name, "config": {"option": name}}
+    put(tmp_path, *seeds("random", [30, 31, 33], **asked), *seeds("fpgm", [20, 21, 23], **asked))
+    boards, problems = found_in(tmp_path)
+    assert problems == []
+    assert [board.key["dataset"] for board in boards] == [name]
+    frame = leaderboard.load(tmp_path, cache=False)
+    for fmt in FORMATS:
+        assert check.check_text(render(boards, fmt), fmt, frame) == []
+    assert "<svg" in draw.svg(figures_of_boards.costs(boards[0]))
+
+
+@pytest.mark.parametrize("name", ["\U0001f525" * 50, "a" * 60 + "\U0001f525" * 20, "\ud83d"])
+def test_no_text_takes_a_figure_down(tmp_path, name):
+    """Also one that no record may have: the drawer cuts long labels anywhere."""
+    put(tmp_path, *seeds("random", [30, 31, 33]), *seeds("fpgm", [20, 21, 23]))
+    (board,), _ = found_in(tmp_path)
+    rows = tuple(replace(row, name=name, method=name) for row in board.tables[0].rows)
+    spec = figures_of_boards.costs(replace(board, tables=(replace(board.tables[0], rows=rows),)))
+    draw.save(spec, tmp_path / "figure.png")
+    assert "<svg" in draw.svg(spec)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"arch": "a" * 81}, "architecture has 81 characters: a name has 1 to 80; choose another"),
+        ({"arch": "file:\U0001f525.py:build#01234567"}, "architecture is "),
+        ({"dataset": "folder:a\u3164b#01234567"}, "data set is .*invisible character U.3164"),
+        ({"recipe": "\U0001f525"}, "recipe is "),
+        ({"options": {"share": "0." + "5" * 100, "other": "x" * 500}}, "has no option"),
+    ],
+)
+def test_a_run_whose_record_none_could_read_is_refused(asked, says):
+    asked = {"arch": "lenet", "dataset": "digits", "recipe": "digits", "options": None} | asked
+    recipe = replace(load_recipe("digits"), name=asked["recipe"])
+    with pytest.raises(UsageError, match=says):
+        make_spec("ddrop", asked["arch"], asked["dataset"], recipe, Budget(0.5), options=asked["options"])
+
+
+def test_a_method_whose_name_none_could_read_is_refused_before_training(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from bench.api import importance\n\n\n"
+        '@importance("r\u0430ndom")\ndef own(site):\n    """Sum."""\n    return site.rows().sum(1)\n',
+        encoding="utf-8",
+    )
+    words = ["run", "--plugin", str(file), "-m", "r\u0430ndom", "-a", "lenet", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "visible ASCII characters only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,120 @@
+"""The small table of one record."""
+
+import copy
+
+import pytest
+
+from leaderboard.render.summary import details, summary
+
+QUALITY = {
+    "examples": 200,
+    "top1": 0.975,
+    "top5": 1.0,
+    "loss": 0.1,
+    "ece": 0.01,
+    "worst_class": 3,
+    "worst_class_top1": 0.9,
+}
+TIMING = {
+    "batch": 1, "dense_ms": 2.0, "sliced_ms": 1.6, "speedup": 1.25, "speedup_ci95": [1.2, 1.3], "rounds": 50,
+    "runtime": "eager", "dtype": "float32", "threads": 2, "device": "a CPU", "load_average": 1.0,
+}  # fmt: skip
+RECORD = {
+    "id": "0123456789ab-s0", "status": "ok", "error": None,
+    "spec": {"method": "m", "config": {"a": 1}, "arch": "net", "dataset": "data", "coupling": "inner", "seed": 0,
+             "budget": {"keep_macs": 0.5, "ranking": None}, "recipe": {"name": "r"}, "recipe_sha256": "f" * 64},
+    "code": {"commit": "c" * 40, "diff_sha256": None},
+    "environment": {"device": "a CPU", "threads": 2, "packages": {"torch": "2.15.0"}},
+    "training": {"epochs": 3, "examples": 1000, "macs": 1e9, "precision": "fp32"},
+    "clock": {"seconds": {"train": 1.0}, "resumes": 2},
+    "structure": {"units_before": 20, "units_after": 10, "widths": {"x": [20, 10]}, "gate_slice_difference": 1e-7},
+    "cost": {"dense": {"macs": 1000, "params": 400, "weight_bytes": 2**20},
+             "final": {"macs": 500, "params": 100, "weight_bytes": 2**18}},
+    "metrics": {"dense": QUALITY | {"top1": 0.98}, "pruned": QUALITY | {"top1": 0.3}, "final": QUALITY},
+    "latency": [TIMING, TIMING | {"batch": 64, "speedup": 1.5}],
+}  # fmt: skip
+
+
+def test_three_rows_with_shares_and_latency():
+    lines = summary(RECORD).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["dense", "pruned,", "final"]
+    assert "98.00" in lines[2]
+    assert "30.00" in lines[3]
+    assert "500 (50.0 %)" in lines[4]
+    assert "100 (25.0 %)" in lines[4]
+    assert "1.600" in lines[4]
+    assert "1.600" not in lines[3]
+    assert lines[5].startswith("speed-up at batch 1: 1.25x (95 % interval 1.20 to 1.30")
+    assert lines[6].startswith("speed-up at batch 64: 1.50x")
+    assert len(lines) == 7
+
+
+def test_each_runtime_has_its_column_and_its_line():
+    other = TIMING | {"runtime": "onnxruntime", "dense_ms": 0.7, "speedup": 1.4}
+    lines = summary(RECORD | {"latency": [TIMING, other]}).splitlines()
+    assert lines[0].endswith("  ms, batch 1  onnxruntime ms, batch 1")
+    assert lines[2].endswith("0.700")
+    assert lines[5].startswith("speed-up at batch 1: 1.25x")
+    assert lines[6].startswith("onnxruntime speed-up at batch 1: 1.40x")
+
+
+def test_a_method_that_does_not_prune_has_two_rows():
+    record = copy.deepcopy(RECORD)
+    record["metrics"]["pruned"] = None
+    assert "not fine-tuned" not in summary(record)
+
+
+def test_a_busy_machine_is_told():
+    record = copy.deepcopy(RECORD)
+    record["latency"][0]["load_average"] = 6.5
+    assert "busy while timing (load 6.5 for 2 threads)" in summary(record)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"keep_macs": 0.51}, "note: 1.0 % of the dense MACs below the budget of 0.51"),
+        ({"keep_params": 0.3}, "note: 5.0 % of the dense parameters below the budget of 0.3"),
+        ({"keep_macs": 0.504}, None),
+        ({"widths": [7]}, None),
+        (None, None),
+    ],
+)
+def test_a_size_too_far_below_its_budget_is_noted(budget, said):
+    text = summary(RECORD | {"spec": RECORD["spec"] | {"budget": budget}})
+    assert ("note: " in text) == (said is not None)
+    assert said is None or (said in text and "(RULES.md, 5.2)" in text)
+
+
+def test_details_show_the_error_of_a_failed_run():
+    failed = RECORD | {"status": "failed", "error": {"type": "E", "message": "why", "traceback": ["file.py:3 f: x"]}}
+    text = details(failed)
+    assert "E: why" in text
+    assert "file.py:3 f: x" in text
+    assert "top-1" not in text
+
+
+@pytest.mark.parametrize("word", ["0123456789ab-s0", "a=1", "keep_macs=0.5", "10 of 20 in 1 sites", "resumed 2 times"])
+def test_details_show(word):
+    assert word in details(RECORD)
+
+
+def test_details_show_what_changed_after_submission():
+    """Of failed runs too; a record without a job, or without a change, has no such line."""
+    job = {"differs": ["method: was a, is b", "numpy: was 1, is 2"]}
+    for status in ({}, {"status": "failed", "error": {"type": "X", "message": "x", "traceback": []}}):
+        assert "since submission: method: was a, is b; numpy: was 1, is 2" in details(RECORD | status | {"job": job})
+    for none in (None, {"differs": []}):
+        assert "submission" not in details(RECORD | {"job": none})
+
+
+def test_details_show_the_kept_units_of_each_site():
+    assert details(RECORD).splitlines()[-1].split() == ["x", "20", "10", "50.0"]
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_no_line_is_wider_than_asked(width):
+    wide_names = copy.deepcopy(RECORD)
+    wide_names["structure"]["widths"] = {"blocks.0.conv1+blocks.1.conv1+blocks.2.conv1+head": [20, 10]}
+    assert max(map(len, details(wide_names, width).splitlines())) <= width
+    assert "not shown: " in summary(RECORD, width)

@@ -1,0 +1,433 @@
+"""Boards: what stands together, who has a rank, and what must not change when records come, go or move."""
+
+import math
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from scipy import stats
+from support.made_records import DENSE, IMAGES, made, put, seeds
+from support.records import cost as record_cost
+
+import leaderboard
+from bench.errors import PARTIES
+from bench.records import store
+from leaderboard.stats.boards import build
+from leaderboard.stats.statistics import QUANTUM
+
+CONTROLS = (
+    *seeds("dense", [5, 6, 4, 5, 6], keep=None),
+    *seeds("random", [30, 31, 33, 29, 30]),
+    *seeds("l1_norm", [20, 21, 22, 20, 19]),
+    *seeds("uniform_thin", [21, 20, 23, 22, 20], starts_from="init", cost=0.5),
+    *seeds("uniform_thin_long", [10, 9, 11, 12, 10], starts_from="init", epochs=16),
+)
+
+
+def boards_of(folder, *records):
+    return build(leaderboard.load(put(folder, *records), cache=False))
+
+
+def table_of(folder, *records):
+    (board,), _ = boards_of(folder, *records)
+    return board.tables[0]
+
+
+def row(table, name):
+    (found,) = [row for row in table.rows if row.name == name]
+    return found
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_means_and_differences_are_those_of_the_counts(tmp_path):
+    table = table_of(tmp_path, *CONTROLS)
+    l1, wrong, other = row(table, "l1_norm"), [20, 21, 22, 20, 19], [30, 31, 33, 29, 30]
+    assert l1.top1.mean == pytest.approx(100 * (1 - sum(wrong) / 5 / IMAGES))
+    high = stats.t.ppf(0.975, 4) * stats.sem(wrong)
+    assert l1.top1.half == pytest.approx(100 / IMAGES * high)
+    difference = l1.differences["random"]
+    assert difference.mean == pytest.approx(100 / IMAGES * sum(b - a for a, b in zip(wrong, other, strict=True)) / 5)
+    assert 0 < difference.p < 0.01
+    assert (difference.seeds, difference.clear) == (5, True)
+    assert (l1.macs, l1.macs_percent, l1.params_percent) == (DENSE["macs"] / 2, 50, 50)
+    assert l1.pruned.mean == pytest.approx(l1.top1.mean - 100 * 50 / IMAGES)
+
+
+def test_each_reference_is_one_family_for_holm(tmp_path):
+    table = table_of(tmp_path, *CONTROLS)
+    compared = [r.differences["random"] for r in table.rows if "random" in r.differences]
+    assert len(compared) == len(table.rows) - 1
+    least = min(compared, key=lambda d: d.p)
+    assert least.p_holm == pytest.approx(min(1, least.p * len(compared)))
+
+
+def test_equal_seeds_are_not_a_certainty(tmp_path):
+    """Five differences of exactly one image have no deviation; they are rounded, and that is one."""
+    table = table_of(tmp_path, *CONTROLS, *seeds("same", [19, 20, 21, 19, 18]))
+    (board,), _ = build(leaderboard.load(tmp_path, cache=False))
+    assert table == board.tables[0]
+    found = row(table_of(tmp_path / "b", *seeds("random", [9] * 5), *seeds("one", [8] * 5)), "one")
+    difference = found.differences["random"]
+    t = stats.t.ppf(0.975, 4)
+    assert difference.half == pytest.approx(100 / IMAGES * t * QUANTUM * math.sqrt(2 / 5))
+    assert difference.p > 0
+
+
+def test_speed_is_the_geometric_mean_with_its_interval(tmp_path):
+    records = [made("random", s, speedup=x) for s, x in enumerate([1.2, 1.3, 1.4])]
+    small, large = row(table_of(tmp_path, *records), "random").speeds
+    assert (small.batch, large.batch) == (1, 64)
+    logs = [math.log(x) for x in (1.2, 1.3, 1.4)]
+    assert math.log(small.times) == pytest.approx(sum(logs) / 3)
+    assert math.log(small.high) - math.log(small.times) == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem(logs))
+    assert not small.busy
+    assert row(table_of(tmp_path / "b", made("random", busy=True)), "random").speeds[0].busy
+
+
+def test_cost_is_over_dense(tmp_path):
+    table = table_of(tmp_path, *CONTROLS, *seeds("slow", [20] * 5, cost=3.0))
+    assert row(table, "slow").cost == pytest.approx(3)
+    assert row(table, "dense").cost == row(table, "dense").step_cost == 1
+    assert row(table, "slow").step_cost > 1
+
+
+# --- who has a rank ------------------------------------------------------------------------------------------------
+
+
+def test_ranks_and_ties(tmp_path):
+    table = table_of(tmp_path, *CONTROLS)
+    ranks = {r.name: (r.rank, r.group) for r in table.rows}
+    assert ranks["l1_norm"] == ranks["uniform_thin"] == (1, "a")
+    assert ranks["random"] == (3, "b")
+    assert ranks["dense"] == ranks["uniform_thin_long"] == (None, "")
+    assert [r.name for r in table.rows] == ["dense", "l1_norm", "uniform_thin", "random", "uniform_thin_long"]
+    assert row(table, "l1_norm").seeds_needed is None
+    assert 1 < row(table, "random").seeds_needed <= 5
+    assert row(table, "uniform_thin").seeds_needed > 5
+
+
+@pytest.mark.parametrize(
+    ("records", "why"),
+    [
+        (seeds("new", [1, 2]), "2 of 5 seeds, too few to be read"),
+        (seeds("new", [1, 2, 3, 4]), "4 of 5 seeds"),
+        ([*seeds("new", [1, 2, 3, 4, 5]), made("new", 5, status="failed")], "the run of seed 5 failed"),
+        ([*seeds("new", [1, 2, 3, 4]), made("new", 5, 9)], "seed 4 is missing"),
+        (seeds("new", [1, 2, 3, 4, 5], epochs=40), "40 epochs in all, others 8"),
+        ([made("new", s, keep=None, native=True) for s in range(5)], "native track"),
+        (seeds("new", [1, 2, 3, 4, 5]), ""),
+    ],
+)
+def test_why_a_row_has_no_rank(tmp_path, records, why):
+    (board,), _ = boards_of(tmp_path, *CONTROLS, *records)
+    (found,) = [r for table in board.tables for r in table.rows if r.name == "new"]
+    assert found.unranked == why
+    assert (found.rank is None) == bool(why)
+
+
+def test_nothing_is_ranked_on_synthetic_data(tmp_path):
+    table = table_of(tmp_path, *seeds("random", [1, 2, 3, 4, 5], dataset="synthetic"))
+    assert table.rows[0].unranked == "nothing measured on synthetic data is a result"
+
+
+def test_a_row_far_below_its_budget_has_no_rank(tmp_path):
+    from bench.records import store
+
+    records = seeds("thin", [1, 2, 3, 4, 5])
+    for found in records:
+        found["cost"]["final"] |= {"macs": 49_400, "macs_by_op": {"conv": 49_300, "linear": 100}}
+    table = table_of(tmp_path, *map(store.seal, records))
+    assert table.rows[0].unranked == "0.6 % of the dense cost below the budget"
+
+
+def test_missing_seeds_are_those_that_most_have(tmp_path):
+    table = table_of(tmp_path, *CONTROLS, *[made("new", s, 9) for s in (0, 1, 2, 4)], made("random", 7, 30))
+    assert row(table, "new").missing == (3,)
+    assert row(table, "l1_norm").missing == ()
+
+
+def test_a_failed_run_leaves_no_mean(tmp_path):
+    table = table_of(tmp_path, *CONTROLS, *seeds("bad", [1, 1, 1, 1]), made("bad", 4, status="diverged"))
+    bad = row(table, "bad")
+    assert bad.top1 is None
+    assert bad.differences == {}
+    assert bad.wrong == {0: 1, 1: 1, 2: 1, 3: 1, 4: None}
+    assert any("seed 4 diverged" in note for note in bad.notes)
+    assert table.rows[-1] is bad
+
+
+@pytest.mark.parametrize("blame", sorted(set(PARTIES) - {"method"}))
+def test_run_that_others_made_fail_is_as_good_as_missing(tmp_path, blame):
+    lost = made("new", 4, status="failed", blame=blame, error="no such layer")
+    table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), lost)
+    new = row(table, "new")
+    assert new.top1.mean == row(table_of(tmp_path / "b", *CONTROLS, *seeds("new", [3, 3, 3, 3])), "new").top1.mean
+    assert (new.missing, new.rank) == ((4,), None)
+    assert f"seed 4 void: fault of the {blame}: no such layer" in new.notes
+
+
+@pytest.mark.parametrize(
+    ("differs", "note"),
+    [
+        (["method: was a, is b"], "method"),
+        (["numpy: was 1, is 2", "method: was a, is b"], "method, numpy"),
+        ([], None),
+    ],
+)
+def test_row_is_marked_when_code_changed_after_submission(tmp_path, differs, note):
+    job = {"cluster": "slurm", "id": "7", "at_once": 1, "legs": 1, "differs": differs}
+    job |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
+    changed = store.seal(made("new", 4, 3) | {"job": job})
+    table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), changed)
+    told = [text for text in row(table, "new").notes if "submission" in text]
+    assert told == ([f"changed between the submission of a job and its start: {note}"] if note else [])
+    assert not any("submission" in text for text in row(table, "l1_norm").notes)
+
+
+def test_row_is_marked_when_layers_were_frozen(tmp_path):
+    freeze = [{"phase": 0, "epoch": 1, "upto": "conv1", "macs": 9}]
+    plain = made("new", 4, 3)
+    frozen = store.seal(plain | {"training": plain["training"] | {"extras": {"freeze": freeze}}})
+    table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), frozen)
+    assert "layers were frozen while it trained" in row(table, "new").notes
+    assert not any("frozen" in text for text in row(table, "l1_norm").notes)
+
+
+def test_run_that_its_method_made_fail_leaves_no_mean(tmp_path):
+    lost = made("new", 4, status="failed", blame="method")
+    assert row(table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), lost), "new").top1 is None
+
+
+# --- what is shared with the others --------------------------------------------------------------------------------
+
+
+def test_fairness_is_computed_from_the_records(tmp_path):
+    table = table_of(tmp_path, *CONTROLS, *seeds("slow", [20] * 5, starts_from="init", cost=1.2))
+    assert row(table, "l1_norm").shares == ("base", "epochs", "finetune", "cost")
+    assert row(table, "l1_norm").level == "S1 S2 S3.2 SX-A SX-B"
+    assert row(table, "slow").shares == ("epochs", "finetune")
+    assert row(table, "slow").level == "S1 S3.2 SX-A"
+    assert row(table, "uniform_thin_long").shares == ("finetune", "cost")
+
+
+def test_missing_controls_are_named(tmp_path):
+    table = table_of(tmp_path, *CONTROLS, *seeds("spectral", [9] * 5), *seeds("more", [9] * 6))
+    assert row(table, "l1_norm").controls_missing == ()
+    assert row(table, "spectral").controls_missing == ("spectral_energy",)
+    assert row(table, "more").controls_missing == ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long")
+
+
+# --- what stands together ------------------------------------------------------------------------------------------
+
+DIFFERENT = {
+    "device": {"device": "another chip"},
+    "precision": {"precision": "bf16"},
+    "rules": {"rules": "0.2"},
+    "counter": {"counter": "thop"},
+}
+
+
+@pytest.mark.parametrize("key", DIFFERENT)
+def test_what_differs_makes_another_board_and_is_named(tmp_path, key):
+    boards, _ = boards_of(tmp_path, *CONTROLS, *seeds("new", [1, 2, 3, 4, 5], **DIFFERENT[key]))
+    assert len(boards) == 2
+    assert all(set(board.differs) - {"recipe_sha256"} == {key} for board in boards)
+    assert all(key in board.title for board in boards)
+    names = [{row.name for table in board.tables for row in table.rows} for board in boards]
+    assert {"new"} in names
+
+
+def test_board_of_another_memory_format_is_another_and_named(tmp_path):
+    boards, _ = boards_of(tmp_path, *CONTROLS, *seeds("new", [1, 2, 3, 4, 5], layout="channels_first"))
+    assert [board.key["precision"] for board in boards] == ["fp32", "fp32 channels_first"]
+    assert all(board.differs == ("precision",) for board in boards)
+    assert "channels_first" in boards[1].title
+
+
+def test_another_recipe_makes_another_board(tmp_path):
+    from bench.spec.recipe import Recipe, Stage
+
+    boards, _ = boards_of(tmp_path, *CONTROLS, made("new", recipe=Recipe("tiny", Stage(9, 0.1), Stage(2, 0.01))))
+    assert [board.differs for board in boards] == [("recipe_sha256",)] * 2
+    assert {board.title.rpartition(" ")[0] for board in boards} == {
+        "net on digits (recipe tiny 6+2",
+        "net on digits (recipe tiny 9+2",
+    }
+
+
+def test_other_data_sets_and_networks_do_not_differ_they_are_others(tmp_path):
+    boards, _ = boards_of(tmp_path, made(), made(arch="net2"), made(dataset="mnist"))
+    assert [board.title for board in boards] == ["net on digits", "net2 on digits", "net on mnist"]
+
+
+def test_tables_are_by_budget(tmp_path):
+    (board,), _ = boards_of(
+        tmp_path,
+        *[made("random", keep=k) for k in (0.25, 0.75)],
+        made("random", keep=0.5, kind="params"),
+        made("free", keep=None, native=True),
+        made("dense", keep=None),
+    )
+    assert [t.title for t in board.tables] == [
+        "keep 0.75 of the MACs",
+        "keep 0.25 of the MACs",
+        "keep 0.5 of the params",
+        "native track",
+    ]
+    assert all(t.rows[0].name == "dense" for t in board.tables)
+
+
+def test_a_failed_run_goes_where_it_would_have_belonged(tmp_path):
+    both = [*CONTROLS, made("random", device="another chip")]
+    boards, problems = boards_of(tmp_path, *both, made("bad", status="failed"))
+    where = [board.key["device"] for board in boards if any(r.name == "bad" for r in board.tables[0].rows)]
+    assert where == ["a chip"]
+    assert problems == []
+    _, problems = boards_of(tmp_path / "alone", made("bad", status="failed", error="no"))
+    assert [p.message for p in problems] == ["failed (no), and no finished run to put it beside"]
+
+
+def test_a_failed_run_without_a_budget_goes_with_the_other_seeds_of_its_row(tmp_path):
+    records = [made("dense", 0, keep=None, status="failed"), made("dense", 1, keep=None), made("random")]
+    records += [made("free", 0, keep=None, status="failed"), made("free", 1, keep=None, native=True)]
+    (board,), _ = boards_of(tmp_path, *records)
+    matched, native = board.tables
+    assert (row(matched, "dense").track, row(matched, "dense").wrong) == ("dense", {0: None, 1: 10})
+    assert (row(native, "free").track, row(native, "free").wrong) == ("native", {0: None, 1: 10})
+    assert [r.name for r in matched.rows] == ["dense", "random"]
+
+
+def test_duplicates_and_conflicts(tmp_path):
+    first, later = made(wrong=10), made(wrong=1, finished="2026-01-02T00:00:00+00:00")
+    (board,), problems = boards_of(tmp_path, later, first, first)
+    assert board.tables[0].rows[0].wrong == {0: 10}
+    assert sorted(p.message.split(" l1_norm")[0] for p in problems) == ["a copy of", "in conflict with"]
+
+
+def test_a_finished_run_stays_before_a_failed_one(tmp_path):
+    later = made(wrong=10, finished="2026-02-02T00:00:00+00:00")
+    (board,), problems = boards_of(tmp_path, made(status="failed"), later)
+    assert board.tables[0].rows[0].wrong == {0: 10}
+    assert len(problems) == 1
+
+
+# --- properties ----------------------------------------------------------------------------------------------------
+
+SLOW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+counts = some.lists(some.integers(0, 60), min_size=5, max_size=5)
+rows = some.dictionaries(some.sampled_from(["random", "l1_norm", "new", "other"]), counts, min_size=1)
+
+
+def fresh(tmp_path):
+    return tmp_path / str(len(list(tmp_path.iterdir())))
+
+
+def means(table):
+    return {r.name: r.top1 for r in table.rows}
+
+
+@SLOW
+@given(rows, some.randoms())
+def test_the_order_of_records_changes_nothing(tmp_path, wanted, order):
+    records = [r for name, wrong in wanted.items() for r in seeds(name, wrong)]
+    one = boards_of(fresh(tmp_path), *records)
+    order.shuffle(records)
+    frame = leaderboard.load(put(fresh(tmp_path), *records), cache=False)
+    assert build(frame) == one
+    assert build(frame.sample(frac=1, random_state=1)) == one
+
+
+@SLOW
+@given(rows, some.data())
+def test_a_dominated_method_moves_no_leader(tmp_path, wanted, data):
+    best = [min(wrong[s] for wrong in wanted.values()) for s in range(5)]
+    worse = [b + data.draw(some.integers(1, 50)) for b in best]
+    records = [r for name, wrong in wanted.items() for r in seeds(name, wrong)]
+    before = table_of(fresh(tmp_path), *records)
+    after = table_of(fresh(tmp_path), *records, *seeds("dominated", [w + 60 for w in worse]))
+    leader = next(r.name for r in before.rows if r.rank is not None)
+    assert next(r.name for r in after.rows if r.rank is not None) == leader
+    assert means(before).items() <= means(after).items()
+
+
+@SLOW
+@given(rows, some.integers(0, 4), some.sampled_from(["failed", "diverged"]))
+def test_a_failed_run_never_improves_a_mean_or_a_rank(tmp_path, wanted, seed, status):
+    records = [r for name, wrong in wanted.items() for r in seeds(name, wrong)]
+    name = sorted(wanted)[0]
+    before = table_of(fresh(tmp_path), *records)
+    changed = [
+        made(name, seed, status=status) if (r["spec"]["method"], r["spec"]["seed"]) == (name, seed) else r
+        for r in records
+    ]
+    boards, _ = boards_of(fresh(tmp_path), *changed)
+    after = boards[0].tables[0]
+    assert row(after, name).top1 is None
+    assert row(after, name).rank is None
+    others = {k: v for k, v in means(before).items() if k != name}
+    assert {k: v for k, v in means(after).items() if k != name} == others
+
+
+@SLOW
+@given(rows, some.integers(0, 60))
+def test_one_more_seed_of_one_method_changes_no_other_mean(tmp_path, wanted, wrong):
+    records = [r for name, counts in wanted.items() for r in seeds(name, counts)]
+    name = sorted(wanted)[0]
+    before, after = table_of(fresh(tmp_path), *records), table_of(fresh(tmp_path), *records, made(name, 9, wrong))
+    assert {k: v for k, v in means(after).items() if k != name} == {k: v for k, v in means(before).items() if k != name}
+
+
+def test_records_in_any_order_make_the_same_board_objects(tmp_path):
+    mixed = list(CONTROLS)
+    random.Random(3).shuffle(mixed)
+    assert boards_of(tmp_path / "a", *CONTROLS) == boards_of(tmp_path / "b", *mixed)
+
+
+# --- what a hash decides -------------------------------------------------------------------------------------------
+
+
+def altered(found, **parts):
+    for key, values in parts.items():
+        found[key] = found[key] | values
+    return store.seal(found)
+
+
+def larger_test_set(method, seed):
+    found = made(method, seed, 10)
+    for key in ("dense", "pruned", "final"):
+        found["metrics"][key] |= {"examples": 9940, "top1": 1 - 28 / 9940, "worst_class_top1": 0.5}
+    return altered(found, data={"test": 9940})
+
+
+def larger_network(method, seed):
+    return altered(made(method, seed, 10), cost={"dense": record_cost(200_000, 10_000)})
+
+
+def larger_training_set(method, seed):
+    return altered(made(method, seed, 10), data={"train": 950})
+
+
+@pytest.mark.parametrize(
+    ("alter", "key", "says"),
+    [
+        (larger_test_set, "test_images", "test_images is 9,940, in 25 records of this test_sha256 500"),
+        (larger_network, "dense_macs", "dense_macs is 200,000, in 25 records of this arch_sha256 100,000"),
+        (larger_training_set, "train_images", "train_images is 1,050, in 25 records of this train_sha256 1,000"),
+    ],
+)
+def test_another_size_under_one_hash_is_another_board(tmp_path, alter, key, says):
+    boards, problems = boards_of(tmp_path, *CONTROLS, *(alter("fpgm", seed) for seed in range(5)))
+    assert [board.differs for board in boards] == [(key,)] * 2
+    assert sorted(len(board.tables[0].rows) for board in boards) == [1, 5]
+    assert [problem.message for problem in problems] == [says] * 5
+
+
+def test_a_recipe_of_another_hash_is_left_out(tmp_path):
+    found = made()
+    found["spec"]["recipe_sha256"] = "0" * 64
+    boards, problems = boards_of(tmp_path, store.seal(found))
+    assert boards == []
+    assert "spec.recipe_sha256" in problems[0].message

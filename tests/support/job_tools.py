@@ -1,0 +1,79 @@
+"""What tests of jobs share: batches of runs as a submission writes them, and what a job left."""
+
+import os
+
+from support.paths import PLUGINS
+
+from bench.measure import environment
+from bench.records import store
+from bench.runs.method_factory import make_method, method_digest
+from bench.training.loop import Training
+from slurm.batch import Batch, Task, new_token
+from slurm.batch import legs as legs_of
+
+LOCAL = {
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_LOCAL_JOB_ID": "77",
+    "SUBMITIT_LOCAL_NTASKS": "1",
+    "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+    "SUBMITIT_LOCAL_NODEID": "0",
+    "SUBMITIT_LOCAL_GLOBALID": "0",
+    "SUBMITIT_LOCAL_LOCALID": "0",
+}
+
+
+def batch_of(out, *tasks, jobs=1, **changes):
+    """A batch of these runs (or tasks), whose jobs share them all, as written before its submission."""
+    made = [task if isinstance(task, Task) else Task(task, method_sha256=method_of(task)) for task in tasks]
+    values = {
+        "token": new_token(),
+        "cluster": "local",
+        "title": "some",
+        "tasks": {task.key: task.as_dict() for task in made},
+        "elements": (tuple(task.key for task in made),),
+        "count": jobs,
+        "options": {
+            "data_dir": str(out / "data"),
+            "download": False,
+            "device": "cpu",
+            "threads": 1,
+            "quiet": False,
+            "runtimes": ["eager"],
+        },
+        "plugins": tuple(str(PLUGINS / f"{name}.py") for name in ("small", "broken")),
+        "minutes": None,
+        "signal_delay_s": 90,
+        "code": environment.code(),
+        "packages": environment.packages(),
+    }
+    batch = Batch(out, **values | changes)
+    batch.write()
+    return batch
+
+
+def method_of(spec):
+    return method_digest(make_method(spec.method, {}))
+
+
+def found(out, spec):
+    return store.load(store.path_of(out, spec))
+
+
+def has_record(out, spec):
+    return store.path_of(out, spec).is_file()
+
+
+def legs(out, task):
+    return legs_of(out, task if isinstance(task, str) else task.id)
+
+
+def stop_at(monkeypatch, signum, *saves):
+    """This process gets a signal right after each of these checkpoints."""
+    save, count = Training._save, iter(range(1, 10**6))
+
+    def save_and_stop(self, position):
+        save(self, position)
+        if next(count) in saves:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(Training, "_save", save_and_stop)

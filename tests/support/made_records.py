@@ -1,0 +1,128 @@
+"""Records for boards: a method, a seed, so many images that are wrong; sealed, and written as a contributor would."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from support import records
+
+from bench.records import store
+from bench.records.schema import EMPTY
+from bench.spec.recipe import Recipe, Stage
+from bench.spec.spec import Budget, Spec
+
+IMAGES = 500
+DENSE = {"macs": 100_000, "params": 10_000}
+EPOCHS = (6, 2)
+
+
+def sha(text: object) -> str:
+    return hashlib.sha256(str(text).encode()).hexdigest()
+
+
+def made(
+    method: str = "l1_norm",
+    seed: int = 0,
+    wrong: int = 10,
+    keep: float | None = 0.5,
+    *,
+    kind: str = "macs",
+    config: dict | None = None,
+    arch: str = "net",
+    dataset: str = "digits",
+    device: str = "a chip",
+    precision: str = "fp32",
+    layout: str | None = None,
+    status: str = "ok",
+    epochs: int = 8,
+    starts_from: str = "base",
+    cost: float = 1.0,
+    speedup: float = 1.5,
+    busy: bool = False,
+    pruned_wrong: int | None = None,
+    rules: str = "0.1",
+    counter: str = "fvcore",
+    recipe: Recipe | None = None,
+    native: bool = False,
+    changed: bool = False,
+    finished: str = "2026-01-01T01:00:00+00:00",
+    error: str = "it did not work",
+    blame: str | None = None,
+) -> dict:
+    """One record; ``keep`` None is dense, or with ``native`` the native track."""
+    settled = "auto" if rules == "0.1" else precision  # later rules know no auto
+    recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01), precision=settled)
+    budget = Budget(**{f"keep_{kind}": keep}) if keep is not None else None
+    spec = Spec(method, arch, dataset, recipe, budget, seed, "inner", config or {}, rules)
+    prunes = keep is not None or native
+    share = keep if keep is not None else 0.3 if native else 1.0
+    after = {key: int(value * share) for key, value in DENSE.items()}
+    own = EPOCHS[1] if starts_from == "base" else epochs
+    before = [{"epochs": own - EPOCHS[1], "part": "train", "rewind": None}] if own > EPOCHS[1] else []
+    after_it = {"epochs": EPOCHS[1], "part": "finetune", "rewind": None}
+    found = records.finished(spec)
+    found["code"] |= {"method_sha256": sha(method), "diff_sha256": sha("diff") if changed else None}
+    found["environment"]["device"] = device
+    found["data"] |= {"train": 900, "val": 100, "test": IMAGES, "split_sha256": sha(seed)}
+    found["data"] |= {"train_sha256": sha(dataset), "test_sha256": sha(f"{dataset}, test")}
+    plan = [*before, "prune", after_it] if prunes else [*before, after_it]
+    found["training"] |= {"plan": plan, "precision": precision, "starts_from": starts_from}
+    found["training"] |= {"layout": layout} if layout else {}
+    found["training"] |= {"epochs": epochs, "examples": 900 * epochs, "macs": int(1e9 * cost)}
+    found["training"]["base"] |= {"sha256": sha((arch, seed)), "epochs": epochs - own}
+    found["curve"] = [found["curve"][0] | {"epoch": epoch} for epoch in range(own)]
+    units = max(1, round(10 * share)) if prunes else 10
+    found["structure"] |= {"widths": {"one": [10, units]}, "units_before": 10, "units_after": units}
+    found["structure"]["arch_sha256"] = sha(arch)
+    found["cost"] = {
+        which: records.cost(own["macs"], own["params"]) | {"counter": counter}
+        for which, own in (("dense", DENSE), ("final", after))
+    }
+    pruned = wrong + 50 if pruned_wrong is None else pruned_wrong
+    found["metrics"] = {
+        "dense": _quality(8 + seed % 3),
+        "pruned": _quality(pruned) if prunes else None,
+        "final": _quality(wrong),
+    }
+    found["latency"] = [_timing(1, speedup, busy, device), _timing(64, speedup * 1.2, busy, device)]
+    found["clock"]["finished_at"] = finished
+    found["clock"]["seconds"] |= {"train": 2.0 * cost, "method": 0.1}
+    found["clock"]["base_seconds"] = {"train": 6.0, "method": 0.0}
+    if status != "ok":
+        described = {"type": "Error", "message": error, "traceback": ["somewhere"]} | (
+            {"blame": blame} if blame else {}
+        )
+        found |= EMPTY | {"status": status, "error": described}
+    return store.seal(found)
+
+
+def _quality(wrong: int) -> dict:
+    top1 = (IMAGES - wrong) / IMAGES
+    return records.quality(examples=IMAGES, top1=top1, top5=1.0, worst_class_top1=top1 / 2)
+
+
+def _timing(batch: int, speedup: float, busy: bool, device: str) -> dict:
+    dense, sliced = batch * speedup, float(batch)
+    return records.timing(
+        device=device,
+        **{"batch": batch, "load_average": 9.0 if busy else 0.5, "rounds": 2, "dense_ms": dense, "sliced_ms": sliced},
+        **{"speedup": dense / sliced, "speedup_ci95": [speedup * 0.99, speedup * 1.01]},
+        **{"dense_samples_ms": [dense, dense], "sliced_samples_ms": [sliced, sliced]},
+    )
+
+
+def put(folder: Path, *made_ones: dict) -> Path:
+    """Write records as a contributor would; returns the folder."""
+    for found in made_ones:
+        path = folder / found["spec"]["method"] / f"{found['id']}.json"
+        while path.exists():  # a second record of the same run
+            path = path.parent / "again" / path.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(store.to_text(found))
+    return folder
+
+
+def seeds(method: str, wrong: list[int], **asked) -> list[dict]:
+    """One record a seed, with so many wrong images each."""
+    return [made(method, seed, count, **asked) for seed, count in enumerate(wrong)]

@@ -1,0 +1,116 @@
+"""Records that nobody ran, in the form of those that were: for tests of what reads them."""
+
+import copy
+
+from bench.records.schema import EMPTY
+from bench.spec.recipe import Recipe, Stage
+from bench.spec.spec import Budget, Spec
+
+SPEC = Spec(
+    "l1_norm",
+    "two_layers",
+    "digits",
+    Recipe("r", Stage(1, 0.1), Stage(1, 0.1), precision="fp32"),
+    Budget(keep_macs=0.5),
+)
+
+
+def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
+    """The record of a run that finished, not sealed.
+
+    Args:
+        spec: what was run.
+        seconds: of training.
+        started: when, and when it ended, too.
+    """
+    work = {"epochs": 2, "examples": 200, "macs": 600_000}
+    return {
+        "schema": 1,
+        "kind": "bench.run",
+        "id": spec.id,
+        "status": "ok",
+        "spec": spec.as_dict(),
+        "spec_sha256": spec.sha256,
+        "code": {"version": "0.2.0", "commit": "c" * 40, "diff_sha256": None, "method_sha256": "d" * 64},
+        "environment": {
+            **{"device": "a CPU", "device_type": "cpu", "threads": 1, "os": "Linux", "python": "3.11.7", "cuda": None},
+            "packages": {"torch": "2.15.0"},
+        },
+        "data": {
+            **{"train": 90, "val": 10, "test": 10, "shape": [1, 8, 8], "classes": 10},
+            **{"train_sha256": "1" * 64, "test_sha256": "2" * 64, "split_sha256": "3" * 64},
+        },
+        "training": {
+            **{"plan": ["prune", {"epochs": 1, "part": "finetune", "rewind": None}], "precision": "fp32"},
+            **{"starts_from": "base", **work, "selection": "last epoch"},
+            "base": {"id": "base-s0", "sha256": "4" * 64, "epochs": 1, "examples": 100, "macs": 300_000},
+        },
+        "structure": {
+            **{"widths": {"0": [8, 4]}, "units_before": 8, "units_after": 4, "masks_sha256": "5" * 64},
+            **{"gate_slice_difference": 1e-7, "arch_sha256": "6" * 64, "rejected": {"fc": "it makes the output"}},
+        },
+        "cost": {"dense": cost(1000, 200), "final": cost(490, 90)},
+        "metrics": {"dense": quality(), "pruned": quality(), "final": quality()},
+        "curve": [
+            {"phase": 1, "part": "finetune", "epoch": 1, "train_loss": 0.5, "val_top1": 0.5, "val_loss": 0.7}
+            | {"units_left": 0.5}
+        ],
+        "artifacts": {
+            "network": {"file": "network.safetensors", "bytes": 400, "sha256": "7" * 64},
+            "masks": {"file": "masks.safetensors", "bytes": 80, "sha256": "8" * 64},
+        },
+        "latency": [timing()],
+        "memory": {"batch": 4, "dense_peak_bytes": 900, "final_peak_bytes": 500, "process_peak_bytes": 10_000},
+        "clock": {
+            **{"started_at": started, "finished_at": started, "base_seconds": {"train": 1.0, "method": 0.0}},
+            **{"seconds": {"train": seconds, "method": 0.0, "evaluate": 0.0, "measure": 0.0}, "resumes": 0},
+        },
+        "job": None,
+        "error": None,
+        "record_sha256": "0" * 64,
+    }
+
+
+def ended(status="failed", spec=SPEC, message="why"):
+    """The record of a run that did not finish, not sealed."""
+    error = {"type": "RunFailed", "message": message, "traceback": ["run.py:1 go: x"]}
+    return finished(spec) | EMPTY | {"status": status, "error": error}
+
+
+def quality(**changes):
+    """Metrics of 10 test images."""
+    return {
+        **{"examples": 10, "top1": 0.5, "top5": 0.9, "loss": 1.2, "ece": 0.1},
+        **{"worst_class": 3, "worst_class_top1": 0.2},
+        **changes,
+    }
+
+
+def cost(macs, params):
+    """Costs of a network with these numbers."""
+    by_op = {"conv": macs - min(macs, 1), "linear": min(macs, 1)}
+    return {"macs": macs, "macs_by_op": by_op, "unsupported_ops": {"aten::add": 1}, "counter": "fvcore"} | {
+        "params": params,
+        "weight_bytes": 4 * params,
+    }
+
+
+def timing(**changes):
+    """Latency at batch 4, three rounds."""
+    return {
+        **{"batch": 4, "device": "a CPU", "threads": 1, "dtype": "float32", "runtime": "eager"},
+        **{"runtime_version": "2.15.0", "layout": "channels_last", "rounds": 3, "load_average": 0.5},
+        **{"dense_ms": 2.0, "sliced_ms": 1.0, "speedup": 2.0, "speedup_ci95": [1.5, 2.5]},
+        **{"dense_samples_ms": [1.9, 2.0, 2.1], "sliced_samples_ms": [1.0, 1.0, 1.1]},
+        **changes,
+    }
+
+
+def changed(record, path, value):
+    """A copy with another value at ``path``, a sequence of keys and places."""
+    new = copy.deepcopy(record)
+    at = new
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return new
