@@ -1,25 +1,20 @@
 """The generated part of a method's page: a block between two marks, made from the method's source.
 
-A page in ``docs/methods`` says ``<!-- generated: NAME -->``, the block follows up to ``<!-- /generated -->``. One mark
-may name several methods, ``NAME, NAME``.
+``python -m tools.docs_blocks`` refreshes the blocks of the pages in ``docs/methods``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import SetupError, UsageError
 from bench.spec import method_traits
 from bench.spec.option_scan import Option
-from bench.spec.registry import METHODS, ROOT, Paper, unknown
+from bench.spec.registry import METHODS, Paper, unknown
 
 OWN = "methods/"
 """How the origin of a method of the suite begins."""
-FOLDER = ROOT / "docs" / "methods"
-BLOCK = re.compile(r"^<!-- generated: (.*?) -->\n(.*?)^<!-- /generated -->", re.M | re.S)
 KINDS = {
     "importance": "importance: one number a unit, prunes once",
     "regularizer": "regularizer: a term of the loss, prunes by the l2 norm",
@@ -44,7 +39,7 @@ class Facts:
 
 
 def facts(name: str) -> Facts:
-    """Of a method; raises UsageError for an unknown name."""
+    """What a block says of the method ``name``; raises UsageError for an unknown name."""
     entries = METHODS.entries()
     if name not in entries:
         raise unknown("method", name, entries)
@@ -72,7 +67,7 @@ def block(names: Iterable[str]) -> str:
     if len(found) == 1:
         one = found[0]
         lines = [one.what.replace("``", "`"), ""]
-        lines += _table(
+        lines += table(
             ["fact", "value"],
             [
                 ["name", f"`{one.name}`"],
@@ -85,7 +80,7 @@ def block(names: Iterable[str]) -> str:
             ],
         )
     else:
-        lines = _table(
+        lines = table(
             ["name", "what it is", "kind", "starts from", "ranking", "tracks"],
             [[f"`{f.name}`", f.what, f.kind.split(":")[0], f.starts, f.ranking, f.tracks] for f in found],
         )
@@ -109,57 +104,13 @@ def block(names: Iterable[str]) -> str:
         ]
         for o, of in owners.items()
     ]
-    return "\n".join([*lines, "", *(_table(head, rows) if rows else ["No options."])])
+    return "\n".join([*lines, "", *(table(head, rows) if rows else ["No options."])])
 
 
 def marked(names: Iterable[str]) -> str:
     """A block with its marks."""
     names = list(names)
     return f"<!-- generated: {', '.join(names)} -->\n\n{block(names)}\n\n<!-- /generated -->"
-
-
-def refreshed(text: str) -> str:
-    """A page's text with every block as it should be."""
-    return BLOCK.sub(lambda found: marked(_names(found[1])), text)
-
-
-def stale(folder: Path) -> dict[Path, str]:
-    """Pages whose blocks are out of date -> what their text should be; raises UsageError where a mark is wrong."""
-    if not folder.is_dir():
-        raise SetupError(f"no folder {folder}: pages belong to a checkout of the suite; say where with --dir")
-    found = {}
-    for page in sorted(folder.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        if len(re.findall("<!-- /?generated", text)) != 2 * len(BLOCK.findall(text)):
-            raise UsageError(f"{page}: a mark of a generated block has no partner")
-        try:
-            wanted = refreshed(text)
-        except UsageError as error:
-            raise UsageError(f"{page}: {error}") from error
-        if wanted != text:
-            found[page] = wanted
-    return found
-
-
-def write(pages: Mapping[Path, str]) -> None:
-    """Give pages their new text."""
-    for page, text in pages.items():
-        try:
-            page.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise SetupError(f"cannot write {page}: {error.strerror}") from error
-
-
-def missing(folder: Path) -> list[str]:
-    """Methods of the suite that no page has a block of."""
-    texts = [page.read_text(encoding="utf-8") for page in sorted(folder.glob("*.md"))]
-    there = {name for text in texts for names, _ in BLOCK.findall(text) for name in _names(names)}
-    own = [name for name, entry in METHODS.entries().items() if entry.origin.startswith(OWN)]
-    return [name for name in own if name not in there]
-
-
-def _names(mark: str) -> list[str]:
-    return [name.strip() for name in mark.split(",")]
 
 
 def _cite(paper: Paper | None) -> str:
@@ -170,8 +121,8 @@ def _cite(paper: Paper | None) -> str:
     return f"{paper}, *{paper.title}*, {paper.venue}{link}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A table, its columns as wide as they happen to be."""
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table; cells are texts of source files."""
     lines = [head, ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
     return [f"| {' | '.join(line)} |" for line in lines]
 

@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from bench.cli import main, method_page
-from bench.errors import SetupError, UsageError
 from bench.spec.option_scan import SOURCES, Option, options_of
 from bench.spec.registry import METHODS, ROOT
 
@@ -181,69 +180,6 @@ def test_tables_escape_bars():
     for names in METHODS.entries():
         rows = [line.replace("\\|", "") for line in method_page.block([names]).splitlines() if line.startswith("| `")]
         assert {row.count("|") for row in rows} <= {6}
-
-
-# --- pages ----------------------------------------------------------------------------------------------------
-
-
-def test_the_pages_are_up_to_date():
-    assert method_page.stale(method_page.FOLDER) == {}, "python -m bench page --write"
-    assert method_page.missing(method_page.FOLDER) == []
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(method_page, "missing", lambda folder: [])
-    (tmp_path / "a.md").write_text(
-        "# A\n\nBefore.\n\n<!-- generated: l1_norm -->\nold\n<!-- /generated -->\n\nAfter.\n"
-    )
-    (tmp_path / "b.md").write_text("# B\n")
-    return tmp_path
-
-
-def test_writing_changes_the_block_alone(folder, capsys):
-    assert main(["page", "--check", "--dir", str(folder)]) == 1
-    assert "old" in (folder / "a.md").read_text()
-    assert main(["page", "--write", "--dir", str(folder)]) == 0
-    assert "a.md: changed" in capsys.readouterr().out
-    text = (folder / "a.md").read_text()
-    assert text == f"# A\n\nBefore.\n\n{method_page.marked(['l1_norm'])}\n\nAfter.\n"
-    assert main(["page", "--check", "--dir", str(folder)]) == 0
-    assert main(["page", "--write", "--dir", str(folder)]) == 0
-    assert (folder / "a.md").read_text() == text
-
-
-def test_a_method_without_a_page_fails_the_check(folder, monkeypatch, capsys):
-    monkeypatch.undo()
-    monkeypatch.setattr(METHODS, "_plugins", {})
-    assert main(["page", "--write", "--dir", str(folder)]) == 1
-    error = capsys.readouterr().err
-    assert "ddrop has no page" in error
-    assert "l1_norm has no page" not in error
-
-
-@pytest.mark.parametrize("mark", ["<!-- generated: l1_norm -->\n", "<!-- /generated -->\n"])
-def test_a_mark_without_a_partner_is_an_error(folder, mark):
-    (folder / "b.md").write_text(mark)
-    with pytest.raises(UsageError, match=r"b\.md: a mark .* has no partner"):
-        method_page.stale(folder)
-
-
-def test_a_mark_of_an_unknown_method_is_an_error(folder):
-    (folder / "b.md").write_text("<!-- generated: l1norm -->\n<!-- /generated -->\n")
-    with pytest.raises(UsageError, match=r"b\.md: unknown method 'l1norm': did you mean l1_norm"):
-        method_page.stale(folder)
-
-
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(SetupError):
-        method_page.stale(tmp_path / "none")
-
-
-@pytest.mark.parametrize("arguments", [[], ["ddrop", "--check"], ["--write", "--check"]])
-def test_one_thing_at_a_time(arguments, capsys):
-    assert main(["page", *arguments]) == 2
-    assert "give one of" in capsys.readouterr().err
 
 
 def test_printing_a_plugins_block(tmp_path, capsys):

@@ -151,7 +151,6 @@ def test_precision_is_known_without_torch_where_no_gpu_can_be(monkeypatch, tmp_p
 LIGHT = {
     "status": ["status", "SWEEP"],
     "page": ["page", "dropnet"],
-    "page --check": ["page", "--check"],
     "check --list": ["check", "--list"],
     "run --dry-run": ["run", "-m", "ddrop", "-a", "resnet56", "-p", "schedule=linear", "--seeds", "0-4", "--dry-run"],
     "run --dry-run in bf16": ["run", "-m", "dense", "-a", "resnet20", "-d", "cifar10", "--device", "cpu", "--dry-run"],

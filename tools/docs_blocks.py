@@ -1,0 +1,107 @@
+"""Refresh the generated parts of the documentation: ``python -m tools.docs_blocks [--check] [DIR]``.
+
+A page says ``<!-- generated: NAME -->``; the block follows, up to ``<!-- /generated -->``. NAME is a method, several
+methods (``NAME, NAME``), or ``commands``: every command with its options, read off the parsers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bench.cli import method_page, parser
+from bench.cli.method_page import table
+from bench.errors import UsageError
+from bench.spec.registry import METHODS, ROOT
+
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^<!-- generated: (.*?) -->\n(.*?)^<!-- /generated -->", re.M | re.S)
+COMMANDS = "commands"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Refresh or check all pages; returns the exit code, 1 for pages out of date and for methods without a page."""
+    p = argparse.ArgumentParser(prog="python -m tools.docs_blocks", description="Refresh generated parts of the docs.")
+    p.add_argument("--check", action="store_true", help="change nothing, list the pages that are out of date")
+    p.add_argument("folder", nargs="?", type=Path, default=DOCS, metavar="DIR", help="pages (docs)")
+    chosen = p.parse_args(words)
+    try:
+        changed, without = stale(chosen.folder), missing(chosen.folder)
+    except UsageError as error:
+        print(f"docs_blocks: error: {error}", file=sys.stderr)
+        return 2
+    for page, text in changed.items():
+        if not chosen.check:
+            page.write_text(text, encoding="utf-8")
+        state = "out of date: python -m tools.docs_blocks" if chosen.check else "changed"
+        print(f"{os.path.relpath(page)}: {state}")
+    for name in without:
+        print(f"{name} has no page: put <!-- generated: {name} --> on one", file=sys.stderr)
+    return int(bool(without or (chosen.check and changed)))
+
+
+def stale(folder: Path) -> dict[Path, str]:
+    """Pages whose blocks are out of date -> the text they should have; raises UsageError where a mark is wrong."""
+    changed = {}
+    for page in sorted(folder.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if len(re.findall("^<!-- /?generated", text, re.M)) != 2 * len(BLOCK.findall(text)):
+            raise UsageError(f"{page}: a mark of a generated block has no partner")
+        try:
+            wanted = BLOCK.sub(lambda block: _block(block[1]), text)
+        except UsageError as error:
+            raise UsageError(f"{page}: {error}") from error
+        if wanted != text:
+            changed[page] = wanted
+    return changed
+
+
+def missing(folder: Path) -> list[str]:
+    """Methods of the suite that no page has a block of."""
+    texts = [page.read_text(encoding="utf-8") for page in sorted(folder.rglob("*.md"))]
+    there = {name.strip() for text in texts for names, _ in BLOCK.findall(text) for name in names.split(",")}
+    own = [name for name, entry in METHODS.entries().items() if entry.origin.startswith(method_page.OWN)]
+    return [name for name in own if name not in there]
+
+
+def _block(names: str) -> str:
+    if names != COMMANDS:
+        return method_page.marked(name.strip() for name in names.split(","))
+    return f"<!-- generated: {COMMANDS} -->\n\n{commands()}\n\n<!-- /generated -->"
+
+
+def commands() -> str:
+    """Every command, with its arguments and options in tables."""
+    (group,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    helps = {choice.dest: choice.help or "" for choice in group._choices_actions}
+    return "\n\n".join("\n".join(_command(name, helps[name], group.choices)) for name in helps)
+
+
+def _command(name: str, what: str, parsers: Mapping[str, argparse.ArgumentParser]) -> Iterator[str]:
+    yield f"### bench {name}"
+    yield f"\n{what[:1].upper()}{what[1:]}.\n"
+    rows = []
+    for group in parsers[name]._action_groups:
+        rows += [[_words(action), _meaning(action)] for action in group._group_actions if action.dest != "help"]
+    yield from table(["argument or option", "meaning"], rows)
+
+
+def _words(action: argparse.Action) -> str:
+    """An option with its value as it is typed, or the name of an argument."""
+    value = action.metavar or (f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest.upper())
+    if not action.option_strings:
+        return f"`{value}`"
+    return ", ".join(f"`{option}{'' if action.nargs == 0 else f' {value}'}`" for option in action.option_strings)
+
+
+def _meaning(action: argparse.Action) -> str:
+    text = (action.help or "") % vars(action)
+    return f"{text}; required" if action.required and action.option_strings else text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
