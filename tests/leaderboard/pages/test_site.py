@@ -3,12 +3,11 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from support.boards import CLAIM, boards_of, large, put, records
+from support.html_pages import Page, broken_links, pages
 from support.made_records import made
 
 from bench.errors import SetupError, UsageError
@@ -73,36 +72,6 @@ def texts(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-class Page(HTMLParser):
-    """Tags, ids, addresses and visible text of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.ids, self.links, self.said, self.blocks = [], set(), [], [], []
-        self.inside = None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        self.inside = (tag, attrs)
-        if "id" in attrs:
-            assert attrs["id"] not in self.ids
-            self.ids.add(attrs["id"])
-        self.links += [attrs[key] for key in ("href", "src") if key in attrs]
-
-    def handle_data(self, data):
-        if self.inside and self.inside[0] == "script":
-            self.blocks.append((self.inside[1], data))
-            self.inside = None
-        else:
-            self.said.append(data)
-
-
-def pages(folder):
-    return {file: Page(file.read_text(encoding="utf-8")) for file in sorted(folder.rglob("*.html"))}
-
-
 def test_a_page_for_the_index_each_board_method_and_record(found, whole):
     boards, names = found[1], set(texts(whole))
     runs = {run.page for table in boards[0].tables for row in table.rows for run in row.runs}
@@ -113,15 +82,7 @@ def test_a_page_for_the_index_each_board_method_and_record(found, whole):
 
 
 def test_every_link_leads_to_something(whole):
-    known = pages(whole)
-    for file, page in known.items():
-        for link in page.links:
-            if link.startswith(("data:", "https://example.org/")):
-                continue
-            path, _, anchor = link.partition("#")
-            goal = (file.parent / unquote(path)).resolve() if path else file
-            assert goal.is_file(), (file, link)
-            assert not anchor or anchor in known[goal].ids, (file, link)
+    assert broken_links(whole) == []
 
 
 def test_same_records_same_bytes_and_a_site_is_replaced(found, tmp_path):
