@@ -1,7 +1,8 @@
 """Refresh the generated parts of the documentation: ``python -m tools.docs_blocks [--check] [DIR]``.
 
 A page says ``<!-- generated: NAME -->``; the block follows, up to ``<!-- /generated -->``. NAME is a method, several
-methods (``NAME, NAME``), or ``commands``: every command with its options, read off the parsers.
+methods (``NAME, NAME``), ``commands`` (every command with its options, read off the parsers), or ``context``: what a
+method can read of its run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import getmembers
 from pathlib import Path
 
 from bench.cli import method_page, parser
@@ -20,7 +22,6 @@ from bench.spec.registry import METHODS, ROOT
 
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^<!-- generated: (.*?) -->\n(.*?)^<!-- /generated -->", re.M | re.S)
-COMMANDS = "commands"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -69,9 +70,19 @@ def missing(folder: Path) -> list[str]:
 
 
 def _block(names: str) -> str:
-    if names != COMMANDS:
+    make = {"commands": commands, "context": context_values}.get(names)
+    if make is None:
         return method_page.marked(name.strip() for name in names.split(","))
-    return f"<!-- generated: {COMMANDS} -->\n\n{commands()}\n\n<!-- /generated -->"
+    return f"<!-- generated: {names} -->\n\n{make()}\n\n<!-- /generated -->"
+
+
+def context_values() -> str:
+    """Every value of a context, in a table."""
+    from bench.api import Context
+
+    values = {n: v.__doc__ or "" for n, v in getmembers(Context) if isinstance(v, property) and n[0] != "_"}
+    rows = [[f"`{name}`", re.sub(r":\w+:(`\w+`)", r"\1", " ".join(text.split()))] for name, text in values.items()]
+    return "\n".join(table(["value", "meaning"], rows))
 
 
 def commands() -> str:

@@ -1,0 +1,49 @@
+"""The documentation as a site: built strictly, with links that leave docs/ resolved."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def links():
+    pytest.importorskip("mkdocs")
+    from tools import docs_links
+
+    return docs_links
+
+
+@pytest.mark.slow
+def test_site_builds_without_warning(tmp_path):
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    page = (tmp_path / "site" / "reference" / "context" / "index.html").read_text()
+    assert "Context.keep_at_random" in page  # from its docstring
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "wanted"),
+    [
+        ("sites.md", "[a](budgets.md#x)", "[a](budgets.md#x)"),
+        ("methods/ddrop.md", "[a](../../RULES.md)", "[a](../RULES.md)"),
+        ("RULES.md", "[a](docs/sites.md)", "[a](sites.md)"),
+        ("sites.md", "[a](../bench/api.py)", "[a](https://x.y/z/blob/main/bench/api.py)"),
+        ("methods/ddrop.md", "[a](../../methods)", "[a](https://x.y/z/tree/main/methods)"),
+        ("sites.md", "```\n[a](../bench/api.py)\n```", "```\n[a](../bench/api.py)\n```"),
+        ("index.md", "![a](board.png)", "![a](board.png)"),
+        ("index.md", "[a](https://b.c) [d](#e)", "[a](https://b.c) [d](#e)"),
+    ],
+)
+def test_links_of_pages(links, page, text, wanted):
+    assert links.rewritten(text, page, "https://x.y/z/") == wanted
+
+
+def test_links_to_source_are_words_without_a_repository(links):
+    assert links.rewritten("[`a`](../bench/api.py)", "sites.md", "") == "`a`"
