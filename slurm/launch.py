@@ -17,8 +17,8 @@ from bench.errors import SetupError
 from bench.files import Lock, require_writable
 from bench.measure import environment
 from bench.runs.method_factory import make_method, method_digest
-from bench.runs.pipeline import Options
 from bench.spec.digest import path_component
+from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 from slurm.batch import Batch, Task, base_key, batches, jobs_folder, new_token, trained_bases
 from slurm.clusters import Cluster, Slurm, TooMany, cluster_of
@@ -46,7 +46,7 @@ class Request:
     """
 
     specs: Sequence[Spec]
-    options: Options
+    options: RunOptions
     plugins: Sequence[Path]
     cluster: str
     profile: Profile

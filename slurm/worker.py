@@ -121,12 +121,13 @@ class Worker:
 
     def _run(self, task: Task, earlier: Sequence[Leg], beside: int) -> dict[str, Any]:
         from bench.runs.execute import execute, leave_failure, train_base
-        from bench.runs.pipeline import Options, label
+        from bench.runs.pipeline import label
+        from bench.spec.request import RunOptions
 
         progress = _Progress(label(task.spec), task, self.notes, self.signals, self.reports)
         job = {"cluster": self.batch.cluster, "id": self.place.job, "at_once": beside}
         job |= journal.history([*earlier, Leg(self.batch.token, self.place.job, 0.0)]) | {"differs": []}
-        options = Options(**self.options, retry=task.replaces is not None)
+        options = RunOptions(**self.options, retry=task.replaces is not None)
         try:
             if not task.base:
                 job["differs"] = self._differences(task)

@@ -24,10 +24,10 @@ from bench.pruning.site_discovery import find_sites
 from bench.pruning.sites import Sites
 from bench.records import store
 from bench.runs.execute import execute
-from bench.runs.method_factory import make_spec
-from bench.runs.pipeline import Options
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
+from bench.spec.request import RunOptions
 from bench.training.context import Context
 from bench.training.loop import Training
 from bench.training.masked_model import MaskedModel
@@ -172,7 +172,7 @@ def make_run(plugins, tmp_path, monkeypatch):
         recipe = load_recipe("synthetic", overrides)
         budget = keep if isinstance(keep, Budget) else Budget(keep_macs=keep)
         spec = make_spec(method, arch, dataset, recipe, budget, seed, "inner", options)
-        return spec, Options(out=out, quiet=True)
+        return spec, RunOptions(out=out, quiet=True)
 
     return make
 

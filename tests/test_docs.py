@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support.requested import specs_of
 
 from bench import RULES, __version__
 from bench.cli import parser
-from bench.cli.run import make
 from bench.measure import environment
 from bench.records import store
 from bench.runs.execute import execute
@@ -89,7 +89,7 @@ def test_versions_agree():
 def test_readme_names_the_id_of_its_first_run():
     readme = (ROOT / "README.md").read_text()
     words = shlex.split(re.search(r"python -m bench (run --method .*)", readme)[1])
-    expected = make(parser().parse_args(words), 0).id
+    expected = specs_of(*words[1:])[0].id
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         found = set(re.findall(r"\b[0-9a-f]{12}-s[0-9]+", page.read_text())) - {"0123456789ab-s0"}
         assert found <= {expected}, page

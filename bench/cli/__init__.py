@@ -15,7 +15,7 @@ from bench import __version__
 from bench.cli.loading import announced
 from bench.cli.output import survive_ascii
 from bench.errors import BenchError, WordsError
-from bench.spec.registry import near_matches, unknown
+from bench.spec.registry import add_plugin, near_matches, unknown
 
 PROGRAM = "bench"
 RESUMED = ("run", "sweep", "reproduce")
@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = parser().parse_args(words)
         with announced(quiet=getattr(chosen, "quiet", False)):
+            for file in getattr(chosen, "plugin", ()):
+                add_plugin(file)
             return int(chosen.function(chosen))
     except BenchError as error:
         if os.environ.get("BENCH_DEBUG"):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import output
+from bench.cli import arguments, output
 from bench.cli.output import Column
 from bench.errors import UsageError, WordsError
 from bench.spec.registry import unknown
@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
     p = commands.add_parser("board", help="tables of who wins, at which budget, on which device, and how sure that is")
     p.set_defaults(function=board)
     p.add_argument("--format", choices=FORMATS, help="of the tables (text)")
-    output.add_formats(p, "JSON, as --format json does")
+    arguments.add_formats(p, "JSON, as --format json does")
     p.add_argument("--site", type=Path, metavar="DIR", help="write pages that a browser opens from there, no tables")
     p.add_argument("--figures", type=Path, metavar="DIR", help="write figures as SVG and PNG, no tables")
     p.add_argument("--verified", type=Path, metavar="FILE", help="for --site: what bench verify --json printed")
@@ -49,7 +49,7 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=compare)
     p.add_argument("a", metavar="A", help="a row as a board names it ('l1l2 share=30'), or the start of its hash")
     p.add_argument("b", metavar="B", help="another one")
-    output.add_formats(p)
+    arguments.add_formats(p)
     _add_choice(p)
 
 

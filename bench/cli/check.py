@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.cli import output
+from bench.cli import arguments, output
 from bench.cli.output import Column
 from bench.errors import UsageError, WordsError
 from bench.spec.registry import METHODS, add_plugin, scan
@@ -22,9 +22,9 @@ def add_to(commands: Any) -> None:
     p.add_argument("--all", action="store_true", help="every method that bench list shows")
     p.add_argument("--list", action="store_true", help="print the checks and why each is made")
     p.add_argument("--only", action="append", metavar="CHECK", help="this check only (never enough to pass)")
-    p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="file that defines what NAME names")
+    arguments.add_plugin(p)
     p.add_argument("--limit", type=float, default=120.0, metavar="SECONDS", help="of CPU time for each method (120)")
-    output.add_formats(p, "JSON instead of lines")
+    arguments.add_formats(p, "JSON instead of lines")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -64,8 +64,6 @@ def run(chosen: argparse.Namespace) -> int:
 def _names(chosen: argparse.Namespace) -> list[str]:
     if bool(chosen.method) == chosen.all:
         raise WordsError("check: give one of NAME, FILE and --all")
-    for file in chosen.plugin:
-        add_plugin(file)
     if chosen.all:
         return list(METHODS.entries())
     if not chosen.method.endswith(".py"):

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import __version__
-from bench.cli import output
+from bench.cli import arguments, output
 from bench.cli.output import Column
-from bench.cli.run import whole
 from bench.cli.show import find_one
 from bench.errors import BenchError, UsageError, WordsError
 from bench.records import store
@@ -37,16 +36,13 @@ def add_to(commands: Any) -> None:
         default="final",
         help="network to export (final); both writes the dense one to FILE-dense.onnx",
     )
-    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where artifacts are (results)")
+    arguments.add_places(p, "where artifacts are", "data sets, for mean and deviation")
     p.add_argument(
-        "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets, for mean and deviation (data)"
+        "--batch", type=arguments.whole, metavar="N", help="also timed, beside 1 (the recipe's latency_batch)"
     )
-    p.add_argument("--batch", type=whole, metavar="N", help="also timed, beside 1 (the recipe's latency_batch)")
     p.add_argument("--force", action="store_true", help="replace a file that is there")
-    p.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="file that defines what the record names"
-    )
-    output.add_formats(p, "JSON instead of a table")
+    arguments.add_plugin(p)
+    arguments.add_formats(p, "JSON instead of a table")
 
 
 def export(chosen: argparse.Namespace) -> int:
@@ -55,14 +51,11 @@ def export(chosen: argparse.Namespace) -> int:
 
     from bench.measure.onnx_export import require, require_free, to_onnx
     from bench.runs.artifacts import NETWORKS, Stored
-    from bench.spec.registry import add_plugin
     from leaderboard.render.summary import busy_note
 
     if chosen.batch == 0:
         raise WordsError("--batch 0: at least 1")
     require()
-    for file in chosen.plugin:
-        add_plugin(file)
     found = store.load(find_one(chosen.run, chosen.out))
     if found["status"] != "ok":
         raise UsageError(f"export {found['id']}: that run {found['status']}, it left no network")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.cli import output
+from bench.cli import arguments, output
 from bench.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=lint)
     p.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables: .txt, .md, .csv, .json, .tex")
     p.add_argument("--records", type=Path, metavar="DIR", help="also compare with the records it was made from")
-    output.add_json(p, "JSON instead of lines")
+    arguments.add_json(p, "JSON instead of lines")
 
 
 def lint(chosen: argparse.Namespace) -> int:

@@ -7,16 +7,15 @@ import dataclasses
 import sys
 import tomllib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from bench.cli import output, runs
+from bench.cli import arguments, output, runs
 from bench.cli.output import Column
 from bench.errors import WordsError
 from bench.spec.recipe import RECIPES, load_recipe, recipe_names
-from bench.spec.registry import ARCHS, DATASETS, METHODS, PREFIXES, Registry, add_plugin, model_name
+from bench.spec.registry import ARCHS, DATASETS, METHODS, PREFIXES, Registry, model_name
 
 REGISTRIES: dict[str, Registry] = {"methods": METHODS, "archs": ARCHS, "datasets": DATASETS}
 OUTSIDE = f"also: {PREFIXES}: every classifier of torchvision, and your own"
@@ -57,23 +56,15 @@ def add_to(commands: Any) -> None:
         metavar="NAME",
         help="for sites: gives the input shape (cifar10); for archs --check: in place of the smallest images taken",
     )
-    p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets are (data)")
-    p.add_argument(
-        "--coupling",
-        choices=("inner", "full"),
-        default="inner",
-        help="for sites and archs --check: full adds residual streams",
-    )
+    arguments.add_coupling(p, "for sites and archs --check: full adds residual streams")
     p.add_argument("--onnx", action="store_true", help="with --check: also export the half network and compare")
-    p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="list what this file defines too")
-    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="for runs: where records are")
-    output.add_formats(p)
+    arguments.add_plugin(p)
+    arguments.add_places(p, "for runs: where records are")
+    arguments.add_formats(p)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
-    for file in chosen.plugin:
-        add_plugin(file)
     if (chosen.check or chosen.onnx) and (chosen.what != "archs" or not chosen.check):
         raise WordsError("list --check and --onnx: say list archs --check")
     if chosen.what == "sites":
@@ -182,12 +173,10 @@ def _archs(chosen: argparse.Namespace) -> list[str]:
 
 def _data_of(chosen: argparse.Namespace) -> dict[str, Any]:
     """Shape and classes of the data set that is asked for, and its default recipe."""
-    from bench.cli.run import default_recipe
     from bench.data.loading import find
 
     facts = find(chosen.dataset, chosen.data_dir)
-    recipe = default_recipe(chosen.dataset, facts.shape)
-    recipe = recipe if recipe in recipe_names() else "synthetic"  # of a plugin's data set
+    recipe = facts.recipe if facts.recipe in recipe_names() else "synthetic"  # of a plugin's data set
     return {"shape": facts.shape, "classes": facts.classes, "recipe": load_recipe(recipe)}
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import output
+from bench.cli import arguments, output
 from bench.cli.output import Column
-from bench.cli.run import add_machine, whole
 from bench.cli.show import find_one
 from bench.errors import UsageError
 from bench.records import store
@@ -33,12 +31,10 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=measure)
     p.add_argument("runs", nargs="+", metavar="ID|FILE", help="records' files, or (the start of) their ids under --out")
     p.add_argument("--batch", type=_batches, metavar="N[,...]", help="batch sizes (1 and the recipe's latency_batch)")
-    add_machine(p)
-    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where artifacts are (results)")
-    p.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="file that defines what a record names"
-    )
-    output.add_formats(p, "JSON with all samples instead of tables")
+    arguments.add_machine(p)
+    arguments.add_out(p, "where artifacts are")
+    arguments.add_plugin(p)
+    arguments.add_formats(p, "JSON with all samples instead of tables")
 
 
 def measure(chosen: argparse.Namespace) -> int:
@@ -48,11 +44,8 @@ def measure(chosen: argparse.Namespace) -> int:
     from bench.measure import latency
     from bench.measure.environment import pick_device
     from bench.runs.artifacts import Stored
-    from bench.spec.registry import add_plugin
 
     latency.require(chosen.runtimes)
-    for file in chosen.plugin:
-        add_plugin(file)
     device = pick_device(chosen.device)
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
@@ -128,7 +121,7 @@ def _show(found: Mapping[str, Any], weights: str, timings: list[dict[str, Any]],
 
 
 def _batches(text: str) -> list[int]:
-    sizes = list(dict.fromkeys(whole(part.strip()) for part in text.split(",")))
+    sizes = list(dict.fromkeys(arguments.whole(part.strip()) for part in text.split(",")))
     if 0 in sizes:
         raise argparse.ArgumentTypeError("a batch has at least 1 image")
     return sizes

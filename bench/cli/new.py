@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from bench.cli import output
+from bench.cli import arguments, output
 from bench.errors import SetupError, UsageError, WordsError
 from bench.spec.registry import METHODS
 
@@ -24,7 +24,7 @@ def add_to(commands: Any) -> None:
     p.add_argument("name", metavar="NAME", help="of the method: a Python identifier that no method has yet")
     p.add_argument("--kind", required=True, choices=KINDS, help="a function of a site, or a class with hooks")
     p.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="where to write it (here)")
-    output.add_json(p, "the files' names as JSON")
+    arguments.add_json(p, "the files' names as JSON")
 
 
 def run(chosen: argparse.Namespace) -> int:

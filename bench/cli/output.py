@@ -21,22 +21,9 @@ from leaderboard.render.text_table import Column, sentences, table
 CONTINUED = " \\"
 """Ends a line of a command that continues on the next."""
 __all__ = [
-    *("Column", "add_formats", "add_json", "folded", "limit"),
+    *("Column", "folded", "limit"),
     *("print_command", "print_data", "print_json", "print_table", "print_text", "survive_ascii"),
 ]
-
-
-def add_json(parser: Any, what: str = "JSON instead of tables") -> None:
-    """Add ``--json``."""
-    parser.add_argument("--json", action="store_true", help=f"print {what}")
-
-
-def add_formats(parser: Any, what: str = "JSON instead of tables") -> None:
-    """Add ``--json`` and ``--wide``."""
-    add_json(parser, what)
-    parser.add_argument(
-        "--wide", "-v", action="store_true", help="all columns of a table, also where the terminal is too narrow"
-    )
 
 
 def terminal_width() -> int | None:

@@ -1,12 +1,11 @@
-"""``bench page``: what a method's source says of it."""
+"""``bench page``: the generated part of the methods' pages."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from bench.cli import output
-from bench.spec.registry import add_plugin
+from bench.cli import arguments, output
 
 
 def add_to(commands: Any) -> None:
@@ -14,16 +13,14 @@ def add_to(commands: Any) -> None:
     p = commands.add_parser("page", help="print what a method's source says of it, as Markdown")
     p.set_defaults(function=run)
     p.add_argument("name", metavar="NAME[,NAME]", help="a method, or several that share one block")
-    p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="file that defines what NAME names")
-    output.add_json(p, "JSON: the block")
+    arguments.add_plugin(p)
+    arguments.add_json(p, "JSON: the block")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     from bench.cli import method_page
 
-    for file in chosen.plugin:
-        add_plugin(file)
     block = method_page.marked(name.strip() for name in chosen.name.split(","))
     if chosen.json:
         output.print_json({"block": block})

@@ -5,29 +5,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import RULES
-from bench.cli import output
-from bench.cli import run as run_command
+from bench.cli import arguments, output
 from bench.cli.output import Column
 from bench.cli.show import find_one
 from bench.errors import RunFailed, SetupError, UsageError, WordsError
 from bench.records import store
 from bench.runs import rerun
-from bench.spec.registry import add_plugin, unknown
+from bench.runs.resolve import resolve
+from bench.spec.registry import unknown
+from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
+from bench.spec.words import as_seeds
 from leaderboard.published import targets as claims
-from leaderboard.published.targets import Claim, Group, Record, Result, Verdict
+from leaderboard.published.targets import Claim, Record, Result, Verdict
 from leaderboard.render.text_table import sentences, table
 from leaderboard.stats.intervals import Prediction, other_seeds, predict, top1
-
-if TYPE_CHECKING:
-    from bench.runs.pipeline import Options
-
 
 ABOUT = 110
 """Most characters of a line of what is said of a target file."""
@@ -51,15 +48,13 @@ def add_to(commands: Any) -> None:
     p.add_argument("name", nargs="?", metavar="NAME|FILE|RECORD", help="default: list what there is")
     p.add_argument("--only", action="append", default=[], metavar="GROUP", help="this group of runs; repeatable")
     p.add_argument("--seeds", metavar="N[-M][,...]", help="default: the target file's")
-    where = run_command.add_places(p)
+    where = arguments.add_options(p)
     where.add_argument("--retry", action="store_true", help="run failed runs again; finished ones stay")
     where.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
 
 
 def reproduce(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
-    for file in chosen.plugin:
-        add_plugin(file)
     if chosen.name is None:
         return _list(chosen)
     if _names_a_record(chosen.name):
@@ -69,15 +64,14 @@ def reproduce(chosen: argparse.Namespace) -> int:
         if name not in claim.groups:
             raise unknown("group", name, claim.groups)
     groups = {name: group for name, group in claim.groups.items() if not chosen.only or name in chosen.only}
-    seeds = run_command.parse_seeds(chosen.seeds or claim.seeds)
-    planned = {
-        name: _specs(group, seeds, chosen.device) for name, group in groups.items()
-    }  # all are checked before the first runs
+    seeds = as_seeds(chosen.seeds or claim.seeds)
+    options = RunOptions.from_args(chosen)
+    requests = {name: dataclasses.replace(group.request, seeds=seeds) for name, group in groups.items()}
+    planned = {name: resolve(request, options)[0] for name, request in requests.items()}  # all before the first runs
     if chosen.dry_run:
-        for group in groups.values():
-            output.print_command(_command(group, claim, chosen), chosen)
+        for request in requests.values():
+            output.print_command(rerun.command_line(request, options), chosen)
         return 0
-    options = run_command.options_of(chosen)
     results = {}
     for name, group in groups.items():
         records = _records(name, planned[name], options)
@@ -109,34 +103,7 @@ def _list(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _command(group: Group, claim: Claim, chosen: argparse.Namespace) -> str:
-    return _line([*group.command(), "--seeds", chosen.seeds or claim.seeds], chosen)
-
-
-def _line(words: list[str], chosen: argparse.Namespace) -> str:
-    """The command of these words with the places that were given, for a shell."""
-    words = ["python", "-m", "bench", *words]
-    words += [word for file in chosen.plugin for word in ("--plugin", file)]
-    for flag in ("out", "data_dir", "device", "threads"):
-        value = getattr(chosen, flag)
-        words += ["--" + flag.replace("_", "-"), str(value)] if value is not None else []
-    words += ["--runtimes", ",".join(chosen.runtimes)] if chosen.runtimes != ("eager",) else []
-    return shlex.join(words + ["--download"] * chosen.download)
-
-
-def _specs(group: Group, seeds: list[int], device: str) -> list[Spec]:
-    """The specifications that the group's command means on ``device``."""
-    asked = _asked([*group.command(), "--device", device])
-    return [run_command.make(asked, seed) for seed in seeds]
-
-
-def _asked(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    run_command.add_to(parser.add_subparsers())
-    return parser.parse_args(words)
-
-
-def _records(name: str, specs: list[Spec], options: Options) -> list[Record]:
+def _records(name: str, specs: list[Spec], options: RunOptions) -> list[Record]:
     """The records of the runs that finished; missing ones are run, failures told on stderr."""
     from bench.runs.execute import execute
 
@@ -155,9 +122,9 @@ def _as_text(claim: Claim, results: dict[str, Result], width: int | None) -> str
     about = (f"{claim.description}\n{claim.source}", f"Readings: {claim.reading}", f"Notes: {claim.notes}")
     parts = [sentences(text, min(width or ABOUT, ABOUT)) for text in about]
     for name, result in results.items():
-        group = result.group
-        what = [group.method, *(f"{key}={value}" for key, value in group.options.items())]
-        title = f"{name}: {' '.join(what)} on {group.arch}, {group.dataset}, recipe {group.recipe}"
+        asked = result.group.request
+        what = [asked.method, *(f"{key}={value}" for key, value in asked.options.items())]
+        title = f"{name}: {' '.join(what)} on {asked.arch}, {asked.dataset}, recipe {asked.recipe}"
         title = sentences(title if result.curve else f"{title}: its runs log no share of units left", width)
         parts.append(f"{title}\n{_curve(result, width)}" if result.curve else title)
     rows = [_row(verdict) for result in results.values() for verdict in result.verdicts]
@@ -229,29 +196,29 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
         raise UsageError(f"{path}: that run {given['status']}, there is nothing to compare with")
     if not store.intact(given):
         print(f"bench: note: {path} is not what was hashed: it was changed after it was written", file=sys.stderr)
-    words = rerun.words(given, like=str(path))
+    request, machine = rerun.request_of(given, like=str(path))
     if Spec.from_dict(given["spec"]).sha256 != given["spec_sha256"]:
         raise store.RecordError(f"record {path}: spec_sha256 is not the hash of its specification")
-    asked, wanted = _asked(words), rerun.today(given)
-    spec = run_command.make(asked, given["spec"]["seed"])
+    wanted, options = rerun.today(given), RunOptions.from_args(chosen)
+    (spec,), _ = resolve(request, dataclasses.replace(options, device=machine.device))
     if spec.sha256 != wanted.sha256:
         raise UsageError(f"{path}: here its specification is {spec.id}, not {given['id']} ({_other(wanted, spec)})")
-    chosen.out = _fresh(path, given, spec, chosen.out)
+    options = dataclasses.replace(options, out=_fresh(path, given, spec, options.out))
     if chosen.dry_run:
-        chosen.threads = chosen.device = None  # the record's, which its words say
-        output.print_command(_line(words, chosen), chosen)
+        options = dataclasses.replace(options, device=machine.device, threads=machine.threads)
+        output.print_command(rerun.command_line(request, options), chosen)
         return 0
-    _use_machine(path, asked, chosen)
+    options = _on_machine(path, machine, options)
     from bench.runs.execute import execute
 
-    print(f"bench: {spec.id} again, in {chosen.out}", file=sys.stderr)
+    print(f"bench: {spec.id} again, in {options.out}", file=sys.stderr)
     if given["spec"]["rules"] != RULES:
         print(f"bench: note: {given['id']} was made with {rerun.made_with(given)}", file=sys.stderr)
-    new = execute(spec, run_command.options_of(chosen))
+    new = execute(spec, options)
     expected = predict(given, other_seeds(path, given))
     found = {
         "record": str(path),
-        "replay": str(store.path_of(chosen.out, spec)),
+        "replay": str(store.path_of(options.out, spec)),
         "prediction": dataclasses.asdict(expected),
         "record_inside": expected.holds(top1(given)),
         "replay_inside": expected.holds(top1(new)),
@@ -270,26 +237,27 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _use_machine(path: Path, asked: argparse.Namespace, chosen: argparse.Namespace) -> None:
-    """Put the record's device and threads in ``chosen``; raises UsageError for others, SetupError for a missing GPU."""
-    for flag, default in (("threads", None), ("device", "auto")):
-        value, recorded = getattr(chosen, flag), getattr(asked, flag)
-        if value == default:
-            setattr(chosen, flag, recorded)
-        elif str(value).partition(":")[0] != str(recorded):
+def _on_machine(path: Path, machine: RunOptions, options: RunOptions) -> RunOptions:
+    """``options`` with the record's device and threads; raises UsageError for others, SetupError for a missing GPU."""
+    for name in ("threads", "device"):
+        value, recorded = getattr(options, name), getattr(machine, name)
+        if value != getattr(RunOptions, name) and str(value).partition(":")[0] != str(recorded):
             raise UsageError(
-                f"--{flag} {value}: {path} was made with {recorded}, and so is its replay; "
+                f"--{name} {value}: {path} was made with {recorded}, and so is its replay; "
                 "for another run use bench run"
             )
+        if value == getattr(RunOptions, name):
+            options = dataclasses.replace(options, **{name: recorded})
     from bench.measure.environment import pick_device
 
     try:
-        pick_device(chosen.device)
+        pick_device(options.device)
     except SetupError as error:
         raise SetupError(
-            f"{path} was made on {asked.device}, which is not here; the command that bench show prints, "
+            f"{path} was made on {machine.device}, which is not here; the command that bench show prints, "
             "with another --device, makes another run"
         ) from error
+    return options
 
 
 def _other(wanted: Spec, spec: Spec) -> str:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.cli import output
+from bench.cli import arguments, output
 from bench.errors import UsageError
 from bench.records import store
 
@@ -20,19 +20,14 @@ def add_to(commands: Any) -> None:
     p = commands.add_parser("show", help="one record, readable")
     p.set_defaults(function=show)
     p.add_argument("run", metavar="ID|FILE", help="a record's file, or (the start of) its id under --out")
-    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where records are (results)")
-    output.add_formats(p, "the record itself")
+    arguments.add_out(p, "where records are")
+    arguments.add_formats(p, "the record itself")
     p = commands.add_parser("verify", help="recompute what a record claims")
     p.set_defaults(function=verify)
     p.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records or folders of them (default: --out)")
-    p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where artifacts are (results)")
-    p.add_argument(
-        "--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets, to evaluate again (data)"
-    )
-    p.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="file that defines what a record names"
-    )
-    output.add_formats(p, "JSON instead of lines")
+    arguments.add_places(p, "where artifacts are", "data sets, to evaluate again")
+    arguments.add_plugin(p)
+    arguments.add_formats(p, "JSON instead of lines")
 
 
 def show(chosen: argparse.Namespace) -> int:
@@ -56,10 +51,7 @@ def show(chosen: argparse.Namespace) -> int:
 def verify(chosen: argparse.Namespace) -> int:
     """Check records; exit 1 when one does not hold."""
     from bench.runs.verify import verify_file
-    from bench.spec.registry import add_plugin
 
-    for file in chosen.plugin:
-        add_plugin(file)
     roots = chosen.paths or [chosen.out / "records"]
     for root in roots:
         if not root.exists():

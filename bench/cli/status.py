@@ -8,8 +8,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import output, submit, sweep
-from bench.cli import run as run_command
+from bench.cli import arguments, output, submit, sweep
 from bench.errors import RunFailed, UsageError
 from bench.records import store
 from bench.spec.registry import add_plugin
@@ -32,22 +31,20 @@ def add_to(commands: Any) -> None:
         p.set_defaults(function=function)
         if name == "logs":
             p.add_argument("which", nargs=1, metavar="RUN", help="(the start of) its id")
-            p.add_argument(
-                "-n", "--lines", type=run_command.whole, default=40, metavar="N", help="the last N lines (40)"
-            )
+            p.add_argument("-n", "--lines", type=arguments.whole, default=40, metavar="N", help="the last N lines (40)")
         else:
             p.add_argument(
                 "which", nargs="*" if name == "status" else "+", metavar="SWEEP|RUN", help=what + every[name]
             )
-            p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="file that defines names")
+            arguments.add_plugin(p)
             p.add_argument("--shard", metavar="I/N", help="of a sweep: this part of its runs")
-            p.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="data sets (data)")
-        p.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where records are (results)")
+            arguments.add_data_dir(p)
+        arguments.add_out(p, "where records are")
         if name == "status":
             p.add_argument("--all", action="store_true", help="list every run that is not done")
-            output.add_formats(p)
+            arguments.add_formats(p)
         else:
-            output.add_json(p, "JSON")
+            arguments.add_json(p, "JSON")
 
 
 def status(chosen: argparse.Namespace) -> int:
@@ -103,13 +100,11 @@ def specs_of(chosen: argparse.Namespace) -> list[Spec]:
     """The runs that the command names; where it names none, all that were submitted or, for status, have a record."""
     from slurm.batch import batches
 
-    for file in chosen.plugin:
-        add_plugin(file)
     specs: dict[str, Spec] = {}
     for text in chosen.which:
         if text.endswith(".toml"):
             _know_plugins(chosen.out)
-            found = sweep.specs_of(Path(text), chosen)
+            found, _ = sweep.specs_of(Path(text), chosen)
         else:
             recorded = _recorded(chosen.out, text) if chosen.command == "status" else []
             found = recorded or [batch.task(key).spec for batch, key in _submitted(text, chosen.out)]

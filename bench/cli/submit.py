@@ -17,11 +17,11 @@ from bench.cli.output import Column
 from bench.errors import RunFailed, SetupError, WordsError
 from bench.progress import Progress
 from bench.spec.registry import PLUGINS
+from bench.spec.request import RunOptions
 from slurm import CLUSTERS
 from slurm.profile import load_profile
 
 if TYPE_CHECKING:
-    from bench.runs.pipeline import Options
     from bench.spec.spec import Spec
     from slurm.batch import Batch
     from slurm.launch import Request
@@ -63,7 +63,7 @@ def require_sense(chosen: argparse.Namespace) -> None:
 
 
 def submit(
-    chosen: argparse.Namespace, specs: Sequence[Spec], options: Options, title: str, retry: Sequence[str]
+    chosen: argparse.Namespace, specs: Sequence[Spec], options: RunOptions, title: str, retry: Sequence[str]
 ) -> int:
     """Submit runs as ``chosen`` says, and follow them where it says so; returns the exit code."""
     from slurm import launch
@@ -82,7 +82,7 @@ def submit(
     )
     if chosen.dry_run:
         return _dry_run(request)
-    again = _again(chosen, specs)
+    again = _again(chosen, specs, options)
     done = launch.submit(request, say)
     counts = done.before.counts()
     for problem in done.before.problems:
@@ -153,15 +153,12 @@ def _follow(specs: Sequence[Spec], chosen: argparse.Namespace, again: str) -> in
     return 0
 
 
-def _again(chosen: argparse.Namespace, specs: Sequence[Spec]) -> str:
+def _again(chosen: argparse.Namespace, specs: Sequence[Spec], options: RunOptions) -> str:
     """Arguments of ``status`` and ``cancel`` for what ``chosen`` submits."""
     words = [str(chosen.sweep)] if chosen.command == "sweep" else [spec.id for spec in specs]
     words += ["--shard", chosen.shard] if getattr(chosen, "shard", None) else []
-    for flag, default in (("out", "results"), ("data_dir", "data")):
-        value = getattr(chosen, flag)
-        words += ["--" + flag.replace("_", "-"), str(value)] if value != Path(default) else []
-    words += [word for file in chosen.plugin for word in ("--plugin", file)]
-    return shlex.join(words)
+    places = RunOptions(plugins=options.plugins, out=options.out, data_dir=options.data_dir)
+    return shlex.join([*words, *places.to_words()])
 
 
 def show(found: Survey, total: int, chosen: argparse.Namespace, everything: bool) -> None:

@@ -7,13 +7,13 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from bench.cli import run as run_command
-from bench.cli import submit
+from bench.cli import arguments, submit
 from bench.errors import RunFailed, UsageError
 from bench.records import store
-from bench.spec.registry import add_plugin
+from bench.runs.resolve import resolve
+from bench.spec.request import RunOptions
 from bench.spec.sweep import load_sweep, shard
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
     p.add_argument("sweep", type=Path, metavar="FILE", help="TOML file with the runs; see docs/sweeps.md")
     p.add_argument("--shard", metavar="I/N", help="only part I of N, for several clusters")
     p.add_argument("--retry", dest="again", choices=("failed",), help="also the runs that failed or were lost")
-    where = run_command.add_places(p)
+    where = arguments.add_options(p)
     where.add_argument("--dry-run", action="store_true", help="print what would be submitted, submit nothing")
     submit.add_cluster(p, default=None)
 
@@ -35,58 +35,45 @@ def add_to(commands: Any) -> None:
 def sweep(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     submit.require_sense(chosen)
-    for file in chosen.plugin:
-        add_plugin(file)
-    specs = specs_of(chosen.sweep, chosen)
+    specs, options = specs_of(chosen.sweep, chosen)
     if chosen.cluster == "inline":
-        return _inline(chosen, specs)
+        return _inline(chosen, specs, options)
     retry = [chosen.again] if chosen.again else []
-    return submit.submit(chosen, specs, run_command.options_of(chosen), chosen.sweep.stem, retry)
+    return submit.submit(chosen, specs, options, chosen.sweep.stem, retry)
 
 
-def specs_of(path: Path, chosen: argparse.Namespace) -> list[Spec]:
-    """The runs of a sweep's file, each once, those that share a base side by side.
+def specs_of(path: Path, chosen: argparse.Namespace) -> tuple[list[Spec], RunOptions]:
+    """The runs of a sweep's file, each once, those that share a base side by side, and how to carry them out.
 
-    Of ``chosen`` it takes ``shard``, ``out`` and ``data_dir``; a ``folder:PATH`` in the file sets the latter, as for
-    ``bench run``. Raises UsageError.
+    Of ``chosen`` it takes ``shard`` and what :class:`RunOptions` has; a ``folder:PATH`` in the file gives the folder
+    of data sets, as for ``bench run``. Raises UsageError.
     """
-    parser = _Words()
-    run_command.add_to(parser.add_subparsers())
+    asked = RunOptions.from_args(chosen)
+    elsewhere = getattr(chosen, "cluster", "inline") == "slurm"
+    writes = not getattr(chosen, "dry_run", True)  # status and cancel write nothing either
     specs: dict[str, Spec] = {}
     places = set()
-    for words, seeds in load_sweep(path).commands:
+    for request in load_sweep(path).requests:
         try:
-            asked = parser.parse_args([*words, "--out", str(chosen.out), "--data-dir", str(chosen.data_dir), "--quiet"])
-            asked.dry_run = getattr(chosen, "dry_run", True)  # status and cancel write nothing either
-            asked.device, asked.cluster = getattr(chosen, "device", "auto"), getattr(chosen, "cluster", "inline")
-            numbers = run_command.parse_seeds(seeds)
-            first = run_command.make(asked, numbers[0])
+            found, options = resolve(request, asked, elsewhere=elsewhere, writes=writes)
         except UsageError as error:
             raise UsageError(f"sweep {path}: {error}") from error
-        specs |= {spec.id: spec for spec in (dataclasses.replace(first, seed=seed) for seed in numbers)}
-        if asked.dataset.startswith("folder:"):
-            places.add(asked.data_dir)
+        specs |= {spec.id: spec for spec in found}
+        if request.dataset.startswith("folder:"):
+            places.add(options.data_dir)
     if len(places) > 1:
         raise UsageError(
             f"sweep {path}: put its folders of images side by side, they are in {' and '.join(map(str, places))}"
         )
-    chosen.data_dir = next(iter(places), chosen.data_dir)
     ordered = sorted(specs.values(), key=lambda spec: spec.base_id())
-    return shard(ordered, chosen.shard) if chosen.shard else ordered
+    parts = shard(ordered, chosen.shard) if chosen.shard else ordered
+    return parts, dataclasses.replace(asked, data_dir=next(iter(places), asked.data_dir))
 
 
-class _Words(argparse.ArgumentParser):
-    """Reads the words of a sweep's commands."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def _inline(chosen: argparse.Namespace, specs: list[Spec]) -> int:
-    """One after the other in this process; what failed is told and the rest goes on."""
+def _inline(chosen: argparse.Namespace, specs: list[Spec], options: RunOptions) -> int:
+    """Run one after the other in this process; what failed is named and the rest is run."""
     from bench.runs.execute import execute
 
-    options = run_command.options_of(chosen)
     failures = []
     for number, spec in enumerate(specs, 1):
         path = store.path_of(options.out, spec)

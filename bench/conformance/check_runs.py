@@ -16,10 +16,10 @@ from bench.conformance.tiny_networks import STANDARD
 from bench.measure import latency
 from bench.records import store
 from bench.runs.execute import execute
-from bench.runs.method_factory import make_spec
-from bench.runs.pipeline import Options
+from bench.runs.resolve import make_spec
 from bench.runs.verify import verify_file
 from bench.spec.recipe import load_recipe
+from bench.spec.request import RunOptions
 from bench.training import loop
 from bench.training.context import Context
 
@@ -206,7 +206,7 @@ def recorded(subject: Subject) -> str | None:
     out = subject.folder / "recorded"
     spec = make_spec(subject.name, STANDARD, "check_images", load_recipe("synthetic", RECIPE), HALF)
     with patch.multiple(latency, WARMUP_S=0.0, ROUNDS=(3, 3)):
-        done = execute(spec, Options(out=out, device="cpu", quiet=True))
+        done = execute(spec, RunOptions(out=out, device="cpu", quiet=True))
     require(done["status"] == "ok", f"the run's status is {done['status']}")
     lines = verify_file(store.path_of(out, spec), out, out)
     for line in lines:

@@ -21,10 +21,12 @@ from bench.conformance.tiny_networks import STANDARD
 from bench.errors import RunFailed, Unsupported
 from bench.pruning import sites
 from bench.runs.identity import masks_sha256
-from bench.runs.method_factory import make_method, make_spec
-from bench.runs.pipeline import Options, Run
+from bench.runs.method_factory import make_method
+from bench.runs.pipeline import Run
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import METHODS, ROOT
+from bench.spec.request import RunOptions
 from bench.spec.spec import Budget, Spec
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
@@ -62,7 +64,7 @@ def unwatched(hook: str, ctx: Context, call: Callable[[], Any]) -> Any:
 class WatchedRun(Run):
     """A run without files of its own to keep and without measuring, whose method's hooks pass through ``watch``."""
 
-    def __init__(self, spec: Spec, options: Options, watch: Watch) -> None:
+    def __init__(self, spec: Spec, options: RunOptions, watch: Watch) -> None:
         super().__init__(spec, options)
         self.called: Counter[tuple[str, str]] = Counter()  # by method and hook
         for method in dict.fromkeys((self.method, *self.method.members)):
@@ -128,7 +130,7 @@ class Subject:
         """A run that is ready to go; ``train__epochs="0"`` and the like change the recipe."""
         recipe = load_recipe("synthetic", RECIPE | {key.replace("__", "."): value for key, value in settings.items()})
         spec = make_spec(method or self.name, arch, "check_images", recipe, budget, seed, coupling)
-        run = WatchedRun(spec, Options(out=out or self.folder, device=device, quiet=True), watch)
+        run = WatchedRun(spec, RunOptions(out=out or self.folder, device=device, quiet=True), watch)
         if out is None:
             run.checkpoint.unlink(missing_ok=True)  # of a run that was stopped: nothing is resumed in this folder
         return run

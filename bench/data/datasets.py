@@ -54,10 +54,10 @@ def digits(part: str, folder: Path, download: bool) -> Raw:
     ),
     source="MNIST",
 )
-@dataset("fashion_mnist", shape=(1, 28, 28), classes=10, sizes=(60_000, 10_000), source="FashionMNIST")
-@dataset("kmnist", shape=(1, 28, 28), classes=10, sizes=(60_000, 10_000), source="KMNIST")
-@dataset("cifar10", shape=(3, 32, 32), classes=10, sizes=(50_000, 10_000), source="CIFAR10")
-@dataset("cifar100", shape=(3, 32, 32), classes=100, sizes=(50_000, 10_000), source="CIFAR100")
+@dataset("fashion_mnist", shape=(1, 28, 28), classes=10, sizes=(60_000, 10_000), recipe="mnist", source="FashionMNIST")
+@dataset("kmnist", shape=(1, 28, 28), classes=10, sizes=(60_000, 10_000), recipe="mnist", source="KMNIST")
+@dataset("cifar10", shape=(3, 32, 32), classes=10, sizes=(50_000, 10_000), recipe="cifar", source="CIFAR10")
+@dataset("cifar100", shape=(3, 32, 32), classes=100, sizes=(50_000, 10_000), recipe="cifar", source="CIFAR100")
 def from_torchvision(part: str, folder: Path, download: bool, source: str) -> Raw:
     """An image classification set in torchvision's folder layout; --download fetches it and checks its hashes."""
     from torchvision import datasets

@@ -19,6 +19,9 @@ from bench.errors import SetupError, UsageError
 from bench.progress import Progress
 
 PREFIX = "folder:"
+RECIPES = ("folder_small", "folder_large")
+SMALL_SIDE = 64
+"""Images up to this side have the first of the recipes by default, larger ones the second."""
 FORM = re.compile(r"folder:(?P<path>.+?)(?:@(?P<size>[1-9]\d*))?(?:#(?P<content>[0-9a-f]{8}))?")
 """PATH as typed, or NAME of a folder in the folder of data sets; the content's hash stands in resolved names."""
 
@@ -64,7 +67,8 @@ def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> 
         return train if part == "train" else test
 
     classes, sizes = int(train.labels.max()) + 1, (len(train), len(test))
-    return Dataset(name, (channels, height, width), classes, sizes, load, resize=size is not None, distinct=True)
+    shape, recipe = (channels, height, width), RECIPES[max(height, width) > SMALL_SIDE]
+    return Dataset(name, shape, classes, sizes, load, resize=size is not None, distinct=True, recipe=recipe)
 
 
 def content_hash(train: Files, test: Files) -> str:

@@ -37,6 +37,7 @@ class Dataset:
         normal: constants that normalise; None: those of the training images.
         resize: files are brought to ``shape``; False: they have it.
         distinct: no image may stand in two classes.
+        recipe: name of the default recipe.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Dataset:
     normal: Normal | None = None
     resize: bool = True
     distinct: bool = False
+    recipe: str = ""
 
     @property
     def streamed(self) -> bool:
@@ -69,6 +71,7 @@ def dataset(
     sizes: tuple[int, int],
     sha256: tuple[str, str] | None = None,
     normal: Normal | None = None,
+    recipe: str | None = None,
     **options: Any,
 ) -> Callable[[Callable], Callable]:
     """Register ``loader(part, folder, download, **options) -> Raw | Files`` as ``name``.
@@ -80,6 +83,7 @@ def dataset(
         sizes: number of training (validation included) and test images; checked after loading.
         sha256: hashes of pixels and labels of both parts where known; checked after loading.
         normal: constants that normalise, on the scale 0..1; without them, those of the training images.
+        recipe: name of the default recipe, a literal; None: the one called as the data set.
         options: passed on, so that one loader can serve several names.
     """
 
@@ -89,7 +93,8 @@ def dataset(
 
         code = inspect.unwrap(loader).__code__
         origin = f"{code.co_filename}:{code.co_firstlineno} ({name})"
-        DATASETS.register(name, Dataset(name, shape, classes, sizes, load, sha256, normal), origin)
+        found = Dataset(name, shape, classes, sizes, load, sha256, normal, recipe=recipe or name)
+        DATASETS.register(name, found, origin)
         return loader
 
     return decorate

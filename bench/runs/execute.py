@@ -40,7 +40,8 @@ from bench.records.fields import fitting
 from bench.runs.blame import culprit, place_in_method
 from bench.runs.identity import arch_source
 from bench.runs.method_factory import make_method, method_digest
-from bench.runs.pipeline import Options, Run
+from bench.runs.pipeline import Run
+from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 
 
@@ -55,7 +56,7 @@ def crowded(error: BaseException) -> bool:
 
 
 def execute(
-    spec: Spec, options: Options, progress: Progress | None = None, job: dict[str, Any] | None = None
+    spec: Spec, options: RunOptions, progress: Progress | None = None, job: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Carry out a run, or return its record if it is already done.
 
@@ -125,7 +126,7 @@ def execute(
         return sealed
 
 
-def train_base(spec: Spec, options: Options, progress: Progress | None = None) -> str:
+def train_base(spec: Spec, options: RunOptions, progress: Progress | None = None) -> str:
     """Train the base of a run and nothing else; returns the base's name, at once if it is there.
 
     Raises UsageError, SetupError, RunFailed; KeyboardInterrupt, after which the same call goes on.
@@ -138,7 +139,7 @@ def train_base(spec: Spec, options: Options, progress: Progress | None = None) -
             run.progress.close()
 
 
-def leave_failure(spec: Spec, options: Options, error: BaseException, job: dict[str, Any] | None = None) -> None:
+def leave_failure(spec: Spec, options: RunOptions, error: BaseException, job: dict[str, Any] | None = None) -> None:
     """Write the record of a run that could not start; where nobody watches, an error must not pass unrecorded.
 
     Raises OSError when the disk does not take it, RunFailed when a finished record is already there.
@@ -166,7 +167,7 @@ def leave_failure(spec: Spec, options: Options, error: BaseException, job: dict[
     )
 
 
-def _already(path: Path, spec: Spec, options: Options) -> dict[str, Any] | None:
+def _already(path: Path, spec: Spec, options: RunOptions) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     found = store.load(path)
@@ -209,7 +210,7 @@ def _told(error: BaseException, blame: str, run: Run) -> str:
     return f"{subject[blame]} ({first_line(error)}{f', {where}' if where else ''})"
 
 
-def _not_as_asked(found: dict[str, Any], spec: Spec, options: Options) -> Iterator[str]:
+def _not_as_asked(found: dict[str, Any], spec: Spec, options: RunOptions) -> Iterator[str]:
     """In what a finished record of ``spec`` is not what the same command would make now."""
     code, machine = found["code"], found["environment"]
     if code["method_sha256"] != method_digest(make_method(spec.method, {})):

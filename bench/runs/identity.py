@@ -76,8 +76,7 @@ def require_resolved(spec: Spec, device: torch.device) -> str:
         )
     if spec.recipe.precision == "auto":
         raise UsageError(
-            f"run {spec.id}: precision auto is not resolved; make the specification with "
-            "bench.runs.method_factory.make_spec"
+            f"run {spec.id}: precision auto is not resolved; make the specification with bench.runs.resolve.make_spec"
         )
     if spec.recipe.precision == "bf16" and not environment.has_bf16(device):
         name = environment.device_name(device)

@@ -1,55 +1,25 @@
-"""From names and texts, as a user gives them, to a method and a specification."""
+"""Methods by name: with their options, and the source that they are made of."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
-from bench.measure import environment
-from bench.runs.planned_spec import assembled
 from bench.spec import source_hash
-from bench.spec.decode import method_config, non_default
-from bench.spec.recipe import Recipe
+from bench.spec.decode import method_config
 from bench.spec.registry import METHODS, method_names
 from bench.spec.source_hash import Source
-from bench.spec.spec import Budget, Spec
 from bench.training.composition import compose
 from bench.training.method import Method
 
 
-def make_spec(
-    method: str,
-    arch: str,
-    dataset: str,
-    recipe: Recipe,
-    budget: Budget | None,
-    seed: int = 0,
-    coupling: str = "inner",
-    options: dict[str, str] | None = None,
-    device: str = "auto",
-) -> Spec:
-    """A specification with every name and option checked; raises UsageError.
+def make_method(text: str, options: Mapping[str, Any]) -> Method:
+    """The method ``a`` or ``a+b`` with options ``key`` or, where there are parts, ``a.key``; raises UsageError.
 
-    Without a budget the method chooses its own sparsity (the native track), which not every method can. The precision
-    ``auto`` becomes that of ``device``, so that the run's id says which one it is; raises SetupError where the device
-    is not there.
+    ``options`` are values, as a specification has them, or texts, which are parsed.
     """
-    if recipe.precision == "auto":
-        precision = environment.pick_precision("auto", environment.pick_device(device))
-        recipe = dataclasses.replace(recipe, precision=precision)
-    method = "+".join(method_names(method))
-    made = make_method(method, options or {})
-    config: dict[str, Any] = {}
-    for part in made.members:
-        changed = non_default(part.config)
-        config |= {f"{part.name}.{k}" if len(made.members) > 1 else k: v for k, v in changed.items()}
-    return assembled(method, made, config, arch, dataset, recipe, budget, seed, coupling)
-
-
-def make_method(text: str, options: dict[str, str]) -> Method:
-    """The method ``a`` or ``a+b`` with options ``key`` or, where there are parts, ``a.key``; raises UsageError."""
     names = method_names(text)
     methods = []
     for name in names:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,7 @@ from bench.records import store
 from bench.runs.identity import identify, masks_sha256, require_resolved, suite_sha256
 from bench.runs.method_factory import make_method
 from bench.runs.preflight import BATCH, Situation, fit
+from bench.spec.request import RunOptions
 from bench.spec.spec import Budget, Spec
 from bench.training import dense_baseline as bases
 from bench.training.checkpoint import clone_state, save_tensors, weight_bytes
@@ -33,23 +33,6 @@ from bench.training.loop import Training
 from bench.training.masked_model import MaskedModel
 from bench.training.method import Method
 from bench.training.plan import PRUNE, Phase, Plan, Prune
-
-
-@dataclass(frozen=True)
-class Options:
-    """What does not change the result: where things are, and how to behave."""
-
-    out: Path = Path("results")
-    data_dir: Path = Path("data")
-    download: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    retry: bool = False
-    quiet: bool = False
-    runtimes: tuple[str, ...] = ("eager",)
-
-    def __post_init__(self) -> None:
-        latency.require(self.runtimes)
 
 
 class Run:
@@ -63,9 +46,10 @@ class Run:
     """
 
     def __init__(
-        self, spec: Spec, options: Options, progress: Progress | None = None, job: dict[str, Any] | None = None
+        self, spec: Spec, options: RunOptions, progress: Progress | None = None, job: dict[str, Any] | None = None
     ) -> None:
         self.spec, self.options, self.job = spec, options, job
+        latency.require(options.runtimes)
         self.began = datetime.now(UTC)
         self.parts: dict[str, Any] = {
             "data": None,
@@ -83,8 +67,7 @@ class Run:
         if options.threads:
             torch.set_num_threads(options.threads)
         self.precision = require_resolved(spec, self.device)
-        texts = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in spec.config.items()}
-        self.method = make_method(spec.method, texts)
+        self.method = make_method(spec.method, spec.config)
         self.progress = progress or Progress(label(spec), options.quiet)
         self.cache = options.out / "cache"
         self.dataset = facts = loading.find(spec.dataset, options.data_dir, self.cache, self.progress)

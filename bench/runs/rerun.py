@@ -6,20 +6,15 @@ Needs no torch.
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench import RULES
-from bench.errors import UsageError
-from bench.spec.recipe import Recipe, load_recipe, recipe_names
+from bench.spec.request import LIKE, RunOptions, RunRequest
 from bench.spec.spec import Spec
+from bench.spec.words import flat
 
-LIKE = "A_RECORD_WITH_THESE_WIDTHS"
-"""What stands for the record that ``--like`` named: a specification keeps its widths, not where it was."""
-ANY_RECIPE = "digits"
-"""Where the recipe is not known here, all of its values are set, so that it does not matter which one they change."""
 OLDER_RULES = ("0.1",)
 """Rules whose specifications can still be asked for, under today's."""
 RESULTS = ("data", "training", "structure", "cost", "metrics", "curve", "artifacts")
@@ -34,29 +29,17 @@ CAUSES = ("training.precision", "environment.threads", "environment.device", "en
 Record = Mapping[str, Any]
 
 
-def words(found: Record, like: str = LIKE) -> list[str]:
-    """The words after ``python -m bench`` that ask for exactly the record's specification.
+def request_of(found: Record, like: str = LIKE) -> tuple[RunRequest, RunOptions]:
+    """The request that resolves to exactly the record's specification, and its device and threads.
 
     Args:
         found: a record of any status.
-        like: what stands after ``--like``, for a budget of widths.
+        like: the record that ``--like`` names, for a budget of widths.
 
     Raises UsageError for a specification that no command makes here.
     """
-    spec = today(found)
-    for text, prefix in ((spec.arch, "file:"), (spec.dataset, "folder:")):
-        if text.startswith(prefix) and not re.search(r"#[0-9a-f]{8}$", text):  # or a record could name any file
-            raise UsageError(f"{text!r}: a record names such things with the hash of their content")
-    made = ["run", *_option("--method", spec.method), *_option("--arch", spec.arch)]
-    made += _option("--dataset", spec.dataset)
-    made += _recipe(spec.recipe)
-    made += _budget(spec, found, like)
-    made += _option("--coupling", spec.coupling) if spec.coupling != "inner" else []
-    for key, value in spec.config.items():
-        made += _option("-p", f"{key}={_text(value)}")
     machine = found["environment"]
-    made += [*_option("--seeds", str(spec.seed)), *_option("--device", machine["device_type"])]
-    return [*made, "--threads", str(machine["threads"])]
+    return RunRequest.from_spec(today(found), like), RunOptions(machine["device_type"], machine["threads"])
 
 
 def today(found: Record) -> Spec:
@@ -68,8 +51,14 @@ def today(found: Record) -> Spec:
 
 
 def command(found: Record) -> str:
-    """The same as a line for a shell; raises UsageError likewise."""
-    return shlex.join(["python", "-m", "bench", *words(found)])
+    """The command that makes the record's specification, as a line for a shell; raises UsageError as above."""
+    request, options = request_of(found)
+    return command_line(request, options)
+
+
+def command_line(request: RunRequest, options: RunOptions) -> str:
+    """The command of a request, as a line for a shell."""
+    return shlex.join(["python", "-m", "bench", *request.to_words(), *options.to_words()])
 
 
 def made_with(found: Record) -> str:
@@ -78,55 +67,6 @@ def made_with(found: Record) -> str:
     state = f"commit {code['commit'] or 'not known'}{' with local changes' if code['diff_sha256'] else ''}"
     here = "" if rules == RULES else f" (here {RULES})"
     return f"{state}, rules {rules}{here}, torch {machine['packages']['torch']}, {machine['device']}"
-
-
-def _option(flag: str, value: str) -> list[str]:
-    """An option with its value; one that looks like an option itself is tied to it."""
-    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
-
-
-def _recipe(recipe: Recipe) -> list[str]:
-    """The recipe by name, with its precision and what is another value than in its file as it is now."""
-    known = recipe.name in recipe_names()
-    name = recipe.name if known else ANY_RECIPE
-    wanted = _flat(dataclasses.asdict(recipe))
-    there = _flat(dataclasses.asdict(load_recipe(name))) if known else {}
-    changed = {key: value for key, value in wanted.items() if key != "name" and there.get(key) != value}
-    if recipe.precision != "auto":
-        changed["precision"] = recipe.precision  # always, as a recipe's own may be chosen by the machine
-    return ["--recipe", name, *(word for key, value in changed.items() for word in ("--set", f"{key}={_text(value)}"))]
-
-
-def _budget(spec: Spec, found: Record, like: str) -> list[str]:
-    budget = spec.budget
-    if budget is None:
-        prunes = found["training"] is None or "prune" in found["training"]["plan"]
-        return ["--native"] if prunes else []
-    shares = (("--keep-macs", budget.keep_macs), ("--keep-params", budget.keep_params))
-    made = [word for flag, share in shares if share is not None for word in (flag, _text(share))]
-    made += _option("--like", like) if budget.widths is not None else []
-    if not made:
-        raise UsageError("a budget without a share and without widths: no command asks for it")
-    made += _option("--ranking", budget.ranking) if budget.ranking is not None else []
-    return made + (["--min-keep", str(budget.min_keep)] if budget.min_keep != 1 else [])
-
-
-def _text(value: Any) -> str:
-    """A value as it is typed."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return ",".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
-
-
-# --- what to expect ---------------------------------------------------------------------------------------------
 
 
 # --- what came out ----------------------------------------------------------------------------------------------
@@ -182,8 +122,8 @@ def _made(found: Record) -> dict[str, Any]:
     """How a run was made, by dotted keys."""
     training, rules = found["training"], found["spec"]["rules"]
     known = {"training": {"precision": training["precision"]}, "spec": {"rules": rules}}
-    made = _flat(known) | _flat({"base": training["base"].get("made", {})})
-    made |= _flat({key: found[key] for key in ("environment", "code")})
+    made = flat(known) | flat({"base": training["base"].get("made", {})})
+    made |= flat({key: found[key] for key in ("environment", "code")})
     if rules in OLDER_RULES:
         del made["code.method_sha256"]  # was that of one file, without what it imports
     return made

@@ -52,18 +52,18 @@ def decode(cls: type, values: Mapping[str, Any], where: str) -> Any:
         raise UsageError(f"{where}: {error}") from error
 
 
-def decode_with(cls: type, values: Mapping[str, Any], texts: Mapping[str, str], where: str) -> Any:
-    """Like :func:`decode`, with (dotted) keys set from ``texts`` first; 0 and false count as given."""
+def decode_with(cls: type, values: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Any:
+    """Like :func:`decode`, with the (dotted) keys of ``given`` set first: values, or texts, which are parsed."""
     changed: dict[str, Any] = copy.deepcopy(dict(values))
     known = _dotted(cls)
-    for key, text in texts.items():
+    for key, value in given.items():
         if key not in known:
             raise unknown(f"key in {where}", key, known)
         *parents, last = key.split(".")
         target, kind = changed, cls
         for parent in parents:
             target, kind = target.setdefault(parent, {}), _hints(kind)[parent]
-        target[last] = parse(text, _hints(kind)[last], key)
+        target[last] = parse(value, _hints(kind)[last], key) if isinstance(value, str) else value
     return decode(cls, changed, where)
 
 
@@ -90,8 +90,8 @@ def parse(text: str, kind: Any, name: str) -> Any:
     raise UsageError(f"{name}={text}: not {_type_name(kind)}")
 
 
-def method_config(cls: type, values: Mapping[str, str], name: str) -> Any:
-    """A method's configuration with the options given as text on the command line."""
+def method_config(cls: type, values: Mapping[str, Any], name: str) -> Any:
+    """A method's configuration with some of its options, as values or as texts; raises UsageError."""
     fields = dataclasses.fields(cls)
     for key in values:
         if key not in {f.name for f in fields}:

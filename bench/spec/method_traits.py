@@ -54,12 +54,12 @@ class Traits:
     config: Mapping[str, Any]
 
 
-def of(name: str, options: Mapping[str, str] | None = None) -> Traits | None:
+def of(name: str, options: Mapping[str, Any] | None = None) -> Traits | None:
     """The traits of a registered method; None for one that is not in a file, or is not written plainly.
 
     Args:
         name: in the registry.
-        options: as text.
+        options: values, or texts, which are parsed.
 
     Raises:
         UsageError: an option is unknown or has a wrong value.

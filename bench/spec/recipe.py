@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bench.errors import UsageError
 from bench.spec.decode import decode_with, non_default, read_toml
@@ -83,7 +83,7 @@ def recipe_names() -> list[str]:
     return sorted(file.stem for file in RECIPES.glob("*.toml"))
 
 
-def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe called ``name`` (or the TOML file at that path), with ``overrides`` such as ``train.epochs``.
 
     Raises UsageError for an unknown name, key or value.

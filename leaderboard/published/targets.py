@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import UsageError
 from bench.spec.decode import decode, read_toml
 from bench.spec.registry import unknown
+from bench.spec.request import BUDGETS, RunRequest
 from leaderboard.stats.intervals import interval
 
 TARGETS = Path(__file__).parent / "targets"
@@ -54,34 +55,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed only, one ``bench run`` command, with what was published of them."""
+    """Runs that differ in their seed only, one request, with what was published of them."""
 
-    method: str
-    arch: str
-    dataset: str
-    recipe: str
-    native: bool = False
-    keep_macs: float | None = None
-    keep_params: float | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    request: RunRequest
     targets: tuple[Target, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.native + (self.keep_macs is not None) + (self.keep_params is not None) != 1:
-            raise ValueError("give one of native = true, keep_macs and keep_params")
-
-    def command(self) -> list[str]:
-        """The words after ``python -m bench``, without seeds and places."""
-        words = ["run", "--method", self.method, "--arch", self.arch, "--dataset", self.dataset]
-        words += ["--recipe", self.recipe]
-        words += ["--native"] if self.native else []
-        for flag, share in (("--keep-macs", self.keep_macs), ("--keep-params", self.keep_params)):
-            words += [flag, f"{share}"] if share is not None else []
-        for flag, values in (("-p", self.options), ("--set", self.settings)):
-            for key, value in values.items():
-                words += [flag, f"{key}={value}"]
-        return words
 
 
 @dataclass(frozen=True)
@@ -173,8 +150,18 @@ def load_claim(name: str) -> Claim:
         if not isinstance(rows, list):
             raise UsageError(f"{place}: targets is not a list of tables")
         targets = tuple(decode(Target, _table(row, f"{place}.targets"), f"{place}.targets") for row in rows)
-        groups[key] = decode(Group, {**group, "targets": targets}, place)
+        groups[key] = Group(_request({k: v for k, v in group.items() if k != "targets"}, place), targets)
     return decode(Claim, {"name": file.stem, **values, "groups": groups}, where)
+
+
+def _request(values: Mapping[str, Any], where: str) -> RunRequest:
+    """What a group asks for; its budget is given, as the default one is not a publication's."""
+    found = RunRequest.from_table(values, where)
+    if len(found) > 1:
+        raise UsageError(f"{where}: a group is one request, without lists")
+    if not any(values.get(key) for key in BUDGETS):
+        raise UsageError(f"{where}: give one of native = true, keep_macs and keep_params")
+    return found[0]
 
 
 def curve_of(record: Record) -> dict[float, float]:

@@ -9,7 +9,7 @@ import pytest
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.records import store
 from bench.runs.execute import execute, train_base
-from bench.runs.method_factory import make_spec
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import METHODS
 from bench.spec.spec import Budget

@@ -10,9 +10,9 @@ from support.records import ended, finished
 from bench.errors import SetupError
 from bench.records import store
 from bench.runs.execute import leave_failure
-from bench.runs.method_factory import make_spec
-from bench.runs.pipeline import Options
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
+from bench.spec.request import RunOptions
 from bench.spec.spec import Budget
 from slurm import launch, states
 from slurm.batch import Batch, Task, base_key, batches, jobs_folder
@@ -50,14 +50,14 @@ def spec_of(seed=0, method="l1_norm", **changes):
 
 
 def request(specs, out, cluster="slurm", retry=(), processes=1, **profile):
-    made = Request(specs, Options(out=out), [], cluster, Profile(**profile), "some", frozenset(retry), processes)
+    made = Request(specs, RunOptions(out=out), [], cluster, Profile(**profile), "some", frozenset(retry), processes)
     return made
 
 
 def leave(out, spec, status="ok"):
     """Write a record; returns its hash."""
     if status == "failed":
-        leave_failure(spec, Options(out=out), SetupError("no data"), None)
+        leave_failure(spec, RunOptions(out=out), SetupError("no data"), None)
     else:
         made = finished(spec, 60.0) if status == "ok" else ended(status, spec, "stopped")
         store.write(store.path_of(out, spec), made)
@@ -478,7 +478,7 @@ def test_a_folder_that_takes_nothing_is_told_before_anything_is_handed_over(slur
 def test_what_a_batch_carries(slurm, out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = spec_of()
-    options = Options(out=out, threads=None, download=True, device="auto")
+    options = RunOptions(out=out, threads=None, download=True, device="auto")
     asked = Request(
         [spec], options, [tmp_path / "plugin.py"], "slurm", Profile(cpus=3, time="2:00:00"), "a title/of sorts" * 9
     )

@@ -16,7 +16,7 @@ from support.paths import ROOT
 from support.waiting import until
 
 from bench.errors import SetupError
-from bench.runs.method_factory import make_spec
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget
 from slurm import clusters

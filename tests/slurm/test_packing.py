@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.records import store
 from bench.runs.execute import execute
-from bench.runs.method_factory import make_spec
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget
 from slurm.batch import Task

@@ -7,7 +7,7 @@ from support.cluster_in_memory import Cluster
 from support.records import SPEC, finished
 
 from bench.records import store
-from bench.runs.pipeline import Options
+from bench.spec.request import RunOptions
 from slurm import journal, launch, states
 from slurm.batch import batches
 from slurm.launch import Request, submit
@@ -32,7 +32,7 @@ def slurm(monkeypatch):
 def sweep(slurm, tmp_path):
     """150 runs, of which the first 60 are finished and have records, after three legs each."""
     specs = [replace(SPEC, seed=seed) for seed in range(150)]
-    submit(Request(specs, Options(out=tmp_path), [], "slurm", Profile(), "some"), print)
+    submit(Request(specs, RunOptions(out=tmp_path), [], "slurm", Profile(), "some"), print)
     pairs = [(batch, number) for batch in batches(tmp_path) for number in range(batch.count)]
     for batch, number in pairs[:60]:
         notes, job = batch.journal(), batch.jobs[number]

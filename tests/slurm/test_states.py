@@ -9,9 +9,9 @@ from bench.errors import SetupError
 from bench.files import run_lock
 from bench.records import store
 from bench.runs.execute import leave_failure
-from bench.runs.method_factory import make_spec
-from bench.runs.pipeline import Options
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
+from bench.spec.request import RunOptions
 from bench.spec.spec import Budget
 from slurm import states
 from slurm.batch import Batch, Task, new_token
@@ -62,7 +62,7 @@ def spec_of(seed=0, method="l1_norm"):
 def leave(out, spec, status="ok", seconds=12.0, replaced=False):
     """Write a record; returns its hash."""
     if status == "failed":
-        leave_failure(spec, Options(out=out, retry=True), SetupError("no data"), {"at": time.time()})
+        leave_failure(spec, RunOptions(out=out, retry=True), SetupError("no data"), {"at": time.time()})
     else:
         made = finished(spec, seconds) if status == "ok" else ended(status, spec, "stopped")
         made["clock"] |= {"at": time.time()}

@@ -2,7 +2,7 @@
 
 import shlex
 
-from bench.runs.method_factory import make_spec
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget
 from slurm.batch import Batch, Task

@@ -10,9 +10,9 @@ import pytest
 from support.paths import PLUGINS, ROOT
 
 from bench.cli import main, parser
-from bench.cli.run import parse_seeds
 from bench.errors import UsageError
 from bench.measure import latency
+from bench.spec.words import as_seeds
 
 SMALL = ["--plugin", str(PLUGINS / "small.py"), "--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic"]
 
@@ -98,8 +98,6 @@ def test_wrong_words(capsys, tmp_path, arguments, code, said):
 
 
 def test_run_show_verify(capsys, tmp_path, monkeypatch):
-    from bench.measure import latency
-
     monkeypatch.setattr(latency, "WARMUP_S", 0.0)
     monkeypatch.setattr(latency, "ROUNDS", (3, 3))
     command = ["run", "-m", "l1_norm", *SMALL, "--epochs", "1", "--out", tmp_path]
@@ -181,13 +179,13 @@ def test_several_seeds_go_on_after_a_failure(capsys, tmp_path):
 
 @pytest.mark.parametrize(("text", "seeds"), [("0", [0]), ("0-3", [0, 1, 2, 3]), ("5,1-2,5", [5, 1, 2])])
 def test_seeds(text, seeds):
-    assert parse_seeds(text) == seeds
+    assert as_seeds(text) == tuple(seeds)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1-", "x", "3-1"])
 def test_wrong_seeds(text):
     with pytest.raises(UsageError, match="--seeds"):
-        parse_seeds(text)
+        as_seeds(text)
 
 
 def test_every_command_has_help(capsys):

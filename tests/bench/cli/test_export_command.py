@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from bench.measure import latency, onnx_export
 from bench.records import store
 from bench.runs.artifacts import Stored
 from bench.runs.execute import execute
-from bench.runs.pipeline import Options
+from bench.runs.resolve import resolve
 from bench.spec.registry import add_plugin
+from bench.spec.request import RunOptions, RunRequest
 from leaderboard.render.summary import summary
 
 
@@ -242,12 +244,17 @@ def test_a_finished_record_without_an_asked_runtime_is_told(make_run, capsys, mo
 
 
 def test_runtimes_are_checked_before_anything_runs(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="unknown runtime 'onnxruntme': did you mean onnxruntime"):
-        Options(runtimes=("eager", "onnxruntme"))
-    monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
-    with pytest.raises(SetupError, match="no_such_package"):
-        Options(runtimes=("onnxruntime",))
-    assert Options().runtimes == ("eager",)
+    asked = RunRequest("l1_norm", "resnet20")
+    spec = resolve(asked)[0][0]
+    for refuse in (partial(resolve, asked), partial(execute, spec)):
+        monkeypatch.undo()
+        with pytest.raises(UsageError, match="unknown runtime 'onnxruntme': did you mean onnxruntime"):
+            refuse(RunOptions(out=tmp_path, runtimes=("eager", "onnxruntme")))
+        monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
+        with pytest.raises(SetupError, match="no_such_package"):
+            refuse(RunOptions(out=tmp_path, runtimes=("onnxruntime",)))
+    assert not [*tmp_path.iterdir()]
+    assert RunOptions().runtimes == ("eager",)
 
 
 @pytest.mark.parametrize(("asked", "code"), [("eagre", 2), ("", 2), ("onnxruntime", 3)])

@@ -9,12 +9,13 @@ import pytest
 import torch
 from support.image_folders import CLASSES, encoded, resolved, save, write_folder
 
-from bench.cli.run import recipe_of
 from bench.data.loading import Images, Stream, find, load_test, load_training, resolve
 from bench.errors import SetupError, UsageError
 from bench.records import store
 from bench.runs.execute import execute
+from bench.runs.resolve import default_recipe
 from bench.runs.verify import verify_file
+from bench.spec.request import RunOptions
 from bench.training.loop import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -127,11 +128,12 @@ def test_normalisation_split_and_hashes(folder):
     ("size", "name"), [((8, 8), "folder_small"), ((64, 10), "folder_small"), ((65, 8), "folder_large")]
 )
 def test_the_recipe_depends_on_the_size(tmp_path, size, name):
-    from argparse import Namespace
-
     dataset, data_dir = resolved(write_folder(tmp_path / "x", train=1, test=1, size=size))
-    assert recipe_of(Namespace(dataset=dataset, data_dir=data_dir, out=tmp_path, dry_run=True, quiet=True)) == name
+    options = RunOptions(data_dir=data_dir, out=tmp_path, quiet=True)
+    assert default_recipe(dataset, options, writes=False) == name
     assert not (tmp_path / "cache").exists()
+    assert default_recipe(dataset, options) == name
+    assert (tmp_path / "cache").exists()
 
 
 # --- what is refused ------------------------------------------------------------------------------------------

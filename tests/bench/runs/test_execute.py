@@ -12,9 +12,10 @@ from bench.pruning.cost_model import Budget
 from bench.records import store
 from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
-from bench.runs.pipeline import Options, Run
+from bench.runs.pipeline import Run
 from bench.runs.verify import verify_file
 from bench.spec.registry import METHODS
+from bench.spec.request import RunOptions
 from leaderboard.render.summary import details, summary
 
 OWN = ["dense", "random", "uniform_thin", "l1_norm", "taylor", "l1l2", "ddrop", "dropnet", "edropout", "spectral"]
@@ -195,7 +196,7 @@ def test_broken_methods_fail_with_one_line_and_a_record(make_run, method, compla
     with pytest.raises(RunFailed, match="--retry"):
         execute(spec, options)
     with pytest.raises(RunFailed, match=complaint):
-        execute(spec, Options(out=options.out, quiet=True, retry=True))
+        execute(spec, RunOptions(out=options.out, quiet=True, retry=True))
     path = store.path_of(options.out, spec)
     assert len(list((path.parent / "superseded").glob("*.json"))) == 1
 
@@ -347,7 +348,7 @@ def test_unwritable_folder_is_told_before_training(make_run, tmp_path):
     (tmp_path / "file").write_text("")
     spec, _ = make_run()
     with pytest.raises(SetupError, match="--out"):
-        execute(spec, Options(out=tmp_path / "file" / "results", quiet=True))
+        execute(spec, RunOptions(out=tmp_path / "file" / "results", quiet=True))
 
 
 def test_full_disk_at_the_end_loses_no_record(make_run, monkeypatch):
@@ -408,6 +409,6 @@ def test_uniform_thin_starts_from_fresh_weights(make_run):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no CUDA device")
 def test_on_cuda(make_run, arch):
     spec, options = make_run("ddrop", arch, "tiny8")
-    done = execute(spec, Options(out=options.out, quiet=True, device="cuda"))
+    done = execute(spec, RunOptions(out=options.out, quiet=True, device="cuda"))
     assert done["environment"]["device_type"] == "cuda"
     assert done["structure"]["gate_slice_difference"] <= 1e-4

@@ -21,7 +21,7 @@ from bench.models.build import build
 from bench.records import store
 from bench.runs import identity
 from bench.runs.execute import execute
-from bench.runs.method_factory import make_spec
+from bench.runs.resolve import make_spec
 from bench.runs.verify import verify_file
 from bench.spec import registry
 from bench.spec.recipe import load_recipe

@@ -12,11 +12,11 @@ from bench.errors import UsageError
 from bench.pruning.cost_model import Budget
 from bench.records import store
 from bench.runs.execute import execute
-from bench.runs.method_factory import make_spec
-from bench.runs.pipeline import Options
+from bench.runs.resolve import make_spec
 from bench.runs.verify import verify_file
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import add_plugin
+from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 from leaderboard.render.summary import details, summary
 
@@ -140,7 +140,7 @@ def like(make_run, tmp_path):
     """A record whose network kept 10 and 10 of 40 and 40 units."""
     spec, _ = make_run("own_share", "mlp_40_40", "tiny8")
     spec = dataclasses.replace(spec, budget=None)
-    done = execute(spec, Options(out=tmp_path / "out", quiet=True))
+    done = execute(spec, RunOptions(out=tmp_path / "out", quiet=True))
     return store.path_of(tmp_path / "out", spec), done
 
 
@@ -204,4 +204,4 @@ def test_widths_are_kept_by_every_ranking_and_on_resume_the_same(make_run):
 def test_masks_over_the_widths_fail(make_run):
     spec, options = make_run("over_budget", "mlp_40_40", "tiny8", keep=Budget(widths=(7, 30)))
     with pytest.raises(Exception, match="the budget of widths 7-30 is"):
-        execute(spec, Options(out=options.out, quiet=True))
+        execute(spec, RunOptions(out=options.out, quiet=True))

@@ -7,30 +7,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.paths import PLUGINS, ROOT
+from support.paths import PLUGINS
 from support.records import SPEC, changed, ended, finished, quality
+from support.requested import specs_of
 
 from bench import RULES
 from bench.cli import main, parser
-from bench.cli.run import make
 from bench.errors import UsageError
 from bench.records import store
 from bench.runs import rerun
-from bench.runs.method_factory import make_spec
+from bench.runs.resolve import make_spec, resolve
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import ARCHS, DATASETS, METHODS
 from bench.spec.spec import Budget, Spec
 
-RECORDS = ROOT / "leaderboard" / "records"
-FOLDERS = sorted({file.parent for file in store.find(RECORDS)})
-FAST = {folder.name: folder for folder in FOLDERS}.values()
-"""One folder of each method."""
+
+def words_of(found):
+    """The words of the command that makes a record's specification."""
+    return shlex.split(rerun.command(found))[3:]
 
 
 def asked(found):
     """The specification that the words of a record mean to the real command line."""
-    chosen = parser().parse_args(rerun.words(found))
-    return make(chosen, int(chosen.seeds))
+    (spec,) = specs_of(*words_of(found)[1:])
+    return spec
 
 
 HALF = Budget(keep_macs=0.5)
@@ -41,31 +41,6 @@ def specified(method="l1_norm", budget=HALF, recipe="digits", settings=None, **m
 
 
 # --- the command of a record ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "folder",
-    [
-        pytest.param(folder, id="-".join(folder.parts[-3:]), marks=[pytest.mark.slow] * (folder not in FAST))
-        for folder in FOLDERS
-    ],
-)
-def test_committed_records_can_be_asked_for_again(folder):
-    known = {}
-    for file in store.find(folder):
-        found = json.loads(file.read_text())
-        known.setdefault(found["spec_sha256"], found)
-    for found in known.values():
-        spec, theirs = asked(found), Spec.from_dict(found["spec"])
-        assert theirs.sha256 == found["spec_sha256"]  # their ids are computed as ever
-        assert spec.recipe.precision == found["training"]["precision"]
-        assert spec == dataclasses.replace(
-            theirs, rules=RULES, recipe=dataclasses.replace(theirs.recipe, precision=spec.recipe.precision)
-        )
-
-
-def test_there_are_committed_records():
-    assert len(FOLDERS) > 30
 
 
 DROPNET = {"method": "dropnet", "budget": None, "options": {"p": "0.3", "metric": "minimum"}}
@@ -99,13 +74,13 @@ def test_every_kind_of_specification(asked_for, said):
         found = changed(found, ("training", "plan"), [{"epochs": 1, "part": "train", "rewind": None}])
     again = asked(found)
     assert (again.sha256, again.id, again.recipe.sha256) == (spec.sha256, spec.id, spec.recipe.sha256)
-    assert said in " ".join([*rerun.words(found), ""])
+    assert said in " ".join([*words_of(found), ""])
 
 
 def test_a_recipe_that_is_not_known_here_has_all_its_values_set():
     spec = specified(settings={"batch_size": "48"})
     spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, name="../own.toml"))
-    words = rerun.words(finished(spec))
+    words = words_of(finished(spec))
     assert words.count("--set") == 21
     assert "../own.toml" not in " ".join(words)
     assert asked(finished(spec)).id == spec.id
@@ -117,8 +92,8 @@ def test_a_record_that_was_like_another_says_what_is_to_be_put_there(tmp_path):
     assert f"--like {rerun.LIKE} --ranking global" in rerun.command(found)
     path = tmp_path / "x.json"
     path.write_text(store.to_text(store.seal(found)))
-    chosen = parser().parse_args(rerun.words(found, like=str(path)))  # its own network has these widths
-    assert make(chosen, 0).id == spec.id
+    request, _ = rerun.request_of(found, like=str(path))  # its own network has these widths
+    assert [made.id for made in resolve(request)[0]] == [spec.id]
 
 
 def test_a_run_that_failed_can_be_asked_for_too():
@@ -135,8 +110,9 @@ def test_hostile_names_stay_one_word(text):  # fmt: skip
     found = changed(found, ("spec", "dataset"), text)
     found = changed(found, ("spec", "config"), {"k" + text: text})
     line = rerun.command(found)
-    assert shlex.split(line) == ["python", "-m", "bench", *rerun.words(found)]
-    chosen = parser().parse_args(rerun.words(found))
+    request, machine = rerun.request_of(found)
+    assert shlex.split(line) == ["python", "-m", "bench", *request.to_words(), *machine.to_words()]
+    chosen = parser().parse_args(words_of(found))
     assert (chosen.method, chosen.arch, chosen.dataset, chosen.options) == (text, text, text, [f"k{text}={text}"])
     assert chosen.out == Path("results")
 
@@ -146,14 +122,14 @@ def test_hostile_names_stay_one_word(text):  # fmt: skip
 )
 def test_a_record_does_not_choose_files_of_this_machine(key, value):  # fmt: skip
     with pytest.raises(UsageError, match="with the hash of their content"):
-        rerun.words(changed(finished(), ("spec", key), value))
+        rerun.request_of(changed(finished(), ("spec", key), value))
 
 
 def test_what_no_command_asks_for():
     with pytest.raises(UsageError, match="without a share"):
-        rerun.words(finished(dataclasses.replace(SPEC, budget=Budget())))
+        rerun.request_of(finished(dataclasses.replace(SPEC, budget=Budget())))
     with pytest.raises(UsageError, match="unknown key in specification 'new'"):
-        rerun.words(changed(finished(), ("spec", "new"), 1))
+        rerun.request_of(changed(finished(), ("spec", "new"), 1))
 
 
 # --- what is expected -------------------------------------------------------------------------------------------
@@ -294,7 +270,7 @@ def test_a_dry_run_prints_the_command(bench, given, tmp_path):
     words = shlex.split(out)
     assert words[:3] == ["python", "-m", "bench"]
     chosen = parser().parse_args(words[3:])
-    assert make(chosen, int(chosen.seeds)).id == given.stem
+    assert [spec.id for spec in specs_of(*words[4:])] == [given.stem]
     assert chosen.out == tmp_path / "mine"
 
 

@@ -9,8 +9,8 @@ from support.paths import ROOT
 from bench.cli import main
 from bench.errors import UsageError
 from bench.measure import processor
-from bench.runs import planned_spec
-from bench.runs.method_factory import make_method, make_spec
+from bench.runs.method_factory import make_method
+from bench.runs.resolve import make_spec
 from bench.spec import method_traits
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import METHODS, add_plugin
@@ -44,10 +44,13 @@ def test_traits_with_options_are_those_of_the_method(name, options):
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 @pytest.mark.parametrize("recipe", ["digits", "cifar"])
-def test_a_planned_specification_is_the_one_that_is_run(name, options, recipe):
+def test_spec_from_source_equals_spec_from_import(monkeypatch, name, options, recipe):
     for budget in (Budget(0.5), Budget(0.5, ranking="global"), Budget(0.3, ranking="layer", min_keep=2)):
         asked = (name, "lenet", "digits", load_recipe(recipe), budget, 3, "inner", options, "cpu")
-        assert planned_spec.planned_spec(*asked) == make_spec(*asked)
+        read = make_spec(*asked)
+        with monkeypatch.context() as patched:
+            patched.setattr(method_traits, "of", lambda *_: None)
+            assert read == make_spec(*asked)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +65,10 @@ def test_wrong_options_have_the_message_of_the_method(name, options):
     assert str(caught.value) == str(expected.value)
 
 
-def test_a_method_without_native_track_is_refused_alike():
-    for make in (make_spec, planned_spec.planned_spec):
-        with pytest.raises(UsageError, match="does not choose its own sparsity"):
-            make("l1_norm", "lenet", "digits", load_recipe("digits"), None)
+@pytest.mark.parametrize("method", ["l1_norm", "dropout+l1_norm"])
+def test_a_method_without_native_track_is_refused_alike(method):
+    with pytest.raises(UsageError, match="does not choose its own sparsity"):
+        make_spec(method, "lenet", "digits", load_recipe("digits"), None)
 
 
 ODD = '''
@@ -126,17 +129,12 @@ def odd(plugins, tmp_path):
 def test_what_is_not_plain_is_left_to_the_import(odd, name):
     assert method_traits.of(name) is None
     asked = (name, "lenet", "digits", load_recipe("digits"), Budget(0.5))
-    assert planned_spec.planned_spec(*asked) is None
     assert make_spec(*asked).method == name
 
 
 @pytest.mark.parametrize("name", ["plain", "mathematical"])
 def test_plain_plugins_are_read(odd, name):
     assert method_traits.of(name) == method_traits.of_class(METHODS.get(name))
-
-
-def test_compositions_are_left_to_the_import():
-    assert planned_spec.planned_spec("slimming+fpgm", "lenet", "digits", load_recipe("digits"), Budget(0.5)) is None
 
 
 @pytest.mark.parametrize(

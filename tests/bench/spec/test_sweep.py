@@ -1,22 +1,18 @@
 """Sweep files: what runs they stand for, what is wrong with bad ones, and parts of them."""
 
 import itertools
-import json
-import tempfile
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support import image_folders
+from support import image_folders, requested
 from support.paths import ROOT
 
 from bench.cli import main, parser
-from bench.cli.run import make, parse_seeds
 from bench.cli.sweep import specs_of
 from bench.errors import UsageError
 from bench.records import store
-from bench.spec.sweep import FLAGS, load_sweep, shard
+from bench.spec.sweep import load_sweep, shard
 
 SHARES = (0.75, 0.5, 0.25, 0.1)
 
@@ -41,13 +37,12 @@ def write(tmp_path):
 def runs(path, *words):
     """The specifications of a sweep's file."""
     chosen = parser().parse_args(["sweep", str(path), "--cluster", "inline", "--dry-run", "--out", "nowhere", *words])
-    return specs_of(path, chosen)
+    return specs_of(path, chosen)[0]
 
 
 def asked(*words):
     """The specifications of ``bench run`` with these words."""
-    chosen = parser().parse_args(["run", *words, "--dry-run", "--out", "nowhere"])
-    return [make(chosen, seed) for seed in parse_seeds(chosen.seeds)]
+    return requested.specs_of(*words, "--out", "nowhere")
 
 
 def ids(specs):
@@ -174,85 +169,6 @@ def test_lists_in_tables_are_crossed_too(write):
     assert len(found) == 4
 
 
-VALUES = {
-    "method": ["l1_norm", "random", "ddrop", "dense"],
-    "arch": ["resnet20", "resnet56"],
-    "dataset": ["digits", "mnist"],
-    "recipe": ["digits", "mnist", "cifar"],
-    "keep_macs": [0.5, 1, 0.25, 1e-1],
-    "ranking": ["global", "layer"],
-    "min_keep": [1, 2],
-    "coupling": ["inner", "full"],
-    "epochs": [0, 3],
-    "finetune_epochs": [0, 2],
-}
-SETTINGS = {"batch_size": [16, 64], "train.lr": [0.1, 1e-05], "nesterov": [True, False], "precision": ["fp32"]}
-
-
-@st.composite
-def crossed(draw):
-    """For some of the keys a value of them, for up to three of these several: options, and recipe values."""
-    keys = draw(st.lists(st.sampled_from([*VALUES, *SETTINGS]), unique=True))
-    several = draw(st.lists(st.sampled_from(keys), unique=True, max_size=3)) if keys else []
-    known = VALUES | SETTINGS
-    chosen = {key: known[key] if key in several else [draw(st.sampled_from(known[key]))] for key in keys}
-    return [{key: few for key, few in chosen.items() if key in table} for table in (VALUES, SETTINGS)]
-
-
-def written(value):
-    """As TOML has it, a single one also as itself."""
-    return json.dumps(value[0] if isinstance(value, list) and len(value) == 1 else value)
-
-
-def said(value):
-    """As a user types it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@settings(max_examples=25, deadline=None)
-@given(crossed(), st.sampled_from(["0", "0-2", "4,1"]))
-def test_every_command_of_a_sweep_is_the_run_that_its_words_say(tables, seeds):
-    values, changes = tables
-    values = {"method": ["l1_norm"], "arch": ["resnet20"]} | values
-    table = ", ".join(f'"{key}" = {written(value)}' for key, value in changes.items())
-    lines = [f"{key} = {written(value)}" for key, value in values.items()]
-    text = "\n".join(["[[runs]]", *lines, f"settings = {{ {table} }}", f'seeds = "{seeds}"'])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sweep.toml"
-        path.write_text(text)
-        found = runs(path)
-    expected = set()
-    for choice in itertools.product(*values.values(), *changes.values()):
-        words = ["--seeds", seeds]
-        for key, value in zip(values, choice, strict=False):
-            words += [f"--{key.replace('_', '-')}", said(value)]
-        for key, value in zip(changes, choice[len(values) :], strict=True):
-            words += ["--set", f"{key}={said(value)}"]
-        expected |= set(ids(asked(*words)))
-    assert ids(found) == sorted(expected)
-
-
-def test_a_sweep_tells_the_ids_that_the_run_command_tells(write, capsys):
-    path = write('[[runs]]\nmethod = "ddrop"\narch = "resnet20"\noptions = { p_min = 0.1 }\nepochs = 3\nseeds = "1-2"')
-    ((words, seeds),) = load_sweep(path).commands
-    assert main([*words, "--seeds", seeds, "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert main(["sweep", str(path), "--cluster", "inline", "--dry-run"]) == 0
-    told = sorted(line.split()[0] for line in capsys.readouterr().out.splitlines())
-    assert told == sorted(line.split('"')[3] for line in out.splitlines() if line.startswith(' "id"'))
-    assert told == ids(asked("-m", "ddrop", "-a", "resnet20", "-p", "p_min=0.1", "--epochs", "3", "--seeds", "1-2"))
-
-
-def test_every_option_of_the_run_command_that_changes_the_result_is_a_key():
-    """So that a sweep can say whatever a command can."""
-    actions = parser()._subparsers._group_actions[0].choices["run"]._actions
-    here = {"help", "plugin", "out", "data_dir", "download", "device", "threads", "runtimes", "json", "quiet", "retry"}
-    here |= {"dry_run", "cluster", "profile", "jobs", "wait", "wide"}
-    assert {a.dest for a in actions} - here == {*FLAGS, "options", "settings", "seeds", "native"}
-    flags = {word for a in actions for word in a.option_strings}
-    assert set(FLAGS.values()) <= flags
-
-
 def test_the_example(capsys):
     found = runs(ROOT / "examples" / "sweep.toml")
     assert len(found) == 5 * 4 * 5 + 5
@@ -272,8 +188,8 @@ def test_a_folder_of_images_says_where_the_data_are(write, tmp_path):
     place = image_folders.write_folder(tmp_path / "images" / "pets")
     path = write(f'[[runs]]\nmethod = ["l1_norm", "random"]\narch = "resnet20"\ndataset = "folder:{place}"')
     chosen = parser().parse_args(["sweep", str(path), "--cluster", "inline", "--dry-run", "--out", str(tmp_path / "o")])
-    found = specs_of(path, chosen)
-    assert chosen.data_dir == place.parent
+    found, options = specs_of(path, chosen)
+    assert options.data_dir == place.parent
     assert ids(found) == ids(
         spec for m in ("l1_norm", "random") for spec in asked("-m", m, "-a", "resnet20", "-d", f"folder:{place}")
     )

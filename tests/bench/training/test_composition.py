@@ -9,7 +9,8 @@ from bench.conformance.runner import examine
 from bench.conformance.subject import Subject
 from bench.errors import RunFailed, UsageError
 from bench.pruning.cost_model import select
-from bench.runs.method_factory import make_method, make_spec
+from bench.runs.method_factory import make_method
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
 from bench.spec.spec import Budget

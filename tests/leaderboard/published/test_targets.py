@@ -2,16 +2,16 @@
 
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.paths import PLUGINS
 
 from bench.cli import main, parser
-from bench.cli.run import parse_seeds
 from bench.errors import UsageError
 from bench.spec.registry import ARCHS, DATASETS, METHODS
+from bench.spec.request import RunRequest
+from bench.spec.words import as_seeds
 from leaderboard.published.targets import (
     Group,
     Target,
@@ -60,7 +60,7 @@ def target(quantity="final.top1", paper=60.0, tolerance=5.0, left=None):
 
 
 def group(*targets):
-    return Group("dropnet", "lenet", "mnist", "mnist", native=True, targets=targets)
+    return Group(RunRequest("dropnet", "lenet", "mnist", "mnist", native=True), targets)
 
 
 def made(final=0.6, curve=((1.0, 0.9), (0.8, 0.8), (0.5, 0.7)), after=5):
@@ -177,12 +177,16 @@ def file(tmp_path):
         (("left = 0.45, ", ""), "curve.val_top1 needs left"),
         (('quantity = "dense.top1"', 'quantity = "dense.top5"'), "is not one of dense.top1"),
         (("keep_macs = 0.8\n", ""), "give one of native = true, keep_macs and keep_params"),
-        (("keep_macs = 0.8\n", "keep_macs = 0.8\nnative = true\n"), "give one of native"),
+        (
+            ("keep_macs = 0.8\n", "keep_macs = 0.8\nnative = true\n"),
+            "claim.met: --keep-macs and --native: give one of them",
+        ),
         (('seeds = "0,1"', "seeds = 2"), "seeds = 2 is not text"),
         (("targets = [{", "targets = ["), "target file claim: "),
         (("[groups.met]", "targets = 1\n[groups.met]"), "unknown key in target file claim 'targets'"),
         (("[groups.met]", "[groups]\nother = 1\n[groups.met]"), "target file claim.other is not a table"),
         (('recipe = "synthetic"', 'recipe = "synthetic"\nextra = 1'), "'extra'"),
+        (("keep_macs = 0.8", "keep_macs = [0.8, 0.5]"), "claim.met: a group is one request"),
     ],
 )
 def test_damaged_target_files(file, change, said):
@@ -192,22 +196,18 @@ def test_damaged_target_files(file, change, said):
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_of_a_group(file):
-    met = load_claim(file()).groups["met"]
-    asked = parser().parse_args(met.command())
+def test_a_group_is_a_request(file):
+    asked = load_claim(file()).groups["met"].request
     assert (asked.method, asked.arch, asked.dataset, asked.recipe) == ("shrinks", "two_layers", "tiny", "synthetic")
     assert (asked.keep_macs, asked.keep_params, asked.native) == (0.8, None, False)
-    assert "train.lr=0.1" in asked.settings
-    options = replace(met, keep_macs=None, keep_params=0.25, options={"p": 0.2, "metric": "a b"})
-    asked = parser().parse_args(options.command())
-    assert (asked.keep_macs, asked.keep_params, asked.options) == (None, 0.25, ["p=0.2", "metric=a b"])
+    assert asked.settings["train.lr"] == "0.1"
 
 
 @pytest.mark.parametrize("name", claim_names())
 def test_shipped_target_files(name, capsys):
     claim = load_claim(name)
     assert claim.groups
-    assert parse_seeds(claim.seeds)
+    assert as_seeds(claim.seeds)
     assert any(found.targets for found in claim.groups.values())
     assert main(["reproduce", name, "--dry-run", "--out", "nowhere", "--data-dir", "nowhere"]) == 0  # makes all specs
     lines = capsys.readouterr().out.splitlines()

@@ -9,7 +9,7 @@ import leaderboard
 from bench.cli import main
 from bench.errors import UsageError
 from bench.records import store
-from bench.runs.method_factory import make_spec
+from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget
 from leaderboard.figures import draw, figures_of_boards

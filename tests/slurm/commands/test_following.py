@@ -16,8 +16,8 @@ from bench.cli import sweep as sweep_command
 from bench.errors import SetupError
 from bench.records import store
 from bench.runs.execute import leave_failure
-from bench.runs.pipeline import Options
 from bench.spec.registry import ARCHS, DATASETS, METHODS
+from bench.spec.request import RunOptions
 from slurm import launch, states
 from slurm.batch import batches
 from slurm.clusters import RUNNING, WAITING
@@ -41,7 +41,7 @@ def sweep(slurm, bench, tmp_path):
     def run(*words, out=tmp_path / "out"):
         return bench("sweep", path, "--cluster", "slurm", "--out", out, *words)
 
-    run.specs = sweep_command.specs_of(path, parser().parse_args(["sweep", str(path), "--cluster", "slurm"]))
+    run.specs, _ = sweep_command.specs_of(path, parser().parse_args(["sweep", str(path), "--cluster", "slurm"]))
     return run
 
 
@@ -113,7 +113,7 @@ def test_status_tells_of_every_kind_what_there_is_to_know(sweep, slurm, bench, t
     (runs,) = [batch for batch in batches(out) if len(batch.jobs) == 5]
     job = dict(zip([keys[0] for keys in runs.elements], runs.jobs, strict=True))
     leave(out, done, seconds=600)
-    leave_failure(failed, Options(out=out), SetupError("no data at all"))
+    leave_failure(failed, RunOptions(out=out), SetupError("no data at all"))
     slurm.alive[job[running.id]] = (RUNNING, "")
     notes = runs.journal()
     notes.start(running.id, job[running.id])

@@ -1,0 +1,197 @@
+"""A request becomes specifications: names and options are checked, and what was not asked gets its default.
+
+Names and options are read from source, so torch is loaded only where a default is not a literal, the method is a
+composition, or a GPU may be there. The command line adds what a request needs to know, but decides no default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bench.errors import UsageError
+from bench.measure.processor import precision_without_torch
+from bench.progress import Progress
+from bench.records import fields, store
+from bench.spec import method_traits
+from bench.spec.decode import non_default
+from bench.spec.recipe import Recipe, load_recipe
+from bench.spec.registry import ARCHS, DATASETS, add_plugin, method_names, model_name
+from bench.spec.request import RunOptions, RunRequest
+from bench.spec.spec import Budget, Spec
+
+if TYPE_CHECKING:
+    from bench.data.registration import Dataset
+
+FOLDER = "folder:"
+DEFAULT_KEEP_MACS = 0.5
+HERE = RunOptions()
+
+
+class Declared(Protocol):
+    """What decides a specification: a method, or what its source says."""
+
+    @property
+    def prunes(self) -> bool:
+        """See :class:`bench.api.Method`."""
+
+    @property
+    def native(self) -> bool:
+        """See :class:`bench.api.Method`."""
+
+    @property
+    def ranking(self) -> str:
+        """See :class:`bench.api.Method`."""
+
+
+def resolve(
+    request: RunRequest, options: RunOptions = HERE, *, elsewhere: bool = False, writes: bool = True
+) -> tuple[list[Spec], RunOptions]:
+    """The specifications that a request means, one a seed, and the options to carry them out with.
+
+    Args:
+        request: what to run.
+        options: where and how; its plugins are made known.
+        elsewhere: the runs are carried out on another machine, whose precision is not known here.
+        writes: facts about a folder of images may be kept below ``options.out``.
+
+    Returns:
+        Specifications, and ``options`` with the folder that a data set ``folder:PATH`` is in.
+
+    Raises:
+        UsageError: a name, an option or a value is unknown or invalid, or they do not go together.
+        SetupError: device, data or runtime are not there.
+    """
+    for file in options.plugins:
+        add_plugin(file)
+    method_names(request.method)
+    arch = model_name(request.arch)
+    ARCHS.require(arch)
+    dataset = request.dataset
+    if dataset.startswith(FOLDER):
+        from bench.data.image_folder import resolve as folder_name
+
+        dataset, data_dir = folder_name(dataset, options.data_dir)
+        options = dataclasses.replace(options, data_dir=data_dir)
+    else:
+        DATASETS.require(dataset)
+    name = request.recipe or default_recipe(dataset, options, writes)
+    recipe = load_recipe(name, request.settings)
+    if elsewhere and recipe.precision == "auto":
+        raise UsageError(
+            f"recipe {recipe.name}: precision auto depends on the machine, and jobs run on another one than this: "
+            "give --set precision=fp32 or bf16"
+        )
+    if options.runtimes != HERE.runtimes:
+        from bench.measure import latency
+
+        latency.require(options.runtimes)
+    first = make_spec(
+        *(request.method, arch, dataset, recipe, budget_of(request)),
+        *(request.seeds[0], request.coupling, request.options, options.device),
+    )
+    return [dataclasses.replace(first, seed=seed) for seed in request.seeds], options
+
+
+def make_spec(
+    method: str,
+    arch: str,
+    dataset: str,
+    recipe: Recipe,
+    budget: Budget | None,
+    seed: int = 0,
+    coupling: str = "inner",
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+) -> Spec:
+    """A specification with method and options checked; raises UsageError.
+
+    Without a budget the method chooses its own sparsity (the native track), which not every method can. The precision
+    ``auto`` becomes that of ``device``, so that the run's id says which one it is; raises SetupError where the device
+    is not there.
+    """
+    names = method_names(method)
+    if recipe.precision == "auto":
+        recipe = dataclasses.replace(recipe, precision=precision_of(device))
+    declared, config = _declared(names, options or {})
+    method = "+".join(names)
+    if budget is None and declared.prunes and not declared.native:
+        raise UsageError(f"method '{method}' does not choose its own sparsity: give --keep-macs, not --native")
+    if budget and budget.ranking == declared.ranking:
+        budget = dataclasses.replace(budget, ranking=None)
+    spec = Spec(method, arch, dataset, recipe, budget if declared.prunes else None, seed, coupling, config)
+    _require_readable(spec)
+    return spec
+
+
+def default_recipe(dataset: str, options: RunOptions = HERE, writes: bool = True) -> str:
+    """Name of the recipe of a data set that is known; that of a folder of images depends on their size."""
+    if not dataset.startswith(FOLDER):
+        declared = {option.name: option.default for option in DATASETS.entries()[dataset].options}
+        return declared.get("recipe", dataset)
+    from bench.data.loading import find
+
+    cache = options.out / "cache" if writes else None
+    found: Dataset = find(dataset, options.data_dir, cache, Progress(dataset, options.quiet))
+    return found.recipe
+
+
+def budget_of(request: RunRequest) -> Budget | None:
+    """The budget that is asked for, or the default one; None for the native track. Raises UsageError."""
+    if request.native:
+        return None
+    keep_macs, widths = request.keep_macs, None
+    if request.like is not None:
+        try:
+            like = store.load(Path(request.like))
+        except store.RecordError as error:
+            raise UsageError(f"--like: {error}") from error
+        if like["status"] != "ok":
+            raise UsageError(f"--like {request.like}: that run {like['status']}")
+        widths = tuple(after for _, after in like["structure"]["widths"].values())
+    elif keep_macs is None and request.keep_params is None:
+        keep_macs = DEFAULT_KEEP_MACS
+    return Budget(keep_macs, request.keep_params, request.ranking, request.min_keep, widths)
+
+
+def precision_of(device: str) -> Any:
+    """What precision ``auto`` becomes on a device, as a user names it; raises SetupError where it is not there."""
+    known = precision_without_torch(device)
+    if known is not None:
+        return known
+    from bench.measure import environment
+
+    return environment.pick_precision("auto", environment.pick_device(device))
+
+
+def _declared(names: list[str], options: Mapping[str, Any]) -> tuple[Declared, Mapping[str, Any]]:
+    """What decides the specification of a method, and its options that differ from their defaults."""
+    found = method_traits.of(names[0], options) if len(names) == 1 else None
+    if found is not None:
+        return found, found.config
+    from bench.runs.method_factory import make_method
+
+    made = make_method("+".join(names), options)
+    config: dict[str, Any] = {}
+    for part in made.members:
+        changed = non_default(part.config)
+        config |= {f"{part.name}.{key}" if len(names) > 1 else key: value for key, value in changed.items()}
+    return made, config
+
+
+def _require_readable(spec: Spec) -> None:
+    """Refuse, before hours of training, names and options that no record may have; raises UsageError."""
+    asked = spec.as_dict()
+    for what, value, kind in (
+        ("method", asked["method"], fields.method_name),
+        ("architecture", asked["arch"], fields.label),
+        ("data set", asked["dataset"], fields.label),
+        ("recipe", asked["recipe"]["name"], fields.label),
+        ("options", asked["config"], fields.options),
+    ):
+        try:
+            kind(value)
+        except fields.Wrong as wrong:
+            raise UsageError(f"{wrong.inside(what)}; choose another") from None
