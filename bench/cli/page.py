@@ -1,4 +1,4 @@
-"""``bench page``: the generated part of the methods' pages."""
+"""``bench page``: what a method's source says of it."""
 
 from __future__ import annotations
 

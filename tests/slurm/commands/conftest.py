@@ -7,7 +7,8 @@ import sys
 from contextlib import suppress
 
 import pytest
-from support.command_tools import ROOT, jobs_below
+from support.command_tools import jobs_below
+from support.paths import ROOT
 
 from bench.cli import main, submit
 from bench.measure import latency

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from support.cluster_in_memory import Cluster
-from support.command_tools import DIGITS, PLUGINS, write
+from support.command_tools import DIGITS, write
+from support.paths import PLUGINS
 from support.records import finished
 
 from bench.cli import parser, submit

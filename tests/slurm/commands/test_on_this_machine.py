@@ -9,7 +9,8 @@ import subprocess
 import threading
 
 import pytest
-from support.command_tools import DIGITS, PLUGINS, TINY, jobs_below, write
+from support.command_tools import DIGITS, TINY, jobs_below, write
+from support.paths import PLUGINS
 from support.waiting import until
 
 from bench.records import store

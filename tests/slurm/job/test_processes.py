@@ -7,7 +7,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-from support.job_tools import PLUGINS, ROOT, batch_of, found, legs
+from support.job_tools import PLUGINS, batch_of, found, legs
+from support.paths import ROOT
 from support.waiting import until
 
 from bench.records import store

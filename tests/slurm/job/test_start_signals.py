@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from support.job_tools import ROOT, batch_of, found, has_record, legs
+from support.job_tools import batch_of, found, has_record, legs
+from support.paths import ROOT
 
 from bench.records import store
 from bench.runs.execute import execute
