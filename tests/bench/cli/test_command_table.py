@@ -59,7 +59,7 @@ TABLE = [
     (["list", "runs", "--out", "OUT"], 0, "id "),
     (["check"], 2, f"{USAGE}check: give one of NAME, FILE and --all"),
     (["check", "--list"], 0, "check "),
-    (["page"], 2, f"{USAGE}page: give one of NAME, --write and --check"),
+    (["page"], 2, f"{USAGE}the following arguments are required: NAME"),
     (["page", "l1norm"], 2, f"{USAGE}unknown method 'l1norm': did you mean l1_norm"),
     (["page", "l1_norm"], 0, "<!-- generated: l1_norm -->"),
     (["new", "class", "--kind", "method"], 2, f"{USAGE}new class: not a Python identifier; "),
