@@ -25,7 +25,7 @@ from bench.pruning.site_discovery import find_sites
 from bench.runs.method_factory import make_method
 from bench.spec.recipe import load_recipe
 from bench.training.context import Context
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 from bench.training.masked_model import MaskedModel
 from bench.training.method import Method
 from bench.training.plan import Phase
@@ -66,7 +66,7 @@ def harness_epoch(training, device):
     before = sum(training.seconds[k] for k in ("train", "method"))
     training.position = (0, 0)
     sync(device)
-    training.run((Phase(1),), None)
+    training.train(Phase(1))
     after = sum(training.seconds[k] for k in ("train", "method"))
     return (after - before) / (len(training.data.train) // training.recipe.batch_size)
 
@@ -93,14 +93,14 @@ def main() -> None:
     data = load_training("synthetic", Path(), False, 0, device)
     shape = (3, 32, 32)
 
-    def training(method: Method) -> Training:
+    def training(method: Method) -> PhaseTrainer:
         network = build(chosen.arch, shape, 10)
         sites = find_sites(network, shape)
         model = CostModel(network, sites, shape)
         place(network, device)
         masked = MaskedModel(network, sites, model, device, precision)
         ctx = Context(masked, data, recipe, Budget(keep_macs=0.5), 0)
-        made = Training(ctx, method, data, recipe, 0, Progress("", quiet=True), None, "")
+        made = PhaseTrainer(ctx, method, data, recipe, 0, Progress("", quiet=True), None, "")
         for hook in method.bound("prepare"):
             hook(ctx)
         return made

@@ -29,7 +29,7 @@ from bench.spec.recipe import load_recipe
 from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
 from bench.spec.request import RunOptions
 from bench.training.context import Context
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 from bench.training.masked_model import MaskedModel
 
 if torch.backends.cpu.get_cpu_capability() == "AVX2":
@@ -94,7 +94,7 @@ def sites_and_costs(arch: str, shape: tuple[int, ...], coupling: str) -> tuple[S
 
 
 @pytest.fixture
-def make_training(make_data) -> Callable[..., Training]:
+def make_training(make_data) -> Callable[..., PhaseTrainer]:
     """A training of a method on a small network, ready to run, without files."""
 
     def make(
@@ -122,7 +122,7 @@ def make_training(make_data) -> Callable[..., Training]:
         masked = MaskedModel(network, sites, model, torch.device("cpu"), recipe.precision)
         ctx = Context(masked, data, recipe, budget, 0)
         method = method or Method()
-        training = Training(ctx, method, data, recipe, 0, Progress("test", quiet=True), checkpoint, "test")
+        training = PhaseTrainer(ctx, method, data, recipe, 0, Progress("test", quiet=True), checkpoint, "test")
         training.prepare()
         ctx._now.x, ctx._now.y = next(ctx.batches())
         return training

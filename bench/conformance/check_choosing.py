@@ -134,8 +134,8 @@ def gate_is_slice(subject: Subject) -> str | None:
         found = subject.on(arch)
         if str(found).startswith("gated and sliced"):
             raise Broken(f"{arch}: {found}")
-        if isinstance(found, WatchedRun):
-            worst = max(worst, float(found.done.extra["gate_slice_difference"]))
+        if isinstance(found, WatchedRun) and (result := found.done.now.prune_result):
+            worst = max(worst, float(result["gate_slice_difference"]))
     require(worst <= TOLERANCE, f"gated and sliced network differ by {worst:.1e}, above {TOLERANCE:g}")
     return f"largest difference {worst:.1e}"
 

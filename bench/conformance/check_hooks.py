@@ -17,7 +17,7 @@ from bench.data import loading
 from bench.models.torch_state import NORMS
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 
 SLOWEST = 50
 """Times a plain step that a step may take."""
@@ -135,9 +135,9 @@ def starting_weights(subject: Subject) -> str | None:
 @check("trains", "Epochs that change nothing train a network that is not the one that is measured.")
 def trains(subject: Subject) -> str | None:
     """In every epoch some parameters of the network change."""
-    epoch, epochs = Training._epoch, 0
+    epoch, epochs = PhaseTrainer._epoch, 0
 
-    def watched(training: Training, *args: Any) -> float:
+    def watched(training: PhaseTrainer, *args: Any) -> float:
         nonlocal epochs
         before, network = clone_state(training.model.network), training.model.network
         loss = epoch(training, *args)
@@ -149,7 +149,7 @@ def trains(subject: Subject) -> str | None:
         epochs += 1
         return loss
 
-    with patch.object(Training, "_epoch", watched):
+    with patch.object(PhaseTrainer, "_epoch", watched):
         subject.run()
     return f"{epochs} epochs"
 
@@ -306,15 +306,15 @@ def left_clean(run: WatchedRun) -> None:
 
 def cpu_time(subject: Subject, method: str) -> float:
     """Seconds of CPU time that the phases of a run take for an example, hooks included."""
-    phase, spent = Training._phase, 0.0
+    phase, spent = PhaseTrainer.train, 0.0
 
-    def timed(training: Training, *args: Any) -> None:
+    def timed(training: PhaseTrainer, *args: Any) -> None:
         nonlocal spent
         began = time.process_time()
         phase(training, *args)
         spent += time.process_time() - began
 
-    with patch.object(Training, "_phase", timed):
+    with patch.object(PhaseTrainer, "train", timed):
         run = subject.run(method=method)
     return spent / max(run.done.examples, 1)
 

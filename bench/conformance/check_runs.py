@@ -20,7 +20,7 @@ from bench.runs.resolve import make_spec
 from bench.runs.verify import verify_file
 from bench.spec.recipe import load_recipe
 from bench.spec.request import RunOptions
-from bench.training import loop
+from bench.training import run_checkpoint
 from bench.training.context import Context
 
 MOST_STOPS = 40
@@ -80,7 +80,7 @@ def resume(subject: Subject) -> str | None:
     folder = subject.folder / "resumed"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(subject.folder / "bases", folder / "bases")
-    save = loop.save_state
+    save = run_checkpoint.save_state
     stops = 0
 
     def stop(path: Path, state: Any) -> None:
@@ -91,7 +91,7 @@ def resume(subject: Subject) -> str | None:
         run = subject.start(out=folder)
         shake(stops)
         try:
-            with patch.object(loop, "save_state", stop):
+            with patch.object(run_checkpoint, "save_state", stop):
                 run.go()
         except Stopped:
             where = f"{run.done.position[1]} epochs of step {run.done.position[0]}"

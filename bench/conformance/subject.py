@@ -22,7 +22,7 @@ from bench.errors import RunFailed, Unsupported
 from bench.pruning import sites
 from bench.runs.identity import masks_sha256
 from bench.runs.method_factory import make_method
-from bench.runs.pipeline import Run
+from bench.runs.pipeline import RunPipeline
 from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import METHODS, ROOT
@@ -30,7 +30,7 @@ from bench.spec.request import RunOptions
 from bench.spec.spec import Budget, Spec
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 
 HOOKS = (
     *("plan", "prepare", "on_phase_start", "on_batch_start", "penalty", "on_backward_end", "on_step_end"),
@@ -61,7 +61,7 @@ def unwatched(hook: str, ctx: Context, call: Callable[[], Any]) -> Any:
     return call()
 
 
-class WatchedRun(Run):
+class WatchedRun(RunPipeline):
     """A run without files of its own to keep and without measuring, whose method's hooks pass through ``watch``."""
 
     def __init__(self, spec: Spec, options: RunOptions, watch: Watch) -> None:
@@ -83,11 +83,11 @@ class WatchedRun(Run):
         finally:
             self.let_go()
 
-    def _measure(self, training: Training) -> None:
+    def _measure(self, training: PhaseTrainer) -> None:
         """Nothing: what is measured is no part of the contract, and takes most of the time."""
 
     @property
-    def done(self) -> Training:
+    def done(self) -> PhaseTrainer:
         """Its training."""
         assert self.training is not None
         return self.training

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,27 +82,6 @@ def slice_network(
     for number, kept in numbers:
         setattr(sliced.get_submodule(number.module), number.name, number.each * kept)
     return sliced
-
-
-@torch.no_grad()
-def reestimate(network: nn.Module, batches: Iterable[Tensor], autocast: Callable[[], AbstractContextManager]) -> None:
-    """Make the statistics of the batch norms the plain mean over ``batches`` of images; training mode stays on.
-
-    Each forward is made within ``autocast()``.
-    """
-    norms = [m for m in network.modules() if isinstance(m, NORMS)]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-    network.train()
-    for x in batches:
-        with autocast():
-            network(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def channels(module: Any) -> tuple[int, int]:

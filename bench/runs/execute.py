@@ -40,7 +40,7 @@ from bench.records.fields import fitting
 from bench.runs.blame import culprit, place_in_method
 from bench.runs.identity import arch_source
 from bench.runs.method_factory import make_method, method_digest
-from bench.runs.pipeline import Run
+from bench.runs.pipeline import RunPipeline
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 
@@ -78,7 +78,7 @@ def execute(
     done = _already(path, spec, options)
     if done:
         return done
-    run = Run(spec, options, progress, job)
+    run = RunPipeline(spec, options, progress, job)
     lock = run_lock(options.out, spec.id)
     if lock.busy():
         run.progress.say("waiting for another process that is at the same run")
@@ -131,7 +131,7 @@ def train_base(spec: Spec, options: RunOptions, progress: Progress | None = None
 
     Raises UsageError, SetupError, RunFailed; KeyboardInterrupt, after which the same call goes on.
     """
-    run = Run(spec, options, progress)
+    run = RunPipeline(spec, options, progress)
     with terminable():
         try:
             return run.train_base()
@@ -184,7 +184,7 @@ def _already(path: Path, spec: Spec, options: RunOptions) -> dict[str, Any] | No
     return None
 
 
-def _blame(error: BaseException, run: Run) -> str:
+def _blame(error: BaseException, run: RunPipeline) -> str:
     """Whose fault it is that ``run`` failed; where its base diverged, no method took part yet."""
     if isinstance(error, Diverged):
         return RECIPE if run.base is None else METHOD
@@ -192,7 +192,7 @@ def _blame(error: BaseException, run: Run) -> str:
     return culprit(error, run.spec, run.shape, acting=training is not None and training.method is not None)
 
 
-def _told(error: BaseException, blame: str, run: Run) -> str:
+def _told(error: BaseException, blame: str, run: RunPipeline) -> str:
     """The same as words, with the error's first line and where in the culprit's files it comes from."""
     spec = run.spec
     subject = {

@@ -12,30 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from bench.data import loading
-from bench.errors import ARCHITECTURE, METHOD, RunFailed
+from bench.errors import METHOD, RunFailed
 from bench.files import require_writable
 from bench.measure import environment, flops, latency
 from bench.measure.accuracy import logits_of, quality
 from bench.models.build import build
 from bench.models.layout import LAYOUT, place
 from bench.progress import Progress
-from bench.pruning.gates import TOLERANCE, gate_slice_difference
 from bench.records import store
 from bench.runs.identity import identify, masks_sha256, require_resolved, suite_sha256
 from bench.runs.method_factory import make_method
 from bench.runs.preflight import BATCH, Situation, fit
+from bench.runs.prune import prune
 from bench.spec.request import RunOptions
 from bench.spec.spec import Budget, Spec
 from bench.training import dense_baseline as bases
-from bench.training.checkpoint import clone_state, save_tensors, weight_bytes
+from bench.training.checkpoint import save_tensors, weight_bytes
 from bench.training.context import Context
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 from bench.training.masked_model import MaskedModel
 from bench.training.method import Method
 from bench.training.plan import PRUNE, Phase, Plan, Prune
 
 
-class Run:
+class RunPipeline:
     """The state of one run. Creating it checks everything that can be checked before training.
 
     Args:
@@ -81,7 +81,7 @@ class Run:
         self.parts["data"] = self.data.facts
         self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
         self.ctx: Context | None = None
-        self.training: Training | None = None
+        self.training: PhaseTrainer | None = None
         self.base: bases.Base | None = None
 
     # --- the steps -------------------------------------------------------------------------------------------
@@ -106,11 +106,23 @@ class Run:
             self.progress.skip(trained + training.position[1])
             self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
         self.plan = plan
-        training.run(plan, self._prune)
+        self._carry_out(training, plan)
         training.finalize(last=True)
         training.model.release()
         training.guard.check_network()
         self._measure(training)
+
+    def _carry_out(self, trainer: PhaseTrainer, plan: Plan) -> None:
+        """The steps of ``plan`` from the trainer's position on, each saved once it is done."""
+        while trainer.position[0] < len(plan):
+            step = plan[trainer.position[0]]
+            if isinstance(step, Phase):
+                trainer.train(step)
+            else:
+                trainer.start_prune()
+                trainer.finish_prune(prune(trainer, self.spec.budget, self.shape))
+            trainer.finish_step(plan)
+        trainer.thaw()
 
     def train_base(self) -> str:
         """The base only, for the runs that share it; returns its name."""
@@ -149,6 +161,7 @@ class Run:
                 Method(),
                 checkpoint,
                 self.base_id,
+                of_base=True,
             ),
             self.identity.made(),
         )
@@ -164,46 +177,15 @@ class Run:
         model = MaskedModel(network, sites, self.model, self.device, self.precision)
         return Context(model, self.data, spec.recipe, spec.budget, spec.seed)
 
-    def _training(self, ctx: Context, method: Method, checkpoint: Path, identity: str) -> Training:
+    def _training(
+        self, ctx: Context, method: Method, checkpoint: Path, identity: str, of_base: bool = False
+    ) -> PhaseTrainer:
         recipe, seed = self.spec.recipe, self.spec.seed
         # A checkpoint of another network, other images, another version of method or suite is of no use.
         identity = f"{identity} {suite_sha256()}"
-        return Training(ctx, method, self.data, recipe, seed, self.progress, checkpoint, identity)
+        return PhaseTrainer(ctx, method, self.data, recipe, seed, self.progress, checkpoint, identity, of_base)
 
-    def _prune(self, training: Training) -> None:
-        """Choose masks, finalize what does not act afterwards, slice, check, re-estimate batch norm."""
-        model = training.model
-        masks = {name: mask.cpu() for name, mask in training.ctx.select().items()}
-        training.finalize()
-        widths = {name: int(mask.sum()) for name, mask in masks.items()}
-        cost, budget = self.model.array(widths), self.spec.budget
-        if budget and not self.model.meets(budget, cost):
-            raise RunFailed(
-                f"the method's masks cost {self.model.cost(budget, cost):,}, "
-                f"the budget of {budget} is {self.model.allowed(budget):,}",
-                blame=METHOD,
-            )
-        whole, sites = model.network, model.sites
-        sliced = model.slice(masks, tracking=training.method is not None)
-        training.guard.check_network()
-        x = self.data.val.first(64)
-        with model.ledger.paused():
-            difference = gate_slice_difference(whole, sliced, sites, masks, x)
-        if not difference <= TOLERANCE:  # not a number fails too
-            why = f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}"
-            raise RunFailed(why, blame=ARCHITECTURE)
-        with model.ledger.paused():
-            counted = flops.count(sliced, self.shape)
-        if counted.total != self.model.macs(cost):
-            why = f"fvcore counts {counted.total:,} MACs, the cost model {self.model.macs(cost):,}"
-            raise RunFailed(why, blame=ARCHITECTURE)
-        training.recalibrate()
-        training.extra = {
-            "gate_slice_difference": difference,
-            "pruned": None if training.tuned else clone_state(sliced),
-        }
-
-    def _measure(self, training: Training) -> None:
+    def _measure(self, training: PhaseTrainer) -> None:
         """Everything that is read off the finished networks; the test set is loaded here and nowhere else."""
         began = datetime.now(UTC)
         self.progress.note("measuring accuracy and latency")
@@ -214,9 +196,10 @@ class Run:
         assert self.base is not None
         dense.load_state_dict(self.base.state)
         networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
-        if training.extra.get("pruned") is not None:
+        result = training.now.prune_result or {}
+        if result.get("pruned") is not None:
             networks["pruned"] = pruned = self.sites.slice(dense, masks)
-            pruned.load_state_dict(training.extra["pruned"])
+            pruned.load_state_dict(result["pruned"])
         test, test_hash = loading.load_test(self.dataset, options.data_dir, self.data.train, self.cache, self.progress)
         self.parts["data"] = self.data.facts | {"test_sha256": test_hash}
         self.parts["metrics"] = {
@@ -248,14 +231,14 @@ class Run:
         }
         self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
 
-    def _structure(self, training: Training, masks: dict[str, Tensor]) -> dict[str, Any]:
+    def _structure(self, training: PhaseTrainer, masks: dict[str, Tensor]) -> dict[str, Any]:
         widths = {name: [site.n_units, int(masks[name].sum())] for name, site in self.sites.items()}
         return {
             "widths": widths,
             "units_before": sum(before for before, _ in widths.values()),
             "units_after": sum(after for _, after in widths.values()),
             "masks_sha256": masks_sha256(masks),
-            "gate_slice_difference": training.extra.get("gate_slice_difference"),
+            "gate_slice_difference": (training.now.prune_result or {}).get("gate_slice_difference"),
             "arch_sha256": self.identity.arch_sha256,
             "rejected": self.sites.rejected,
         }
@@ -271,7 +254,7 @@ class Run:
             "weight_bytes": weight_bytes(network),
         }
 
-    def _describe(self, training: Training) -> dict[str, Any]:
+    def _describe(self, training: PhaseTrainer) -> dict[str, Any]:
         steps: list[Any] = [dataclasses.asdict(s) if isinstance(s, Phase) else "prune" for s in self.plan]
         acting = [part.name for part in self.method.members if part.acts(pruned=True)]
         for step in steps[self.plan.index(PRUNE) + 1 :] if acting and PRUNE in self.plan else ():

@@ -31,9 +31,9 @@ from bench.models.torch_state import drawn, seed_generators, undisturbed
 from bench.pruning.cost_model import CostModel
 from bench.pruning.site_discovery import find_sites, no_site
 from bench.pruning.sites import Site, Sites
-from bench.pruning.slicing import reestimate
 from bench.spec.digest import digest
 from bench.spec.recipe import Recipe, Stage
+from bench.training.batchnorm import reestimate
 from bench.training.checkpoint import load_tensors, save_tensors
 from bench.training.optimizer import make_optimizer
 

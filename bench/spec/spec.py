@@ -113,7 +113,7 @@ class Spec:
         """Name of the dense network this run starts from or is compared with.
 
         ``known`` is what else decides its numbers and is known once a run begins (see
-        :class:`bench.runs.pipeline.Run`): the same architecture's name may come to mean another network, and another
+        :class:`bench.runs.pipeline.RunPipeline`): the same architecture's name may come to mean another network, and another
         device rounds otherwise. Without it, runs with equal names share a base on equal machines.
         """
         recipe = non_default(self.recipe, skip=("name", "finetune", "recalibrate", "latency_batch"))

@@ -15,7 +15,7 @@ from bench.errors import MACHINE, RunFailed
 from bench.files import Lock, write_atomic
 from bench.progress import Progress
 from bench.training.checkpoint import load_tensors, save_tensors
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 from bench.training.plan import Phase
 
 
@@ -48,7 +48,7 @@ def ensure(
     base_id: str,
     epochs: int,
     progress: Progress,
-    start: Callable[[Path], Training],
+    start: Callable[[Path], PhaseTrainer],
     made: Mapping[str, Any],
 ) -> Base:
     """The base, trained now unless it is already there.
@@ -72,11 +72,13 @@ def ensure(
     with lock:
         if not exists(folder, base_id):
             training = start(checkpoint)
-            training.prefix, training.of_base = "base ", True
             if training.resume():
                 progress.skip(training.position[1])
                 progress.say(f"base: going on after epoch {training.position[1]}")
-            training.run((Phase(epochs),), _no_prune)
+            if not training.position[0]:  # else it is trained, but was cut off before its facts were written
+                phase = Phase(epochs)
+                training.train(phase)
+                training.finish_step((phase,))
             artifact = save_tensors(weights, training.model.network.state_dict())
             facts = {
                 "id": base_id,
@@ -97,7 +99,3 @@ def ensure(
     if hashlib.sha256(weights.read_bytes()).hexdigest() != facts["sha256"]:
         raise RunFailed(f"{weights} is not what was trained; delete it and run again", blame=MACHINE)
     return Base(load_tensors(weights), facts)
-
-
-def _no_prune(training: Training) -> None:
-    raise RunFailed("a base is not pruned")

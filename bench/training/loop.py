@@ -1,4 +1,4 @@
-"""Training: the phases of a plan, a method's hooks around every step, clocks, a checkpoint after every epoch."""
+"""Training of one phase of a plan: the method's hooks around every step, clocks, a checkpoint after every epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,24 @@ from bench.errors import METHOD, Diverged, RunFailed
 from bench.measure.accuracy import logits_of
 from bench.models.torch_state import seed_generators
 from bench.progress import Progress
-from bench.pruning.slicing import reestimate
 from bench.spec.digest import derive_seed
 from bench.spec.recipe import Recipe, Stage
-from bench.training.checkpoint import load_state, save_state
 from bench.training.context import Context
 from bench.training.finite import not_finite
 from bench.training.guard import STEP_HOOKS, WRITERS, Guard
+from bench.training.lr_schedule import schedule
 from bench.training.method import Method
-from bench.training.optimizer import make_optimizer, schedule
+from bench.training.optimizer import make_optimizer
 from bench.training.parts import Parts
 from bench.training.plan import PRUNE, Phase, Plan
+from bench.training.run_checkpoint import RunCheckpoint, restore_run, state_of_run
 
 
-class Training:
-    """One network on its way through a plan.
+class PhaseTrainer:
+    """Trains the phases of a plan, one after another, and keeps the position in it.
+
+    Whoever carries out a plan calls, for the step at ``position``, :meth:`train` or, around its PRUNE,
+    :meth:`start_prune` and :meth:`finish_prune`; then :meth:`finish_step`.
 
     Args:
         ctx: the context, with the network to train.
@@ -44,6 +46,11 @@ class Training:
         progress: where epochs are reported.
         checkpoint: file that is written after every epoch and read on resume; None for neither.
         identity: what the checkpoint belongs to; a checkpoint of anything else is ignored.
+        of_base: the network is the dense baseline of many runs: its checkpoint holds nothing that depends on sites,
+            method or budget, and its phases are reported as those of the base.
+
+    Attributes:
+        position: index in the plan, and the number of epochs of that step that are done.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class Training:
         progress: Progress,
         checkpoint: Path | None,
         identity: str,
+        of_base: bool = False,
     ) -> None:
         self.ctx, self.data, self.recipe, self.seed, self.progress = ctx, data, recipe, seed, progress
         self.model, self.now = ctx._model, ctx._now
@@ -63,16 +71,13 @@ class Training:
         ctx._method = method
         writers = WRITERS if method.starts_from == "base" else (*WRITERS, "prepare")  # which may draw other weights
         self.guard = Guard(self.model, self.now, data, recipe, seed, method.name, writers)
-        self.checkpoint, self.identity = checkpoint, identity
-        self.position = (0, 0)  # index in the plan, epochs of it that are done
+        self.checkpoint, self.of_base = RunCheckpoint(checkpoint, identity, progress), of_base
+        self.position = (0, 0)
         self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
         self.examples = self.epochs = 0
         self.step_macs = 0
         self.resumes = 0
-        self.prefix = ""  # before a phase's name in progress messages
-        self.of_base = False  # what is trained is the base of many runs: its checkpoint holds nothing of this one
-        self.extra: dict[str, Any] = {}  # what the prune leaves for the record
-        self.tuned = False  # whether a network that units were cut out of was trained before the prune
+        self._optimizer_state: dict[str, Any] | None = None
 
     @property
     def method(self) -> Method | None:
@@ -91,38 +96,50 @@ class Training:
 
     # --- the plan --------------------------------------------------------------------------------------------
 
-    def run(self, plan: Plan, prune: Callable[[Training], None]) -> None:
-        """Carry out ``plan`` from the current position; ``prune`` does its PRUNE."""
-        index, done = self.position
-        while index < len(plan):
-            step = plan[index]
-            now = self.now
-            now.phase, now.epoch, now.step, now.progress = index, done, 0, float(done)
-            if isinstance(step, Phase):
-                self._phase(index, step, done)
-            else:
-                self.thaw()
-                prune(self)
-                self.finalize()
-                now.pruned = True
-            if diverged := self._diverged():  # by what a hook did, or by the prune
-                raise Diverged(f"{diverged} after step {index} of the plan")
-            self.guard.check_globals()
-            following = index + 1
-            if now.stopping == "search":
-                following = plan.index(PRUNE) if PRUNE in plan else len(plan)
-                self.progress.fewer(sum(s.epochs for s in plan[index + 1 : following] if isinstance(s, Phase)))
-            index, done, now.stopping = following, 0, None
-            self._save((index, 0))
+    def finish_step(self, plan: Plan) -> None:
+        """Check what the step at ``position`` of ``plan`` left, go to the next one and save."""
+        index, now = self.position[0], self.now
+        if diverged := self._diverged():  # by what a hook did, or by the prune
+            raise Diverged(f"{diverged} after step {index} of the plan")
+        self.guard.check_globals()
+        following = index + 1
+        if now.stopping == "search":
+            following = plan.index(PRUNE) if PRUNE in plan else len(plan)
+            self.progress.fewer(sum(s.epochs for s in plan[index + 1 : following] if isinstance(s, Phase)))
+        now.stopping = None
+        self.save((following, 0))
+
+    def start_prune(self) -> None:
+        """The step at ``position`` is a PRUNE: hooks see that, and nothing is frozen any more."""
+        self._start_step()
         self.thaw()
+
+    def finish_prune(self, result: dict[str, Any] | None = None) -> None:
+        """Units are removed: finalize what does not act from now on.
+
+        Args:
+            result: what is kept for the record, also in checkpoints.
+        """
+        self.finalize()
+        self.now.pruned, self.now.prune_result = True, result
+
+    def _start_step(self) -> None:
+        now, (index, done) = self.now, self.position
+        now.phase, now.epoch, now.step, now.progress = index, done, 0, float(done)
 
     def thaw(self) -> None:
         """Everything learns again; raises RunFailed where what was frozen has changed."""
         self.guard.check_frozen()
         self.model.frozen.lift()
 
-    def _phase(self, index: int, phase: Phase, done: int) -> None:
-        model, now = self.model, self.now
+    def train(self, phase: Phase) -> None:
+        """Train ``phase``, the step of the plan at ``position``, from the epoch that is reached.
+
+        Raises:
+            Diverged: the loss, a weight or a statistic is not finite.
+        """
+        model, now, (index, done) = self.model, self.now, self.position
+        self._start_step()
         if not done:
             if phase.rewind is not None:
                 self.ctx.rewind(phase.rewind)
@@ -139,7 +156,7 @@ class Training:
             now.epoch = epoch
             loss = self._epoch(index, phase, stage, optimizer)
             self.epochs += 1
-            self.tuned |= model.sliced_by is not None and not now.pruned
+            now.tuned |= model.sliced_by is not None and not now.pruned
             with self._clock("evaluate"):
                 accuracy, val_loss = self._validate()
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
@@ -151,7 +168,7 @@ class Training:
                 self.guard.end_epoch(optimizer, trained)
             self.curve.append(now.logged | entry)  # what the harness measured stands
             now.logged = {}
-            self.progress.epoch(f"{self.prefix}{phase.part}", epoch + 1, phase.epochs, loss, accuracy)
+            self.progress.epoch(("base " if self.of_base else "") + phase.part, epoch + 1, phase.epochs, loss, accuracy)
             if diverged:
                 raise Diverged(
                     f"{diverged} after epoch {epoch + 1} of {phase.part}: "
@@ -164,7 +181,7 @@ class Training:
                 self.progress.fewer(left)
                 break
             if left:
-                self._save((index, epoch + 1))
+                self.save((index, epoch + 1))
         self.call("on_phase_end")
         model.optimizer, now.rate = None, 0.0
 
@@ -234,20 +251,6 @@ class Training:
         top1 = (logits.argmax(dim=1) == labels).double().mean().item()
         return top1, F.cross_entropy(logits, labels).item()
 
-    def recalibrate(self) -> None:
-        """Re-estimate batch norm statistics as the plain mean over the recipe's number of training batches."""
-        generator = torch.Generator(self.model.device).manual_seed(derive_seed(self.seed, "recalibrate"))
-        batches = self.data.train.batches(self.recipe.batch_size, generator, drop_last=True)
-        if self.recipe.recalibrate:
-            images = (x for x, _ in islice(batches, self.recipe.recalibrate))
-            reestimate(self.model.network, images, self._forward_of_harness)
-
-    @contextmanager
-    def _forward_of_harness(self) -> Iterator[None]:
-        """Within the block the network's forwards have the recipe's precision and are not the method's."""
-        with self.model.autocast(), self.model.ledger.harness(self.model.network):
-            yield
-
     # --- hooks and clocks ------------------------------------------------------------------------------------
 
     def call(self, hook: str) -> None:
@@ -278,72 +281,39 @@ class Training:
         finally:
             self.seconds[what] += time.perf_counter() - began
 
-    # --- stopping and going on -------------------------------------------------------------------------------
+    # --- checkpoints -----------------------------------------------------------------------------------------
 
-    def _save(self, position: tuple[int, int]) -> None:
+    def save(self, position: tuple[int, int]) -> None:
+        """Go to ``position`` and write the checkpoint."""
         self.position = position
-        if self.checkpoint is None:
+        if self.checkpoint.path is None:
             return
         model = self.model
-        state = {
-            "form": FORM,
-            "identity": self.identity,
-            "position": list(position),
-            "network": model.network.state_dict(),
-            "optimizer": model.optimizer.state_dict() if model.optimizer else None,
-            "curve": self.curve,
-            "seconds": self.seconds,
-            "examples": self.examples,
-            "epochs": self.epochs,
-            "step_macs": self.step_macs,
-            "resumes": self.resumes,
-        }
-        if not self.of_base:
-            state |= self._state_of_run()
-        try:
-            save_state(self.checkpoint, state)
-        except OSError as error:  # a full disk must not cost the training that is still in memory
-            self.progress.say(f"checkpoint not written ({error.strerror}); a resume would start from an earlier epoch")
-        else:
-            self.progress.saved()
-
-    def _state_of_run(self) -> dict[str, Any]:
-        """What depends on sites, method and budget."""
-        model = self.model
-        return {
-            "pruned": self.now.pruned,
-            "method": self.parts.states(),
-            "inserted": self.parts.names_of(model.inserted),
-            "per_unit": dict(model.per_unit),
-            "masks": model.masks,
-            "sliced_by": model.sliced_by,
-            "snapshots": {tag: s for tag, s in model.snapshots.items() if tag not in ("init", "base")},
-            "tracked": model.tracked,
-            "rng": self.ctx.rng.get_state(),
-            "ledger": model.ledger.counts,
-            "logged": self.now.logged,
-            "extra": self.extra,
-            "tuned": self.tuned,
-            "frozen": model.frozen.state(),
-        }
+        state = {"network": model.network.state_dict()} if self.of_base else state_of_run(self.ctx, self.parts)
+        self.checkpoint.write(
+            state
+            | {
+                "position": list(position),
+                "optimizer": model.optimizer.state_dict() if model.optimizer else None,
+                "curve": self.curve,
+                "seconds": self.seconds,
+                "examples": self.examples,
+                "epochs": self.epochs,
+                "step_macs": self.step_macs,
+                "resumes": self.resumes,
+            }
+        )
 
     def resume(self) -> bool:
         """Go back to where the checkpoint was written, if there is one of this run; call after ``prepare``."""
-        state = load_state(self.checkpoint, self.model.device) if self.checkpoint else None
-        if state is None and self.checkpoint and self.checkpoint.is_file():
-            self.progress.say(f"{self.checkpoint.name} cannot be read: starting over")
+        state = self.checkpoint.read(self.model.device)
         if state is None:
             return False
-        if (state.get("form"), state.get("identity")) != (FORM, self.identity):
-            self.progress.say(
-                "the checkpoint was written with other source, images, versions or threads: starting over"
-            )
-            return False
-        if not self.of_base:
-            self._resume_run(state)
-        self.model.network.load_state_dict(state["network"])
-        if not self.of_base:
-            self.model.frozen.load(state["frozen"])
+        if self.of_base:
+            self.model.network.load_state_dict(state["network"])
+        else:
+            restore_run(self.ctx, self.parts, self.finalize, state)
+            self.guard.macs = self.model.ledger.macs
         self._optimizer_state = state["optimizer"]
         first, second = state["position"]
         self.position = (int(first), int(second))
@@ -353,32 +323,6 @@ class Training:
         self.step_macs = state["step_macs"]
         self.resumes = state["resumes"] + 1
         return True
-
-    def _resume_run(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`_state_of_run`, and make the network what it was sliced to."""
-        model = self.model
-        model.masks = model.sites.ones(model.device)
-        if state["pruned"]:
-            self.finalize()
-        if state["sliced_by"] is not None:
-            model.shrink(state["sliced_by"]) if self.method else model.slice(state["sliced_by"])
-        self.now.pruned = state["pruned"]
-        self.parts.load(state["method"])
-        model.insert_only({site: self.parts.method.get_submodule(n) for site, n in state["inserted"].items()})
-        model.masks = state["masks"]
-        model.snapshots |= state["snapshots"]
-        model.tracked |= state["tracked"]
-        model.per_unit.load(state["per_unit"])
-        self.ctx.rng.set_state(state["rng"].cpu())
-        model.ledger.counts = state["ledger"]  # what prepare looked at was counted the first time
-        self.guard.macs = model.ledger.macs
-        self.now.logged, self.extra, self.tuned = state["logged"], state["extra"], state["tuned"]
-
-    _optimizer_state: dict[str, Any] | None = None
-
-
-FORM = 6
-"""Of a checkpoint; one of another form is as good as none."""
 
 
 def _scalar(penalty: Any) -> Tensor | float:

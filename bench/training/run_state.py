@@ -33,6 +33,8 @@ class RunState:
         stopping: what is to end after this epoch, ``phase`` or ``search``; None for nothing.
         hooks: names of the method's hooks that run now, the outermost first.
         pruned: whether the plan's PRUNE is done.
+        tuned: whether a network that units were cut out of was trained before the prune.
+        prune_result: what the prune left for the record.
         guard: watches what the method does; None where nothing is held.
     """
 
@@ -49,6 +51,8 @@ class RunState:
     guard: Watches | None = None
     hooks: tuple[str, ...] = ()
     pruned: bool = False
+    tuned: bool = False
+    prune_result: dict[str, Any] | None = None
 
     @property
     def hook(self) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.plans import carry_out
 from torch import nn
 
 from bench.api import PRUNE, Budget, Method, Phase
@@ -31,14 +32,14 @@ def trained(make_training, method, epochs=1, seed=3, **settings):
     """State of a small network after training with ``method``, always from the same weights."""
     torch.manual_seed(seed)
     training = make_training(method, arch=small(), **settings)
-    training.run((Phase(epochs),), None)
+    carry_out(training, (Phase(epochs),))
     return training.model.network.state_dict()
 
 
 def test_9g01_a_step_without_loss_is_decay(make_training):
     training = make_training(arch=silent(small()), **ONE_STEP, weight_decay=0.3)
     before = training.model.network[0].weight.detach().clone()
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     assert torch.allclose(training.model.network[0].weight, before * (1 - 0.1 * 0.3), rtol=1e-5)
 
 
@@ -58,7 +59,7 @@ def test_9g02_dropout_keeps_the_mean_and_is_gone_in_evaluation(make_training):
     ctx._now.x = ctx.x[:32]
     x, _ = next(ctx.batches())
     assert torch.equal(ctx._model.network(x), plain)
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     assert not ctx._model.busy
 
 
@@ -150,7 +151,7 @@ def test_13_3_scratch_starts_from_other_weights_than_the_base(make_training):
     def prune(training):
         ctx._model.slice(training.method.select(ctx, ctx.budget))
 
-    training.run(training.method.plan(ctx), prune)
+    carry_out(training, training.method.plan(ctx), prune)
     width = ctx.sites.widths["1"]
     assert 0 < width < 40
     assert not torch.allclose(ctx._model.network[1].weight, first["1.weight"][:width])
@@ -163,7 +164,7 @@ def test_13_5_slimming_moves_scales_by_rate_times_strength(make_training):
     with torch.no_grad():
         training.model.network[1].weight.copy_(torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0, -2.0]))
     before = {k: v.clone() for k, v in training.model.network.state_dict().items()}
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     after = training.model.network.state_dict()
     for norm in ("1.weight", "4.weight"):
         assert torch.allclose(after[norm], before[norm] - 0.1 * 0.02 * before[norm].sign(), atol=1e-7)

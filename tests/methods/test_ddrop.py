@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from support.plans import carry_out
 from torch.nn import functional as F
 
 from bench.api import Phase
@@ -198,7 +199,7 @@ def test_steps_within_an_epoch_share_one_strength(make_training):
 def test_every_importance_works_with_and_without_batch_norm(make_training, importance, arch, shape):
     method = DDrop(DDrop.Config(importance=importance))
     training = make_training(method, arch=arch, shape=shape)
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     scores = method.scores(training.ctx)
     assert {n: len(s) for n, s in scores.items()} == training.ctx.sites.widths
     assert all(s.isfinite().all() and s.max() > s.min() for s in scores.values())

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.networks import half_masks
+from support.plans import carry_out
 from torch import nn
 from torch.nn import functional as F
 
@@ -167,7 +168,7 @@ def test_2g06_a_cycle_starts_from_the_first_weights(make_training):
     ctx, dense, sites = training.ctx, training.model.network, training.ctx.sites
     init = {k: v.clone() for k, v in dense.state_dict().items()}
     plan = method.plan(ctx)
-    training.run(plan[: method.cycles], None)
+    carry_out(training, plan[: method.cycles])
     assert len(method.starts) == method.cycles > 2
     dense.load_state_dict(init)
     for state, cut in method.starts:
@@ -179,7 +180,7 @@ def test_2g06_a_cycle_starts_from_the_first_weights(make_training):
 def test_2g06_or_from_new_weights_in_every_cycle(make_training):
     method = Watched(DropNet.Config(rewind="fresh", kappa=0.001))
     training = native(make_training(method, arch="mlp_40_40", train__epochs=1))
-    training.run(method.plan(training.ctx)[:3], None)
+    carry_out(training, method.plan(training.ctx)[:3])
     weights = [training.model.snapshots["init"]["1.weight"], *(state["1.weight"] for state, _ in method.starts)]
     assert len({w.sum().item() for w in weights}) == len(weights) == 4
 
@@ -187,7 +188,7 @@ def test_2g06_or_from_new_weights_in_every_cycle(make_training):
 def test_search_by_accuracy_without_epochs_keeps_all_units(make_training):
     method = DropNet(DropNet.Config(kappa=0.9))
     training = native(make_training(method, arch="mlp_40_40", train__epochs=0))
-    training.run(method.plan(training.ctx)[: method.cycles], None)
+    carry_out(training, method.plan(training.ctx)[: method.cycles])
     assert all(mask.all() for mask in method.select(training.ctx, training.ctx.budget).values())
 
 
@@ -197,7 +198,7 @@ def test_2g07_masked_units_get_no_gradient_and_stay_as_they_were(make_training):
     ctx, init = training.ctx, {k: v.clone() for k, v in training.model.network.state_dict().items()}
     for _ in range(2):
         gone = {name: ~mask for name, mask in ctx.masks.items()}
-        training.run(method.plan(ctx)[:1], None)  # checks gradients
+        carry_out(training, method.plan(ctx)[:1])  # checks gradients
         training.position = (0, 0)
         for name, site in ctx.sites.items():
             for layer in (*site.producers, *site.norms):
@@ -250,7 +251,7 @@ def test_2g09_the_oracle_drops_a_useless_unit_first(make_training):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
     method, training = dropnet(metric="oracle", p=0), native(make_training(arch=network))
     ctx = training.ctx
-    training.run((Phase(8),), None)
+    carry_out(training, (Phase(8),))
     with torch.no_grad():
         network[3].weight[:, 2] = 0
     x, y = (torch.cat(part) for part in zip(*ctx.batches("train")))
@@ -361,7 +362,7 @@ def test_2h08_one_at_a_time_at_random_is_random_in_each_layer(make_training):
 def test_2h10_measured_in_eval_mode_on_images_as_they_are(make_training):
     training = make_training(DropNet(), augment="shift", train__epochs=1)
     ctx = training.ctx
-    training.run(training.method.plan(ctx)[:1], None)  # statistics that differ from a batch's
+    carry_out(training, training.method.plan(ctx)[:1])  # statistics that differ from a batch's
     ctx._model.network.train()
     before, rng = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}, torch.get_rng_state()
     scores = dropnet().scores(ctx)

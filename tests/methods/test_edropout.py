@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from support.networks import in_forwards
+from support.plans import carry_out
 from torch import nn
 from torch.nn import functional as F
 
@@ -166,7 +167,7 @@ def test_3g07_only_the_best_states_network_is_trained(make, arch):
     one_batch = dataclasses.replace(train, pixels=train.pixels[:32], labels=train.labels[:32])
     training.data = dataclasses.replace(training.data, train=one_batch)
     before, start = state_of(ctx._model.network), copy.deepcopy(ctx._untouched)
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     masks, after = ctx.masks, state_of(ctx._model.network)
     alone = ctx.sites.slice(start, masks).train()
     F.cross_entropy(alone(ctx.x), ctx.y).backward()
@@ -367,7 +368,7 @@ def test_3h08_a_dropped_unit_reads_zero_whatever_its_shift(make):
 def test_3h09_decay_and_momentum_spare_what_is_dropped(make):
     training = make("resnet20", options={"early": 0.0}, weight_decay=0.1, momentum=0.9, train__epochs=2)
     ctx, before = training.ctx, state_of(training.model.network)
-    training.run((Phase(2),), None)
+    carry_out(training, (Phase(2),))
     for name, site in ctx.sites.items():
         gone = ~ctx.masks[name]
         for key in (f"{name}.weight", *(f"{norm}.{k}" for norm in site.norms for k in ("weight", "bias"))):

@@ -12,7 +12,7 @@ from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
 from bench.runs.verify import verify_file
 from bench.spec.registry import METHODS
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 
 PENALTIES = ("l1l2", "group_lasso", "l1_penalty", "l2_penalty")
 SPECTRAL = ("spectral", "spectral_energy")
@@ -150,7 +150,7 @@ def test_a_run_interrupted_after_every_epoch_is_the_run_that_was_not(make_run, t
         "finetune__epochs": 0,
     }
     whole = execute(*make_run(**arguments, out=tmp_path / "a"))
-    save = Training._save
+    save = PhaseTrainer.save
 
     def save_and_stop(self, position):
         save(self, position)
@@ -158,7 +158,7 @@ def test_a_run_interrupted_after_every_epoch_is_the_run_that_was_not(make_run, t
 
     made, stops = make_run(**arguments, out=tmp_path / "b"), 0
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_save", save_and_stop)
+        patch.setattr(PhaseTrainer, "save", save_and_stop)
         while True:
             try:
                 done = execute(*made)

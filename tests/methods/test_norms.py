@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from support.plans import carry_out
 from torch import nn
 from torch.nn import functional as F
 
@@ -193,7 +194,7 @@ def spearman(one, two):
 def test_13_x_plumbing_scores_agree_with_leaving_units_out(make_training):
     """On a network in the middle of its training; chance gives 0 with a deviation of 0.18."""
     training = make_training(arch=one_layer(32, bias=False), train__lr=0.1)
-    training.run((Phase(8),), None)
+    carry_out(training, (Phase(8),))
     (oracle,) = training.ctx.leave_one_out().values()
     agreement = {}
     for name in ("taylor", "bn_scale", "random"):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.networks import SHAPE, images, made
+from support.plans import carry_out
 from torch import nn
 
 from bench.api import Method, Phase
@@ -146,7 +147,7 @@ def test_5g08_two_units_drift_apart():
 def test_5g09_the_curve_has_the_sparsity_of_each_site(make_training):
     method = PseudoNorm(PseudoNorm.Config(strength=10.0, ramp=0.0))
     training = make_training(method, arch="mlp_40_40")
-    training.run((Phase(4),), None)
+    carry_out(training, (Phase(4),))
     for name, site in training.ctx.sites.items():
         told = [entry[f"hoyer {name}"] for entry in training.curve]
         assert all(0 <= h <= 1 for h in told)
@@ -222,7 +223,7 @@ def test_5h03_only_the_proximal_step_reaches_zero(make_training):
     for proximal in (False, True):
         method = PseudoNorm(PseudoNorm.Config(strength=10.0, proximal=proximal, ramp=0.0))
         training = make_training(method, arch="mlp_40_40", train__schedule="constant")
-        training.run((Phase(12),), None)
+        carry_out(training, (Phase(12),))
         smallest[proximal] = min(site.rows().norm(dim=1).min().item() for site in training.ctx.sites.values())
     assert smallest[False] > 0 == smallest[True]
 
@@ -245,7 +246,7 @@ def test_5h05_a_site_keeps_a_unit_whatever_the_strength(make_training):
     config = PseudoNorm.Config(strength=300.0, threshold=0.99)
     training = make_training(PseudoNorm(config), arch="mlp_40_40")
     training.ctx._budget = None
-    training.run((Phase(2),), None)
+    carry_out(training, (Phase(2),))
     masks = training.method.select(training.ctx, training.ctx.budget)
     assert all(1 <= m.sum() < 5 for m in masks.values())
 
@@ -278,7 +279,7 @@ def test_the_weight_rises_and_zero_is_plain_training(make_training, kind):
         training = make_training(method, arch="mlp_40_40")
         torch.manual_seed(5)
         nn.init.kaiming_normal_(training.model.network[1].weight)
-        training.run((Phase(2),), None)
+        carry_out(training, (Phase(2),))
         states.append(training.model.network.state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 

@@ -8,7 +8,7 @@ from bench.cli import main
 from bench.records import store
 from bench.runs.execute import execute
 from bench.runs.verify import verify_file
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 
 GLOBAL_80 = [80, 64, 52, 42, 34, 28, 23, 19, 16, 13, 11, 9, 8]
 LAYER_40 = [40, 32, 26, 21, 17, 14, 12, 10, 8, 7, 6, 5, 4]
@@ -32,14 +32,14 @@ def verified(made):
 
 def stopped_everywhere(made, monkeypatch):
     """The record of a run that is interrupted after every checkpoint it writes, and how often it was."""
-    save, stops = Training._save, 0
+    save, stops = PhaseTrainer.save, 0
 
     def save_and_stop(self, position):
         save(self, position)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_save", save_and_stop)
+        patch.setattr(PhaseTrainer, "save", save_and_stop)
         while True:
             try:
                 return execute(*made), stops

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from support.plans import carry_out
 from torch import nn
 from torch.nn import functional as F
 
@@ -140,7 +141,7 @@ def test_4g06_transforms_are_not_trained(make_training):
             self.seen = len(ctx._model.inserted)
 
     training = make_training(Watched())
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     assert training.method.seen == 3
     assert list(training.method.parameters()) == []
 
@@ -246,7 +247,7 @@ def test_4h06_drop_rates_of_the_rules(make_training, rule, rate):
     layer(torch.randn(64, 16, 8, 8))
     assert (layer.mask == 0).float().mean().item() == pytest.approx(rate, abs=0.01)
     training = make_training(Spectral(Spectral.Config(rule=rule, warmup=0.0)))
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     told = {k: v for k, v in training.curve[-1].items() if k.startswith("zeroed")}
     assert list(told) == [f"zeroed blocks.{k}.conv1" for k in (2, 5, 8)]
     assert [round(v, 1) for v in told.values()] == pytest.approx([rate] * 3, abs=0.15)
@@ -313,7 +314,7 @@ def mixed():
 @every_kind
 def test_every_kind_trains_and_ranks_convolutions_and_linear_layers(make_training, transform, axis):
     training = make_training(Spectral(Spectral.Config(transform=transform, axis=axis, where="all")), arch=mixed())
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     scores = training.method.scores(training.ctx)
     assert {n: len(s) for n, s in scores.items()} == {"0": 4, "4": 9, "7": 16}
     assert all(s.isfinite().all() and s.max() > s.min() for s in scores.values())

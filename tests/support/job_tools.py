@@ -7,7 +7,7 @@ from support.paths import PLUGINS
 from bench.measure import environment
 from bench.records import store
 from bench.runs.method_factory import make_method, method_digest
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 from slurm.batch import Batch, Task, new_token
 from slurm.batch import legs as legs_of
 
@@ -69,11 +69,11 @@ def legs(out, task):
 
 def stop_at(monkeypatch, signum, *saves):
     """This process gets a signal right after each of these checkpoints."""
-    save, count = Training._save, iter(range(1, 10**6))
+    save, count = PhaseTrainer.save, iter(range(1, 10**6))
 
     def save_and_stop(self, position):
         save(self, position)
         if next(count) in saves:
             os.kill(os.getpid(), signum)
 
-    monkeypatch.setattr(Training, "_save", save_and_stop)
+    monkeypatch.setattr(PhaseTrainer, "save", save_and_stop)

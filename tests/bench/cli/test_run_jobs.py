@@ -16,7 +16,7 @@ from bench.runs import pipeline
 from bench.runs.execute import execute, leave_failure, train_base
 from bench.training import dense_baseline
 from bench.training.checkpoint import save_state
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 
 
 class Heard(Progress):
@@ -185,7 +185,7 @@ def test_an_interrupted_base_goes_on(make_run, tmp_path, monkeypatch):
     spec, options = make_run(train__epochs=3, out=tmp_path / "a")
     whole = execute(spec, options)
     options = replace(options, out=tmp_path / "b")
-    save = Training._save
+    save = PhaseTrainer.save
 
     def stop(self, position):
         save(self, position)
@@ -194,7 +194,7 @@ def test_an_interrupted_base_goes_on(make_run, tmp_path, monkeypatch):
 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_save", stop)
+        patch.setattr(PhaseTrainer, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             train_base(spec, options)
     assert signal.getsignal(signal.SIGTERM) is handler

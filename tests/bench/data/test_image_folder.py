@@ -16,7 +16,7 @@ from bench.runs.execute import execute
 from bench.runs.resolve import default_recipe
 from bench.runs.verify import verify_file
 from bench.spec.request import RunOptions
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 CPU = torch.device("cpu")
@@ -278,7 +278,7 @@ def test_streamed_runs_agree_whatever_the_workers_and_the_stops(folder, tmp_path
         return run_on(make_run, folder, out, augment="resized_crop", precision="fp32", finetune__epochs=2)
 
     whole = execute(*start(1))
-    save, saves = Training._save, []
+    save, saves = PhaseTrainer.save, []
 
     def stop_once(self, position):
         save(self, position)
@@ -286,7 +286,7 @@ def test_streamed_runs_agree_whatever_the_workers_and_the_stops(folder, tmp_path
         if len(saves) == 4:  # the base, the method's beginning and its prune are done, and an epoch of fine-tuning
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Training, "_save", stop_once)
+    monkeypatch.setattr(PhaseTrainer, "save", stop_once)
     with pytest.raises(KeyboardInterrupt):
         execute(*start(2))
     done = execute(*start(2))

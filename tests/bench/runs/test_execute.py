@@ -12,7 +12,7 @@ from bench.pruning.cost_model import Budget
 from bench.records import store
 from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
-from bench.runs.pipeline import Run
+from bench.runs.pipeline import RunPipeline
 from bench.runs.verify import verify_file
 from bench.spec.registry import METHODS
 from bench.spec.request import RunOptions
@@ -116,7 +116,7 @@ def test_seeds_differ(make_run):
 def test_finished_run_is_not_repeated(make_run, monkeypatch):
     spec, options = make_run()
     done = execute(spec, options)
-    monkeypatch.setattr(Run, "__init__", lambda *a: pytest.fail("ran again"))
+    monkeypatch.setattr(RunPipeline, "__init__", lambda *a: pytest.fail("ran again"))
     assert execute(spec, options) == done
 
 
@@ -160,11 +160,11 @@ def test_another_network_or_other_images_of_the_same_name_need_another_base(make
 
 def test_test_images_are_loaded_after_the_method_is_gone(make_run, monkeypatch):
     from bench.data import loading
-    from bench.training.loop import Training
+    from bench.training.loop import PhaseTrainer
 
     moments = []
-    finalize, load = Training.finalize, loading.load_test
-    monkeypatch.setattr(Training, "finalize", lambda *a, **n: (moments.append("finalized"), finalize(*a, **n)))
+    finalize, load = PhaseTrainer.finalize, loading.load_test
+    monkeypatch.setattr(PhaseTrainer, "finalize", lambda *a, **n: (moments.append("finalized"), finalize(*a, **n)))
     monkeypatch.setattr(loading, "load_test", lambda *a: (moments.append("test"), load(*a))[1])
     execute(*make_run("ddrop"))
     assert moments[-2:] == ["finalized", "test"]
@@ -271,7 +271,7 @@ def test_a_run_that_diverges_after_its_base(make_run):
     "on_backward_end", "on_step_end", "on_epoch_end", "on_phase_end", "scores", "select", "finalize")))  # fmt: skip
 def test_nothing_is_left_behind_by_an_exception_in_any_hook(make_run, hook):
     spec, options = make_run("raises", options={"where": hook})
-    run = Run(spec, options)
+    run = RunPipeline(spec, options)
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         run.go()
     run.let_go()
@@ -288,7 +288,7 @@ def test_nothing_is_left_behind_by_an_exception_in_any_hook(make_run, hook):
 @pytest.mark.parametrize("method", OWN)
 def test_nothing_is_left_behind_by_a_finished_run(make_run, method):
     spec, options = make_run(method)
-    run = Run(spec, options)
+    run = RunPipeline(spec, options)
     run.go()
     assert hooks_on(run.network) == hooks_on(run.training.model.network) == []
 
@@ -313,10 +313,10 @@ def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeyp
     spec, options = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "a")
     whole = execute(spec, options)
 
-    from bench.training.loop import Training
+    from bench.training.loop import PhaseTrainer
 
     spec, options = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "b")
-    save, saves = Training._save, []
+    save, saves = PhaseTrainer.save, []
 
     def stop_after_some(self, position):
         save(self, position)
@@ -324,7 +324,7 @@ def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeyp
         if len(saves) in (2, 6):  # in the base, then in the method's training
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Training, "_save", stop_after_some)
+    monkeypatch.setattr(PhaseTrainer, "save", stop_after_some)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             execute(spec, options)

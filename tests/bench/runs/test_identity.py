@@ -28,7 +28,7 @@ from bench.spec.recipe import load_recipe
 from bench.spec.registry import ARCHS, add_plugin
 from bench.training import dense_baseline
 from bench.training.checkpoint import load_state
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 
 CPU = torch.device("cpu")
 NET = """
@@ -277,14 +277,14 @@ class Stop(KeyboardInterrupt):
 def interrupt(monkeypatch, run, after):
     """Carry out a run until it has written ``after`` checkpoints."""
     with monkeypatch.context() as patch:
-        save, count = Training._save, iter(range(1, 100))
+        save, count = PhaseTrainer.save, iter(range(1, 100))
 
         def stop(self, position):
             save(self, position)
             if next(count) == after:
                 raise Stop
 
-        patch.setattr(Training, "_save", stop)
+        patch.setattr(PhaseTrainer, "save", stop)
         with pytest.raises(Stop):
             execute(*run)
 
@@ -302,16 +302,16 @@ def test_base_cut_off_in_one_run_goes_on_in_any_other(make_run, tmp_path, monkey
         *("examples", "epochs", "step_macs", "resumes"),
     }
     trained = []
-    monkeypatch.setattr(Training, "_epoch", _counted(Training._epoch, trained))
+    monkeypatch.setattr(PhaseTrainer, "_epoch", _counted(PhaseTrainer._epoch, trained))
     resumed = execute(second, options)
-    assert trained.count("base ") == 1
+    assert trained.count(True) == 1
     whole = execute(second, dataclasses.replace(options, out=tmp_path / "whole"))
     assert store.timeless(resumed) == store.timeless(whole)
 
 
 def _counted(epoch, trained):
     def count(self, *facts):
-        trained.append(self.prefix)
+        trained.append(self.of_base)
         return epoch(self, *facts)
 
     return count
@@ -324,10 +324,10 @@ def test_base_that_could_not_be_saved_is_not_trained_again(make_run, monkeypatch
         with pytest.raises(Exception, match="division by zero"):
             execute(*run)
     trained = []
-    monkeypatch.setattr(Training, "_epoch", _counted(Training._epoch, trained))
+    monkeypatch.setattr(PhaseTrainer, "_epoch", _counted(PhaseTrainer._epoch, trained))
     spec, options = run
     assert execute(spec, dataclasses.replace(options, retry=True))["status"] == "ok"
-    assert trained.count("base ") == 0
+    assert trained.count(True) == 0
 
 
 # --- checkpoints of runs ----------------------------------------------------------------------------------------
@@ -350,13 +350,13 @@ def test_run_goes_on_only_where_it_is_the_same(plugged, make_run, monkeypatch, c
     elif change == "method":
         monkeypatch.setattr(identity, "method_source", lambda _: identity.Source("9" * 64, frozenset()))
     began = []
-    phase = Training._phase
+    phase = PhaseTrainer.train
 
-    def note(self, index, step, done):
-        began.append((self.prefix + step.part, done + 1))
-        phase(self, index, step, done)
+    def note(self, step):
+        began.append((step.part, self.position[1] + 1))
+        phase(self, step)
 
-    monkeypatch.setattr(Training, "_phase", note)
+    monkeypatch.setattr(PhaseTrainer, "train", note)
     assert execute(spec, options)["status"] == "ok"
     assert ("finetune", begins) in began
 
@@ -421,7 +421,7 @@ def test_unresolved_specification_does_not_run(make_run, change, said):
 @pytest.mark.parametrize(("flags", "said"), [({"avx2"}, "no instructions for bf16"), ({"avx512_bf16"}, "")])
 def test_emulated_bf16_is_said_before_training(make_run, monkeypatch, capsys, flags, said):
     monkeypatch.setattr(environment, "cpu", lambda: ("a CPU", frozenset(flags)))
-    monkeypatch.setattr(Training, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(PhaseTrainer, "train", lambda *_: 1 / 0)
     with pytest.raises(Exception, match="division"):
         execute(*make_run(precision="bf16"))
     err = capsys.readouterr().err

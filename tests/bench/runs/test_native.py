@@ -120,16 +120,16 @@ def test_a_composition_is_native_if_a_part_is():
 
 
 def test_options_that_are_lists_reach_the_method_and_the_record(make_run):
-    from bench.runs.pipeline import Run
+    from bench.runs.pipeline import RunPipeline
 
     spec, options = make_run("own_share", "mlp_40_40", "tiny8", options={"powers": "3,4,5"})
     assert spec.config == {"powers": (3, 4, 5)}
     again = Spec.from_dict(json.loads(json.dumps(spec.as_dict())))
     assert again == spec
     assert again.id == spec.id
-    assert Run(again, options).method.config.powers == (3, 4, 5)
+    assert RunPipeline(again, options).method.config.powers == (3, 4, 5)
     empty, _ = make_run("own_share", "mlp_40_40", "tiny8", options={"powers": ""})
-    assert Run(empty, options).method.config.powers == ()
+    assert RunPipeline(empty, options).method.config.powers == ()
 
 
 # --- widths of another record ----------------------------------------------------------------------------------------

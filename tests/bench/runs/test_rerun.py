@@ -382,12 +382,12 @@ def test_all_records_of_one_name_are_listed(given, tmp_path, capsys):
 
 
 def test_a_run_that_fails_is_an_error(bench, given, tmp_path, monkeypatch):
-    from bench.training.loop import Training
+    from bench.training.loop import PhaseTrainer
 
     def fail(*_):
         raise RuntimeError("no more")
 
-    monkeypatch.setattr(Training, "run", fail)
+    monkeypatch.setattr(PhaseTrainer, "train", fail)
     code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
     assert (code, out) == (1, "")
     assert "no more" in err

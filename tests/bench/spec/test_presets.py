@@ -88,7 +88,7 @@ def test_ddrop_is_the_suites_cifar_but_for_the_decay():
 
 
 def test_edropouts_rate_falls_every_50_of_200_epochs():
-    from bench.training.optimizer import schedule
+    from bench.training.lr_schedule import schedule
 
     stage = load_recipe("edropout").train
     factors = [schedule(stage, (epoch + 0.5) / stage.epochs) for epoch in range(stage.epochs)]

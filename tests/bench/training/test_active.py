@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.paths import PLUGINS
+from support.plans import carry_out
 
 from bench.api import PRUNE, Method, Phase
 from bench.conformance import tiny_networks
@@ -59,7 +60,7 @@ PLAN = (Phase(1), PRUNE, Phase(1, "finetune"), Phase(0, "finetune"))
 def test_hooks_run_in_the_phases_of_active(make_training, active, phases):
     method = Logging(active)
     training = make_training(method, arch="mlp_40_40", batch_size=96)
-    training.run(PLAN, lambda t: t.model.slice(t.ctx.select()))
+    carry_out(training, PLAN, lambda t: t.model.slice(t.ctx.select()))
     training.finalize(last=True)
     calls = method.calls
     for hook in ("on_phase_start", "on_phase_end"):
@@ -86,7 +87,7 @@ def test_part_of_no_weight_is_bit_equal_to_the_method_without_it(tmp_path, monke
 
 def test_part_after_the_prune_acts_on_the_sliced_network(tmp_path):
     plain, composed = (Subject(name, tmp_path).run() for name in ("l1_norm", "pulls_after+l1_norm"))
-    one, two = plain.done.extra["pruned"], composed.done.extra["pruned"]
+    one, two = (r.done.now.prune_result["pruned"] for r in (plain, composed))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert "weights" not in difference(plain, composed)
     norms = [sum(s.rows().norm() for s in run.done.ctx.sites.values()) for run in (composed, plain)]

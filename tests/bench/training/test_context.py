@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.networks import hooks_of, in_forwards
 from support.paths import ROOT
+from support.plans import carry_out
 from torch import nn
 
 from bench.api import Phase
@@ -153,11 +154,11 @@ def test_batch_gates_end_with_the_step_and_masks_do_not(make_ctx):
 def test_masked_units_stay_as_they_are_under_momentum_and_decay(make_training, arch):
     training = make_training(arch=arch, weight_decay=0.1)
     ctx = training.ctx
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     ctx.masks = masks = some_masks(ctx)
     before = state_of(ctx)
     training.position = (0, 0)
-    training.run((Phase(2),), None)
+    carry_out(training, (Phase(2),))
     for name, site in ctx.sites.items():
         for layer in (*site.producers, *site.norms):
             for kind in ("weight", "bias"):
@@ -174,9 +175,9 @@ def test_masked_training_equals_training_the_slice(make_training):
     masks = some_masks(ctx)
     sliced = ctx.sites.slice(ctx._model.network, masks)
     ctx.masks = masks
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     other = make_training(arch=sliced, weight_decay=0.01, precision="fp32")
-    other.run((Phase(1),), None)
+    carry_out(other, (Phase(1),))
     again = ctx.sites.slice(ctx._model.network, masks).state_dict()
     for name, value in other.model.network.state_dict().items():
         assert torch.allclose(value, again[name], atol=1e-5), name
@@ -283,11 +284,11 @@ def test_snapshot_and_rewind(make_training):
     training = make_training()
     ctx = training.ctx
     init = state_of(ctx)
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     ctx.snapshot("early")
     early = state_of(ctx)
     training.position = (0, 0)
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     assert not same(early, state_of(ctx))
     ctx.rewind("early")
     assert same(early, state_of(ctx))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.networks import GREY, hooks_of, three_sites
+from support.plans import carry_out
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
@@ -96,11 +97,11 @@ def test_snapshots_are_sliced_along(make_training):
     training = start(make_training)
     ctx = training.ctx
     init, dense, sites = state_of(ctx._model.network), ctx._model.network, ctx.sites
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     ctx.snapshot("early")
     early = state_of(ctx._model.network)
     training.position = (0, 0)
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     now, masks = state_of(ctx._model.network), kept(ctx)
     ctx.shrink(masks)
     assert same(state_of(dense), now)  # the network it was is left as it was
@@ -212,7 +213,7 @@ class Stop(Exception):
 
 def finish(training, stop_after=None):
     """Run the plan; stop by an exception after so many checkpoints."""
-    save, saves = training._save, []
+    save, saves = training.save, []
 
     def counting(position):
         save(position)
@@ -220,9 +221,9 @@ def finish(training, stop_after=None):
         if len(saves) == stop_after:
             raise Stop
 
-    training._save = counting
+    training.save = counting
     try:
-        training.run(PLAN, lambda t: t.model.slice(t.ctx.select()))
+        carry_out(training, PLAN, lambda t: t.model.slice(t.ctx.select()))
     except Stop:
         return False
     return True

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.networks import GREY, conv, half_masks, head, three_sites
 from support.paths import PLUGINS
+from support.plans import carry_out
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
@@ -58,7 +59,7 @@ class ByHand(Method):
 def train(make_training, method, plan=EPOCHS, prune=None, **settings):
     torch.manual_seed(0)
     training = make_training(method, arch=three_sites(), shape=GREY, **settings)
-    training.run(plan, prune)
+    carry_out(training, plan, prune)
     return training
 
 
@@ -185,14 +186,14 @@ def test_resume_after_every_epoch_is_the_same_to_the_bit(make_training, tmp_path
 
     plan = (Phase(2), Phase(1), PRUNE, Phase(1, "finetune")) if method is ShrinksToo else PLAN
     whole = start(None)
-    whole.run(plan, prune)
+    carry_out(whole, plan, prune)
     stops = 0
     while True:
         training = start(tmp_path / "c.pt")
         assert training.resume() == (stops > 0)
         monkeypatch.setattr(training.progress, "saved", lambda: (_ for _ in ()).throw(Stop))
         try:
-            training.run(plan, prune)
+            carry_out(training, plan, prune)
         except Stop:
             stops += 1
         else:

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from support.paths import PLUGINS
+from support.plans import carry_out
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
 from bench.conformance.subject import Subject
 from bench.errors import METHOD, Diverged, RunFailed
-from bench.runs.pipeline import Run
+from bench.runs.pipeline import RunPipeline
 from bench.spec.registry import METHODS, add_plugin
 from bench.training.guard import GLOBAL_HOOKS
 
@@ -83,7 +84,7 @@ def test_global_hooks_of_others_stay(make_training):
     handle = nn.modules.module.register_module_forward_hook(lambda *given: None)
     try:
         training = make_training(arch="mlp_40_40")
-        training.run((Phase(1),), None)
+        carry_out(training, (Phase(1),))
         training.guard.release()
         assert handle.id in nn.modules.module._global_forward_hooks
     finally:
@@ -123,7 +124,7 @@ class Works(Method):
 
 def test_method_may_write_in_its_hooks(make_training):
     training = make_training(Works(), arch="mlp_40_40")
-    training.run((Phase(2), PRUNE, Phase(1)), lambda t: t.model.slice(t.ctx.select()))
+    carry_out(training, (Phase(2), PRUNE, Phase(1)), lambda t: t.model.slice(t.ctx.select()))
     assert training.epochs == 3
 
 
@@ -135,7 +136,7 @@ def test_method_may_shrink_after_it_looked_at_gradients_and_validation(make_trai
             ctx.shrink(ctx.rank(scores, "layer"))
 
     training = make_training(Cuts(), arch="mlp_40_40")
-    training.run((Phase(1), PRUNE, Phase(1)), lambda t: t.model.slice(t.ctx.select()))
+    carry_out(training, (Phase(1), PRUNE, Phase(1)), lambda t: t.model.slice(t.ctx.select()))
     assert sum(training.ctx.sites.widths.values()) < 80
 
 
@@ -145,7 +146,7 @@ def test_method_from_init_may_draw_its_own_weights_in_prepare(make_training):
             with torch.no_grad():
                 next(iter(ctx.sites.values())).weights()[0].normal_(generator=ctx.rng)
 
-    make_training(Draws(), arch="mlp_40_40").run((Phase(1),), None)
+    carry_out(make_training(Draws(), arch="mlp_40_40"), (Phase(1),))
 
 
 def test_method_from_the_base_may_not(make_training):
@@ -171,7 +172,7 @@ def test_weights_that_are_not_numbers_are_compared_too(make_training):
 
     training = make_training(Breaks(), arch="mlp_40_40")
     with pytest.raises(Diverged):  # and not: changed in on_batch_start
-        training.run((Phase(1),), None)
+        carry_out(training, (Phase(1),))
 
 
 def test_refused_names_are_an_error_of_the_method(plugins, make_run, tmp_path):
@@ -184,4 +185,4 @@ def test_refused_names_are_an_error_of_the_method(plugins, make_run, tmp_path):
     add_plugin(str(file))
     spec, options = make_run("sets_back")
     with pytest.raises(AttributeError, match=r"ctx\.forwarded cannot be set"):
-        Run(spec, options).go()
+        RunPipeline(spec, options).go()

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from support.networks import GREY, half_masks, three_sites
+from support.plans import carry_out
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
@@ -166,7 +167,7 @@ class Looks(Method):
 
 def test_training_cost_is_steps_and_forwards(make_training):
     training = make_training(Looks(), arch=three_sites(), shape=GREY)
-    training.run((Phase(2),), None)
+    carry_out(training, (Phase(2),))
     once, (without, with_gradient) = training.model.macs, training.method.seen
     assert (training.model.ledger.forward, training.model.ledger.backward) == (without, with_gradient)
     assert with_gradient == 32 * (2 + 2 * 3 * 3 + 2 + 1)
@@ -186,14 +187,14 @@ def test_resumed_run_has_the_cost_of_the_whole_one(make_training, tmp_path, monk
 
     plan = (Phase(2), PRUNE, Phase(1))
     whole = start(None)
-    whole.run(plan, prune)
+    carry_out(whole, plan, prune)
     stopped = start(tmp_path / "c.pt")
     monkeypatch.setattr(stopped.progress, "saved", lambda: (_ for _ in ()).throw(Stop))
     with pytest.raises(Stop):
-        stopped.run(plan, prune)
+        carry_out(stopped, plan, prune)
     going_on = start(tmp_path / "c.pt")
     assert going_on.resume()
-    going_on.run(plan, prune)
+    carry_out(going_on, plan, prune)
     assert going_on.model.ledger.counts == whole.model.ledger.counts
     assert going_on.train_macs == whole.train_macs
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.paths import PLUGINS
+from support.plans import carry_out
 
 from bench.api import PRUNE, Method, Phase
 from bench.conformance import tiny_networks
@@ -94,7 +95,7 @@ def test_shrink_at_a_start_trains_the_smaller_network(arch, tmp_path):
     run = Subject("shrinks_at_the_start", tmp_path).run(arch=arch)
     whole = Subject("l2_norm", tmp_path).run(arch=arch)
     assert run.done.ctx.sites.widths == whole.done.ctx.sites.widths
-    assert run.done.extra["pruned"] is None  # it was tuned before the prune
+    assert run.done.now.prune_result["pruned"] is None  # it was tuned before the prune
     tuned = [entry["val_loss"] for entry in run.done.curve]
     assert len(set(tuned)) == len(tuned) == 3
 
@@ -143,7 +144,7 @@ def calling(hook, call):
 def test_hook_may_call_or_is_refused_in_one_line(make_training, hook, call):
     def run():
         training = make_training(calling(hook, call), arch="mlp_40_40")
-        training.run((Phase(1),), None)
+        carry_out(training, (Phase(1),))
         training.ctx.select()
         training.finalize()
 
@@ -164,7 +165,7 @@ def test_module_that_no_checkpoint_would_have_is_refused(make_training):
 
     training = make_training(Hides(), arch="mlp_40_40")
     with pytest.raises(RunFailed, match="the module inserted at site 1 is no attribute of the method"):
-        training.run((Phase(1),), None)
+        carry_out(training, (Phase(1),))
 
 
 # --- phase hooks ---------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def logging(calls):
 
 
 def run(training, plan):
-    training.run(plan, lambda t: t.model.slice(t.ctx.select()))
+    carry_out(training, plan, lambda t: t.model.slice(t.ctx.select()))
 
 
 PLANS = {
@@ -223,14 +224,14 @@ def resumed(make_training, file, plan, make_method):
     while True:
         training = make_training(make_method(), arch="mlp_40_40", checkpoint=file)
         assert training.resume() == (stops > 0)
-        save = training._save
+        save = training.save
 
         def stopping(position, save=save):
             save(position)
             if position[0] < len(plan):
                 raise Stop
 
-        training._save = stopping
+        training.save = stopping
         try:
             run(training, plan)
         except Stop:

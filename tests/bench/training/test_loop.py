@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from support.plans import carry_out
 
 from bench.api import PRUNE, Method, Phase
 from bench.errors import Diverged
 from bench.spec.recipe import Stage
-from bench.training.optimizer import schedule
+from bench.training.batchnorm import recalibrate
+from bench.training.lr_schedule import schedule
 from methods.ddrop import DDrop
 
 
@@ -77,7 +79,7 @@ for hook_name in HOOKS:
 
 def test_hooks_are_called_in_order(make_training):
     training = make_training(Recorder(), batch_size=48)
-    training.run((Phase(2), Phase(1)), None)
+    carry_out(training, (Phase(2), Phase(1)))
     step = ["on_batch_start", "penalty", "on_backward_end", "on_step_end"]
     epoch = [*step, *step, "on_epoch_end"]
     phase_one = ["on_phase_start", *epoch, *epoch, "on_phase_end"]
@@ -90,13 +92,13 @@ def test_no_hook_runs_after_the_prune(make_training):
     def prune(t):
         t.model.slice(t.ctx.select())
 
-    training.run((PRUNE, Phase(1)), prune)
+    carry_out(training, (PRUNE, Phase(1)), prune)
     assert training.method is None
 
 
 def test_counts_examples_macs_and_seconds(make_training):
     training = make_training(Recorder(), batch_size=40)
-    training.run((Phase(3),), None)
+    carry_out(training, (Phase(3),))
     assert training.examples == 3 * 80  # the last, incomplete batch is left out
     assert training.train_macs == 3 * training.model.macs * 240
     assert set(training.seconds) == {"train", "method", "evaluate"}
@@ -112,7 +114,7 @@ def test_forwards_of_the_method_are_part_of_the_cost(make_training):
                 ctx.evaluate({name: torch.ones(3, site.n_units) for name, site in ctx.sites.items()})
 
     training = make_training(Looks(), batch_size=48)
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
     assert training.train_macs == training.model.macs * (3 * 96 + 32 + 3 * 48)
 
 
@@ -123,7 +125,7 @@ def test_penalty_is_added_to_the_loss(make_training):
 
     free, pulled = make_training(), make_training(Pull(), weight_decay=0)
     for training in (free, pulled):
-        training.run((Phase(3),), None)
+        carry_out(training, (Phase(3),))
     name = next(iter(free.ctx.sites))
     norms = [training.ctx.sites[name].rows().norm().item() for training in (pulled, free)]
     assert norms[0] < 0.5 * norms[1]
@@ -131,7 +133,7 @@ def test_penalty_is_added_to_the_loss(make_training):
 
 def test_learns(make_training):
     training = make_training(batch_size=16, train__epochs=8, augment="none", train__lr=0.05, train__warmup=0)
-    training.run((Phase(8),), None)
+    carry_out(training, (Phase(8),))
     assert training.curve[-1]["val_top1"] > 0.9
     assert training.curve[-1]["train_loss"] < training.curve[0]["train_loss"] / 4
 
@@ -139,7 +141,7 @@ def test_learns(make_training):
 def test_divergence_is_told_with_what_to_do(make_training):
     training = make_training(arch="mlp_40_40", train__lr=1e12)
     with pytest.raises(Diverged, match=r"--set train\.lr="):
-        training.run((Phase(2),), None)
+        carry_out(training, (Phase(2),))
 
 
 class Ends(Method):
@@ -174,7 +176,7 @@ class Ends(Method):
 def test_weights_not_finite_after_the_last_step_diverge(make_training, hook, value):
     training = make_training(Ends(hook, value), arch="mlp_40_40")
     with pytest.raises(Diverged, match=r"^1\.weight is not finite after (epoch 2 of train: lower|step 0 of the plan)"):
-        training.run((Phase(2),), None)
+        carry_out(training, (Phase(2),))
     assert len(training.curve) == 2
     assert training.method.ended == (0 if hook in ("on_backward_end", "on_step_end") else 1)
 
@@ -183,13 +185,13 @@ def test_statistics_not_finite_diverge(make_training):
     training = make_training(arch="resnet20")
     training.model.network.bn1.running_var[0] = float("inf")
     with pytest.raises(Diverged, match=r"bn1\.running_var is not finite after epoch 1"):
-        training.run((Phase(1),), None)
+        carry_out(training, (Phase(1),))
 
 
 def test_constant_buffer_may_be_infinite(make_training):
     training = make_training(arch="mlp_40_40")
     training.model.network.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
-    training.run((Phase(1),), None)
+    carry_out(training, (Phase(1),))
 
 
 @pytest.mark.parametrize("part", ["train", "finetune"])
@@ -197,14 +199,14 @@ def test_one_step_too_long_diverges(make_training, part):
     """The loss is that of before the step."""
     training = make_training(arch="mlp_40_40", batch_size=96, **{f"{part}__lr": 1e43, f"{part}__warmup": 0})
     with pytest.raises(Diverged, match=rf"weight is not finite after epoch 1 of {part}: lower its rate"):
-        training.run((Phase(1, part),), None)
+        carry_out(training, (Phase(1, part),))
     assert torch.tensor(training.curve[0]["train_loss"]).isfinite()
 
 
 def test_zero_epochs_train_nothing(make_training):
     training = make_training()
     before = {k: v.clone() for k, v in training.model.network.state_dict().items()}
-    training.run((Phase(0),), None)
+    carry_out(training, (Phase(0),))
     assert all(torch.equal(before[k], v) for k, v in training.model.network.state_dict().items())
 
 
@@ -214,7 +216,7 @@ class Stop(Exception):
 
 def finish(training, plan, stop_after=None):
     """Run the plan; stop by an exception after so many checkpoints."""
-    save, count = training._save, [0]
+    save, count = training.save, [0]
 
     def counting(position):
         save(position)
@@ -222,14 +224,14 @@ def finish(training, plan, stop_after=None):
         if count[0] == stop_after:
             raise Stop
 
-    training._save = counting
+    training.save = counting
 
     def prune(t):
         t.model.slice(t.ctx.select())
-        t.extra = {"macs": 5}
+        return {"macs": 5}
 
     try:
-        training.run(plan, prune)
+        carry_out(training, plan, prune)
     except Stop:
         return False
     return True
@@ -278,7 +280,7 @@ def test_stopped_and_resumed_equals_uninterrupted(plugins, make_training, tmp_pa
     assert finish(going_on, PLAN)
     assert going_on.curve == whole.curve
     assert len({entry["looked_at"] for entry in going_on.curve if "looked_at" in entry}) == 1
-    assert going_on.extra == whole.extra
+    assert going_on.now.prune_result == whole.now.prune_result == {"macs": 5}
     assert (going_on.examples, going_on.train_macs) == (whole.examples, whole.train_macs)
     assert going_on.resumes == 1
     one, two = going_on.model.network.state_dict(), whole.model.network.state_dict()
@@ -290,7 +292,7 @@ def test_foreign_and_damaged_checkpoints_are_ignored(make_training, tmp_path):
     training = make_training(checkpoint=file)
     finish(training, (Phase(1),))
     other = make_training(checkpoint=file)
-    other.identity = "something else"
+    other.checkpoint.identity = "something else"
     assert not other.resume()
     file.write_bytes(file.read_bytes()[:1000])
     assert not make_training(checkpoint=file).resume()
@@ -301,7 +303,7 @@ def test_recalibration_is_the_plain_mean_over_batches(make_training):
     norm = training.model.network.bn1
     inputs = []
     norm.register_forward_pre_hook(lambda m, args: inputs.append(args[0].detach()))
-    training.recalibrate()
+    recalibrate(training.model, training.data, training.recipe, training.seed)
     means = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs])
     assert len(inputs) == 2
     assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-6)
@@ -318,5 +320,5 @@ def test_precision_is_the_recipes(make_training):
                 kinds[precision] = out.dtype
 
         training.model.network.fc.register_forward_hook(note)
-        training.run((Phase(1),), None)
+        carry_out(training, (Phase(1),))
     assert kinds == {"fp32": torch.float32, "bf16": torch.bfloat16}

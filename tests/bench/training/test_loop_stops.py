@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from support.plans import carry_out
 
 from bench.api import PRUNE, Method, Phase
 from bench.errors import UsageError
 from bench.progress import Progress
 from bench.runs.execute import execute
 from bench.spec.recipe import Stage
-from bench.training.optimizer import schedule
+from bench.training.lr_schedule import schedule
 
 
 def scripted(training, *losses):
@@ -19,7 +20,7 @@ def scripted(training, *losses):
 
 
 def run(training, plan):
-    training.run(plan, lambda t: t.model.slice(t.ctx.select()))
+    carry_out(training, plan, lambda t: t.model.slice(t.ctx.select()))
 
 
 def epochs_of(training):
@@ -122,7 +123,7 @@ def test_resumed_before_in_and_after_a_phase_that_ended_early(make_training, tmp
     run(whole, plan)
     assert epochs_of(whole) == {0: 2, 1: 3}
     stopped, saves = start("part.pt"), []
-    save = stopped._save
+    save = stopped.save
 
     def stopping(position):
         save(position)
@@ -130,7 +131,7 @@ def test_resumed_before_in_and_after_a_phase_that_ended_early(make_training, tmp
         if len(saves) == stop_after:
             raise Stop
 
-    stopped._save = stopping
+    stopped.save = stopping
     with pytest.raises(Stop):
         run(stopped, plan)
     assert saves == [(0, 1), (1, 0), (1, 1)][:stop_after]
@@ -277,7 +278,7 @@ def test_a_search_that_stopped_is_not_taken_up_again(make_training, tmp_path):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        first.run(PLAN, no)
+        carry_out(first, PLAN, no)
     again = make_training(Counting(), arch="mlp_40_40", checkpoint=file)
     assert again.resume()
     assert again.position == (3, 0)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.plans import carry_out
 from torch import nn
 
 from bench.api import Method, Phase
@@ -121,7 +122,7 @@ class NeverUsed(Parts):
 
 def finish(training, stop_after=None):
     """Train three epochs; stop after so many checkpoints."""
-    save, saves = training._save, []
+    save, saves = training.save, []
 
     def counting(position):
         save(position)
@@ -129,9 +130,9 @@ def finish(training, stop_after=None):
         if len(saves) == stop_after:
             raise InterruptedError
 
-    training._save = counting
+    training.save = counting
     try:
-        training.run((Phase(3),), None)
+        carry_out(training, (Phase(3),))
     except InterruptedError:
         return state_of(training)
     return state_of(training)

@@ -9,7 +9,7 @@ from support.job_tools import batch_of, found, has_record, legs
 from bench.records import store
 from bench.runs import pipeline
 from bench.runs.execute import execute
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 from slurm import place as places
 from slurm import worker as workers
 from slurm.batch import Task
@@ -22,13 +22,13 @@ from slurm.worker import FRUITLESS_LEGS
 def clock(monkeypatch):
     """Time as jobs see it; it stands still but in epochs, each of which takes ``minutes``."""
     now = SimpleNamespace(s=1_000_000.0, minutes=20)
-    epoch = Training._epoch
+    epoch = PhaseTrainer._epoch
 
     def take_time(self, *given):
         now.s += 60 * now.minutes
         return epoch(self, *given)
 
-    monkeypatch.setattr(Training, "_epoch", take_time)
+    monkeypatch.setattr(PhaseTrainer, "_epoch", take_time)
     for module in (places, workers):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now.s, sleep=time.sleep))
     return now
@@ -121,7 +121,7 @@ def test_job_stops_in_time_though_no_warning_comes(make_run, tmp_path, monkeypat
     spec, _ = make_run()
     batch = batch_of(tmp_path, spec, minutes=2, signal_delay_s=40)
     monkeypatch.setenv(BEGAN, str(time.time() - 79))  # so the limit is a second away
-    monkeypatch.setattr(Training, "_epoch", lambda *given: time.sleep(60))
+    monkeypatch.setattr(PhaseTrainer, "_epoch", lambda *given: time.sleep(60))
     assert Job(batch.file, 0)() == AGAIN
     assert legs(tmp_path, spec)[0].ended == "timed out"
 

@@ -10,7 +10,7 @@ from bench.errors import RunFailed
 from bench.measure import environment
 from bench.records import store
 from bench.runs.execute import execute
-from bench.training.loop import Training
+from bench.training.loop import PhaseTrainer
 from slurm.batch import Task
 from slurm.clusters import RUNNING, Local
 from slurm.job import Job
@@ -78,8 +78,8 @@ def test_signals_are_as_before_when_a_job_is_over(make_run, tmp_path):
 def test_a_job_is_alive_while_it_works_and_not_after(make_run, tmp_path, monkeypatch):
     batch = replace(batch_of(tmp_path, make_run()[0]), jobs=("77",))
     seen = []
-    save = Training._save
-    monkeypatch.setattr(Training, "_save", lambda *given: (seen.append(Local().live([batch])), save(*given))[1])
+    save = PhaseTrainer.save
+    monkeypatch.setattr(PhaseTrainer, "save", lambda *given: (seen.append(Local().live([batch])), save(*given))[1])
     Job(batch.file, 0)()
     assert seen
     assert all(state == {"77": (RUNNING, "")} for state in seen)

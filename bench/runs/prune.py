@@ -1,0 +1,58 @@
+"""The prune of a run: choose masks, slice, check the sliced network, re-estimate batch norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.errors import ARCHITECTURE, METHOD, RunFailed
+from bench.measure import flops
+from bench.pruning.gates import TOLERANCE, gate_slice_difference
+from bench.spec.spec import Budget
+from bench.training.batchnorm import recalibrate
+from bench.training.checkpoint import clone_state
+from bench.training.loop import PhaseTrainer
+
+
+def prune(trainer: PhaseTrainer, budget: Budget | None, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Remove the units that the method's masks do not keep; what does not act afterwards is finalized before.
+
+    Args:
+        trainer: of the run; the step at its position is the PRUNE.
+        budget: which the masks must keep; None for none.
+        shape: of one image ``(C, H, W)``.
+
+    Returns:
+        For the record: ``gate_slice_difference``, and ``pruned``, the weights after the prune; None for a method that
+        trains a smaller network before the prune.
+
+    Raises:
+        RunFailed: the masks cost more than the budget, or the sliced network is not the gated one.
+    """
+    model, costs = trainer.model, trainer.model.costs
+    masks = {name: mask.cpu() for name, mask in trainer.ctx.select().items()}
+    trainer.finalize()
+    cost = costs.array({name: int(mask.sum()) for name, mask in masks.items()})
+    if budget and not costs.meets(budget, cost):
+        raise RunFailed(
+            f"the method's masks cost {costs.cost(budget, cost):,}, "
+            f"the budget of {budget} is {costs.allowed(budget):,}",
+            blame=METHOD,
+        )
+    unpruned, sites = model.network, model.sites
+    sliced = model.slice(masks, tracking=trainer.method is not None)
+    trainer.guard.check_network()
+    with model.ledger.paused():
+        difference = gate_slice_difference(unpruned, sliced, sites, masks, trainer.data.val.first(64))
+    if not difference <= TOLERANCE:  # not a number fails too
+        why = f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}"
+        raise RunFailed(why, blame=ARCHITECTURE)
+    with model.ledger.paused():
+        counted = flops.count(sliced, shape)
+    if counted.total != costs.macs(cost):
+        why = f"fvcore counts {counted.total:,} MACs, the cost model {costs.macs(cost):,}"
+        raise RunFailed(why, blame=ARCHITECTURE)
+    recalibrate(model, trainer.data, trainer.recipe, trainer.seed)
+    return {
+        "gate_slice_difference": difference,
+        "pruned": None if trainer.now.tuned else clone_state(sliced),
+    }

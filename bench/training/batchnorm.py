@@ -1,0 +1,54 @@
+"""Batch norm statistics, estimated again once units have been removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from bench.data.loading import TrainingData
+from bench.models.torch_state import NORMS
+from bench.spec.digest import derive_seed
+from bench.spec.recipe import Recipe
+from bench.training.masked_model import MaskedModel
+
+
+@torch.no_grad()
+def reestimate(network: nn.Module, batches: Iterable[Tensor], autocast: Callable[[], AbstractContextManager]) -> None:
+    """Set the statistics of all batch norms to the plain mean over ``batches`` of images; training mode stays on.
+
+    Each forward pass is made within ``autocast()``.
+    """
+    norms = [m for m in network.modules() if isinstance(m, NORMS)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    network.train()
+    for x in batches:
+        with autocast():
+            network(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def recalibrate(model: MaskedModel, data: TrainingData, recipe: Recipe, seed: int) -> None:
+    """Re-estimate the statistics of ``model`` over the recipe's number of training batches, in its precision.
+
+    These forward passes are the harness's: they count as none of the method's.
+    """
+    generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "recalibrate"))
+    batches = data.train.batches(recipe.batch_size, generator, drop_last=True)
+
+    @contextmanager
+    def forward() -> Iterator[None]:
+        with model.autocast(), model.ledger.harness(model.network):
+            yield
+
+    if recipe.recalibrate:
+        reestimate(model.network, (x for x, _ in islice(batches, recipe.recalibrate)), forward)
