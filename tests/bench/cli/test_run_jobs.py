@@ -133,9 +133,9 @@ def test_progress_hears_of_a_checkpoint_when_it_is_written(make_run):
 
 
 def test_progress_hears_nothing_of_a_checkpoint_that_was_not_written(make_run, monkeypatch):
-    from bench.training import loop
+    from bench.training import run_checkpoint
 
-    monkeypatch.setattr(loop, "save_state", full)
+    monkeypatch.setattr(run_checkpoint, "save_state", full)
     heard = Heard()
     execute(*make_run("ddrop"), heard)
     assert len(heard.epochs) == 3

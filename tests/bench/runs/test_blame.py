@@ -10,7 +10,7 @@ from torch import nn
 from bench.errors import BenchError, RunFailed, SetupError
 from bench.models import error_place
 from bench.records import store
-from bench.runs import pipeline, preflight
+from bench.runs import pipeline, preflight, prune
 from bench.runs.execute import execute, leave_failure
 from bench.spec.registry import add_plugin
 
@@ -78,7 +78,7 @@ def breaks_at(monkeypatch, arch, method, moment):
 MOMENTS = {
     "base": (pipeline.bases, "ensure"),
     "prune": (pipeline.Context, "select"),
-    "fine-tuning": (pipeline, "clone_state"),
+    "fine-tuning": (prune, "clone_state"),
 }
 
 

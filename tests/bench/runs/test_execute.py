@@ -250,9 +250,9 @@ def test_parts_that_no_record_may_have_are_left_out(make_run, monkeypatch):
 
 
 def test_a_network_of_no_numbers_is_not_sliced(make_run, monkeypatch):
-    from bench.runs import pipeline
+    from bench.runs import prune
 
-    monkeypatch.setattr(pipeline, "gate_slice_difference", lambda *a: float("nan"))
+    monkeypatch.setattr(prune, "gate_slice_difference", lambda *a: float("nan"))
     spec, options = make_run()
     with pytest.raises(RunFailed, match="gated and sliced network differ by nan"):
         execute(spec, options)
@@ -365,12 +365,12 @@ def test_full_disk_at_the_end_loses_no_record(make_run, monkeypatch):
 
 
 def test_full_disk_in_between_costs_only_the_checkpoint(make_run, monkeypatch, capsys):
-    from bench.training import loop
+    from bench.training import run_checkpoint
 
     def full(path, state):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loop, "save_state", full)
+    monkeypatch.setattr(run_checkpoint, "save_state", full)
     spec, options = make_run("ddrop")
     assert execute(spec, options)["status"] == "ok"
 
