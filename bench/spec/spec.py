@@ -113,8 +113,8 @@ class Spec:
         """Name of the dense network this run starts from or is compared with.
 
         ``known`` is what else decides its numbers and is known once a run begins (see
-        :class:`bench.runs.pipeline.RunPipeline`): the same architecture's name may come to mean another network, and another
-        device rounds otherwise. Without it, runs with equal names share a base on equal machines.
+        :class:`bench.runs.pipeline.RunPipeline`). The same architecture's name may come to mean another network, and
+        another device rounds otherwise. Without it, runs with equal names share a base on equal machines.
         """
         recipe = non_default(self.recipe, skip=("name", "finetune", "recalibrate", "latency_batch"))
         key = {"recipe": recipe, "rules": self.rules, "known": known}
