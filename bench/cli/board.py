@@ -90,12 +90,18 @@ def board(chosen: argparse.Namespace) -> int:
 
 
 def _tables(chosen: argparse.Namespace) -> str:
-    from leaderboard.render.several import written
-    from leaderboard.render.tables import whole
+    """The text of all tables, made network by network, so that only one network's boards are in memory."""
+    from leaderboard.render.tables import pieces, whole
+    from leaderboard.stats import boards as board
 
     with _no_collection():
-        parts, problems = written(_found(chosen), chosen.format, chosen.keep or (), not chosen.no_cache)
-    _tell(chosen, parts, problems)
+        found = _found(chosen)
+        parts, problems = [], set(found.problems)
+        for rows in board.by_network(found.rows):
+            boards, own = board.of_network(rows)
+            parts += [piece for one in board.at(boards, chosen.keep or ()) for piece in pieces(one, chosen.format)]
+            problems |= set(own)
+    _tell(chosen, parts, sorted(problems, key=lambda p: (p.file, p.message)))
     return whole(parts, chosen.format)
 
 
