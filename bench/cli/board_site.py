@@ -1,4 +1,4 @@
-"""What ``bench board --site`` gives to the pages beside the boards: methods, claims, verifications, commands."""
+"""What the pages of ``bench board --site`` say besides boards: methods, published numbers, verifications, commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.runs.rerun import command
 from bench.spec.registry import METHODS
 from leaderboard.pages.site import About, Sources
 from leaderboard.pages.site import write as write_pages
-from leaderboard.published import claims
+from leaderboard.published.publications import accuracies
 
 if TYPE_CHECKING:
     from leaderboard.reader.frame import Problem
@@ -25,7 +25,7 @@ def write(
 ) -> list[Path]:
     """Write the site into ``folder``; raises UsageError where that is something else, SetupError where it cannot."""
     root = records if records.is_dir() else records.parent
-    sources = Sources(root, _command, about_methods(), claims.load(), problems, read_verified(verified))
+    sources = Sources(root, _command, about_methods(), accuracies(), problems, read_verified(verified))
     return write_pages(folder, boards, sources)
 
 

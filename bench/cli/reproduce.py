@@ -1,4 +1,4 @@
-"""``bench reproduce``: run what a published claim needs, or one record again, and say whether it holds."""
+"""``bench reproduce``: run what a published number needs, or one record again, and say whether it holds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from bench.spec.registry import unknown
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 from bench.spec.words import as_seeds
-from leaderboard.published import targets as claims
-from leaderboard.published.targets import Claim, Record, Result, Verdict
+from leaderboard.published import publications
+from leaderboard.published.publications import Publication
+from leaderboard.published.verdicts import Record, Result, Verdict, judge, published_at
 from leaderboard.render.text_table import sentences, table
-from leaderboard.stats.intervals import Prediction, other_seeds, predict, top1
+from leaderboard.stats.prediction import Prediction, other_seeds, predict, top1
 
 ABOUT = 110
-"""Most characters of a line of what is said of a target file."""
+"""Most characters of a line of what is said of a publication."""
 TARGETS = (
     *(Column("group"), Column("quantity", wrap=True), Column("units left", right=True, drop=3)),
     *(Column("published in", wrap=True, drop=5), Column("kind", drop=4), Column("paper %", right=True)),
@@ -47,7 +48,7 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=reproduce)
     p.add_argument("name", nargs="?", metavar="NAME|FILE|RECORD", help="default: list what there is")
     p.add_argument("--only", action="append", default=[], metavar="GROUP", help="this group of runs; repeatable")
-    p.add_argument("--seeds", metavar="N[-M][,...]", help="default: the target file's")
+    p.add_argument("--seeds", metavar="N[-M][,...]", help="default: the publication's")
     where = arguments.add_options(p)
     where.add_argument("--retry", action="store_true", help="run failed runs again; finished ones stay")
     where.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
@@ -59,12 +60,14 @@ def reproduce(chosen: argparse.Namespace) -> int:
         return _list(chosen)
     if _names_a_record(chosen.name):
         return _replay(find_one(chosen.name, chosen.out), chosen)
-    claim = claims.load_claim(chosen.name)
+    publication = publications.load(chosen.name)
+    if not publication.groups:
+        raise UsageError(f"publication {publication.name}: no groups of runs, only accuracies")
     for name in chosen.only:
-        if name not in claim.groups:
-            raise unknown("group", name, claim.groups)
-    groups = {name: group for name, group in claim.groups.items() if not chosen.only or name in chosen.only}
-    seeds = as_seeds(chosen.seeds or claim.seeds)
+        if name not in publication.groups:
+            raise unknown("group", name, publication.groups)
+    groups = {name: group for name, group in publication.groups.items() if not chosen.only or name in chosen.only}
+    seeds = as_seeds(chosen.seeds or publication.seeds)
     options = RunOptions.from_args(chosen)
     requests = {name: dataclasses.replace(group.request, seeds=seeds) for name, group in groups.items()}
     planned = {name: resolve(request, options)[0] for name, request in requests.items()}  # all before the first runs
@@ -75,11 +78,11 @@ def reproduce(chosen: argparse.Namespace) -> int:
     results = {}
     for name, group in groups.items():
         records = _records(name, planned[name], options)
-        results[name] = claims.judge(name, group, records, complete=len(records) == len(seeds))
+        results[name] = judge(name, group, records, complete=len(records) == len(seeds))
     if chosen.json:
-        output.print_json(_as_json(claim, results))
+        output.print_json(_as_json(publication, results))
     else:
-        print(_as_text(claim, results, output.limit(chosen)))
+        print(_as_text(publication, results, output.limit(chosen)))
     verdicts = [verdict for result in results.values() for verdict in result.verdicts]
     bad = [f"{v.group} {v.target.quantity} ({v.outcome})" for v in verdicts if v.outcome != "met"]
     if bad:
@@ -92,9 +95,9 @@ def reproduce(chosen: argparse.Namespace) -> int:
 
 def _list(chosen: argparse.Namespace) -> int:
     rows = []
-    for name in claims.claim_names():
-        claim = claims.load_claim(name)
-        rows.append({"name": name, "groups": ", ".join(claim.groups), "seeds": claim.seeds, "what": claim.description})
+    for found in publications.repeatable():
+        groups = ", ".join(found.groups)
+        rows.append({"name": found.name, "groups": groups, "seeds": found.seeds, "what": found.description})
     if chosen.json:
         output.print_json(rows)
     else:
@@ -118,8 +121,12 @@ def _records(name: str, specs: list[Spec], options: RunOptions) -> list[Record]:
     return found
 
 
-def _as_text(claim: Claim, results: dict[str, Result], width: int | None) -> str:
-    about = (f"{claim.description}\n{claim.source}", f"Readings: {claim.reading}", f"Notes: {claim.notes}")
+def _as_text(publication: Publication, results: dict[str, Result], width: int | None) -> str:
+    about = (
+        f"{publication.description}\n{publication.source}",
+        f"Readings: {publication.reading}",
+        f"Notes: {publication.notes}",
+    )
     parts = [sentences(text, min(width or ABOUT, ABOUT)) for text in about]
     for name, result in results.items():
         asked = result.group.request
@@ -134,7 +141,7 @@ def _as_text(claim: Claim, results: dict[str, Result], width: int | None) -> str
 
 
 def _curve(result: Result, width: int | None) -> str:
-    published = claims.published_at(result.group, result.curve)
+    published = published_at(result.group, result.curve)
     rows = [
         {
             "units left": f"{point.left:.4f}",
@@ -167,7 +174,7 @@ def _mean(mean: float, half_width: float | None) -> str:
     return f"{mean:.2f}" if half_width is None else f"{mean:.2f} ± {half_width:.2f}"
 
 
-def _as_json(claim: Claim, results: dict[str, Result]) -> dict[str, Any]:
+def _as_json(publication: Publication, results: dict[str, Result]) -> dict[str, Any]:
     groups = {}
     for name, result in results.items():
         targets = [
@@ -176,21 +183,21 @@ def _as_json(claim: Claim, results: dict[str, Result]) -> dict[str, Any]:
         ]
         curve = [dataclasses.asdict(point) for point in result.curve]
         groups[name] = {"runs": result.runs, "complete": result.complete, "curve": curve, "targets": targets}
-    return {"name": claim.name, "source": claim.source, "groups": groups}
+    return {"name": publication.name, "source": publication.source, "groups": groups}
 
 
 # --- one record -------------------------------------------------------------------------------------------------
 
 
 def _names_a_record(text: str) -> bool:
-    """Whether it is a record's file or (the start of) an id, not a target file."""
+    """Whether it is a record's file or (the start of) an id, not a publication."""
     return text.endswith(".json") or re.fullmatch(r"[0-9a-f]{6,12}(-s[0-9]*)?", text) is not None
 
 
 def _replay(path: Path, chosen: argparse.Namespace) -> int:
     """Run a record's specification again and compare; returns the exit code."""
     if chosen.only or chosen.seeds:
-        raise WordsError("--only and --seeds are for target files: a record is one run")
+        raise WordsError("--only and --seeds are for publications: a record is one run")
     given = store.load(path)
     if given["status"] != "ok":
         raise UsageError(f"{path}: that run {given['status']}, there is nothing to compare with")

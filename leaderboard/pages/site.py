@@ -24,7 +24,7 @@ from leaderboard.figures import figure_list as plates
 from leaderboard.figures.figure_list import Plate
 from leaderboard.pages import page_content
 from leaderboard.pages.templating import environment, reach_order
-from leaderboard.published.claims import Claim
+from leaderboard.published.publications import PublishedAccuracy
 from leaderboard.reader.frame import Problem
 from leaderboard.reader.model import CONTROLS, Board, Row, Run, Table
 from leaderboard.render.naming import board_names, names
@@ -69,7 +69,7 @@ class Sources:
         root: folder that the records were loaded from; ``Run.file`` is relative to it.
         command: the command that runs a record again.
         about: by name of the method.
-        claims: published numbers.
+        published: accuracies of others.
         problems: files left out or in doubt.
         verified: record_sha256 -> checks of ``bench verify``; what is not in it was not verified.
     """
@@ -77,7 +77,7 @@ class Sources:
     root: Path
     command: Callable[[Mapping[str, Any]], str]
     about: Mapping[str, About] = field(default_factory=dict)
-    claims: Sequence[Claim] = ()
+    published: Sequence[PublishedAccuracy] = ()
     problems: Sequence[Problem] = ()
     verified: Mapping[str, Checks] = field(default_factory=dict)
 
@@ -240,7 +240,7 @@ class _Site:
     def board(self, board: Board) -> None:
         name = self.board_name(board)
         key = board.key
-        claims = [c for c in self.sources.claims if (c.arch, c.dataset) == (key["arch"], key["dataset"])]
+        published = [p for p in self.sources.published if (p.arch, p.dataset) == (key["arch"], key["dataset"])]
         overall = page_content.overall(board)
         self.page(
             f"boards/{name}.html",
@@ -251,7 +251,7 @@ class _Site:
             plates=self.drawn(plates.of_board(board, self.run_link, self.row_link), name),
             overall=overall,
             reach=sorted({(r.what, r.points) for curve in overall for r in curve.reach}, key=reach_order),
-            claims=claims,
+            published=published,
             method_slug=self.method_names,
         )
 
@@ -279,7 +279,7 @@ class _Site:
             about=self.sources.about.get(method),
             parts=page_content.parts(method, self.boards, self.widths),
             board_name=self.board_name,
-            claims=[claim for claim in self.sources.claims if claim.method == method],
+            published=[one for one in self.sources.published if one.method == method],
         )
 
     def place(self, run: Run) -> str:

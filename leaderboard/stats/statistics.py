@@ -43,12 +43,12 @@ def interval(values: Sequence[float], floor: float = 0.0) -> tuple[float, float 
 
 def half_width(deviation: float, n: int) -> float:
     """Half the width of the 95 % interval of a mean of ``n`` values with this standard deviation."""
-    return _quantile(n - 1) * deviation / math.sqrt(n)
+    return student_quantile(n - 1) * deviation / math.sqrt(n)
 
 
 @functools.cache
-def _quantile(freedom: int) -> float:
-    """Of Student's t, 97.5 %."""
+def student_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t with so many degrees of freedom."""
     return float(stdtrit(freedom, 1 - ALPHA / 2))
 
 

@@ -6,7 +6,7 @@ from support.made_records import made, seeds
 
 import leaderboard
 from bench.records import store
-from leaderboard.published.claims import Claim
+from leaderboard.published.publications import PublishedAccuracy
 from leaderboard.reader.model import Board, Difference, Mean, Row, Run, Speed, Table
 from leaderboard.stats.boards import build
 
@@ -14,7 +14,9 @@ WRONG = {"random": 60, "l1_norm": 50, "uniform_thin": 40, "uniform_thin_long": 3
 BUDGETS = (0.5, 0.25, 0.1)
 
 
-CLAIM = Claim("ddrop", "net", "digits", 93.25, "Table 3", base_percent=93.5, speedup=2.0, runs="1 run")
+PUBLISHED = PublishedAccuracy(
+    "ddrop", "net", "digits", 93.25, source="Table 3", base_percent=93.5, speedup=2.0, runs="1 run"
+)
 
 
 def records():

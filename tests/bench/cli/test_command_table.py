@@ -66,7 +66,7 @@ TABLE = [
     (["status", "--out", "EMPTY"], 2, f"{ERROR}nothing was run or submitted with --out "),
     (["status", "none.toml"], 2, f"{ERROR}sweep none.toml: No such file or directory"),
     (["logs", "abc", "--out", "OUT"], 2, f"{ERROR}abc: no run of that id was submitted with --out "),
-    (["reproduce", "dropnet-mnits"], 2, f"{USAGE}unknown target file 'dropnet-mnits': did you mean dropnet-mnist?"),
+    (["reproduce", "dropnet-mnits"], 2, f"{USAGE}unknown publication 'dropnet-mnits': did you mean dropnet-mnist?"),
     (["reproduce"], 0, "name "),
 ]
 

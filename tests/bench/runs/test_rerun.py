@@ -407,7 +407,7 @@ def test_wrong_words(bench, given, tmp_path):
     for words, code, said in (
         (("none.json",), 2, "no record of that name"),
         (("0123456789ab",), 2, "no record of that name"),
-        ((given, "--seeds", "0"), 2, "--only and --seeds are for target files"),
+        ((given, "--seeds", "0"), 2, "--only and --seeds are for publications"),
         ((other,), 2, "that run failed"),
         ((older,), 2, "(rules)"),
         ((forged,), 1, "spec_sha256 is not the hash of its specification"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.boards import CLAIM, boards_of, large, put, records
+from support.boards import PUBLISHED, boards_of, large, put, records
 from support.html_pages import Page, broken_links, pages
 from support.made_records import made
 
@@ -49,10 +49,10 @@ def whole(found):
     folder, boards, problems = found
     about = {"ddrop": About("drops by distance", "A. Author 2025", "https://example.org/x", "methods/ddrop.py")}
     about["slimming"] = About("by scale", "B", "javascript:alert(1)", options=(Option("l", "1", "float", "strength"),))
-    claims = [replace(CLAIM, note="read off a figure"), replace(CLAIM, dataset="other")]
+    published = [replace(PUBLISHED, note="read off a figure"), replace(PUBLISHED, dataset="other")]
     verified = {json.loads((folder / run_of(boards, "slimming").file).read_text())["record_sha256"]: CHECK}
     target = folder.parent / "whole"
-    more = {"about": about, "claims": claims, "problems": problems, "verified": verified}
+    more = {"about": about, "published": published, "problems": problems, "verified": verified}
     made_files = site.write(target, boards, sources(folder, **more))
     assert {path.relative_to(target).as_posix() for path in made_files} == set(texts(target))
     return target
@@ -158,7 +158,7 @@ def test_records_are_linked_only_beside_the_site(found, whole, tmp_path):
     assert run.file in far.said
 
 
-def test_what_is_said_of_methods_claims_and_problems(whole):
+def test_what_is_said_of_methods_publications_and_problems(whole):
     method = (whole / "methods/ddrop.html").read_text()
     assert "drops by distance" in method and '<a href="https://example.org/x"' in method
     assert method.count("93.25") == 2
@@ -177,9 +177,9 @@ def test_nothing_of_a_record_becomes_part_of_a_page(tmp_path):
     assert not problems and HOSTILE in {row.method for board in boards for table in board.tables for row in table.rows}
     problems = [Problem(WORSE, WORSE)]
     about = {HOSTILE: About(WORSE, WORSE, WORSE, WORSE, WORSE, (Option(*[WORSE] * 4),))}
-    claims = [replace(CLAIM, method=HOSTILE, note=WORSE, source=WORSE)]
+    published = [replace(PUBLISHED, method=HOSTILE, note=WORSE, source=WORSE)]
     all_checks = {hostile["record_sha256"]: [(WORSE, "ok", WORSE)]}
-    command = sources(folder, about=about, claims=claims, problems=problems, verified=all_checks)
+    command = sources(folder, about=about, published=published, problems=problems, verified=all_checks)
     site.write(tmp_path / "site", boards, command)
     for file, page in pages(tmp_path / "site").items():
         scripts = [attrs for tag, attrs in page.tags if tag == "script"]

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from support.boards import CLAIM, boards_of, put, records
+from support.boards import PUBLISHED, boards_of, put, records
 from support.made_records import made
 
 from bench.records.store import seal
@@ -63,7 +63,7 @@ def pages(tmp_path_factory):
     about = {HOSTILE: About(HOSTILE, HOSTILE, "javascript:hacked=1", HOSTILE, HOSTILE, (Option(*[HOSTILE] * 4),))}
     more = {
         "about": about,
-        "claims": [replace(CLAIM, method=HOSTILE, note=HOSTILE)],
+        "published": [replace(PUBLISHED, method=HOSTILE, note=HOSTILE)],
         "problems": [Problem(HOSTILE, HOSTILE)],
     }
     site.write(folder / "site", boards, Sources(folder / "records", lambda found: f"bench {HOSTILE}", **more))

@@ -1,4 +1,4 @@
-"""Intervals of few runs."""
+"""The interval of one more run."""
 
 import dataclasses
 import math
@@ -7,7 +7,8 @@ import pytest
 from support.records import SPEC, changed, ended, finished, quality
 
 from bench.records import store
-from leaderboard.stats.intervals import T975, other_seeds, predict
+from leaderboard.stats.prediction import other_seeds, predict
+from leaderboard.stats.statistics import student_quantile
 
 
 def run(top1, images=1000, seed=0):
@@ -20,18 +21,18 @@ def run(top1, images=1000, seed=0):
 
 def test_the_prediction_from_other_runs():
     expected = predict(run(0.1), [run(top1) for top1 in (0.5, 0.6, 0.7)])
-    half = T975[1] * 0.1 * math.sqrt(4 / 3)
+    half = student_quantile(2) * 0.1 * math.sqrt(4 / 3)
     assert (expected.low, expected.high) == (pytest.approx(0.6 - half), 1.0)
     assert expected.runs == 3
     assert expected.holds(0.6 - half + 1e-9)
     assert not expected.holds(0.6 - half - 1e-9)
     many = predict(run(0.1), [run(0.5), run(0.6)] * 40)
-    assert many.high - many.low == pytest.approx(2 * T975[-1] * 0.05032 * math.sqrt(1 + 1 / 80), rel=1e-3)
+    assert many.high - many.low == pytest.approx(2 * student_quantile(79) * 0.05032 * math.sqrt(1 + 1 / 80), rel=1e-3)
 
 
 def test_equal_runs_predict_no_closer_than_rounding():
     expected = predict(run(0.5), [run(0.5)] * 4)
-    assert expected.high - 0.5 == pytest.approx(T975[2] * math.sqrt(1 / 12) / 1000 * math.sqrt(1.25))
+    assert expected.high - 0.5 == pytest.approx(student_quantile(3) * math.sqrt(1 / 12) / 1000 * math.sqrt(1.25))
 
 
 @pytest.mark.parametrize("others", [0, 2])

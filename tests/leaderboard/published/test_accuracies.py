@@ -1,4 +1,4 @@
-"""What others published: the file, and what it refuses."""
+"""Published accuracies: the files, and what they refuse."""
 
 import dataclasses
 
@@ -6,22 +6,24 @@ import pytest
 
 from bench.errors import UsageError
 from bench.spec.registry import ARCHS, DATASETS, METHODS
-from leaderboard.published.claims import Claim, load
-from leaderboard.published.targets import load_claim
+from leaderboard.published.publications import PublishedAccuracy, accuracies, load, names
 
 ROW = """
-[[claims]]
+source = "a paper"
+[[accuracies]]
 method = "l1_norm"
 arch = "resnet56"
 dataset = "cifar10"
 base_percent = 93.36
 pruned_percent = 92.97
-source = "a paper, Tab. 1"
+where = "Tab. 1"
 """
+TWICE = ROW.split("\n", 2)[2] + "[[accuracies]]"
 
 
-def test_the_shipped_file():
-    claims = load()
+def test_the_shipped_files():
+    claims = accuracies()
+    assert len(names()) > 10
     assert len(claims) > 50
     assert len(
         {(c.method, c.arch, c.dataset, c.variant, c.source, c.selection, c.pruned_percent) for c in claims}
@@ -38,7 +40,7 @@ def test_the_shipped_file():
 
 def test_anchors():
     """Some of them by hand: what the source counts, and what is left of it when channels are really removed."""
-    found = {(c.method, c.pruned_percent): c for c in load() if (c.arch, c.dataset) == ("resnet56", "cifar10")}
+    found = {(c.method, c.pruned_percent): c for c in accuracies() if (c.arch, c.dataset) == ("resnet56", "cifar10")}
     greg = found["l1_norm", 92.97]
     assert (greg.base_percent, greg.deviation, greg.speedup, greg.physical_speedup, greg.runs) == (
         *(93.36, 0.15, 1.99, 1.99),
@@ -57,15 +59,15 @@ def test_anchors():
     assert found["l1_norm", 92.74].selection == "last epoch"
 
 
-def test_what_a_target_file_has_too_is_the_same():
-    targets = load_claim("dropnet-mnist")
-    claims = [claim for claim in load() if claim.method == "dropnet"]
+def test_accuracies_of_a_file_agree_with_its_targets():
+    targets = load("dropnet-mnist")
+    claims = [claim for claim in accuracies() if claim.method == "dropnet"]
     assert len(claims) == 3
     for claim in claims:
-        groups = [group for group in targets.groups.values() if group.arch == claim.arch]
+        groups = [group for group in targets.groups.values() if group.request.arch == claim.arch]
         assert groups
         metric = claim.variant.split(",")[0].removeprefix("metric ")
-        (group,) = (group for group in groups if group.options["metric"] == metric)
+        (group,) = (group for group in groups if group.request.options["metric"] == metric)
         final = next(target for target in group.targets if target.quantity == "final.top1")
         assert claim.pruned_percent == final.paper
         assert f"{final.left:g} of the units" in claim.variant
@@ -77,25 +79,28 @@ def test_what_a_target_file_has_too_is_the_same():
 @pytest.fixture
 def file(tmp_path):
     def write(text):
-        path = tmp_path / "claims.toml"
+        path = tmp_path / "mine.toml"
         path.write_text(text)
-        return path
+        return str(path)
 
     return write
 
 
 def test_a_row_is_what_it_says(file):
-    (claim,) = load(file(ROW))
-    assert claim == Claim("l1_norm", "resnet56", "cifar10", 92.97, "a paper, Tab. 1", base_percent=93.36)
-    assert (claim.speedup, claim.physical, claim.runs, claim.selection) == (None, None, "not stated", "not stated")
-    assert load(file("claims = []")) == ()
+    found = load(file(ROW))
+    (row,) = found.accuracies
+    told = {"base_percent": 93.36, "where": "Tab. 1", "source": "a paper, Tab. 1"}
+    assert row == PublishedAccuracy("l1_norm", "resnet56", "cifar10", 92.97, **told)
+    assert (row.speedup, row.physical, row.runs, row.selection) == (None, None, "not stated", "not stated")
+    assert (found.name, found.groups) == ("mine", {})
+    assert load(file('source = "a paper"')).accuracies == ()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("92.97", "929.7", "claims[0]: pruned_percent = 929.7 is not within 0 to 100"),
-        ("93.36", "-1.0", "claims[0]: base_percent = -1 is not within 0 to 100"),
+        ("92.97", "929.7", "accuracies[0]: pruned_percent = 929.7 is not within 0 to 100"),
+        ("93.36", "-1.0", "accuracies[0]: base_percent = -1 is not within 0 to 100"),
         ("93.36", '"93.36"', "base_percent = '93.36' is not a number"),
         ("93.36", "nan", "base_percent = nan is not within"),
         ("93.36", "93.36\nspeedup = 0.5", "speedup = 0.5 is not within 1 to 1000"),
@@ -103,14 +108,14 @@ def test_a_row_is_what_it_says(file):
         ("93.36", '93.36\nphysical = "yes"', "physical = 'yes' is not true or false or none"),
         ("93.36", '93.36\nselection = "best"', "selection = 'best' is not one of last epoch, best on test"),
         ("93.36", "93.36\nruns = 3", "runs = 3 is not text"),
-        ('"a paper, Tab. 1"', '" "', "source is empty"),
-        ('source = "a paper, Tab. 1"', "", "source missing"),
-        ("base_percent", "base", "unknown key in claims.toml: claims[0] 'base'"),
-        ("[[claims]]", "[claims]", "it holds tables [[claims]] and nothing else"),
-        ("[[claims]]", "other = 1\n[[claims]]", "it holds tables [[claims]] and nothing else"),
-        ("[[claims]]", "claims", "claims.toml: "),
-        (ROW, ROW + ROW, "l1_norm on resnet56, 92.97 % stands there twice"),
-        (ROW, "claims = [1]", "claims[0] is not a table"),
+        ('"a paper"', '" "', "source is empty"),
+        ('source = "a paper"', "", "source missing"),
+        ("base_percent", "base", "unknown key in publication mine: accuracies[0] 'base'"),
+        ("[[accuracies]]", "[accuracies]", "accuracies is not a list of tables"),
+        ("[[accuracies]]", "other = 1\n[[accuracies]]", "unknown key in publication mine 'other'"),
+        ("[[accuracies]]", "accuracies", "publication mine: "),
+        ("[[accuracies]]", TWICE, "l1_norm on resnet56, 92.97 % is there twice"),
+        (ROW, "accuracies = [1]", "accuracies[0] is not a table"),
     ],
 )
 def test_damaged_files(file, old, new, said):
@@ -122,5 +127,5 @@ def test_damaged_files(file, old, new, said):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match=r"none\.toml: No such file"):
-        load(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match=r"none\.toml: no such file"):
+        load(str(tmp_path / "none.toml"))

@@ -1,4 +1,4 @@
-"""Intervals of few runs: for their mean, and for one more run."""
+"""The interval in which the accuracy of one more run of a specification lies."""
 
 from __future__ import annotations
 
@@ -14,30 +14,8 @@ from bench.records import store
 Record = Mapping[str, Any]
 
 
-T975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""Student's t, 97.5 %, for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
-
-
-def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half width of its 95 % interval (Student's t; a little too wide beyond 31 values); None for one."""
-    mean, n = statistics.fmean(values), len(values)
-    if n < 2:
-        return mean, None
-    return mean, T975[min(n - 1, len(T975)) - 1] * statistics.stdev(values) / math.sqrt(n)
-
-
-QUANTUM = math.sqrt(1 / 12)
-"""Least standard deviation that is believed, in test images: what rounding to whole images makes."""
-
-
 FEWEST = 3
 """Other runs that a prediction from their spread needs."""
-
-
 Z975 = 1.96
 
 
@@ -61,7 +39,7 @@ class Prediction:
         basis = (
             f"of {self.runs} other runs of the specification"
             if self.runs
-            else f"of the record alone and the size of its test set (fewer than {FEWEST} other runs lie other_seeds it)"
+            else f"of the record alone and the size of its test set (fewer than {FEWEST} other runs are next to it)"
         )
         return f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {basis}"
 
@@ -77,10 +55,12 @@ def predict(given: Record, others: Sequence[Record]) -> Prediction:
         share = (own * images + 2) / (images + 4)
         half = Z975 * math.sqrt(2 * share * (1 - share) / images)
         return Prediction(max(own - half, 0.0), min(own + half, 1.0), 0)
+    from leaderboard.stats.statistics import QUANTUM, student_quantile  # scipy is slow to load
+
     values = [top1(other) for other in others]
     n, mean = len(values), statistics.fmean(values)
     spread = max(statistics.stdev(values), QUANTUM / images)
-    half = T975[min(n - 1, len(T975)) - 1] * spread * math.sqrt(1 + 1 / n)
+    half = student_quantile(n - 1) * spread * math.sqrt(1 + 1 / n)
     return Prediction(max(mean - half, 0.0), min(mean + half, 1.0), n)
 
 
