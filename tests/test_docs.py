@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from support.requested import specs_of
 
 from bench import RULES, __version__
@@ -75,6 +76,29 @@ def test_the_page_on_adding_a_method_is_true(block, make_run, tmp_path):
     for entry in entries:
         spec, options = make_run(entry.name, "resnet20", "tiny8", out=tmp_path / "out", train__epochs=2)
         assert execute(spec, options)["status"] == "ok"
+
+
+def interface_blocks():
+    text = (ROOT / "docs" / "python.md").read_text()
+    return [block for language, block in FENCE.findall(text) if language == "python"]
+
+
+@pytest.mark.parametrize("block", interface_blocks())
+def test_python_interface_does_what_its_page_says(block, make_run, tmp_path, monkeypatch):
+    """On a small network with short training."""
+    import bench
+    from bench.runs import interface
+
+    small = {"train.epochs": 1, "finetune.epochs": 0, "latency_batch": 4, "recalibrate": 2}
+    asked = {"arch": "two_layers", "dataset": "tiny", "recipe": "synthetic", "settings": small, "quiet": True}
+    monkeypatch.setattr(interface, "run", lambda run=interface.run, **given: run(**given | asked))
+    monkeypatch.chdir(tmp_path)
+    names = {"bench": bench}
+    exec(block, names)
+    assert names["record"]["status"] == "ok"
+    network = names.get("network", names.get("dense"))
+    assert network(torch.zeros(2, *names["record"]["data"]["shape"])).shape == (2, names["record"]["data"]["classes"])
+    assert len(names.get("records", [0, 1, 2])) == 3
 
 
 def test_versions_agree():

@@ -37,7 +37,10 @@ ROOMS = {
     "bench.__main__": ("bench.cli",),
 }
 """Room -> rooms that it may import; None: all."""
-EXCEPTIONS = {("methods.torch_pruning_adapter", "bench.pruning.dependency_graph")}
+EXCEPTIONS = {
+    ("methods.torch_pruning_adapter", "bench.pruning.dependency_graph"),
+    ("bench", "bench.runs.interface"),  # bench.run and bench.load, when they are used
+}
 TORCH_FREE = ("bench.spec", "bench.records", "leaderboard")
 DOORS = {
     "torch_pruning": {"bench.pruning.dependency_graph", "methods.torch_pruning_adapter"},

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, output
 from bench.cli.output import Column
-from bench.cli.show import find_one
 from bench.errors import UsageError
 from bench.records import store
+from bench.records.lookup import find_one
 
 if TYPE_CHECKING:
     from torch import nn

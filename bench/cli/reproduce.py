@@ -12,9 +12,9 @@ from typing import Any
 from bench import RULES
 from bench.cli import arguments, output
 from bench.cli.output import Column
-from bench.cli.show import find_one
 from bench.errors import RunFailed, SetupError, UsageError, WordsError
 from bench.records import store
+from bench.records.lookup import find_one
 from bench.runs import rerun
 from bench.runs.resolve import resolve
 from bench.spec.registry import unknown

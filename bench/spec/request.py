@@ -200,11 +200,15 @@ class RunOptions:
     retry: bool = False
     quiet: bool = False
 
+    def __post_init__(self) -> None:
+        for name, kind in (("out", Path), ("data_dir", Path), ("plugins", tuple), ("runtimes", tuple)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+
     @classmethod
     def from_args(cls, chosen: argparse.Namespace) -> RunOptions:
         """The options of any command that carries out runs."""
         names = [f.name for f in dataclasses.fields(cls) if f.name != "plugins" and hasattr(chosen, f.name)]
-        return cls(plugins=tuple(chosen.plugin), **{name: getattr(chosen, name) for name in names})
+        return cls(plugins=chosen.plugin, **{name: getattr(chosen, name) for name in names})
 
     def to_words(self) -> list[str]:
         """The words that say so, behind those of the request: what differs from the defaults."""
