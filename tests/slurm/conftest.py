@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import SetupError
-from slurm.devcluster import DevCluster, packages
+from tools.devcluster import DevCluster, packages
 
 BLOCK = 200  # ports of one cluster
 FIRST, LAST = 26800, 32600  # below those that the system hands out
@@ -20,7 +20,7 @@ FIRST, LAST = 26800, 32600  # below those that the system hands out
 def new_cluster() -> Callable[..., DevCluster]:
     """Makes and starts a cluster in a folder and on ports of its own; the caller stops it."""
     if packages.missing():
-        reason = "no SLURM here (python -m slurm.devcluster install)"
+        reason = "no SLURM here (python -m tools.devcluster install)"
         if os.environ.get("BENCH_NEEDS_SLURM"):
             pytest.fail(reason)
         pytest.skip(reason)

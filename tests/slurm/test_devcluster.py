@@ -12,7 +12,7 @@ import pytest
 from support.waiting import until
 
 from bench.errors import SetupError, UsageError
-from slurm.devcluster import DevCluster, __main__, packages
+from tools.devcluster import DevCluster, __main__, packages
 
 needs_slurm = pytest.mark.slurm
 
@@ -233,7 +233,7 @@ def short_path():
 
 def test_missing_programs_are_named_with_their_packages(short_path, monkeypatch):
     monkeypatch.setattr(packages, "path", lambda: str(short_path))
-    with pytest.raises(SetupError, match=r"mariadb-client-core .*slurmdbd.*python -m slurm.devcluster install"):
+    with pytest.raises(SetupError, match=r"mariadb-client-core .*slurmdbd.*python -m tools.devcluster install"):
         DevCluster(short_path / "c").up()
     assert packages.missing(accounting=False) == ["munge", "slurm-client", "slurmctld", "slurmd"]
     assert not (short_path / "c").exists()
@@ -256,7 +256,7 @@ def test_settings_that_cannot_be(settings):
 
 
 def test_usage_errors_end_with_2():
-    command = [sys.executable, "-m", "slurm.devcluster", "up", "--nodes", "many"]
+    command = [sys.executable, "-m", "tools.devcluster", "up", "--nodes", "many"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1

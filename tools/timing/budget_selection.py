@@ -1,6 +1,6 @@
 """How long a mask at a budget takes for torchvision's ResNet-50, once its sites are found.
 
-python benchmarks/budget_selection.py
+python -m tools.timing.budget_selection
 """
 
 import time

@@ -40,7 +40,7 @@ def check(accounting: bool = True) -> None:
     """Raise SetupError if programs are missing."""
     if packages := missing(accounting):
         raise SetupError(
-            f"no SLURM here: install the Debian packages {' '.join(packages)} (python -m slurm.devcluster install)"
+            f"no SLURM here: install the Debian packages {' '.join(packages)} (python -m tools.devcluster install)"
         )
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import bench
 from bench.errors import BenchError
@@ -102,6 +103,7 @@ def repeated(legs_of: dict[str, list[journal.Leg]], anew: set[str]) -> list[str]
     bad = []
     for key, legs in legs_of.items():
         for before, after in itertools.pairwise(leg for leg in legs if leg.saves):
+            assert before.last is not None and after.first is not None  # both saved something
             left, first = (of - done for _, done, of in (before.last, after.first))
             if first > left and key not in anew:
                 bad.append(f"{key}: {left} epochs were left, and {first} after the first of job {after.job}")
@@ -110,7 +112,9 @@ def repeated(legs_of: dict[str, list[journal.Leg]], anew: set[str]) -> list[str]
 
 def verdict(chaos, seconds: float) -> bool:
     """Print what holds and what does not; returns whether all does."""
-    say, out, broken, found = chaos.log.say, chaos.out, [], {}
+    say, out = chaos.log.say, chaos.out
+    broken: list[str] = []
+    found: dict[Path, dict[str, Any]] = {}
 
     def check(what: str, bad: list[str]) -> None:
         broken.extend(bad)
@@ -148,7 +152,7 @@ def verdict(chaos, seconds: float) -> bool:
     killed = ends[journal.KILLED] + chaos.counts["SIGKILL of the submitting process"]
     parts = [str(path.relative_to(out)) for path in out.rglob("*.part")]
     check(f"unfinished files (*.part) beyond {killed} killed processes", parts[killed:])
-    sums = Counter()
+    sums: Counter[str] = Counter()
     for entry in ok.values():
         sums.update({key: entry["job"][key] for key in ("legs", "preemptions", "timeouts", "terminations", "kills")})
     say("as the records have it: " + ", ".join(f"{n} {what}" for what, n in sums.items()))

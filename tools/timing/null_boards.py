@@ -1,6 +1,6 @@
 """How often a board finds what is not there, and what is: simulated accuracies through the real board.
 
-    python benchmarks/null_boards.py [BOARDS]
+    python -m tools.timing.null_boards [BOARDS]
 
 Every board has one table of methods with five paired seeds: a run's accuracy is the method's true one, plus what the
 seed does to all methods alike, plus noise of its own, counted in whole test images.

@@ -1,6 +1,6 @@
 """Seconds and memory that a board of very many records takes: reading them, reading the cache, all tables, the pages.
 
-    python benchmarks/board_scale.py [RECORDS] [FOLDER]
+    python -m tools.timing.board_scale [RECORDS] [FOLDER]
 
 The records are copies of one that a real run left, as the suite writes them, each with a specification, an accuracy, a
 cost and hashes of its own: 40 methods at 4 budgets with 5 seeds, on so many networks as it takes. What is in FOLDER
@@ -22,7 +22,7 @@ from bench.cli.board import FORMATS
 from bench.records import store
 from bench.spec.spec import Budget, Spec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 KEEPS = (0.75, 0.5, 0.25, 0.1)
 METHODS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long", *(f"method{k}" for k in range(35)))
 SEEDS = 5

@@ -3,7 +3,7 @@
 Prints ratios of medians over interleaved epochs in one process, beside what they aim at, at CIFAR's shape with the
 synthetic data set.
 
-    python benchmarks/step_overhead.py --arch resnet56 --batch 128 --rounds 5
+    python -m tools.timing.step_overhead --arch resnet56 --batch 128 --rounds 5
 """
 
 import argparse

@@ -3,6 +3,6 @@
 No systemd, no containers, no cgroups and, once the packages are there, no root. GPUs are pretended.
 """
 
-from slurm.devcluster.cluster import DevCluster
+from tools.devcluster.cluster import DevCluster
 
 __all__ = ["DevCluster"]

@@ -1,6 +1,6 @@
 """How long ``python -m bench list`` takes, beside an interpreter that does nothing.
 
-python benchmarks/list_time.py
+python -m tools.timing.list_time
 """
 
 import subprocess
@@ -13,7 +13,7 @@ import numpy as np
 def main() -> None:
     """Measure and print."""
     commands = {"python -c pass": ["-c", "pass"], "python -m bench list": ["-m", "bench", "list"]}
-    times = {name: [] for name in commands}
+    times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(11):
         for name, arguments in commands.items():
             began = time.perf_counter()

@@ -3,7 +3,7 @@
 Prints seconds of CPU time, the median over interleaved rounds with one thread, and their ratio to one forward pass of
 two images in double precision. Aims: 1 s for a ResNet, 10 s for any network of torchvision's.
 
-    python benchmarks/site_time.py resnet20@32 torchvision:densenet201@64 --rounds 3
+    python -m tools.timing.site_time resnet20@32 torchvision:densenet201@64 --rounds 3
 """
 
 import argparse
@@ -32,8 +32,8 @@ def main() -> None:
         name, _, side = each.rpartition("@")
         shape = (3, int(side), int(side))
         built[each] = build(model_name(name), shape, 10).eval(), shape
-    forward = {name: [] for name in built}
-    search = {name: [] for name in built}
+    forward: dict[str, list[float]] = {name: [] for name in built}
+    search: dict[str, list[float]] = {name: [] for name in built}
     for number in range(chosen.rounds + 1):
         for name, (network, shape) in built.items():
             x = torch.rand(2, *shape, dtype=torch.float64)

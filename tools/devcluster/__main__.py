@@ -1,4 +1,4 @@
-"""``python -m slurm.devcluster COMMAND``: a one-machine SLURM from the command line."""
+"""``python -m tools.devcluster COMMAND``: a one-machine SLURM from the command line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from typing import NoReturn
 
 from bench.errors import BenchError, SetupError
-from slurm.devcluster import DevCluster, packages
-from slurm.devcluster.processes import find
+from tools.devcluster import DevCluster, packages
+from tools.devcluster.processes import find
 
 COMMANDS = {
     "install": "install SLURM's Debian packages (as root)",
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The command line."""
-    top = Parser(prog="python -m slurm.devcluster", description="A real SLURM on one machine, for tests.")
+    top = Parser(prog="python -m tools.devcluster", description="A real SLURM on one machine, for tests.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     parts = {name: commands.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
     for name in ("up", "down", "status", "env"):
@@ -53,10 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(chosen)
     except BenchError as error:
-        print(f"slurm.devcluster: {error}", file=sys.stderr)
+        print(f"tools.devcluster: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("slurm.devcluster: interrupted", file=sys.stderr)
+        print("tools.devcluster: interrupted", file=sys.stderr)
         return 130
 
 
@@ -106,7 +106,7 @@ def _require_undrained(cluster: DevCluster) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"slurm.devcluster: {text}", file=sys.stderr)
+    print(f"tools.devcluster: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 Carries out the same runs once undisturbed and once as jobs while random events hit them, and then counts: every run has
 one finished record, nothing is lost, torn or made twice, and every result is the undisturbed one to the last bit.
-Takes about twenty minutes on two cores and SLURM's packages (``python -m slurm.devcluster install``); exit code 1 when
+Takes about twenty minutes on two cores and SLURM's packages (``python -m tools.devcluster install``); exit code 1 when
 something does not hold.
 
-    python benchmarks/chaos.py --runs 50 --events 100 --folder /var/tmp/chaos --log /var/tmp/chaos.log
+    python -m tools.timing.chaos --runs 50 --events 100 --folder /var/tmp/chaos --log /var/tmp/chaos.log
 """
 
 import argparse
@@ -20,14 +20,14 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-
-from chaos_verdict import Log, bench_sweep, sweep_file, undisturbed, verdict
+from typing import Any
 
 from bench.errors import BenchError
 from bench.records import store
 from slurm.batch import batches, jobs_folder
-from slurm.devcluster import DevCluster
-from slurm.devcluster.processes import JOB, find
+from tools.devcluster import DevCluster
+from tools.devcluster.processes import JOB, find
+from tools.timing.chaos_verdict import Log, bench_sweep, sweep_file, undisturbed, verdict
 
 DISK_MB = 512
 """Of the small disk: some times what the runs need."""
@@ -52,9 +52,13 @@ class _Chaos:
             cluster, folder, out, expected, log, small
         )  # fmt: skip
         self.rng = random.Random(seed)
-        self.calls = []  # of bench sweep that go on: process, its log, what for
-        self.repairs = []  # when, what, how
-        self.counts, self.tracebacks, self.bases, self.changed_bases, self.finished = Counter(), [], {}, set(), set()
+        self.calls: list[Any] = []  # of bench sweep that go on: process, its log, what for
+        self.repairs: list[Any] = []  # when, what, how
+        self.counts: Counter[str] = Counter()
+        self.tracebacks: list[Any] = []
+        self.bases: dict[Any, Any] = {}
+        self.changed_bases: set[Any] = set()
+        self.finished: set[Any] = set()
         self.resubmit, self.retry, self.looked = True, False, 0.0
 
     # --- looking -----------------------------------------------------------------------------------------------
@@ -218,7 +222,12 @@ class _Chaos:
             return None
         name = self.rng.choice(names)
         self.cluster.kill(name)
-        return f"{name} {self.later(f'{name} started', lambda: [self.cluster.start(each) for each in names])}"
+
+        def start() -> None:
+            for each in names:
+                self.cluster.start(each)
+
+        return f"{name} {self.later(f'{name} started', start)}"
 
     def fill_disk(self) -> str | None:
         ballast = self.out.parent / "ballast"

@@ -1,7 +1,7 @@
 """Runs an hour with N processes side by side on this machine: N = 1, 2 on CPUs, up to 16 on one GPU.
 
 Small networks leave most of a GPU idle and wait for Python; the ratio to one by one says what packing gains. The base
-is trained before the clock starts. python benchmarks/packing.py [RUNS] [ARCH] [N,N,...]
+is trained before the clock starts. python -m tools.timing.packing [RUNS] [ARCH] [N,N,...]
 """
 
 import subprocess

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from bench.errors import SetupError, UsageError
-from slurm.devcluster import config, packages, processes
-from slurm.devcluster.launch import environment, last_line, launch, log_file
-from slurm.devcluster.processes import DAEMONS, JOB, STEP, Process
+from tools.devcluster import config, packages, processes
+from tools.devcluster.launch import environment, last_line, launch, log_file
+from tools.devcluster.processes import DAEMONS, JOB, STEP, Process
 
 START_S = 60
 """Within which a daemon must be ready."""

@@ -1,6 +1,6 @@
 """Throughput of streamed images beside the same decoding in a bare loop: synthetic JPEGs of ImageNet's usual size.
 
-python benchmarks/loader.py [--images N] [--rounds N]
+python -m tools.timing.loader [--images N] [--rounds N]
 """
 
 import argparse
@@ -49,7 +49,9 @@ def streamed(files: Files, augment: str, workers: int) -> float:
     ones = torch.ones(1, 3, 1, 1)
     stream = Stream(files, SHAPE, SHORTER, files.labels, ones, ones, workers, lambda text: None)
     began = time.perf_counter()
-    for _ in stream.decoded(256, torch.Generator().manual_seed(0), augment, drop_last=False):
+    generator = torch.Generator().manual_seed(0)
+    batches = torch.randperm(len(files), generator=generator).split(256)
+    for _ in stream.decoded(batches, generator, augment):
         pass
     return len(files) / (time.perf_counter() - began)
 

@@ -2,7 +2,7 @@
 
 Both in eval mode, in one process, interleaved; prints the ratio of medians.
 
-    python benchmarks/statistics_pass.py --arch resnet56 --rounds 5
+    python -m tools.timing.statistics_pass --arch resnet56 --rounds 5
 """
 
 import argparse
@@ -21,6 +21,7 @@ from bench.pruning.cost_model import CostModel
 from bench.pruning.site_discovery import find_sites
 from bench.spec.recipe import load_recipe
 from bench.training.context import Context
+from bench.training.masked_model import MaskedModel
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     model = CostModel(network, sites, shape)
     place(network, device)
     data = load_training("synthetic", Path(), False, 0, device)
-    ctx = Context(network, sites, model, data, recipe, None, 0, device, precision)
+    ctx = Context(MaskedModel(network, sites, model, device, precision), data, recipe, None, 0)
 
     def forward() -> None:
         with ctx.probe():

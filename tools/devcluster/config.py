@@ -17,7 +17,7 @@ FOLDERS = ("etc", "run", "log", "db", "state", "dev", "tmp", "spool")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What can be chosen about a cluster; see :class:`slurm.devcluster.DevCluster`."""
+    """What can be chosen about a cluster; see :class:`tools.devcluster.DevCluster`."""
 
     folder: Path
     nodes: int

@@ -3,7 +3,7 @@
 SLURM is pretended: programs of its names, which hand out numbers of jobs and print a queue. Records are copies of one
 real record, each with the specification of its run. The commands are real ones, each in a process of its own.
 
-    python benchmarks/submission.py --runs 10000 --per-job 1
+    python -m tools.timing.submission --runs 10000 --per-job 1
 """
 
 import argparse
@@ -102,7 +102,7 @@ def main() -> None:
     sweep.write_text(text)
     profile.write_text(f"cpus = 1\nruns_per_job = {chosen.per_job}\n")
     env = pretend_slurm(folder / "slurm")
-    words = ("run", "-m", "l1_norm", "-a", "mlp_40_40", "--epochs", 1, "--finetune-epochs", 1, "-q")
+    words: tuple[object, ...] = ("run", "-m", "l1_norm", "-a", "mlp_40_40", "--epochs", 1, "--finetune-epochs", 1, "-q")
     measured("one run, for its record", env, *words, "--out", folder / "one")
     like = store.load(next(store.find(folder / "one" / "records")))
     words = ("sweep", sweep, "--cluster", "slurm", "--profile", profile, "--out", out)
