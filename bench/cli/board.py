@@ -20,7 +20,7 @@ from leaderboard.render.text_table import sentences, table
 
 if TYPE_CHECKING:
     from leaderboard.reader.frame import Found, Problem
-    from leaderboard.reader.model import Board, Mean
+    from leaderboard.reader.model import Board
     from leaderboard.stats.compare import Comparison
 
 FORMATS = ("text", "markdown", "csv", "json", "latex")
@@ -158,12 +158,12 @@ def _comparison(c: Comparison, a: str, b: str) -> dict[str, Any]:
         "where": c.board.title,
         "budget": c.table.title,
         "seeds": len(c.seeds),
-        a: _mean(c.a),
-        b: _mean(c.b),
-        "difference": f"{c.mean:+.2f}" + (f" ± {c.half:.2f}" if c.half is not None else ""),
-        "p (t)": _p(c.p),
-        "p (Holm)": _p(c.p_holm),
-        "p (signs)": _p(c.p_exact),
+        a: output.mean_text(c.a.mean, c.a.half),
+        b: output.mean_text(c.b.mean, c.b.half),
+        "difference": output.mean_text(c.mean, c.half, "+"),
+        "p (t)": output.p_text(c.p),
+        "p (Holm)": output.p_text(c.p_holm),
+        "p (signs)": output.p_text(c.p_exact),
         "seeds needed": "" if c.p is None else c.seeds_needed or "> 1000",
         "cost": f"{c.cost:.2f}x" if c.cost else "",
         "verdict": verdict,
@@ -241,11 +241,3 @@ def _as_json(c: Comparison) -> dict[str, Any]:
     values = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in ("board", "table", "a", "b")}
     means = {name: dataclasses.asdict(getattr(c, name)) for name in ("a", "b")}
     return {"board": c.board.key, "budget": c.table.slug, **means, **values, "verdict": c.verdict}
-
-
-def _mean(mean: Mean) -> str:
-    return f"{mean.mean:.2f}" + (f" ± {mean.half:.2f}" if mean.half is not None else "")
-
-
-def _p(p: float | None) -> str:
-    return "" if p is None else f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}"

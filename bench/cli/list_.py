@@ -146,7 +146,7 @@ def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
         "architecture": row["name"],
         "images": "x".join(map(str, row["shape"])).removeprefix("3x") if row["shape"] else "",
         "sites": row["sites"] or "",
-        "units": f"{row['units']:,}" if row["units"] else "",
+        "units": output.number_text(row["units"] or None),
         "MACs at half": percent(row["keep_macs"]),
         "params at half": percent(row["keep_params"]),
         "gate - slice": scientific(row["difference"]),

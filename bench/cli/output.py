@@ -21,7 +21,7 @@ from leaderboard.render.text_table import Column, sentences, table
 CONTINUED = " \\"
 """Ends a line of a command that continues on the next."""
 __all__ = [
-    *("Column", "folded", "limit"),
+    *("Column", "folded", "limit", "mean_text", "number_text", "p_text"),
     *("print_command", "print_data", "print_json", "print_table", "print_text", "survive_ascii"),
 ]
 
@@ -94,6 +94,21 @@ def print_data(text: str) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
     sys.stdout.buffer.flush()
+
+
+def mean_text(mean: float, half: float | None, sign: str = "") -> str:
+    """A mean of two decimals, with half the width of its interval where it is known; ``sign`` ``+`` shows its sign."""
+    return f"{mean:{sign}.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
+def p_text(p: float | None) -> str:
+    """A p-value; empty where there is none."""
+    return "" if p is None else f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}"
+
+
+def number_text(value: float | None) -> str:
+    """A whole number with commas, another one with two decimals; empty where there is none."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
 
 def survive_ascii() -> None:

@@ -145,7 +145,7 @@ def _curve(result: Result, width: int | None) -> str:
     rows = [
         {
             "units left": f"{point.left:.4f}",
-            "val top-1 %": _mean(point.mean, point.half_width),
+            "val top-1 %": output.mean_text(point.mean, point.half_width),
             "seeds": str(point.seeds),
             "paper, test top-1 %": ", ".join(f"{t.paper:.2f} ({t.where})" for t in published.get(point.left, [])),
         }
@@ -163,15 +163,11 @@ def _row(verdict: Verdict) -> dict[str, str]:
         "published in": target.where,
         "kind": target.kind,
         "paper %": f"{target.paper:.2f}",
-        "measured %": "" if verdict.measured is None else _mean(verdict.measured, verdict.half_width),
+        "measured %": "" if verdict.measured is None else output.mean_text(verdict.measured, verdict.half_width),
         "difference": "" if verdict.difference is None else f"{verdict.difference:+.2f}",
         "tolerance": f"{target.tolerance:.2f}",
         "outcome": verdict.outcome,
     }
-
-
-def _mean(mean: float, half_width: float | None) -> str:
-    return f"{mean:.2f}" if half_width is None else f"{mean:.2f} ± {half_width:.2f}"
 
 
 def _as_json(publication: Publication, results: dict[str, Result]) -> dict[str, Any]:
@@ -282,7 +278,7 @@ def _fresh(path: Path, given: Record, spec: Spec, out: Path) -> Path:
 
 def _replay_rows(found: dict[str, Any]) -> list[dict[str, str]]:
     return [
-        {"quantity": name, "record": _number(was), "replay": _number(found["is"][name])}
+        {"quantity": name, "record": output.number_text(was), "replay": output.number_text(found["is"][name])}
         for name, was in found["was"].items()
     ]
 
@@ -300,9 +296,3 @@ def _replay_text(found: dict[str, Any], expected: Prediction) -> str:
     if not others:
         return "\n".join([*lines, "nothing recorded explains it: code, versions, device and threads are the same"])
     return "\n".join([*lines, "another than in the record, the likeliest cause first:", *others])
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"

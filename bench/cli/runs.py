@@ -109,8 +109,8 @@ def over_seeds(records: Sequence[Mapping[str, Any]]) -> str:
     images = records[0]["metrics"]["final"]["examples"]
     wrong = [round((1 - each["metrics"]["final"]["top1"]) * images) for each in records]
     mean, half = interval(wrong, QUANTUM)
-    within = f" \u00b1 {100 * (half or 0.0) / images:.2f}"
-    return f"top-1 over {len(records)} seeds: {100 * (1 - mean / images):.2f}{within} % (mean and 95 % interval)"
+    text = output.mean_text(100 * (1 - mean / images), 100 * (half or 0.0) / images)
+    return f"top-1 over {len(records)} seeds: {text} % (mean and 95 % interval)"
 
 
 def what_next(out: Path) -> str:
