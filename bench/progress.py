@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: a bar on a terminal, a line per epoch in a log."""
+"""Progress of a run for the user: a bar on a terminal, a line per epoch in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Progress:
     """Counts epochs of all phases of a run, the base's included, on stderr.
 
     Args:
-        label: stands before the bar and every line.
+        label: text before the bar and every line.
         quiet: print nothing.
     """
 
@@ -92,7 +92,7 @@ class Progress:
         return tqdm(total=total, desc=what, unit=f" {unit}", disable=not bar, dynamic_ncols=True, leave=False)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         if self.bar is not None:
             if self.measuring:
                 self.bar.n = self.bar.total

@@ -1,6 +1,6 @@
 """DDROP: dynamic dropout of unimportant units while training, then one prune and fine-tuning.
 
-The paper's full text was not at hand: equations follow its abstract and the first author's code
+The paper's full text was not available: equations follow its abstract and the first author's code
 (github.com/aftoul/ddrop, commit 979a2b1) with that code's defects mended; docs/methods/ddrop.md lists each.
 """
 
@@ -43,7 +43,7 @@ def keep_probability(share, low, high, s):
 
 @method("ddrop", paper=DDROP)
 class DDrop(Method):
-    """Drop units at random, the lower their rank the oftener, ever stronger; an l1 term on the lowest; then prune."""
+    """Dropout that rises during training and is higher for less important units; an l1 term on these; then prune."""
 
     @dataclass(frozen=True)
     class Config:

@@ -1,6 +1,6 @@
 """EDropout: a population of pruning states searches by energy while the best one's network is trained.
 
-The full text was not at hand: equations follow the abstract and the code at github.com/sparsifai/epruning (commit
+The full text was not available: equations follow the abstract and the code at github.com/sparsifai/epruning (commit
 d660cc4, which says that it is not the official one); docs/methods/edropout.md lists what is whose.
 """
 

@@ -48,7 +48,7 @@ class Penalty(Method):
         """Options."""
 
         strength: float | None = None  # weight of the term; none: such that it starts at ``share`` of the loss (ours)
-        share: float = 0.1  # of the first loss, where strength is none (ours)
+        share: float = 0.1  # of the first loss, where strength is not given (ours)
         ramp: float = 0.1  # share of the epochs over which the weight rises from zero (ours)
         target: Literal["weights", "bn_gamma"] = "weights"  # what the term is taken of; no norm: weights (ours)
         threshold: float = 0.01  # native track: units up to this share of their site's largest go (ours)
@@ -174,7 +174,7 @@ class L1Penalty(Penalty):
 
 @method("l2_penalty", paper=HAN2015)
 class L2Penalty(Penalty):
-    """Sum of the squared weights beside the recipe's decay, with the removal rule of l1l2."""
+    """Sum of the squared weights in addition to the recipe's decay, with the removal rule of l1l2."""
 
     def term(self, weights):
         """``||W||_2^2``."""

@@ -1,6 +1,6 @@
 """Spectral dropout: drop weak coefficients of the activations' spectrum while training; then prune filters by energy.
 
-The full text was not at hand: equations follow the abstract and two independent third-party readings. The paper
+The full text was not available: equations follow the abstract and two independent third-party readings. The paper
 removes no filter: ranking filters by the energy that survives the mask is ours, and so is the control
 ``spectral_energy``; docs/methods/spectral.md keeps the three accounts apart.
 """
@@ -68,7 +68,7 @@ class Spectral(Method):
     def scores(self, ctx):
         """Account C: mean square of each unit's activation after the hard mask, its energy in the spectrum.
 
-        The threshold is set anew, on the trained network, as the control sets it.
+        The threshold is set again, on the trained network, as the control sets it.
         """
         layers = {name: SpectralDropout(self.config, ctx.rng) for name in ctx.sites}
         return ctx.mean(lambda site, a: layers[site.name](a.float(), hard=True).square().flatten(2).mean(dim=(0, 2)))

@@ -1,6 +1,6 @@
 """Torch-Pruning's importances as shipped in 1.6.1, defects included: what a user of that library gets.
 
-A name that begins with ``tp_`` never stands for the paper that its importance cites;
+A name that begins with ``tp_`` is never a name of the paper that its importance cites;
 docs/methods/torch_pruning.md says what each one computes and where it differs.
 """
 

@@ -22,7 +22,7 @@ def test_the_page_has_every_name_once():
 
 
 @pytest.mark.parametrize("row", ROW.findall(TEXT), ids=lambda row: row[0])
-def test_its_numbers(row):
+def test_numbers_of_page_are_those_of_built_networks(row):
     name, smallest, *shape, classes, params = row
     network = build(name, tuple(map(int, shape)), int(classes))
     assert f"{flops.parameters(network):,}" == params

@@ -58,7 +58,7 @@ def _add_choice(p: argparse.ArgumentParser) -> None:
     p.add_argument("-a", "--arch", metavar="NAME", help="only this network")
     p.add_argument("-d", "--dataset", metavar="NAME", help="only this data set")
     p.add_argument("--keep", type=float, action="append", metavar="SHARE", help="only this budget; repeatable")
-    p.add_argument("--no-cache", action="store_true", help="read every record anew")
+    p.add_argument("--no-cache", action="store_true", help="read every record again")
 
 
 def board(chosen: argparse.Namespace) -> int:

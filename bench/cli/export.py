@@ -38,7 +38,7 @@ def add_to(commands: Any) -> None:
     )
     arguments.add_places(p, "where artifacts are", "data sets, for mean and deviation")
     p.add_argument(
-        "--batch", type=arguments.whole, metavar="N", help="also timed, beside 1 (the recipe's latency_batch)"
+        "--batch", type=arguments.whole, metavar="N", help="also timed, in addition to 1 (the recipe's latency_batch)"
     )
     p.add_argument("--force", action="store_true", help="replace a file that is there")
     arguments.add_plugin(p)

@@ -19,8 +19,8 @@ from bench.files import write_atomic
 class Cache:
     """A folder of cached tensors; without a folder nothing is kept.
 
-    Every entry has a key that says what it was made from. An entry with another key, or a damaged one, is as good
-    as none and is replaced by the next :meth:`write`.
+    Every entry has a key that says what it was made from. An entry with another key, or a damaged one, is
+    ignored and replaced by the next :meth:`write`.
     """
 
     folder: Path | None

@@ -122,7 +122,7 @@ def tiny_imagenet(part: str, folder: Path, download: bool) -> Files:
 
 @dataset("imagenette", shape=(3, 160, 160), classes=10, sizes=(9469, 3925))
 def imagenette(part: str, folder: Path, download: bool) -> Files:
-    """Ten easily told classes of ImageNet (fastai), shorter side 160 pixels; the official validation part tests."""
+    """Ten dissimilar classes of ImageNet (fastai), shorter side 160 pixels; the official validation part tests."""
     from torchvision.datasets import Imagenette
 
     root = folder / "imagenette2-160"

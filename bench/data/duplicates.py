@@ -51,7 +51,7 @@ def _equal(train: Files, test: Files) -> list[list[int]]:
     keys: list[list[int | bytes]] = [[], []]
     with ThreadPoolExecutor(THREADS) as pool:
         steps: tuple[Callable[[str], int | bytes], ...] = (_size, _tail, _whole)
-        for step in steps:  # each is asked about what the last could not tell apart
+        for step in steps:  # each compares the files that were equal in the step before
             keys = [
                 list(pool.map(step, map(files.path, some))) for files, some in zip((train, test), chosen, strict=True)
             ]

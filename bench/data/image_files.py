@@ -111,12 +111,12 @@ def class_folders(root: Path, part: str, inside: str = "") -> tuple[Files, list[
     """Files of ``root/part/CLASS[/inside]`` and the names of the classes, both sorted; hidden ones are skipped.
 
     Raises SetupError, naming the place, for a part that is missing or empty, a class without images, and for
-    anything beside class folders or in them that is not a file.
+    anything next to class folders that is not a folder, or in them that is not a file.
     """
     classes = []
     for entry in _visible(f"{root}/{part}"):
         if not entry.is_dir():
-            raise SetupError(f"{entry.path}: a file beside the class folders; move it into one, or away")
+            raise SetupError(f"{entry.path}: a file next to the class folders; move it into one, or away")
         classes.append(entry.name)
     if not classes:
         raise SetupError(f"{root}/{part}: no class folders; images belong into {part}/CLASS/")
@@ -170,7 +170,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
 def inspect(path: str) -> tuple[int, int, bool]:
     """Height and width (as seen upright) of an image and whether it is grey, from its header.
 
-    Raises SetupError for what is no image, and for a truncated one: the format's end marker must stand at the end.
+    Raises SetupError for what is no image, and for a truncated one: the format's end marker must be at the end.
     A file without (other formats have none) is decoded, and so is one of more than 8 bits (see :func:`decode`).
     """
     with _opened(path) as image:

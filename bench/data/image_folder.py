@@ -23,7 +23,7 @@ RECIPES = ("folder_small", "folder_large")
 SMALL_SIDE = 64
 """Images up to this side have the first of the recipes by default, larger ones the second."""
 FORM = re.compile(r"folder:(?P<path>.+?)(?:@(?P<size>[1-9]\d*))?(?:#(?P<content>[0-9a-f]{8}))?")
-"""PATH as typed, or NAME of a folder in the folder of data sets; the content's hash stands in resolved names."""
+"""PATH as typed, or NAME of a folder in the folder of data sets; resolved names have the content's hash."""
 
 
 def resolve(name: str, data_dir: Path) -> tuple[str, Path]:
@@ -56,7 +56,7 @@ def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> 
     if content_hash(train, test) != content:
         raise SetupError(
             f"{place} has another content than '{name}' (#{content_hash(train, test)}): "
-            "files were added, removed or written; run anew, or give the right folder with --data-dir"
+            "files were added, removed or written; run again, or give the right folder with --data-dir"
         )
     found = torch.cat([inspected(files, what, cache, progress) for files, what in ((train, "train"), (test, "test"))])
     require_apart(train, test, cache)

@@ -35,7 +35,7 @@ def cores() -> int:
 
 
 def workers_for(device: torch.device) -> int:
-    """Worker processes beside a training on ``device``: the cores that it leaves, at least 1, at most MOST_WORKERS."""
+    """Worker processes for training on ``device``: the cores that it leaves, at least 1, at most MOST_WORKERS."""
     busy = torch.get_num_threads() if device.type == "cpu" else 1
     return max(1, min(MOST_WORKERS, cores() - busy))
 
@@ -131,7 +131,7 @@ class Stream(ImageSet):
         files: the images.
         shape, shorter: see :class:`Decoder`.
         workers: number of processes of each pass over the images.
-        report: is told the throughput of every finished augmented pass.
+        report: is called with the throughput of every finished augmented pass.
     """
 
     files: Files

@@ -36,7 +36,7 @@ class Dataset:
         sha256: hashes of pixels and labels of both parts, where known.
         normal: constants that normalise; None: those of the training images.
         resize: files are brought to ``shape``; False: they have it.
-        distinct: no image may stand in two classes.
+        distinct: no image may be in two classes.
         recipe: name of the default recipe.
     """
 

@@ -92,7 +92,7 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     bound = sum(hidden.values())
     if bound > UNCOUNTED * counted.total:
         raise RunFailed(
-            f"{', '.join(sorted(hidden))} counted as zero MACs, up to {bound:,} beside {counted.total:,}: "
+            f"{', '.join(sorted(hidden))} counted as zero MACs, up to {bound:,} in addition to {counted.total:,}: "
             "the total would be wrong; build it from operators that are counted (docs/measuring.md)",
             blame=ARCHITECTURE,
         )

@@ -177,7 +177,7 @@ def load(model: bytes | Path) -> Bind:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3  # errors; they come as exceptions too
-    # Threads that go on spinning after a call would take the cores from the network that is timed next.
+    # Threads that keep spinning after a call would take the cores from the network that is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     content = model if isinstance(model, bytes) else model.read_bytes()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

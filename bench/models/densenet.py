@@ -9,7 +9,7 @@ from bench.models.build import Shape, architecture
 
 
 class Layer(nn.Module):
-    """Batch norm, ReLU and a 3x3 convolution of ``growth`` channels, put beside what came in."""
+    """Batch norm, ReLU and a 3x3 convolution of ``growth`` channels, concatenated with the input."""
 
     def __init__(self, inp: int, growth: int) -> None:
         super().__init__()

@@ -101,7 +101,7 @@ def method_config(cls: type, values: Mapping[str, Any], name: str) -> Any:
 
 
 def non_default(instance: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Fields of a dataclass that differ from their defaults, nested ones likewise."""
+    """Fields of a dataclass that differ from their defaults; of a nested dataclass those that differ."""
     found = {}
     for f in dataclasses.fields(instance):
         value = getattr(instance, f.name)

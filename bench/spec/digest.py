@@ -23,7 +23,7 @@ def digest(value: Any) -> str:
 def path_component(name: str) -> str:
     """``name`` as one part of a path: letters, digits and ``._+@-`` stay, at most 80 characters; others become ``-``.
 
-    Two names may come out alike; what must be told apart has a hash beside it.
+    Different names can map to one component; append a hash where it must be unique.
     """
     return re.sub(r"[^A-Za-z0-9._+@-]+|^\.+", "-", name)[:80]
 

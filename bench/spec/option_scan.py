@@ -30,7 +30,7 @@ class Option:
 
     Attributes:
         name: as given after ``-p``.
-        default: likewise.
+        default: as given after ``-p NAME=``.
         kind: what its value may be, in words.
         comment: the comment behind it or above it, ``meaning (source)``.
     """

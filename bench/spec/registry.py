@@ -97,11 +97,11 @@ class Registry:
     """Lazy map from name to object.
 
     Args:
-        noun: what the names stand for, in messages.
+        noun: what the names are names of, in messages.
         decorators: names of the decorators that register here.
         folder: files (or one file) under the repository root that are searched.
         group: entry-point group of third-party packages, if any.
-        prefixes: of names ``PREFIX:REST`` that stand for something defined elsewhere: prefix -> ``module:function``,
+        prefixes: of names ``PREFIX:REST`` of what is defined elsewhere: prefix -> ``module:function``,
             which maps the rest to the object.
     """
 
@@ -173,7 +173,7 @@ class Registry:
             raise self._unknown(name, entries)
 
     def _unknown(self, name: str, entries: Iterable[str]) -> WordsError:
-        """The error for an unknown name, which may be a file or have a prefix that is none."""
+        """The error for an unknown name, which may be a file or have an unknown prefix."""
         _, colon, rest = name.partition(":")
         if "file" in self.prefixes and not colon and (name.endswith(".py") or "/" in name):
             return unknown(self.noun, name, (), f"give file:{name}:FUNCTION, the function that returns the network")
@@ -324,7 +324,7 @@ def model_name(text: str) -> str:
     """An architecture's name as a specification keeps it; raises UsageError.
 
     ``file:PATH:FUNCTION``, as a user gives it, becomes ``file:NAME:FUNCTION#HASH``, with the file's name and the
-    start of the hash of its source (see :func:`bench.spec.source_hash.of_files`): a record tells nothing of folders,
+    start of the hash of its source (see :func:`bench.spec.source_hash.of_files`): a record names no folders,
     and a changed file, or local module that it imports, is another network. The file is made known as by
     ``--plugin``. Other names stay as they are.
     """

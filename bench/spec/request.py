@@ -27,7 +27,7 @@ from bench.spec.words import as_seeds, as_text, flag_of, flat, option, pairs, se
 TABLES = {"settings": "--set", "options": "-p"}
 """Fields that are tables, recipe values and method options, with the option that sets one value."""
 SHORT = {"epochs": "train.epochs", "finetune_epochs": "finetune.epochs"}
-"""Options and keys that stand for one setting."""
+"""Options and keys that are short for one setting."""
 BUDGETS = ("keep_macs", "keep_params", "like", "native")
 """Fields that give the budget; they exclude each other."""
 NUMBERS = {"keep_macs": float, "keep_params": float, "min_keep": int}
@@ -106,7 +106,7 @@ class RunRequest:
         """The requests of a table of a TOML file: one for every combination of the values of its lists.
 
         Args:
-            values: field -> value or list of values; tables hold them likewise. ``seeds`` stay together.
+            values: field -> value or list of values; tables hold values or lists too. ``seeds`` stay together.
             where: what an error begins with.
 
         Raises UsageError for unknown or missing keys, and for invalid values.
@@ -133,7 +133,7 @@ class RunRequest:
             spec: a specification.
             like: record whose widths are those of the budget, for a budget of widths.
 
-        Raises UsageError where no command makes it: a budget that is none, a file of this machine as a name.
+        Raises UsageError where no command makes it: an invalid budget, a file of this machine as a name.
         """
         for text, prefix in ((spec.arch, "file:"), (spec.dataset, "folder:")):
             if text.startswith(prefix) and not re.search(r"#[0-9a-f]{8}$", text):  # or a record could name any file
@@ -225,7 +225,7 @@ class RunOptions:
 
 
 def check_table(values: Mapping[str, Any], where: str) -> None:
-    """Raise UsageError for keys of a table that no request has, and for values that are none; keys may be missing."""
+    """Raise UsageError for keys of a table that no request has, and for invalid values; keys may be missing."""
     names = [f.name for f in dataclasses.fields(RunRequest)]
     for key, value in values.items():
         if key in TABLES:

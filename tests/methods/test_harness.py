@@ -60,7 +60,7 @@ def refused(capsys, out, *arguments):
 
 
 @pytest.mark.parametrize(("method", "option", "complaint"), WRONG)
-def test_a_wrong_option_is_told_with_what_is_right(method, option, complaint):
+def test_wrong_option_error_names_valid_options(method, option, complaint):
     with pytest.raises(UsageError) as told:
         make_method(method, dict([option.split("=")]))
     assert complaint in str(told.value)

@@ -39,7 +39,7 @@ def test_a_new_key_replaces_the_entry(cache):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:4], lambda b: b"x" * len(b)])
-def test_a_damaged_entry_is_as_good_as_none(cache, damage):
+def test_damaged_entry_is_ignored(cache, damage):
     path = file(cache)
     path.write_bytes(damage(path.read_bytes()))
     assert cache.read("entry", "key") is None

@@ -86,7 +86,7 @@ def test_an_image_that_8_bits_would_not_show_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("name", ["float_0_to_1.tif", "8_in_16.png", "rgb_8_in_16.png"])
-def test_such_an_image_ends_the_loading_in_memory_and_streamed(tmp_path, monkeypatch, name, streamed):
+def test_too_deep_image_is_refused_in_memory_and_streamed(tmp_path, monkeypatch, name, streamed):
     root = write_folder(tmp_path / "deep", size=(24, 24))
     REFUSED[name][0](root / "test/dog" / name)
     if streamed:
@@ -106,7 +106,7 @@ def test_the_upper_8_of_16_bits_stay_in_every_kind_of_png(tmp_path, kind):
     assert np.array_equal(np.asarray(decode(str(tmp_path / "x.png"), 3)), np.broadcast_to(expected, (24, 24, 3)))
 
 
-def test_a_file_that_tells_its_largest_value_is_scaled_to_it(tmp_path):
+def test_file_with_a_largest_value_is_scaled_to_it(tmp_path):
     array = values(4095, 3)
     ppm16(tmp_path / "x.ppm", array, 4095)
     assert np.abs(np.asarray(decode(str(tmp_path / "x.ppm"), 3)) - array / 4095 * 255).max() <= 1

@@ -63,7 +63,7 @@ def test_several_are_counted(folder):
         load(folder)
 
 
-def test_a_val_part_that_is_not_used_may_hold_training_files(folder):
+def test_unused_val_part_may_contain_training_files(folder):
     shutil.copytree(folder / "train", folder / "val")
     assert load(folder).facts["train"] == 27
     shutil.rmtree(folder / "test")

@@ -54,7 +54,7 @@ def test_hidden_files_and_folders_are_skipped(folder):
     [
         (lambda root: (root / "train").rename(root / "training"), "train: No such file or directory"),
         (lambda root: [p.unlink() for p in (root / "train/dog").iterdir()], "train/dog: a class without images"),
-        (lambda root: (root / "train/readme.txt").write_text("x"), "train/readme.txt: a file beside the class"),
+        (lambda root: (root / "train/readme.txt").write_text("x"), "train/readme.txt: a file next to the class"),
         (lambda root: (root / "train/cat/more").mkdir(), "train/cat/more: a folder among the images"),
         (lambda root: (root / "train/cat/000.png").write_bytes(b""), "train/cat/000.png: the file is empty"),
         (lambda root: (root / "train/cat/a.png").symlink_to("gone"), "train/cat/a.png: No such file"),
@@ -153,7 +153,7 @@ def test_palette_and_cmyk_become_rgb(tmp_path):
         assert np.abs(array(path).astype(int) - [200, 100, 50]).max() <= 3
 
 
-def test_images_stand_upright(tmp_path):
+def test_images_are_decoded_upright(tmp_path):
     image = Image.fromarray(pixels(5, (12, 8)))
     exif = image.getexif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
@@ -198,7 +198,7 @@ def test_truncated_files_are_found_without_and_with_decoding(tmp_path, form, lef
 
 
 @pytest.mark.parametrize("content", [b"\x00", b"<html>404 not found</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xd9"])
-def test_what_is_no_image(tmp_path, content):
+def test_non_image_is_refused(tmp_path, content):
     path = tmp_path / "thing.jpg"
     path.write_bytes(content)
     with pytest.raises(SetupError, match=r"thing.jpg: "):

@@ -58,7 +58,7 @@ def test_relative_paths(folder, tmp_path, monkeypatch):
         lambda f: (f / "test").rename(f / "val"),
     ],
 )
-def test_another_content_is_another_name_and_refused_under_the_old(folder, change):
+def test_folder_of_other_content_is_refused_under_its_old_name(folder, change):
     name, data_dir = resolved(folder)
     change(folder)
     assert resolved(folder)[0] != name
@@ -66,7 +66,7 @@ def test_another_content_is_another_name_and_refused_under_the_old(folder, chang
         find(name, data_dir)
 
 
-def test_a_name_that_is_none():
+def test_invalid_name_is_refused():
     with pytest.raises(UsageError, match=r"give folder:PATH"):
         resolve("folder:", Path("x"))
 
@@ -202,7 +202,7 @@ def test_a_second_load_decodes_nothing_and_gives_the_same(folder, tmp_path, monk
     assert len(test) == 12
 
 
-def test_a_changed_file_is_decoded_again_and_a_damaged_cache_rebuilt(folder, tmp_path):
+def test_changed_file_and_damaged_cache_are_decoded_again(folder, tmp_path):
     cache = tmp_path / "cache"
     before = load(folder, cache=cache)
     path = folder / "train/cat/000.png"

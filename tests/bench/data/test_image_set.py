@@ -43,11 +43,11 @@ def test_batches_cover_all_in_order(images, size, sizes):
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(5, [5] * 4), (23, [23]), (50, [23]), (22, [22])])
-def test_drop_last_leaves_no_small_batch_unless_it_is_the_only_one(images, size, sizes):
+def test_drop_last_omits_small_batch_unless_it_is_the_only_one(images, size, sizes):
     assert [len(y) for _, y in images.batches(size, generator(), drop_last=True)] == sizes
 
 
-def test_shuffled_batches_are_a_permutation_that_the_generator_decides(images):
+def test_shuffled_batches_are_a_permutation_of_the_generator(images):
     def order(g):
         return torch.cat([y for _, y in images.batches(4, g)]).tolist()
 
@@ -154,7 +154,7 @@ def test_an_image_too_long_for_any_box_gives_its_centre():
     assert boxes[:, 1].unique().tolist() == [(1000 - 5) // 2]
 
 
-def test_a_resized_crop_of_a_plain_image_is_plain_and_of_a_slope_a_gentler_slope():
+def test_resized_crop_keeps_constants_and_flattens_slopes():
     plain = torch.full((5, 3, 16, 16), 77, dtype=torch.uint8)
     assert torch.equal(augmented(plain, "resized_crop", generator()), plain)
     slope = (torch.arange(16) * 10).to(torch.uint8).expand(64, 1, 16, 16)

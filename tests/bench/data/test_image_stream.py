@@ -61,7 +61,7 @@ def test_batches_larger_than_a_chunk(make):
     assert torch.equal(x, torch.cat([part for part, _ in stream.batches(7)])[:100])
 
 
-def test_the_generator_decides_all_and_goes_on(make):
+def test_generator_decides_all_and_advances(make):
     stream, _ = make()
     going_on = generator(1)
     first, second = (
@@ -75,14 +75,14 @@ def test_the_generator_decides_all_and_goes_on(make):
     assert labels.sum() == 60
 
 
-def test_neither_the_global_generator_nor_anyone_elses_is_touched(make):
+def test_augmentation_uses_no_other_generator(make):
     before = torch.get_rng_state()
     for workers in (0, 1):
         list(make(workers)[0].batches(40, generator(1), "resized_crop"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_stream_of_ready_images_gives_what_images_on_the_device_give(folder):
+def test_stream_of_ready_images_equals_images_in_memory(folder):
     files, _ = class_folders(folder, "train")
     whole = torch.stack([torch.from_numpy(pixels(10_000 + 1000 * (k // 10) + k % 10)) for k in range(30)])
     kept = Images(whole.permute(0, 3, 1, 2).contiguous(), files.labels, MEAN, STD)
@@ -130,7 +130,7 @@ def test_a_resized_crop_is_of_the_whole_image(tmp_path):
     assert torch.equal(found, expected) or torch.equal(found, expected.flip(2))
 
 
-def test_both_ways_round_come_up(tmp_path):
+def test_mirroring_draws_both_directions(tmp_path):
     save(tmp_path / "train/a/0.png", 1, size=(8, 8))
     files, _ = class_folders(tmp_path, "train")
     decoder = Decoder(files, (3, 8, 8), 8, "crop_flip")
@@ -151,7 +151,7 @@ def test_a_file_that_has_gone_bad_is_named(make, workers):
         list(stream.batches(16))
 
 
-def test_an_image_of_another_size_is_named_where_nothing_is_resized(folder):
+def test_image_of_other_size_is_named_without_resizing(folder):
     save(folder / "train/dog/004.png", 1, size=(9, 8))
     files, _ = class_folders(folder, "train")
     with pytest.raises(SetupError, match=r"train/dog/004.png: 9x8 pixels, not 8x8"):

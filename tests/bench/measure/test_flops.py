@@ -287,7 +287,7 @@ def test_a_vision_transformer_by_closed_form():
     assert counted.products == counted.total - counted.by_op["layer_norm"]
 
 
-def test_without_the_handle_attention_is_missed_and_the_count_fails(monkeypatch):
+def test_count_fails_when_attention_has_no_rule(monkeypatch):
     monkeypatch.delitem(flops.HANDLES, "aten::scaled_dot_product_attention")
     with pytest.raises(RunFailed, match=r"two counters disagree.* no rule for: .*aten::scaled_dot_product_attention"):
         flops.count(vit(), (3, 32, 32))
@@ -334,7 +334,7 @@ def test_a_thousandth_may_go_uncounted(columns, fails):
     """192,000 MACs; a product of a 2 x n matrix and a vector is bounded by its 2 outputs times its 3n inputs."""
     layers = nn.Flatten(), nn.Linear(192, 1000), Applied(lambda x, w: torch.mv(w, x[0, :columns]), 2, columns)
     if fails:
-        with pytest.raises(RunFailed, match=r"aten\.mv counted as zero MACs, up to 198 beside 192,000"):
+        with pytest.raises(RunFailed, match=r"aten\.mv counted as zero MACs, up to 198 in addition to 192,000"):
             flops.count(nn.Sequential(*layers), SHAPE)
     else:
         assert flops.count(nn.Sequential(*layers), SHAPE).total == 192_000
@@ -353,7 +353,7 @@ class Unused(nn.Module):
         return self.used(x).sigmoid()
 
 
-def test_a_difference_without_an_unknown_operator_names_the_module():
+def test_difference_of_known_operators_names_the_module():
     with pytest.raises(RunFailed, match=r"they differ in aside\.1 \(Linear\): 0 and 1,344$"):
         flops.count(Unused(), SHAPE)
 
@@ -431,7 +431,7 @@ def test_the_second_pass_sees_into_functions():
 
 
 @pytest.mark.parametrize("when", [True, False])
-def test_a_network_that_behaves_when_traced_is_found_out(when):
+def test_network_that_differs_when_traced_fails(when):
     layer = nn.Conv2d(3, 4, 1)
 
     class Two(nn.Module):

@@ -101,7 +101,7 @@ def test_products_by_closed_form(name):
 
 
 @pytest.mark.parametrize("name", ["torchvision:vgg16", "torchvision:vgg16_bn"])
-def test_beside_products_there_are_norms_and_pooling(name):
+def test_counts_include_norms_and_pooling(name):
     """Two MACs for each output of the 13 normalised convolutions, and the 7x7 map that is pooled."""
     outputs = 2 * 64 * 224**2 + 2 * 128 * 112**2 + 3 * 256 * 56**2 + 3 * 512 * 28**2 + 3 * 512 * 14**2
     beside = GOLDEN[name]["total"] - GOLDEN[name]["products"]

@@ -98,7 +98,7 @@ def test_speed_up_is_the_ratio_of_medians(monkeypatch):
 
 
 @pytest.mark.parametrize("ms", [0.5, 1.0, 4.0])
-def test_equal_times_give_a_speed_up_of_one_and_an_interval_of_no_width(compare, clock, ms):
+def test_speed_up_of_equal_times_is_one_without_width(compare, clock, ms):
     clock([ms])
     found, _ = compare(5)
     assert found["dense_samples_ms"] == found["sliced_samples_ms"] == [ms] * 5
@@ -129,6 +129,6 @@ def test_peak_memory_holds_weights_and_what_the_layers_pass_on():
     assert least <= latency.peak_memory_bytes(network, (1, 1, 50), batch, CPU) <= 1.5 * least
 
 
-def test_peak_memory_counts_statistics_and_a_smaller_network_needs_less():
+def test_peak_memory_counts_statistics_and_falls_with_width():
     wide, narrow = (nn.Sequential(nn.Conv2d(3, w, 3), nn.BatchNorm2d(w)) for w in (64, 8))
     assert latency.peak_memory_bytes(narrow, (3, 32, 32), 4, CPU) < latency.peak_memory_bytes(wide, (3, 32, 32), 4, CPU)

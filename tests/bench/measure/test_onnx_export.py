@@ -132,7 +132,7 @@ def model(onnx_extra):
     return onnx.load_from_string(onnx_export.convert(chain(), SHAPE, {"mean": "[1.5]"}))
 
 
-def test_the_file_has_named_input_and_output_a_free_batch_and_the_stated_opset(model):
+def test_exported_file_has_named_ports_free_batch_and_opset(model):
     for values, name, fixed in ((model.graph.input, "images", [3, 8, 8]), (model.graph.output, "logits", [4])):
         [value] = values
         batch, *others = value.type.tensor_type.shape.dim
@@ -143,7 +143,7 @@ def test_the_file_has_named_input_and_output_a_free_batch_and_the_stated_opset(m
     assert {p.key: p.value for p in model.metadata_props} == {"mean": "[1.5]"}
 
 
-def test_the_file_tells_nothing_of_the_machine_it_was_made_on(model):
+def test_exported_file_names_nothing_of_the_machine(model):
     content = model.SerializeToString()
     assert b"networks.py" not in content
     assert b"site-packages" not in content
@@ -177,7 +177,7 @@ def test_another_network_than_the_file_s_is_refused():
 
 
 @needs_onnx
-def test_tiny_outputs_are_no_excuse():
+def test_tiny_outputs_are_compared_strictly():
     small, other = nn.Conv2d(3, 4, 8), nn.Conv2d(3, 4, 8)
     for network in (small, other):
         nn.init.normal_(network.weight, std=1e-9)
@@ -244,7 +244,7 @@ class Raises(nn.Module):
 @pytest.mark.parametrize(
     ("network", "said"), [(Looks(), "Looks cannot be exported to ONNX"), (Raises(), "ValueError: no such luck$")]
 )
-def test_what_cannot_be_exported_is_told_in_one_line(network, said, tmp_path, capfd):
+def test_unexportable_network_is_one_line(network, said, tmp_path, capfd):
     with pytest.raises(RunFailed, match=said):
         onnx_export.to_onnx(network, SHAPE, tmp_path / "network.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -275,7 +275,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(tmp_path):
 
 
 @needs_onnx
-def test_a_place_that_cannot_be_written_is_a_matter_of_setup(tmp_path):
+def test_unwritable_place_is_a_setup_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match="cannot write"):
         onnx_export.to_onnx(chain(), SHAPE, tmp_path / "file" / "network.onnx")

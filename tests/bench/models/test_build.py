@@ -278,7 +278,7 @@ def test_dropnets_networks(name, shape, params, units):
     assert gate_slice_difference(network, sites.slice(network, masks), sites, masks, images(2, shape)) <= TOLERANCE
 
 
-def test_what_dropnet_leaves_whole_is_no_site():
+def test_layers_unpruned_by_dropnet_are_no_sites():
     for name in ("dropnet_c_64_64_128_128", "dropnet_vgg19"):
         network = build(name, CIFAR, 10)
         assert network.hidden[0].out_features == 256

@@ -90,7 +90,7 @@ def test_auxiliary_classifiers_go(name):
     assert network(images(2, shape)).shape == (2, 5)
 
 
-def test_weights_can_be_put_back_where_torchvision_wants_their_version():
+def test_weights_reload_where_torchvision_checks_versions():
     network = build("torchvision:mnasnet0_5", SHAPE, 5)
     state, copied = clone_state(network), copy.deepcopy(network)
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_weights_for_another_size_of_images(hub):
     one_line(caught)
 
 
-def test_a_run_without_its_weights_ends_before_anything_is_written(hub, tmp_path, capsys):
+def test_run_without_its_weights_writes_nothing(hub, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["run", "-m", "l1_norm", "-a", "torchvision:mobilenet_v3_small:IMAGENET1K_V1", "-d", "synthetic"]
     assert main([*command, "--out", str(out), "--data-dir", str(tmp_path / "data")]) == 3
@@ -307,7 +307,7 @@ def test_a_function_that_makes_no_classifier(file, function, kind, said):
         ("file:net.py:no function", "give file:PATH:FUNCTION"),
     ],
 )
-def test_a_name_that_is_none(text, said):
+def test_invalid_name_is_refused(text, said):
     with pytest.raises(UsageError, match=said):
         model_name(text)
 

@@ -33,7 +33,7 @@ def pick(output):
     return output[0] if isinstance(output, tuple) else output["logits"]
 
 
-def test_it_gives_what_the_function_picks_in_both_modes():
+def test_picked_logits_are_the_output_in_both_modes():
     network, x = Detector(), images()
     names, kind = list(network.state_dict()), str(network)
     expected = network.eval()(x)["logits"]

@@ -30,7 +30,7 @@ CASES = [(name, options) for name, several in OPTIONS.items() for options in sev
 
 
 @pytest.mark.parametrize("name", METHODS.entries())
-def test_traits_are_those_of_the_class(name):
+def test_traits_from_source_equal_those_of_the_class(name):
     assert method_traits.of(name) == method_traits.of_class(METHODS.get(name))
 
 
@@ -126,7 +126,7 @@ def odd(plugins, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["own_constant", "own_call", "two_bases", "inherits"])
-def test_what_is_not_plain_is_left_to_the_import(odd, name):
+def test_traits_that_need_execution_are_left_to_the_import(odd, name):
     assert method_traits.of(name) is None
     asked = (name, "lenet", "digits", load_recipe("digits"), Budget(0.5))
     assert make_spec(*asked).method == name
@@ -192,6 +192,6 @@ def test_loading_torch_is_announced_before_anything_else(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (77, "", "bench: loading torch\n")
 
 
-def test_loading_is_not_announced_to_who_wants_quiet_or_has_it(capsys):
+def test_loading_is_not_announced_when_quiet_or_loaded(capsys):
     assert main(["list", "sites", "-a", "two_layers", "-d", "digits"]) in (0, 2)
     assert "loading torch" not in capsys.readouterr().err

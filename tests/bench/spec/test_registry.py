@@ -138,7 +138,7 @@ def test_two_files_of_the_folder_with_one_name(tmp_path, monkeypatch):
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_file_of_the_folder_that_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch, line, error):
+def test_unimportable_file_of_folder_is_named_in_one_line(tmp_path, monkeypatch, line, error):
     folder = "broken_" + error.partition(":")[0]
     (tmp_path / folder).mkdir()
     (tmp_path / folder / "a.py").write_text(f"{line}\n@thing('one')\ndef f(): pass\n")

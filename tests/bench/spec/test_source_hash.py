@@ -119,7 +119,7 @@ def score(site):
 
 
 @pytest.mark.usefixtures("forgets")
-def test_method_hash_of_a_composition_covers_the_files_of_all_parts(tmp_path, monkeypatch):
+def test_method_hash_of_composition_covers_files_of_all_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     for part in ("a", "b"):
         write(tmp_path, {f"of_{part}.py": PLUGIN.format(helper=f"helper_of_{part}", name=f"of_{part}")})

@@ -97,7 +97,7 @@ def test_overrides_leave_the_rest_alone():
         ({"momentum": "0"}, "nesterov needs momentum"),
     ],
 )
-def test_overrides_that_cannot_be(overrides, match):
+def test_invalid_overrides_are_refused(overrides, match):
     with pytest.raises(UsageError, match=match) as caught:
         load_recipe("digits", overrides)
     assert "\n" not in str(caught.value)
@@ -137,7 +137,7 @@ def test_a_recipe_from_a_file(tmp_path):
         ("train = 3\n" + GOOD.partition("[train]")[0] + "[finetune]\nepochs = 1\nlr = 0.1\n", r"train.*table"),
     ],
 )
-def test_a_recipe_file_that_cannot_be(tmp_path, text, match):
+def test_invalid_recipe_file_is_refused(tmp_path, text, match):
     file = tmp_path / "own.toml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=match) as caught:
@@ -155,7 +155,7 @@ def test_a_recipe_file_that_is_no_text(tmp_path):
 # --- hashes --------------------------------------------------------------------------------------------------
 
 
-def test_the_hash_of_a_recipe_is_that_of_what_differs_from_the_defaults():
+def test_recipe_hash_covers_only_values_other_than_defaults():
     given = recipe(momentum=0.9, nesterov=True, precision="auto")
     assert given.sha256 == recipe().sha256
     assert recipe(name="other").sha256 == recipe().sha256
@@ -260,7 +260,7 @@ def test_a_share_of_one_is_the_same_run_however_it_is_written():
         {"method": None},
     ],
 )
-def test_a_specification_that_cannot_be(change):
+def test_invalid_specification_is_refused(change):
     with pytest.raises(UsageError):
         Spec.from_dict(spec().as_dict() | change)
 
@@ -354,7 +354,7 @@ def test_parse(text, kind, value):
     ("text", "kind"),
     [("", int), ("one", int), ("1.0", int), ("x", float), ("2", bool), ("none", int), ("1,x", tuple[int, ...])],
 )
-def test_parse_what_cannot_be(text, kind):
+def test_parse_refuses_invalid_texts(text, kind):
     with pytest.raises(UsageError, match=r"x=.*: not "):
         parse(text, kind, "x")
 

@@ -205,7 +205,7 @@ def test_folders_of_images_in_two_places_are_declined(write, tmp_path):
         assert str(place.parent) in str(caught.value)
 
 
-def test_a_dry_run_writes_nothing_also_where_images_are_looked_at(write, tmp_path, capsys):
+def test_dry_run_writes_nothing_when_it_inspects_images(write, tmp_path, capsys):
     place = image_folders.write_folder(tmp_path / "images" / "pets")
     path = write(f'[[runs]]\nmethod = "l1_norm"\narch = "resnet20"\ndataset = "folder:{place}"')
     out = tmp_path / "out"
@@ -323,7 +323,7 @@ def test_a_file_that_cannot_be_read(tmp_path, write):
 
 
 @given(st.integers(0, 400), st.integers(1, 60))
-def test_parts_are_everything_once_in_pieces_of_almost_one_size(length, n):
+def test_shards_cover_all_runs_once_in_near_equal_sizes(length, n):
     items = list(range(length))
     parts = [shard(items, f"{i}/{n}") for i in range(1, n + 1)]
     assert list(itertools.chain(*parts)) == items
