@@ -122,7 +122,7 @@ class DevCluster:
     def kill_node(self, node: str) -> None:
         """Kill slurmd, its slurmstepds and all job processes of a node, as if its power had gone."""
         self.kill("slurmd", node)
-        for name in (STEP, JOB):  # in this order nobody is left who could tell the controller
+        for name in (STEP, JOB):  # in this order no process is left that could notify the controller
             processes.stop(partial(self._find, name, node), 0)
 
     def job_processes(self) -> dict[int, str]:
@@ -163,7 +163,7 @@ class DevCluster:
         )
 
     def reset(self) -> None:
-        """Make it as good as new, whatever was done to it: all daemons run, no jobs, all nodes idle."""
+        """Restore it, whatever was done to it: all daemons run, no jobs, all nodes idle."""
         self.up()
         self.cancel_all()
 

@@ -43,7 +43,7 @@ class Settings:
 
     @property
     def conf(self) -> Path:
-        """SLURM's configuration file. Its path is what tells one cluster's processes from another's."""
+        """SLURM's configuration file. Its path distinguishes the processes of clusters."""
         return self.folder / "etc" / "slurm.conf"
 
     @property

@@ -52,7 +52,7 @@ class _Chaos:
             cluster, folder, out, expected, log, small
         )  # fmt: skip
         self.rng = random.Random(seed)
-        self.calls: list[Any] = []  # of bench sweep that go on: process, its log, what for
+        self.calls: list[Any] = []  # of bench sweep that still run: process, its log, what for
         self.repairs: list[Any] = []  # when, what, how
         self.counts: Counter[str] = Counter()
         self.tracebacks: list[Any] = []

@@ -98,14 +98,14 @@ def damaged(out: Path, found: dict[Path, dict]) -> list[str]:
     return bad
 
 
-def repeated(legs_of: dict[str, list[journal.Leg]], anew: set[str]) -> list[str]:
-    """Legs that began before what the leg before them had saved; ``anew`` are runs that failed and may."""
+def repeated(legs_of: dict[str, list[journal.Leg]], retried: set[str]) -> list[str]:
+    """Legs that began before what the leg before them had saved; ``retried`` are runs that failed and may."""
     bad = []
     for key, legs in legs_of.items():
         for before, after in itertools.pairwise(leg for leg in legs if leg.saves):
             assert before.last is not None and after.first is not None  # both saved something
             left, first = (of - done for _, done, of in (before.last, after.first))
-            if first > left and key not in anew:
+            if first > left and key not in retried:
                 bad.append(f"{key}: {left} epochs were left, and {first} after the first of job {after.job}")
     return bad
 

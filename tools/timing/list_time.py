@@ -1,4 +1,4 @@
-"""How long ``python -m bench list`` takes, beside an interpreter that does nothing.
+"""How long ``python -m bench list`` takes, compared with an interpreter that does nothing.
 
 python -m tools.timing.list_time
 """

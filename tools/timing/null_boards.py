@@ -44,7 +44,7 @@ def frame(boards, methods, sigma, images, lead, rng):
 
 
 def shares(*wanted):
-    """Share of boards that tell any two rows apart, and of those that tell the first from all others."""
+    """Share of boards where any two rows differ significantly, and where the first differs from all others."""
     boards, _ = build(frame(*wanted))
     tables = [board.tables[0] for board in boards]
     winners = sum(any(row.rank > 1 for row in table.rows) for table in tables)

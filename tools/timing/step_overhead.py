@@ -1,6 +1,6 @@
 """What a training step of the harness costs over a bare loop, and what each method's costs over the harness's own.
 
-Prints ratios of medians over interleaved epochs in one process, beside what they aim at, at CIFAR's shape with the
+Prints ratios of medians over interleaved epochs in one process, next to their targets, at CIFAR's shape with the
 synthetic data set.
 
     python -m tools.timing.step_overhead --arch resnet56 --batch 128 --rounds 5

@@ -107,8 +107,8 @@ def main() -> None:
     like = store.load(next(store.find(folder / "one" / "records")))
     words = ("sweep", sweep, "--cluster", "slurm", "--profile", profile, "--out", out)
     measured("sweep --dry-run", env, *words, "--dry-run")
-    told = measured("sweep", env, *words)
-    print("\n".join(line for line in told.splitlines() if not line.startswith("follow")))
+    printed = measured("sweep", env, *words)
+    print("\n".join(line for line in printed.splitlines() if not line.startswith("follow")))
     count = len(list(elements(out)))
     for share in (0, 50, 100):
         finish(out, like, folder / "slurm", count * share // 100)
