@@ -87,13 +87,15 @@ class DropNet(Method):
             if not top1 or top1[ctx.phase] <= self.config.kappa * top1[0]:  # without an epoch nothing is known
                 return ctx.stop_search()
             self.good.copy_(ctx.flat(ctx.masks))
-            ctx.masks = ctx.drop(self.scores(ctx), self.config.p, self.ranking)  # cut off only once that is final
+            ctx.masks = ctx.prune_worst(
+                self.scores(ctx), self.config.p, self.ranking
+            )  # cut off only once that is final
         elif ctx.phase + 1 < self.cycles:
-            ctx.shrink(ctx.drop(self.scores(ctx), self.config.p, self.ranking))
+            ctx.shrink(ctx.prune_worst(self.scores(ctx), self.config.p, self.ranking))
 
     def select(self, ctx, budget):
         """The best within the budget; in the native track the last drop, or the last masks that were good enough."""
         if self.by_accuracy:
             return ctx.split(self.good)
         scores = self.scores(ctx)
-        return ctx.drop(scores, self.config.p, self.ranking) if ctx.native else ctx.rank(scores, self.ranking)
+        return ctx.prune_worst(scores, self.config.p, self.ranking) if ctx.native else ctx.rank(scores, self.ranking)

@@ -116,7 +116,7 @@ def make_training(make_data) -> Callable[..., PhaseTrainer]:
         else:
             network = build(arch, shape, 10)
             sites, model = sites_and_costs(arch, shape, coupling)
-            sites = sites.on(network)
+            sites = sites.bind(network)
         data = make_data(shape)
         budget = Budget(keep_macs=keep)
         masked = MaskedModel(network, sites, model, torch.device("cpu"), recipe.precision)

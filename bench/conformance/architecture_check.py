@@ -28,7 +28,7 @@ from bench.models.error_place import first_line
 from bench.models.external import torchvision_names
 from bench.pruning.cost_model import CostModel
 from bench.pruning.gates import TOLERANCE, gate_slice_difference
-from bench.pruning.site_discovery import shaken
+from bench.pruning.site_discovery import randomized_copy
 from bench.pruning.sites import Sites
 from bench.runs.preflight import Situation, fit
 from bench.spec.recipe import Recipe, load_recipe
@@ -176,10 +176,10 @@ def _built(name: str, request: Request) -> tuple[nn.Module, Shape]:
 
 
 def _difference(network: nn.Module, sites: Sites, masks: dict[str, Tensor], shape: Shape) -> float:
-    probe = shaken(network)
+    probe = randomized_copy(network)
     x = torch.rand(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     sliced = sites.slice(probe, masks)
-    difference = gate_slice_difference(probe, sliced, sites.on(probe), masks, x, least=1e-30)
+    difference = gate_slice_difference(probe, sliced, sites.bind(probe), masks, x, least=1e-30)
     if not difference <= TOLERANCE:
         raise RunFailed(f"gated and sliced network differ by {difference:.1e}")
     with torch.no_grad():

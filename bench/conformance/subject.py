@@ -81,7 +81,7 @@ class WatchedRun(RunPipeline):
         try:
             super().go()
         finally:
-            self.let_go()
+            self.cleanup()
 
     def _measure(self, training: PhaseTrainer) -> None:
         """Nothing: what is measured is no part of the contract, and takes most of the time."""

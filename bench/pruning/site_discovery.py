@@ -22,7 +22,7 @@ from bench.pruning.channel_groups import OUTPUT, Member, Trace
 from bench.pruning.channel_tracing import trace
 from bench.pruning.gates import TOLERANCE, gate_slice_difference
 from bench.pruning.sites import Consumer, Site, Sites
-from bench.pruning.slicing import CONVS, TRANSPOSED, Cut, Number, can_slice, channels
+from bench.pruning.slicing import CONVS, TRANSPOSED, ChannelSlice, Number, can_slice, channels
 
 HEADS = re.compile(r"(?i)(?!.*(dim|size|width|channel)).*head")
 """Names of numbers that count the heads of attention."""
@@ -77,7 +77,7 @@ def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sit
     return RunFailed(f"the network has no site that can be pruned ({text})", blame=ARCHITECTURE)
 
 
-def shaken(network: nn.Module) -> nn.Module:
+def randomized_copy(network: nn.Module) -> nn.Module:
     """A copy in double precision and eval mode with random norms, biases and scales.
 
     Fresh norms are identities, fresh biases, scales and last layers often about zero, which would hide what depends
@@ -200,7 +200,7 @@ def _site(members: list[Member], network: nn.Module, place: Mapping[str, int], t
             norms.append(layer)
         at, of = torch.tensor(member.positions), torch.tensor(member.units)
         side = "out" if side == "scale" else side
-        cuts[layer, side] = Cut(layer, side, at, of)
+        cuts[layer, side] = ChannelSlice(layer, side, at, of)
         if side == "in":
             axis = -1 if isinstance(module, nn.Linear) else 1
             consumers.append(Consumer(layer, axis, channels(module)[0], at, of))
@@ -256,7 +256,7 @@ def _failing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site],
     random half, the first half and the last half of the units are kept: code that splits channels at a fixed place
     takes some masks by chance.
     """
-    probe, generator = shaken(network), torch.Generator().manual_seed(0)
+    probe, generator = randomized_copy(network), torch.Generator().manual_seed(0)
     x = torch.rand(2, *shape, dtype=torch.float64, generator=generator)
     good: list[str] = []
 

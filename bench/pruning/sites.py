@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import RunFailed
-from bench.pruning.slicing import CONVS, TRANSPOSED, Cut, Number, outputs_first, slice_network
+from bench.pruning.slicing import CONVS, TRANSPOSED, ChannelSlice, Number, outputs_first, slice_network
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Site:
     producers: tuple[str, ...]
     norms: tuple[str, ...]
     consumers: tuple[Consumer, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[ChannelSlice, ...]
     network: nn.Module = field(repr=False, compare=False)
     numbers: tuple[Number, ...] = ()
 
@@ -132,7 +132,7 @@ class Site:
         size = self.rows().norm(dim=1)
         return size * torch.stack(factors).mean(dim=0) if factors else size
 
-    def unit_parameters(self) -> Iterator[tuple[Tensor, Cut]]:
+    def unit_parameters(self) -> Iterator[tuple[Tensor, ChannelSlice]]:
         """Parameters whose rows belong to single units: weights and biases that make them, their norms' scales.
 
         The weight of a transposed convolution is a view that shares its memory, with the outputs first.
@@ -144,7 +144,7 @@ class Site:
                 for name, parameter in module.named_parameters(recurse=False):
                     yield (outputs_first(module).detach() if turned and name == "weight" else parameter), cut
 
-    def reader_weights(self) -> Iterator[tuple[Tensor, Cut]]:
+    def reader_weights(self) -> Iterator[tuple[Tensor, ChannelSlice]]:
         """Weights whose columns (axis 1) read single units; those of grouped convolutions are left out."""
         for cut in self.cuts:
             layer = self.network.get_submodule(cut.layer)
@@ -177,7 +177,7 @@ class Sites(Mapping[str, Site]):
         """Masks that keep everything."""
         return {name: torch.ones(site.n_units, dtype=torch.bool, device=device) for name, site in self.items()}
 
-    def cuts(self, masks: Mapping[str, Tensor]) -> list[tuple[Cut, Tensor]]:
+    def cuts(self, masks: Mapping[str, Tensor]) -> list[tuple[ChannelSlice, Tensor]]:
         """What ``masks`` (site -> bool ``[n_units]``, True keeps) remove, as :func:`slice_network` takes it."""
         return [(cut, masks[name]) for name, site in self.items() for cut in site.cuts]
 
@@ -186,18 +186,18 @@ class Sites(Mapping[str, Site]):
         numbers = [(number, int(masks[name].sum())) for name, site in self.items() for number in site.numbers]
         return slice_network(network, self.cuts(masks), numbers, in_place)
 
-    def on(self, network: nn.Module) -> Sites:
+    def bind(self, network: nn.Module) -> Sites:
         """The same sites of another network of the same architecture."""
         moved = {name: dataclasses.replace(site, network=network) for name, site in self.items()}
         return Sites(moved, self.rejected, self.coupling)
 
-    def sliced(self, masks: Mapping[str, Tensor], network: nn.Module) -> Sites:
+    def reindex_after(self, masks: Mapping[str, Tensor], network: nn.Module) -> Sites:
         """These sites as they are on ``network``, which is :meth:`slice` of theirs by ``masks``."""
         gone: dict[tuple[str, bool], list[int]] = defaultdict(list)  # by layer and whether at its input
         for cut, mask in self.cuts(masks):
             gone[cut.layer, cut.side == "in"] += cut.positions[~mask[cut.units]].tolist()
 
-        def moved(part: Cut | Consumer, at_input: bool, keep: Tensor) -> dict[str, Any]:
+        def moved(part: ChannelSlice | Consumer, at_input: bool, keep: Tensor) -> dict[str, Any]:
             stays = keep[part.units]
             before = torch.tensor(sorted(gone[part.layer, at_input]), dtype=torch.int64)
             at = part.positions[stays]

@@ -20,7 +20,7 @@ OTHER_NORMS = (nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNo
 
 
 @dataclass(frozen=True)
-class Cut:
+class ChannelSlice:
     """Channels of one layer that belong to units of one site.
 
     Attributes:
@@ -60,7 +60,7 @@ def can_slice(module: nn.Module) -> bool:
 
 def slice_network(
     network: nn.Module,
-    cuts: Iterable[tuple[Cut, Tensor]],
+    cuts: Iterable[tuple[ChannelSlice, Tensor]],
     numbers: Iterable[tuple[Number, int]] = (),
     in_place: bool = False,
 ) -> nn.Module:

@@ -101,7 +101,7 @@ def execute(
             failure, finished = error, _failed("interrupted" if later else "failed", error, _blame(error, run))
         finally:
             run.progress.close()
-            run.let_go()
+            run.cleanup()
         sealed = store.seal(store.finite(run.record()) | finished)
         problems = store.check_form(sealed)
         if problems:  # a bug of the suite, told rather than published

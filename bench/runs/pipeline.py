@@ -108,7 +108,7 @@ class RunPipeline:
         self.plan = plan
         self._carry_out(training, plan)
         training.finalize(last=True)
-        training.model.release()
+        training.model.remove_hooks()
         training.guard.check_network()
         self._measure(training)
 
@@ -173,7 +173,7 @@ class RunPipeline:
 
     def _context(self, network: nn.Module) -> Context:
         spec = self.spec
-        sites = self.sites if network is self.network else self.sites.on(network)
+        sites = self.sites if network is self.network else self.sites.bind(network)
         model = MaskedModel(network, sites, self.model, self.device, self.precision)
         return Context(model, self.data, spec.recipe, spec.budget, spec.seed)
 
@@ -276,7 +276,7 @@ class RunPipeline:
             "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256", "made")},
         }
 
-    def let_go(self) -> None:
+    def cleanup(self) -> None:
         """Leave nothing of the method on the network, whatever happened."""
         for part in self.training.parts.left if self.training is not None else ():
             for hook in part.bound("finalize"):
@@ -285,9 +285,9 @@ class RunPipeline:
                 except Exception as error:  # the first error is the one to report
                     self.progress.say(f"finalize failed too: {error}")
         if self.training is not None:
-            self.training.guard.release()
+            self.training.guard.remove_hooks()
         if self.ctx is not None:
-            self.ctx._model.release()
+            self.ctx._model.remove_hooks()
 
     def record(self) -> dict[str, Any]:
         """The record as far as the run has come; status and error are the caller's."""

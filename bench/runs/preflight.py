@@ -126,7 +126,7 @@ def fit(name: str, network: nn.Module, situation: Situation, images: Tensor | No
         while len(_known) > KEPT:
             _known.popitem(last=False)
     _known.move_to_end(key)
-    return dataclasses.replace(_known[key], sites=_known[key].sites.on(network))
+    return dataclasses.replace(_known[key], sites=_known[key].sites.bind(network))
 
 
 def _examined(name: str, network: nn.Module, trial: _Trial) -> Fit:
@@ -137,7 +137,7 @@ def _examined(name: str, network: nn.Module, trial: _Trial) -> Fit:
         model = CostModel(network, sites, trial.situation.shape)
     except RunFailed as error:
         raise UsageError(f"architecture '{name}': {error}", blame=ARCHITECTURE) from error
-    return Fit(trial.layout, note, sites.on(nn.Identity()), model)  # its weights are not kept
+    return Fit(trial.layout, note, sites.bind(nn.Identity()), model)  # its weights are not kept
 
 
 class _Trial:

@@ -33,7 +33,7 @@ class Composed(Method):
         self.parts = nn.ModuleList(parts)
         methods = self.members
         self.name = "+".join(part.name for part in methods)
-        self.ranker, planner = self._who("rank the units"), self._who("plan the training")
+        self.ranker, planner = self._part_deciding("rank the units"), self._part_deciding("plan the training")
         rankings = [part.ranking for part in methods if part.ranking != Method.ranking]
         self.ranking = self.ranker.ranking if self.ranker else (*rankings, Method.ranking)[0]
         together = "base" if all(part.starts_from == "base" for part in methods) else "init"
@@ -56,7 +56,7 @@ class Composed(Method):
         """Its parts."""
         return [part for part in self.parts if isinstance(part, Method)]
 
-    def _who(self, decision: str) -> Method | None:
+    def _part_deciding(self, decision: str) -> Method | None:
         """The one part that takes a decision itself, if any does."""
         able = [part for part in self.members if any(part.bound(hook) for hook in DECISIONS[decision])]
         if len(able) > 1:
@@ -74,7 +74,7 @@ class Composed(Method):
 
     def plan(self, ctx: Context) -> Plan:
         """The plan of the part that has one; otherwise train (if any part does), prune, fine-tune."""
-        planner = self._who("plan the training")
+        planner = self._part_deciding("plan the training")
         return planner.plan(ctx) if planner else super().plan(ctx)
 
     def scores(self, ctx: Context) -> Scores:

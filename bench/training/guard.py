@@ -201,7 +201,7 @@ class Guard:
             extra = hooks_on(module) != self._own_hooks.get(name, [])
             self._require(not extra, f"leaves a hook on module '{name}' of the network")
 
-    def release(self) -> None:
+    def remove_hooks(self) -> None:
         """Take away what was not there before the method: global hooks, modes, settings of torch."""
         for hooks, before in zip(GLOBAL_HOOKS, self._global_hooks, strict=True):
             for key in [key for key in hooks if key not in before]:

@@ -304,7 +304,7 @@ class MaskedModel:
         Gates, masks and inserted modules end here, and trackers without ``tracking``.
         """
         trackers, frozen = self._trackers if tracking else {}, self.frozen.state()
-        self.release()
+        self.remove_hooks()
         masks = {name: masks[name].cpu().clone() for name in self.sites}
         if self.sliced_by is None:
             self.sliced_by = masks
@@ -317,7 +317,7 @@ class MaskedModel:
             self.snapshots[tag] = clone_state(self.sites.slice(self.network, masks))
         self.network.load_state_dict(state)
         self.network = self.sites.slice(self.network, masks)
-        self.sites = self.sites.sliced(masks, self.network)
+        self.sites = self.sites.reindex_after(masks, self.network)
         self.tracked = {name: value[masks[name].to(value.device)] for name, value in self.tracked.items()}
         self.per_unit.slice(masks)
         self._trackers = trackers
@@ -341,7 +341,7 @@ class MaskedModel:
         self.gate({})
         self._held.restore(self.optimizer)
 
-    def release(self) -> None:
+    def remove_hooks(self) -> None:
         """Take every hook and inserted module off the network; nothing is frozen, no forward counted."""
         self.gates.remove()
         self.ledger.detach()

@@ -86,7 +86,7 @@ def test_2g01_schedules(make_training, arch, shape, ranking, schedule):
     ctx = native(make_training(DropNet(), arch=arch, shape=shape)).ctx
     seen = [widths_of(ctx.masks)]
     while sum(seen[-1]) > 0.1 * sum(seen[0]):  # the code's stop
-        ctx.masks = ctx.drop(random_scores(ctx), 0.2, ranking)
+        ctx.masks = ctx.prune_worst(random_scores(ctx), 0.2, ranking)
         seen.append(widths_of(ctx.masks))
     assert [sum(w) if ranking == "global" else tuple(w) for w in seen] == schedule
     assert ctx.cycles(0.2, ranking, 0.1) == len(schedule) - 1
@@ -118,7 +118,7 @@ def test_2g04_units_that_are_gone_neither_rank_nor_count(make_training, ranking,
     ctx.masks = before = half_masks(ctx.sites)
     assert all(scores[~before[name]].abs().max() == 0 for name, scores in dropnet().scores(ctx).items())
     scores = {n: torch.where(before[n], s, of_the_gone) for n, s in random_scores(ctx).items()}
-    after = ctx.drop(scores, 0.2, ranking)
+    after = ctx.prune_worst(scores, 0.2, ranking)
     assert all((after[name] <= before[name]).all() for name in before)
     assert sum(widths_of(after)) == 40 - (8 if ranking == "global" else 2 * 4)
 
@@ -127,7 +127,7 @@ def test_2g04_units_that_are_gone_neither_rank_nor_count(make_training, ranking,
 def test_2g05_the_lowest_are_dropped(make_training, ranking):
     ctx = native(make_training(DropNet(), arch="mlp_40_40")).ctx
     scores = random_scores(ctx)
-    after = ctx.drop(scores, 0.2, ranking)
+    after = ctx.prune_worst(scores, 0.2, ranking)
     groups = [list(after)] if ranking == "global" else [[name] for name in after]
     for names in groups:
         dropped = torch.cat([scores[n][~after[n]] for n in names])
@@ -261,7 +261,7 @@ def test_2g09_the_oracle_drops_a_useless_unit_first(make_training):
         without[:, unit] = 0
         by_hand.append(F.cross_entropy(network[3](without), y))
     torch.testing.assert_close(method.scores(ctx)["1"], torch.stack(by_hand))
-    assert ctx.drop(method.scores(ctx), 0, "global")["1"].tolist() == [True, True, False, True]
+    assert ctx.prune_worst(method.scores(ctx), 0, "global")["1"].tolist() == [True, True, False, True]
 
 
 @pytest.mark.parametrize(("given", "epochs"), [(0, 2), (5, 5)])
@@ -288,14 +288,14 @@ def test_2g10_model_c_of_the_paper(tmp_path):
 def test_2h01_exactly_the_lowest_whatever_is_drawn(make_training):
     ctx = native(make_training(DropNet(), arch="mlp_40_40")).ctx
     scores = random_scores(ctx)
-    one, *others = (ctx.drop(scores, 0.2, "layer") for _ in range(5))  # the code spares one of them at random
+    one, *others = (ctx.prune_worst(scores, 0.2, "layer") for _ in range(5))  # the code spares one of them at random
     assert all(torch.equal(one[name], other[name]) for other in others for name in one)
 
 
 def test_2h02_ties_break_at_random_over_all_layers(make_training):
     ctx = native(make_training(DropNet(), arch="mlp_40_40")).ctx
     dead = {name: torch.zeros(40) for name in ctx.sites}
-    draws = [ctx.drop(dead, 0.2, "global") for _ in range(100)]
+    draws = [ctx.prune_worst(dead, 0.2, "global") for _ in range(100)]
     lost = torch.stack([torch.stack([~mask for mask in masks.values()]).float() for masks in draws])
     assert (lost.sum(dim=(1, 2)) == 16).all()
     assert (lost.sum(dim=2).mean(dim=0) - 8).abs().max() < 1  # of each layer; the code empties the first one first
@@ -322,7 +322,7 @@ def test_2h04_no_layer_is_emptied(make_training, least):
     ctx._budget = Budget(keep_macs=1e-4, min_keep=least)  # never met, so that only the floors stop the drops
     scores = {name: torch.rand(40) + k for k, name in enumerate(ctx.sites)}  # the first layer is always the worst
     for _ in range(8):
-        ctx.masks = ctx.drop(scores, 0.2, "global")
+        ctx.masks = ctx.prune_worst(scores, 0.2, "global")
     assert widths_of(ctx.masks) == [least, 16 - least]
     with pytest.raises(UsageError, match="--min-keep 0: at least 1"):  # parity would ask for 0: it is no network
         Budget(min_keep=0)
@@ -353,7 +353,7 @@ def test_2h07_shares_are_of_the_units_that_can_be_dropped(make_ctx):
 def test_2h08_one_at_a_time_at_random_is_random_in_each_layer(make_training):
     method = dropnet(metric="random_layer", p=0)
     ctx = native(make_training(method, arch="mlp_40_40")).ctx
-    draws = [ctx.drop(method.scores(ctx), 0, method.ranking) for _ in range(30)]
+    draws = [ctx.prune_worst(method.scores(ctx), 0, method.ranking) for _ in range(30)]
     assert {tuple(widths_of(masks)) for masks in draws} == {(39, 39)}
     for name in ctx.sites:  # the code always takes the first one left
         assert len({int((~masks[name]).nonzero()) for masks in draws}) > 10

@@ -228,7 +228,7 @@ def test_4h02_identity_at_inference_is_the_plain_network(make_training):
     training = make_training(Spectral(Spectral.Config(inference="identity", p_keep=0.0, warmup=0.0)))
     ctx = training.ctx
     with_layers = [ctx._model.network.train(mode)(ctx.x) for mode in (True, False)]
-    ctx._model.release()
+    ctx._model.remove_hooks()
     assert torch.allclose(ctx._model.network(ctx.x), with_layers[1], atol=1e-4)
     assert not torch.allclose(ctx._model.network.train()(ctx.x), with_layers[0], atol=1e-2)
 

@@ -79,7 +79,7 @@ class CutsTwiceAtOnce(Method):
         return (Phase(0, "finetune"), PRUNE, Phase(1, "finetune"))
 
     def on_phase_start(self, ctx):
-        ctx.shrink(ctx.drop(self.scores(ctx), 0.2, "layer"))
+        ctx.shrink(ctx.prune_worst(self.scores(ctx), 0.2, "layer"))
 
 
 @method("asks_after")
@@ -126,7 +126,7 @@ class ShrinksAfterAPhase(Method):
 
     def on_phase_end(self, ctx):
         if ctx.phase == 0:
-            self.cut(ctx, ctx.drop(self.scores(ctx), 0.2, "layer"))
+            self.cut(ctx, ctx.prune_worst(self.scores(ctx), 0.2, "layer"))
 
 
 @method("numbers_follow_a_shrink")

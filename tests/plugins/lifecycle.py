@@ -62,7 +62,7 @@ class RemembersTheStart(TunesFirst):
 
 def third_less(ctx):
     """Masks without the smaller third of each site's units."""
-    return ctx.drop(norms(ctx), 0.34, "layer")
+    return ctx.prune_worst(norms(ctx), 0.34, "layer")
 
 
 @method("shrinks_at_the_start")

@@ -105,7 +105,7 @@ def test_sliced_saved_loaded_and_exported_it_is_the_same(make, shape, coupling, 
     whole = make()
     for parameter in whole.parameters():  # all that counts has to come from the file
         parameter.data.zero_()
-    again = find_sites(make(), shape, coupling).on(whole).slice(whole, masks)
+    again = find_sites(make(), shape, coupling).bind(whole).slice(whole, masks)
     again.load_state_dict(load_tensors(tmp_path / "network.safetensors"))
     x = images(3, shape)
     with torch.no_grad():

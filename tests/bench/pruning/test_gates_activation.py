@@ -143,7 +143,7 @@ def test_each_forward_is_seen_with_its_own_activations():
             network(images(seed=seed))
     gates.remove()
     for k, (name, a) in enumerate(seen):
-        alone = observed(made("conv_flatten"), images(seed=k // 3), sites.on(made("conv_flatten")))
+        alone = observed(made("conv_flatten"), images(seed=k // 3), sites.bind(made("conv_flatten")))
         torch.testing.assert_close(a, alone[name])
 
 

@@ -39,7 +39,7 @@ def _release():
     """Contexts of one test leave no gate on the network of the next."""
     yield
     while MADE:
-        MADE.pop()._model.release()
+        MADE.pop()._model.remove_hooks()
 
 
 def scores(ctx, seed=0):
@@ -107,11 +107,11 @@ def test_scores_of_dropped_units_do_not_matter(make):
     """Units that are masked are neither dropped again nor counted, however bad they look."""
     ctx = make(None)
     worth = scores(ctx)
-    ctx.masks = first = ctx.drop(worth, 0.25, "global")
+    ctx.masks = first = ctx.prune_worst(worth, 0.25, "global")
     bad = {n: torch.where(first[n], w, torch.full_like(w, -5)) for n, w in worth.items()}
     good = {n: torch.where(first[n], w, torch.full_like(w, 5)) for n, w in worth.items()}
     for changed in (worth, bad, good):
-        second = ctx.drop(changed, 0.25, "global")
+        second = ctx.prune_worst(changed, 0.25, "global")
         best = torch.cat([w[first[n]] for n, w in worth.items()]).sort(descending=True).values
         assert sum(widths(second).values()) == 30 - 7  # 40 - 10, then a quarter of what is left, rounded down
         assert all(torch.equal(second[n], first[n] & (worth[n] >= best[22])) for n in ctx.sites)
@@ -119,15 +119,15 @@ def test_scores_of_dropped_units_do_not_matter(make):
 
 def test_layer_drops_take_the_share_of_each_site(make):
     ctx = make(None)
-    assert list(widths(ctx.drop(scores(ctx), 0.2, "layer")).values()) == [10, 13, 10]
-    assert list(widths(ctx.drop(scores(ctx), 0, "layer")).values()) == [11, 15, 11]
-    assert sum(widths(ctx.drop(scores(ctx), 0, "global")).values()) == 39
+    assert list(widths(ctx.prune_worst(scores(ctx), 0.2, "layer")).values()) == [10, 13, 10]
+    assert list(widths(ctx.prune_worst(scores(ctx), 0, "layer")).values()) == [11, 15, 11]
+    assert sum(widths(ctx.prune_worst(scores(ctx), 0, "global")).values()) == 39
 
 
 def test_a_drop_moves_no_other_generator_and_is_the_same_for_the_same_seed(make):
     flat = {n: torch.zeros(s.n_units) for n, s in make().sites.items()}
     rng = torch.get_rng_state()
-    found = [make(None, seed).drop(flat, 0.3, "global") for seed in (1, 1, 2)]
+    found = [make(None, seed).prune_worst(flat, 0.3, "global") for seed in (1, 1, 2)]
     assert torch.equal(rng, torch.get_rng_state())
     assert all(torch.equal(found[0][n], found[1][n]) for n in flat)
     assert any(not torch.equal(found[0][n], found[2][n]) for n in flat)
@@ -138,7 +138,7 @@ def test_min_keep_stays(make, ranking):
     ctx = make(Budget(keep_macs=0.2, min_keep=4))
     worth = scores(ctx) | {"0": torch.arange(12.0) - 100}
     for _ in range(30):
-        ctx.masks = ctx.drop(worth, 0.3, ranking)
+        ctx.masks = ctx.prune_worst(worth, 0.3, ranking)
     assert min(widths(ctx.masks).values()) >= 4
     assert ctx.masks["0"][-4:].all()
 
@@ -150,7 +150,7 @@ def test_drops_end_at_the_budget_and_never_below_what_it_allows(make, keep, rank
     ctx, worth = make(Budget(**keep)), scores(make())
     for _ in range(100):
         before = ctx.masks
-        ctx.masks = after = ctx.drop(worth, 0.1, ranking)
+        ctx.masks = after = ctx.prune_worst(worth, 0.1, ranking)
         assert all(not (after[n] & ~before[n]).any() for n in after)
         if ctx.fits(widths(after)):
             break
@@ -166,7 +166,7 @@ def test_the_last_drop_brings_nothing_back_whatever_its_scores(make, ranking):
     best_gone = {n: torch.arange(s.n_units) >= s.n_units // 4 for n, s in ctx.sites.items()}
     ctx.masks = best_gone
     worth = {n: -torch.arange(float(s.n_units)) for n, s in ctx.sites.items()}
-    after = ctx.drop(worth, 0.6, ranking)
+    after = ctx.prune_worst(worth, 0.6, ranking)
     assert ctx.fits(widths(after))
     assert all(not (after[n] & ~best_gone[n]).any() for n in after)
     assert all(m.any() for m in after.values())
@@ -175,7 +175,11 @@ def test_the_last_drop_brings_nothing_back_whatever_its_scores(make, ranking):
 def test_the_users_ranking_wins(make):
     asked, own = make(Budget(keep_macs=0.5, ranking="global")), make()
     worth = scores(own) | {"0": torch.arange(12.0) + 5}
-    one, two, layer = asked.drop(worth, 0.2, "layer"), own.drop(worth, 0.2, "global"), own.drop(worth, 0.2, "layer")
+    one, two, layer = (
+        asked.prune_worst(worth, 0.2, "layer"),
+        own.prune_worst(worth, 0.2, "global"),
+        own.prune_worst(worth, 0.2, "layer"),
+    )
     assert widths(one) == widths(two) != widths(layer)
     assert widths(one)["0"] == 12
     assert asked.cycles(0.1, "layer", 1) == own.cycles(0.1, "global", 1)
@@ -191,9 +195,9 @@ def test_the_users_ranking_wins(make):
 def test_scores_of_a_drop_are_checked(make, change, match):
     ctx = make()
     with pytest.raises(RunFailed, match=match):
-        ctx.drop(scores(ctx) | change, 0.2, "layer")
+        ctx.prune_worst(scores(ctx) | change, 0.2, "layer")
     with pytest.raises(RunFailed, match="no scores for site 0"):
-        ctx.drop({n: s for n, s in scores(ctx).items() if n != "0"}, 0.2, "global")
+        ctx.prune_worst({n: s for n, s in scores(ctx).items() if n != "0"}, 0.2, "global")
 
 
 # --- how many drops ------------------------------------------------------------------------------------------------
@@ -205,7 +209,7 @@ def test_cycles_by_layer_are_the_drops_it_takes(make, share, keep):
     ctx = make(Budget(keep_macs=keep))
     expected = ctx.cycles(share, "layer", 0.0)
     for count in range(1, 100):
-        ctx.masks = ctx.drop(scores(ctx, count), share, "layer")
+        ctx.masks = ctx.prune_worst(scores(ctx, count), share, "layer")
         if ctx.fits(widths(ctx.masks)):
             break
     assert expected == count
@@ -218,7 +222,7 @@ def test_cycles_of_the_native_track_are_the_drops_it_takes(make, share, left, ra
     expected = ctx.cycles(share, ranking, left)
     for count in range(1, 200):
         before = ctx.masks
-        ctx.masks = ctx.drop(scores(ctx, count), share, ranking)
+        ctx.masks = ctx.prune_worst(scores(ctx, count), share, ranking)
         if ctx.units_left <= left or max(widths(ctx.masks).values()) == 1:
             break
         assert widths(before) != widths(ctx.masks)
@@ -233,14 +237,14 @@ def test_cycles_under_a_budget_and_global_ranking_are_about_right(make, share):
     worth = {n: torch.arange(float(s.n_units)) / s.n_units for n, s in ctx.sites.items()}
     count = 0
     while not ctx.fits(widths(ctx.masks)):
-        ctx.masks, count = ctx.drop(worth, share, "global"), count + 1
+        ctx.masks, count = ctx.prune_worst(worth, share, "global"), count + 1
     assert abs(expected - count) <= 1
 
 
 def test_cycles_do_not_change_while_the_network_does(make):
     ctx = make()
     before = ctx.cycles(0.2, "layer", 0.0)
-    ctx.shrink(ctx.drop(scores(ctx), 0.2, "layer"))
+    ctx.shrink(ctx.prune_worst(scores(ctx), 0.2, "layer"))
     assert ctx.cycles(0.2, "layer", 0.0) == before
 
 

@@ -31,7 +31,7 @@ def test_gate_equals_slice_again_and_slicing_twice_is_slicing_once(case):
     @given(masks_for(sites), st.data())
     def check(first, data):
         small = sites.slice(network, first)
-        again = sites.sliced(first, small)
+        again = sites.reindex_after(first, small)
         assert again.widths == {name: int(mask.sum()) for name, mask in first.items()}
         second = data.draw(masks_for(again))
         smaller = again.slice(small, second)
@@ -51,7 +51,7 @@ def test_the_comparison_on_a_sliced_network_can_fail(case):
     network, sites = found(case)
     first = half_masks(sites)
     small = sites.slice(network, first)
-    again = sites.sliced(first, small)
+    again = sites.reindex_after(first, small)
     for name, width in again.widths.items():
         masks = again.ones() | {name: torch.arange(width) < 1}
         assert gate_slice_difference(small, again.slice(small, masks), again, again.ones(), images()) > 1e-4
@@ -69,7 +69,7 @@ def test_sliced_sites_are_those_that_would_be_found_on_the_sliced_network(case):
     network, sites = found(case)
     masks = half_masks(sites)
     small = sites.slice(network, masks)
-    moved, anew = sites.sliced(masks, small), find_sites(small, SHAPE, CASES[case][1])
+    moved, anew = sites.reindex_after(masks, small), find_sites(small, SHAPE, CASES[case][1])
     assert set(moved) == set(anew)
     for name, site in moved.items():
         assert described(site) == described(anew[name])
@@ -83,7 +83,7 @@ def test_a_padded_shortcut_is_sliced_twice():
     small = sites.slice(network, masks)
     pad = next(m for m in small.modules() if isinstance(m, ChannelPad))
     assert (pad.in_channels, pad.out_channels) == (2, 4)
-    again = sites.sliced(masks, small)
+    again = sites.reindex_after(masks, small)
     smaller = again.slice(small, half_masks(again, seed=1))
     pad = next(m for m in smaller.modules() if isinstance(m, ChannelPad))
     assert (pad.in_channels, pad.out_channels) == (1, 2)
@@ -91,7 +91,7 @@ def test_a_padded_shortcut_is_sliced_twice():
 
 def test_keeping_everything_changes_no_site():
     network, sites = found("densely_connected")
-    same = sites.sliced(sites.ones(), network)
+    same = sites.reindex_after(sites.ones(), network)
     assert {n: described(s) for n, s in same.items()} == {n: described(s) for n, s in sites.items()}
     assert (same.rejected, same.coupling) == (sites.rejected, sites.coupling)
 
@@ -101,7 +101,7 @@ def test_the_same_sites_of_another_network():
     other = made("conv_bn")
     with torch.no_grad():
         other[0].weight.mul_(2)
-    moved = sites.on(other)
+    moved = sites.bind(other)
     assert torch.equal(moved["0"].rows(), 2 * sites["0"].rows())
     assert torch.equal(sites["0"].rows(), network[0].weight.flatten(1))
     assert moved.widths == sites.widths
@@ -170,7 +170,7 @@ def test_effective_norm_is_that_of_the_folded_weights(affine):
 
 def test_effective_norm_does_not_change_with_the_size_of_weights_that_a_norm_undoes():
     network, sites = made("conv_bn"), found("conv_bn")[1]
-    sites = sites.on(network)
+    sites = sites.bind(network)
     before = sites["0"].effective_norm().detach()
     with torch.no_grad():
         network[0].weight.mul_(10)

@@ -274,7 +274,7 @@ def test_nothing_is_left_behind_by_an_exception_in_any_hook(make_run, hook):
     run = RunPipeline(spec, options)
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         run.go()
-    run.let_go()
+    run.cleanup()
     assert hooks_on(run.network) == []
     if run.training is not None:
         assert hooks_on(run.training.model.network) == []

@@ -24,6 +24,14 @@ def test_public_names_are_the_documented_ones(make_ctx):
     assert documented == {name for name in dir(make_ctx()) if not name.startswith("_")}
 
 
+def test_former_name_of_prune_worst_still_works(make_ctx):
+    ctx = make_ctx(arch="mlp_40_40")
+    scores = ctx.draw()
+    assert all(
+        map(torch.equal, ctx.drop(scores, 0.2, "layer").values(), ctx.prune_worst(scores, 0.2, "layer").values())
+    )
+
+
 @pytest.mark.parametrize("name", ["network", "optimizer", "forwarded", "snapshots", "anything"])
 def test_other_names_can_be_neither_read_nor_set(make_ctx, name):
     ctx = make_ctx()
@@ -273,9 +281,9 @@ def test_inserted_modules_act_and_go(make_ctx):
         ctx.insert(name, Zero())
     with_zero = ctx._model.network(ctx.x)
     zeros = {name: torch.zeros(1, s.n_units) for name, s in ctx.sites.items()}
-    ctx._model.release()
+    ctx._model.remove_hooks()
     assert torch.allclose(with_zero, ctx.evaluate(zeros)[0], atol=1e-6)
-    ctx._model.release()
+    ctx._model.remove_hooks()
     assert torch.equal(ctx._model.network(ctx.x), free)
     assert not hooks_of(ctx._model.network)
 

@@ -155,7 +155,7 @@ def test_looking_leaves_no_trace(ctx, look):
     assert same(before, everything(ctx))
     with ctx.probe():
         assert torch.equal(logits, ctx.forward(ctx.x))
-    ctx._model.release()
+    ctx._model.remove_hooks()
     assert hooks > 0 == len(hooks_of(ctx._model.network))
 
 

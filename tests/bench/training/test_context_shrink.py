@@ -197,7 +197,7 @@ class Shrinking(Method):
     def on_phase_end(self, ctx):
         worth = ctx.mean(lambda site, a: a.abs().mean(dim=(0, 2, 3)))
         self.worth[: sum(ctx.sites.widths.values())] = ctx.flat(worth)
-        ctx.shrink(ctx.drop(worth, 0.3, "layer"))
+        ctx.shrink(ctx.prune_worst(worth, 0.3, "layer"))
 
     def select(self, ctx, budget):
         ctx.log(select_phase=ctx.phase, select_epoch=ctx.epoch)

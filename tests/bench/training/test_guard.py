@@ -85,7 +85,7 @@ def test_global_hooks_of_others_stay(make_training):
     try:
         training = make_training(arch="mlp_40_40")
         carry_out(training, (Phase(1),))
-        training.guard.release()
+        training.guard.remove_hooks()
         assert handle.id in nn.modules.module._global_forward_hooks
     finally:
         handle.remove()

@@ -35,7 +35,7 @@ def test_masked_model_equals_its_slice_and_costs_what_it_does(model, x):
     masked, dense = eval_forward(model, x), model.macs
     model.slice(masks)
     torch.testing.assert_close(eval_forward(model, x), masked)
-    model.release()
+    model.remove_hooks()
     assert model.macs == flops.count(model.network, GREY).total < dense
     assert model.sliced_by.keys() == masks.keys()
 
@@ -80,7 +80,7 @@ def test_tracking_gives_the_former_observer_back(model, x):
 
 def test_released_model_has_no_hook_and_counts_nothing(model, x):
     model.gate({name: torch.zeros(site.n_units) for name, site in model.sites.items()})
-    model.release()
+    model.remove_hooks()
     assert hooks_of(model.network) == []
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.network.modules())
     model.network(x)

@@ -1,0 +1,95 @@
+"""Masks from scores within the budget of a run, and a network's units as one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bench.pruning import selection
+from bench.pruning.cost_model import select
+from bench.pruning.masks import Scores
+from bench.training.run_view import RunView
+
+
+class UnitSelection(RunView):
+    """The part of a context that chooses units (see :class:`bench.training.context.Context`)."""
+
+    def rank(self, scores: Scores, ranking: str | Mapping[str, float]) -> dict[str, Tensor]:
+        """Masks that keep the best units within the budget.
+
+        Args:
+            scores: site -> float ``[n_units]``, larger is more worth keeping.
+            ranking: ``global``, ``layer`` (equal shares) or shares per site; the user's ``--ranking`` wins.
+
+        Raises:
+            RunFailed: a site is missing, or scores have the wrong shape or are not finite.
+        """
+        selection.check_scores(self.sites.widths, scores)
+        return select(scores, self._model.costs, self.budget, self.budget.ranking or ranking)
+
+    def prune_worst(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
+        """Masks without the worst ``share`` of the units that ``masks`` keeps, at least one; ties break at random.
+
+        Under a budget a call that would go below it is replaced by the best of the remaining units within it.
+
+        Args:
+            scores: site -> float ``[n_units]``, larger is more worth keeping.
+            share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
+            ranking: ``layer`` or ``global``; the user's ``--ranking`` wins.
+        """
+        selection.check_scores(self.sites.widths, scores)
+        kept, ranking = self._model.masks, self.budget.ranking or ranking
+        masks = {name: kept[name] for name in self.sites}
+        return selection.prune_worst(scores, masks, share, ranking, self._model.costs, self._budget, self.rng)
+
+    drop = prune_worst
+    """The former name of :meth:`prune_worst`, kept for methods written before version 0.2."""
+
+    def cycles(self, share: float, ranking: str, left: float) -> int:
+        """How many times :meth:`prune_worst` has to be called until the budget is met, at least once.
+
+        In the native track until no more than the share ``left`` of the units is left. Under a budget and a
+        ``global`` ranking it is the number that equal losses of all sites would take.
+        """
+        ranking = self.budget.ranking or ranking
+        return selection.cycles_needed(share, ranking, left, self._model.costs, self._budget)
+
+    def draw(self, *shape: int) -> dict[str, Tensor]:
+        """Random numbers in [0, 1) for every unit: site -> ``[*shape, n_units]``."""
+        widths = self.sites.widths
+        return {n: torch.rand(*shape, w, generator=self.rng, device=self.device) for n, w in widths.items()}
+
+    def repair(self, states: Tensor) -> Tensor:
+        """States ``[P, all units]`` (bool, see :meth:`flat`) changed at random, as little as it takes, to the budget.
+
+        Every site then keeps as many units as :meth:`equal_widths` gives it, in the native track at least
+        ``min_keep``.
+        """
+        units = self.sites.widths
+        least = {name: min(self.budget.min_keep, width) for name, width in units.items()}
+        repaired = selection.repair(states, units, least if self.native else self.equal_widths(), self.rng)
+        return states | repaired if self.native else repaired
+
+    def flat(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Site -> ``[..., n_units]`` as one tensor ``[..., all units]``, such as a buffer can hold."""
+        return selection.flat({name: values[name] for name in self.sites})
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """The inverse of :meth:`flat`."""
+        return selection.split(flat, self.sites.widths)
+
+    def equal_widths(self) -> dict[str, int]:
+        """Units each site keeps when all keep the same share of theirs within the budget."""
+        return selection.equal_widths(self.sites.widths, self._model.costs, self.budget)
+
+    def share(self, widths: Mapping[str, int]) -> float:
+        """Share of the dense network's MACs at these widths."""
+        costs = self._model.costs
+        return costs.macs(costs.array(widths)) / costs.macs(costs.dense)
+
+    def fits(self, widths: Mapping[str, int]) -> bool:
+        """Whether a network of these widths is within the budget."""
+        costs = self._model.costs
+        return costs.meets(self.budget, costs.array(widths))
