@@ -87,9 +87,8 @@ class DropNet(Method):
             if not top1 or top1[ctx.phase] <= self.config.kappa * top1[0]:  # without an epoch nothing is known
                 return ctx.stop_search()
             self.good.copy_(ctx.flat(ctx.masks))
-            ctx.masks = ctx.prune_worst(
-                self.scores(ctx), self.config.p, self.ranking
-            )  # cut off only once that is final
+            # masked only: units are removed once that is final
+            ctx.masks = ctx.prune_worst(self.scores(ctx), self.config.p, self.ranking)
         elif ctx.phase + 1 < self.cycles:
             ctx.shrink(ctx.prune_worst(self.scores(ctx), self.config.p, self.ranking))
 
