@@ -101,6 +101,11 @@ def test_python_interface_does_what_its_page_says(block, make_run, tmp_path, mon
     assert len(names.get("records", [0, 1, 2])) == 3
 
 
+@pytest.mark.parametrize(("page", "lines"), [("README.md", 120), ("CONTRIBUTING.md", 80)])
+def test_first_pages_stay_short(page, lines):
+    assert len((ROOT / page).read_text().splitlines()) <= lines
+
+
 def test_versions_agree():
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
     assert (ROOT / "RULES.md").read_text().startswith(f"# Rules, version {RULES}\n")

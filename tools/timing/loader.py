@@ -1,4 +1,4 @@
-"""Throughput of streamed images compared with the same decoding in a bare loop: synthetic JPEGs of ImageNet's usual size.
+"""Throughput of streamed images, and of the same decoding in a bare loop: synthetic JPEGs of ImageNet's usual size.
 
 python -m tools.timing.loader [--images N] [--rounds N]
 """

@@ -1,4 +1,4 @@
-"""How long the sites of a network take to find, compared with the forward passes that the check of them cannot do without.
+"""How long the sites of a network take to find, compared with the forward passes that their check needs.
 
 Prints seconds of CPU time, the median over interleaved rounds with one thread, and their ratio to one forward pass of
 two images in double precision. Aims: 1 s for a ResNet, 10 s for any network of torchvision's.
