@@ -31,7 +31,7 @@ def test_another_name_or_key_is_not_found(cache, name, key):
     assert cache.read(name, key) is None
 
 
-def test_a_new_key_replaces_the_entry(cache):
+def test_new_key_replaces_the_entry(cache):
     cache.write("entry", "new", {"pixels": torch.zeros(1)})
     assert cache.read("entry", "key") is None
     assert cache.read("entry", "new")["pixels"].tolist() == [0]
@@ -61,7 +61,7 @@ def test_without_a_folder_nothing_is_kept():
     assert Cache(None).read("entry", "key") is None
 
 
-def test_a_folder_that_takes_nothing_is_no_error(tmp_path):
+def test_folder_that_takes_nothing_is_no_error(tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     cache = Cache(tmp_path / "cache")
     cache.write("entry", "key", KEPT)

@@ -59,7 +59,7 @@ def test_digits_are_scikit_learns_and_the_parts_do_not_overlap():
     assert sorted(ours) == sorted((p.tobytes(), int(y)) for p, y in zip(theirs, raw.target))
 
 
-def test_the_split_depends_on_the_seed_only():
+def test_split_depends_on_the_seed_only():
     first, again, other = load(seed=3), load(seed=3), load(seed=4)
     assert torch.equal(first.train.pixels, again.train.pixels)
     assert torch.equal(first.val.pixels, again.val.pixels)
@@ -75,7 +75,7 @@ def test_the_split_depends_on_the_seed_only():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
-def test_the_split_takes_a_tenth_of_each_class(seed):
+def test_split_takes_a_tenth_of_each_class(seed):
     labels = torch.arange(7).repeat_interleave(torch.tensor([1, 4, 10, 25, 100, 300, 999]))
     labels = labels[torch.randperm(len(labels), generator=generator(1))]
     held = validation_split(labels, seed)
@@ -83,7 +83,7 @@ def test_the_split_takes_a_tenth_of_each_class(seed):
     assert [int(held[labels == k].sum()) for k in range(7)] == [1, 1, 1, 2, 10, 30, 100]
 
 
-def test_the_split_does_not_touch_the_global_generator():
+def test_split_does_not_touch_the_global_generator():
     before = torch.get_rng_state()
     load("digits")
     assert torch.equal(torch.get_rng_state(), before)
@@ -115,7 +115,7 @@ def test_missing_files_name_what_to_do(name, tmp_path):
         assert "--data-dir" in text
 
 
-def test_an_unknown_data_set():
+def test_unknown_data_set():
     with pytest.raises(UsageError, match="unknown data set 'digit': did you mean digits"):
         load("digit")
 
@@ -323,7 +323,7 @@ def test_imagenet(tmp_path, forgets, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["flowers102", "tiny_imagenet", "imagenette"])
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, name):
+def test_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, name):
     import torchvision.datasets
     import torchvision.datasets.utils
 
@@ -342,7 +342,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, name):
         load(name, folder=tmp_path)
 
 
-def test_a_download_is_put_in_place_when_whole_and_not_repeated(tmp_path, forgets, monkeypatch):
+def test_download_is_put_in_place_when_whole_and_not_repeated(tmp_path, forgets, monkeypatch):
     import torchvision.datasets.utils
 
     calls = []
@@ -360,7 +360,7 @@ def test_a_download_is_put_in_place_when_whole_and_not_repeated(tmp_path, forget
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-imagenet-200"]
 
 
-def test_a_failed_download_of_torchvisions_own_is_one_line(tmp_path, monkeypatch):
+def test_failed_download_of_torchvisions_own_is_one_line(tmp_path, monkeypatch):
     from torchvision import datasets
 
     def refuse(self):
@@ -448,7 +448,7 @@ def test_one_flipped_bit_is_found(tmp_path):
 
 
 @needs_mnist
-def test_a_truncated_file_is_found(tmp_path):
+def test_truncated_file_is_found(tmp_path):
     file = copied_mnist(tmp_path)
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(SetupError, match=r"'mnist' in .* is damaged"):

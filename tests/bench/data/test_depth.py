@@ -75,7 +75,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_image_that_8_bits_would_not_show_is_refused(tmp_path, name):
+def test_image_that_8_bits_would_not_show_is_refused(tmp_path, name):
     write, said = REFUSED[name]
     write(tmp_path / name)
     for act in (lambda path: inspect(path), lambda path: decode(path, 1), lambda path: decode(path, 3)):
@@ -96,7 +96,7 @@ def test_too_deep_image_is_refused_in_memory_and_streamed(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_upper_8_of_16_bits_stay_in_every_kind_of_png(tmp_path, kind):
+def test_upper_8_of_16_bits_stay_in_every_kind_of_png(tmp_path, kind):
     array = values(65535, KINDS[kind])
     if kind in (4, 6):
         array[..., -1] = 65535  # opaque
@@ -134,7 +134,7 @@ def test_files_checked_by_older_rules_are_checked_again(tmp_path, monkeypatch):
 # --- many pixels -----------------------------------------------------------------------------------------------
 
 
-def test_an_image_above_pillows_own_limit_is_decoded(tmp_path):
+def test_image_above_pillows_own_limit_is_decoded(tmp_path):
     """Pillow calls more than 179 million pixels an attack."""
     path = tmp_path / "large.png"
     Image.new("1", (14_000, 13_000), 1).save(path)
@@ -143,7 +143,7 @@ def test_an_image_above_pillows_own_limit_is_decoded(tmp_path):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_an_image_of_too_many_pixels_is_named_with_the_limit(tmp_path, monkeypatch, streamed):
+def test_image_of_too_many_pixels_is_named_with_the_limit(tmp_path, monkeypatch, streamed):
     root = write_folder(tmp_path / "large")
     found = load_training(*resolved(root, 8), False, 0, CPU)
     monkeypatch.setattr(image_files, "MOST_PIXELS", 2000)
@@ -167,7 +167,7 @@ def test_an_image_of_too_many_pixels_is_named_with_the_limit(tmp_path, monkeypat
         (OSError("broken data stream"), r"damaged \(broken data stream\); replace or delete it"),
     ],
 )
-def test_the_reason_of_a_failed_decoding_is_the_true_one(tmp_path, monkeypatch, error, said):
+def test_reason_of_a_failed_decoding_is_the_true_one(tmp_path, monkeypatch, error, said):
     path = save(tmp_path / "x.png")
 
     def fail(image):

@@ -42,14 +42,14 @@ def both_ways(request, monkeypatch):
 
 
 @pytest.mark.parametrize("copy", ["test/dog/other_name.png", "test/newt/other_class.png", "test/dog/upper.PNG"])
-def test_a_training_file_among_the_test_files_is_found(folder, both_ways, copy):
+def test_training_file_among_the_test_files_is_found(folder, both_ways, copy):
     shutil.copy(folder / "train/dog/003.png", folder / copy)
     with pytest.raises(SetupError, match=rf"{copy} is the same file as .*train/dog/003.png: .*delete one") as caught:
         load(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_link_to_a_training_file_is_found(folder):
+def test_link_to_a_training_file_is_found(folder):
     (folder / "test/cat/link.png").symlink_to(folder / "train/cat/000.png")
     with pytest.raises(SetupError, match=r"test/cat/link.png is the same file as .*train/cat/000.png"):
         load(folder)
@@ -98,14 +98,14 @@ def test_what_was_compared_is_remembered_until_a_file_changes(folder, tmp_path, 
 # --- classes that are too small -----------------------------------------------------------------------------------
 
 
-def test_a_class_with_one_training_image_is_refused(folder, both_ways):
+def test_class_with_one_training_image_is_refused(folder, both_ways):
     for path in sorted((folder / "train/dog").iterdir())[1:]:
         path.unlink()
     with pytest.raises(SetupError, match=r"train/dog/000.png: the only training image of its class; a class needs two"):
         load(folder)
 
 
-def test_a_class_with_two_training_images_has_one_of_each(tmp_path, both_ways):
+def test_class_with_two_training_images_has_one_of_each(tmp_path, both_ways):
     for seed in range(3):
         found = load(write_folder(tmp_path / str(seed), train=2, test=1), seed=seed)
         assert found.train.labels.tolist() == found.val.labels.tolist() == [0, 1, 2]

@@ -60,14 +60,14 @@ def test_hidden_files_and_folders_are_skipped(folder):
         (lambda root: (root / "train/cat/a.png").symlink_to("gone"), "train/cat/a.png: No such file"),
     ],
 )
-def test_a_folder_that_is_not_as_it_should_be(folder, change, said):
+def test_folder_that_is_not_as_it_should_be(folder, change, said):
     change(folder)
     with pytest.raises(SetupError, match=said) as caught:
         class_folders(folder, "train")
     assert "\n" not in str(caught.value)
 
 
-def test_a_part_without_classes(tmp_path):
+def test_part_without_classes(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(SetupError, match="no class folders"):
         class_folders(tmp_path, "train")
@@ -163,7 +163,7 @@ def test_images_are_decoded_upright(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "shorter"), [((40, 20), 10), ((20, 40), 10), ((33, 21), 8), ((10, 10), 16)])
-def test_the_shorter_side_is_resized_and_the_centre_cut_out(size, shorter):
+def test_shorter_side_is_resized_and_the_centre_cut_out(size, shorter):
     image = Image.fromarray(pixels(6, size))
     scale = shorter / min(size)
     whole = np.asarray(image.resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling.BILINEAR))
@@ -172,7 +172,7 @@ def test_the_shorter_side_is_resized_and_the_centre_cut_out(size, shorter):
     assert np.array_equal(found, whole[top : top + shorter, left : left + shorter])
 
 
-def test_an_image_of_the_right_size_is_left_alone():
+def test_image_of_the_right_size_is_left_alone():
     image = Image.fromarray(pixels(6))
     assert fitted(image, 8, 8, 8) is image
     assert np.array_equal(to_tensor(image).permute(1, 2, 0).numpy(), pixels(6))

@@ -30,7 +30,7 @@ def load(folder, size=None, cache=None, seed=0):
 # --- names ---------------------------------------------------------------------------------------------------
 
 
-def test_a_name_does_not_depend_on_the_place(folder, tmp_path):
+def test_name_does_not_depend_on_the_place(folder, tmp_path):
     name, data_dir = resolve(f"folder:{folder}", Path("nowhere"))
     assert name.startswith("folder:animals#") and len(name) == len("folder:animals#") + 8
     assert data_dir == tmp_path
@@ -127,7 +127,7 @@ def test_normalisation_split_and_hashes(folder):
 @pytest.mark.parametrize(
     ("size", "name"), [((8, 8), "folder_small"), ((64, 10), "folder_small"), ((65, 8), "folder_large")]
 )
-def test_the_recipe_depends_on_the_size(tmp_path, size, name):
+def test_recipe_depends_on_the_size(tmp_path, size, name):
     dataset, data_dir = resolved(write_folder(tmp_path / "x", train=1, test=1, size=size))
     options = RunOptions(data_dir=data_dir, out=tmp_path, quiet=True)
     assert default_recipe(dataset, options, writes=False) == name
@@ -190,7 +190,7 @@ def test_damage_behind_a_whole_header_and_end_is_found_in_memory(folder, tmp_pat
 # --- the cache ------------------------------------------------------------------------------------------------
 
 
-def test_a_second_load_decodes_nothing_and_gives_the_same(folder, tmp_path, monkeypatch):
+def test_second_load_decodes_nothing_and_gives_the_same(folder, tmp_path, monkeypatch):
     import bench.data.loading
 
     first = load(folder, cache=tmp_path / "cache")
@@ -244,7 +244,7 @@ def outcomes(path, out, data_dir):
         pytest.param(True, "resized_crop", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_and_its_record(folder, tmp_path, make_run, monkeypatch, streamed, augment):
+def test_run_and_its_record(folder, tmp_path, make_run, monkeypatch, streamed, augment):
     from bench.data import registration as registered
 
     if streamed:
@@ -294,7 +294,7 @@ def test_streamed_runs_agree_whatever_the_workers_and_the_stops(folder, tmp_path
     assert store.timeless(done) == store.timeless(whole)
 
 
-def test_an_old_record_has_its_shape_from_the_registry(make_run, tmp_path):
+def test_old_record_has_its_shape_from_the_registry(make_run, tmp_path):
     spec, options = make_run("random", "two_layers", "tiny8")
     done = execute(spec, options)
     path = store.path_of(options.out, spec)
@@ -305,7 +305,7 @@ def test_an_old_record_has_its_shape_from_the_registry(make_run, tmp_path):
 
 
 @pytest.mark.parametrize("extra", [[], ["--recipe", "synthetic"]])
-def test_the_command_line(folder, tmp_path, capsys, plugins, extra):
+def test_command_line(folder, tmp_path, capsys, plugins, extra):
     from bench.cli import main
 
     command = ["run", "-m", "l1_norm", "-a", "two_layers", "--dataset", f"folder:{folder}@16", "--seeds", "0-1"]

@@ -147,7 +147,7 @@ def test_boxes_are_distributed_as_torchvisions():
     torch.testing.assert_close(ours.float().std(dim=0), theirs.float().std(dim=0), rtol=0.07, atol=2)
 
 
-def test_an_image_too_long_for_any_box_gives_its_centre():
+def test_image_too_long_for_any_box_gives_its_centre():
     boxes = crop_boxes(50, 4, 1000, generator())
     assert boxes[:, 2].unique().tolist() == [4]
     assert boxes[:, 3].unique().tolist() == [5]  # 4 / 3 of the height
@@ -175,6 +175,6 @@ def test_mirroring_is_of_the_chosen_ones():
     assert torch.equal(out[1], pixels[1].flip(2))
 
 
-def test_the_first_images_are_those_of_the_first_batch(images):
+def test_first_images_are_those_of_the_first_batch(images):
     assert torch.equal(images.first(4), images.normalised(images.pixels[:4]))
     assert len(images.first(100)) == 23

@@ -97,7 +97,7 @@ def test_stream_of_ready_images_equals_images_in_memory(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_mixed_order_is_the_seeds_and_the_same_in_every_pass(make, workers):
+def test_mixed_order_is_the_seeds_and_the_same_in_every_pass(make, workers):
     stream, said = make(workers)
     first, other = list(stream.mixed(50, 3)), list(stream.mixed(50, 4))
     assert [len(y) for _, y in first] == [50, 50, 20]
@@ -116,7 +116,7 @@ def test_augmentation_is_that_of_the_centred_image(make, augment):
     assert torch.equal(moved, augmented(centred, augment, generator(77)))
 
 
-def test_a_resized_crop_is_of_the_whole_image(tmp_path):
+def test_resized_crop_is_of_the_whole_image(tmp_path):
     from PIL import Image
 
     from bench.data.image_set import crop_boxes
@@ -138,7 +138,7 @@ def test_mirroring_draws_both_directions(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_file_that_has_gone_bad_is_named(make, workers):
+def test_file_that_has_gone_bad_is_named(make, workers):
     stream, _ = make(workers)
     path = stream.files.root / stream.files.names[70]
     path.write_bytes(path.read_bytes()[:200])
@@ -169,7 +169,7 @@ def test_finished_augmented_passes_are_reported(make):
     assert "%" in text
 
 
-def test_a_pass_inside_a_pass(make):
+def test_pass_inside_a_pass(make):
     """A method may look at the training images in the middle of an epoch."""
     stream, _ = make(1)
     alone = list(stream.batches(50, generator(2)))
@@ -200,6 +200,6 @@ def test_many_images_are_decoded_by_several_processes(tmp_path, monkeypatch):
     assert torch.equal(decode_all(files, (3, 8, 8), 8, "train", Progress("", quiet=True)), alone)
 
 
-def test_a_stream_cannot_be_changed(make):
+def test_stream_cannot_be_changed(make):
     with pytest.raises(dataclasses.FrozenInstanceError):
         make()[0].workers = 3

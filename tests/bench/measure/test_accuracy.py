@@ -32,7 +32,7 @@ def test_calibration_error_averages_within_a_bin():
     assert found["ece"] == pytest.approx(2 / 3 * abs(0.5 - 0.7) + 1 / 3 * 0.1, abs=1e-6)
 
 
-def test_a_calibrated_network_has_no_calibration_error():
+def test_calibrated_network_has_no_calibration_error():
     logits = torch.tensor([[0.75, 0.25]] * 4).log()
     assert quality(logits, torch.tensor([0, 0, 0, 1]))["ece"] == pytest.approx(0, abs=1e-6)
 
@@ -46,7 +46,7 @@ def test_top5_counts_the_fifth_and_not_the_sixth():
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 5, 10])
-def test_a_perfect_and_a_useless_network(classes):
+def test_perfect_and_a_useless_network(classes):
     labels = torch.arange(classes).repeat(3)
     perfect = quality(100 * nn.functional.one_hot(labels, classes).float(), labels)
     assert (perfect["top1"], perfect["top5"], perfect["worst_class_top1"]) == (1, 1, 1)
@@ -59,7 +59,7 @@ def test_a_perfect_and_a_useless_network(classes):
     assert useless["worst_class_top1"] == 0
 
 
-def test_a_class_without_examples_is_not_the_worst():
+def test_class_without_examples_is_not_the_worst():
     logits = torch.tensor([[5.0, 0.0, 0.0], [5.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
     found = quality(logits, torch.tensor([0, 1, 1]))
     assert (found["worst_class"], found["worst_class_top1"]) == (1, 0.5)

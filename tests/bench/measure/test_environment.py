@@ -18,7 +18,7 @@ def test_auto_takes_what_is_there():
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "mps:0"])
-def test_a_device_that_is_not_there(name):
+def test_device_that_is_not_there(name):
     with pytest.raises(SetupError, match=f"--device {name}"):
         environment.pick_device(name)
 
@@ -39,7 +39,7 @@ def test_code_names_commit_and_local_changes(monkeypatch):
     assert environment.code() == changed | {"diff_sha256": None}
 
 
-def test_a_machine_without_git_is_fine(monkeypatch):
+def test_machine_without_git_is_fine(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment.code()["commit"] is None
 

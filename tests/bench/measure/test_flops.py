@@ -100,7 +100,7 @@ class Token(nn.Module):
         ((1, 2, 8), lambda t, x: t.repeat(1, 2, 1).transpose(0, 1), nn.Linear(8, 5), 4 * 8 * 5),
     ],
 )
-def test_a_layer_may_read_a_view_of_a_parameter(shape, view, layer, macs):
+def test_layer_may_read_a_view_of_a_parameter(shape, view, layer, macs):
     network = Token(shape, view, layer)
     assert flops.count(network, SHAPE).products == macs
     assert all(p.requires_grad for p in network.parameters())
@@ -129,13 +129,13 @@ def test_matrix_products_are_counted():
         lambda n: n.requires_grad_(False),
     ],
 )
-def test_the_count_depends_on_the_shapes_only(change):
+def test_count_depends_on_the_shapes_only(change):
     plain, changed = network(), network()
     change(changed)
     assert flops.count(changed, SHAPE) == flops.count(plain, SHAPE)
 
 
-def test_the_network_is_not_touched():
+def test_network_is_not_touched():
     counted = network().train().double()
     before = {n: t.clone() for n, t in counted.state_dict().items()}
     flops.count(counted, SHAPE)
@@ -275,7 +275,7 @@ def vit():
     )
 
 
-def test_a_vision_transformer_by_closed_form():
+def test_vision_transformer_by_closed_form():
     tokens, dim, mlp = 17, 48, 96
     counted = flops.count(vit(), (3, 32, 32))
     assert counted.by_op == {
@@ -314,7 +314,7 @@ def deform(x, weight):
         (lambda: Applied(lambda x: torch.linalg.inv(x + torch.eye(8))), r"aten\.linalg_inv_ex counted as zero MACs"),
     ],
 )
-def test_an_operator_that_multiplies_and_counts_as_zero_fails(layer, match):
+def test_operator_that_multiplies_and_counts_as_zero_fails(layer, match):
     with pytest.raises(RunFailed, match=match):
         flops.count(nn.Sequential(nn.Conv2d(3, 3, 1), layer()), SHAPE)
 
@@ -324,13 +324,13 @@ def impostor(x: torch.Tensor) -> torch.Tensor:
     return x @ x
 
 
-def test_an_extension_is_not_cheap_by_its_name():
+def test_extension_is_not_cheap_by_its_name():
     with pytest.raises(RunFailed, match=r"bench_tests\.gelu counted as zero MACs|disagree.*bench_tests::gelu"):
         flops.count(nn.Sequential(nn.Conv2d(3, 3, 1), Applied(lambda x: impostor(x))), SHAPE)
 
 
 @pytest.mark.parametrize(("columns", "fails"), [(32, False), (33, True)])
-def test_a_thousandth_may_go_uncounted(columns, fails):
+def test_thousandth_may_go_uncounted(columns, fails):
     """192,000 MACs; a product of a 2 x n matrix and a vector is bounded by its 2 outputs times its 3n inputs."""
     layers = nn.Flatten(), nn.Linear(192, 1000), Applied(lambda x, w: torch.mv(w, x[0, :columns]), 2, columns)
     if fails:
@@ -358,7 +358,7 @@ def test_difference_of_known_operators_names_the_module():
         flops.count(Unused(), SHAPE)
 
 
-def test_a_difference_names_operators_that_can_explain_it_only(monkeypatch):
+def test_difference_names_operators_that_can_explain_it_only(monkeypatch):
     monkeypatch.delitem(flops.HANDLES, "aten::tensordot")
     layer = Applied(lambda x, w: torch.tensordot(x.relu().softmax(1), w, dims=1).clamp(0, 6), 8, 5)
     with pytest.raises(RunFailed, match=r"fvcore has no rule for: aten::tensordot$"):
@@ -424,7 +424,7 @@ class Secret(torch.autograd.Function):
         return F.conv2d(x, weight)
 
 
-def test_the_second_pass_sees_into_functions():
+def test_second_pass_sees_into_functions():
     assert products(Swish.apply, before=lambda: nn.Conv2d(3, 4, 1)) == 3 * 4 * 64
     with pytest.raises(RunFailed, match=r"two counters disagree: fvcore 0 MACs.* 768; .*prim::PythonOp\.Secret"):
         products(Secret.apply, 4, 3, 1, 1)
@@ -453,6 +453,6 @@ def test_disagreeing_counters_fail(monkeypatch):
         flops.count(network(), SHAPE)
 
 
-def test_the_second_counter_counts_products_only():
+def test_second_counter_counts_products_only():
     """4*27*64 + 256*5 multiply-adds; the batch norm's 512 are fvcore's alone."""
     assert flops.untraced(network().eval(), torch.zeros(1, *SHAPE)) == (6_912 + 1_280, {})

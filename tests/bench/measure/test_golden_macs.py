@@ -12,7 +12,7 @@ LARGE = 60_000_000
 PUBLISHED = [f"torchvision:{name}" for name in TORCHVISION]
 
 
-def test_the_table_holds_these_networks():
+def test_table_holds_these_networks():
     assert tuple(GOLDEN) == NAMES
     assert len(OWN) >= 12 and len(TORCHVISION) >= 30
 
@@ -108,11 +108,11 @@ def test_counts_include_norms_and_pooling(name):
     assert beside == 512 * 7**2 + 2 * outputs * name.endswith("_bn")
 
 
-def test_the_page_shows_the_table():
+def test_page_shows_the_table():
     assert markdown(GOLDEN) in PAGE.read_text()
 
 
-def test_the_rows_are_whole_numbers():
+def test_rows_are_whole_numbers():
     for row in GOLDEN.values():
         assert all(type(row[key]) is int for key in ("total", "products", "torch", "params"))
         assert math.prod(row["input"]) > 0 < row["products"] <= row["total"]

@@ -151,12 +151,12 @@ def test_exported_file_names_nothing_of_the_machine(model):
 
 
 @needs_onnx
-def test_the_same_network_gives_the_same_bytes():
+def test_same_network_gives_the_same_bytes():
     assert onnx_export.convert(chain(), SHAPE) == onnx_export.convert(chain(), SHAPE)
 
 
 @needs_onnx
-def test_the_network_stays_as_it_was(tmp_path):
+def test_network_stays_as_it_was(tmp_path):
     network = chain().train().to(memory_format=torch.channels_last)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     onnx_export.to_onnx(network, SHAPE, tmp_path / "network.onnx")
@@ -207,7 +207,7 @@ class OneIsSpecial(nn.Module):
 
 
 @needs_onnx
-def test_a_file_that_is_wrong_is_not_written(tmp_path):
+def test_file_that_is_wrong_is_not_written(tmp_path):
     with pytest.raises(RunFailed, match="at batch 1"):
         onnx_export.to_onnx(OneIsSpecial(), SHAPE, tmp_path / "network.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -263,7 +263,7 @@ def test_nothing_is_said_and_nothing_is_changed_by_an_export(tmp_path, capfd):
 
 
 @needs_onnx
-def test_a_file_that_is_there_is_replaced_only_when_asked(tmp_path):
+def test_file_that_is_there_is_replaced_only_when_asked(tmp_path):
     path = tmp_path / "network.onnx"
     path.write_text("mine")
     with pytest.raises(UsageError, match="already there"):

@@ -229,12 +229,12 @@ def test_images_that_are_too_small(name, size):
             build(name, shape, 10)
 
 
-def test_an_unknown_name_is_answered_with_near_ones():
+def test_unknown_name_is_answered_with_near_ones():
     with pytest.raises(UsageError, match=r"unknown architecture 'resnet65'.*resnet56"):
         build("resnet65", CIFAR, 10)
 
 
-def test_a_definition_that_fails(forgets):
+def test_definition_that_fails(forgets):
     @architecture("fails")
     def fails(shape, num_classes):
         return nn.Linear(-1, num_classes, device="nowhere")
@@ -309,7 +309,7 @@ def test_dropnets_weights_start_as_keras_draws_them(name):
     assert not torch.equal(next(build(name, shape, 10, seed=1).parameters()), next(network.parameters()))
 
 
-def test_a_network_may_draw_its_own_weights_only_in_part(forgets):
+def test_network_may_draw_its_own_weights_only_in_part(forgets):
     """Layers it leaves alone are reset all the same."""
 
     class Own(nn.Sequential):

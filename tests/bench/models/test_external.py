@@ -62,7 +62,7 @@ def test_every_classifier_of_torchvision_has_a_name():
         ("torchhub:resnet18", "unknown architecture 'torchhub:resnet18'"),
     ],
 )
-def test_a_name_that_torchvision_does_not_have(name, said):
+def test_name_that_torchvision_does_not_have(name, said):
     for ask in (ARCHS.require, ARCHS.get):
         with pytest.raises(UsageError, match=said) as caught:
             ask(name)
@@ -102,7 +102,7 @@ def test_weights_reload_where_torchvision_checks_versions():
     assert torch.equal(copied.classifier[1].bias, state["classifier.1.bias"] + 1)
 
 
-def test_a_grey_image_counts_as_three_equal_channels():
+def test_grey_image_counts_as_three_equal_channels():
     grey, colour = (build("torchvision:squeezenet1_1", (c, 64, 64), 5, seed=1).eval() for c in (1, 3))
     x = images(2, (1, 64, 64))
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_run_without_its_weights_writes_nothing(hub, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_from_published_weights_and_its_verification(published, hub, make_run):
+def test_run_from_published_weights_and_its_verification(published, hub, make_run):
     spec, options = make_run("l1_norm", "torchvision:squeezenet1_1:IMAGENET1K_V1", "tiny", keep=0.6)
     done = execute(spec, options)
     path = record.path_of(options.out, spec)
@@ -256,7 +256,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_name_holds_the_files_content_and_not_its_folder(file, tmp_path, monkeypatch):
+def test_name_holds_the_files_content_and_not_its_folder(file, tmp_path, monkeypatch):
     name = model_name(f"file:{file}:tiny")
     assert name.startswith("file:net.py:tiny#")
     assert model_name(name) == name
@@ -273,7 +273,7 @@ def test_a_name_holds_the_files_content_and_not_its_folder(file, tmp_path, monke
 
 
 @pytest.mark.parametrize("function", ["tiny", "named"])
-def test_a_function_gets_what_it_asks_for(file, function):
+def test_function_gets_what_it_asks_for(file, function):
     network = build(model_name(f"file:{file}:{function}"), (2, 9, 9), 7, seed=4)
     assert network(images(3, (2, 9, 9))).shape == (3, 7)
     again = build(model_name(f"file:{file}:{function}"), (2, 9, 9), 7, seed=4)
@@ -292,7 +292,7 @@ def test_a_function_gets_what_it_asks_for(file, function):
         ("fails", RunFailed, "cannot be built: KeyError"),
     ],
 )
-def test_a_function_that_makes_no_classifier(file, function, kind, said):
+def test_function_that_makes_no_classifier(file, function, kind, said):
     with pytest.raises(kind, match=said) as caught:
         build(model_name(f"file:{file}:{function}"), (1, 8, 8), 7)
     one_line(caught)
@@ -312,7 +312,7 @@ def test_invalid_name_is_refused(text, said):
         model_name(text)
 
 
-def test_a_file_that_cannot_be_imported(tmp_path):
+def test_file_that_cannot_be_imported(tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text("import no_such_library\n")
     with pytest.raises(UsageError, match=r"bad.py: ModuleNotFoundError: No module named 'no_such_library'"):
@@ -322,7 +322,7 @@ def test_a_file_that_cannot_be_imported(tmp_path):
         model_name(f"file:{bad}:f")
 
 
-def test_a_recorded_name_wants_its_file(file):
+def test_recorded_name_wants_its_file(file):
     name = model_name(f"file:{file}:tiny")
     registry.PLUGINS.clear()
     with pytest.raises(UsageError, match=r"is not known here; give its file with --plugin"):
@@ -343,7 +343,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(latency, "ROUNDS", (3, 3))
 
 
-def test_a_users_network_through_the_command_line(file, tmp_path, capsys, quick, monkeypatch):
+def test_users_network_through_the_command_line(file, tmp_path, capsys, quick, monkeypatch):
     command = ["run", "-m", "l1_norm", "-d", "digits", "--epochs", "1", "--finetune-epochs", "1", "--out", tmp_path]
 
     def run(*arguments):

@@ -133,7 +133,7 @@ def test_weights_depend_on_the_seed_and_on_nothing_else(name):
     assert not any(torch.equal(other[n], first[n]) for n in drawn)
 
 
-def test_a_small_stem_keeps_the_size_of_small_images():
+def test_small_stem_keeps_the_size_of_small_images():
     network, sizes = build("resnet18_cifar", CIFAR, 10).eval(), []
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         stage.register_forward_hook(lambda m, x, y: sizes.append(tuple(y.shape[1:])))

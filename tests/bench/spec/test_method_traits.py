@@ -66,7 +66,7 @@ def test_wrong_options_have_the_message_of_the_method(name, options):
 
 
 @pytest.mark.parametrize("method", ["l1_norm", "dropout+l1_norm"])
-def test_a_method_without_native_track_is_refused_alike(method):
+def test_method_without_native_track_is_refused_alike(method):
     with pytest.raises(UsageError, match="does not choose its own sparsity"):
         make_spec(method, "lenet", "digits", load_recipe("digits"), None)
 

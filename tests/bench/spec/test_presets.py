@@ -47,7 +47,7 @@ def test_every_value_has_its_source(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_page_shows_values_and_sources(name):
+def test_page_shows_values_and_sources(name):
     rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| (.+?) \|$", section(name), re.M)
     assert rows == [(key, value.strip('"'), source) for key, value, source in values(name)]
 

@@ -47,7 +47,7 @@ def plugin(tmp_path):
         ("zzzzzz", "known: l1_norm, resnet20, resnet56"),
     ],
 )
-def test_an_unknown_name_is_answered_with_near_ones(name, hint):
+def test_unknown_name_is_answered_with_near_ones(name, hint):
     error = unknown("thing", name, ["resnet56", "l1_norm", "resnet20"])
     assert isinstance(error, UsageError)
     assert str(error).startswith(f"unknown thing '{name}': ")
@@ -154,7 +154,7 @@ def test_unimportable_file_of_folder_is_named_in_one_line(tmp_path, monkeypatch,
 # --- plugins ------------------------------------------------------------------------------------------------------
 
 
-def test_a_plugin_is_listed_unimported_and_then_loaded(plugin):
+def test_plugin_is_listed_unimported_and_then_loaded(plugin):
     file = plugin(GOOD.format(name="plugged") + "\nimport sys\nsys.plugged_was_imported = True\n")
     add_plugin(str(file))
     entry = METHODS.entries()["plugged"]
@@ -172,7 +172,7 @@ def test_a_plugin_is_listed_unimported_and_then_loaded(plugin):
 
 
 @pytest.mark.parametrize("name", ["l1_norm", "dense"])
-def test_a_plugin_may_not_take_a_known_name(plugin, name):
+def test_plugin_may_not_take_a_known_name(plugin, name):
     with pytest.raises(UsageError, match=f"plugin .*plugin.py: method '{name}' is already defined in methods/.*py:"):
         add_plugin(str(plugin(GOOD.format(name=name))))
 
@@ -190,16 +190,16 @@ def message(act):
     return str(caught.value)
 
 
-def test_a_plugin_that_is_not_there(tmp_path):
+def test_plugin_that_is_not_there(tmp_path):
     assert message(lambda: add_plugin(str(tmp_path / "none.py"))).endswith("none.py: no such file")
     message(lambda: add_plugin(str(tmp_path)))
 
 
-def test_a_plugin_with_a_syntax_error_names_the_line(plugin):
+def test_plugin_with_a_syntax_error_names_the_line(plugin):
     assert "plugin.py:2: " in message(lambda: add_plugin(str(plugin("x = 1\ndef f(:\n"))))
 
 
-def test_a_plugin_that_is_no_text(tmp_path):
+def test_plugin_that_is_no_text(tmp_path):
     file = tmp_path / "plugin.py"
     file.write_bytes(b"\x89PNG\xff\xfe\x00")
     assert "plugin.py" in message(lambda: add_plugin(str(file)))
@@ -213,14 +213,14 @@ def test_a_plugin_that_is_no_text(tmp_path):
         ("raise ValueError('first\\nsecond')", "ValueError: first"),
     ],
 )
-def test_a_plugin_that_raises_when_imported(plugin, code, words):
+def test_plugin_that_raises_when_imported(plugin, code, words):
     add_plugin(str(plugin(GOOD.format(name="raises_on_import") + code)))
     text = message(lambda: METHODS.get("raises_on_import"))
     assert "plugin.py: " in text
     assert words in text
 
 
-def test_a_plugin_whose_decorator_is_not_ours(plugin):
+def test_plugin_whose_decorator_is_not_ours(plugin):
     add_plugin(str(plugin("def importance(name):\n    return lambda f: f\n\n@importance('foreign')\ndef f(): pass\n")))
     assert "'foreign': " in message(lambda: METHODS.get("foreign"))
 

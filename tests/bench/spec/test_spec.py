@@ -103,7 +103,7 @@ def test_invalid_overrides_are_refused(overrides, match):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_recipe():
+def test_unknown_recipe():
     with pytest.raises(UsageError, match="unknown recipe 'digit': did you mean digits"):
         load_recipe("digit")
     with pytest.raises(UsageError, match=r"recipe no/such\.toml: no such file"):
@@ -113,7 +113,7 @@ def test_an_unknown_recipe():
 GOOD = "batch_size = 8\n[train]\nepochs = 2\nlr = 1\n[finetune]\nepochs = 1\nlr = 0.1\n"
 
 
-def test_a_recipe_from_a_file(tmp_path):
+def test_recipe_from_a_file(tmp_path):
     file = tmp_path / "own.toml"
     file.write_text("description = 'mine'\n" + GOOD)
     found = load_recipe(str(file))
@@ -145,7 +145,7 @@ def test_invalid_recipe_file_is_refused(tmp_path, text, match):
     assert "\n" not in str(caught.value)
 
 
-def test_a_recipe_file_that_is_no_text(tmp_path):
+def test_recipe_file_that_is_no_text(tmp_path):
     file = tmp_path / "own.toml"
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match=r"own\.toml"):
@@ -211,14 +211,14 @@ def test_every_value_that_matters_changes_the_hash():
     assert {f.name for f in dataclasses.fields(Spec)} == {k for c in SPEC_CHANGES for k in c} | {"seed"}
 
 
-def test_the_hash_does_not_change_where_nothing_matters():
+def test_hash_does_not_change_where_nothing_matters():
     assert spec(recipe=recipe(name="other", latency_batch=3)).sha256 == spec().sha256
     assert spec(budget=Budget(keep_macs=0.5, min_keep=1, ranking=None)).sha256 == spec().sha256
     one = spec(config={"a": 1, "b": 2.5})
     assert spec(config={"b": 2.5, "a": 1}).sha256 == one.sha256
 
 
-def test_the_seed_is_in_the_name_and_not_in_the_hash():
+def test_seed_is_in_the_name_and_not_in_the_hash():
     assert spec(seed=7).sha256 == spec().sha256
     assert spec(seed=7).id == spec().sha256[:12] + "-s7"
 
@@ -242,7 +242,7 @@ def test_round_trip_through_json(change):
     assert json.loads(text)["recipe_sha256"] == before.recipe.sha256
 
 
-def test_a_share_of_one_is_the_same_run_however_it_is_written():
+def test_share_of_one_is_the_same_run_however_it_is_written():
     values = spec(budget=Budget(keep_macs=1.0)).as_dict()
     whole = json.loads(json.dumps(values).replace('"keep_macs": 1.0', '"keep_macs": 1'))
     assert Spec.from_dict(whole).id == Spec.from_dict(values).id
@@ -266,12 +266,12 @@ def test_invalid_specification_is_refused(change):
 
 
 @pytest.mark.parametrize("key", ["method", "recipe", "budget"])
-def test_a_specification_with_a_key_missing(key):
+def test_specification_with_a_key_missing(key):
     with pytest.raises(UsageError):
         Spec.from_dict({k: v for k, v in spec().as_dict().items() if k != key})
 
 
-def test_a_base_is_shared_by_all_that_train_it_alike():
+def test_base_is_shared_by_all_that_train_it_alike():
     base = spec().base_id()
     same = [
         {"method": "random"},
@@ -307,7 +307,7 @@ def test_a_base_is_shared_by_all_that_train_it_alike():
         ("x" * 300, "x" * 80),
     ],
 )
-def test_a_name_becomes_one_part_of_a_path(name, part):
+def test_name_becomes_one_part_of_a_path(name, part):
     assert path_component(name) == part
 
 
@@ -402,7 +402,7 @@ def test_lists_of_json_and_toml_become_tuples():
         decode(Lists, {"powers": 3}, "here")
 
 
-def test_a_budget_of_widths():
+def test_budget_of_widths():
     budget = Budget(widths=[3, 4])
     assert budget == Budget(widths=(3, 4))
     assert str(budget) == "widths 3-4"

@@ -103,7 +103,7 @@ def test_defaults_hold_where_a_block_says_nothing(write):
         ("native = false", [["--keep-macs", "0.75"], ["--keep-macs", "0.5"]]),  # which is what it is without
     ],
 )
-def test_a_budget_of_a_block_is_in_place_of_the_default_one(write, budget, words):
+def test_budget_of_a_block_is_in_place_of_the_default_one(write, budget, words):
     path = write(f'defaults.keep_macs = [0.75, 0.5]\n[[runs]]\nmethod = "dropnet"\narch = "lenet"\n{budget}')
     expected = [spec for choice in words for spec in asked("-m", "dropnet", "-a", "lenet", *choice)]
     assert ids(runs(path)) == ids(expected)
@@ -169,7 +169,7 @@ def test_lists_in_tables_are_crossed_too(write):
     assert len(found) == 4
 
 
-def test_the_example(capsys):
+def test_example(capsys):
     found = runs(ROOT / "examples" / "sweep.toml")
     assert len(found) == 5 * 4 * 5 + 5
     assert load_sweep(ROOT / "examples" / "sweep.toml").description
@@ -184,7 +184,7 @@ def test_runs_that_share_a_base_are_side_by_side(write):
 # --- folders of images ---------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_images_says_where_the_data_are(write, tmp_path):
+def test_folder_of_images_says_where_the_data_are(write, tmp_path):
     place = image_folders.write_folder(tmp_path / "images" / "pets")
     path = write(f'[[runs]]\nmethod = ["l1_norm", "random"]\narch = "resnet20"\ndataset = "folder:{place}"')
     chosen = parser().parse_args(["sweep", str(path), "--cluster", "inline", "--dry-run", "--out", str(tmp_path / "o")])
@@ -308,7 +308,7 @@ def test_bad_values(complaint, line, said):
     assert said in complaint("".join(good) + line)
 
 
-def test_a_file_that_cannot_be_read(tmp_path, write):
+def test_file_that_cannot_be_read(tmp_path, write):
     with pytest.raises(UsageError, match=r"none\.toml: No such file"):
         load_sweep(tmp_path / "none.toml")
     with pytest.raises(UsageError, match="Is a directory"):
