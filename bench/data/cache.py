@@ -1,4 +1,4 @@
-"""Tensors that took time to make, kept in files: written whole, read only if they are what is asked for."""
+"""Cache of tensors that are slow to compute: files written atomically, read only if key and checksum match."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.files import write_atomic
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of cached tensors; without a folder nothing is kept.
+    """A folder of cached tensors; without a folder nothing is stored.
 
     Every entry has a key that says what it was made from. An entry with another key, or a damaged one, is
     ignored and replaced by the next :meth:`write`.
@@ -26,7 +26,7 @@ class Cache:
     folder: Path | None
 
     def read(self, name: str, key: str) -> dict[str, Tensor] | None:
-        """The tensors kept as ``name`` if they have this ``key`` and are whole; None otherwise."""
+        """The tensors stored as ``name`` with this ``key``; None where they are missing, damaged or of another key."""
         if self.folder is None:
             return None
         try:
@@ -41,7 +41,7 @@ class Cache:
         return tensors if facts.get("crc32") == _checksum(tensors) else None
 
     def write(self, name: str, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep ``tensors`` as ``name``; a disk that does not take them costs time later, nothing else."""
+        """Store ``tensors`` as ``name``; a full disk is ignored, since they can be computed again."""
         if self.folder is None:
             return
         facts = {"key": key, "crc32": _checksum(tensors)}

@@ -1,4 +1,4 @@
-"""The data sets that have a name. Their readers' libraries are imported where they are used."""
+"""The registered data sets. Libraries that read them are imported inside the functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a
     ),
 )
 def digits(part: str, folder: Path, download: bool) -> Raw:
-    """1,797 handwritten digits, 8x8 grey, from scikit-learn (UCI optdigits); every fifth of each class tests."""
+    """1,797 handwritten digits, 8x8 grey, from scikit-learn (UCI optdigits); every fifth of a class is a test image."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -76,7 +76,7 @@ def from_torchvision(part: str, folder: Path, download: bool, source: str) -> Ra
 
 @dataset("flowers102", shape=(3, 224, 224), classes=102, sizes=(2040, 6149))
 def flowers102(part: str, folder: Path, download: bool) -> Files:
-    """8,189 photographs of 102 kinds of flowers (Oxford); official train and validation parts are for training."""
+    """8,189 photographs of 102 kinds of flowers (Oxford); both official training parts are for training."""
     from torchvision.datasets import Flowers102
 
     if download:
@@ -95,7 +95,7 @@ def flowers102(part: str, folder: Path, download: bool) -> Files:
 
 @dataset("tiny_imagenet", shape=(3, 64, 64), classes=200, sizes=(100_000, 10_000))
 def tiny_imagenet(part: str, folder: Path, download: bool) -> Files:
-    """200 classes of ImageNet at 64x64 pixels; the official validation part tests."""
+    """200 classes of ImageNet at 64x64 pixels; the official validation part is the test part."""
     from torchvision.datasets.utils import download_and_extract_archive
 
     root = folder / "tiny-imagenet-200"
@@ -122,7 +122,7 @@ def tiny_imagenet(part: str, folder: Path, download: bool) -> Files:
 
 @dataset("imagenette", shape=(3, 160, 160), classes=10, sizes=(9469, 3925))
 def imagenette(part: str, folder: Path, download: bool) -> Files:
-    """Ten dissimilar classes of ImageNet (fastai), shorter side 160 pixels; the official validation part tests."""
+    """Ten dissimilar classes of ImageNet (fastai), shorter side 160 pixels; test part: official validation part."""
     from torchvision.datasets import Imagenette
 
     root = folder / "imagenette2-160"
@@ -135,7 +135,7 @@ def imagenette(part: str, folder: Path, download: bool) -> Files:
 
 @dataset("imagenet", shape=(3, 224, 224), classes=1000, sizes=(1_281_167, 50_000), normal=IMAGENET)
 def imagenet(part: str, folder: Path, download: bool) -> Files:
-    """ILSVRC2012, 1000 classes, streamed; the official validation part tests. Its licence forbids a download here."""
+    """ILSVRC2012, 1000 classes, streamed; test part: official validation part. Its licence forbids a download here."""
     root = folder / "imagenet"
     if not root.is_dir():
         raise SetupError(
@@ -165,7 +165,7 @@ def _absent(name: str, folder: Path) -> SetupError:
 
 
 def _fetch(name: str, folder: Path, target: str, download: Callable[[Path], object]) -> None:
-    """Make ``folder/target`` by ``download(place)``, whole or not at all, unless it is there."""
+    """Create ``folder/target`` by ``download(place)`` unless it exists; after an error it does not exist."""
     if (folder / target).exists():
         return
     try:

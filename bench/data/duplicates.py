@@ -1,4 +1,4 @@
-"""Images that are there twice: in two classes, or in the training and the test part."""
+"""Duplicate images: in two classes, or in the training and the test part."""
 
 from __future__ import annotations
 

@@ -78,22 +78,22 @@ class Files:
         return len(self.names)
 
     def path(self, index: int) -> str:
-        """Where a file is."""
+        """Path of file number ``index``."""
         return f"{self.root}/{self.names[index]}"
 
     def take(self, chosen: Tensor) -> Files:
-        """Those for which ``chosen``, bool ``[N]``, is true."""
+        """The files for which ``chosen``, bool ``[N]``, is true."""
         names = tuple(name for name, wanted in zip(self.names, chosen.tolist(), strict=True) if wanted)
         return Files(self.root, names, self.labels[chosen], self.stats[chosen])
 
     @property
     def content(self) -> str:
-        """sha256 over names, labels and sizes in bytes: the same wherever the folder lies."""
+        """sha256 over names, labels and sizes in bytes; it does not depend on the place of the folder."""
         return self._digest(self.labels[:, None], self.stats[:, :1])
 
     @property
     def version(self) -> str:
-        """sha256 over names, labels, sizes and times of last change: another one once a file was written."""
+        """sha256 over names, labels, sizes and times of last change."""
         return self._digest(self.labels[:, None], self.stats)
 
     def _digest(self, *columns: Tensor) -> str:
@@ -102,7 +102,7 @@ class Files:
         return digest.hexdigest()
 
     def entry(self, what: str) -> str:
-        """Name of a cache entry about these files; another folder of the same name has another."""
+        """Name of a cache entry about these files; it depends on the place of the folder."""
         place = hashlib.sha256(os.fsencode(os.path.abspath(self.root))).hexdigest()[:8]
         return f"{path_component(self.root.name)}-{place}-{what}"
 
@@ -147,7 +147,7 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
-    """The image at ``path``, only its header read yet; whatever goes wrong with it becomes a SetupError."""
+    """Open the image at ``path``, reading its header only; errors of the block become SetupErrors."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -170,8 +170,8 @@ def _opened(path: str) -> Iterator[Image.Image]:
 def inspect(path: str) -> tuple[int, int, bool]:
     """Height and width (as seen upright) of an image and whether it is grey, from its header.
 
-    Raises SetupError for what is no image, and for a truncated one: the format's end marker must be at the end.
-    A file without (other formats have none) is decoded, and so is one of more than 8 bits (see :func:`decode`).
+    Raises SetupError for a file that is not an image, and for one without the format's end marker at its end.
+    A file of a format without end marker is decoded, and so is one of more than 8 bits (see :func:`decode`).
     """
     with _opened(path) as image:
         (width, height), mode, cut = image.size, image.mode, _cut_to_8_bits(image)
@@ -194,7 +194,7 @@ def _ended(path: str, marker: bytes | None) -> bool:
 def decode(path: str, channels: int) -> Image.Image:
     """The image at ``path``, upright, in 8 bits: grey for one channel, RGB for three.
 
-    Of 16 bits the upper 8 stay; palettes and CMYK become RGB; what is transparent lies on white.
+    Of 16 bits the upper 8 stay; palettes and CMYK become RGB; transparent pixels are blended with white.
     Raises SetupError, with the file's name, when it cannot be read whole, or when 8 bits would not show what it
     shows: floating-point values, integers outside of 16 bits, values of 16 bits that all lie below ``LEAST_USED``.
     """
@@ -267,7 +267,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 def inspected(files: Files, what: str, cache: Cache, progress: Progress) -> Tensor:
     """Check every file; int64 ``[N, 3]``: height, width, and 1 where it is grey.
 
-    Remembered until a file changes. Raises SetupError, naming the first file that is damaged.
+    Results are cached until a file changes. Raises SetupError, naming the first file that is damaged.
     """
     entry, key = files.entry(f"{what}-checked"), f"{files.version} {DECODING}"
     kept = cache.read(entry, key)

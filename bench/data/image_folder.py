@@ -29,7 +29,7 @@ FORM = re.compile(r"folder:(?P<path>.+?)(?:@(?P<size>[1-9]\d*))?(?:#(?P<content>
 def resolve(name: str, data_dir: Path) -> tuple[str, Path]:
     """A name as typed -> the name for specification and record, and the folder of data sets that it is in.
 
-    ``folder:PATH[@SIZE]`` becomes ``folder:NAME[@SIZE]#HASH``: nothing in it depends on where the folder lies. Names
+    ``folder:PATH[@SIZE]`` becomes ``folder:NAME[@SIZE]#HASH``: nothing in it depends on the place of the folder. Names
     of registered data sets, and resolved ones, stay as they are.
     """
     if not name.startswith(PREFIX):
@@ -43,7 +43,7 @@ def resolve(name: str, data_dir: Path) -> tuple[str, Path]:
 
 
 def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> Dataset:
-    """The data set of the folder that ``name`` (as typed, or resolved) means; its files' headers are read.
+    """The data set of the folder named by ``name`` (as typed, or resolved); reads the headers of its files.
 
     Raises SetupError for a folder that is not there, is not one of images in class folders, has a damaged file, a
     file in both parts, or another content than the name says; UsageError where images differ in size and the name
@@ -91,7 +91,7 @@ def _listed(place: Path) -> tuple[Files, Files]:
         )
     part = "test" if (place / "test").is_dir() else "val"
     if not (place / part).is_dir():
-        raise SetupError(f"{place} has neither a folder 'test' nor 'val': one of them must hold the test images")
+        raise SetupError(f"{place} has neither a folder 'test' nor 'val': put the test images into one of them")
     train, classes = class_folders(place, "train")
     test, others = class_folders(place, part)
     if classes != others:
@@ -107,7 +107,7 @@ def _common_size(name: str, sizes: Tensor) -> tuple[int, int]:
     (top, left), (height, width) = found[0], found[-1]
     if len(found) > 1:
         raise UsageError(
-            f"folder {name}: its images differ in size, from {left}x{top} to {width}x{height} pixels; say which size "
-            f"they are to have, such as folder:{name}@{min(min(size) for size in found)}"
+            f"folder {name}: its images differ in size, from {left}x{top} to {width}x{height} pixels; give the "
+            f"size to resize them to, such as folder:{name}@{min(min(size) for size in found)}"
         )
     return height, width

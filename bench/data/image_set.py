@@ -1,4 +1,4 @@
-"""Sets of images: what training and evaluation ask of them, those that live on the device, augmentation."""
+"""Sets of images: their interface, sets in device memory, augmentation."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ImageSet(ABC):
 
 @dataclass(frozen=True)
 class Images(ImageSet):
-    """A set of images that lives on the device as bytes."""
+    """A set of images in device memory, as bytes."""
 
     pixels: Tensor  # uint8 [N, C, H, W]
     labels: Tensor
@@ -142,7 +142,7 @@ def augmented(pixels: Tensor, how: str, generator: torch.Generator) -> Tensor:
 
 
 def mirrored(pixels: Tensor, which: Tensor) -> Tensor:
-    """``pixels [B, C, H, W]``, those mirrored for which ``which [B, 1]`` is true."""
+    """``pixels [B, C, H, W]``, mirrored left to right where ``which [B, 1]`` is true."""
     return torch.where(which[:, :, None, None], pixels.flip(3), pixels)
 
 

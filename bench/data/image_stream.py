@@ -1,4 +1,4 @@
-"""Images that are decoded as they are needed, in worker processes: for data sets too large to keep."""
+"""Images decoded on demand in worker processes, for data sets that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def workers_for(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Decoder(data.Dataset):
-    """Decodes chunks of images; what it does depends on nothing but its fields and the keys it is asked for.
+    """Decodes chunks of images; the result depends only on its fields and on the keys.
 
     Attributes:
         files: what is decoded.

@@ -1,4 +1,4 @@
-"""Data sets: small ones whole, as uint8 tensors, on the device; large ones decoded as they are needed.
+"""Loading data sets: small ones as uint8 tensors in device memory, large ones decoded on demand.
 
 Training and test images are loaded by two calls, so that a method, which runs before the second one is made,
 cannot reach the test set.
@@ -61,19 +61,21 @@ class TrainingData:
 
 
 def find(name: str, data_dir: Path, cache: Path | None = None, progress: Progress = SILENT) -> Dataset:
-    """What is known of the data set ``name``: a registered one, or ``folder:NAME`` in ``data_dir``.
+    """The facts of the data set ``name``: a registered one, or ``folder:NAME`` in ``data_dir``.
 
     Args:
         name: on the command line, or in a record.
         data_dir: data sets.
-        cache: folder that remembers what files were found to be; None: nothing is remembered.
+        cache: folder of the cache; None: nothing is cached.
         progress: where to report.
 
     Raises UsageError for an unknown name, SetupError for a folder that is not what its name says, and for one class.
     """
     found = find_folder(name, data_dir, Cache(cache), progress) if name.startswith(PREFIX) else DATASETS.get(name)
     if found.classes < 2:
-        raise SetupError(f"data set '{name}' has one class: every answer would be right; it needs two at least")
+        raise SetupError(
+            f"data set '{name}' has one class: every prediction would be right; it needs two classes at least"
+        )
     return found
 
 
@@ -88,7 +90,7 @@ def load_training(
 ) -> TrainingData:
     """Training and validation images of a data set, by name or as found; the split depends on ``seed`` only.
 
-    Files are checked now, those of the test part too: nothing of it is kept. ``cache`` and ``progress`` as for
+    All files are checked, those of the test part too, of which nothing is kept. ``cache`` and ``progress`` as for
     :func:`find`. Raises SetupError when the files are not there, or not what they should be.
     """
     facts = what if isinstance(what, Dataset) else find(what, folder, cache, progress)
@@ -138,7 +140,7 @@ def validation_split(labels: Tensor, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Loading:
-    """One data set on its way from its files (or whatever it comes from) to images."""
+    """Loads one data set: from files or arrays to sets of images."""
 
     facts: Dataset
     folder: Path
@@ -186,7 +188,7 @@ class _Loading:
     def images(
         self, source: Tensor | Files, labels: Tensor, chosen: Tensor, mean: Tensor, std: Tensor, device: torch.device
     ) -> ImageSet:
-        """Those of a part's images for which ``chosen``, bool ``[N]``, is true."""
+        """The images of a part for which ``chosen``, bool ``[N]``, is true."""
         labels, mean, std = labels[chosen].to(device), mean.to(device), std.to(device)
         if isinstance(source, Tensor):
             return Images(source[chosen].to(device), labels, mean, std)

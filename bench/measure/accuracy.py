@@ -1,4 +1,4 @@
-"""How well a network classifies: top-1, top-5, loss, calibration, worst class."""
+"""Accuracy of a network: top-1, top-5, loss, calibration, worst class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVALUATION_BATCH = 1000
 
 
 class Batched(Protocol):
-    """What is evaluated: normalised images in batches, see :class:`bench.data.loading.ImageSet`."""
+    """Protocol of evaluated images: normalised, in batches; see :class:`bench.data.loading.ImageSet`."""
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images ``[B, C, H, W]`` and labels ``[B]``, in order."""

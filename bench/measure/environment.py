@@ -1,4 +1,4 @@
-"""What a run ran on and with: device, threads, versions, the state of the code. No host, user or absolute path."""
+"""The environment of a run: device, threads, versions, state of the code. No host, user or absolute path."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pick_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; without them it is slow, and rounds at other places."""
+    """Whether the device has instructions for bfloat16; without them it is emulated, slowly, with other rounding."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(BF16 & cpu()[1])

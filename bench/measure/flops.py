@@ -1,4 +1,4 @@
-"""MACs by fvcore, and the checks that make the number trustworthy. The only module that imports fvcore."""
+"""MACs counted by fvcore and checked by a second counter. The only module that imports fvcore."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class Macs:
 def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     """Count the MACs of ``network`` on one input of ``shape`` (without the batch axis).
 
-    The network itself is not touched. fvcore counts a trace; then the network runs once more without tracing, so
-    that one that takes another path when traced is found out. Raises RunFailed when convolution, linear, matmul and
+    The network itself is not touched. fvcore counts a trace; then the network runs once more without tracing,
+    which finds one that takes another path when traced. Raises RunFailed when convolution, linear, matmul and
     attention MACs of the two passes differ, or when operators that neither counter knows and that are not cheap
     could be more than ``UNCOUNTED`` of the total.
     """
@@ -106,7 +106,7 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
 
 
 def _counted_copy(network: nn.Module) -> nn.Module:
-    """A copy in the situation that is counted. It is frozen: torch's counter fails on a view of a parameter that
+    """A copy in eval mode, as it is counted. It is frozen: torch's counter fails on a view of a parameter that
     requires a gradient (an expanded class token)."""
     counted = plain(copied(network).float().cpu()).requires_grad_(False)
     if hasattr(type(counted), "every_output"):  # a network of several outputs, see bench.models.logits
@@ -115,7 +115,7 @@ def _counted_copy(network: nn.Module) -> nn.Module:
 
 
 def _difference(network: nn.Module, counted: Macs, x: Tensor) -> str:
-    """What can explain that the counters disagree: operators, else the innermost modules whose counts differ."""
+    """Possible causes of a disagreement: operators, else the innermost modules whose counts differ."""
     unknown = [op for op in counted.unsupported if not _is_cheap_by_name(op)]
     if unknown:
         return f"fvcore has no rule for: {', '.join(unknown)}"
@@ -235,7 +235,7 @@ def _elements(tree: Any) -> int:
 
 @contextmanager
 def no_fast_path() -> Iterator[None]:
-    """nn.MultiheadAttention and nn.TransformerEncoder without their fused kernels, which no counter sees into."""
+    """nn.MultiheadAttention and nn.TransformerEncoder without fused kernels, which hide operators from counters."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,4 +1,4 @@
-"""Latency of two networks, interleaved in one process so that clock drift hits both alike; and peak memory."""
+"""Latency of two networks, interleaved in one process so that clock drift affects both; and peak memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUNDS = (20, 300)
 
 @dataclass(frozen=True)
 class Runtime:
-    """What carries out a network.
+    """A program that executes a network.
 
     Attributes:
         package: whose version is recorded.
@@ -62,7 +62,7 @@ RUNTIMES = {
 
 
 def require(runtimes: Iterable[str]) -> None:
-    """Raise UsageError for a runtime that is not known, SetupError for one that is not installed."""
+    """Raise UsageError for an unknown runtime, SetupError for one that is not installed."""
     for name in runtimes:
         if name not in RUNTIMES:
             raise unknown("runtime", name, RUNTIMES)

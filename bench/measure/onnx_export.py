@@ -1,4 +1,4 @@
-"""Export to ONNX, checked: the file computes what the network computes, or there is no file.
+"""Export to ONNX; a file is written only if its outputs equal those of the network.
 
 The only module that imports onnx and onnxruntime. They are the optional extra ``onnx``, so they are imported inside
 functions; :func:`require` says what to do where they are missing.
@@ -72,7 +72,7 @@ def to_onnx(
     images: Tensor | None = None,
     replace: bool = False,
 ) -> Exported:
-    """Write ``network`` to an ONNX file that has been checked.
+    """Write ``network`` to an ONNX file, after comparing their outputs.
 
     The file has one input ``images``, float32 ``[batch, *shape]``, and one output ``logits``; ``batch`` is free.
 

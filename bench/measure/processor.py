@@ -1,4 +1,4 @@
-"""What can be known of this machine's processors without torch."""
+"""Facts about the processors of this machine, without torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cpu() -> tuple[str, frozenset[str]]:
 
 
 def precision_without_torch(device: str) -> Literal["fp32", "bf16"] | None:
-    """What precision ``auto`` becomes on a device, as a user names it; None where torch has to be asked.
+    """Precision that ``auto`` means on a device, as a user names it; None where only torch knows.
 
     ``bf16`` on a CPU with instructions for it, otherwise ``fp32``. ``auto`` is the CPU where there is no GPU.
     """

@@ -92,7 +92,7 @@ def build(name: str, shape: Shape, num_classes: int, seed: int = 0, download: bo
 
 
 def initialize(network: nn.Module) -> None:
-    """Draw all weights afresh from the global RNG: He-normal (fan out) for convolutions, PyTorch's default elsewhere.
+    """Draw all weights from the global RNG: He-normal (fan out) for convolutions, PyTorch's default elsewhere.
 
     A network that has a method ``draw_weights()`` draws its own in place of these; what it leaves out (norms, say)
     is reset to PyTorch's default.

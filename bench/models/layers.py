@@ -1,4 +1,4 @@
-"""Layers of our own that a slice has to understand."""
+"""Layers of the suite that implement their own slicing."""
 
 from __future__ import annotations
 

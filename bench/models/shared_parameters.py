@@ -1,4 +1,4 @@
-"""Parameters that a slice cannot cut: other layers have them too, or they are computed. Copies of such networks."""
+"""Parameters that a slice cannot cut, because they are shared or computed; copies of networks that have some."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def copied(network: nn.Module) -> nn.Module:
 
 
 def shared(network: nn.Module) -> nn.Module:
-    """A copy with the tensors of ``network`` itself, to cut it and to throw it away."""
+    """A shallow copy, with the tensors of ``network`` itself, for a temporary slice."""
     tensors = (*network.parameters(), *network.buffers())
     return copy.deepcopy(network, {id(t): t for t in tensors})
 

@@ -1,4 +1,4 @@
-"""Modes and global state, given back as they were."""
+"""Blocks that restore modes and global state at their end."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def seed_generators(seed: int) -> None:
 
 
 def drawn() -> object:
-    """A value that is another one once numbers were drawn from the global generators."""
+    """A value that changes when numbers are drawn from the global generators."""
     cuda = torch.cuda.get_rng_state().tolist() if torch.cuda.is_initialized() else None
     return torch.get_rng_state().tolist(), cuda, str(np.random.get_state(legacy=False)), random.getstate()
 

@@ -1,1 +1,1 @@
-"""What is asked for: names, options, recipes, sweeps and their hashes. Imports no torch."""
+"""What a run is: names, options, recipes, sweeps and their hashes. Imports no torch."""

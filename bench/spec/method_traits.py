@@ -1,4 +1,4 @@
-"""What a specification and a page ask of a method, read from its source. The file is not imported, so no torch is.
+"""Traits of a method for specifications and pages, read from its source without importing it (or torch).
 
 It holds for what is written plainly: attributes that are literals or one expression of the options, and a ``Config``
 that needs nothing but the standard library. For anything else there is None, and the caller imports the method.
@@ -55,7 +55,7 @@ class Traits:
 
 
 def of(name: str, options: Mapping[str, Any] | None = None) -> Traits | None:
-    """The traits of a registered method; None for one that is not in a file, or is not written plainly.
+    """The traits of a registered method; None where its source is not in a file or has to be executed.
 
     Args:
         name: in the registry.

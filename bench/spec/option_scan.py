@@ -1,4 +1,4 @@
-"""Options of a method as its source gives them: name, default, what it may be, and the comment that explains it.
+"""Options of a method, read from its source: name, default, type, and the comment that explains it.
 
 They are the fields of a class's ``Config``, with those it inherits from classes of the same file, or the keyword
 arguments of a function's decorator. Nothing is imported.

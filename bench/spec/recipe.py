@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained, apart from the method. The suite's own lie in ``recipes/``."""
+"""Recipes: how a network is trained, independent of the method. Those of the suite are in ``recipes/``."""
 
 from __future__ import annotations
 

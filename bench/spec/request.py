@@ -1,4 +1,4 @@
-"""What a run is asked by: the request and how it is carried out, from a command, a table or a specification.
+"""Requests for runs, and how they are carried out: from a command, a table or a specification.
 
 Texts of options and settings stay texts here; :mod:`bench.runs.resolve` parses them by the types of what they set.
 """
