@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import os
 import shutil
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -147,6 +148,7 @@ def forgets(monkeypatch):
             registry.get(name)
         monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
         monkeypatch.setattr(registry, "_objects", dict(registry._objects))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a plugin's folder is added
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from bench.cli import main
 from bench.conformance import architecture_check
 from bench.conformance.architecture_check import Finding, Request, every_name, examine
 from bench.models.external import torchvision_names
+from bench.spec import registry
 from bench.spec.registry import ARCHS, add_plugin
-from bench.spec.spec import registry
 
 PLUGINS = "tests/plugins/surveyed.py"
 SMALL = ("resnet20", "resnet20b", "lenet", "mlp_40_40", "dropnet_a_20_20", "dropnet_b_20_20", "densenet40", "vgg16_bn")

@@ -16,7 +16,7 @@ from torch import nn
 from bench import RULES
 from bench.cli import main
 from bench.errors import UsageError
-from bench.measure import environment
+from bench.measure import environment, processor
 from bench.models.build import build
 from bench.records import store
 from bench.runs import identity
@@ -381,6 +381,7 @@ def test_suite_hash_covers_what_runs_and_no_command(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("here", "becomes"), [(True, "bf16"), (False, "fp32")])
 def test_auto_precision_is_resolved_before_the_id(monkeypatch, here, becomes):
     monkeypatch.setattr(environment, "has_bf16", lambda device: here)
+    monkeypatch.setattr(processor, "cpu", lambda: ("some", frozenset(processor.BF16 if here else ())))
 
     def spec(precision):
         recipe = load_recipe("cifar", {"precision": precision})

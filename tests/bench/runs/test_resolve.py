@@ -65,7 +65,7 @@ def test_every_named_default_recipe_is_there(plugins):
         assert default_recipe(name) in recipe_names() or not named, name
 
 
-def test_data_set_of_a_plugin_names_its_recipe(plugins, tmp_path):
+def test_data_set_of_a_plugin_names_its_recipe(forgets, tmp_path):
     file = tmp_path / "shapes.py"
     file.write_text(
         "from bench.data.loading import dataset\n\n\n"

@@ -71,13 +71,13 @@ def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_pa
     one, two = (make_run(seed=seed)[0] for seed in (0, 1))
     batch = batch_of(tmp_path, one, two, minutes=60)
     clock.minutes = 1
-    measure = pipeline.Run._measure
+    measure = pipeline.RunPipeline._measure
 
     def take_long(self, *given):
         measure(self, *given)
         clock.s += 3600
 
-    monkeypatch.setattr(pipeline.Run, "_measure", take_long)
+    monkeypatch.setattr(pipeline.RunPipeline, "_measure", take_long)
     assert Job(batch.file, 0)() == AGAIN
     assert found(tmp_path, one)["status"] == "ok"
     assert legs(tmp_path, two) == []  # not begun
