@@ -20,7 +20,7 @@ from bench.pruning.activation_statistics import STATISTICS
 from bench.pruning.masks import Masks, Scores
 from bench.pruning.shares import whole_units
 from bench.pruning.sites import Site, Sites
-from bench.spec.registry import Paper
+from bench.spec.entries import Paper
 from bench.spec.spec import Budget
 from bench.training.context import Context
 from bench.training.method import Method

@@ -21,7 +21,8 @@ from bench.spec.digest import path_component
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 from slurm.batch import Batch, Task, base_key, batches, jobs_folder, new_token, trained_bases
-from slurm.clusters import Cluster, Slurm, TooMany, cluster_of
+from slurm.cluster import Cluster, TooMany
+from slurm.clusters import Slurm, cluster_of
 from slurm.packing import estimates, pack
 from slurm.profile import Profile
 from slurm.states import MISSING, UNKNOWN, State, Survey, survey

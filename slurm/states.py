@@ -15,7 +15,8 @@ from bench.records import store
 from bench.spec.spec import Spec
 from slurm import journal
 from slurm.batch import Batch, base_key, batches, trained_bases
-from slurm.clusters import RUNNING, WAITING, cluster_of, remedy
+from slurm.cluster import RUNNING, WAITING
+from slurm.clusters import cluster_of, remedy
 from slurm.journal import Leg, legs_in
 
 DONE, FAILED, LOST, MISSING, UNKNOWN = "done", "failed", "lost", "missing", "unknown"

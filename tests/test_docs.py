@@ -49,7 +49,8 @@ def test_commands_parse(command):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.py")), ids=lambda f: f.name)
 def test_examples_run(file, make_run, monkeypatch):
-    from bench.spec.registry import METHODS, add_plugin, scan
+    from bench.spec.entries import scan
+    from bench.spec.registry import METHODS, add_plugin
 
     add_plugin(str(file))
     for entry in scan(file, METHODS.decorators, lambda: None):
@@ -66,7 +67,8 @@ def python_blocks():
 
 @pytest.mark.parametrize("block", list(python_blocks()))
 def test_the_page_on_adding_a_method_is_true(block, make_run, tmp_path):
-    from bench.spec.registry import METHODS, add_plugin, scan
+    from bench.spec.entries import scan
+    from bench.spec.registry import METHODS, add_plugin
 
     file = tmp_path / f"block_{abs(hash(block))}.py"
     file.write_text(block)

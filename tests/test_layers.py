@@ -45,7 +45,7 @@ TORCH_FREE = ("bench.spec", "bench.records", "leaderboard")
 DOORS = {
     "torch_pruning": {"bench.pruning.dependency_graph", "methods.torch_pruning_adapter"},
     "fvcore": {"bench.measure.flops"},
-    "submitit": {"slurm.clusters"},
+    "submitit": {"slurm.clusters", "slurm.local"},
     "torchvision": {"bench.data.datasets", "bench.models.external", "bench.models.torchvision_variants"},
     "sklearn": {"bench.data.datasets"},
     "PIL": {"bench.data.image_files"},

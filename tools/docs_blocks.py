@@ -18,7 +18,8 @@ from pathlib import Path
 from bench.cli import method_page, parser
 from bench.cli.method_page import table
 from bench.errors import UsageError
-from bench.spec.registry import METHODS, ROOT
+from bench.spec.entries import ROOT
+from bench.spec.registry import METHODS
 
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^<!-- generated: (.*?) -->\n(.*?)^<!-- /generated -->", re.M | re.S)

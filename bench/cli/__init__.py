@@ -15,7 +15,8 @@ from bench import __version__
 from bench.cli.loading import announced
 from bench.cli.output import survive_ascii
 from bench.errors import BenchError, WordsError
-from bench.spec.registry import add_plugin, near_matches, unknown
+from bench.spec.near_names import near_matches, unknown
+from bench.spec.registry import add_plugin
 
 PROGRAM = "bench"
 RESUMED = ("run", "sweep", "reproduce")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import arguments, output
 from bench.cli.output import Column
 from bench.errors import UsageError, WordsError
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 from leaderboard.render.text_table import sentences, table
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any
 from bench.cli import arguments, output
 from bench.cli.output import Column
 from bench.errors import UsageError, WordsError
-from bench.spec.registry import METHODS, add_plugin, scan
+from bench.spec.entries import scan
+from bench.spec.registry import METHODS, add_plugin
 
 
 def add_to(commands: Any) -> None:
@@ -36,7 +37,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     selected(chosen.only)
 
-    def tell(result: Result) -> None:
+    def notify(result: Result) -> None:
         if not chosen.json and (len(names) == 1 or result.outcome == "FAILED"):
             output.print_text(_line(result), chosen)
 
@@ -45,12 +46,12 @@ def run(chosen: argparse.Namespace) -> int:
         if len(names) > 1:
             print(f"checking {name} ({len(reports) + 1} of {len(names)})", file=sys.stderr, flush=True)
         try:
-            reports.append(examine(name, chosen.only, chosen.limit, tell))
+            reports.append(examine(name, chosen.only, chosen.limit, notify))
         except UsageError as error:
             if len(names) == 1:
                 raise
             reports.append(Report(name, results=[Result("runs", "FAILED", str(error))]))  # the others' turn comes
-            tell(reports[-1].results[0])
+            notify(reports[-1].results[0])
         if not chosen.json:
             output.print_text(str(reports[-1]), chosen)
     if chosen.json:

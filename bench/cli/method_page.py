@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.spec import method_traits
+from bench.spec.entries import Paper
+from bench.spec.near_names import unknown
 from bench.spec.option_scan import Option
-from bench.spec.registry import METHODS, Paper, unknown
+from bench.spec.registry import METHODS
 
 OWN = "methods/"
 """How the origin of a method of the suite begins."""

@@ -17,7 +17,7 @@ from bench.records import store
 from bench.records.lookup import find_one
 from bench.runs import rerun
 from bench.runs.resolve import resolve
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 from bench.spec.words import as_seeds

@@ -17,7 +17,7 @@ from bench.runs.method_factory import make_method
 from bench.runs.pipeline import check_plan
 from bench.spec.decode import method_config
 from bench.spec.digest import canonical
-from bench.spec.registry import ROOT, Paper
+from bench.spec.entries import ROOT, Paper
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
 from bench.training.plan import Phase
@@ -261,7 +261,7 @@ def device(subject: Subject) -> str | None:
     return f"{copies} calls of .cpu(), each waits for the device" if copies else None
 
 
-@check("files", "What a method reads or writes beside its context is in no record.", alone=True)
+@check("files", "What a method reads or writes without its context is in no record.", alone=True)
 def files(subject: Subject) -> str | None:
     """Nothing is opened."""
     for file, node in nodes(subject):

@@ -66,7 +66,7 @@ def own_generator(subject: Subject) -> str | None:
     return None
 
 
-@check("seeds", "Methods are compared over several seeds; one that works with seed 0 only is none.")
+@check("seeds", "Methods are compared over several seeds; one that works with seed 0 only is no method.")
 def seeds(subject: Subject) -> str | None:
     """Another seed runs and trains another network."""
     other = subject.run(seed=12345)

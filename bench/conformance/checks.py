@@ -11,8 +11,8 @@ Function = Callable[[Any], str | None]
 
 Raises :class:`Broken` (or anything else) when the contract is broken; may return a note.
 """
-Excuse = Callable[[Any], str | None]
-"""Why a check does not apply to a method, None where it does."""
+SkipReason = Callable[[Any], str | None]
+"""Returns why a check does not apply to a method, None where it does."""
 
 
 class Broken(Exception):
@@ -33,15 +33,15 @@ class Check:
         name: on the command line.
         why: one sentence: what goes wrong without it.
         function: tries it.
-        excuses: the only reasons for which it may be skipped.
-        mandatory: a method is not complete unless this ran or was excused.
+        skip_reasons: the only reasons for which it may be skipped.
+        mandatory: a method is not complete unless this ran or was skipped.
         alone: it says something about a method that does not get through a plain run.
     """
 
     name: str
     why: str
     function: Function
-    excuses: tuple[Excuse, ...] = ()
+    skip_reasons: tuple[SkipReason, ...] = ()
     mandatory: bool = True
     alone: bool = False
 
@@ -59,18 +59,18 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(
-    name: str, why: str, *excuses: Excuse, mandatory: bool = True, alone: bool = False
+    name: str, why: str, *skip_reasons: SkipReason, mandatory: bool = True, alone: bool = False
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the check ``name`` (see :class:`Check`)."""
 
     def decorate(function: Function) -> Function:
-        CHECKS[name] = Check(name, why, function, excuses, mandatory, alone)
+        CHECKS[name] = Check(name, why, function, skip_reasons, mandatory, alone)
         return function
 
     return decorate
 
 
-# --- excuses: what a method is or has, never what it does ---------------------------------------------------------
+# --- skip reasons: what a method is or has, never what it does -----------------------------------------------------
 
 
 def keeps_every_unit(subject: Any) -> str | None:

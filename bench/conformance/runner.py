@@ -1,8 +1,10 @@
-"""The conformance battery: does a method keep the contract? Real runs on tiny networks, every hook call watched."""
+"""Checks of a method against the contract: real runs on tiny networks, every call of a hook watched."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import shutil
 import signal
 import tempfile
 import threading
@@ -11,29 +13,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from unittest import SkipTest
 
 import torch
 
 from bench.conformance import check_choosing, check_declared, check_hooks, check_reached, check_runs, tiny_networks
 from bench.conformance import checks as registered
-from bench.conformance.checks import Check, Result
+from bench.conformance.checks import Broken, Check, Result
 from bench.conformance.subject import Subject
 from bench.errors import UsageError
 from bench.models.torch_state import undisturbed
-from bench.spec.registry import ARCHS, add_plugin, unknown
-
-__all__ = ["CHECKS", "LEAST", "Check", "Report", "Result", "examine", "selected"]
+from bench.spec.near_names import unknown
+from bench.spec.registry import ARCHS, add_plugin
 
 PARTS = [part.__name__ for part in (check_declared, check_runs, check_reached, check_choosing, check_hooks)]
 CHECKS = dict(sorted(registered.CHECKS.items(), key=lambda item: PARTS.index(item[1].function.__module__)))
 """All checks by name, cheap and basic ones first."""
 LEAST = 20
-"""Mandatory checks that must have run, whatever excuses there are."""
+"""Number of mandatory checks that must run, whatever skip reasons there are."""
 
 
 @dataclass
 class Report:
-    """The results of one method's battery."""
+    """The results of the checks of one method."""
 
     method: str
     origin: str = ""
@@ -41,12 +43,12 @@ class Report:
     seconds: float = 0.0  # of CPU time
 
     def count(self, outcome: str) -> int:
-        """Checks that came out as ``outcome``."""
+        """Number of checks with this outcome."""
         return sum(result.outcome == outcome for result in self.results)
 
     @property
     def missing(self) -> list[str]:
-        """Mandatory checks that neither ran nor were excused."""
+        """Mandatory checks that neither ran nor were skipped."""
         settled = {r.name for r in self.results if r.outcome != "not run"}
         return [name for name, check in CHECKS.items() if check.mandatory and name not in settled]
 
@@ -59,11 +61,10 @@ class Report:
         return "INCOMPLETE" if self.missing or tried < LEAST else "PASSED"
 
     def __str__(self) -> str:
-        ran = self.count("ok") + self.count("FAILED")
-        text = f"{self.method}: {self.verdict}: {ran} checks ran, {self.count('ok')} passed, "
-        text += f"{self.count('FAILED')} failed, {self.count('skipped')} skipped"
-        left = self.count("not run")
-        return text + (f", {left} not run" if left else "") + f" ({self.seconds:.0f} s of CPU)"
+        ok, failed, left = map(self.count, ("ok", "FAILED", "not run"))
+        text = f"{self.method}: {self.verdict}: {ok + failed} checks ran, {ok} passed, {failed} failed, "
+        text += f"{self.count('skipped')} skipped" + (f", {left} not run" if left else "")
+        return f"{text} ({self.seconds:.0f} s of CPU)"
 
 
 def selected(only: list[str] | None) -> list[Check]:
@@ -78,55 +79,91 @@ def examine(
     name: str,
     only: list[str] | None = None,
     limit: float = 120.0,
-    tell: Callable[[Result], None] | None = None,
+    notify: Callable[[Result], None] = lambda result: None,
     patience: float = 20.0,
 ) -> Report:
-    """Put a method through the battery, with one thread.
+    """Check a method, with one thread.
 
     Args:
         name: a registered method, or several as ``a+b``.
-        only: names of the checks to make; None makes all. Nothing but all makes a method pass.
-        limit: seconds of CPU time for the whole battery, so that other work on the machine decides nothing. What is
-            not done by then is not run.
-        tell: is given each result as it comes.
+        only: names of the checks to run; None runs all. A method passes only if all are run.
+        limit: seconds of CPU time for all checks, so that other work on the machine decides nothing. The checks that
+            are not done by then are not run.
+        notify: is called with each result as it comes.
         patience: ``limit`` times this is the time on the clock, for a method that waits without using the CPU.
 
     Raises:
         UsageError: no such method or check.
     """
     checks = selected(only)
-    began, end, report = time.process_time(), time.monotonic() + patience * limit, Report(name)
-    if tiny_networks.STANDARD not in ARCHS.entries():
-        add_plugin(str(tiny_networks.__file__))
-    with tempfile.TemporaryDirectory(prefix="bench-check-") as folder, undisturbed():
-        torch.set_num_threads(1)  # several processes with all threads each slow each other
-        subject = Subject(name, Path(folder))
-        report.origin = subject.origin
+    began, end = time.process_time(), time.monotonic() + patience * limit
+    with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
+        subject = _subject(name, folder)
+        report = Report(name, subject.origin)
         for check in checks:
-            left = limit - (time.process_time() - began)
-            result = _made(check, subject, left, end - time.monotonic())
+            result = _result(check, subject, limit - (time.process_time() - began), end - time.monotonic())
             report.results.append(result)
-            if tell:
-                tell(result)
+            notify(result)
     report.seconds = time.process_time() - began
     return report
 
 
-def _made(check: Check, subject: Subject, seconds: float, on_the_clock: float) -> Result:
-    """One check; whatever goes wrong in it is its failure, and only its own."""
+def checks_for(name: str, plugin: str | Path | None = None, limit: float = 120.0) -> list[Callable[[], None]]:
+    """The checks of a method for ``pytest.mark.parametrize("check", ...)``: one test each, ``check()`` carries it out.
+
+    Args:
+        name: as of :func:`examine`.
+        plugin: file that defines the method; it is made known by the first check.
+        limit: seconds of CPU time for one check.
+
+    Returns:
+        Functions, each with the name of its check. They raise :class:`~bench.conformance.checks.Broken` if the check
+        fails or does not end in time, and ``unittest.SkipTest`` if it does not apply.
+    """
+    shared: list[Subject] = []  # made by the first check
+
+    def bound(check: Check) -> Callable[[], None]:
+        def carry_out() -> None:
+            if not shared:
+                if plugin:
+                    add_plugin(str(plugin))
+                folder = tempfile.mkdtemp(prefix="bench-check-")
+                atexit.register(shutil.rmtree, folder, ignore_errors=True)
+                shared.append(_subject(name, folder))
+            result = _result(check, shared[0], limit, 20 * limit)
+            if result.outcome == "skipped":
+                raise SkipTest(result.detail)
+            if result.outcome != "ok":
+                raise Broken(f"{check.name}: {result.detail} ({check.why})")
+
+        carry_out.__name__ = check.name
+        return carry_out
+
+    return [bound(check) for check in CHECKS.values()]
+
+
+def _subject(name: str, folder: str) -> Subject:
+    if tiny_networks.STANDARD not in ARCHS.entries():
+        add_plugin(str(tiny_networks.__file__))
+    return Subject(name, Path(folder))
+
+
+def _result(check: Check, subject: Subject, seconds: float, on_the_clock: float) -> Result:
+    """The result of one check; whatever goes wrong in it is its failure, and only its own."""
     try:
-        with _within(seconds, on_the_clock):
+        with undisturbed(), _within(seconds, on_the_clock):
+            torch.set_num_threads(1)  # several processes with all threads each slow each other
             if not check.alone:
                 try:
                     _ = subject.standard
                 except (Exception, SystemExit):
                     return Result(check.name, "not run", "the method does not get through a run: see 'runs'")
-            excuse = next(filter(None, (e(subject) for e in check.excuses)), None)
-            if excuse:
-                return Result(check.name, "skipped", excuse)
+            reason = next(filter(None, (reason(subject) for reason in check.skip_reasons)), None)
+            if reason:
+                return Result(check.name, "skipped", reason)
             return Result(check.name, "ok", check.function(subject) or "")
     except _Late:
-        return Result(check.name, "not run", "out of time; --limit SECONDS gives the battery more")
+        return Result(check.name, "not run", "out of time; --limit SECONDS gives the checks more")
     except UsageError as error:
         return Result(check.name, "FAILED", str(error))
     except (Exception, SystemExit) as error:

@@ -24,8 +24,9 @@ from bench.runs.identity import masks_sha256
 from bench.runs.method_factory import make_method
 from bench.runs.pipeline import RunPipeline
 from bench.runs.resolve import make_spec
+from bench.spec.entries import ROOT
 from bench.spec.recipe import load_recipe
-from bench.spec.registry import METHODS, ROOT
+from bench.spec.registry import METHODS
 from bench.spec.request import RunOptions
 from bench.spec.spec import Budget, Spec
 from bench.training.checkpoint import clone_state

@@ -17,7 +17,7 @@ from torch import nn
 from bench.measure import onnx_export
 from bench.measure.environment import device_name
 from bench.models.layout import LAYOUT, laid_out, place
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 
 WARMUP_S, MEASURE_S = 0.5, 2.0
 ROUNDS = (20, 300)

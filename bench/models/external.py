@@ -18,6 +18,7 @@ from bench.errors import ARCHITECTURE, BenchError, RunFailed, SetupError, UsageE
 from bench.models.layers import Attention
 from bench.models.logits import with_logits
 from bench.spec import registry
+from bench.spec.near_names import unknown
 
 Make = Callable[..., nn.Module]
 """``make(shape, num_classes, download=False)``."""
@@ -41,12 +42,12 @@ def torchvision_model(rest: str) -> Make:
 
     name, _, which = rest.partition(":")
     if name not in torchvision_names():
-        raise registry.unknown("torchvision model", name, torchvision_names())
+        raise unknown("torchvision model", name, torchvision_names())
     weights = None
     if which:
         known = {each.name: each for each in models.get_model_weights(name)}  # no DEFAULT, which moves on
         if which not in known:
-            raise registry.unknown(f"weights of {name}", which, known)
+            raise unknown(f"weights of {name}", which, known)
         weights = known[which]
 
     def make(shape: tuple[int, int, int], num_classes: int, download: bool = False) -> nn.Module:

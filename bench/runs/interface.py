@@ -15,7 +15,8 @@ from bench.records.lookup import find_one
 from bench.runs.artifacts import Stored
 from bench.runs.execute import execute
 from bench.runs.resolve import resolve
-from bench.spec.registry import add_plugin, unknown
+from bench.spec.near_names import unknown
+from bench.spec.registry import add_plugin
 from bench.spec.request import RunOptions, RunRequest
 
 REQUEST, OPTIONS = ({f.name for f in dataclasses.fields(cls)} for cls in (RunRequest, RunOptions))

@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bench.errors import UsageError
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 
 
 def read_toml(file: Path, where: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from bench.errors import UsageError
 from bench.spec.decode import method_config, non_default
-from bench.spec.registry import HIDDEN, METHODS, ROOT
+from bench.spec.entries import HIDDEN, ROOT
+from bench.spec.registry import METHODS
 
 ATTRIBUTES = ("starts_from", "ranking", "prunes", "native")
 KNOWN = {"dataclass": dataclass, "dataclasses": dataclasses, "field": dataclasses.field, "Literal": Literal}

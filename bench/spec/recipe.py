@@ -12,7 +12,7 @@ from typing import Any, Literal
 from bench.errors import UsageError
 from bench.spec.decode import decode_with, non_default, read_toml
 from bench.spec.digest import digest
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 
 RECIPES = Path(__file__).parent / "recipes"
 

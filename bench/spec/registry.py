@@ -6,91 +6,23 @@ registration there is. Listing parses those files and runs none of them, so it n
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import difflib
 import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError, WordsError
-from bench.spec.option_scan import Option, options_of
+from bench.spec.entries import ROOT, Entry, scan
+from bench.spec.near_names import near_matches, unknown
 from bench.spec.source_hash import of_files
 
-HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs", "supports", "normal")
-"""Decorator arguments that are no options."""
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method comes from."""
-
-    authors: str
-    year: int
-    title: str
-    venue: str
-    url: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.authors} {self.year}"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a registered name without importing it."""
-
-    name: str
-    kind: str
-    origin: str
-    summary: str
-    options: tuple[Option, ...]
-    paper: Paper | None
-    load: Callable[[], object]
-
-
-SYNONYMS = {"magnitude": ("l1_norm", "l2_norm"), "gradient": ("taylor",), "activation": ("act_mean", "apoz")}
-"""What methods are called elsewhere."""
 PREFIXES = "torchvision:NAME[:WEIGHTS] and file:PATH:FUNCTION"
 """Of architectures, as one types them."""
-NEAR = 4
-"""Most names that are offered for an unknown one."""
-
-
-def unknown(noun: str, name: str, known: Iterable[str], hint: str = "") -> WordsError:
-    """The error for a name that is not known.
-
-    Args:
-        noun: what it names.
-        name: as it was given.
-        known: names that there are.
-        hint: what to say in place of near matches, or of all that is known.
-    """
-    names = sorted(known)  # which may be an iterator
-    near = near_matches(name, names)
-    hint = hint or (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}")
-    return WordsError(f"unknown {noun} '{name}': {hint}")
-
-
-def near_matches(name: str, known: Iterable[str]) -> list[str]:
-    """Known names that a mistyped one may mean, whatever the case of its letters, the nearest first."""
-    names: dict[str, str] = {text.lower(): text for text in sorted(known)}
-    asked = name.lower()
-    if asked in names:
-        return [names[asked]]
-    also = [text for text in SYNONYMS.get(asked, ()) if text in names]
-    close = difflib.get_close_matches(asked, names, n=NEAR, cutoff=0.5)
-    begin = [text for text in names if len(asked) > 1 and text.startswith(asked)]
-    inside = [text for text in names if len(asked) > 2 and asked in text]
-    return [names[text] for text in dict.fromkeys([*also, *close, *begin, *inside])][:NEAR]
 
 
 class Registry:
@@ -222,75 +154,6 @@ def import_file(file: Path) -> object:
     except Exception as error:
         raise UsageError(f"plugin {file}: {type(error).__name__}: {error}") from error
     return module
-
-
-def scan(file: Path, decorators: tuple[str, ...], load: Callable[[], object]) -> list[Entry]:
-    """Entries that ``file`` defines, read from its syntax tree."""
-    shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
-    try:
-        found = _scan(file.read_text(encoding="utf-8"), shown, decorators)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
-    except SyntaxError as error:
-        raise UsageError(f"{file}:{error.lineno}: {error.msg}") from error
-    except ValueError as error:
-        raise UsageError(f"{file}: not a Python file ({error})") from error
-    return [dataclasses.replace(entry, load=load) for entry in found]
-
-
-@cache
-def _scan(text: str, shown: Path, decorators: tuple[str, ...]) -> list[Entry]:
-    """Entries of a file with this text, without what loads them."""
-    tree = ast.parse(text)
-    found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
-            continue
-        for call in node.decorator_list:
-            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
-                continue
-            if call.func.id not in decorators or not (call.args and isinstance(call.args[0], ast.Constant)):
-                continue
-            paper = next((k.value for k in call.keywords if k.arg == "paper"), None)
-            doc = (ast.get_docstring(node) or "").split("\n")[0]
-            options = options_of(node, call, tree, text, HIDDEN)
-            name, origin = str(call.args[0].value), f"{shown}:{node.lineno}"
-            found.append(Entry(name, call.func.id, origin, doc, options, _paper(paper, tree), _nothing))
-    return found
-
-
-def _nothing() -> None:
-    """Loads nothing."""
-
-
-def _paper(node: ast.expr | None, tree: ast.Module) -> Paper | None:
-    if isinstance(node, ast.Name):
-        named = papers() | _papers_of(tree)
-        return named.get(node.id)
-    return _literal_paper(node)
-
-
-def _literal_paper(node: ast.expr | None) -> Paper | None:
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Paper"):
-        return None
-    values = [ast.literal_eval(a) for a in node.args]
-    return Paper(*values, **{str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
-
-
-def _papers_of(tree: ast.Module) -> dict[str, Paper]:
-    named = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            paper = _literal_paper(node.value)
-            if paper:
-                named[node.targets[0].id] = paper
-    return named
-
-
-@cache
-def papers() -> dict[str, Paper]:
-    """The papers of ``methods/papers.py`` by name."""
-    return _papers_of(ast.parse((ROOT / "methods" / "papers.py").read_text(encoding="utf-8")))
 
 
 METHODS = Registry("method", ("importance", "regularizer", "method"), "methods", group="bench.methods")

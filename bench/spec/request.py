@@ -19,8 +19,9 @@ from typing import Any
 from bench.errors import UsageError, WordsError
 from bench.spec import method_traits
 from bench.spec.decode import parse
+from bench.spec.near_names import unknown
 from bench.spec.recipe import Recipe, load_recipe, recipe_names
-from bench.spec.registry import METHODS, unknown
+from bench.spec.registry import METHODS
 from bench.spec.spec import Spec
 from bench.spec.words import as_seeds, as_text, flag_of, flat, option, pairs, seeds_text
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from bench.errors import UsageError
 from bench.spec.decode import read_toml
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 from bench.spec.request import BUDGETS, TABLES, RunRequest, check_table
 
 Item = TypeVar("Item")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.errors import Unsupported
 from bench.pruning.masks import Masks, Scores
 from bench.pruning.sites import Site, Sites
-from bench.spec.registry import Paper
+from bench.spec.entries import Paper
 from bench.spec.spec import Budget
 from bench.training.context import Context
 from bench.training.plan import PRUNE, Phase, Plan

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bench.pruning.masks import Scores
 from bench.pruning.sites import Site
-from bench.spec.registry import METHODS, Paper
+from bench.spec.entries import Paper
+from bench.spec.registry import METHODS
 from bench.training.context import Context
 from bench.training.method import Method
 

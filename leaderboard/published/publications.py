@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bench.errors import UsageError
 from bench.spec.decode import decode, read_toml
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 from bench.spec.request import BUDGETS, RunRequest
 
 FILES = Path(__file__).parent / "files"

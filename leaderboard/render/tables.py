@@ -17,7 +17,7 @@ from typing import Any
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 from leaderboard.reader.model import KEY_SHOWN, Board, Curve, Row, Table
 from leaderboard.render.columns import FIELDS, LATEX, MARKDOWN, NOTES_HEADER, TEXT, Value, columns, exact
 from leaderboard.stats.curves import of_tables

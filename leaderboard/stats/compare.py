@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from bench.errors import UsageError
-from bench.spec.registry import unknown
+from bench.spec.near_names import unknown
 from leaderboard.reader.model import ALPHA, Board, Mean, Row, Table
 from leaderboard.reader.numbers import settle
 from leaderboard.stats.statistics import QUANTUM, family, holm, interval, seeds_needed

@@ -16,7 +16,7 @@ from bench.spec.request import RunOptions
 from bench.spec.spec import Budget
 from slurm import launch, states
 from slurm.batch import Batch, Task, base_key, batches, jobs_folder
-from slurm.clusters import RUNNING, WAITING, TooMany
+from slurm.cluster import RUNNING, WAITING, TooMany
 from slurm.journal import Journal
 from slurm.launch import Request, cancel, dry_run, plan, submit, to_submit
 from slurm.packing import estimates

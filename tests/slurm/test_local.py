@@ -19,9 +19,11 @@ from bench.errors import SetupError
 from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget
-from slurm import clusters
+from slurm import local
 from slurm.batch import Batch, Task, batches, new_token
-from slurm.clusters import RUNNING, Debug, Local, cluster_of
+from slurm.cluster import RUNNING
+from slurm.clusters import cluster_of
+from slurm.local import Debug, Local
 from slurm.place import job_lock
 from slurm.profile import Profile
 from slurm.states import LOST, WAITING, survey
@@ -218,7 +220,7 @@ def test_jobs_hear_no_ctrl_c_and_hold_none_of_the_streams_of_their_submission(tm
 
 CLOSED = """
 import sys
-from slurm.clusters import Local
+from slurm.local import Local
 from slurm.batch import Batch
 from slurm.profile import Profile
 from pathlib import Path
@@ -285,30 +287,30 @@ def devices(given):
 
 def test_jobs_take_gpus_in_turn(tmp_path, given, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(clusters, "visible_gpus", lambda: 2)
+    monkeypatch.setattr(local, "visible_gpus", lambda: 2)
     Local().submit(batch_of(tmp_path, elements=3, device="auto"), Profile(), [])
     assert devices(given) == ["0", "1", "0"]
 
 
 def test_of_several_gpus_jobs_take_those_that_may_be_used(tmp_path, given, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")  # as of an allocation
-    monkeypatch.setattr(clusters, "visible_gpus", lambda: 2)
+    monkeypatch.setattr(local, "visible_gpus", lambda: 2)
     Local().submit(batch_of(tmp_path, elements=3, device="auto"), Profile(), [])
     assert devices(given) == ["2", "5", "2"]
 
 
 def test_gpus_that_go_by_name_cannot_be_shared_out(tmp_path, given, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,GPU-fa2e84b1")
-    monkeypatch.setattr(clusters, "visible_gpus", lambda: 2)
+    monkeypatch.setattr(local, "visible_gpus", lambda: 2)
     with pytest.raises(SetupError, match="CUDA_VISIBLE_DEVICES=GPU-8932f937"):
         Local().submit(batch_of(tmp_path, elements=2, device="auto"), Profile(), [])
     assert given == []
 
 
 def test_without_gpus_jobs_take_none(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(clusters, "visible_gpus", lambda: 0)
+    monkeypatch.setattr(local, "visible_gpus", lambda: 0)
     Local().submit(batch_of(tmp_path, elements=2, device="auto"), Profile(), [])
-    monkeypatch.setattr(clusters, "visible_gpus", lambda: 2)
+    monkeypatch.setattr(local, "visible_gpus", lambda: 2)
     Local().submit(batch_of(tmp_path, elements=1, device="cpu"), Profile(), [])
     assert devices(given) == ["", "", ""]
 

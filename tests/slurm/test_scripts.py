@@ -18,7 +18,8 @@ from support.script_tools import batch_of, flags
 
 from bench.errors import SetupError
 from slurm import clusters
-from slurm.clusters import RUNNING, WAITING, Slurm, TooMany, cluster_of, expand
+from slurm.cluster import RUNNING, WAITING, TooMany
+from slurm.clusters import Slurm, cluster_of, expand
 from slurm.profile import load_profile
 
 GOLDEN = Path(__file__).parent / "golden"

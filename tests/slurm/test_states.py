@@ -15,7 +15,7 @@ from bench.spec.request import RunOptions
 from bench.spec.spec import Budget
 from slurm import states
 from slurm.batch import Batch, Task, new_token
-from slurm.clusters import RUNNING, WAITING
+from slurm.cluster import RUNNING, WAITING
 from slurm.states import DONE, FAILED, LOST, MISSING, STATES, UNKNOWN, survey
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from bench.errors import SetupError
 from slurm.batch import Batch
-from slurm.clusters import WAITING, TooMany
+from slurm.cluster import WAITING, TooMany
 
 
 class Cluster:

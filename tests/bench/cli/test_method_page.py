@@ -5,8 +5,9 @@ import sys
 import pytest
 
 from bench.cli import main, method_page
+from bench.spec.entries import ROOT
 from bench.spec.option_scan import SOURCES, Option, options_of
-from bench.spec.registry import METHODS, ROOT
+from bench.spec.registry import METHODS
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from unittest import SkipTest
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from support.paths import PLUGINS, ROOT
 
 from bench.cli import main
 from bench.conformance import check_declared, check_hooks, tiny_networks
-from bench.conformance.checks import Check
-from bench.conformance.runner import CHECKS, LEAST, Report, Result, examine
+from bench.conformance.checks import Broken, Check
+from bench.conformance.runner import CHECKS, LEAST, Report, Result, checks_for, examine
+from bench.errors import UsageError
 from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
 
 BROKEN = {
@@ -193,11 +195,11 @@ def test_one_that_does_not_run_is_not_asked_more():
     assert "resume" in report.missing
 
 
-def test_a_control_that_keeps_everything_passes_with_excuses():
+def test_control_that_keeps_everything_passes_with_skips():
     report = examine("dense")
     assert report.verdict == "PASSED", report.results
-    excused = {r.detail for r in report.results if r.outcome == "skipped"}
-    assert {"the method keeps every unit", "it has no penalty"} <= excused
+    reasons = {r.detail for r in report.results if r.outcome == "skipped"}
+    assert {"the method keeps every unit", "it has no penalty"} <= reasons
     assert report.count("ok") >= LEAST
     assert str(report).startswith(
         f"dense: PASSED: {report.count('ok')} checks ran, {report.count('ok')} passed, 0 fail"
@@ -321,3 +323,22 @@ def test_the_page_on_checks_has_every_check_with_its_reason():
     rows = [f"| `{c.name}` | {c.why} |" for c in CHECKS.values()]
     assert [row for row in rows if row not in text.splitlines()] == []
     assert text.partition("## The checks")[2].count("\n| `") == len(rows)
+
+
+# --- as parameters of a test -----------------------------------------------------------------------------------
+
+
+def test_checks_for_a_test_are_all_by_name():
+    assert [check.__name__ for check in checks_for("any")] == list(CHECKS)
+
+
+def test_checks_for_a_test_pass_fail_and_skip():
+    good = {check.__name__: check for check in checks_for("l1_norm")}
+    good["documented"]()
+    with pytest.raises(SkipTest, match="it has no penalty"):
+        good["penalty"]()
+    bad = {check.__name__: check for check in checks_for("undocumented", PLUGINS / "nonconforming.py")}
+    with pytest.raises(Broken, match="documented: .*no docstring"):
+        bad["documented"]()
+    with pytest.raises(UsageError, match="unknown method"):
+        checks_for("no_such_method")[0]()

@@ -4,8 +4,10 @@ import sys
 import pytest
 
 from bench.errors import UsageError
-from bench.spec import registry
-from bench.spec.registry import ARCHS, DATASETS, METHODS, ROOT, Paper, Registry, add_plugin, papers, scan, unknown
+from bench.spec import entries, registry
+from bench.spec.entries import ROOT, Paper, papers, scan
+from bench.spec.near_names import unknown
+from bench.spec.registry import ARCHS, DATASETS, METHODS, Registry, add_plugin
 
 DECORATORS = ("importance", "regularizer", "method")
 GOOD = '''
@@ -122,7 +124,8 @@ def test_registering_again_from_the_same_place_is_a_reload():
 
 
 def test_two_files_of_the_folder_with_one_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    for module in (entries, registry):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     (tmp_path / "things").mkdir()
     for name in ("a", "b"):
         (tmp_path / "things" / f"{name}.py").write_text("\n@thing('one')\ndef f(): pass\n")
@@ -142,7 +145,8 @@ def test_unimportable_file_of_folder_is_named_in_one_line(tmp_path, monkeypatch,
     folder = "broken_" + error.partition(":")[0]
     (tmp_path / folder).mkdir()
     (tmp_path / folder / "a.py").write_text(f"{line}\n@thing('one')\ndef f(): pass\n")
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    for module in (entries, registry):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     broken = Registry("thing", ("thing",), folder)
     assert list(broken.entries()) == ["one"]

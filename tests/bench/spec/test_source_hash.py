@@ -9,7 +9,8 @@ import pytest
 
 from bench.runs.method_factory import make_method, method_digest
 from bench.spec import source_hash
-from bench.spec.registry import ROOT, add_plugin
+from bench.spec.entries import ROOT
+from bench.spec.registry import add_plugin
 
 METHODS = ROOT / "methods"
 

@@ -21,7 +21,7 @@ from bench.spec.registry import ARCHS, DATASETS, METHODS
 from bench.spec.request import RunOptions
 from slurm import launch, states
 from slurm.batch import batches
-from slurm.clusters import RUNNING, WAITING
+from slurm.cluster import RUNNING, WAITING
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from support.waiting import until
 
 from bench.records import store
 from slurm.batch import batches, legs
-from slurm.clusters import Local
 from slurm.journal import legs_of
+from slurm.local import Local
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from bench.records import store
 from bench.runs.execute import execute
 from bench.training.loop import PhaseTrainer
 from slurm.batch import Task
-from slurm.clusters import RUNNING, Local
+from slurm.cluster import RUNNING
 from slurm.job import Job
+from slurm.local import Local
 from slurm.worker import differences
 
 
