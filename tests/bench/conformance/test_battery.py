@@ -338,7 +338,7 @@ def test_checks_for_a_test_pass_fail_and_skip():
     with pytest.raises(SkipTest, match="it has no penalty"):
         good["penalty"]()
     bad = {check.__name__: check for check in checks_for("undocumented", PLUGINS / "nonconforming.py")}
-    with pytest.raises(Broken, match="documented: .*no docstring"):
+    with pytest.raises(Broken, match=r"documented: .*no docstring"):
         bad["documented"]()
     with pytest.raises(UsageError, match="unknown method"):
         checks_for("no_such_method")[0]()
