@@ -14,23 +14,26 @@ from bench.errors import UsageError
 
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
-    p = commands.add_parser("lint", help="recompute every number of a rendered table, and find what cannot be")
+    p = commands.add_parser(
+        "lint", help="recompute every number of a table that bench board wrote, and find what cannot be"
+    )
     p.set_defaults(function=lint)
     p.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables: .txt, .md, .csv, .json, .tex")
-    p.add_argument("--records", type=Path, metavar="DIR", help="also compare with the records it was made from")
+    p.add_argument("--records", type=Path, metavar="DIR", help="compare with the records that they were made of")
     arguments.add_json(p, "JSON instead of lines")
 
 
 def lint(chosen: argparse.Namespace) -> int:
     """Print the findings; exit 1 when there are any."""
-    import leaderboard
     from leaderboard.lint.check import check
+    from leaderboard.reader.frame import find
+    from leaderboard.stats.boards import boards_of
 
     for path in chosen.paths:
         if not path.is_file():
             raise UsageError(f"lint {path}: no such file")
-    frame = leaderboard.load(chosen.records, cache=False) if chosen.records else None
-    found = [finding for path in chosen.paths for finding in check(path, frame)]
+    boards = boards_of(find(chosen.records, cache=False))[0] if chosen.records else None
+    found = list(dict.fromkeys(finding for path in chosen.paths for finding in check(path, boards)))
     if chosen.json:
         output.print_json([dataclasses.asdict(finding) for finding in found])
     else:

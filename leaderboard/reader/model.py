@@ -36,6 +36,7 @@ AS_MISSING = ("interrupted", VOID)
 """A run that ended so is as good as not there."""
 
 Track = Literal["matched", "native", "like", "dense"]
+TableKind = Literal["macs", "params", "native", "like"]
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class Table:
         dense_macs, dense_params: of the dense network.
     """
 
-    kind: Literal["macs", "params", "native", "like"]
+    kind: TableKind
     keep: float | None
     rows: tuple[Row, ...]
     dense_macs: int | None

@@ -29,6 +29,6 @@ def settle(instance: Any, *names: str) -> None:
             object.__setattr__(instance, name, derived(value))
 
 
-def agrees(value: float, expected: float, slack: float = 0.0) -> bool:
-    """Whether ``value``, which may be off by ``slack`` through its own rounding, is ``expected``."""
-    return abs(value - expected) <= slack + ROUNDING * abs(expected) + NEAR_ZERO
+def agrees(value: float, expected: float) -> bool:
+    """Whether ``value`` is ``expected``, as far as arithmetic is exact."""
+    return abs(value - expected) <= ROUNDING * abs(expected) + NEAR_ZERO

@@ -1,17 +1,14 @@
-"""What the columns of a table are: what stands in them, how it is written, and how it is read back.
+"""What the columns of a table are, and how their cells are written.
 
 Machines (CSV, JSON) get one field a column, never rounded: ``FIELDS``. People (text, Markdown, LaTeX) get ``COLUMNS``,
-each a cell made of some fields. The linter reads either into the same keys.
+each a cell made of some fields.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,18 +26,7 @@ CLEAR, BUSY = "*", "~"
 """Marks: told from zero after Holm's correction, or faster with an interval above 1; measured on a busy machine."""
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number as it was read, and how far from it the one that was rounded to it may lie."""
-
-    value: float
-    slack: float = 0.0
-
-
 NONE_FINISHED = "none finished"
-UNFINISHED = re.compile(rf"(?:\d+ (?:failed|diverged|missing)(?:, )?)+|{NONE_FINISHED}")
-
-Cell = Number | str | bool | None
 
 
 @dataclass(frozen=True)
@@ -155,22 +141,14 @@ FIELDS: dict[str, Field] = {
 }
 
 
-def number(text: str) -> Number:
-    """Read a number that may have thousands separators; ValueError where it is none. Slack: half of its last digit."""
-    match = re.fullmatch(r"([+-]?\d[\d,]*)(?:\.(\d+))?", text)
-    if not match or math.isinf(float(text.replace(",", ""))):
-        raise ValueError(f"{text[:40]!r} is no number")
-    return Number(float(text.replace(",", "")), 0.5 * 10.0 ** -len(match[2] or ""))
-
-
 def exact(value: float) -> str:
     """A number with all of its digits and thousands separators."""
     return f"{int(value) if value == int(value) else value:,}"
 
 
 @dataclass(frozen=True)
-class Style(ABC):
-    """How a cell is made of fields, and read back; ``keys`` names them, and the first has to be there."""
+class CellFormat(ABC):
+    """How a cell is made of fields; ``keys`` names them, and the first has to be there."""
 
     keys: tuple[str, ...]
 
@@ -178,96 +156,61 @@ class Style(ABC):
         """The cell; empty where its first field is."""
         return "" if values[self.keys[0]] is None else self._write(*(values[key] for key in self.keys))
 
-    def read(self, cell: str) -> dict[str, Cell]:
-        """The fields of a cell; ValueError where it is not of this style."""
-        return dict(zip(self.keys, self._read(cell) if cell else [None] * len(self.keys)))
-
     @abstractmethod
     def _write(self, *values: Any) -> str:
         """The cell of fields of which the first is there."""
 
-    @abstractmethod
-    def _read(self, cell: str) -> Sequence[Cell]:
-        """The fields of a cell that is not empty; ValueError where it is not of this style."""
 
-
-class Words(Style):
+class TextCell(CellFormat):
     """A text."""
 
     def _write(self, text: str) -> str:
         return text
 
-    def _read(self, cell: str) -> Sequence[Cell]:
-        return [cell]
 
-
-class Exact(Style):
+class ExactCell(CellFormat):
     """A number that is not rounded."""
 
     def _write(self, value: float) -> str:
         return exact(value)
 
-    def _read(self, cell: str) -> Sequence[Cell]:
-        return [Number(number(cell).value)]
 
-
-class Rounded(Style):
+class RoundedCell(CellFormat):
     """A number with two digits after the point."""
 
     def _write(self, value: float) -> str:
         return f"{value:.2f}"
 
-    def _read(self, cell: str) -> Sequence[Cell]:
-        return [number(cell)]
 
-
-class Interval(Style):
+class IntervalCell(CellFormat):
     """Mean and half the width of its interval: ``97.35 ± 0.21``, or the mean alone."""
 
     def _write(self, mean: float, half: float | None = None) -> str:
         return f"{mean:.2f}" + ("" if half is None else f" ± {half:.2f}")
 
-    def _read(self, cell: str) -> Sequence[Cell]:
-        mean, _, half = cell.partition(" ± ")
-        return [number(mean), number(half) if half else None]
 
-
-class Result(Interval):
+class ResultCell(IntervalCell):
     """The same; where a row has no mean, the third field: what happened to its runs."""
 
     def write(self, values: Values) -> str:
         """The interval, or what happened."""
         mean, half, happened = self.keys
-        return Interval((mean, half)).write(values) or str(values[happened] or NONE_FINISHED)
-
-    def _read(self, cell: str) -> Sequence[Cell]:
-        return [None, None, cell] if UNFINISHED.fullmatch(cell) else super()._read(cell)
+        return IntervalCell((mean, half)).write(values) or str(values[happened] or NONE_FINISHED)
 
 
-class Against(Style):
+class DifferenceCell(CellFormat):
     """Difference to a reference: ``-0.51 ± 0.30*``, with a mark where it is clear."""
 
     def _write(self, mean: float, clear: bool, half: float | None = None) -> str:
         return f"{mean:+.2f}" + ("" if half is None else f" ± {half:.2f}") + CLEAR * clear
 
-    def _read(self, cell: str) -> Sequence[Cell]:
-        mean, _, half = cell.removesuffix(CLEAR).partition(" ± ")
-        return [number(mean), cell.endswith(CLEAR), number(half) if half else None]
 
-
-class Times(Style):
+class SpeedupCell(CellFormat):
     """Measured speed-up: ``1.52 [1.50, 1.55]*``, with a mark where it may be called one, or the machine was busy."""
 
     def _write(self, times: float, busy: bool, faster: bool, *interval: float) -> str:
         ends = " [{:.2f}, {:.2f}]".format(*interval) if interval else ""
         return f"{times:.2f}{ends}{BUSY if busy else CLEAR if faster else ''}"
-
-    def _read(self, cell: str) -> Sequence[Cell]:
-        match = re.fullmatch(r"([\d.]+)(?: \[([\d.]+), ([\d.]+)\])?([*~]?)", cell)
-        if not match:
-            raise ValueError(f"{cell[:40]!r} is no speed-up")
-        times, low, high, mark = match.groups()
-        return [number(times), mark == BUSY, mark == CLEAR, *(number(end) if end else None for end in (low, high))]
 
 
 def _named(pattern: str, *parts: str) -> tuple[str, ...]:
@@ -290,7 +233,7 @@ class Column:
     """
 
     header: str
-    style: Style
+    cell: CellFormat
     right: bool = True
     formats: tuple[str, ...] = PEOPLE
     audit: bool = False
@@ -299,40 +242,46 @@ class Column:
 COMPARED = ("points", "clear", "half_points")
 TIMED = ("speedup_times", "busy", "faster", "speedup_low_times", "speedup_high_times")
 COLUMNS = (
-    Column("rank", Exact(("rank",))),
-    Column("tie", Words(("tie_group",)), right=False),
-    Column("method", Words(("name",)), right=False),
-    Column("seeds", Exact(("seeds",))),
-    Column("top-1 %", Result(("top1_percent", "top1_half_points", "unfinished"))),
-    *(Column(f"- {to}", Against(_named(f"minus_{to}_{{}}", *COMPARED[:2])), formats=(TEXT,)) for to in REFERENCES),
-    *(Column(f"- {to}, points", Against(_named(f"minus_{to}_{{}}", *COMPARED)), formats=FULL) for to in REFERENCES),
-    Column("pruned %", Rounded(("pruned_top1_percent",)), formats=(TEXT, LATEX)),
+    Column("rank", ExactCell(("rank",))),
+    Column("tie", TextCell(("tie_group",)), right=False),
+    Column("method", TextCell(("name",)), right=False),
+    Column("seeds", ExactCell(("seeds",))),
+    Column("top-1 %", ResultCell(("top1_percent", "top1_half_points", "unfinished"))),
+    *(
+        Column(f"- {to}", DifferenceCell(_named(f"minus_{to}_{{}}", *COMPARED[:2])), formats=(TEXT,))
+        for to in REFERENCES
+    ),
+    *(
+        Column(f"- {to}, points", DifferenceCell(_named(f"minus_{to}_{{}}", *COMPARED)), formats=FULL)
+        for to in REFERENCES
+    ),
+    Column("pruned %", RoundedCell(("pruned_top1_percent",)), formats=(TEXT, LATEX)),
     Column(
         "pruned, not fine-tuned, top-1 %",
-        Interval(("pruned_top1_percent", "pruned_top1_half_points")),
+        IntervalCell(("pruned_top1_percent", "pruned_top1_half_points")),
         formats=(MARKDOWN,),
     ),
-    Column("MACs %", Rounded(("macs_percent",))),
-    Column("params %", Rounded(("params_percent",))),
-    *(Column(f"x {size}", Times(_named(f"{size}_{{}}", *TIMED[:3])), formats=(TEXT, LATEX)) for size in SIZES),
+    Column("MACs %", RoundedCell(("macs_percent",))),
+    Column("params %", RoundedCell(("params_percent",))),
+    *(Column(f"x {size}", SpeedupCell(_named(f"{size}_{{}}", *TIMED[:3])), formats=(TEXT, LATEX)) for size in SIZES),
     *(
-        Column(f"speed-up, {size} batch, x", Times(_named(f"{size}_{{}}", *TIMED)), formats=(MARKDOWN,))
+        Column(f"speed-up, {size} batch, x", SpeedupCell(_named(f"{size}_{{}}", *TIMED)), formats=(MARKDOWN,))
         for size in SIZES
     ),
-    Column("cost x", Rounded(("training_cost_times_dense",)), formats=(TEXT, LATEX)),
-    Column("training cost, x dense", Rounded(("training_cost_times_dense",)), formats=(MARKDOWN,)),
-    Column("step cost, x dense", Rounded(("step_cost_times_dense",)), formats=(MARKDOWN,)),
-    Column("shares", Words(("shares",)), right=False),
-    Column("level", Words(("level",)), right=False, formats=(MARKDOWN,)),
-    Column("need", Exact(("seeds_needed",)), formats=(TEXT, LATEX)),
-    Column("seeds needed", Exact(("seeds_needed",)), formats=(MARKDOWN,)),
-    Column("wrong test images, seed:images", Words(("wrong_test_images_by_seed",)), False, FULL, audit=True),
-    Column("track", Words(("track",)), False, FULL, audit=True),
-    Column("test images", Exact(("test_images",)), formats=FULL, audit=True),
-    Column("MACs", Exact(("macs",)), formats=FULL, audit=True),
-    Column("params", Exact(("params",)), formats=FULL, audit=True),
-    Column("epochs", Exact(("epochs",)), formats=FULL, audit=True),
-    Column("training MACs", Exact(("training_macs",)), formats=FULL, audit=True),
+    Column("cost x", RoundedCell(("training_cost_times_dense",)), formats=(TEXT, LATEX)),
+    Column("training cost, x dense", RoundedCell(("training_cost_times_dense",)), formats=(MARKDOWN,)),
+    Column("step cost, x dense", RoundedCell(("step_cost_times_dense",)), formats=(MARKDOWN,)),
+    Column("shares", TextCell(("shares",)), right=False),
+    Column("level", TextCell(("level",)), right=False, formats=(MARKDOWN,)),
+    Column("need", ExactCell(("seeds_needed",)), formats=(TEXT, LATEX)),
+    Column("seeds needed", ExactCell(("seeds_needed",)), formats=(MARKDOWN,)),
+    Column("wrong test images, seed:images", TextCell(("wrong_test_images_by_seed",)), False, FULL, audit=True),
+    Column("track", TextCell(("track",)), False, FULL, audit=True),
+    Column("test images", ExactCell(("test_images",)), formats=FULL, audit=True),
+    Column("MACs", ExactCell(("macs",)), formats=FULL, audit=True),
+    Column("params", ExactCell(("params",)), formats=FULL, audit=True),
+    Column("epochs", ExactCell(("epochs",)), formats=FULL, audit=True),
+    Column("training MACs", ExactCell(("training_macs",)), formats=FULL, audit=True),
 )
 NOTES_HEADER = "notes"
 """Header of the last column: numbers of the footnotes."""
@@ -341,9 +290,3 @@ NOTES_HEADER = "notes"
 def columns(fmt: str) -> list[Column]:
     """The columns of a format for people."""
     return [column for column in COLUMNS if fmt in column.formats]
-
-
-@functools.cache
-def header_of(fmt: str, key: str) -> str:
-    """Header of the column that holds a field; the key itself where there is none, as in CSV and JSON."""
-    return next((column.header for column in columns(fmt) if key in column.style.keys), key)

@@ -29,6 +29,8 @@ FORMATS = tuple(ENDINGS.values())
 KIND = "bench.board"
 """What marks a JSON file, and the comments in LaTeX, as a board of this suite."""
 
+BOARD = (*KEY_SHOWN, "differs", "notes")
+"""What CSV says of the board in every line."""
 LEGEND = (
     "top-1 of the test images and 95 % interval of its mean over seeds; pruned: the same before fine-tuning.",
     "- dense, - random, - uniform_thin: mean difference in points, paired by seed; * clear from zero after Holm.",
@@ -70,7 +72,7 @@ def pieces(board: Board, fmt: str) -> list[str]:
 def whole(parts: Sequence[str], fmt: str) -> str:
     """The text in one of ``FORMATS``, from the pieces of all boards in their order; ends with a new line."""
     if fmt == CSV:
-        headers = ["table", *(f"board_{name}" for name in KEY_SHOWN), "budget_kind", "budget_keep", *FIELDS]
+        headers = ["table", *(f"board_{name}" for name in BOARD), "budget_kind", "budget_keep", *FIELDS]
         rows = [f"{number},{row}\n" for number, part in enumerate(parts, 1) for row in part.split("\n")[:-1]]
         return "".join([",".join(headers), "\n", *rows])
     if fmt == JSON:
@@ -132,7 +134,7 @@ def cells(table: Table, fmt: str) -> list[list[str]]:
     """One list a row, of the columns of a format for people and the numbers of the row's footnotes."""
     shown, marks = columns(fmt), footnotes(table)[1]
     lazy = [_Lazy(row, table) for row in table.rows]
-    return [[*(column.style.write(values) for column in shown), mark] for values, mark in zip(lazy, marks)]
+    return [[*(column.cell.write(values) for column in shown), mark] for values, mark in zip(lazy, marks)]
 
 
 class _Lazy(dict[str, Value]):
@@ -145,6 +147,18 @@ class _Lazy(dict[str, Value]):
     def __missing__(self, key: str) -> Value:
         self[key] = value = FIELDS[key].get(self.row, self.table)
         return value
+
+
+def board_heading(board: Board, fmt: str) -> str:
+    """The line that a board begins with in a format for people."""
+    formats = {TEXT: f"== {clean(board.title)}", MARKDOWN: f"## {markdown(board.title)}"}
+    return formats.get(fmt, rf"\paragraph{{{latex(board.title)}.}}")
+
+
+def table_heading(board: Board, table: Table, fmt: str) -> str:
+    """The line that names a table there."""
+    formats = {TEXT: f"-- {table.title}", MARKDOWN: f"### {table.title}"}
+    return formats.get(fmt, rf"\caption{{{latex(f'{board.title}, {table.title}')}}}")
 
 
 def about_dense(table: Table) -> str:
@@ -164,12 +178,12 @@ def _text(board: Board) -> list[str]:
     shown = columns(TEXT)
     headers = [column.header for column in shown] + [NOTES_HEADER]
     sides = ["right" if column.right else "left" for column in shown] + ["left"]
-    lines = [f"== {clean(board.title)}", *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items())]
+    lines = [board_heading(board, TEXT), *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items())]
     lines += [f"   note: {clean(note)}" for note in board.notes]
     for table in board.tables:
         # A cell is never empty: so the columns can be told apart whatever width a terminal gives a character.
         rows = [[clean(cell) or "-" for cell in row] for row in cells(table, TEXT)]
-        lines += ["", f"-- {table.title}"]
+        lines += ["", table_heading(board, table, TEXT)]
         lines += [f"   {part}" for part in (about_dense(table), about_batches(table)) if part]
         lines += _simple([headers, *rows], sides) if rows else []
         lines += [f"   [{n}] {note}" for n, note in enumerate(footnotes(table)[0], 1)]
@@ -186,11 +200,11 @@ def _markdown(board: Board) -> list[str]:
     shown = columns(MARKDOWN)
     headers = [column.header for column in shown] + [NOTES_HEADER]
     rule = ["--:" if column.right else ":--" for column in shown] + [":--"]
-    lines = [f"## {markdown(board.title)}", ""]
+    lines = [board_heading(board, MARKDOWN), ""]
     lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items()]
     lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
     for table in board.tables:
-        lines += [f"### {table.title}", ""]
+        lines += [table_heading(board, table, MARKDOWN), ""]
         lines += [f"{part}\n" for part in (about_dense(table), about_batches(table)) if part]
         body = [[markdown(cell) for cell in row] for row in cells(table, MARKDOWN)]
         lines += [f"| {' | '.join(row)} |" for row in [headers, rule, *body]]
@@ -204,7 +218,7 @@ def _latex(board: Board) -> list[str]:
     sides = ["right" if column.right else "left" for column in shown] + ["left"]
     places = [place for place, column in enumerate(columns(LATEX)) if not column.audit] + [len(columns(LATEX))]
     key = {clean(k): clean(v) for k, v in board.key.items()}
-    lines = [f"% {KIND} {json.dumps(key)}", rf"\paragraph{{{latex(board.title)}.}}"]
+    lines = [f"% {KIND} {json.dumps(key)}", board_heading(board, LATEX)]
     shown_key = "; ".join(f"{latex(k)}: {latex(HASH.sub(_start, v))}" for k, v in key.items())
     lines += [rf"{{\raggedright\footnotesize {shown_key}.\par}}"]
     lines += [f"{latex(note)}\n" for note in board.notes]
@@ -217,7 +231,7 @@ def _latex(board: Board) -> list[str]:
             lines += [f"% {KIND}.row {json.dumps({key: clean(cell) for key, cell in audit.items()})}"]
         lines += [
             r"\begin{sidewaystable}\centering\footnotesize",
-            rf"\caption{{{latex(f'{board.title}, {table.title}')}}}",
+            table_heading(board, table, LATEX),
         ]
         visible = [[clean(row[place]) for place in places] for row in body]
         if visible:
@@ -236,7 +250,8 @@ def _start(found: re.Match[str]) -> str:
 
 def _csv(board: Board) -> list[str]:
     """The rows of each table, without its number; no cell has a line end."""
-    common = [spreadsheet(board.key.get(name, "")) for name in KEY_SHOWN]
+    said = board.key | {"differs": " ".join(board.differs), "notes": "; ".join(board.notes)}
+    common = [spreadsheet(said.get(name, "")) for name in BOARD]
     found = []
     for table in board.tables:
         out = io.StringIO()
@@ -276,6 +291,7 @@ def _board(board: Board) -> dict[str, Any]:
     return {
         "key": {clean(name): clean(value) for name, value in board.key.items()},
         "title": clean(board.title),
+        "differs": list(board.differs),
         "notes": [clean(note) for note in board.notes],
         "tables": [
             {

@@ -24,8 +24,17 @@ from leaderboard.reader.model import (
     Difference,
     Row,
     Table,
+    TableKind,
 )
-from leaderboard.stats.rows import TRAINED, make_row, most_common, shares, step_seconds, why_unranked
+from leaderboard.stats.rows import (
+    TRAINED,
+    make_row,
+    most_common,
+    shares,
+    short_of_budget,
+    step_seconds,
+    why_unranked,
+)
 from leaderboard.stats.statistics import Array, family, groups, pairwise, ranks, seeds_needed
 
 if TYPE_CHECKING:
@@ -154,7 +163,7 @@ def _board(key: tuple[Any, ...], records: Sequence[Record], alike: Sequence[tupl
     by_row: dict[str, list[Record]] = defaultdict(list)
     for r in sorted(records, key=lambda r: (r.spec_sha256, r.seed)):
         by_row[r.spec_sha256].append(r)
-    budgets: dict[tuple[str, float | None], list[list[Record]]] = defaultdict(list)
+    budgets: dict[tuple[TableKind, float | None], list[list[Record]]] = defaultdict(list)
     free = []
     for same in by_row.values():
         lead = next((r for r in same if r.status == "ok"), same[0])
@@ -171,42 +180,64 @@ def _board(key: tuple[Any, ...], records: Sequence[Record], alike: Sequence[tupl
     return Board(names, tuple(differs), tables, notes)
 
 
-def _table(kind: Any, keep: float | None, free: Sequence[list[Record]], own: Sequence[list[Record]]) -> Table:
+def _table(kind: TableKind, keep: float | None, free: Sequence[list[Record]], own: Sequence[list[Record]]) -> Table:
     records = [*free, *own]
+    done = [[r for r in same if r.status == "ok"] for same in records]
     rows = [make_row(same) for same in records]
+    rows = [dataclasses.replace(row, missing=m) for row, m in zip(rows, _missing(rows, len(free)), strict=True)]
     by_name = {row.name: k for k, row in reversed(list(enumerate(rows)))}
-    extra: list[dict[str, Any]] = [{"missing": missing} for missing in _missing(rows, len(free))]
     dense, random = by_name.get("dense"), by_name.get("random")
-    epochs = rows[random].epochs if random is not None else most_common([row.epochs for row in rows[len(free) :]])
-    steps = [step_seconds([r for r in same if r.status == "ok"]) for same in records]
-    there = {row.name: row.finished.keys() for row in rows}
+    epochs = expected_epochs(rows)
+    steps = [step_seconds(same) for same in done]
     for k, row in enumerate(rows):
         compared = random is not None and row.track == "matched"
         shared, level = shares(records[k], records[random]) if random is not None and compared else ((), "")
         synthetic = any(r.dataset == "synthetic" for r in records[k])
-        extra[k] |= {
-            "shares": shared,
-            "level": level,
-            "unranked": why_unranked(row, extra[k]["missing"], records[k], epochs, synthetic),
-            "cost": _over(row.training_macs, rows[dense].training_macs if dense is not None else None),
-            "step_cost": _over(steps[k], steps[dense] if dense is not None else None),
-            "controls_missing": _controls_missing(row, there),
-        }
-    seeds = sorted({seed for row in rows for seed in row.finished})
-    wrong = np.array([[_value(row, seed) for seed in seeds] for row in rows], dtype=float).reshape(len(rows), -1)
-    for k, differences in enumerate(_differences(rows, wrong, by_name, kind)):
-        extra[k]["differences"] = differences
-    for k, ranked in _ranks(rows, wrong, [k for k, more in enumerate(extra) if not more["unranked"]]):
-        extra[k] |= ranked
-    rows = [dataclasses.replace(row, **more) for row, more in zip(rows, extra, strict=True)]
-    one = next((r for same in records for r in same if r.status == "ok"), None)
+        rows[k] = dataclasses.replace(
+            row,
+            shares=shared,
+            level=level,
+            unranked=why_unranked(row, short_of_budget(done[k]), epochs, synthetic),
+            step_cost=_over(steps[k], steps[dense] if dense is not None else None),
+        )
+    one = next((r for same in done for r in same), None)
     return Table(
         kind,
         keep,
-        tuple(sorted(rows, key=_place)),
+        tuple(sorted(compared_rows(rows, kind), key=place)),
         int(one.dense_macs) if one else None,
         int(one.dense_params) if one else None,
     )
+
+
+def expected_epochs(rows: Sequence[Row]) -> int | None:
+    """Epochs that a ranked row of a table must have: those of ``random``, else of most rows with a budget."""
+    random = next((row for row in rows if row.name == "random"), None)
+    return random.epochs if random else most_common([row.epochs for row in rows if row.track != "dense"])
+
+
+def compared_rows(rows: Sequence[Row], kind: TableKind) -> list[Row]:
+    """The rows of one table with all that follows from each other: costs, differences, ranks, missing controls.
+
+    A row has a rank unless ``unranked`` says why not.
+    """
+    by_name = {row.name: k for k, row in reversed(list(enumerate(rows)))}
+    dense = rows[by_name["dense"]].training_macs if "dense" in by_name else None
+    there = {row.name: row.finished.keys() for row in rows}
+    seeds = sorted({seed for row in rows for seed in row.finished})
+    wrong = np.array([[_value(row, seed) for seed in seeds] for row in rows], dtype=float).reshape(len(rows), -1)
+    ranked = dict(_ranks(rows, wrong, [k for k, row in enumerate(rows) if not row.unranked]))
+    none = {"rank": None, "group": "", "seeds_needed": None}
+    return [
+        dataclasses.replace(
+            row,
+            cost=_over(row.training_macs, dense),
+            controls_missing=_controls_missing(row, there),
+            differences=differences,
+            **ranked.get(k, none),
+        )
+        for k, (row, differences) in enumerate(zip(rows, _differences(rows, wrong, by_name, kind), strict=True))
+    ]
 
 
 def _missing(rows: Sequence[Row], free: int) -> list[tuple[int, ...]]:
@@ -226,7 +257,7 @@ def _controls_missing(row: Row, there: Mapping[str, Set[int]]) -> tuple[str, ...
 
 
 def _differences(
-    rows: Sequence[Row], wrong: Array, by_name: Mapping[str, int], kind: str
+    rows: Sequence[Row], wrong: Array, by_name: Mapping[str, int], kind: TableKind
 ) -> list[dict[str, Difference]]:
     """Paired differences to the references; each reference makes one family for Holm's correction."""
     found: list[dict[str, Difference]] = [{} for _ in rows]
@@ -258,7 +289,7 @@ def _ranks(rows: Sequence[Row], wrong: Array, chosen: list[int]) -> Iterator[tup
         yield k, {"rank": rank, "group": letters, "seeds_needed": None if math.isnan(seeds) else int(seeds)}
 
 
-def _place(row: Row) -> tuple[Any, ...]:
+def place(row: Row) -> tuple[Any, ...]:
     """Dense first, then by rank, then by accuracy, rows without a mean last."""
     return (row.track != "dense", row.rank is None, row.rank or 0, -_top1(row), row.name, row.spec)
 

@@ -45,8 +45,8 @@ def make_row(records: Sequence[Record]) -> Row:
         runs=tuple(_run(r) for r in records),
         missing=(),
         test_images=n,
-        top1=_accuracy([r.final_wrong_images for r in done], n) if whole else None,
-        pruned=_accuracy([r.pruned_wrong_images for r in done], n) if whole else None,
+        top1=accuracy([r.final_wrong_images for r in done], n) if whole else None,
+        pruned=accuracy([r.pruned_wrong_images for r in done], n) if whole else None,
         macs=_mean(r.final_macs for r in done),
         params=_mean(r.final_params for r in done),
         macs_percent=_mean(100 * r.final_macs / r.dense_macs for r in done),
@@ -67,11 +67,17 @@ def speeds(done: Sequence[Record]) -> tuple[Speed, ...]:
         if batch is None:
             continue
         _, dense, final, times, lows, highs, busy = zip(*(one for one in timed if one[0] == batch), strict=True)
-        center, half = interval([math.log(x) for x in times])
-        low, high = (lows[0], highs[0]) if half is None else (_exp(center - half), _exp(center + half))
+        mean, low, high = mean_speed(times, (lows[0], highs[0]))
         dense_ms, final_ms = statistics.median(dense), statistics.median(final)
-        found[batch] = Speed(int(batch), dense_ms, final_ms, _exp(center), low, high, any(busy))
+        found[batch] = Speed(int(batch), dense_ms, final_ms, mean, low, high, any(busy))
     return tuple(found.values())
+
+
+def mean_speed(times: Sequence[float], alone: tuple[float, float]) -> tuple[float, float, float]:
+    """Geometric mean of the speed-ups of some runs, and its 95 % interval; of a single run the interval ``alone``."""
+    center, half = interval([math.log(x) for x in times])
+    low, high = alone if half is None else (_exp(center - half), _exp(center + half))
+    return _exp(center), low, high
 
 
 def shares(row: Sequence[Record], other: Sequence[Record]) -> tuple[tuple[str, ...], str]:
@@ -103,10 +109,15 @@ def shares(row: Sequence[Record], other: Sequence[Record]) -> tuple[tuple[str, .
     return tuple(k for k, holds in checks.items() if holds), " ".join(k for k, holds in steps.items() if holds)
 
 
-def why_unranked(
-    row: Row, missing: Sequence[int], records: Sequence[Record], epochs: int | None, synthetic: bool
-) -> str:
-    """Why a row of a matched table has no rank; empty where it may have one."""
+def why_unranked(row: Row, short: float, epochs: int | None, synthetic: bool) -> str:
+    """Why a row of a matched table has no rank; empty where it may have one.
+
+    Args:
+        row: with its missing seeds.
+        short: share of the dense cost by which it lies below its budget.
+        epochs: those that a ranked row must have.
+        synthetic: whether the data are.
+    """
     if row.track != "matched":
         return {"dense": "no budget", "native": "native track", "like": "the widths of another run"}[row.track]
     if synthetic:
@@ -117,11 +128,10 @@ def why_unranked(
     seeds = len(row.finished)
     if seeds < LEAST_RANKED:
         return f"{seeds} of {LEAST_RANKED} seeds" + ("" if seeds >= LEAST_SHOWN else ", too few to be read")
-    if missing:
-        return f"seed {', '.join(map(str, missing))} is missing"
+    if row.missing:
+        return f"seed {', '.join(map(str, row.missing))} is missing"
     if row.epochs != epochs:
         return f"{row.epochs} epochs in all, others {epochs}"
-    short = max((_short_of_budget(r) for r in records if r.status == "ok"), default=0.0)
     if short > BUDGET_TOLERANCE:
         return f"{100 * short:.1f} % of the dense cost below the budget"
     return ""
@@ -157,7 +167,8 @@ def _run(r: Record) -> Run:
     )
 
 
-def _accuracy(wrong: Sequence[float | None], n: int) -> Mean | None:
+def accuracy(wrong: Sequence[float | None], n: int) -> Mean | None:
+    """Mean top-1 over runs that get so many of ``n`` test images wrong, per cent; None where one is not known."""
     known = [w for w in wrong if w is not None]
     if not known or len(known) != len(wrong):
         return None
@@ -165,10 +176,11 @@ def _accuracy(wrong: Sequence[float | None], n: int) -> Mean | None:
     return Mean(100 * (1 - mean / n), None if half is None else 100 * half / n)
 
 
-def _short_of_budget(r: Record) -> float:
-    """Share of the dense cost by which a run lies below what was asked."""
-    final, dense = (r.final_macs, r.dense_macs) if r.kind == "macs" else (r.final_params, r.dense_params)
-    return float(r.keep_share - final / dense)
+def short_of_budget(done: Sequence[Record]) -> float:
+    """Largest share of the dense cost by which one of the finished runs lies below its budget; 0 without a budget."""
+    costs = {"macs": ("final_macs", "dense_macs"), "params": ("final_params", "dense_params")}
+    budgets = [(r.keep_share, *(getattr(r, name) for name in costs[r.kind])) for r in done if r.kind in costs]
+    return max((float(keep - final / dense) for keep, final, dense in budgets), default=0.0)
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
@@ -189,7 +201,7 @@ def _notes(records: Sequence[Record]) -> list[str]:
         notes.append(f"changed between the submission of a job and its start: {', '.join(changed)}")
     if any(r.busy for r in records):
         notes.append("timed beside other work: no basis for a claim about speed")
-    return notes
+    return [note.replace("; ", ", ") for note in notes]  # tables in CSV and JSON join them by semicolons
 
 
 @functools.lru_cache(maxsize=1024)

@@ -101,6 +101,10 @@ def test_lint_of_what_board_prints(records, tmp_path, capsys):
     mean = next(cell for cell in row.split("|") if "±" in cell)
     table.write_text(table.read_text().replace(mean, mean.replace("97.92", "98.92"), 1))
     code, out, err = run(capsys, "lint", table)
+    assert (code, out) == (2, "")
+    assert "give --records DIR, or put table.json or table.csv" in err
+    (tmp_path / "table.json").write_text(run(capsys, "board", records, "--json")[1])
+    code, out, err = run(capsys, "lint", table)
     assert code == 1
     assert "good" in out
     assert "1 tables, " in err
