@@ -185,7 +185,7 @@ def _about_comparisons(found: Sequence[Comparison], a: str, b: str) -> str:
 
 
 def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
-    """The boards that the command asks for; problems are told on stderr. Raises UsageError where there is none."""
+    """The boards that the command asks for; prints problems on stderr. Raises UsageError without records."""
     from leaderboard.stats import boards as board
 
     with _no_collection():

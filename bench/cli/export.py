@@ -100,7 +100,7 @@ def export(chosen: argparse.Namespace) -> int:
 
 
 def _images(stored: Stored, data_dir: Path) -> ImageSet | None:
-    """The run's test images; None, told on stderr, where they are not at hand: a network is exported without them."""
+    """The run's test images; None and a note on stderr where they are missing: the export works without them."""
     try:
         return stored.test_images(data_dir)
     except BenchError as error:

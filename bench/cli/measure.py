@@ -74,7 +74,7 @@ def measure(chosen: argparse.Namespace) -> int:
 
 
 def _networks(stored: Stored) -> tuple[nn.Module, nn.Module, str]:
-    """Dense and final network and where their weights are from: a run's files are seldom at hand, its widths are.
+    """Dense and final network and where their weights are from: the run's files, or else only its widths.
 
     Weights change no step of what is timed, so networks of the recorded widths do as well.
     """

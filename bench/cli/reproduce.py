@@ -107,7 +107,7 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _records(name: str, specs: list[Spec], options: RunOptions) -> list[Record]:
-    """The records of the runs that finished; missing ones are run, failures told on stderr."""
+    """The records of the runs that finished; missing ones are run, failures printed on stderr."""
     from bench.runs.execute import execute
 
     found: list[Record] = []

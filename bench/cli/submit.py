@@ -129,7 +129,7 @@ def _follow(specs: Sequence[Spec], chosen: argparse.Namespace, again: str) -> in
     from slurm.states import RUNNING, UNKNOWN, WAITING, survey
 
     progress = Progress("bench", chosen.quiet)
-    told = ""
+    printed = ""
     try:
         with progress.counting(len(specs), f"following {len(specs)} runs", "runs") as bar:
             while True:
@@ -138,18 +138,18 @@ def _follow(specs: Sequence[Spec], chosen: argparse.Namespace, again: str) -> in
                 text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
                 bar.n = counts["done"] + counts["failed"]
                 bar.set_postfix_str(text)
-                if bar.disable and text != told:
+                if bar.disable and text != printed:
                     progress.say(text)
-                told = text
+                printed = text
                 if not found.of(RUNNING, WAITING, UNKNOWN):
                     break
                 time.sleep(POLL_S)
     except KeyboardInterrupt:
-        say(f"the jobs go on; to end them: python -m bench cancel {again}")
+        say(f"the jobs continue; to end them: python -m bench cancel {again}")
         return 130
     show(found, len(specs), chosen, everything=False)
     if counts["done"] < len(specs):
-        raise RunFailed(f"{len(specs) - counts['done']} of {len(specs)} runs are not done: {told}")
+        raise RunFailed(f"{len(specs) - counts['done']} of {len(specs)} runs are not done: {printed}")
     return 0
 
 
@@ -229,7 +229,7 @@ def _show_held(found: Survey, everything: bool) -> None:
 
 def _to_do(base: BaseState) -> str:
     if base.remedy:
-        return f"; to go on: {base.remedy}"
+        return f"; to continue: {base.remedy}"
     return "; the first of them trains it" if base.state == "lost" else ""
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.pruning.channel_labels import Ledger, Shape
 
 BATCH = 2
-"""Images in the forward pass: more than one, so that an axis of size 1 is none of images."""
+"""Images in the forward pass: more than one, so that an axis of size 1 is not the axis of images."""
 OUTPUT = "it makes the network's output"
 STAND_IN = "stand_in"
 """Name of the layer inside a stand-in that is called in another way than a layer."""
@@ -41,7 +41,7 @@ class Member:
 
 @dataclass
 class Trace:
-    """What a forward pass of a network told about its layers.
+    """What a forward pass shows about the layers of a network.
 
     Attributes:
         layers: dotted names of all modules in the network's order, as in the original.

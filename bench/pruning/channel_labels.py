@@ -31,9 +31,9 @@ MOVES = (
 """Operators whose results hold elements of their first argument as they are."""
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "mv", "dot")
 ELEMENTWISE = ("hardswish", "log_sigmoid_forward", "rrelu_with_noise", "_prelu_kernel", "copy")
-"""Operators that combine elements at the same place, beside those that torch tags ``pointwise``."""
+"""Operators that combine elements at the same place, in addition to those that torch tags ``pointwise``."""
 ALONG = ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "sort", "topk", "kthvalue", "median", "mode")
-"""Operators that mix the elements along an axis, beside those that torch tags ``reduction``."""
+"""Operators that mix the elements along an axis, in addition to those that torch tags ``reduction``."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sit
 
     Args:
         network: without a site.
-        rejected: candidate -> why it is none.
+        rejected: candidate -> reason for the rejection.
         units: how many the other coupling has.
         sites: how many sites the other coupling has.
     """
@@ -105,7 +105,7 @@ class _Rejected(Exception):
 def _checked(
     network: nn.Module, traced: Trace, shape: tuple[int, ...], coupling: str
 ) -> tuple[dict[str, Site], dict[str, str]]:
-    """The sites, and why the other candidates are none."""
+    """The sites, and the reason for each rejected candidate."""
     candidates: dict[str, Site] = {}
     rejected: dict[str, str] = {}
     fixed = uncut(network)

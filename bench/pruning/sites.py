@@ -154,7 +154,7 @@ class Site:
 
 
 class Sites(Mapping[str, Site]):
-    """The sites of one network by name, and why the other candidates are none."""
+    """The sites of one network by name, and the reason for each rejected candidate."""
 
     def __init__(self, sites: dict[str, Site], rejected: dict[str, str], coupling: str) -> None:
         self._sites, self.rejected, self.coupling = sites, rejected, coupling

@@ -104,7 +104,7 @@ class RunPipeline:
         if training.resume():
             trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
             self.progress.skip(trained + training.position[1])
-            self.progress.say(f"going on after {trained + training.position[1]} of {epochs} epochs")
+            self.progress.say(f"resuming after epoch {trained + training.position[1]} of {epochs}")
         self.plan = plan
         self._carry_out(training, plan)
         training.finalize(last=True)

@@ -40,7 +40,7 @@ def reestimate(network: nn.Module, batches: Iterable[Tensor], autocast: Callable
 def recalibrate(model: MaskedModel, data: TrainingData, recipe: Recipe, seed: int) -> None:
     """Re-estimate the statistics of ``model`` over the recipe's number of training batches, in its precision.
 
-    These forward passes are the harness's: they count as none of the method's.
+    These forward passes are the harness's; they are not counted for the method.
     """
     generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "recalibrate"))
     batches = data.train.batches(recipe.batch_size, generator, drop_last=True)

@@ -202,7 +202,7 @@ class Context(UnitSelection):
         """Back to the snapshot ``tag``: weights and statistics; the optimizer forgets, masks stay.
 
         ``init`` is the network before any training, ``base`` the trained dense one; ``fresh`` draws the layers'
-        weights anew, in every phase others, from ``init``. The prune slices all snapshots with the network.
+        weights again, different ones in every phase, from ``init``. The prune slices all snapshots with the network.
         Not between a forward and its step, that is in ``penalty`` and ``on_backward_end``.
         """
         self._now.require_hook("rewind")
@@ -219,7 +219,7 @@ class Context(UnitSelection):
         """Take what ``masks`` (site -> bool ``[n_units]``) removes out of the network now, at a phase's start or end.
 
         Sites, masks, snapshots and tracked statistics follow; inserted modules go. The smaller network computes
-        what the masked one would and costs less to train; what is gone does not come back.
+        what the masked one would and costs less to train; removed units do not come back.
 
         Raises:
             RunFailed: in any hook but ``on_phase_start`` and ``on_phase_end``, or for masks that do not fit.
@@ -252,7 +252,7 @@ class Context(UnitSelection):
         self._now.stopping = self._now.stopping or "phase"
 
     def stop_search(self) -> None:
-        """After this epoch nothing is left to search for: the plan goes on with its PRUNE."""
+        """End the search after this epoch: the plan continues with its PRUNE."""
         self._now.require_hook("stop_search")
         self._now.stopping = "search"
 

@@ -74,7 +74,7 @@ def ensure(
             training = start(checkpoint)
             if training.resume():
                 progress.skip(training.position[1])
-                progress.say(f"base: going on after epoch {training.position[1]}")
+                progress.say(f"dense baseline: resuming after epoch {training.position[1]}")
             if not training.position[0]:  # else it is trained, but was cut off before its facts were written
                 phase = Phase(epochs)
                 training.train(phase)

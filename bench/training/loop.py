@@ -166,7 +166,7 @@ class PhaseTrainer:
             if not diverged:
                 self.call("on_epoch_end")
                 self.guard.end_epoch(optimizer, trained)
-            self.curve.append(now.logged | entry)  # what the harness measured stands
+            self.curve.append(now.logged | entry)  # what the harness measured has precedence
             now.logged = {}
             self.progress.epoch(("base " if self.of_base else "") + phase.part, epoch + 1, phase.epochs, loss, accuracy)
             if diverged:

@@ -122,7 +122,7 @@ class Method(nn.Module):
         return ctx.rank(self.scores(ctx), self.ranking)
 
     def finalize(self, ctx: Context) -> None:
-        """Before slicing, and after an error: let go of what was taken. Gates and insertions go by themselves.
+        """Before slicing, and after an error: remove what the method registered; the harness removes the rest.
 
         A method that is active after the prune is finalized at the end of the run.
         """

@@ -14,7 +14,7 @@ class Phase:
         epochs: how many.
         part: the recipe's table that gives rate and schedule, ``train`` or ``finetune``.
         rewind: before it starts, go back to this snapshot's weights (``init`` always exists), or ``fresh`` for
-            newly drawn ones; None goes on. The optimizer starts afresh in every phase.
+            newly drawn ones; None: continue with the present ones. Every phase has a new optimizer.
     """
 
     epochs: int

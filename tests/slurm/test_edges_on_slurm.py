@@ -148,7 +148,7 @@ def test_held_base_holds_up_its_own_runs_only(slurm_env, tmp_path):
     if os.geteuid() == 0:  # root holds as the administrator
         held, action = "JobHeldAdmin", f"ask for its release ({release})"
     base = bases.elements[1][0]
-    assert line == f"base {base}: waiting, {held}, job {bases.jobs[1]}; 2 runs need it; to go on: {action}"
+    assert line == f"base {base}: waiting, {held}, job {bases.jobs[1]}; 2 runs need it; to continue: {action}"
     assert status(out)["counts"]["waiting"] == 2
     slurm_env.run("scontrol", "release", bases.jobs[1])
     wait_for(lambda: status(out)["counts"]["done"] == 6, "all runs")

@@ -66,7 +66,7 @@ def test_a_filter_that_finds_nothing_names_what_there_is(records, capsys, comman
     assert run(capsys, *command, records, *words) == (2, "", f"bench: usage: {says}\n")
 
 
-def test_what_is_left_out_is_told_and_not_fatal(records, capsys):
+def test_omitted_records_are_listed_and_not_fatal(records, capsys):
     (records / "bad-s0.json").write_text("{")
     (records / "\x1b[31mred-s0.json").write_text("{")
     code, out, err = run(capsys, "board", records)

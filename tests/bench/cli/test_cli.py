@@ -170,7 +170,7 @@ def test_plugin_methods_run_and_fail_by_name(capsys, tmp_path):
     assert "nan_scores" in out
 
 
-def test_several_seeds_go_on_after_a_failure(capsys, tmp_path):
+def test_later_seeds_run_after_a_failure(capsys, tmp_path):
     broken = ["--plugin", str(PLUGINS / "broken.py"), "--seeds", "0-1"]
     code, _, err = run(capsys, "run", "-m", "nan_scores", *SMALL, *broken, "--epochs", "1", "-q", "--out", tmp_path)
     assert code == 1

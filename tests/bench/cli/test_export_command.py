@@ -231,7 +231,7 @@ def test_a_network_that_cannot_be_exported_costs_no_more_than_its_entry(make_run
     assert re.search("no latency in onnxruntime: Bessel cannot be exported to ONNX", capsys.readouterr().err)
 
 
-def test_a_finished_record_without_an_asked_runtime_is_told(make_run, capsys, monkeypatch):
+def test_finished_record_without_requested_runtime_is_noted(make_run, capsys, monkeypatch):
     monkeypatch.setattr(onnx_export, "PACKAGES", ())
     spec, options = make_run()
     execute(spec, options)

@@ -35,7 +35,7 @@ def made(finished):
     return done, store.path_of(options.out, spec)
 
 
-def test_both_networks_are_timed_in_turns_and_stand_beside_what_was_recorded(bench, made, tmp_path):
+def test_measure_times_both_networks_next_to_recorded_values(bench, made, tmp_path):
     done, path = made
     code, out, _ = bench("measure", path, "--batch", "1,3")
     assert code == 0

@@ -97,7 +97,7 @@ def test_nothing_is_overwritten(capsys, tmp_path, there):
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [(there, "mine")]
 
 
-def test_a_folder_that_cannot_be_written_is_told(capsys, tmp_path):
+def test_new_names_an_unwritable_folder(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = said(capsys, "new", "mine", "--kind", "method", "--dir", tmp_path / "file")
     assert code == 3

@@ -51,7 +51,7 @@ def full(*given):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("where", [dense_baseline, pipeline], ids=["base", "artifacts"])
-def test_after_a_full_disk_the_same_run_goes_on(make_run, tmp_path, monkeypatch, where, number):
+def test_run_resumes_after_a_full_disk(make_run, tmp_path, monkeypatch, where, number):
     spec, options = make_run("ddrop", train__epochs=2, out=tmp_path / "whole")
     whole = execute(spec, options)
     options = replace(options, out=tmp_path / "full")
@@ -106,7 +106,7 @@ def test_a_full_disk_is_an_oserror_to_whoever_writes_a_checkpoint(tmp_path):
 # --- progress and job ----------------------------------------------------------------------------------------
 
 
-def test_progress_is_told_of_every_epoch_and_every_checkpoint(make_run):
+def test_progress_reports_every_epoch_and_checkpoint(make_run):
     heard = Heard()
     spec, options = make_run("ddrop", train__epochs=2, finetune__epochs=1)
     execute(spec, options, heard)
@@ -181,7 +181,7 @@ def test_a_base_is_trained_once_and_is_the_one_of_the_run(make_run, tmp_path):
     assert store.timeless(done) == store.timeless(whole)
 
 
-def test_an_interrupted_base_goes_on(make_run, tmp_path, monkeypatch):
+def test_interrupted_dense_baseline_resumes(make_run, tmp_path, monkeypatch):
     spec, options = make_run(train__epochs=3, out=tmp_path / "a")
     whole = execute(spec, options)
     options = replace(options, out=tmp_path / "b")

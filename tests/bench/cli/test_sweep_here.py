@@ -70,7 +70,7 @@ def test_a_sweep_in_this_process(sweep, write, tmp_path):
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
-def test_what_fails_is_told_and_the_rest_goes_on(sweep, write, tmp_path):
+def test_sweep_lists_failures_and_runs_the_rest(sweep, write, tmp_path):
     path = write(TINY + 'method = ["nan_scores", "l1_norm", "raises"]')
     code, out, err = sweep(path)
     assert code == 1

@@ -323,7 +323,7 @@ def test_shuffled_and_merged_channels(network, layer, reader):
 # --- the copy ------------------------------------------------------------------------------------------------------
 
 
-def test_the_copy_is_named_as_the_original_and_stands_in_for_what_cannot_be_traced():
+def test_traced_copy_keeps_names_and_replaces_untraceable_layers():
     network = residual("A")
     traced = trace(network, SHAPE)
     assert sides(traced, "0.0")["2.shortcut"] == "in"  # a pad, traced as a convolution

@@ -302,7 +302,7 @@ def test_the_least_possible_budget_is_met():
 
 @pytest.mark.parametrize("share", [0, 1.5, -1, float("nan"), float("inf"), -0.0])
 @pytest.mark.parametrize("what", ["keep_macs", "keep_params"])
-def test_a_share_that_is_none(what, share):
+def test_invalid_share_is_refused(what, share):
     with pytest.raises(UsageError, match="--" + what.replace("_", "-")):
         Budget(**{what: share})
 

@@ -58,7 +58,7 @@ def test_wrong_options(options, match):
         make_method("mean_activation", options)
 
 
-def test_no_batches_are_told(ctx):
+def test_importance_without_batches_is_refused(ctx):
     with pytest.raises(RunFailed, match="at least 1"):
         make_method("mean_activation", {"batches": "0"}).scores(ctx)
 

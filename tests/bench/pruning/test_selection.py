@@ -248,7 +248,7 @@ def test_cycles_do_not_change_while_the_network_does(make):
     assert ctx.cycles(0.2, "layer", 0.0) == before
 
 
-def test_units_left_counts_masks_and_what_is_gone(make):
+def test_units_left_counts_masked_and_removed_units(make):
     ctx = make()
     assert ctx.units_left == 1
     ctx.masks = {"0": torch.arange(12) < 6, "4": torch.arange(16) < 16, "7": torch.arange(12) < 8}

@@ -30,7 +30,7 @@ def checked(network, coupling="inner"):
 
 
 @pytest.mark.parametrize(("identity", "has"), [(False, True), (True, False)])
-def test_parallel_branches_are_inner_unless_the_stream_goes_on(identity, has):
+def test_parallel_branches_are_inner_unless_the_stream_continues(identity, has):
     sites = checked(branches(identity))
     assert ("conv3" in sites) is has
     assert checked(branches(identity), "full")["stem" if identity else "conv3"].n_units == 6
@@ -44,7 +44,7 @@ def test_a_gate_of_two_layers_has_both_as_producers():
     assert site.rows().shape == (9, 12)
 
 
-def test_a_deep_branch_beside_a_short_one_is_inner():
+def test_deep_branch_next_to_a_short_one_is_inner():
     def forward(self, x):
         x = self.stem(x).relu()
         return self.rest(self.short(x) + self.deep(self.first(x).relu()))

@@ -39,7 +39,7 @@ def test_state_comes_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_as_none(tmp_path, keep):
+def test_truncated_checkpoint_is_ignored(tmp_path, keep):
     path = tmp_path / "x.pt"
     save_state(path, {"weights": torch.arange(1000.0)})
     whole = path.read_bytes()
@@ -47,7 +47,7 @@ def test_a_truncated_checkpoint_is_as_none(tmp_path, keep):
     assert load_state(path, CPU) is None
 
 
-def test_other_files_are_as_none(tmp_path):
+def test_other_files_are_no_checkpoints(tmp_path):
     path = tmp_path / "x.pt"
     assert load_state(path, CPU) is None
     path.write_text("not a checkpoint")

@@ -126,7 +126,7 @@ def test_batches_are_limited_and_charged(make_ctx, batches, seen, of, passes):
     assert in_forwards(ctx) == passes * seen
 
 
-def test_a_mean_over_nothing_is_told(ctx):
+def test_mean_over_no_batches_is_refused(ctx):
     with pytest.raises(RunFailed, match="batches must be at least 1"):
         ctx.mean(act_mean, batches=0)
 

@@ -121,7 +121,7 @@ def mean_of_units(a):
     return a.mean(dim=(0, *range(2, a.dim())))
 
 
-def test_tracked_statistics_follow_and_go_on(ctx):
+def test_tracked_statistics_follow_the_shrink_and_continue(ctx):
     for name in list(ctx.sites)[:2]:
         ctx.track(name, mean_of_units, momentum=0.5)
     with ctx._model.tracking(), torch.no_grad():

@@ -138,7 +138,7 @@ def test_learns(make_training):
     assert training.curve[-1]["train_loss"] < training.curve[0]["train_loss"] / 4
 
 
-def test_divergence_is_told_with_what_to_do(make_training):
+def test_divergence_error_names_a_remedy(make_training):
     training = make_training(arch="mlp_40_40", train__lr=1e12)
     with pytest.raises(Diverged, match=r"--set train\.lr="):
         carry_out(training, (Phase(2),))

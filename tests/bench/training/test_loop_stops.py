@@ -154,7 +154,7 @@ def test_a_finished_training_that_ended_early_is_not_taken_up_again(make_trainin
     assert again.epochs == 2
 
 
-def test_bases_and_records_tell_the_epochs_that_were_trained(make_run):
+def test_records_have_the_epochs_that_were_trained(make_run):
     """Nothing falls at a rate of 0: base and fine-tuning end after their patience and one epoch more."""
     settings = {"train__epochs": 6, "train__lr": 0, "train__patience": 1, "finetune__epochs": 5, "finetune__lr": 0}
     done = execute(*make_run("l1_norm", "mlp_40_40", "tiny8", finetune__patience=2, **settings))
@@ -240,7 +240,7 @@ def test_stop_phase_ends_the_phase_after_the_epoch(make_training, hook, phase, e
         ("on_phase_end", 2, 1, {0: 3, 1: 3, 2: 2, 4: 1}),
     ],
 )
-def test_stop_search_goes_on_with_the_prune(make_training, hook, phase, epoch, trained):
+def test_stop_search_continues_with_the_prune(make_training, hook, phase, epoch, trained):
     method = Stopping("stop_search", hook, phase, epoch)
     training = make_training(method, arch="mlp_40_40")
     training.progress = Progress("test", quiet=True)

@@ -175,7 +175,7 @@ def test_status_lists_bases_and_held_jobs_with_what_to_do(sweep, slurm, bench, t
     listed = [line for line in text if line.startswith("base ")]
     assert [line.split()[1].rstrip(":") for line in listed] == [bases.elements[1][0], bases.elements[0][0]]
     what = f"scontrol release {bases.jobs[1]}"
-    assert listed[0].endswith(f"JobHeldUser, job {bases.jobs[1]}; 2 runs need it; to go on: {what}")
+    assert listed[0].endswith(f"JobHeldUser, job {bases.jobs[1]}; 2 runs need it; to continue: {what}")
     assert listed[1].endswith(f"Priority, job {bases.jobs[0]}; 3 runs need it")
     (held,) = [line for line in text if line.startswith("held: ")]
     assert held == (f"held: job {runs.jobs[0]} (JobHeldAdmin): ask for its release (scontrol release {runs.jobs[0]})")
@@ -284,7 +284,7 @@ def test_ctrl_c_while_waiting_says_how_to_end_the_jobs(sweep, slurm, bench, monk
     code, _, err = sweep("--wait")
     assert code == 130
     told = err.splitlines()[-1]
-    assert told.startswith("bench: the jobs go on; to end them: python -m bench cancel ")
+    assert told.startswith("bench: the jobs continue; to end them: python -m bench cancel ")
     assert len(slurm.alive) == 7
     assert bench(*shlex.split(told.partition("python -m bench ")[2]))[0] == 0
     assert slurm.alive == {}

@@ -101,7 +101,7 @@ def test_ctrl_c_while_waiting_leaves_the_jobs_alone(start, bench, tiny, tmp_path
     code, out, err = finish(waiting)
     assert code == 130
     told = err.splitlines()[-1]
-    assert told.startswith("bench: the jobs go on; to end them: python -m bench cancel ")
+    assert told.startswith("bench: the jobs continue; to end them: python -m bench cancel ")
     assert "Traceback" not in err
 
     code, out, _ = bench("status", path, "--json", *where)
