@@ -1,4 +1,4 @@
-"""What stands on each page of the site: from the model and the records to the values that the templates show."""
+"""What each page of the site shows: from the model and the records to the values that the templates show."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 from bench.records.store import arithmetic
 from leaderboard.reader.model import Board, Curve, Row, Table
-from leaderboard.render.columns import unfinished
 from leaderboard.render.summary import busy_note
 from leaderboard.render.tables import footnotes
 from leaderboard.stats.curves import of_tables
 
 Record = Mapping[str, Any]
+Widths = Mapping[str, Sequence[int]]
+"""Site -> units before and after the prune."""
 
 NETWORKS = (("dense", "dense"), ("pruned", "pruned, not fine-tuned"), ("final", "final"))
 METRICS = (
@@ -28,74 +29,39 @@ COSTS = (("macs", "MACs"), ("params", "parameters"), ("weight_bytes", "weights, 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table as a page shows it.
-
-    Attributes:
-        marks: numbers of its footnotes.
-        failed: what happened to runs that are missing or did not finish.
-    """
+    """One row of a table as a page shows it; ``marks`` are the numbers of its footnotes."""
 
     row: Row
     table: Table
     marks: tuple[int, ...]
-    failed: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """One budget on a board's page."""
-
-    table: Table
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...]
-    seeds: tuple[int, ...]
-    batches: tuple[int, int] | None
-    test_images: int | None
 
 
 @dataclass(frozen=True)
 class Heat:
-    """Units kept, per cent, mean over seeds: ``cells[site][budget]``, None where no run tells."""
+    """Kept units, per cent, mean over seeds: ``sites`` are (name, one number a budget), None where no run tells."""
 
-    budgets: tuple[str, ...]
-    sites: tuple[str, ...]
-    cells: tuple[tuple[float | None, ...], ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One board on a method's page."""
-
-    board: Board
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...]
-    ranked: Mapping[str, int]
-    points: tuple[Mapping[str, float | None], ...]
-    heats: tuple[tuple[str, Heat], ...]
+    budgets: list[str]
+    sites: list[tuple[str, list[float | None]]]
 
 
-def sections(board: Board) -> list[Section]:
-    """The tables of a board with what is said below each."""
-    return [_section(table) for table in board.tables]
-
-
-def _section(table: Table) -> Section:
-    notes, marks = footnotes(table)
-    lines = [
-        Line(row, table, tuple(int(mark) for mark in own.split()), unfinished(row))
-        for row, own in zip(table.rows, marks, strict=True)
-    ]
-    seeds = {run.seed for row in table.rows for run in row.runs}
-    batches = {(row.speeds[0].batch, row.speeds[-1].batch) for row in table.rows if row.speeds}
-    sizes = {row.test_images for row in table.rows}
-    return Section(
-        table,
-        tuple(lines),
-        tuple(notes),
-        tuple(sorted(seeds)),
-        min(batches) if len(batches) == 1 else None,
-        min(sizes) if len(sizes) == 1 else None,
-    )
+def sections(board: Board) -> list[dict[str, Any]]:
+    """The tables of a board: lines, footnotes, batch sizes and size of the test set where all rows have the same."""
+    found = []
+    for table in board.tables:
+        notes, marks = footnotes(table)
+        lines = [Line(row, table, tuple(map(int, own.split()))) for row, own in zip(table.rows, marks, strict=True)]
+        batches = {(row.speeds[0].batch, row.speeds[-1].batch) for row in table.rows if row.speeds}
+        sizes = {row.test_images for row in table.rows}
+        found.append(
+            {
+                "table": table,
+                "lines": lines,
+                "notes": notes,
+                "batches": min(batches) if len(batches) == 1 else None,
+                "test_images": min(sizes) if len(sizes) == 1 else None,
+            }
+        )
+    return found
 
 
 def overall(board: Board) -> list[Curve]:
@@ -105,7 +71,7 @@ def overall(board: Board) -> list[Curve]:
 
 
 def rows_of(board: Board) -> list[tuple[Table, Row]]:
-    """Every row once, the dense one with the first table that it stands in."""
+    """Every row once, the dense one with the first table that it is in."""
     seen: dict[str, tuple[Table, Row]] = {}
     for table in board.tables:
         for row in table.rows:
@@ -114,11 +80,13 @@ def rows_of(board: Board) -> list[tuple[Table, Row]]:
     return list(seen.values())
 
 
-def parts(method: str, boards: Sequence[Board], widths: Mapping[str, Mapping[str, Sequence[int]]]) -> list[Part]:
-    """Where a method stands on each board.
+def parts(method: str, boards: Sequence[Board], widths: Mapping[str, Widths]) -> list[dict[str, Any]]:
+    """What a method's page shows of each board: lines, footnotes, ranked rows of a table, curve and heat maps.
 
     Args:
-        widths: name of a run's page -> site -> [before, after], of the runs that finished.
+        method: its name.
+        boards: all of them.
+        widths: of the runs that finished, by the name of a run's page.
     """
     found = []
     for board in boards:
@@ -129,58 +97,49 @@ def parts(method: str, boards: Sequence[Board], widths: Mapping[str, Mapping[str
         lines = []
         for table, row in own:
             notes, marks = footnotes(table)
-            mine = marks[table.rows.index(row)].split()
-            kept = tuple(numbers.setdefault(notes[int(mark) - 1], len(numbers) + 1) for mark in mine)
-            lines.append(Line(row, table, kept, unfinished(row)))
-        ranked = {table.slug: sum(row.rank is not None for row in table.rows) for table in board.tables}
-        found.append(Part(board, tuple(lines), tuple(numbers), ranked, _points(board, own), _heats(own, widths)))
+            mine = [notes[int(mark) - 1] for mark in marks[table.rows.index(row)].split()]
+            lines.append(Line(row, table, tuple(numbers.setdefault(note, len(numbers) + 1) for note in mine)))
+        found.append(
+            {
+                "board": board,
+                "lines": lines,
+                "notes": list(numbers),
+                "ranked": {t.slug: sum(row.rank is not None for row in t.rows) for t in board.tables},
+                "points": _points(own),
+                "heats": _heats(own, widths),
+            }
+        )
     return found
 
 
-def _points(board: Board, own: Sequence[tuple[Table, Row]]) -> tuple[Mapping[str, float | None], ...]:
-    """The method's default configuration (or its first one) over budgets of the MACs, beside the controls."""
+def _points(own: Sequence[tuple[Table, Row]]) -> list[dict[str, float | None]]:
+    """The method's default configuration (or its first one) over budgets of the MACs, next to the controls."""
     curve = [(table, row) for table, row in own if table.kind == "macs" and row.top1 is not None]
-    names = sorted({row.name for _, row in curve}, key=lambda name: (len(name), name))
-    points = []
+    first = min((row.name for _, row in curve), key=lambda name: (len(name), name), default="")
+    points: list[dict[str, float | None]] = []
     for table, row in curve:
-        if row.name != names[0] or row.top1 is None:
-            continue
-        controls = {other.name: other.top1.mean for other in table.rows if other.top1 is not None}
-        points.append(
-            {
-                "keep": table.keep,
-                "top1": row.top1.mean,
-                "half": row.top1.half,
-                "random": controls.get("random"),
-                "thin": controls.get("uniform_thin"),
-            }
-        )
-    return tuple(points) if len(points) > 1 else ()
+        if row.name == first and row.top1 is not None:
+            controls = {other.name: other.top1.mean for other in table.rows if other.top1 is not None}
+            both = {"random": controls.get("random"), "thin": controls.get("uniform_thin")}
+            points.append({"keep": table.keep, "top1": row.top1.mean, "half": row.top1.half, **both})
+    return points if len(points) > 1 else []
 
 
-def _heats(
-    own: Sequence[tuple[Table, Row]], widths: Mapping[str, Mapping[str, Sequence[int]]]
-) -> tuple[tuple[str, Heat], ...]:
-    """One heat map a configuration, over all budgets it has."""
-    by_name: dict[str, list[tuple[Table, Row]]] = {}
-    for table, row in own:
-        if row.track != "dense":
-            by_name.setdefault(row.name, []).append((table, row))
+def _heats(own: Sequence[tuple[Table, Row]], widths: Mapping[str, Widths]) -> list[tuple[str, Heat]]:
+    """One heat map a configuration, over all budgets that it has."""
     heats = []
-    for name, rows in sorted(by_name.items()):
-        columns = []
-        for table, row in rows:
-            runs = [widths[run.page] for run in row.runs if run.page in widths]
-            if runs:
-                columns.append((table.title, runs))
+    for name in sorted({row.name for _, row in own if row.track != "dense"}):
+        rows = [(table.title, row) for table, row in own if row.name == name]
+        columns = [(title, [widths[run.page] for run in row.runs if run.page in widths]) for title, row in rows]
+        columns = [(title, runs) for title, runs in columns if runs]
         sites = list(dict.fromkeys(site for _, runs in columns for run in runs for site in run))
-        cells = tuple(tuple(_kept(runs, site) for _, runs in columns) for site in sites)
         if sites:
-            heats.append((name, Heat(tuple(title for title, _ in columns), tuple(sites), cells)))
-    return tuple(heats)
+            cells = [(site, [_kept(runs, site) for _, runs in columns]) for site in sites]
+            heats.append((name, Heat([title for title, _ in columns], cells)))
+    return heats
 
 
-def _kept(runs: Sequence[Mapping[str, Sequence[int]]], site: str) -> float | None:
+def _kept(runs: Sequence[Widths], site: str) -> float | None:
     shares = [100 * run[site][1] / run[site][0] for run in runs if site in run]
     return sum(shares) / len(shares) if shares else None
 

@@ -19,8 +19,7 @@ from bench.errors import SetupError, UsageError
 from bench.records import store
 from bench.spec.digest import path_component
 from bench.spec.option_scan import Option
-from leaderboard.figures import draw, figures_of_runs
-from leaderboard.figures import figure_list as plates
+from leaderboard.figures import draw, figure_list, figures_of_runs
 from leaderboard.figures.figure_list import Plate
 from leaderboard.pages import page_content
 from leaderboard.pages.templating import environment, reach_order
@@ -215,7 +214,7 @@ class _Site:
                     "boards": on,
                 }
             )
-        several = plates.across(self.boards) if len(self.boards) > 1 else []
+        several = figure_list.across(self.boards) if len(self.boards) > 1 else []
         self.page(
             "index.html",
             "index.html",
@@ -248,7 +247,7 @@ class _Site:
             board=board,
             say=sentences(board),
             sections=page_content.sections(board),
-            plates=self.drawn(plates.of_board(board, self.run_link, self.row_link), name),
+            plates=self.drawn(figure_list.of_board(board, self.run_link, self.row_link), name),
             overall=overall,
             reach=sorted({(r.what, r.points) for curve in overall for r in curve.reach}, key=reach_order),
             published=published,

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from leaderboard.render import summary_sentences
-from leaderboard.render.columns import SHARE_LETTERS, faster
+from leaderboard.render.columns import SHARE_LETTERS, faster, unfinished
 from leaderboard.render.tables import clean
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -44,6 +44,7 @@ def environment() -> Environment:
         "say": _say,
         "exact": _exact,
         "faster": faster,
+        "unfinished": unfinished,
         "short": summary_sentences.short,
         "fair": lambda shares: "".join(letter if key in shares else "·" for key, letter in SHARE_LETTERS.items()),
         "reach_name": lambda what: REACH.get(what, what),
