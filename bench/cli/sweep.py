@@ -72,14 +72,15 @@ def specs_of(path: Path, chosen: argparse.Namespace) -> tuple[list[Spec], RunOpt
 
 def _inline(chosen: argparse.Namespace, specs: list[Spec], options: RunOptions) -> int:
     """Run one after the other in this process; what failed is named and the rest is run."""
+    if chosen.dry_run:
+        for spec in specs:
+            print(f"{spec.id}  {store.path_of(options.out, spec)}")
+        return 0
     from bench.runs.execute import execute
 
     failures = []
     for number, spec in enumerate(specs, 1):
         path = store.path_of(options.out, spec)
-        if chosen.dry_run:
-            print(f"{spec.id}  {path}")
-            continue
         try:
             finished = path.is_file() and store.load(path)["status"] == "ok"
             done = execute(spec, dataclasses.replace(options, retry=bool(chosen.again) and not finished))

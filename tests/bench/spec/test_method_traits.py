@@ -152,6 +152,8 @@ LIGHT = {
     "check --list": ["check", "--list"],
     "run --dry-run": ["run", "-m", "ddrop", "-a", "resnet56", "-p", "schedule=linear", "--seeds", "0-4", "--dry-run"],
     "run --dry-run in bf16": ["run", "-m", "dense", "-a", "resnet20", "-d", "cifar10", "--device", "cpu", "--dry-run"],
+    "sweep --dry-run": ["sweep", "SWEEP", "--cluster", "inline", "--dry-run"],
+    "reproduce --dry-run": ["reproduce", "dropnet-mnist", "--dry-run"],
     "list": ["list"],
     "list runs": ["list", "runs"],
     "show": ["show", "RECORD"],
