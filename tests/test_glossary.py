@@ -71,7 +71,7 @@ def test_room_has_no_word_of_the_left_column(room):
 
 def test_flat_files_have_no_word_of_the_left_column():
     files = [*ROOT.glob("*.md"), *ROOT.glob("bench/*.py"), *ROOT.glob(".github/**/*.*"), ROOT / "mkdocs.yml"]
-    assert [hit for file in files if file.name != "CHANGELOG.md" for hit in of_text(file)] == []
+    assert [hit for file in files for hit in of_text(file)] == []
     tests = [*ROOT.glob("tests/*.py"), *ROOT.glob("tests/bench/*.py")]
     assert [hit for file in tests for hit in of_test_names(file)] == []
 
