@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,13 +92,12 @@ def _tables(chosen: argparse.Namespace) -> str:
     from leaderboard.render.tables import pieces, whole
     from leaderboard.stats import boards as board
 
-    with _no_collection():
-        found = _found(chosen)
-        parts, problems = [], set(found.problems)
-        for rows in board.by_network(found.rows):
-            boards, own = board.of_network(rows)
-            parts += [piece for one in board.at(boards, chosen.keep or ()) for piece in pieces(one, chosen.format)]
-            problems |= set(own)
+    found = _found(chosen)
+    parts, problems = [], set(found.problems)
+    for rows in board.by_network(found.rows):
+        boards, own = board.of_network(rows)
+        parts += [piece for one in board.at(boards, chosen.keep or ()) for piece in pieces(one, chosen.format)]
+        problems |= set(own)
     _tell(chosen, parts, sorted(problems, key=lambda p: (p.file, p.message)))
     return whole(parts, chosen.format)
 
@@ -188,8 +185,7 @@ def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     """The boards that the command asks for; prints problems on stderr. Raises UsageError without records."""
     from leaderboard.stats import boards as board
 
-    with _no_collection():
-        boards, problems = board.boards_of(_found(chosen))
+    boards, problems = board.boards_of(_found(chosen))
     boards = board.at(boards, chosen.keep or ())
     _tell(chosen, boards, problems)
     return boards, problems
@@ -223,18 +219,6 @@ def _tell(chosen: argparse.Namespace, made: Sequence[Any], problems: Sequence[Pr
         print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)
     if not made:
         raise UsageError(f"{chosen.command} {chosen.path}: no finished record; bench run makes some")
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No search for garbage while millions of things are made that are all to stay."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _as_json(c: Comparison) -> dict[str, Any]:
