@@ -104,7 +104,7 @@ class RunRequest:
 
     @classmethod
     def from_table(cls, values: Mapping[str, Any], where: str) -> list[RunRequest]:
-        """The requests of a table of a TOML file: one for every combination of the values of its lists.
+        """The requests of a table of a TOML file: one for every combination of the values of its lists, in fixed order.
 
         Args:
             values: field -> value or list of values; tables hold values or lists too. ``seeds`` stay together.
@@ -118,8 +118,9 @@ class RunRequest:
             raise UsageError(f"{where}: {' and '.join(missing)} missing")
         alone = {key: values[key] for key in ("native", "seeds") if key in values}
         axes: list[list[tuple[Any, Any]]]
-        axes = [[(key, one) for one in _list(value)] for key, value in values.items() if key not in (*alone, *TABLES)]
-        for table in TABLES:
+        names = [f.name for f in dataclasses.fields(cls) if f.name not in (*alone, *TABLES)]
+        axes = [[(key, one) for one in _list(values[key])] for key in (*names, *SHORT) if key in values]
+        for table in ("options", "settings"):
             axes += [[((table, key), one) for one in _list(v)] for key, v in values.get(table, {}).items()]
         try:
             return [cls(**alone, **_fields(dict(choice))) for choice in itertools.product(*axes)]

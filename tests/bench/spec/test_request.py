@@ -196,3 +196,9 @@ def test_table_is_every_combination_as_typed_words(tables, seeds):
         expected.append(request_of(*words))
     assert len(found) == len(expected)
     assert all(request in found for request in expected)
+
+
+def test_order_of_combinations_is_that_of_the_fields_not_of_the_file():
+    first = {"method": ["a", "b"], "arch": "x", "keep_macs": [0.5, 0.25], "epochs": [1, 2]}
+    assert RunRequest.from_table(first, "") == RunRequest.from_table(dict(reversed(first.items())), "")
+    assert [request.method for request in RunRequest.from_table(first, "")] == ["a"] * 4 + ["b"] * 4
