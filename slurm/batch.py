@@ -19,7 +19,7 @@ from bench.spec.decode import decode
 from bench.spec.digest import canonical
 from bench.spec.recipe import Recipe
 from bench.spec.spec import Spec
-from slurm.journal import DONE, Journal, Leg, legs_of
+from slurm.journal import DONE, Attempt, Journal, attempts_of
 
 FORM = 2
 """Of a batch's file; 1 was that of versions up to 0.1, with a journal for each run."""
@@ -35,9 +35,9 @@ def claim(out: Path, key: str) -> Lock:
     return Lock(jobs_folder(out), key)
 
 
-def legs(out: Path, key: str) -> list[Leg]:
-    """All legs of a run or base, oldest first."""
-    return legs_of(jobs_folder(out), [key]).get(key, [])
+def attempts(out: Path, key: str) -> list[Attempt]:
+    """All attempts of a run or base, oldest first."""
+    return attempts_of(jobs_folder(out), [key]).get(key, [])
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Task:
 
 
 def base_key(spec: Spec) -> str:
-    """What the specification alone tells of its base: runs with equal keys share it on equal machines."""
+    """What the specification alone says of its base: runs with equal keys share it on equal machines."""
     return _base_key(spec.arch, spec.dataset, spec.recipe, spec.rules, spec.seed)
 
 
@@ -97,8 +97,10 @@ def _base_key(arch: str, dataset: str, recipe: Recipe, rules: str, seed: int) ->
 
 def trained_bases(out: Path, keys: Sequence[str]) -> set[str]:
     """Those of these bases that a job trained and that are still there."""
-    found = legs_of(jobs_folder(out), keys)
-    names = {key: (legs[-1].facts or {}).get("base") for key, legs in found.items() if legs[-1].ended == DONE}
+    found = attempts_of(jobs_folder(out), keys)
+    names = {
+        key: (attempts[-1].facts or {}).get("base") for key, attempts in found.items() if attempts[-1].ended == DONE
+    }
     return {key for key, name in names.items() if (out / "bases" / f"{name}.safetensors").is_file()}
 
 
@@ -169,7 +171,7 @@ class Batch:
         return self.count > len(self.elements)
 
     def task(self, key: str) -> Task:
-        """One of its tasks; raises UsageError where its specification is none to this version of the suite."""
+        """One of its tasks; raises UsageError where this version of the suite cannot read its specification."""
         values = {name: value for name, value in self.tasks[key].items() if name != "needs"}
         spec = dict(values["spec"])
         recipe = spec.pop("recipe", None)
@@ -227,7 +229,7 @@ class Batch:
 
     @classmethod
     def load(cls, file: Path) -> Batch:
-        """The batch in a file; raises SetupError when it is none."""
+        """The batch in a file; raises SetupError for any other file."""
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             if values.pop("form") != FORM:

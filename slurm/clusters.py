@@ -154,7 +154,7 @@ def remedy(job: str, reason: str) -> str | None:
 
 
 def expand(job: str) -> list[str]:
-    """Ids that one of SLURM's names for jobs stands for: ``12_[0-2,5%4]`` is four."""
+    """Ids that one of SLURM's names for jobs means: ``12_[0-2,5%4]`` is four."""
     found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if not found:
         return [job]

@@ -1,4 +1,4 @@
-"""The job: what runs on a node, ``python -m slurm.job FOLDER [NUMBER]``. It says by its exit code whether to go on.
+"""The job: what runs on a node, ``python -m slurm.job FOLDER [NUMBER]``. Its exit code says whether to continue.
 
 Signals are heard before anything heavy is imported. Queueing a job again is left to its batch script, which runs
 outside of any container (see :mod:`slurm.script`).

@@ -20,7 +20,7 @@ from bench.files import Lock
 
 PREEMPTED, TIMED_OUT, TERMINATED, KILLED = "preempted", "timed out", "terminated", "killed"
 DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
-"""How a leg ended. A leg without an end was ``killed``; that is written down when the next one starts."""
+"""How an attempt ended. An attempt without an end was ``killed``; that is written down when the next one starts."""
 FILE, PROGRESS = "journal.jsonl", "progress"
 SLOT = 128
 """Bytes of a task in the file of progress."""
@@ -29,16 +29,16 @@ LOCK_S = 10.0
 
 
 @dataclass(frozen=True)
-class Leg:
+class Attempt:
     """One stretch of work on a run, by one start of one job.
 
     Attributes:
         batch: token of the batch that the job belongs to.
         job: its id.
         began: seconds since the epoch.
-        saves: checkpoints that were saved in this leg.
+        saves: checkpoints that were saved in this attempt.
         first, last: of them, each (when, epochs done, epochs in all); None without any.
-        ended: how; None while it may still go on.
+        ended: how; None while it may still continue.
         facts: what else the start and the end noted.
     """
 
@@ -52,7 +52,7 @@ class Leg:
     facts: dict[str, Any] | None = None
 
     def seconds_left(self) -> float | None:
-        """Estimated from the epochs of this leg; None before the second of them."""
+        """Estimated from the epochs of this attempt; None before the second of them."""
         if self.saves < 2 or self.first is None or self.last is None:
             return None
         (first, done_then, _), (last, done, total) = self.first, self.last
@@ -74,20 +74,22 @@ class Journal:
     def __init__(self, folder: Path, keys: Iterable[str]) -> None:
         self.folder = folder
         self._slots = {key: number for number, key in enumerate(keys)}
-        self._legs: dict[str, Leg] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._read = 0
 
     def start(self, key: str, job: str, **facts: Any) -> None:
         """A job begins with a task; raises OSError."""
-        self._legs[key] = leg = Leg(self.folder.name, job, time.time())
+        self._attempts[key] = attempt = Attempt(self.folder.name, job, time.time())
         self.end_of_killed(key)
-        self._append(key, "start", leg.began, job=job, slot=self._slots[key], **facts)
+        self._append(key, "start", attempt.began, job=job, slot=self._slots[key], **facts)
 
     def saved(self, key: str, done: int, of: int) -> None:
         """A checkpoint of a task that was started here: so many epochs are done; raises OSError."""
-        leg, point = self._legs[key], (time.time(), done, of)
-        self._legs[key] = leg = replace(leg, saves=leg.saves + 1, first=leg.first or point, last=point)
-        text = json.dumps([leg.began, leg.saves, leg.first, leg.last], separators=(",", ":"))
+        attempt, point = self._attempts[key], (time.time(), done, of)
+        self._attempts[key] = attempt = replace(
+            attempt, saves=attempt.saves + 1, first=attempt.first or point, last=point
+        )
+        text = json.dumps([attempt.began, attempt.saves, attempt.first, attempt.last], separators=(",", ":"))
         handle = os.open(self.folder / PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.pwrite(handle, text.ljust(SLOT - 1).encode() + b"\n", SLOT * self._slots[key])
@@ -96,13 +98,13 @@ class Journal:
 
     def end(self, key: str, how: str, **facts: Any) -> None:
         """The work on a task that was started here is over; raises OSError."""
-        self._append(key, "end", time.time(), how=how, **_progress_of(self._legs[key]), **facts)
+        self._append(key, "end", time.time(), how=how, **_progress_of(self._attempts[key]), **facts)
 
     def end_of_killed(self, key: str) -> None:
-        """Write down the end of a leg that has none: its progress is about to be overwritten."""
-        legs = legs_in(self.folder, [key]).get(key, [])
-        if legs and legs[-1].ended is None:
-            self._append(key, "end", time.time(), how=KILLED, **_progress_of(legs[-1]))
+        """Write down the end of an attempt that has none: its progress is about to be overwritten."""
+        attempts = attempts_in(self.folder, [key]).get(key, [])
+        if attempts and attempts[-1].ended is None:
+            self._append(key, "end", time.time(), how=KILLED, **_progress_of(attempts[-1]))
 
     def news(self) -> Iterator[dict[str, Any]]:
         """Events that were added since the last call."""
@@ -131,8 +133,8 @@ class Journal:
                 os.close(handle)
 
 
-def legs_in(folder: Path, keys: Iterable[str] | None = None) -> dict[str, list[Leg]]:
-    """Legs of the tasks of one batch, oldest first, by key; of these keys only."""
+def attempts_in(folder: Path, keys: Iterable[str] | None = None) -> dict[str, list[Attempt]]:
+    """Attempts of the tasks of one batch, oldest first, by key; of these keys only."""
     try:
         text = (folder / FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -141,12 +143,12 @@ def legs_in(folder: Path, keys: Iterable[str] | None = None) -> dict[str, list[L
     if wanted is not None and len(wanted) == 1:
         (only,) = wanted
         text = b"\n".join(line for line in text.split(b"\n") if only.encode() in line)
-    found: dict[str, list[Leg]] = {}
+    found: dict[str, list[Attempt]] = {}
     slots: dict[str, int] = {}
     for event in _events(text):
         with suppress(KeyError, TypeError, ValueError):
             _add(found, slots, folder.name, event, wanted)
-    open_ones = [key for key, legs in found.items() if legs[-1].ended is None]
+    open_ones = [key for key, attempts in found.items() if attempts[-1].ended is None]
     if open_ones:
         try:
             progress = (folder / PROGRESS).read_bytes()
@@ -157,22 +159,22 @@ def legs_in(folder: Path, keys: Iterable[str] | None = None) -> dict[str, list[L
     return found
 
 
-def legs_of(jobs: Path, keys: Sequence[str] | None = None) -> dict[str, list[Leg]]:
-    """Legs of runs and bases in all batches of a folder of batches, oldest first, by key."""
-    found: dict[str, list[Leg]] = {}
+def attempts_of(jobs: Path, keys: Sequence[str] | None = None) -> dict[str, list[Attempt]]:
+    """Attempts of runs and bases in all batches of a folder of batches, oldest first, by key."""
+    found: dict[str, list[Attempt]] = {}
     for file in jobs.glob(f"*/{FILE}"):
-        for key, legs in legs_in(file.parent, keys).items():
-            found.setdefault(key, []).extend(legs)
-    for legs in found.values():
-        legs.sort(key=lambda leg: leg.began)
+        for key, attempts in attempts_in(file.parent, keys).items():
+            found.setdefault(key, []).extend(attempts)
+    for attempts in found.values():
+        attempts.sort(key=lambda attempt: attempt.began)
     return found
 
 
-def history(legs: Sequence[Leg]) -> dict[str, int]:
-    """How often work on a run began (``legs``), and how often each kind of end cut it short."""
-    ends = Counter(leg.ended or KILLED for leg in legs[:-1])
+def history(attempts: Sequence[Attempt]) -> dict[str, int]:
+    """How often work on a run began (``attempts``), and how often each kind of end cut it short."""
+    ends = Counter(attempt.ended or KILLED for attempt in attempts[:-1])
     return {
-        "legs": len(legs),
+        "legs": len(attempts),
         "preemptions": ends[PREEMPTED],
         "timeouts": ends[TIMED_OUT],
         "terminations": ends[TERMINATED],
@@ -180,13 +182,13 @@ def history(legs: Sequence[Leg]) -> dict[str, int]:
     }
 
 
-def fruitless(legs: Sequence[Leg], batch: str) -> list[Leg]:
-    """The last legs of ``batch`` in a row that ended, in whatever way, before an epoch was done."""
-    found: list[Leg] = []
-    for leg in reversed(legs):
-        if leg.batch != batch or leg.saves or leg.ended in (DONE, FAILED):
+def fruitless(attempts: Sequence[Attempt], batch: str) -> list[Attempt]:
+    """The last attempts of ``batch`` in a row that ended, in whatever way, before an epoch was done."""
+    found: list[Attempt] = []
+    for attempt in reversed(attempts):
+        if attempt.batch != batch or attempt.saves or attempt.ended in (DONE, FAILED):
             break
-        found.append(leg)
+        found.append(attempt)
     return found
 
 
@@ -201,34 +203,34 @@ def _events(text: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _add(
-    found: dict[str, list[Leg]], slots: dict[str, int], batch: str, event: dict[str, Any], wanted: set[str] | None
+    found: dict[str, list[Attempt]], slots: dict[str, int], batch: str, event: dict[str, Any], wanted: set[str] | None
 ) -> None:
     """One event more; raises KeyError, TypeError, ValueError for one that has not what it needs."""
     key, kind, at = event.pop("run"), event.pop("event"), float(event.pop("at"))
     if not isinstance(key, str) or (wanted is not None and key not in wanted):
         return
     if kind == "start":
-        leg, slots[key] = Leg(batch, event.pop("job"), at), int(event.pop("slot"))
-        found.setdefault(key, []).append(replace(leg, facts=event))
+        attempt, slots[key] = Attempt(batch, event.pop("job"), at), int(event.pop("slot"))
+        found.setdefault(key, []).append(replace(attempt, facts=event))
     elif kind == "end" and key in found:
-        leg, how = found[key][-1], event.pop("how")
+        attempt, how = found[key][-1], event.pop("how")
         saves, first, last = _points(event.pop("saves"), event.pop("first"), event.pop("last"))
-        facts = (leg.facts or {}) | event
-        found[key][-1] = replace(leg, saves=saves, first=first, last=last, ended=how, facts=facts)
+        facts = (attempt.facts or {}) | event
+        found[key][-1] = replace(attempt, saves=saves, first=first, last=last, ended=how, facts=facts)
 
 
-def _with_slot(leg: Leg, text: bytes) -> Leg:
-    """A leg that has no end with the progress in its slot, if that is its own and whole."""
+def _with_slot(attempt: Attempt, text: bytes) -> Attempt:
+    """An attempt that has no end with the progress in its slot, if that is its own and whole."""
     with suppress(ValueError, TypeError):
         began, saves, first, last = json.loads(text)
-        if began == leg.began:
+        if began == attempt.began:
             saves, first, last = _points(saves, first, last)
-            return replace(leg, saves=saves, first=first, last=last)
-    return leg
+            return replace(attempt, saves=saves, first=first, last=last)
+    return attempt
 
 
-def _progress_of(leg: Leg) -> dict[str, Any]:
-    return {"saves": leg.saves, "first": leg.first, "last": leg.last}
+def _progress_of(attempt: Attempt) -> dict[str, Any]:
+    return {"saves": attempt.saves, "first": attempt.first, "last": attempt.last}
 
 
 def _points(saves: Any, first: Any, last: Any) -> tuple[int, Any, Any]:

@@ -25,7 +25,7 @@ from slurm.cluster import Cluster, TooMany
 from slurm.clusters import Slurm, cluster_of
 from slurm.packing import estimates, pack
 from slurm.profile import Profile
-from slurm.states import MISSING, UNKNOWN, State, Survey, survey
+from slurm.states import MISSING, UNKNOWN, RunStates, State, query_states
 
 MAX_ARRAY_SIZE = 1001
 """Of SLURM's default configuration, where it cannot be asked."""
@@ -42,7 +42,7 @@ class Request:
         cluster: ``local``, ``debug`` or ``slurm``.
         profile: resources.
         title: names the jobs.
-        retry: states to submit again beside those that are missing.
+        retry: states to submit again, in addition to those that are missing.
         jobs: processes at the same time, on this machine.
     """
 
@@ -58,9 +58,9 @@ class Request:
 
 @dataclass
 class Submission:
-    """What was handed over, and how things stood before."""
+    """What was handed over, and the states before."""
 
-    before: Survey
+    before: RunStates
     batches: list[Batch] = field(default_factory=list)
 
     @property
@@ -73,7 +73,7 @@ def submit(request: Request, say: Callable[[str], None]) -> Submission:
     """Submit what is missing, and what ``request.retry`` names.
 
     Raises SetupError when the cluster refuses or does not answer. What was accepted before that stays; the same call
-    goes on with the rest.
+    continues with the rest.
     """
     out = request.options.out
     require_writable(jobs_folder(out), 2**20)
@@ -86,7 +86,7 @@ def submit(request: Request, say: Callable[[str], None]) -> Submission:
         for cut_off in [batch for batch in batches(out) if not batch.jobs]:
             say(f"{cut_off.name}: its submission was cut off; withdrawn")
             _withdraw(cluster_of(cut_off.cluster), cut_off)
-        before = survey(request.specs, out)
+        before = query_states(request.specs, out)
         if before.of(UNKNOWN):
             raise SetupError(before.problems[0])
         done = Submission(before)
@@ -132,7 +132,7 @@ def _what_is_left(error: SetupError, runs: int, wanted: int) -> str:
 
 def dry_run(request: Request, say: Callable[[str], None]) -> Iterator[tuple[Batch, str]]:
     """Every batch that :func:`submit` would hand over, with its sbatch script where there is one."""
-    before = survey(request.specs, request.options.out)
+    before = query_states(request.specs, request.options.out)
     for problem in before.problems:
         say(problem)
     shown: list[Batch] = []
@@ -143,13 +143,13 @@ def dry_run(request: Request, say: Callable[[str], None]) -> Iterator[tuple[Batc
         yield batch, script
 
 
-def to_submit(before: Survey, retry: Iterable[str]) -> list[State]:
+def to_submit(before: RunStates, retry: Iterable[str]) -> list[State]:
     """What is missing, and what is to be tried again."""
     return before.of(MISSING, *retry)
 
 
 def plan(
-    request: Request, before: Survey, wanted: Sequence[State], largest: int, accepted: Sequence[Batch]
+    request: Request, before: RunStates, wanted: Sequence[State], largest: int, accepted: Sequence[Batch]
 ) -> Iterator[tuple[Batch, list[list[str]]]]:
     """The batches to hand over, and for each of their jobs the jobs that it has to wait for.
 
@@ -198,8 +198,8 @@ def shared_bases(runs: Sequence[Task], out: Path) -> list[Task]:
 
 
 def cancel(specs: Sequence[Spec], out: Path) -> list[str]:
-    """End the jobs of ``specs`` and of their bases; returns the ids. A job that also has other runs goes on."""
-    found = survey(specs, out)
+    """End the jobs of ``specs`` and of their bases; returns the ids. A job that also has other runs continues."""
+    found = query_states(specs, out)
     if found.of(UNKNOWN):
         raise SetupError(found.problems[0])
     keys_of = {key for spec in specs for key in (spec.id, base_key(spec))}

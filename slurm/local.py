@@ -121,7 +121,7 @@ def _processes() -> Iterator[tuple[str, str]]:
 
 
 def _controllers(batch: Batch) -> set[str]:
-    """Processes that submitit started for a batch, told by its token: numbers are given out again."""
+    """Processes that submitit started for a batch, found by its token: process numbers are used again."""
     return {process for process, words in _processes() if f"jobs/{batch.token}" in words and "submitit" in words}
 
 

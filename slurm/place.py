@@ -24,14 +24,14 @@ AGAIN, ENDED = 144, 130
 above those of all signals that end a process, since srun hands on the largest code of its tasks."""
 BEGAN = "BENCH_JOB_BEGAN"
 """Variable with the time at which the job began, set-up included, in seconds since the epoch."""
-WORKER, BESIDE, REPORT = "BENCH_WORKER", "BENCH_BESIDE", "BENCH_REPORT"
+WORKER, AT_ONCE, REPORT = "BENCH_WORKER", "BENCH_AT_ONCE", "BENCH_REPORT"
 """Variables of a process that shares a job with others: its number, how many there are, where it reports to."""
 EARLY_S = 60
 """SLURM may send its warning so much earlier than asked."""
 
 
 class Requeue(BaseException):
-    """The job has to end now and go on later; ``how`` is the journal's word for it."""
+    """The job has to end now and continue later; ``how`` is the journal's word for it."""
 
     def __init__(self, how: str) -> None:
         super().__init__(how)
@@ -46,13 +46,13 @@ class Place:
         cluster: ``slurm``, ``local`` or ``debug``.
         job: id of the job.
         worker: number of this process among those of the job.
-        beside: processes of the job, or jobs that share this machine, this one included.
+        at_once: processes of the job, or jobs that share this machine, this one included.
     """
 
     cluster: str
     job: str
     worker: int = 0
-    beside: int = 1
+    at_once: int = 1
 
     @classmethod
     def here(cls, batch: Batch, environment: Mapping[str, str] = os.environ) -> Place:
@@ -60,7 +60,7 @@ class Place:
         if batch.cluster == "slurm":
             array, raw = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_JOB_ID", "?")
             job = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else raw
-            return cls("slurm", job, int(environment.get(WORKER, 0)), int(environment.get(BESIDE, 1)))
+            return cls("slurm", job, int(environment.get(WORKER, 0)), int(environment.get(AT_ONCE, 1)))
         if batch.cluster == "local":
             return cls("local", environment["SUBMITIT_LOCAL_JOB_ID"], 0, batch.count)
         return cls(batch.cluster, environment.get("SUBMITIT_DEBUG_JOB_ID", batch.cluster))

@@ -29,7 +29,7 @@ class Profile:
         cpus: CPUs of each process of a job, and the threads it uses.
         mem_gb: memory of a job; None leaves it to the cluster.
         time: limit of a job: minutes, or text such as ``4:00:00`` or ``1-12:00:00``. A run may take several jobs'
-            time: it goes on where it was.
+            time: it continues where it was.
         warning_s: seconds before the limit at which SLURM warns a job, which then saves nothing more and queues again.
         at_once: jobs of an array that run at the same time.
         array_size: most jobs of an array, where a limit on submitted jobs is below the cluster's own limit.
@@ -126,7 +126,7 @@ class Profile:
         return math.ceil((int(found[2]) if found else self.gpus) * processes / self.runs_at_once)
 
     def gres_for(self, processes: int) -> str | None:
-        """``gres`` likewise."""
+        """``gres`` as SLURM writes it."""
         found = GPUS.fullmatch(self.gres or "")
         return f"{found[1]}:{self.gpus_for(processes)}" if found else self.gres
 

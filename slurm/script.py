@@ -46,7 +46,7 @@ def command(batch: Batch, python: str | None, number: int | None = None) -> str:
 
 
 def sbatch_options(batch: Batch, profile: Profile, after: Sequence[str]) -> dict[str, Any]:
-    """What submitit is told of a batch whose jobs wait for the end of the jobs ``after``."""
+    """Options of submitit for a batch whose jobs wait for the end of the jobs ``after``."""
     more: dict[str, Any] = {"requeue": True, "reservation": profile.reservation, **profile.sbatch}
     if profile.mem_gb is not None:
         more["mem"] = f"{round(profile.mem_gb * 1024 * batch.processes / profile.runs_at_once)}M"

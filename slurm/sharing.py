@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 SAMPLES = 3
-"""Epochs of each process from which the speed with so many processes is told."""
+"""Epochs of each process from which the speed with so many processes is estimated."""
 GAIN = 1.05
 """Least ratio of what gets done with one process more; below it the process costs memory and gives nothing."""
 MARGIN = 1.2

@@ -17,7 +17,7 @@ from slurm import journal
 from slurm.batch import Batch, base_key, batches, trained_bases
 from slurm.cluster import RUNNING, WAITING
 from slurm.clusters import cluster_of, remedy
-from slurm.journal import Leg, legs_in
+from slurm.journal import Attempt, attempts_in
 
 DONE, FAILED, LOST, MISSING, UNKNOWN = "done", "failed", "lost", "missing", "unknown"
 STATES = (DONE, RUNNING, WAITING, FAILED, LOST, MISSING, UNKNOWN)
@@ -35,7 +35,7 @@ class State:
         state: one of ``STATES``.
         detail: why it waits, failed, or is lost.
         batch, job: where it runs, waits or last was, if it was ever submitted.
-        done, total: epochs of the leg at work.
+        done, total: epochs of the attempt at work.
         seconds_left: estimated; None when that is not known.
         record_sha256: of its record, if there is one.
         seconds: that a finished run took.
@@ -64,7 +64,7 @@ class BaseState:
         state: ``running``, ``waiting``, ``lost`` (its job is gone: the first run that needs it trains it), ``unknown``.
         detail: why it waits.
         job: where it is.
-        remedy: what somebody has to do before it goes on; empty where nothing is to be done.
+        remedy: what somebody has to do before it continues; empty where nothing is to be done.
         runs: how many of the runs need it.
     """
 
@@ -77,7 +77,7 @@ class BaseState:
 
 
 @dataclass
-class Survey:
+class RunStates:
     """What is known of many runs; ``problems`` are what could not be asked, in words."""
 
     states: list[State]
@@ -100,7 +100,7 @@ class Survey:
         return [job for batch in mine for job in batch.jobs_of(key) if job in self.live]
 
 
-def survey(specs: Sequence[Spec], out: Path) -> Survey:
+def query_states(specs: Sequence[Spec], out: Path) -> RunStates:
     """What became of each of ``specs`` under an output folder."""
     keys = {spec.id: spec for spec in specs}
     records = {key: _record(spec, out) for key, spec in keys.items()}
@@ -110,13 +110,13 @@ def survey(specs: Sequence[Spec], out: Path) -> Survey:
     if submitted:
         needs = {key: needs.get(key) or base_key(keys[key]) for key in open_ids}
     relevant = open_ids | set(needs.values())
-    found = Survey([], batches=[batch for batch in submitted if not relevant.isdisjoint(batch.tasks)])
+    found = RunStates([], batches=[batch for batch in submitted if not relevant.isdisjoint(batch.tasks)])
     silent = _ask(found)
     # Only now the records again: a job that was not there when the cluster was asked has written its own by now.
     records |= {key: _record(keys[key], out) for key in open_ids}
     known = _Known(out, found, silent, open_ids)
     found.states = [known.state(spec, key, records[key]) for key, spec in keys.items()]
-    _tell_ends(found)
+    _add_ends(found)
     waiting = [needs[state.spec.id] for state in found.of(RUNNING, WAITING, UNKNOWN) if state.spec.id in needs]
     found.bases = known.bases(waiting)
     if found.batches and len(found.of(DONE)) < len(keys) and shutil.disk_usage(out).free < ROOM_BYTES:
@@ -127,7 +127,7 @@ def survey(specs: Sequence[Spec], out: Path) -> Survey:
 
 
 def _without_reused(submitted: Sequence[Batch]) -> list[Batch]:
-    """The batches, oldest first, without ids that a later one has: a controller that lost its state counts anew."""
+    """The batches, oldest first, without ids that a later one has: SLURM without its state counts from 1 again."""
     owner = {job: batch.token for batch in submitted for job in batch.jobs}
     return [
         replace(batch, jobs=tuple(job if owner[job] == batch.token else "" for job in batch.jobs))
@@ -145,7 +145,7 @@ def _open(records: Mapping[str, Mapping[str, Any] | None], submitted: Sequence[B
     }
 
 
-def _ask(found: Survey) -> set[str]:
+def _ask(found: RunStates) -> set[str]:
     """Ask the clusters for jobs that have not ended; returns those that do not answer."""
     silent = set()
     for name in sorted({batch.cluster for batch in found.batches}):
@@ -171,7 +171,7 @@ def _record(spec: Spec, out: Path) -> dict[str, Any] | None:
 class _Known:
     """What batches, journals and clusters say of tasks."""
 
-    def __init__(self, out: Path, found: Survey, silent: set[str], open_ids: set[str]) -> None:
+    def __init__(self, out: Path, found: RunStates, silent: set[str], open_ids: set[str]) -> None:
         self.out, self.found, self.silent = out, found, silent
         self.jobs: dict[str, list[tuple[Batch, Sequence[str]]]] = {}
         """Task -> all jobs that ever had it, oldest first, by batch."""
@@ -184,11 +184,11 @@ class _Known:
                 for key in batch.keys_of(number):
                     self.jobs.setdefault(key, []).append((batch, [job]))
         self.alive = {batch.token: [job for job in batch.jobs if job in found.live] for batch in found.batches}
-        self.last: dict[str, Leg] = {}
+        self.last: dict[str, Attempt] = {}
         for batch in found.batches:
-            for key, legs in legs_in(batch.folder).items():
-                if key in open_ids and (key not in self.last or legs[-1].began > self.last[key].began):
-                    self.last[key] = legs[-1]
+            for key, attempts in attempts_in(batch.folder).items():
+                if key in open_ids and (key not in self.last or attempts[-1].began > self.last[key].began):
+                    self.last[key] = attempts[-1]
 
     def live(self, key: str) -> list[tuple[Batch, str]]:
         """Jobs that have the task and have not ended, oldest first."""
@@ -250,7 +250,7 @@ class _Known:
         return BaseState(key, state, reason, job, remedy(job, reason) or "", runs)
 
 
-def _tell_ends(found: Survey) -> None:
+def _add_ends(found: RunStates) -> None:
     """How the jobs of lost runs ended; one that somebody cancelled is missing, not lost."""
     lost = found.of(LOST)
     ends: dict[str, str] = {}

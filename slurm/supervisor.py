@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from slurm.batch import Batch
-from slurm.place import AGAIN, BESIDE, ENDED, REPORT, WORKER, Signals
+from slurm.place import AGAIN, AT_ONCE, ENDED, REPORT, WORKER, Signals
 from slurm.sharing import Sharing, dealt, gpus_here
 
 LOOK_S = 1.0
@@ -73,7 +73,7 @@ class Supervisor:
     def _start(self, gpus: Sequence[str]) -> None:
         number = len(self.codes) + len(self.running)
         ours, theirs = os.pipe()
-        env = {**os.environ, WORKER: str(number), BESIDE: str(self._beside()), REPORT: str(theirs)}
+        env = {**os.environ, WORKER: str(number), AT_ONCE: str(self._at_once()), REPORT: str(theirs)}
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         cores = self.cores[number % len(self.cores)] if self.cores else None
@@ -117,14 +117,14 @@ class Supervisor:
                     print(f"bench: GPU {gpu}: {sharing.count} at a time: {sharing.why}", file=sys.stderr)
 
     def _answer(self, process: _Process) -> None:
-        """Whether a process is to go on with another task: how many run beside each other, or 0."""
+        """Number of processes that are to run at once if one is to continue with another task; 0 if it is to end."""
         surplus = any(
             len(self._on(gpu)) > sharing.count for gpu, sharing in self.sharing.items() if gpu in process.gpus
         )
         self.dismissed |= {process.number} if surplus else set()
         assert process.popen.stdin is not None
         try:
-            process.popen.stdin.write(f"{0 if surplus else self._beside()}\n".encode())
+            process.popen.stdin.write(f"{0 if surplus else self._at_once()}\n".encode())
             process.popen.stdin.flush()
         except OSError:  # it has just been killed
             pass
@@ -143,11 +143,11 @@ class Supervisor:
     def _sharing_of(self, process: _Process) -> list[Sharing]:
         return [sharing for gpu, sharing in self.sharing.items() if gpu in process.gpus]
 
-    def _beside(self) -> int:
+    def _at_once(self) -> int:
         return max(1, len(self.running)) if self.sharing else self.processes
 
     def _code(self) -> int:
-        """Of the job: to go on when one of the processes has to, else that of one that went wrong."""
+        """Exit code of the job: to continue when one of the processes has to, else that of one that failed."""
         if AGAIN in self.codes or -signal.SIGUSR2 in self.codes:
             return AGAIN
         if ENDED in self.codes or self.signals.ended:

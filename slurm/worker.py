@@ -15,22 +15,22 @@ from typing import Any
 from bench.errors import BenchError, NoRoom, RunFailed, SetupError
 from bench.progress import Progress
 from slurm import journal
-from slurm.batch import Batch, Task, legs
-from slurm.journal import Journal, Leg
+from slurm.batch import Batch, Task, attempts
+from slurm.journal import Attempt, Journal
 from slurm.place import REPORT, Place, Requeue, Signals
 from slurm.queue import Queue
 
 NO_MEMORY = "no GPU memory"
-"""How a leg ended, beside other processes on the same GPU."""
-FRUITLESS_LEGS = 3
-"""So many legs in a row that end before an epoch is done, and the run fails."""
+"""How an attempt ended that shared its GPU with other processes."""
+FRUITLESS_ATTEMPTS = 3
+"""So many attempts in a row that end before an epoch is done, and the run fails."""
 ROOM_TRIES, ROOM_PAUSE_S, ROOM_BYTES = 60, 10.0, 2**20
 HEADROOM = 1.2
 """An epoch may take so much longer than the longest before it."""
 
 
 class Worker:
-    """Carries out the tasks of a job, beside other workers with the same ones, each task once."""
+    """Carries out the tasks of a job, in parallel to other workers with the same tasks, each task once."""
 
     def __init__(self, batch: Batch, number: int, place: Place, signals: Signals) -> None:
         self.batch, self.place, self.signals = batch, place, signals
@@ -47,20 +47,20 @@ class Worker:
         }
 
     def work(self) -> None:
-        """Until every task is done. Raises Requeue when the job is to go on later, KeyboardInterrupt at its end."""
+        """Until every task is done. Raises Requeue when the job is to continue later, KeyboardInterrupt at its end."""
         import bench.runs.execute  # noqa: F401  (takes seconds; a signal in the middle of an import may be lost)
         from bench.spec.registry import add_plugin
 
         for file in self.batch.plugins:
             add_plugin(file)
         with self.signals.interrupting():
-            while (beside := self.reports.next()) and (taken := self.queue.take()):
+            while (at_once := self.reports.next()) and (taken := self.queue.take()):
                 task, lock = taken
                 with lock:
                     self._wait_for_room()
                     if self.begun:
                         self._stop_in_time()
-                    while self._carry_out(task, beside):  # the first one in any case: its attempts are counted
+                    while self._carry_out(task, at_once):  # the first one in any case: its attempts are counted
                         self._stop_in_time()
                     self.begun = True
                     self.queue.done.add(task.key)  # also where it did not get done: not a second time by this process
@@ -85,18 +85,18 @@ class Worker:
                 time.sleep(ROOM_PAUSE_S)
         return False
 
-    def _carry_out(self, task: Task, beside: int) -> bool:
-        """Carry out a task, with so many processes in the job, and tell the journal how that ended.
+    def _carry_out(self, task: Task, at_once: int) -> bool:
+        """Carry out a task, with so many processes in the job, and write to the journal how that ended.
 
         Returns whether to carry it out again: the disk was full, and has room now.
         """
         how, facts, again = journal.FAILED, {}, False
-        earlier = legs(self.batch.out, task.key)
+        earlier = attempts(self.batch.out, task.key)
         try:
             with suppress(OSError), self.signals.held():
                 began = max(0.0, time.time() - self.signals.clock.began)
                 self.notes.start(task.key, self.place.job, after_s=round(began, 1), worker=self.place.worker)
-            facts = self._run(task, earlier, beside)
+            facts = self._run(task, earlier, at_once)
             how = journal.DONE
         except Requeue as stop:
             how = stop.how
@@ -105,7 +105,7 @@ class Worker:
             how = journal.TERMINATED
             raise
         except RunFailed as error:
-            how = _for_later(error, beside) or journal.FAILED
+            how = _for_later(error, at_once) or journal.FAILED
             if how == NO_MEMORY:
                 self.reports.full()
             _say(f"error: {task.key}: {error}")
@@ -119,20 +119,20 @@ class Worker:
                 self.notes.end(task.key, how, **facts)
         return again
 
-    def _run(self, task: Task, earlier: Sequence[Leg], beside: int) -> dict[str, Any]:
+    def _run(self, task: Task, earlier: Sequence[Attempt], at_once: int) -> dict[str, Any]:
         from bench.runs.execute import execute, leave_failure, train_base
         from bench.runs.pipeline import label
         from bench.spec.request import RunOptions
 
         progress = _Progress(label(task.spec), task, self.notes, self.signals, self.reports)
-        job = {"cluster": self.batch.cluster, "id": self.place.job, "at_once": beside}
-        job |= journal.history([*earlier, Leg(self.batch.token, self.place.job, 0.0)]) | {"differs": []}
+        job = {"cluster": self.batch.cluster, "id": self.place.job, "at_once": at_once}
+        job |= journal.history([*earlier, Attempt(self.batch.token, self.place.job, 0.0)]) | {"differs": []}
         options = RunOptions(**self.options, retry=task.replaces is not None)
         try:
             if not task.base:
                 job["differs"] = self._differences(task)
             stopped = journal.fruitless(earlier, self.batch.token)
-            if len(stopped) >= FRUITLESS_LEGS:
+            if len(stopped) >= FRUITLESS_ATTEMPTS:
                 raise SetupError(_no_epoch(stopped, self.batch.minutes))
             self._stop_in_time()
             if task.base:
@@ -141,13 +141,13 @@ class Worker:
             return {}
         except Exception as error:
             # Without room nothing is left but to try again later; else, it could not even start.
-            if not (task.base or _for_later(error, beside) or task.finished(self.batch.out)):
+            if not (task.base or _for_later(error, at_once) or task.finished(self.batch.out)):
                 with suppress(OSError, BenchError):
                     leave_failure(task.spec, options, error, job)
             raise RunFailed(str(error)) from error
 
     def _differences(self, task: Task) -> list[str]:
-        """What is not as it was at submission, also told in the log."""
+        """What is not as it was at submission, also printed to the log."""
         from bench.measure import environment
         from bench.runs.method_factory import make_method, method_digest
 
@@ -164,16 +164,16 @@ class Worker:
 
 
 class Reports:
-    """What a process of a job tells its supervisor, and asks it (see :mod:`slurm.supervisor`); nothing without one."""
+    """What a process of a job reports to its supervisor and asks it (see :mod:`slurm.supervisor`); else nothing."""
 
     def __init__(self, place: Place) -> None:
-        self.beside = place.beside
+        self.at_once = place.at_once
         self.handle = int(os.environ.get(REPORT, -1))
 
     def next(self) -> int:
-        """Processes that are in the job now, when this one is to go on with another task; else 0."""
+        """Processes that are in the job now, when this one is to continue with another task; else 0."""
         if self.handle < 0:
-            return self.beside
+            return self.at_once
         self._send(next=True)
         return int(sys.stdin.readline() or 0)
 
@@ -201,7 +201,7 @@ def gpu_memory() -> tuple[int, int] | None:
 
 
 class _Progress(Progress):
-    """Tells the journal of every checkpoint, and stops at one when the time left is too short for another epoch."""
+    """Writes every checkpoint to the journal, and stops at one when the time left is too short for another epoch."""
 
     def __init__(self, label: str, task: Task, notes: Journal, signals: Signals, reports: Reports) -> None:
         super().__init__(label)
@@ -248,26 +248,26 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [f"{key}: was {then.get(key)}, is {now.get(key)}" for key in keys if then.get(key) != now.get(key)]
 
 
-def _no_epoch(stopped: Sequence[Leg], minutes: int | None) -> str:
+def _no_epoch(stopped: Sequence[Attempt], minutes: int | None) -> str:
     """Why a run that never gets an epoch done fails, and what to do."""
-    ends = ", ".join(f"{n} {how}" for how, n in Counter(leg.ended or journal.KILLED for leg in stopped).items())
+    ends = ", ".join(f"{n} {how}" for how, n in Counter(attempt.ended or journal.KILLED for attempt in stopped).items())
     text = f"{len(stopped)} attempts in a row ended before an epoch was done ({ends})"
-    if any(leg.ended == journal.DISK_FULL for leg in stopped):
+    if any(attempt.ended == journal.DISK_FULL for attempt in stopped):
         return f"{text}: make room for its checkpoints"
     if minutes is None:
         return text
-    setup = max((leg.facts or {}).get("after_s", 0.0) for leg in stopped)
+    setup = max((attempt.facts or {}).get("after_s", 0.0) for attempt in stopped)
     return f"{text}: of {minutes} minutes, up to {setup:.0f} s passed before the run began; give a longer time"
 
 
-def _for_later(error: BaseException | None, beside: int) -> str | None:
-    """What there was no room for, when that is why a run stopped: it can go on later. The journal's word for it."""
+def _for_later(error: BaseException | None, at_once: int) -> str | None:
+    """What there was no room for, when that is why a run stopped: it can continue later. The journal's word for it."""
     from bench.runs.execute import crowded, disk_full
 
     while error is not None:
         if disk_full(error) or isinstance(error, NoRoom):
             return journal.DISK_FULL
-        if beside > 1 and crowded(error):
+        if at_once > 1 and crowded(error):
             return NO_MEMORY
         error = error.__cause__
     return None

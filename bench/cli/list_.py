@@ -105,7 +105,7 @@ def _recipes() -> list[dict[str, str]]:
 
 
 def _survey(chosen: argparse.Namespace) -> int:
-    from bench.conformance.architecture_check import Request, every_name, survey
+    from bench.conformance.architecture_check import Request, check_architectures, every_name
 
     if chosen.onnx:
         from bench.measure import onnx_export
@@ -118,7 +118,7 @@ def _survey(chosen: argparse.Namespace) -> int:
     request = Request(chosen.coupling, chosen.onnx)
     if chosen.dataset:
         request = dataclasses.replace(request, **_data_of(chosen))
-    for finding in survey(names, request):
+    for finding in check_architectures(names, request):
         rows.append(dataclasses.asdict(finding))
         print(f"{finding.outcome:8}{finding.name}  {finding.why}".rstrip(), file=sys.stderr, flush=True)
     count = Counter(row["outcome"] for row in rows)

@@ -49,12 +49,12 @@ def add_to(commands: Any) -> None:
 
 def status(chosen: argparse.Namespace) -> int:
     """What became of runs; exit 0 whatever that is."""
-    from slurm.states import survey
+    from slurm.states import query_states
 
     specs = specs_of(chosen)
     if not specs and not chosen.which:
         raise UsageError(f"nothing was run or submitted with --out {chosen.out}; give a sweep's file, or another --out")
-    found = survey(specs, chosen.out)
+    found = query_states(specs, chosen.out)
     for problem in found.problems:
         submit.say(problem)
     submit.show(found, len(specs), chosen, chosen.all)
@@ -75,14 +75,14 @@ def cancel(chosen: argparse.Namespace) -> int:
 
 def logs(chosen: argparse.Namespace) -> int:
     """The end of the log of the job that has, or last had, a run."""
-    from slurm.batch import legs
+    from slurm.batch import attempts
 
     found = _submitted(chosen.which[0], chosen.out)
     keys = sorted({key for _, key in found})
     if len(keys) > 1:
         raise UsageError(f"{chosen.which[0]}: {len(keys)} runs have such an id; give more of it")
     batch, key = found[-1]
-    last = legs(chosen.out, key)
+    last = attempts(chosen.out, key)
     at_it = [last[-1].job] if batch.shared and last and last[-1].batch == batch.token else batch.jobs_of(key)
     files = [file for job in at_it if (file := batch.log(job)).is_file()]
     if not files:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench.spec.spec import Spec
     from slurm.batch import Batch
     from slurm.launch import Request
-    from slurm.states import BaseState, State, Survey
+    from slurm.states import BaseState, RunStates, State
 
 POLL_S = 5.0
 SHOWN = 20
@@ -126,14 +126,14 @@ def _dry_run(request: Request) -> int:
 
 def _follow(specs: Sequence[Spec], chosen: argparse.Namespace, again: str) -> int:
     """Until no job of the runs is left; Ctrl-C leaves the jobs alone."""
-    from slurm.states import RUNNING, UNKNOWN, WAITING, survey
+    from slurm.states import RUNNING, UNKNOWN, WAITING, query_states
 
     progress = Progress("bench", chosen.quiet)
     printed = ""
     try:
         with progress.counting(len(specs), f"following {len(specs)} runs", "runs") as bar:
             while True:
-                found = survey(specs, chosen.out)
+                found = query_states(specs, chosen.out)
                 counts = found.counts()
                 text = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
                 bar.n = counts["done"] + counts["failed"]
@@ -161,7 +161,7 @@ def _again(chosen: argparse.Namespace, specs: Sequence[Spec], options: RunOption
     return shlex.join([*words, *places.to_words()])
 
 
-def show(found: Survey, total: int, chosen: argparse.Namespace, everything: bool) -> None:
+def show(found: RunStates, total: int, chosen: argparse.Namespace, everything: bool) -> None:
     """Print the table of states, the runs that need a look, and the time left."""
     if chosen.json:
         output.print_json({"counts": found.counts(), "runs": list(map(_as_json, found.states))})
@@ -171,7 +171,7 @@ def show(found: Survey, total: int, chosen: argparse.Namespace, everything: bool
         _show_runs(found, everything)
 
 
-def _show_counts(found: Survey, total: int, chosen: argparse.Namespace) -> None:
+def _show_counts(found: RunStates, total: int, chosen: argparse.Namespace) -> None:
     """How many runs of each method on each network are in which state."""
     counts = found.counts()
     columns = [name for name, n in counts.items() if n or name in ALWAYS]
@@ -189,7 +189,7 @@ def _show_counts(found: Survey, total: int, chosen: argparse.Namespace) -> None:
     output.print_table([*texts, *(Column(name, right=True) for name in columns)], rows, chosen)
 
 
-def _show_runs(found: Survey, everything: bool) -> None:
+def _show_runs(found: RunStates, everything: bool) -> None:
     """The runs and jobs that need a look, and the time left."""
     counts = found.counts()
     for name in ("running", "failed", "lost", "unknown", *(("waiting", "missing") if everything else ())):
@@ -210,7 +210,7 @@ def _show_runs(found: Survey, everything: bool) -> None:
         print(f"about {left:.0f} min left with {counts['running']} at a time")
 
 
-def _show_held(found: Survey, everything: bool) -> None:
+def _show_held(found: RunStates, everything: bool) -> None:
     """Bases that are not trained, and jobs that wait until somebody does something."""
     from slurm.clusters import remedy
 
@@ -233,7 +233,7 @@ def _to_do(base: BaseState) -> str:
     return "; the first of them trains it" if base.state == "lost" else ""
 
 
-def _show_differing(found: Survey, everything: bool) -> None:
+def _show_differing(found: RunStates, everything: bool) -> None:
     """Runs whose job found other code or versions than there were at submission."""
     differing = [state for state in found.states if state.differs]
     for state in differing if everything else differing[:SHOWN]:
@@ -253,7 +253,7 @@ def _detail(state: State) -> str:
     return f": {', '.join(parts)}" if parts else ""
 
 
-def _minutes_left(found: Survey) -> float | None:
+def _minutes_left(found: RunStates) -> float | None:
     """Estimated from the runs that are done; None while there is none, or nothing is running."""
     known = [state.seconds for state in found.of("done") if state.seconds]
     running = found.of("running")

@@ -92,7 +92,7 @@ def every_name() -> list[str]:
     return [*ARCHS.entries(), *(f"torchvision:{name}" for name in torchvision_names())]
 
 
-def survey(names: Sequence[str], request: Request) -> Iterator[Finding]:
+def check_architectures(names: Sequence[str], request: Request) -> Iterator[Finding]:
     """Examine architectures one after the other; never raises for what one does."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._dynamo"])  # which torch imports when a network is first used

@@ -224,7 +224,7 @@ def test_set(subject: Subject) -> str | None:
 
     def closed(*args: Any) -> Any:
         asked.append("test")
-        raise Broken("the test set is loaded before the method is let go")
+        raise Broken("the test set is loaded before the method is released")
 
     error: Exception | None = None
     with patch.object(Context, "batches", listening), patch.object(loading, "load_test", closed):

@@ -45,7 +45,7 @@ def deterministic(subject: Subject) -> str | None:
 
 @check("own_generator", "Only ctx.rng is seeded, kept in checkpoints and not shared with the data's order.")
 def own_generator(subject: Subject) -> str | None:
-    """Results do not depend on the global generators of torch, numpy and Python, and nobody seeds them anew."""
+    """Results do not depend on the global generators of torch, numpy and Python, and nobody seeds them again."""
     outside = ("prepare", "on_phase_start", "select")  # of an epoch, whose start seeds torch's generator
     depth = 0
 

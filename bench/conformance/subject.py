@@ -137,7 +137,7 @@ class Subject:
         return run
 
     def run(self, *args: Any, chance: int = 0, **settings: Any) -> WatchedRun:
-        """A finished run (see :meth:`start`); the global generators start in the state that ``chance`` stands for."""
+        """A finished run (see :meth:`start`); the global generators start from the seed ``chance``."""
         run = self.start(*args, **settings)
         shake(chance)
         run.go()
@@ -191,7 +191,7 @@ class Subject:
 
 
 def shake(chance: int) -> None:
-    """Put the global generators of torch, numpy and Python into the state that ``chance`` stands for."""
+    """Seed the global generators of torch, numpy and Python with ``chance``."""
     torch.manual_seed(chance)
     np.random.seed(chance)
     random.seed(chance)

@@ -99,7 +99,7 @@ class Residual(nn.Module):
 
 
 def basic_block(inp: int, out: int, stride: int, shortcut: nn.Module) -> Residual:
-    """Two 3x3 convolutions with batch norm beside a shortcut."""
+    """Two 3x3 convolutions with batch norm, parallel to a shortcut."""
     first = conv(inp, out, stride=stride, bias=False), nn.BatchNorm2d(out), nn.ReLU()
     return Residual((*first, conv(out, out, bias=False), nn.BatchNorm2d(out)), shortcut)
 

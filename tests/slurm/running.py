@@ -10,8 +10,8 @@ from support.paths import PLUGINS
 
 from bench.records import store
 from slurm.batch import batches, jobs_folder
-from slurm.journal import Leg, legs_of
-from slurm.states import survey
+from slurm.journal import Attempt, attempts_of
+from slurm.states import query_states
 
 TINY = ("--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic", "--set", "batch_size=32")
 TINY += ("--set", "latency_batch=4", "--set", "recalibrate=2", "--threads", "1")
@@ -48,7 +48,7 @@ def profile(folder, text, cpus=1) -> Path:
 def status(out) -> dict:
     """What ``bench status`` tells of all that was submitted: counts, and a state for each run."""
     specs = {key: b.task(key).spec for b in batches(out) for key, task in b.tasks.items() if not task["base"]}
-    found = survey(list(specs.values()), out)
+    found = query_states(list(specs.values()), out)
     return {"counts": found.counts(), "runs": found.states, "problems": found.problems}
 
 
@@ -63,14 +63,19 @@ def wait_for(condition, what, seconds=DEADLINE_S):
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
-def legs(out) -> list[Leg]:
-    """All legs of runs, those of bases left out."""
-    return [leg for key, found in legs_of(jobs_folder(out)).items() if not key.startswith("base-") for leg in found]
+def attempts(out) -> list[Attempt]:
+    """All attempts of runs, those of bases left out."""
+    return [
+        attempt
+        for key, found in attempts_of(jobs_folder(out)).items()
+        if not key.startswith("base-")
+        for attempt in found
+    ]
 
 
 def epochs(out) -> int:
     """Checkpoints of runs written so far, those of bases that they trained themselves included."""
-    return sum(leg.saves for leg in legs(out))
+    return sum(attempt.saves for attempt in attempts(out))
 
 
 def records(out) -> dict[str, dict]:

@@ -77,7 +77,7 @@ def test_tokens_differ():
     assert len({new_token() for _ in range(200)}) == 200
 
 
-def test_a_truncated_file_is_told_in_one_line(tmp_path):
+def test_truncated_batch_file_is_refused_in_one_line(tmp_path):
     batch = batch_of(tmp_path, Task(spec_of()))
     batch.write()
     whole = batch.file.read_bytes()
@@ -89,7 +89,7 @@ def test_a_truncated_file_is_told_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", "{}", '{"form": 2}', "\0" * 9])
-def test_another_file_is_told_in_one_line(tmp_path, text):
+def test_batch_of_other_version_is_refused(tmp_path, text):
     batch = batch_of(tmp_path, Task(spec_of()))
     batch.write()
     batch.file.write_text(text)
@@ -101,7 +101,7 @@ def test_another_file_is_told_in_one_line(tmp_path, text):
     "change",
     [{"elements": 3}, {"elements": [3]}, {"plugins": None}, {"tasks": None, "more": 1}, {"token": None, "x": 1}],
 )
-def test_wrong_values_are_told_in_one_line(tmp_path, change):
+def test_batch_with_wrong_values_is_refused_in_one_line(tmp_path, change):
     batch = batch_of(tmp_path, Task(spec_of()))
     batch.write()
     batch.file.write_text(json.dumps(json.loads(batch.file.read_text()) | change))
@@ -137,7 +137,7 @@ def test_a_specification_of_another_version_is_a_usage_error(tmp_path):
         batch.task(spec_of().id)
 
 
-def test_a_folder_that_takes_no_file_is_told(tmp_path):
+def test_unwritable_batch_folder_is_refused(tmp_path):
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(SetupError, match=r"cannot write to .*out.*--out") as caught:
         batch_of(tmp_path / "out", Task(spec_of())).write()
@@ -257,7 +257,7 @@ def test_a_base_is_finished_when_a_job_trained_it_and_it_is_still_there(make_run
 
 
 @pytest.mark.parametrize("how", ["failed", "preempted", "timed out"])
-def test_a_base_whose_last_leg_was_cut_short_is_not_finished(make_run, how):
+def test_a_base_whose_last_attempt_was_cut_short_is_not_finished(make_run, how):
     spec, options = make_run()
     key = base_key(spec)
     notes = notes_of(options.out, key)

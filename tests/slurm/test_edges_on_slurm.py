@@ -12,9 +12,9 @@ from tests.slurm.running import (
     KNOWN,
     PLUGINS,
     TINY,
+    attempts,
     bench,
     epochs,
-    legs,
     only_record,
     profile,
     records,
@@ -56,10 +56,10 @@ def test_failing_line_of_the_set_up_is_named(slurm_env, tmp_path):
     wait_for(lambda: status(out)["counts"]["lost"] == 1, "that it is lost")
     told = bench("status", "--out", out).stdout
     assert "bench: error: set-up line failed with exit code 1: cd /no/such/folder" in told
-    assert legs(out) == []
+    assert attempts(out) == []
 
 
-def test_job_in_a_container_queues_again_and_goes_on(slurm_env, tmp_path):
+def test_job_in_container_is_requeued_and_resumes(slurm_env, tmp_path):
     """A Python whose PATH has neither SLURM's programs nor git."""
     out = tmp_path / "out"
     file = profile(tmp_path, f'time = 30\npython = "env PATH=/nowhere {sys.executable}"')
@@ -126,7 +126,7 @@ def test_jobs_take_the_next_run_of_one_queue(slurm_env, tmp_path):
     assert "6 runs and 3 bases as job" in bench(*words, "--cluster", "slurm", "--profile", file, "--wait").stdout
     assert len(records(out)) == 6
     assert len({one["job"]["id"] for one in records(out).values()}) == 2
-    assert [leg.ended for leg in legs(out)] == ["done"] * 6
+    assert [attempt.ended for attempt in attempts(out)] == ["done"] * 6
 
 
 def test_held_base_holds_up_its_own_runs_only(slurm_env, tmp_path):

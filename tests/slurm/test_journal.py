@@ -20,12 +20,12 @@ from slurm.journal import (
     PREEMPTED,
     TERMINATED,
     TIMED_OUT,
+    Attempt,
     Journal,
-    Leg,
+    attempts_in,
+    attempts_of,
     fruitless,
     history,
-    legs_in,
-    legs_of,
 )
 
 ENDS = (DONE, "failed", PREEMPTED, TIMED_OUT, TERMINATED)
@@ -42,23 +42,23 @@ def journal_in(folder, token="b1", keys=KEYS):
     return Journal(folder / token, keys)
 
 
-def legs(notes, key="some-s0"):
-    return legs_in(notes.folder, [key]).get(key, [])
+def attempts(notes, key="some-s0"):
+    return attempts_in(notes.folder, [key]).get(key, [])
 
 
-def test_legs_are_what_was_told(notes):
-    assert legs(notes) == []
+def test_attempts_are_what_was_written(notes):
+    assert attempts(notes) == []
     notes.start("some-s0", "7", after_s=3.5)
-    (leg,) = legs(notes)
-    assert leg == Leg("b1", "7", leg.began, facts={"after_s": 3.5})
+    (attempt,) = attempts(notes)
+    assert attempt == Attempt("b1", "7", attempt.began, facts={"after_s": 3.5})
     notes.saved("some-s0", 1, 4)
     notes.saved("some-s0", 2, 4)
-    (leg,) = legs(notes)
-    assert (leg.ended, leg.saves, leg.first[1:], leg.last[1:]) == (None, 2, (1, 4), (2, 4))
+    (attempt,) = attempts(notes)
+    assert (attempt.ended, attempt.saves, attempt.first[1:], attempt.last[1:]) == (None, 2, (1, 4), (2, 4))
     notes.end("some-s0", PREEMPTED)
     notes.start("some-s0", "7")
     notes.end("some-s0", DONE, base="net-s0")
-    first, second = legs(notes)
+    first, second = attempts(notes)
     assert (first.batch, first.job, first.ended, first.facts) == ("b1", "7", PREEMPTED, {"after_s": 3.5})
     assert (first.saves, first.first[1:], first.last[1:]) == (2, (1, 4), (2, 4))
     assert first.began <= first.first[0] <= first.last[0] <= second.began
@@ -69,29 +69,29 @@ def test_tasks_of_a_batch_do_not_mix(notes):
     for number, key in enumerate(KEYS):
         notes.start(key, "7")
         notes.saved(key, number, 9)
-    assert [legs(notes, key)[0].last[1] for key in KEYS] == [0, 1, 2]
-    assert {key: len(found) for key, found in legs_in(notes.folder).items()} == dict.fromkeys(KEYS, 1)
-    assert legs_in(notes.folder, ["some-s"]) == {}
+    assert [attempts(notes, key)[0].last[1] for key in KEYS] == [0, 1, 2]
+    assert {key: len(found) for key, found in attempts_in(notes.folder).items()} == dict.fromkeys(KEYS, 1)
+    assert attempts_in(notes.folder, ["some-s"]) == {}
 
 
-def test_what_a_killed_leg_had_saved_is_kept_when_the_next_begins(notes):
+def test_what_a_killed_attempt_had_saved_is_kept_when_the_next_begins(notes):
     notes.start("some-s0", "7")
     notes.saved("some-s0", 3, 9)
     again = Journal(notes.folder, KEYS)  # another process: the first was killed
     again.start("some-s0", "7")
     again.saved("some-s0", 4, 9)
-    first, second = legs(notes)
+    first, second = attempts(notes)
     assert (first.ended, first.saves, first.last[1:]) == (KILLED, 1, (3, 9))
     assert (second.ended, second.saves, second.last[1:]) == (None, 1, (4, 9))
-    assert history(legs(notes))["kills"] == 1
+    assert history(attempts(notes))["kills"] == 1
 
 
-def test_slot_of_another_leg_is_not_taken_for_progress(notes):
+def test_slot_of_another_attempt_is_not_taken_for_progress(notes):
     """As when the line of a start did not fit on a full disk."""
     notes.start("some-s0", "7")
     notes.saved("some-s0", 3, 9)
     notes._append("some-s0", "start", 1.0, job="8", slot=0)
-    assert legs(notes)[-1].saves == 0
+    assert attempts(notes)[-1].saves == 0
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 500, b"[1, 2", b"{}", b"[1, 2, 3, 4]" + b" " * 200])
@@ -99,8 +99,8 @@ def test_damaged_file_of_progress_costs_the_progress_only(notes, damage):
     notes.start("some-s0", "7")
     notes.saved("some-s0", 3, 9)
     (notes.folder / journal.PROGRESS).write_bytes(damage)
-    (leg,) = legs(notes)
-    assert (leg.job, leg.saves) == ("7", 0)
+    (attempt,) = attempts(notes)
+    assert (attempt.job, attempt.saves) == ("7", 0)
 
 
 def test_files_do_not_grow_with_the_epochs(notes):
@@ -114,12 +114,12 @@ def test_files_do_not_grow_with_the_epochs(notes):
     for epoch in range(2, 300):
         notes.saved("some-s0", epoch, 10**6)
     assert sizes() == before
-    assert legs(notes)[0].saves == 299
+    assert attempts(notes)[0].saves == 299
 
 
-def test_what_belongs_to_no_leg_is_passed_over(notes):
+def test_what_belongs_to_no_attempt_is_passed_over(notes):
     notes._append("some-s0", "end", 1.0, how=DONE, saves=0, first=None, last=None)
-    assert legs(notes) == []
+    assert attempts(notes) == []
 
 
 def test_legs_of_all_batches_come_oldest_first(tmp_path):
@@ -127,9 +127,9 @@ def test_legs_of_all_batches_come_oldest_first(tmp_path):
     for notes in (earlier, later):
         notes.start("some-s0", "7")
         notes.end("some-s0", PREEMPTED)
-    assert [leg.batch for leg in legs_of(tmp_path, ["some-s0"])["some-s0"]] == ["b", "a"]
-    assert legs_of(tmp_path, ["some-s1"]) == {}
-    assert legs_of(tmp_path / "none") == {}
+    assert [attempt.batch for attempt in attempts_of(tmp_path, ["some-s0"])["some-s0"]] == ["b", "a"]
+    assert attempts_of(tmp_path, ["some-s1"]) == {}
+    assert attempts_of(tmp_path / "none") == {}
 
 
 def test_news_are_the_events_since_the_last_look(notes):
@@ -145,48 +145,48 @@ def test_news_are_the_events_since_the_last_look(notes):
     assert list(reader.news()) == []
 
 
-def test_history_counts_the_ends_of_all_legs_but_the_one_at_work(notes):
+def test_history_counts_the_ends_of_all_attempts_but_the_one_at_work(notes):
     for how in (PREEMPTED, None, TIMED_OUT, PREEMPTED, TERMINATED, None, DONE):
         notes.start("some-s0", "1")
         if how:
             notes.end("some-s0", how)
-    counts = history(legs(notes))
+    counts = history(attempts(notes))
     assert counts == {"legs": 7, "preemptions": 2, "timeouts": 1, "terminations": 1, "kills": 2}
     assert history([]) == {"legs": 0, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
-    assert history(legs(notes)[:1]) == {"legs": 1, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
+    assert history(attempts(notes)[:1]) == {"legs": 1, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
 
 
-def leg(ended=TIMED_OUT, batch="b", saves=0):
-    return Leg(batch, "1", 0.0, saves, ended=ended)
+def attempt(ended=TIMED_OUT, batch="b", saves=0):
+    return Attempt(batch, "1", 0.0, saves, ended=ended)
 
 
 @pytest.mark.parametrize(
     ("given_legs", "count"),
     [
         ([], 0),
-        ([leg()], 1),
-        ([leg(), leg(), leg()], 3),
-        ([leg(), leg(PREEMPTED), leg(TERMINATED)], 3),
-        ([leg(), leg(None), leg(KILLED)], 3),
-        ([leg(), leg(saves=1), leg()], 1),
-        ([leg(), leg(batch="other"), leg()], 1),
-        ([leg(), leg(), leg("failed")], 0),
-        ([leg(), leg(), leg(PREEMPTED, saves=1)], 0),
-        ([leg(), leg(), leg(batch="other")], 0),
+        ([attempt()], 1),
+        ([attempt(), attempt(), attempt()], 3),
+        ([attempt(), attempt(PREEMPTED), attempt(TERMINATED)], 3),
+        ([attempt(), attempt(None), attempt(KILLED)], 3),
+        ([attempt(), attempt(saves=1), attempt()], 1),
+        ([attempt(), attempt(batch="other"), attempt()], 1),
+        ([attempt(), attempt(), attempt("failed")], 0),
+        ([attempt(), attempt(), attempt(PREEMPTED, saves=1)], 0),
+        ([attempt(), attempt(), attempt(batch="other")], 0),
     ],
 )
-def test_fruitless_legs_are_those_in_a_row_without_an_epoch(given_legs, count):
+def test_fruitless_attempts_are_those_in_a_row_without_an_epoch(given_legs, count):
     assert len(fruitless(given_legs, "b")) == count
 
 
-def test_time_left_is_told_from_the_epochs_of_the_leg(monkeypatch):
+def test_time_left_is_estimated_from_epochs_of_attempt(monkeypatch):
     monkeypatch.setattr(journal.time, "time", lambda: 1000.0)
-    assert Leg("b", "1", 0.0).seconds_left() is None
-    assert Leg("b", "1", 0.0, 1, (940.0, 2, 10), (940.0, 2, 10)).seconds_left() is None
-    left = Leg("b", "1", 0.0, 3, (940.0, 2, 10), (990.0, 7, 10)).seconds_left()
+    assert Attempt("b", "1", 0.0).seconds_left() is None
+    assert Attempt("b", "1", 0.0, 1, (940.0, 2, 10), (940.0, 2, 10)).seconds_left() is None
+    left = Attempt("b", "1", 0.0, 3, (940.0, 2, 10), (990.0, 7, 10)).seconds_left()
     assert left == pytest.approx(10 * 3 - 10)  # ten seconds each, ten are over
-    assert Leg("b", "1", 0.0, 2, (1.0, 1, 10), (2.0, 2, 10)).seconds_left() == 0.0  # long overdue, never negative
-    assert Leg("b", "1", 0.0, 2, (980.0, 0, 1), (990.0, 0, 1)).seconds_left() is not None  # a prune is no epoch
+    assert Attempt("b", "1", 0.0, 2, (1.0, 1, 10), (2.0, 2, 10)).seconds_left() == 0.0  # long overdue, never negative
+    assert Attempt("b", "1", 0.0, 2, (980.0, 0, 1), (990.0, 0, 1)).seconds_left() is not None  # a prune is no epoch
 
 
 # --- damage --------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ JUNK = st.one_of(
 
 
 def told(notes, events):
-    """Tell a journal; what belongs to no leg it would refuse."""
+    """Tell a journal; what belongs to no attempt it would refuse."""
     begun = False
     for event, facts in events:
         begun |= event == "start"
@@ -232,12 +232,12 @@ def test_torn_line_costs_itself_and_nothing_else(before, after, share):
         file.write_bytes(whole[:cut])
         kept = [json.loads(line) for line in whole[:cut].split(b"\n") if ends_well(line)]
         told(Journal(notes.folder, KEYS), [*after, ("start", {"job": "last"})])
-        found = legs(notes)
+        found = attempts(notes)
         assert (found[-1].job, found[-1].ended) == ("last", None)
         starts = sum(event["event"] == "start" for event in kept)
         assert len(found) == starts + sum(event == "start" for event, _ in after) + 1
         jobs = [event["job"] for event in kept if event["event"] == "start"]
-        assert [leg.job for leg in found[:starts]] == jobs
+        assert [attempt.job for attempt in found[:starts]] == jobs
 
 
 def ends_well(line):
@@ -255,13 +255,13 @@ def test_garbage_between_the_lines_is_passed_over(events, junk):
         file = notes.folder / FILE
         file.touch()
         told(notes, events)
-        expected = legs(notes)
+        expected = attempts(notes)
         lines = file.read_bytes().split(b"\n")
         for place, garbage in junk:
             lines.insert(min(place, len(lines)), garbage)
         file.write_bytes(b"\n".join(lines))
-        assert legs(notes) == expected
-        assert legs_in(notes.folder).get("some-s0", []) == expected
+        assert attempts(notes) == expected
+        assert attempts_in(notes.folder).get("some-s0", []) == expected
 
 
 WRITER = """
@@ -295,10 +295,10 @@ def test_what_many_processes_append_at_once_is_all_there(tmp_path):
             process.kill()
             process.communicate()
     assert victim.returncode == -signal.SIGKILL
-    found = legs_in(folder)
+    found = attempts_in(folder)
     for name in "abcd":
-        assert [leg.job for leg in found[name]] == [str(k) for k in range(200)]
-    mine = [leg.job for leg in found["victim"]]
+        assert [attempt.job for attempt in found[name]] == [str(k) for k in range(200)]
+    mine = [attempt.job for attempt in found["victim"]]
     assert mine == [str(k) for k in range(len(mine))]
     assert len(mine) > 20
 
@@ -307,7 +307,7 @@ def test_journal_that_cannot_be_written_raises_and_one_that_is_not_there_is_empt
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
         Journal(tmp_path / "file" / "b1", KEYS).start("some-s0", "1")
-    assert legs_in(tmp_path / "none") == {}
+    assert attempts_in(tmp_path / "none") == {}
     assert not (tmp_path / "none").exists()
 
 
@@ -315,8 +315,8 @@ def test_line_is_appended_though_its_lock_is_never_given_back(notes, monkeypatch
     monkeypatch.setattr(journal, "LOCK_S", 0.1)
     with journal.Lock(notes.folder.parent, "journal of b1"):
         notes.start("some-s0", "7")
-    assert [leg.job for leg in legs(notes)] == ["7"]
+    assert [attempt.job for attempt in attempts(notes)] == ["7"]
 
 
-def test_how_a_leg_ended_is_one_word_of_a_few():
+def test_how_a_attempt_ended_is_one_word_of_a_few():
     assert len({*ENDS, KILLED}) == 6

@@ -21,7 +21,7 @@ from slurm.journal import Journal
 from slurm.launch import Request, cancel, dry_run, plan, submit, to_submit
 from slurm.packing import estimates
 from slurm.profile import Profile
-from slurm.states import FAILED, LOST, MISSING, survey
+from slurm.states import FAILED, LOST, MISSING, query_states
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_base_that_an_earlier_submission_has_trained_is_waited_for(slurm, out)
     assert shapes(slurm)[4:] == [([[spec_of(0, "dense").id]], [])]
 
 
-def test_a_base_whose_job_is_gone_is_trained_anew(slurm, out):
+def test_base_of_lost_job_is_trained_again(slurm, out):
     specs = [spec_of(0), spec_of(0, "random")]
     submit(request(specs, out), nobody)
     slurm.alive.clear()
@@ -148,7 +148,7 @@ def test_a_base_whose_job_is_gone_is_trained_anew(slurm, out):
     assert shapes(slurm)[2:] == [([[base_key(specs[0])]], []), ([[spec.id] for spec in specs], [again] * 2)]
 
 
-def test_slurm_is_not_told_to_wait_for_a_process_of_this_machine(clusters, out):
+def test_slurm_job_does_not_wait_for_local_process(clusters, out):
     """Whose number may be that of any job."""
     first = [spec_of(0), spec_of(0, "random")]
     submit(request(first, out, "local"), nobody)
@@ -208,7 +208,7 @@ def test_jobs_that_share_one_queue(slurm, out, jobs, at_once, count):
     keys = (base_key(specs[0]), base_key(specs[3]), *(spec.id for spec in specs))
     assert (batch.elements, batch.count, batch.processes) == ((keys,), count, at_once)
     assert after == [[]] * count
-    assert {state.state for state in survey(specs, out).states} == {"waiting"}
+    assert {state.state for state in query_states(specs, out).states} == {"waiting"}
     assert submit(request(specs, out, jobs=jobs, runs_at_once=at_once), nobody).runs == 0
 
 
@@ -311,7 +311,7 @@ def test_what_failed_or_was_lost_is_handed_over_only_on_demand(slurm, out):
     slurm.alive.clear()
     sha256 = leave(out, failed, "failed")
     specs = [failed, lost, cancelled]
-    assert [state.state for state in survey(specs, out).states] == [FAILED, LOST, MISSING]
+    assert [state.state for state in query_states(specs, out).states] == [FAILED, LOST, MISSING]
     assert list(submit(request(specs, out), nobody).batches[0].tasks) == [cancelled.id]
     done = submit(request(specs, out, retry=[FAILED, LOST]), nobody)
     (batch,) = done.batches
@@ -331,7 +331,7 @@ def test_what_is_done_is_carried_out_again_once_for_each_demand(slurm, out):
 
 def test_what_to_submit(slurm, out):
     leave(out, spec_of(1), "failed")
-    before = survey([spec_of(0), spec_of(1)], out)
+    before = query_states([spec_of(0), spec_of(1)], out)
     assert [state.spec.seed for state in to_submit(before, ())] == [0]
     assert [state.spec.seed for state in to_submit(before, [FAILED])] == [0, 1]
 
@@ -367,7 +367,7 @@ def test_two_who_submit_at_the_same_time_hand_over_each_run_once(slurm, out):
 # --- refusals ------------------------------------------------------------------------------------------------
 
 
-def test_what_was_accepted_before_a_refusal_stays_and_the_same_call_goes_on(slurm, out):
+def test_jobs_accepted_before_refusal_stay_and_same_call_resumes(slurm, out):
     slurm.largest = 2
     specs = [spec_of(seed) for seed in range(5)]
     slurm.refuse_at = 1
@@ -390,7 +390,7 @@ def test_a_refusal_of_the_first_says_nothing_of_others(slurm, out):
     assert list(batches(out)) == []
 
 
-def test_bases_that_were_accepted_are_waited_for_by_the_call_that_goes_on(slurm, out):
+def test_resumed_call_waits_for_accepted_bases(slurm, out):
     specs = [spec_of(0), spec_of(0, "random")]
     slurm.refuse_at = 1
     with pytest.raises(SetupError, match="Invalid qos"):
@@ -465,7 +465,7 @@ def test_nothing_is_handed_over_while_the_cluster_does_not_say_what_it_has(slurm
     assert submit(request([spec_of(0), spec_of(1)], out), nobody).runs == 1
 
 
-def test_a_folder_that_takes_nothing_is_told_before_anything_is_handed_over(slurm, out):
+def test_unwritable_folder_is_refused_before_submission(slurm, out):
     out.write_text("in the way")
     with pytest.raises(SetupError, match="--out"):
         submit(request([spec_of()], out), nobody)
@@ -532,7 +532,7 @@ def test_a_debugged_job_is_one(clusters, out):
 # --- without handing over ------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_what_would_be_handed_over_and_leaves_nothing(monkeypatch, out):
+def test_dry_run_prints_submission_and_leaves_nothing(monkeypatch, out):
     monkeypatch.setenv("PATH", "")
     specs = [spec_of(seed, method) for seed in (0, 1) for method in ("l1_norm", "random")]
     found = list(dry_run(request(specs, out, partition="gpu"), nobody))
@@ -557,7 +557,7 @@ def test_a_dry_run_knows_what_is_done(slurm, out):
 
 def plan_of(out, specs):
     asked = request(specs, out)
-    before = survey(specs, out)
+    before = query_states(specs, out)
     return [list(batch.tasks) for batch, _ in plan(asked, before, to_submit(before, ()), 9, [])]
 
 
@@ -573,7 +573,7 @@ def test_jobs_of_runs_and_of_their_bases_are_ended(slurm, out):
     assert len(expected) == 3
 
 
-def test_a_job_that_has_other_runs_too_goes_on(slurm, out):
+def test_job_with_other_runs_continues(slurm, out):
     specs = [spec_of(seed) for seed in range(4)]
     submit(request(specs, out, runs_per_job=2), nobody)
     first, second = slurm.submitted[0][0].jobs

@@ -26,7 +26,7 @@ from slurm.clusters import cluster_of
 from slurm.local import Debug, Local
 from slurm.place import job_lock
 from slurm.profile import Profile
-from slurm.states import LOST, WAITING, survey
+from slurm.states import LOST, WAITING, query_states
 
 
 @pytest.fixture(autouse=True)
@@ -116,10 +116,10 @@ def test_one_number_in_two_batches_is_two_jobs(controlled):
     batch, _ = controlled
     old = replace(batch_of(batch.out, *batch.jobs, seed=1), submitted_at="2020-01-01T00:00:00+00:00")
     old.write()
-    assert [state.state for state in survey([spec_of(0), spec_of(1)], batch.out).states] == [WAITING, LOST]
+    assert [state.state for state in query_states([spec_of(0), spec_of(1)], batch.out).states] == [WAITING, LOST]
 
 
-def test_a_job_is_alive_while_its_work_goes_on_though_who_started_it_is_gone(tmp_path):
+def test_job_is_alive_while_it_works_without_its_controller(tmp_path):
     batch = batch_of(tmp_path, "4000000")
     lock = job_lock(batch, "4000000")
     assert Local().live([batch]) == {}

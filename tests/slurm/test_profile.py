@@ -148,7 +148,7 @@ def test_the_warning_of_the_defaults():
         ("partition = ", "Invalid value"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_that_names_file_and_key(load, tmp_path, text, said):
+def test_profile_error_names_file_and_key(load, tmp_path, text, said):
     with pytest.raises(UsageError) as caught:
         load(text)
     assert str(tmp_path / "mine.toml") in str(caught.value)

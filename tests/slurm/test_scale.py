@@ -12,7 +12,7 @@ from slurm import journal, launch, states
 from slurm.batch import batches
 from slurm.launch import Request, submit
 from slurm.profile import Profile
-from slurm.states import DONE, WAITING, survey
+from slurm.states import DONE, WAITING, query_states
 
 OF_ARRAY = {"batch.json", "journal.jsonl", "progress"}
 
@@ -30,7 +30,7 @@ def slurm(monkeypatch):
 
 @pytest.fixture
 def sweep(slurm, tmp_path):
-    """150 runs, of which the first 60 are finished and have records, after three legs each."""
+    """150 runs, of which the first 60 are finished and have records, after three attempts each."""
     specs = [replace(SPEC, seed=seed) for seed in range(150)]
     submit(Request(specs, RunOptions(out=tmp_path), [], "slurm", Profile(), "some"), print)
     pairs = [(batch, number) for batch in batches(tmp_path) for number in range(batch.count)]
@@ -61,10 +61,10 @@ def test_files_are_a_few_an_array_and_a_record_a_run(sweep, tmp_path):
 
 def test_journal_of_an_array_is_read_once_for_all_of_its_runs(sweep, slurm, tmp_path, monkeypatch):
     read, asked = [], []
-    legs_in, live = states.legs_in, slurm.live
-    monkeypatch.setattr(states, "legs_in", lambda folder, *keys: read.append(folder) or legs_in(folder, *keys))
+    attempts_in, live = states.attempts_in, slurm.live
+    monkeypatch.setattr(states, "attempts_in", lambda folder, *keys: read.append(folder) or attempts_in(folder, *keys))
     monkeypatch.setattr(slurm, "live", lambda few: asked.append(len(few)) or live(few))
-    found = survey(sweep, tmp_path)
+    found = query_states(sweep, tmp_path)
     assert (len(found.of(DONE)), len(found.of(WAITING))) == (60, 90)
     assert asked == [2]  # of the arrays with runs that are not done, at once
     assert read == [batch.folder for batch in list(batches(tmp_path))[1:]]

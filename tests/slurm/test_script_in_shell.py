@@ -142,7 +142,7 @@ def test_what_a_line_handles_itself_ends_nothing(shell, lines):
     assert "bench: error" not in shell.said
 
 
-def test_failure_of_python_is_none_of_the_set_up(shell):
+def test_failure_of_python_is_not_blamed_on_set_up(shell):
     assert shell('setup = ["true"]', srun="exit 3") == 3
     assert "set-up" not in shell.said
 

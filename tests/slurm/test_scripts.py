@@ -259,7 +259,7 @@ def test_the_largest_array(program):
     assert Slurm().max_array_size() == 1000
 
 
-def test_a_refusal_is_told_in_one_line(program, batch):
+def test_refusal_is_one_line(program, batch):
     for name in ("srun", "squeue", "scancel"):
         program(name, "")
     program("sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1")
@@ -278,7 +278,7 @@ def test_a_refusal_is_told_in_one_line(program, batch):
         "QOSMaxSubmitJobPerUserLimit",
     ],
 )
-def test_limit_on_submitted_jobs_is_told_from_other_refusals(program, batch, text):
+def test_limit_on_submitted_jobs_differs_from_other_refusals(program, batch, text):
     for name in ("srun", "squeue", "scancel"):
         program(name, "")
     program("sbatch", f'echo "sbatch: error: {text}" >&2; exit 1')
@@ -340,7 +340,7 @@ def test_a_cluster_that_is_silent_or_not_there(program, batch, monkeypatch):
 
 
 @given(st.integers(1, 10**6), st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), min_size=1, max_size=4))
-def test_names_that_stand_for_several_jobs(number, ranges):
+def test_names_of_several_jobs_are_expanded(number, ranges):
     parts = [f"{first}-{first + more}" if more else str(first) for first, more in ranges]
     ids = [f"{number}_{k}" for first, more in ranges for k in range(first, first + more + 1)]
     assert expand(f"{number}_[{','.join(parts)}]") == ids
@@ -348,5 +348,5 @@ def test_names_that_stand_for_several_jobs(number, ranges):
 
 
 @pytest.mark.parametrize("name", ["12", "12_3", "12.batch", "12_3.0"])
-def test_names_that_stand_for_one_job(name):
+def test_names_of_one_job_are_kept(name):
     assert expand(name) == [name]

@@ -16,7 +16,7 @@ from bench.spec.spec import Budget
 from slurm import states
 from slurm.batch import Batch, Task, new_token
 from slurm.cluster import RUNNING, WAITING
-from slurm.states import DONE, FAILED, LOST, MISSING, STATES, UNKNOWN, survey
+from slurm.states import DONE, FAILED, LOST, MISSING, STATES, UNKNOWN, query_states
 
 
 class Fake:
@@ -95,7 +95,7 @@ def submitted(out, *elements, jobs, cluster="slurm", replaces=None, when="2026-0
 
 
 def only(out, spec):
-    (found,) = survey([spec], out).states
+    (found,) = query_states([spec], out).states
     return found
 
 
@@ -128,7 +128,7 @@ def test_a_failed_run_says_why(tmp_path, slurm):
     assert only(tmp_path, spec).state == FAILED
 
 
-def test_a_damaged_record_is_told(tmp_path, slurm):
+def test_damaged_record_is_reported(tmp_path, slurm):
     spec = spec_of()
     leave(tmp_path, spec)
     store.path_of(tmp_path, spec).write_text("{")
@@ -151,7 +151,7 @@ def test_a_run_is_running_when_its_job_is_at_it(tmp_path, slurm):
     slurm.alive["7"] = (RUNNING, "")
     assert only(tmp_path, one).state == WAITING  # the job has only just begun
     notes.start(one.id, "7")
-    first, second = survey([one, two], tmp_path).states
+    first, second = query_states([one, two], tmp_path).states
     assert (first.state, first.done, first.total, first.seconds_left) == (RUNNING, None, None, None)
     assert second.state == WAITING
     notes.saved(one.id, 1, 9)
@@ -172,12 +172,12 @@ def test_jobs_that_share_their_runs_are_each_at_one_of_them(tmp_path, slurm):
         notes = batch.journal()
         notes.start(spec.id, job)
         notes.saved(spec.id, 1, 9)
-    found = survey(specs, tmp_path).states
+    found = query_states(specs, tmp_path).states
     assert [(one.state, one.done) for one in found] == [(RUNNING, 1), (RUNNING, 1), (WAITING, None)]
     assert [one.job for one in found[:2]] == ["7", "8"]
 
 
-def test_the_leg_of_another_job_says_nothing(tmp_path, slurm):
+def test_the_attempt_of_another_job_says_nothing(tmp_path, slurm):
     spec = spec_of()
     older = submitted(tmp_path, [spec], jobs=("3",))
     older.journal().start(spec.id, "3")  # and was killed
@@ -188,7 +188,7 @@ def test_the_leg_of_another_job_says_nothing(tmp_path, slurm):
     assert only(tmp_path, spec).state == RUNNING
 
 
-def test_a_job_that_is_queued_again_waits_though_its_last_leg_has_no_end(tmp_path, slurm):
+def test_a_job_that_is_queued_again_waits_though_its_last_attempt_has_no_end(tmp_path, slurm):
     """Its node died."""
     spec = spec_of()
     batch = submitted(tmp_path, [spec], jobs=("7",))
@@ -217,11 +217,11 @@ def test_a_run_whose_job_was_cancelled_is_missing(tmp_path, slurm, how):
     assert only(tmp_path, spec).state == MISSING
 
 
-def test_without_accounting_it_is_lost_and_the_reason_told(tmp_path, slurm):
+def test_run_without_accounting_is_lost_with_reason(tmp_path, slurm):
     specs = [spec_of(1), spec_of(2)]
     submitted(tmp_path, *([spec] for spec in specs), jobs=("7_0", "7_1"))
     slurm.unaccounted = True
-    found = survey(specs, tmp_path)
+    found = query_states(specs, tmp_path)
     assert found.counts()["lost"] == 2
     (problem,) = found.problems
     assert "accounting storage is disabled" in problem
@@ -232,7 +232,7 @@ def test_a_silent_cluster_leaves_unknown_what_was_submitted_to_it(tmp_path, slur
     submitted(tmp_path, [spec], [done], jobs=("7_0", "7_1"))
     leave(tmp_path, done)
     slurm.silent = True
-    found = survey([spec, done, missing], tmp_path)
+    found = query_states([spec, done, missing], tmp_path)
     assert [state.state for state in found.states] == [UNKNOWN, DONE, MISSING]
     assert found.problems == ["SLURM does not answer"]
 
@@ -243,7 +243,7 @@ def test_a_silent_cluster_hides_no_other(tmp_path, clusters):
     submitted(tmp_path, [there], jobs=("7",))
     clusters["slurm"].silent = True
     clusters["local"].alive["4711"] = (RUNNING, "")
-    assert [state.state for state in survey([here, there], tmp_path).states] == [WAITING, UNKNOWN]
+    assert [state.state for state in query_states([here, there], tmp_path).states] == [WAITING, UNKNOWN]
 
 
 def test_a_run_that_ends_while_the_cluster_is_asked_is_done_and_not_lost(tmp_path, slurm):
@@ -326,19 +326,19 @@ def test_a_number_that_slurm_has_given_out_twice_is_the_later_job(tmp_path, slur
     submitted(tmp_path, [gone], jobs=("7",), when="2026-01-01T00:00:00+00:00")
     submitted(tmp_path, [there], jobs=("7",), when="2026-01-02T00:00:00+00:00")
     slurm.alive["7"] = (WAITING, "Resources")
-    assert [state.state for state in survey([gone, there], tmp_path).states] == [LOST, WAITING]
+    assert [state.state for state in query_states([gone, there], tmp_path).states] == [LOST, WAITING]
     slurm.alive.clear()
     slurm.ended["7"] = "CANCELLED by 0"
-    assert [state.state for state in survey([gone, there], tmp_path).states] == [LOST, MISSING]
+    assert [state.state for state in query_states([gone, there], tmp_path).states] == [LOST, MISSING]
 
 
 def test_a_run_whose_job_was_ended_by_hand_is_missing_also_without_accounting(tmp_path, clusters):
     spec, other = spec_of(1), spec_of(2)
     batch = submitted(tmp_path, [spec], [other], jobs=("4711", "4712"), cluster="local")
     batch.note_cancelled(["4711"])
-    assert [state.state for state in survey([spec, other], tmp_path).states] == [MISSING, LOST]
+    assert [state.state for state in query_states([spec, other], tmp_path).states] == [MISSING, LOST]
     batch.note_cancelled(["4712"])
-    assert [state.state for state in survey([spec, other], tmp_path).states] == [MISSING, MISSING]
+    assert [state.state for state in query_states([spec, other], tmp_path).states] == [MISSING, MISSING]
 
 
 # --- all of them ---------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_counts_and_order(tmp_path, slurm):
     leave(tmp_path, specs[1])
     slurm.alive |= {"7_2": (WAITING, ""), "7_3": (WAITING, "")}
     leave(tmp_path, specs[5], "failed")
-    found = survey(specs, tmp_path)
+    found = query_states(specs, tmp_path)
     assert [state.spec for state in found.states] == specs
     assert list(found.counts()) == list(STATES)
     expected = {"missing": 1, "done": 1, "waiting": 2, "lost": 1, "failed": 1, "running": 0, "unknown": 0}
@@ -366,12 +366,12 @@ def test_batches_of_other_runs_are_not_asked_for(tmp_path, slurm):
     wanted = submitted(tmp_path, [mine], jobs=("7",))
     submitted(tmp_path, [other], jobs=("8",))
     submitted(tmp_path, [mine], jobs=())  # its submission was cut off
-    survey([mine], tmp_path)
+    query_states([mine], tmp_path)
     assert slurm.asked == [[wanted.token]]
 
 
-def test_a_damaged_batch_is_told_in_one_line(tmp_path, slurm):
+def test_damaged_batch_is_reported_in_one_line(tmp_path, slurm):
     batch = submitted(tmp_path, [spec_of()], jobs=("7",))
     batch.file.write_text("{")
     with pytest.raises(SetupError, match="delete its folder"):
-        survey([spec_of()], tmp_path)
+        query_states([spec_of()], tmp_path)

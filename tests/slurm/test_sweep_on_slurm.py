@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.records import store
-from tests.slurm.running import TINY, bench, epochs, legs, only_record, profile, records, sleepy, status, wait_for
+from tests.slurm.running import TINY, attempts, bench, epochs, only_record, profile, records, sleepy, status, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -106,6 +106,6 @@ def test_processes_of_a_job_share_its_runs(slurm_env, tmp_path):
     assert len(records(out)) == 4
     assert len({one["job"]["id"] for one in records(out).values()}) == 1
     assert {one["job"]["at_once"] for one in records(out).values()} == {2}
-    assert {leg.facts["worker"] for leg in legs(out)} == {0, 1}
+    assert {attempt.facts["worker"] for attempt in attempts(out)} == {0, 1}
     (log,) = out.glob("jobs/*/*_log.out")  # one for all processes
     assert log.read_text().count("measuring") == 4

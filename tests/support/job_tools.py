@@ -9,7 +9,7 @@ from bench.records import store
 from bench.runs.method_factory import make_method, method_digest
 from bench.training.loop import PhaseTrainer
 from slurm.batch import Batch, Task, new_token
-from slurm.batch import legs as legs_of
+from slurm.batch import attempts as attempts_of
 
 LOCAL = {
     "SUBMITIT_EXECUTOR": "local",
@@ -63,8 +63,8 @@ def has_record(out, spec):
     return store.path_of(out, spec).is_file()
 
 
-def legs(out, task):
-    return legs_of(out, task if isinstance(task, str) else task.id)
+def attempts(out, task):
+    return attempts_of(out, task if isinstance(task, str) else task.id)
 
 
 def stop_at(monkeypatch, signum, *saves):

@@ -98,11 +98,11 @@ def damaged(out: Path, found: dict[Path, dict]) -> list[str]:
     return bad
 
 
-def repeated(legs_of: dict[str, list[journal.Leg]], retried: set[str]) -> list[str]:
-    """Legs that began before what the leg before them had saved; ``retried`` are runs that failed and may."""
+def repeated(attempts_of: dict[str, list[journal.Attempt]], retried: set[str]) -> list[str]:
+    """Attempts that began before what the attempt before them had saved; ``retried`` are runs that failed and may."""
     bad = []
-    for key, legs in legs_of.items():
-        for before, after in itertools.pairwise(leg for leg in legs if leg.saves):
+    for key, attempts in attempts_of.items():
+        for before, after in itertools.pairwise(attempt for attempt in attempts if attempt.saves):
             assert before.last is not None and after.first is not None  # both saved something
             left, first = (of - done for _, done, of in (before.last, after.first))
             if first > left and key not in retried:
@@ -131,13 +131,13 @@ def verdict(chaos, seconds: float) -> bool:
     say(f"{len(ok)} of {len(mine)} runs have a finished record ({100 * len(ok) / len(mine):.0f} %)")
     check("lost runs, without a record", [path.stem for path, entry in mine.items() if not entry])
     check("unfinished runs", [f"{p.stem}: {e['status']}" for p, e in mine.items() if e and e["status"] != "ok"])
-    legs_of = journal.legs_of(jobs_folder(out))
+    attempts_of = journal.attempts_of(jobs_folder(out))
     good = Counter(entry["id"] for entry in found.values() if entry["status"] == "ok")
     twice = [f"{key}: {n} finished records" for key, n in good.items() if n > 1]
     twice += [f"base {key}: its facts changed" for key in sorted(chaos.changed_bases)]
-    for key, legs in legs_of.items():
-        rest = list(itertools.dropwhile(lambda leg: leg.ended != journal.DONE, legs))[1:]
-        twice += [f"{key}: trained on after it was done" for leg in rest if leg.saves]
+    for key, attempts in attempts_of.items():
+        rest = list(itertools.dropwhile(lambda attempt: attempt.ended != journal.DONE, attempts))[1:]
+        twice += [f"{key}: trained on after it was done" for attempt in rest if attempt.saves]
     check("made twice", twice)
     unequal = []
     for path, entry in ok.items():
@@ -146,9 +146,9 @@ def verdict(chaos, seconds: float) -> bool:
             unequal.append(f"{path.stem}: {', '.join(key for key in a if a[key] != b.get(key))}")
     check("results that differ from the undisturbed ones", unequal)
     aside = [entry for path, entry in found.items() if path.parent.name == "superseded"]
-    check("saved epochs that were trained again", repeated(legs_of, {entry["id"] for entry in aside}))
+    check("saved epochs that were trained again", repeated(attempts_of, {entry["id"] for entry in aside}))
     check("submissions that ended with a traceback", chaos.tracebacks)
-    ends = Counter(leg.ended or journal.KILLED for legs in legs_of.values() for leg in legs)
+    ends = Counter(attempt.ended or journal.KILLED for attempts in attempts_of.values() for attempt in attempts)
     killed = ends[journal.KILLED] + chaos.counts["SIGKILL of the submitting process"]
     parts = [str(path.relative_to(out)) for path in out.rglob("*.part")]
     check(f"unfinished files (*.part) beyond {killed} killed processes", parts[killed:])

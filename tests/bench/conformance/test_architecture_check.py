@@ -31,7 +31,7 @@ def _known(monkeypatch, request):
 
 
 def found(*names):
-    return list(architecture_check.survey(names, Request()))
+    return list(architecture_check.check_architectures(names, Request()))
 
 
 def test_all_names_are_the_suites_own_and_torchvisions():
@@ -194,7 +194,7 @@ def test_check_is_for_architectures(capsys):
     assert "list archs --check" in capsys.readouterr().err
 
 
-def test_the_plain_list_says_what_there_is_beside_it(capsys):
+def test_plain_list_names_further_lists(capsys):
     code, out, _ = listing(capsys)
     assert code == 0
     assert "torchvision:NAME[:WEIGHTS]" in out.strip().splitlines()[-1]

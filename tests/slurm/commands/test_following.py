@@ -51,7 +51,7 @@ def leave(out, spec, seconds=60.0):
     store.write(store.path_of(out, spec), finished(spec, seconds))
 
 
-def test_what_is_told_of_a_submission(sweep, slurm, tmp_path):
+def test_submission_is_printed(sweep, slurm, tmp_path):
     code, out, err = sweep()
     assert (code, err) == (0, "")
     tokens = [batch.token for batch in sorted(batches(tmp_path / "out"), key=lambda batch: batch.jobs)]
@@ -64,7 +64,7 @@ def test_what_is_told_of_a_submission(sweep, slurm, tmp_path):
     assert sweep()[1] == "5 runs: 0 submitted now; before: 5 waiting\n"
 
 
-def test_what_is_told_of_a_submission_as_json(sweep, tmp_path):
+def test_submission_is_printed_as_json(sweep, tmp_path):
     code, out, err = sweep("--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
@@ -96,7 +96,7 @@ def test_a_refusal_is_one_line(sweep, slurm):
     assert len(err.splitlines()) == 1
 
 
-def test_a_silent_cluster_is_told(sweep, slurm, bench, tmp_path):
+def test_silent_cluster_is_reported(sweep, slurm, bench, tmp_path):
     sweep()
     slurm.silent = True
     code, out, err = sweep()
@@ -107,7 +107,7 @@ def test_a_silent_cluster_is_told(sweep, slurm, bench, tmp_path):
     assert out.count("unknown: ") == 5
 
 
-def test_status_tells_of_every_kind_what_there_is_to_know(sweep, slurm, bench, tmp_path):
+def test_status_lists_every_kind_of_state(sweep, slurm, bench, tmp_path):
     out = tmp_path / "out"
     sweep()
     done, failed, running, lost, waiting = sweep.specs
@@ -227,7 +227,7 @@ def test_wrong_numbers_of_lines(sweep, bench, tmp_path, lines):
     assert len(err.splitlines()) == 1
 
 
-def test_waiting_tells_what_changes_and_ends_with_the_last_job(sweep, slurm, monkeypatch, tmp_path):
+def test_waiting_prints_changes_and_ends_with_last_job(sweep, slurm, monkeypatch, tmp_path):
     out, pauses = tmp_path / "out", []
 
     def pause(seconds):
@@ -261,7 +261,7 @@ def test_waiting_ends_when_jobs_are_lost_and_says_so(sweep, slurm, monkeypatch):
     assert text.count("lost: ") == 5
 
 
-def test_waiting_goes_on_while_the_cluster_is_silent(sweep, slurm, monkeypatch, tmp_path):
+def test_waiting_continues_while_cluster_is_silent(sweep, slurm, monkeypatch, tmp_path):
     pauses = []
 
     def pause(seconds):

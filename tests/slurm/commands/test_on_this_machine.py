@@ -14,8 +14,8 @@ from support.paths import PLUGINS
 from support.waiting import until
 
 from bench.records import store
-from slurm.batch import batches, legs
-from slurm.journal import legs_of
+from slurm.batch import attempts, batches
+from slurm.journal import attempts_of
 from slurm.local import Local
 
 
@@ -56,7 +56,7 @@ def test_a_sweep_on_this_machine_leaves_the_records_of_one_in_this_process(start
     assert {(one["job"]["cluster"], one["job"]["legs"], one["job"]["at_once"]) for one in done.values()} == {
         ("local", 1, 2)
     }
-    begun = legs_of(local / "jobs")  # of runs and bases: each was begun once
+    begun = attempts_of(local / "jobs")  # of runs and bases: each was begun once
     assert [len(begun), *{len(those) for those in begun.values()}] == [7, 1]
     assert "submitted 5 runs and 2 bases as 2 local jobs" in out
     assert "5 runs: 5 submitted now" in out
@@ -96,7 +96,7 @@ def test_ctrl_c_while_waiting_leaves_the_jobs_alone(start, bench, tiny, tmp_path
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     (run,) = json.loads(bench("status", path, "--json", *where)[1])["runs"]
-    until(lambda: any(leg.saves == 3 for leg in legs(tmp_path / "out", run["id"])))  # base, first epoch
+    until(lambda: any(attempt.saves == 3 for attempt in attempts(tmp_path / "out", run["id"])))  # base, first epoch
     os.killpg(waiting.pid, signal.SIGINT)
     code, out, err = finish(waiting)
     assert code == 130
@@ -110,8 +110,8 @@ def test_ctrl_c_while_waiting_leaves_the_jobs_alone(start, bench, tiny, tmp_path
     (tmp_path / "gate").touch()
     until(lambda: not jobs_below(tmp_path))
     assert records(tmp_path / "out")[run["id"]]["status"] == "ok"
-    (leg,) = legs(tmp_path / "out", run["id"])
-    assert leg.ended == "done"
+    (attempt,) = attempts(tmp_path / "out", run["id"])
+    assert attempt.ended == "done"
     cancelled = shlex.split(told.partition("python -m bench ")[2])
     assert bench(*cancelled)[:2] == (0, "0 jobs ended\n")
 
@@ -136,7 +136,7 @@ def test_who_reads_what_a_submission_says_need_not_wait_for_its_jobs(start, tiny
 
 
 @pytest.mark.slow
-def test_cancelled_runs_end_and_the_same_sweep_goes_on_with_them(start, bench, tiny, tmp_path):
+def test_cancelled_runs_end_and_same_sweep_resumes_them(start, bench, tiny, tmp_path):
     path, words = tiny('method = "patient"\nseeds = "0-2"')
     where = [*words, "--out", tmp_path / "out"]
     code, out, err = finish(start("sweep", path, "--cluster", "local", "--jobs", 2, *where))
@@ -145,7 +145,9 @@ def test_cancelled_runs_end_and_the_same_sweep_goes_on_with_them(start, bench, t
     code, out, _ = bench(*follow, "--json")
     assert json.loads(out)["counts"]["waiting"] + json.loads(out)["counts"]["running"] == 3
     ids = [run["id"] for run in json.loads(out)["runs"]]
-    until(lambda: sum(leg.saves > 0 for key in ids for leg in legs(tmp_path / "out", key)) == 2)  # both are at one
+    until(
+        lambda: sum(attempt.saves > 0 for key in ids for attempt in attempts(tmp_path / "out", key)) == 2
+    )  # both are at one
     counts = json.loads(bench(*follow, "--json")[1])["counts"]
     assert (counts["running"], counts["waiting"]) == (2, 1)
     code, out, _ = bench(*follow)

@@ -4,7 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from support.job_tools import batch_of, found, has_record, legs
+from support.job_tools import attempts, batch_of, found, has_record
 
 from bench.records import store
 from bench.runs import pipeline
@@ -15,7 +15,7 @@ from slurm import worker as workers
 from slurm.batch import Task
 from slurm.job import Job
 from slurm.place import AGAIN, BEGAN
-from slurm.worker import FRUITLESS_LEGS
+from slurm.worker import FRUITLESS_ATTEMPTS
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def test_job_stops_at_a_checkpoint_when_no_epoch_would_fit(make_run, tmp_path, c
         assert clock.s - began <= 60 * 60 - 90  # SLURM had no reason to warn
         if codes[-1] == AGAIN:
             assert not has_record(batch.out, spec)
-            assert legs(batch.out, spec)[-1].ended == "timed out"
+            assert attempts(batch.out, spec)[-1].ended == "timed out"
             assert clock.s - began >= 2 * 60 * clock.minutes  # what fits is done
     done = found(batch.out, spec)
     assert store.timeless(done) == store.timeless(whole)
     assert done["job"].items() >= {"legs": len(codes), "timeouts": len(codes) - 1}.items()
-    assert len(codes) in (4, 5)  # 7 epochs of the base and one of the run, two or three in a leg
+    assert len(codes) in (4, 5)  # 7 epochs of the base and one of the run, two or three in an attempt
 
 
 def test_no_run_is_begun_when_the_time_is_over(make_run, tmp_path, clock):
@@ -80,7 +80,7 @@ def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_pa
     monkeypatch.setattr(pipeline.RunPipeline, "_measure", take_long)
     assert Job(batch.file, 0)() == AGAIN
     assert found(tmp_path, one)["status"] == "ok"
-    assert legs(tmp_path, two) == []  # not begun
+    assert attempts(tmp_path, two) == []  # not begun
     Job(batch.file, 0)()
     assert found(tmp_path, two)["job"]["legs"] == 1
 
@@ -98,8 +98,8 @@ def test_set_up_before_python_is_on_the_clock(make_run, tmp_path, clock, monkeyp
     batch = batch_of(tmp_path, spec, minutes=60)
     monkeypatch.setenv(BEGAN, str(clock.s - 35 * 60))
     assert Job(batch.file, 0)() == AGAIN
-    (leg,) = legs(tmp_path, spec)
-    assert (leg.ended, leg.saves, leg.facts["after_s"]) == ("timed out", 1, 35 * 60)
+    (attempt,) = attempts(tmp_path, spec)
+    assert (attempt.ended, attempt.saves, attempt.facts["after_s"]) == ("timed out", 1, 35 * 60)
 
 
 def test_late_start_counts_as_an_attempt_and_the_third_is_the_last(make_run, tmp_path, clock, monkeypatch):
@@ -107,13 +107,13 @@ def test_late_start_counts_as_an_attempt_and_the_third_is_the_last(make_run, tmp
     spec, other = make_run()[0], make_run("random")[0]
     batch = batch_of(tmp_path, spec, other, minutes=60)
     monkeypatch.setenv(BEGAN, str(clock.s - 59 * 60))
-    codes = [Job(batch.file, 0)() for _ in range(2 * FRUITLESS_LEGS + 2)]
-    assert codes == [AGAIN] * (2 * FRUITLESS_LEGS + 1) + [0]  # in one of them the first run fails
+    codes = [Job(batch.file, 0)() for _ in range(2 * FRUITLESS_ATTEMPTS + 2)]
+    assert codes == [AGAIN] * (2 * FRUITLESS_ATTEMPTS + 1) + [0]  # in one of them the first run fails
     for one in (spec, other):
         failed = found(tmp_path, one)
-        assert (failed["status"], failed["job"]["timeouts"]) == ("failed", FRUITLESS_LEGS)
+        assert (failed["status"], failed["job"]["timeouts"]) == ("failed", FRUITLESS_ATTEMPTS)
         assert "of 60 minutes, up to 3540 s passed before the run began" in failed["error"]["message"]
-        assert [leg.saves for leg in legs(tmp_path, one)] == [0] * (FRUITLESS_LEGS + 1)
+        assert [attempt.saves for attempt in attempts(tmp_path, one)] == [0] * (FRUITLESS_ATTEMPTS + 1)
 
 
 def test_job_stops_in_time_though_no_warning_comes(make_run, tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_job_stops_in_time_though_no_warning_comes(make_run, tmp_path, monkeypat
     monkeypatch.setenv(BEGAN, str(time.time() - 79))  # so the limit is a second away
     monkeypatch.setattr(PhaseTrainer, "_epoch", lambda *given: time.sleep(60))
     assert Job(batch.file, 0)() == AGAIN
-    assert legs(tmp_path, spec)[0].ended == "timed out"
+    assert attempts(tmp_path, spec)[0].ended == "timed out"
 
 
 def fruitless_leg(out, spec, batch, epochs=0, how="timed out"):
@@ -165,11 +165,11 @@ def test_base_fails_after_three_attempts_without_an_epoch(make_run, tmp_path):
     base = Task(spec, base=True)
     batch = batch_of(tmp_path, base, spec, minutes=30)
     notes = batch.journal()
-    for _ in range(FRUITLESS_LEGS):
+    for _ in range(FRUITLESS_ATTEMPTS):
         notes.start(base.key, "77", after_s=1.0)
         notes.end(base.key, "preempted")
     assert Job(batch.file, 0)() == 0
-    assert legs(tmp_path, base.key)[-1].ended == "failed"
+    assert attempts(tmp_path, base.key)[-1].ended == "failed"
     assert found(tmp_path, spec)["status"] == "ok"  # it trains the base itself
 
 
@@ -185,7 +185,7 @@ def test_base_fails_after_three_attempts_without_an_epoch(make_run, tmp_path):
 def test_a_run_that_gets_somewhere_is_given_time(make_run, tmp_path, last):
     spec, _ = make_run()
     batch = batch_of(tmp_path, spec, minutes=30)
-    for _ in range(FRUITLESS_LEGS - 1):
+    for _ in range(FRUITLESS_ATTEMPTS - 1):
         fruitless_leg(tmp_path, spec, batch)
     for more in last:
         fruitless_leg(tmp_path, spec, batch, **more)
@@ -193,11 +193,11 @@ def test_a_run_that_gets_somewhere_is_given_time(make_run, tmp_path, last):
     assert found(tmp_path, spec)["status"] == "ok"
 
 
-def test_fruitless_legs_of_another_batch_do_not_count(make_run, tmp_path):
+def test_fruitless_attempts_of_another_batch_do_not_count(make_run, tmp_path):
     """It may have had a shorter limit."""
     spec, _ = make_run()
     older = batch_of(tmp_path, spec, minutes=1)
-    for _ in range(FRUITLESS_LEGS):
+    for _ in range(FRUITLESS_ATTEMPTS):
         fruitless_leg(tmp_path, spec, older)
     Job(batch_of(tmp_path, spec, minutes=30).file, 0)()
     assert found(tmp_path, spec)["status"] == "ok"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from support import image_folders
-from support.job_tools import PLUGINS, batch_of, found, legs
+from support.job_tools import PLUGINS, attempts, batch_of, found
 
 from bench.data.loading import resolve
 from bench.errors import RunFailed
@@ -19,14 +19,14 @@ def test_a_method_that_fails_leaves_its_record_and_the_other_runs_are_carried_ou
     batch = batch_of(tmp_path, *specs)
     Job(batch.file, 0)()
     assert [found(tmp_path, spec)["status"] for spec in specs] == ["failed", "ok", "failed", "ok"]
-    assert [legs(tmp_path, spec)[-1].ended for spec in specs] == ["failed", "done", "failed", "done"]
+    assert [attempts(tmp_path, spec)[-1].ended for spec in specs] == ["failed", "done", "failed", "done"]
     assert found(tmp_path, specs[0])["job"]["id"] == "77"
     assert found(tmp_path, specs[0])["error"]["traceback"]
     err = capsys.readouterr().err
     assert f"bench: error: {specs[0].id}: " in err
     assert "not finite" in err
     Job(batch.file, 0)()  # a failed run is not tried again by itself
-    assert len(legs(tmp_path, specs[0])) == 1
+    assert len(attempts(tmp_path, specs[0])) == 1
 
 
 def test_a_run_whose_data_are_not_there_leaves_a_failed_record(make_run, tmp_path):
@@ -36,7 +36,7 @@ def test_a_run_whose_data_are_not_there_leaves_a_failed_record(make_run, tmp_pat
     assert (failed["status"], failed["error"]["type"]) == ("failed", "SetupError")
     assert "--download" in failed["error"]["message"]
     assert failed["job"]["id"] == "77"
-    assert legs(tmp_path, missing)[0].ended == "failed"
+    assert attempts(tmp_path, missing)[0].ended == "failed"
     assert found(tmp_path, fine)["status"] == "ok"
 
 
@@ -71,12 +71,12 @@ def test_a_method_that_is_gone_leaves_a_failed_record(make_run, tmp_path):
     assert found(tmp_path, fine)["status"] == "ok"
 
 
-def test_a_base_that_fails_is_told_by_every_run_that_needs_it(make_run, tmp_path):
+def test_failed_base_is_reported_by_every_run_on_it(make_run, tmp_path):
     specs = [make_run(m, "mlp_40_40", "tiny8", train__lr=1e9)[0] for m in ("l1_norm", "random")]
     fine, _ = make_run()
     base = Task(specs[0], base=True)
     Job(batch_of(tmp_path, base, *specs, fine).file, 0)()
-    assert legs(tmp_path, base.key)[0].ended == "failed"
+    assert attempts(tmp_path, base.key)[0].ended == "failed"
     assert [found(tmp_path, spec)["status"] for spec in specs] == ["diverged"] * 2
     assert found(tmp_path, fine)["status"] == "ok"
 

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 from support.full_disk import FAULTS, Disk
-from support.job_tools import batch_of, found, has_record, legs
+from support.job_tools import attempts, batch_of, found, has_record
 
 from bench.records import store
 from bench.runs.execute import execute
 from slurm import worker as workers
 from slurm.batch import Task, claim, trained_bases
 from slurm.job import Job
-from slurm.states import LOST, MISSING, survey
+from slurm.states import LOST, MISSING, query_states
 
 FILES = 9
 """Files of a run with its base: checkpoints, the base and its facts, network and masks, the record."""
@@ -62,13 +62,13 @@ def fill_and_make_room(disk_of, tmp_path, whole, fault, number):
     assert disk.pauses == 3
     done = found(out, spec)
     assert store.timeless(done) == expected
-    assert [leg.ended for leg in legs(out, spec)] == ["disk full", "done"]
+    assert [attempt.ended for attempt in attempts(out, spec)] == ["disk full", "done"]
     assert done["job"].items() >= {"legs": 2, "kills": 0, "timeouts": 0}.items()
     require_whole(out)
 
 
 @pytest.mark.parametrize(("fault", "number"), [("creating", 1), ("writing", FILES - 1), ("syncing", 4)])
-def test_run_waits_for_room_and_goes_on_in_its_job(disk_of, tmp_path, whole, fault, number):
+def test_run_waits_for_room_and_resumes_in_its_job(disk_of, tmp_path, whole, fault, number):
     fill_and_make_room(disk_of, tmp_path, whole, fault, number)
 
 
@@ -96,13 +96,13 @@ def test_no_run_is_begun_while_the_disk_is_full(make_run, disk_of, tmp_path, cap
     sleep = disk.sleep
 
     def look(seconds):
-        assert legs(batch.out, spec) == []
+        assert attempts(batch.out, spec) == []
         assert {path for path in batch.out.rglob("*") if path.is_file()} - before <= {batch.out / "jobs" / "locks"}
         sleep(seconds)
 
     workers.time.sleep = look
     assert Job(batch.file, 0)() == 0
-    assert [leg.ended for leg in legs(batch.out, spec)] == ["done"]
+    assert [attempt.ended for attempt in attempts(batch.out, spec)] == ["done"]
     assert found(batch.out, spec)["status"] == "ok"
     assert capsys.readouterr().err.count("waiting for room: ") == 1
 
@@ -125,11 +125,11 @@ def test_disk_that_stays_full_ends_the_job_and_status_names_it(make_run, disk_of
     assert err.count("waiting for room: ") == 3
     assert f"bench: error: {spec.id}: " in err
     assert "No space left on device" in err
-    told = survey([spec, other], batch.out)
+    told = query_states([spec, other], batch.out)
     assert {state.state for state in told.states} <= {LOST, MISSING}
     assert f"the disk of {batch.out} is full" in "; ".join(told.problems)
     disk.full = False
-    assert "is full" not in "; ".join(survey([spec, other], batch.out).problems)
+    assert "is full" not in "; ".join(query_states([spec, other], batch.out).problems)
     assert Job(batch.file, 0)() == 0
     assert store.timeless(found(batch.out, spec)) == expected
     assert found(batch.out, other)["status"] == "ok"
@@ -144,7 +144,7 @@ def test_run_waits_for_as_much_room_as_it_needs(make_run, disk_of, tmp_path, cap
     disk.free = 2 * workers.ROOM_BYTES
     assert Job(batch.file, 0)() == 0
     assert disk.pauses == 2
-    assert [leg.ended for leg in legs(batch.out, spec)] == ["disk full", "done"]
+    assert [attempt.ended for attempt in attempts(batch.out, spec)] == ["disk full", "done"]
     assert found(batch.out, spec)["status"] == "ok"
     assert "has 2 MiB free, this run may need 16: make room" in capsys.readouterr().err
 
@@ -157,7 +157,7 @@ def test_run_without_the_room_it_needs_leaves_no_failed_record(make_run, disk_of
     assert Job(batch.file, 0)() == 0
     assert disk.pauses == workers.ROOM_TRIES
     assert not has_record(batch.out, spec)
-    assert legs(batch.out, spec)[-1].ended == "disk full"
+    assert attempts(batch.out, spec)[-1].ended == "disk full"
 
 
 def test_base_waits_for_room_too(make_run, disk_of, tmp_path):
@@ -166,7 +166,7 @@ def test_base_waits_for_room_too(make_run, disk_of, tmp_path):
     batch = batch_of(tmp_path / "out", base, spec)
     disk_of(batch.out, fill_at=1, room_after=1)
     assert Job(batch.file, 0)() == 0
-    assert [leg.ended for leg in legs(batch.out, base.key)] == ["disk full", "done"]
+    assert [attempt.ended for attempt in attempts(batch.out, base.key)] == ["disk full", "done"]
     assert trained_bases(batch.out, [base.key]) == {base.key}
     assert found(batch.out, spec)["job"]["legs"] == 1
     require_whole(batch.out)

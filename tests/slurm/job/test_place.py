@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from support import image_folders
-from support.job_tools import batch_of, found, legs, stop_at
+from support.job_tools import attempts, batch_of, found, stop_at
 
 from bench.data.loading import resolve
 from slurm import job as jobs
@@ -18,7 +18,7 @@ from slurm.place import AGAIN, Place
     [
         ({"SLURM_JOB_ID": "12"}, Place("slurm", "12")),
         ({"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1"}, Place("slurm", "12_1")),
-        ({"SLURM_JOB_ID": "12", "BENCH_WORKER": "3", "BENCH_BESIDE": "4"}, Place("slurm", "12", 3, 4)),
+        ({"SLURM_JOB_ID": "12", "BENCH_WORKER": "3", "BENCH_AT_ONCE": "4"}, Place("slurm", "12", 3, 4)),
     ],
 )
 def test_place_on_slurm(make_run, tmp_path, given, place):
@@ -54,7 +54,7 @@ def test_job_on_slurm_needs_none_of_its_programs(make_run, tmp_path, monkeypatch
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
     assert done["job"].items() >= {"cluster": "slurm", "id": "12", "preemptions": 1, "differs": []}.items()
-    assert [leg.ended for leg in legs(batch.out, spec)] == ["preempted", "done"]
+    assert [attempt.ended for attempt in attempts(batch.out, spec)] == ["preempted", "done"]
 
 
 def test_data_are_where_a_variable_of_the_node_says(make_run, tmp_path, monkeypatch):

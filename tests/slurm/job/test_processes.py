@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from support.job_tools import PLUGINS, batch_of, found, legs
+from support.job_tools import PLUGINS, attempts, batch_of, found
 from support.paths import ROOT
 from support.waiting import until
 
@@ -51,15 +51,15 @@ def test_two_jobs_with_the_same_runs_carry_out_each_once(make_run, tmp_path, wor
     specs = [make_run("patient", train__epochs=2, seed=seed)[0] for seed in range(3)]
     batch = workers.batch(tmp_path / "out", *specs, jobs=2)
     started = workers(batch, "501", "502")
-    until(lambda: sum(len(legs(batch.out, spec)) for spec in specs) == 2)  # both are at work
+    until(lambda: sum(len(attempts(batch.out, spec)) for spec in specs) == 2)  # both are at work
     workers.open()
     assert [process.wait(60) for process in started.values()] == [0, 0]
-    assert [len(legs(batch.out, spec)) for spec in specs] == [1, 1, 1]
-    assert {legs(batch.out, spec)[0].job for spec in specs} == {"501", "502"}
+    assert [len(attempts(batch.out, spec)) for spec in specs] == [1, 1, 1]
+    assert {attempts(batch.out, spec)[0].job for spec in specs} == {"501", "502"}
     for spec in specs:
         assert found(batch.out, spec)["status"] == "ok"
         assert found(batch.out, spec)["job"]["legs"] == 1
-    assert legs(batch.out, base_key(specs[0])) == []
+    assert attempts(batch.out, base_key(specs[0])) == []
 
 
 @pytest.mark.slow
@@ -68,8 +68,8 @@ def test_what_a_killed_job_was_at_is_taken_over_by_the_one_that_waits(make_run, 
     batch = workers.batch(tmp_path / "out", spec, jobs=2)
     started = workers(batch, "501", "502")
     until(lambda: all(job_lock(batch, job).busy() for job in started))  # both are there
-    until(lambda: legs(batch.out, spec) and legs(batch.out, spec)[0].saves == 4)  # base, first epoch
-    holder = legs(batch.out, spec)[0].job
+    until(lambda: attempts(batch.out, spec) and attempts(batch.out, spec)[0].saves == 4)  # base, first epoch
+    holder = attempts(batch.out, spec)[0].job
     started[holder].kill()
     assert started[holder].wait() == -signal.SIGKILL
     workers.open()

@@ -4,7 +4,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from support.job_tools import batch_of, found, has_record, legs, stop_at
+from support.job_tools import attempts, batch_of, found, has_record, stop_at
 
 from bench.errors import RunFailed
 from bench.measure import environment
@@ -28,9 +28,9 @@ def test_a_job_leaves_the_record_that_the_run_command_leaves(make_run, tmp_path)
     facts = {"cluster": "local", "id": "77", "legs": 1, "differs": []}
     facts |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
     assert done["job"].items() >= facts.items()
-    (leg,) = legs(batch.out, spec)
-    assert (leg.batch, leg.job, leg.ended) == (batch.token, "77", "done")
-    assert (leg.saves, leg.first[1:], leg.last[1:]) == (4, (1, 3), (3, 3))  # base, own, prune, fine-tuning
+    (attempt,) = attempts(batch.out, spec)
+    assert (attempt.batch, attempt.job, attempt.ended) == (batch.token, "77", "done")
+    assert (attempt.saves, attempt.first[1:], attempt.last[1:]) == (4, (1, 3), (3, 3))  # base, own, prune, fine-tuning
 
 
 def test_a_job_that_is_started_again_finds_nothing_to_do(make_run, tmp_path):
@@ -41,7 +41,7 @@ def test_a_job_that_is_started_again_finds_nothing_to_do(make_run, tmp_path):
     before = path.stat().st_mtime_ns
     Job(batch.file, 0)()
     assert path.stat().st_mtime_ns == before
-    assert len(legs(tmp_path, spec)) == 1
+    assert len(attempts(tmp_path, spec)) == 1
 
 
 def test_only_the_runs_of_its_own_element_are_a_jobs(make_run, tmp_path):
@@ -59,14 +59,14 @@ def test_a_base_is_trained_once_for_all_runs(make_run, tmp_path):
     base = Task(specs[0], base=True)
     batch = batch_of(tmp_path, base, *specs)
     Job(batch.file, 0)()
-    (leg,) = legs(tmp_path, base.key)
+    (attempt,) = attempts(tmp_path, base.key)
     (weights,) = (tmp_path / "bases").glob("*.safetensors")
-    assert (leg.ended, leg.facts["base"]) == ("done", weights.stem)
+    assert (attempt.ended, attempt.facts["base"]) == ("done", weights.stem)
     for spec in specs:
         assert found(tmp_path, spec)["training"]["base"]["id"] == weights.stem
-        assert legs(tmp_path, spec)[0].last[1:] == (1, 1)  # the fine-tuning only
+        assert attempts(tmp_path, spec)[0].last[1:] == (1, 1)  # the fine-tuning only
     Job(batch.file, 0)()
-    assert len(legs(tmp_path, base.key)) == 1
+    assert len(attempts(tmp_path, base.key)) == 1
 
 
 def test_signals_are_as_before_when_a_job_is_over(make_run, tmp_path):
@@ -103,7 +103,7 @@ def test_a_failed_run_that_is_to_be_tried_again(make_run, tmp_path):
 
 
 def test_a_finished_run_that_is_to_be_carried_out_again(make_run, tmp_path, monkeypatch):
-    """Also when it takes two legs."""
+    """Also when it takes two attempts."""
     spec, options = make_run("ddrop")
     old = execute(spec, options)
     batch = batch_of(tmp_path, Task(spec, replaces=old["record_sha256"]))
@@ -119,7 +119,7 @@ def test_a_finished_run_that_is_to_be_carried_out_again(make_run, tmp_path, monk
     assert store.load(aside) == old
 
 
-def test_what_is_not_as_it_was_at_submission_is_told_and_recorded(make_run, tmp_path, capsys):
+def test_differences_from_submission_are_printed_and_recorded(make_run, tmp_path, capsys):
     spec, _ = make_run()
     batch = batch_of(
         tmp_path,

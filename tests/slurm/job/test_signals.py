@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from support.job_tools import batch_of, found, has_record, legs, stop_at
+from support.job_tools import attempts, batch_of, found, has_record, stop_at
 from support.waiting import until
 
 from bench.records import store
@@ -17,7 +17,7 @@ from slurm.place import AGAIN, BEGAN, ENDED
 
 
 @pytest.mark.parametrize("save", [1, 2, 3, 4, 5, 6])
-def test_a_run_preempted_after_any_checkpoint_goes_on_to_the_same_record(make_run, tmp_path, monkeypatch, save, capsys):
+def test_run_preempted_after_any_checkpoint_gives_same_record(make_run, tmp_path, monkeypatch, save, capsys):
     spec, options = make_run("ddrop", train__epochs=2, out=tmp_path / "whole")
     whole = execute(spec, options)
     batch = batch_of(tmp_path / "out", spec, minutes=600)
@@ -25,15 +25,15 @@ def test_a_run_preempted_after_any_checkpoint_goes_on_to_the_same_record(make_ru
         stop_at(patch, signal.SIGUSR2, save)
         assert Job(batch.file, 0)() == AGAIN
     assert not has_record(batch.out, spec)
-    (leg,) = legs(batch.out, spec)
-    assert leg.ended == "preempted"
-    assert leg.saves == save
+    (attempt,) = attempts(batch.out, spec)
+    assert attempt.ended == "preempted"
+    assert attempt.saves == save
     assert "preempted: asks to be queued again" in capsys.readouterr().err
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
     assert store.timeless(done) == store.timeless(whole)
     assert done["job"].items() >= {"legs": 2, "preemptions": 1, "timeouts": 0, "kills": 0}.items()
-    assert legs(batch.out, spec)[1].saves == 6 - save  # nothing that was saved is done again
+    assert attempts(batch.out, spec)[1].saves == 6 - save  # nothing that was saved is done again
 
 
 def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypatch):
@@ -50,7 +50,7 @@ def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypa
     assert done["job"].items() >= {"legs": 7, "preemptions": 6}.items()
 
 
-def test_a_base_of_its_own_that_is_preempted_goes_on(make_run, tmp_path, monkeypatch):
+def test_preempted_base_job_resumes(make_run, tmp_path, monkeypatch):
     spec, _ = make_run(train__epochs=3)
     base = Task(spec, base=True)
     batch = batch_of(tmp_path, base)
@@ -60,22 +60,22 @@ def test_a_base_of_its_own_that_is_preempted_goes_on(make_run, tmp_path, monkeyp
     assert not base.finished(tmp_path)
     Job(batch.file, 0)()
     assert base.finished(tmp_path)
-    assert [leg.saves for leg in legs(tmp_path, base.key)] == [2, 1]
+    assert [attempt.saves for attempt in attempts(tmp_path, base.key)] == [2, 1]
 
 
-def test_the_warning_before_the_time_limit_is_told_from_a_preemption(make_run, tmp_path, monkeypatch):
+def test_time_limit_warning_is_no_preemption(make_run, tmp_path, monkeypatch):
     spec, _ = make_run("ddrop")
     batch = batch_of(tmp_path, spec, minutes=2, signal_delay_s=40)  # SLURM may send it a minute early
     stop_at(monkeypatch, signal.SIGUSR2, 1)
     with monkeypatch.context() as patch:
         patch.setenv(BEGAN, str(time.time() - 30))
         assert Job(batch.file, 0)() == AGAIN
-    assert legs(tmp_path, spec)[0].ended == "timed out"
+    assert attempts(tmp_path, spec)[0].ended == "timed out"
     Job(batch.file, 0)()
     assert found(tmp_path, spec)["job"].items() >= {"legs": 2, "timeouts": 1, "preemptions": 0}.items()
 
 
-def test_exit_code_of_a_job_that_is_to_go_on_is_the_one_submitit_knows(make_run, tmp_path, monkeypatch):
+def test_exit_code_of_continued_job_is_known_to_submitit(make_run, tmp_path, monkeypatch):
     from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
@@ -84,7 +84,7 @@ def test_exit_code_of_a_job_that_is_to_go_on_is_the_one_submitit_knows(make_run,
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
 
 
-def test_a_terminated_run_leaves_an_interrupted_record_and_goes_on_with_the_next_job(make_run, tmp_path, monkeypatch):
+def test_terminated_run_is_interrupted_and_resumes_in_next_job(make_run, tmp_path, monkeypatch):
     specs = [make_run("ddrop", train__epochs=2)[0], make_run("random", train__epochs=2)[0]]
     whole = execute(*make_run("ddrop", train__epochs=2, out=tmp_path / "whole"))
     batch = batch_of(tmp_path / "out", *specs)
@@ -93,8 +93,8 @@ def test_a_terminated_run_leaves_an_interrupted_record_and_goes_on_with_the_next
         assert Job(batch.file, 0)() == ENDED
     stopped = found(batch.out, specs[0])
     assert (stopped["status"], stopped["job"]["id"]) == ("interrupted", "77")
-    assert legs(batch.out, specs[0])[0].ended == "terminated"
-    assert legs(batch.out, specs[1]) == []
+    assert attempts(batch.out, specs[0])[0].ended == "terminated"
+    assert attempts(batch.out, specs[1]) == []
     Job(batch.file, 0)()
     done = found(batch.out, specs[0])
     assert store.timeless(done) == store.timeless(whole)
@@ -102,7 +102,7 @@ def test_a_terminated_run_leaves_an_interrupted_record_and_goes_on_with_the_next
     assert found(batch.out, specs[1])["status"] == "ok"
 
 
-def test_a_killed_run_goes_on_and_the_record_says_so(make_run, tmp_path, monkeypatch):
+def test_killed_run_resumes_and_record_counts_it(make_run, tmp_path, monkeypatch):
     spec, _ = make_run("ddrop", train__epochs=2)
     whole = execute(*make_run("ddrop", train__epochs=2, out=tmp_path / "whole"))
     batch = batch_of(tmp_path / "out", spec)
@@ -162,7 +162,7 @@ def test_a_job_that_waits_for_anothers_run_hears_signals_too(make_run, tmp_path,
     finally:
         let_go()
     assert not has_record(tmp_path, spec)
-    assert legs(tmp_path, spec) == []
+    assert attempts(tmp_path, spec) == []
 
 
 def test_what_another_does_is_waited_for_after_all_else_and_not_done_again(make_run, tmp_path, at_work, monkeypatch):
@@ -182,5 +182,5 @@ def test_what_another_does_is_waited_for_after_all_else_and_not_done_again(make_
     Job(batch.file, 0)()
     assert seen == [False]
     assert found(tmp_path, others)["id"] == others.id
-    assert legs(tmp_path, others) == []
-    assert legs(tmp_path, mine)[0].ended == "done"
+    assert attempts(tmp_path, others) == []
+    assert attempts(tmp_path, mine)[0].ended == "done"

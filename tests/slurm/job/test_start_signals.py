@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support.job_tools import batch_of, found, has_record, legs
+from support.job_tools import attempts, batch_of, found, has_record
 from support.paths import ROOT
 
 from bench.records import store
@@ -43,6 +43,6 @@ def test_warning_at_any_moment_of_the_start_is_not_lost(make_run, tmp_path, part
         assert code in (AGAIN, -signal.SIGUSR2), f"moment {moment} of {events}: {text}"
         assert code == -signal.SIGUSR2 or "preempted: asks to be queued again" in text
         assert not has_record(batch.out, spec)
-    assert all(leg.ended == "preempted" for leg in legs(batch.out, spec))
+    assert all(attempt.ended == "preempted" for attempt in attempts(batch.out, spec))
     assert start(batch, 0)[0] == 0
     assert store.timeless(found(batch.out, spec)) == expected

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.job_tools import PLUGINS, batch_of, found, legs
+from support.job_tools import PLUGINS, attempts, batch_of, found
 from support.paths import ROOT
 from support.waiting import until
 
@@ -86,7 +86,7 @@ def test_each_process_has_a_gpu_of_its_own_and_takes_the_next_run(make_users, tm
     gpu_of = {one["process"]: one["gpu"] for one in told}
     assert len(gpu_of) == 4
     assert all(gpu_of[one["process"]] == one["gpu"] for one in told)
-    assert [len(legs(batch.out, spec)) for spec in specs] == [1] * 6
+    assert [len(attempts(batch.out, spec)) for spec in specs] == [1] * 6
     assert {found(batch.out, spec)["job"]["at_once"] for spec in specs} == {4}
     assert {found(batch.out, spec)["status"] for spec in specs} == {"ok"}
 
@@ -112,28 +112,28 @@ def test_bases_come_first_and_their_runs_wait_for_none_but_their_own(make_users,
     batch = users(tmp_path / "out", *bases, *specs, *more, processes=2)
     assert start(batch).wait(DEADLINE_S) == 0
     for base, (one, two) in zip(bases, zip(specs, more, strict=True), strict=True):
-        (trained,) = legs(batch.out, base.key)
+        (trained,) = attempts(batch.out, base.key)
         assert trained.ended == "done"
         for spec in (one, two):
-            (leg,) = legs(batch.out, spec)
-            assert leg.began > trained.last[0]
+            (attempt,) = attempts(batch.out, spec)
+            assert attempt.began > trained.last[0]
             assert found(batch.out, spec)["training"]["base"]["id"] == trained.facts["base"]
 
 
-def test_all_processes_stop_at_a_warning_and_the_job_is_to_go_on(make_users, make_run, tmp_path, start):
+def test_all_processes_stop_at_warning_and_job_continues(make_users, make_run, tmp_path, start):
     specs = make_users(2, epochs=100, together=2)
     batch = users(tmp_path / "out", *specs, processes=2)
     process = start(batch)
-    until(lambda: sum(leg.saves > 1 for spec in specs for leg in legs(batch.out, spec)) == 2)
+    until(lambda: sum(attempt.saves > 1 for spec in specs for attempt in attempts(batch.out, spec)) == 2)
     os.killpg(process.pid, signal.SIGUSR2)  # SLURM signals all processes of a job
     assert process.wait(DEADLINE_S) == AGAIN
-    assert [legs(batch.out, spec)[0].ended for spec in specs] == ["preempted"] * 2
+    assert [attempts(batch.out, spec)[0].ended for spec in specs] == ["preempted"] * 2
     assert start(batch).wait(DEADLINE_S) == 0
     for spec in specs:
         assert found(batch.out, spec)["job"].items() >= {"legs": 2, "preemptions": 1}.items()
 
 
-def test_job_goes_on_when_one_process_has_to_though_another_was_killed(make_users, tmp_path, start):
+def test_job_continues_for_one_process_if_another_was_killed(make_users, tmp_path, start):
     specs = make_users(2, epochs=400, seconds=0.5)
     batch = users(tmp_path / "out", *specs, processes=2)
     process = start(batch)
@@ -143,7 +143,7 @@ def test_job_goes_on_when_one_process_has_to_though_another_was_killed(make_user
     os.kill(two, signal.SIGUSR2)
     os.kill(one, signal.SIGKILL)
     assert process.wait(DEADLINE_S) == AGAIN
-    assert sorted(str(legs(batch.out, spec)[0].ended) for spec in specs) == ["None", "preempted"]
+    assert sorted(str(attempts(batch.out, spec)[0].ended) for spec in specs) == ["None", "preempted"]
 
 
 def test_process_that_is_killed_is_survived_by_the_others_which_take_over_its_run(make_users, tmp_path, start):

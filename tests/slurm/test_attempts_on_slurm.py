@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from bench.records import store
-from tests.slurm.running import KNOWN, bench, epochs, legs, only_record, profile, sleepy, status, wait_for
+from tests.slurm.running import KNOWN, attempts, bench, epochs, only_record, profile, sleepy, status, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 EPOCHS = 10
@@ -98,7 +98,7 @@ def test_preempted_without_a_warning_and_without_accounting(own_cluster, start, 
     assert "no accounting" in bench("status", "--out", out, *KNOWN).stderr
     low = profile(out.parent, 'time = 30\npartition = "low"')
     bench(*sleepy(out, 1.0, EPOCHS, "--cluster", "slurm", "--profile", low, "--retry"))
-    wait_for(lambda: len(legs(out)) == 2, "the second leg")
+    wait_for(lambda: len(attempts(out)) == 2, "the second attempt")
     cluster.run("sbatch", "-p", "high", "-N1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
     done = finish(out)
     assert (done["job"]["legs"], done["job"]["terminations"], done["job"]["kills"]) == (3, 1, 1)
@@ -112,7 +112,7 @@ def test_a_time_limit_shorter_than_the_run(slurm_env, start, undisturbed):
     assert job["legs"] >= 2
     assert job["timeouts"] == job["legs"] - 1
     assert job["kills"] == job["terminations"] == 0
-    assert epochs(out) == NEEDED  # every leg ended at a checkpoint: nothing was trained twice
+    assert epochs(out) == NEEDED  # every attempt ended at a checkpoint: nothing was trained twice
     assert _comparable(done) == undisturbed
 
 
@@ -120,7 +120,7 @@ def test_a_node_that_dies(slurm_env, start, undisturbed):
     out, job = start()
     node = slurm_env.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     slurm_env.kill_node(node)
-    wait_for(lambda: len(legs(out)) == 2, "another node takes the job")
+    wait_for(lambda: len(attempts(out)) == 2, "another node takes the job")
     done = finish(out)
     assert (done["job"]["legs"], done["job"]["kills"]) == (2, 1)
     assert _comparable(done) == undisturbed
@@ -140,7 +140,7 @@ def test_a_job_killed_at_once_is_lost_and_can_be_tried_again(slurm_env, start, u
     assert _comparable(done) == undisturbed
 
 
-def test_cancelled_by_the_user_is_missing_and_goes_on_when_submitted_again(slurm_env, start, undisturbed):
+def test_cancelled_run_is_missing_and_resumes_when_resubmitted(slurm_env, start, undisturbed):
     out, job = start()
     run = status(out)["runs"][0].spec.id
     ended = bench("cancel", run, "--out", out, *KNOWN)
