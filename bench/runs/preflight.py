@@ -112,7 +112,7 @@ def fit(name: str, network: nn.Module, situation: Situation, images: Tensor | No
         name: of the architecture, for messages.
         network: on the CPU; left as it was.
         situation: how it will be used.
-        images: some to look at beside random ones, normalised.
+        images: used in addition to random ones, normalised.
 
     Raises:
         UsageError: it cannot be run, with the first line of the true error and its place.
@@ -163,14 +163,14 @@ class _Trial:
         same = twins(self.network)
         if same:
             raise RunFailed(f"{' and '.join(same)} share their memory: make them one Parameter")
-        told: list[str] = []
+        causes: list[str] = []
         for self.layout in LAYOUTS:
             error = self.failure(lambda: copied(self.network))
             if error is None:
                 self._require_fixed_cost()
-                return told[0] if told else ""
-            told.append(self._told(error))
-        raise RunFailed(told[-1])
+                return causes[0] if causes else ""
+            causes.append(self._cause(error))
+        raise RunFailed(causes[-1])
 
     def sound(self, sites: Sites) -> Sites:
         """``sites`` without those whose slice fails; raises RunFailed where none is left."""
@@ -207,7 +207,7 @@ class _Trial:
                 raise RunFailed("two passes over the same images give different logits in eval mode")
             one = network(next(self._placed())[:1])
         if one.numel() != self.situation.classes:
-            raise RunFailed(f"it gives {_said(one)} for one image, not {self.situation.classes} logits")
+            raise RunFailed(f"it gives {_format_output(one)} for one image, not {self.situation.classes} logits")
 
     def _train(self, network: nn.Module) -> None:
         """Two steps of the optimizer on different images, then forwards that draw other random numbers."""
@@ -271,7 +271,7 @@ class _Trial:
         logits = network(x)
         wanted = len(x), self.situation.classes
         if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
-            raise RunFailed(f"it gives {_said(logits)} for {len(x)} images {self.when}, not logits {wanted}")
+            raise RunFailed(f"it gives {_format_output(logits)} for {len(x)} images {self.when}, not logits {wanted}")
         return logits
 
     @contextlib.contextmanager
@@ -295,7 +295,7 @@ class _Trial:
         error = self.failure(lambda: some.slice(self.network, masks))
         if error is None:
             return {}
-        why, names = self._told_of_site(error), list(sites)
+        why, names = self._cause_at_site(error), list(sites)
         if len(names) == 1:
             return {names[0]: why}
         half = len(names) // 2
@@ -304,20 +304,20 @@ class _Trial:
             found |= self._failing({name: sites[name] for name in part}, coupling)
         return found or dict.fromkeys(names, why)  # they fail together only
 
-    def _told(self, error: Exception) -> str:
+    def _cause(self, error: Exception) -> str:
         """What fails, when and where, in one line."""
         if isinstance(error, BenchError):
             return first_line(error)
         where = place_in_network(error, self.used)
         return f"it fails {self.when} with {first_line(error)}" + (f" ({where})" if where else "")
 
-    def _told_of_site(self, error: Exception) -> str:
-        """The same of a slice."""
+    def _cause_at_site(self, error: Exception) -> str:
+        """What fails in a slice, in one line."""
         layer = innermost_layer(error, self.used)
         if layer and layer not in self.evaluated:
             where = place_in_network(error, self.used)
             return f"a layer that only training uses reads it: {first_line(error)} ({where})"
-        return f"without half of its units {self._told(error)}"
+        return f"without half of its units {self._cause(error)}"
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
@@ -325,7 +325,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one.float(), other.float(), rtol=0, atol=SAME * float(one.abs().max()), equal_nan=True)
 
 
-def _said(output: Any) -> str:
+def _format_output(output: Any) -> str:
     """What a network returned, for a message."""
     if isinstance(output, Tensor):
         return str(tuple(output.shape))
