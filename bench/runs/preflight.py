@@ -333,5 +333,5 @@ def _format_output(output: Any) -> str:
     if isinstance(output, Mapping):
         return f"a {kind} of {', '.join(map(str, output))}"
     if isinstance(output, Sequence):
-        return f"a {kind} of {' and '.join(map(_said, output))}"
+        return f"a {kind} of {' and '.join(map(_format_output, output))}"
     return f"a {kind}"
