@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError
 from bench.measure.processor import precision_without_torch
@@ -17,6 +17,7 @@ from bench.progress import Progress
 from bench.records import fields, store
 from bench.spec import method_traits
 from bench.spec.decode import non_default
+from bench.spec.method_traits import Traits
 from bench.spec.recipe import Recipe, load_recipe
 from bench.spec.registry import ARCHS, DATASETS, add_plugin, method_names, model_name
 from bench.spec.request import RunOptions, RunRequest
@@ -28,22 +29,6 @@ if TYPE_CHECKING:
 FOLDER = "folder:"
 DEFAULT_KEEP_MACS = 0.5
 HERE = RunOptions()
-
-
-class Declared(Protocol):
-    """What decides a specification: a method, or what its source says."""
-
-    @property
-    def prunes(self) -> bool:
-        """See :class:`bench.api.Method`."""
-
-    @property
-    def native(self) -> bool:
-        """See :class:`bench.api.Method`."""
-
-    @property
-    def ranking(self) -> str:
-        """See :class:`bench.api.Method`."""
 
 
 def resolve(
@@ -115,13 +100,13 @@ def make_spec(
     names = method_names(method)
     if recipe.precision == "auto":
         recipe = dataclasses.replace(recipe, precision=precision_of(device))
-    declared, config = _declared(names, options or {})
+    traits = _traits(names, options or {})
     method = "+".join(names)
-    if budget is None and declared.prunes and not declared.native:
+    if budget is None and traits.prunes and not traits.native:
         raise UsageError(f"method '{method}' does not choose its own sparsity: give --keep-macs, not --native")
-    if budget and budget.ranking == declared.ranking:
+    if budget and budget.ranking == traits.ranking:
         budget = dataclasses.replace(budget, ranking=None)
-    spec = Spec(method, arch, dataset, recipe, budget if declared.prunes else None, seed, coupling, config)
+    spec = Spec(method, arch, dataset, recipe, budget if traits.prunes else None, seed, coupling, traits.config)
     _require_readable(spec)
     return spec
 
@@ -166,11 +151,11 @@ def precision_of(device: str) -> Any:
     return environment.pick_precision("auto", environment.pick_device(device))
 
 
-def _declared(names: list[str], options: Mapping[str, Any]) -> tuple[Declared, Mapping[str, Any]]:
-    """What decides the specification of a method, and its options that differ from their defaults."""
+def _traits(names: list[str], options: Mapping[str, Any]) -> Traits:
+    """What a method, or a composition, is with these options: read from its source, else off the method itself."""
     found = method_traits.of(names[0], options) if len(names) == 1 else None
     if found is not None:
-        return found, found.config
+        return found
     from bench.runs.method_factory import make_method
 
     made = make_method("+".join(names), options)
@@ -178,7 +163,7 @@ def _declared(names: list[str], options: Mapping[str, Any]) -> tuple[Declared, M
     for part in made.members:
         changed = non_default(part.config)
         config |= {f"{part.name}.{key}" if len(names) > 1 else key: value for key, value in changed.items()}
-    return made, config
+    return Traits(made.starts_from, made.ranking, made.prunes, made.native, frozenset(), config)
 
 
 def _require_readable(spec: Spec) -> None:
