@@ -48,7 +48,10 @@ def hits(text):
 
 
 def of_text(file):
-    return [f"{file.relative_to(ROOT)}:{hit}" for hit in hits(file.read_text(encoding="utf-8"))]
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".html":  # "is none" is an operator of templates
+        text = re.sub(r"{%.*?%}", "", text)
+    return [f"{file.relative_to(ROOT)}:{hit}" for hit in hits(text)]
 
 
 def of_test_names(file):

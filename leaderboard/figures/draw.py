@@ -65,7 +65,7 @@ def profile(given: Profile, methods: Mapping[str, str] | None = None) -> Spec:
 
 
 def ranking(given: Ranking) -> Spec:
-    """Mean ranks, best on top; a bar on the right spans names that cannot be told apart."""
+    """Mean ranks, best on top; a bar on the right spans names without a significant difference."""
     order = [clean(name) for name, _ in given.ranks]
     values = [{"is": "rank", "series": clean(name), "rank": short(rank)} for name, rank in given.ranks]
     for column, group in enumerate(given.groups):
@@ -98,7 +98,7 @@ def ranking(given: Ranking) -> Spec:
             "encoding": {"x": right, "y": {**y, "field": "first"}, "y2": {"field": "last"}},
         },
     ]
-    return figure("Mean ranks and what cannot be told apart.", values, layer=layers, height=17 * len(order))
+    return figure("Mean ranks; bars span insignificant differences.", values, layer=layers, height=17 * len(order))
 
 
 def svg(spec: Spec) -> str:

@@ -17,7 +17,7 @@ from leaderboard.stats.curves import of_tables
 
 @dataclass(frozen=True)
 class Plate:
-    """A figure with what stands around it; ``name`` is its anchor and part of its file's name."""
+    """A figure with its heading and caption; ``name`` is its anchor and part of its file's name."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ def of_board(
                 "Accuracy against cost",
                 "Large points: means over seeds with 95 % intervals; each opens its method. Small points: single runs; "
                 "each opens its record. Grey: controls. Grey line: rows that no cheaper row beats. Dashed: dense. "
-                "On the axes of MACs and parameters the rows of a budget stand side by side, the best at its place, "
+                "On the axes of MACs and parameters the rows of a budget are shifted sideways, the best at its place, "
                 "the others left of it; the dotted line is the budget. "
                 "A click on a name in the legend shows it alone.",
                 figures_of_boards.costs(board, run_link, row_link),
@@ -81,8 +81,8 @@ def across(boards: Sequence[Board]) -> list[Plate]:
             Plate(
                 "ranking",
                 "Mean ranks",
-                "Over all tables, best on top. A bar on the right spans methods that Nemenyi's test does not tell "
-                "apart. It takes tables for independent, which budgets of one network are not.",
+                "Over all tables, best on top. A bar on the right spans methods without a significant "
+                "difference in Nemenyi's test. It takes tables for independent, which budgets of one network are not.",
                 draw.ranking(ranking),
             )
         )

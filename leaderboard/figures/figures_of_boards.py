@@ -19,7 +19,7 @@ AXES = {
     "large": "latency at the largest batch, ms",
     "cost": "training cost, dense = 1",
 }
-BESIDE = "axis == 'macs' || axis == 'params'"
+SHIFTED = "axis == 'macs' || axis == 'params'"
 """For which costs the rows of one budget lie one upon the other, so that they are drawn side by side."""
 SPREAD = 96
 """Pixels over which they are, the best one at its place; half as many where all budgets are shown, so that none seems
@@ -46,7 +46,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
     ]
     values: list[Spec] = []
     for (table, row), place in zip(rows, _places(rows), strict=True):
-        common = {"series": clean(row.name), "budget": table.title, "beside": place}
+        common = {"series": clean(row.name), "budget": table.title, "shift": place}
         values += [common | _run_value(table, row, run, run_link) for run in row.runs if run.wrong is not None]
         if row.top1 is not None:
             values.append(common | _row_value(row, row_link))
@@ -65,14 +65,14 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
     x = {
         "field": "x",
         "type": "quantitative",
-        "scale": {"zero": {"expr": BESIDE}},
+        "scale": {"zero": {"expr": SHIFTED}},
         "axis": {"title": {"signal": "axis_title"}},
     }
     y = {"field": "top1", "type": "quantitative", "scale": {"zero": False}, "title": "top-1, %"}
     href = {"href": {"field": "href"}} if run_link or row_link else {}
     hand = {"cursor": "pointer"} if href else {}
     narrow = f"min(1, width / {WIDTH}) / (budget == '{ALL}' ? 2 : 1)"
-    beside = {"xOffset": {"expr": f"{BESIDE} ? datum.beside * {narrow} : 0"}}
+    shift = {"xOffset": {"expr": f"{SHIFTED} ? datum.shift * {narrow} : 0"}}
     identity = [tip("series", "method"), tip("budget")]
     numbers = [
         tip("macs", "MACs kept, %", ".2f"),
@@ -100,7 +100,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         },
         {
             "transform": [{"filter": "datum.is == 'run'"}, *chosen],
-            "mark": {"type": "point", "filled": True, "size": 12, **beside, **hand},
+            "mark": {"type": "point", "filled": True, "size": 12, **shift, **hand},
             "encoding": {
                 "x": x,
                 "y": y,
@@ -111,13 +111,13 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         },
         {
             "transform": means,
-            "mark": {"type": "rule", "strokeWidth": 1.2, **beside},
+            "mark": {"type": "rule", "strokeWidth": 1.2, **shift},
             "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "opacity": picked(0.7, 0.06)},
         },
         {
             "params": [{"name": "pick", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}],
             "transform": means,
-            "mark": {"type": "point", "filled": True, "size": 55, **beside, **hand},
+            "mark": {"type": "point", "filled": True, "size": 55, **shift, **hand},
             "encoding": {
                 "x": x,
                 "y": y,
@@ -227,8 +227,8 @@ def _places(rows: Sequence[tuple[Table, Row]]) -> list[int]:
     for n in sorted(range(len(rows)), key=lambda n: -heights[n]):
         tables.setdefault(rows[n][0].slug, []).append(n)
     spread = min(SPREAD, 400 // max(len(tables), 1))
-    beside = {n: round(-spread * place / len(order)) for order in tables.values() for place, n in enumerate(order)}
-    return [beside[n] for n in range(len(rows))]
+    shift = {n: round(-spread * place / len(order)) for order in tables.values() for place, n in enumerate(order)}
+    return [shift[n] for n in range(len(rows))]
 
 
 def _row_value(row: Row, link: Callable[[Row], str] | None) -> Spec:

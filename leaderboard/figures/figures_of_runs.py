@@ -64,8 +64,8 @@ def training(values: Sequence[Mapping[str, Any]] = ()) -> Spec:
     )
 
 
-def standing(values: Sequence[Mapping[str, Any]] = ()) -> Spec:
-    """One method over budgets beside two controls.
+def comparison(values: Sequence[Mapping[str, Any]] = ()) -> Spec:
+    """One method over budgets, with two controls.
 
     Args:
         values: one a budget: ``keep``, ``top1``, ``half``, ``random``, ``thin`` (all per cent but ``keep``).
@@ -85,7 +85,7 @@ def standing(values: Sequence[Mapping[str, Any]] = ()) -> Spec:
     }
     colour, shape = ({"field": "who", "type": "nominal", "title": None, **looks[k]} for k in ("color", "shape"))
     return figure(
-        "Accuracy over the share kept, beside random units and a thin network from scratch.",
+        "Accuracy over the kept ratio, with random units and a thin network from scratch.",
         values,
         transform=[
             {"fold": list(names), "as": ["key", "value"]},

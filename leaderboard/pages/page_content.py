@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Heat:
-    """Kept units, per cent, mean over seeds: ``sites`` are (name, one number a budget), None where no run tells."""
+    """Kept units, per cent, mean over seeds: ``sites`` are (name, one number a budget), None where no run has it."""
 
     budgets: list[str]
     sites: list[tuple[str, list[float | None]]]

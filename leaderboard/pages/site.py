@@ -43,7 +43,7 @@ Checks = Sequence[tuple[str, str, str]]
 
 @dataclass(frozen=True)
 class About:
-    """What a page says of a method beside its results.
+    """What a page says of a method in addition to its results.
 
     Attributes:
         title: one line.
@@ -62,7 +62,7 @@ class About:
 
 @dataclass(frozen=True)
 class Sources:
-    """What the pages say beside the boards.
+    """What the pages say in addition to the boards.
 
     Attributes:
         root: folder that the records were loaded from; ``Run.file`` is relative to it.
@@ -187,7 +187,7 @@ class _Site:
         self.index()
         for file in sorted((HERE / "assets").iterdir()):
             self.made.add(f"assets/{file.name}", file.read_text(encoding="utf-8"))
-        shared = {"training": figures_of_runs.training(), "standing": figures_of_runs.standing()}
+        shared = {"training": figures_of_runs.training(), "comparison": figures_of_runs.comparison()}
         self.made.add("assets/specs.js", f"window.boardSpecs = {json.dumps(shared, sort_keys=True)};\n")
         self.made.add("assets/vega.js", draw.bundle())
 
@@ -282,12 +282,12 @@ class _Site:
         )
 
     def place(self, run: Run) -> str:
-        """Where a record lies for who works where the site was made; no page tells a path from a machine's root."""
+        """Where a record lies for who works where the site was made; no page has a path from a machine's root."""
         root = self.sources.root
         return run.file if root.is_absolute() else (root / run.file).as_posix()
 
     def record(self, board: Board, table: Table, row: Row, run: Run) -> None:
-        """The page of a run; one that stands on several boards has the one of the first."""
+        """The page of a run; one that is on several boards has the one of the first."""
         if run.page in self.files:
             if self.files[run.page] != run.file:
                 raise ValueError(f"{run.file} and {self.files[run.page]} have one page, {run.page}")
@@ -324,7 +324,7 @@ class _Site:
 
 
 def _relative(root: Path, place: Path) -> str:
-    """How a page of a record leads to the records' folder; empty where that is not beside the site."""
+    """How a page of a record leads to the records' folder; empty where that is not next to the site."""
     try:
         inner = root.relative_to(place.parent).as_posix()
     except ValueError:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CACHE = ".board-cache.json"
-"""Beside the records, not one of them: what was read of each file last time. May be deleted at any time."""
+"""Next to the records, not one of them: what was read of each file last time. May be deleted at any time."""
 CODE = (__file__, *(str(module.__file__) for module in (extract, store, schema, fields, decode, digest, recipe, spec)))
-"""The files that read: a cache that others wrote is none."""
+"""The files that read: a cache that others wrote is ignored."""
 MANY = 2000
 """Files from which on it pays to read them in several processes."""
 AHEAD = 128
@@ -163,7 +163,7 @@ def remember(file: Path, edition: str, found: Mapping[str, Any]) -> None:
     data = orjson.dumps({"edition": edition, "found": found})
     try:
         write_atomic(file, lambda temporary: temporary.write_bytes(data))
-    except OSError:  # a folder that cannot be written to is read anew every time
+    except OSError:  # a folder that cannot be written to is read again every time
         return
 
 

@@ -180,10 +180,10 @@ function walkable(figure, place) {
   const graphic = place.querySelector("svg");
   if (!graphic || !points().length) return;
   const opens = points().some((path) => path.__data__.href);
-  const told = document.createElement("p");
-  told.className = "hidden";
-  told.setAttribute("aria-live", "polite");
-  place.append(told);
+  const spoken = document.createElement("p");
+  spoken.className = "hidden";
+  spoken.setAttribute("aria-live", "polite");
+  place.append(spoken);
   graphic.setAttribute("tabindex", "0");
   graphic.setAttribute("role", "group");
   graphic.setAttribute("aria-label",
@@ -210,7 +210,7 @@ function walkable(figure, place) {
     ring.dispatchEvent(new PointerEvent("pointermove", {
       bubbles: true, clientX: box.x + box.width / 2, clientY: box.y + box.height / 2,
     }));
-    told.textContent = Object.entries(ring.__data__.tooltip).map(([key, value]) => `${key} ${value}`).join(", ");
+    spoken.textContent = Object.entries(ring.__data__.tooltip).map(([key, value]) => `${key} ${value}`).join(", ");
   });
 }
 

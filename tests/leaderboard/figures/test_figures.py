@@ -98,12 +98,12 @@ def test_the_front_is_what_no_cheaper_row_beats():
 
 def test_rows_of_a_budget_rise_to_the_best_one_at_its_place():
     spec = figures_of_boards.costs(large(40))
-    beside = {v["series"]: v["beside"] for v in values(spec) if v["is"] == "row"}
-    assert beside["method_0 share=0.0"] == 0
-    assert min(beside.values()) >= -figures_of_boards.SPREAD
-    order = sorted(beside, key=beside.get, reverse=True)
+    shift = {v["series"]: v["shift"] for v in values(spec) if v["is"] == "row"}
+    assert shift["method_0 share=0.0"] == 0
+    assert min(shift.values()) >= -figures_of_boards.SPREAD
+    order = sorted(shift, key=shift.get, reverse=True)
     assert [name.split()[0] for name in order[:3]] == ["method_0", "method_1", "method_2"]
-    assert all(v["beside"] == beside[v["series"]] for v in values(spec))
+    assert all(v["shift"] == shift[v["series"]] for v in values(spec))
 
 
 @pytest.mark.parametrize(("axis", "lines_there"), [("macs", 1), ("params", 0), ("cost", 0)])
@@ -182,10 +182,10 @@ def test_names_are_data_and_nothing_else():
         (draw.profile(PROFILE), ["error over the least", "share of tables", "random"]),
         (draw.ranking(RANKING), ["mean rank", "critical difference 1.60", "c"]),
         (figures_of_runs.training(EPOCHS), ["validation top-1, %", "finetune"]),
-        (figures_of_runs.standing(STANDING), ["this method", "thin from scratch", "0.1"]),
+        (figures_of_runs.comparison(STANDING), ["this method", "thin from scratch", "0.1"]),
         (figures_of_runs.widths(WIDTHS), ["s1", "s2", "units kept, %"]),
     ],
-    ids=["profile", "ranking", "training", "standing", "widths"],
+    ids=["profile", "ranking", "training", "comparison", "widths"],
 )
 def test_small_figures_can_be_drawn(spec, words):
     drawn = draw.svg(spec)
