@@ -194,11 +194,13 @@ FAULTS = [
     ("speed-claim", "ddrop", "small_faster", "yes"),
     ("rank", "ddrop", "rank", more(1)),
     ("tie-group", "random", "tie_group", "a"),
+    ("tie-group", "dropnet", "tie_group", "z"),
     ("seeds-needed", "random", "seeds_needed", more(1)),
     ("rank-not-allowed", "dropnet", "rank", "1"),
     ("rank-not-allowed", "spectral", "rank", "1"),
     ("rank-not-allowed", "dense", "rank", "1"),
     ("rank-not-allowed", "ddrop", "epochs", more(8)),
+    ("rank-not-allowed", "ddrop", "macs", more(-2000)),
     ("no-rank", "ddrop", "rank", ""),
     ("order", "random", "rank", more(-3)),
     ("control", "ddrop", "controls_missing", "random"),
@@ -223,6 +225,12 @@ def test_row_that_is_there_twice(texts):
 def test_control_that_was_left_out(texts):
     lines = [line for line in texts["csv"].split("\n") if ",random,random," not in line]
     assert "control" in codes("\n".join(lines), "ddrop")
+
+
+def test_row_without_its_reason_changes_no_other_row(texts):
+    text = plant(texts["csv"], "dropnet", "unranked", "")
+    assert {f.row for f in check_text(text, "csv")} == {"dropnet"}
+    assert "no-rank" in codes(text, "dropnet")
 
 
 def test_synthetic_data_have_no_ranks(texts):
@@ -254,6 +262,9 @@ def test_records_say_which_cell_row_and_table_differ(texts, boards):
     (found,) = check_text(text, "csv", boards)
     assert (found.code, found.row, found.column) == ("record-cell", "ddrop", key)
     assert codes(texts["csv"].replace(",fpgm,fpgm,", ",mine,mine,"), boards=boards) == {"record-row"}
+    less = "\n".join(line for line in texts["csv"].split("\n") if ",dropnet,dropnet," not in line)
+    (found,) = (f for f in check_text(less, "csv", boards) if f.code == "record-row")
+    assert found.message == "the row dropnet of the records is missing"
     assert "record-table" in codes(texts["csv"].replace("a chip", "no chip"), boards=boards)
 
 
@@ -272,6 +283,15 @@ def test_changed_cell_is_found_in_its_row_and_column(texts, boards, fmt):
     (found,) = compare("\n".join(lines), fmt, boards, "board.json")
     assert (found.line, found.row, found.column, found.code) == (at + 1, "ddrop", "top-1 %", "record-cell")
     assert found.message == "'98.61 ± 0.18', board.json says '97.60 ± 0.18'"
+
+
+def test_changed_lines_are_found_at_their_numbers(texts, boards):
+    lines = texts["markdown"].split("\n")
+    first = line_of(lines, "dense")
+    for at in range(first, first + 3):
+        lines[at] = lines[at].replace("matched", "native").replace("| dense |", "| native |")
+    found = compare("\n".join(lines), "markdown", boards, "it")
+    assert {f.line for f in found} == {first + 1, first + 2, first + 3}
 
 
 @pytest.mark.parametrize(
