@@ -15,6 +15,7 @@ from typing import Any
 from bench.errors import SetupError
 from bench.files import Lock, write_atomic
 from bench.records import store
+from bench.records.schema import Record
 from bench.spec.decode import decode
 from bench.spec.digest import canonical
 from bench.spec.recipe import Recipe
@@ -61,16 +62,19 @@ class Task:
         """The run's id, or the name of the base as far as it is known before the data are."""
         return base_key(self.spec) if self.base else self.spec.id
 
-    def result(self, out: Path) -> dict[str, Any] | None:
-        """The record that this run left behind; None when it is still to be carried out. Not for bases."""
+    def result(self, out: Path) -> Record | store.RecordError | None:
+        """The record that this run left behind, or what is wrong with it; None when it is still to be carried out.
+
+        Not for bases.
+        """
         path = store.path_of(out, self.spec)
         if not path.is_file():
             return None
         try:
             found = store.load(path)
-        except store.RecordError:  # somebody has to look at it; no job writes over it
-            return {"status": "damaged"}
-        stale = found["status"] == "interrupted" or found["record_sha256"] == self.replaces
+        except store.RecordError as error:  # somebody has to look at it; no job writes over it
+            return error
+        stale = found.status == "interrupted" or found.record_sha256 == self.replaces
         return None if stale else found
 
     def as_dict(self) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def history(attempts: Sequence[Attempt]) -> dict[str, int]:
     """How often work on a run began (``attempts``), and how often each kind of end cut it short."""
     ends = Counter(attempt.ended or KILLED for attempt in attempts[:-1])
     return {
-        "legs": len(attempts),
+        "attempts": len(attempts),
         "preemptions": ends[PREEMPTED],
         "timeouts": ends[TIMED_OUT],
         "terminations": ends[TERMINATED],

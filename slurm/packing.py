@@ -39,11 +39,11 @@ def estimates(out: Path) -> Callable[[Spec], float | None]:
     for file in store.find(out / "records"):
         with suppress(store.RecordError):
             found = store.load(file)
-            if found["status"] == "ok":
-                spec = found["spec"]
-                where = (spec["arch"], spec["dataset"], spec["recipe_sha256"])
-                spent = sum(found["clock"]["seconds"].values())
-                known.setdefault((spec["method"], *where), []).append(spent)
+            if found.status == "ok":
+                spec = found.spec
+                where = (spec.arch, spec.dataset, spec.recipe.sha256)
+                spent = sum(found.clock.seconds.values())
+                known.setdefault((spec.method, *where), []).append(spent)
                 known.setdefault(where, []).append(spent)
 
     def seconds(spec: Spec) -> float | None:

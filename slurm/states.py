@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bench.errors import SetupError
 from bench.files import run_lock
 from bench.records import store
+from bench.records.schema import Record
 from bench.spec.spec import Spec
 from slurm import journal
 from slurm.batch import Batch, base_key, batches, trained_bases
@@ -135,13 +135,13 @@ def _without_reused(submitted: Sequence[Batch]) -> list[Batch]:
     ]
 
 
-def _open(records: Mapping[str, Mapping[str, Any] | None], submitted: Sequence[Batch]) -> set[str]:
+def _open(records: Mapping[str, Record | store.RecordError | None], submitted: Sequence[Batch]) -> set[str]:
     """Runs that a job may still be at: those without a finished record, or with one that is to be replaced."""
     again = {key: task["replaces"] for batch in submitted for key, task in batch.tasks.items() if task["replaces"]}
     return {
         name
         for name, found in records.items()
-        if not found or found["status"] != "ok" or found["record_sha256"] == again.get(name)
+        if not isinstance(found, Record) or found.status != "ok" or found.record_sha256 == again.get(name)
     }
 
 
@@ -157,15 +157,15 @@ def _ask(found: RunStates) -> set[str]:
     return silent
 
 
-def _record(spec: Spec, out: Path) -> dict[str, Any] | None:
+def _record(spec: Spec, out: Path) -> Record | store.RecordError | None:
+    """The record of a run, or what is wrong with it; None where there is none."""
     path = store.path_of(out, spec)
     if not path.is_file():
         return None
     try:
-        return store.glance(path)
+        return store.load(path)
     except store.RecordError as error:
-        damaged = {"error": {"message": str(error)}, "clock": {"seconds": {}}, "job": None}
-        return {"status": "damaged", "record_sha256": None, **damaged}
+        return error
 
 
 class _Known:
@@ -199,10 +199,17 @@ class _Known:
             if job in self.found.live
         ]
 
-    def state(self, spec: Spec, key: str, found: dict[str, Any] | None) -> State:
+    def state(self, spec: Spec, key: str, found: Record | store.RecordError | None) -> State:
         """The state of one run."""
-        status, sha256 = (found["status"], found["record_sha256"]) if found else (None, None)
-        message = found["error"]["message"] if found and found["error"] else ""
+        status: str | None = None
+        sha256, message, seconds = None, "", None
+        differs: tuple[str, ...] = ()
+        if isinstance(found, Record):
+            status, sha256, seconds = found.status, found.record_sha256, sum(found.clock.seconds.values())
+            message = found.error.message if found.error else ""
+            differs = tuple(found.job.differs or ()) if found.job else ()
+        elif found:
+            status, message = "damaged", str(found)
         at_it = self.live(key)
         last = self.last.get(key)
         going = last if last and last.ended is None else None
@@ -211,8 +218,6 @@ class _Known:
         batch, job = next(iter([*reversed(mine), *reversed(at_it), *once]), (None, None))
         replaced = batch.tasks[key]["replaces"] if batch else None
         final = status not in (None, "interrupted") and (sha256 is None or sha256 != replaced)
-        seconds = sum(found["clock"]["seconds"].values()) if found else None
-        differs = tuple((found["job"] or {}).get("differs", ())) if found else ()
         known = State(spec, MISSING, message, batch, job, record_sha256=sha256, seconds=seconds, differs=differs)
         if final:
             return replace(known, state=DONE if status == "ok" else FAILED)

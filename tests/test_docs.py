@@ -55,7 +55,7 @@ def test_examples_run(file, make_run, monkeypatch):
     add_plugin(str(file))
     for entry in scan(file, METHODS.decorators, lambda: None):
         spec, options = make_run(entry.name, train__epochs=2)
-        assert execute(spec, options)["status"] == "ok"
+        assert execute(spec, options).status == "ok"
 
 
 def python_blocks():
@@ -77,7 +77,7 @@ def test_the_page_on_adding_a_method_is_true(block, make_run, tmp_path):
     add_plugin(str(file))
     for entry in entries:
         spec, options = make_run(entry.name, "resnet20", "tiny8", out=tmp_path / "out", train__epochs=2)
-        assert execute(spec, options)["status"] == "ok"
+        assert execute(spec, options).status == "ok"
 
 
 def interface_blocks():

@@ -54,10 +54,6 @@ DOORS = {
     "onnxruntime": {"bench.measure.onnx_export"},
     "pandas": {"leaderboard.reader.frame"},
     "scipy": {"leaderboard.stats.statistics", "leaderboard.stats.cross_table"},
-    "orjson": {
-        *("leaderboard.reader.extract", "leaderboard.reader.frame", "leaderboard.reader.processes"),
-        "leaderboard.stats.rows",
-    },
     "jinja2": {"leaderboard.pages.templating"},
     "vl_convert": {"leaderboard.figures.draw"},
     "selenium": set(),

@@ -42,6 +42,7 @@ def add_to(commands: Any) -> None:
     p.add_argument("--site", type=Path, metavar="DIR", help="write pages that a browser opens from there, no tables")
     p.add_argument("--figures", type=Path, metavar="DIR", help="write figures as SVG and PNG, no tables")
     p.add_argument("--verified", type=Path, metavar="FILE", help="for --site: what bench verify --json printed")
+    p.add_argument("--pack", type=Path, metavar="DIR", help="write the records as packs, to publish them, no tables")
     _add_choice(p)
     p = commands.add_parser("compare", help="two methods against each other, seed by seed")
     p.set_defaults(function=compare)
@@ -66,6 +67,8 @@ def board(chosen: argparse.Namespace) -> int:
     if chosen.json and chosen.format not in (None, "json"):
         raise WordsError(f"board --json --format {chosen.format}: give one of them")
     chosen.format = "json" if chosen.json else chosen.format or "text"
+    if chosen.pack:
+        return _pack(chosen)
     if not chosen.site and not chosen.figures:
         text, width = _tables(chosen), output.limit(chosen)
         if chosen.format != "text":
@@ -84,6 +87,18 @@ def board(chosen: argparse.Namespace) -> int:
 
         for path in write_all(boards, chosen.figures):
             print(path)
+    return 0
+
+
+def _pack(chosen: argparse.Namespace) -> int:
+    """Write what the folder holds as packs; records that are not believed are named and left out."""
+    from bench.records.publish import read_entries, write_packs
+
+    found = _found(chosen)
+    _tell(chosen, found.rows, found.problems)
+    out = chosen.path.parent if chosen.path.is_dir() else chosen.path.parent.parent
+    for file in write_packs(chosen.pack, read_entries((Path(found.root, row[0]) for row in found.rows), out)):
+        print(file)
     return 0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, UsageError
 from bench.records import store
+from bench.records.schema import Record
 from bench.runs.rerun import command
 from bench.spec.registry import METHODS
 from leaderboard.pages.site import About, Sources
@@ -54,13 +55,13 @@ def read_verified(file: Path | None) -> dict[str, list[tuple[str, str, str]]]:
     found = {}
     for path, lines in checks.items():
         try:
-            found[store.load(Path(path))["record_sha256"]] = lines
+            found[store.load(Path(path)).record_sha256] = lines
         except store.RecordError:
             continue
     return found
 
 
-def _command(found: Mapping[str, Any]) -> str:
+def _command(found: Record) -> str:
     try:
         return command(found)
     except BenchError as error:

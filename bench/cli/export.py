@@ -15,6 +15,7 @@ from bench.cli.output import Column
 from bench.errors import BenchError, UsageError, WordsError
 from bench.records import store
 from bench.records.lookup import find_one
+from bench.records.schema import finished
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,8 +58,8 @@ def export(chosen: argparse.Namespace) -> int:
         raise WordsError("--batch 0: at least 1")
     require()
     found = store.load(find_one(chosen.run, chosen.out))
-    if found["status"] != "ok":
-        raise UsageError(f"export {found['id']}: that run {found['status']}, it left no network")
+    if not finished(found):
+        raise UsageError(f"export {found.id}: that run {found.status}, it left no network")
     paths = {name: chosen.onnx for name in NETWORKS if chosen.which in (name, "both")}
     if chosen.which == "both":
         paths["dense"] = chosen.onnx.with_name(f"{chosen.onnx.stem}-dense{chosen.onnx.suffix}")
@@ -74,15 +75,15 @@ def export(chosen: argparse.Namespace) -> int:
         name: to_onnx(network, stored.shape, paths[name], metadata=facts[name], images=seen, replace=chosen.force)
         for name, network in networks.items()
     }
-    batches = dict.fromkeys((1, chosen.batch or found["spec"]["recipe"]["latency_batch"]))
+    batches = dict.fromkeys((1, chosen.batch or found.spec.recipe.latency_batch))
     timings = _time(networks, done, stored, list(batches))
     rows = [
         {
             "network": name,
             "file": str(file.path),
             "bytes": file.bytes,
-            "macs": found["cost"][name]["macs"],
-            "params": found["cost"][name]["params"],
+            "macs": getattr(found.cost, name).macs,
+            "params": getattr(found.cost, name).params,
             "difference": file.difference,
             "ms": timings[name],
             "metadata": facts[name],
@@ -113,19 +114,19 @@ def describe(stored: Stored, which: str, images: ImageSet | None, size: str | No
 
     Without the run's ``images`` and how they came to their ``size`` the latter is left out.
     """
-    found, spec = stored.record, stored.record["spec"]
+    found, spec = stored.record, stored.record.spec
     facts = {
         "suite": f"structured-sparsity-bench {__version__}",
-        "record": found["id"],
-        "record_sha256": found["record_sha256"],
+        "record": found.id,
+        "record_sha256": found.record_sha256,
         "network": which,
-        "arch": spec["arch"],
-        "dataset": spec["dataset"],
+        "arch": spec.arch,
+        "dataset": spec.dataset,
         "classes": str(stored.classes),
-        "test_top1": str(found["metrics"][which]["top1"]),
+        "test_top1": str(getattr(found.metrics, which).top1),
     }
     if which == "final":
-        facts |= {"method": spec["method"], "masks_sha256": found["structure"]["masks_sha256"]}
+        facts |= {"method": spec.method, "masks_sha256": found.structure.masks_sha256}
     if images is not None and size is not None:
         mean, deviation = (values.flatten().tolist() for values in (images.mean, images.std))
         facts |= {

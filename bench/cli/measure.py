@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, output
@@ -11,6 +10,7 @@ from bench.cli.output import Column
 from bench.errors import UsageError
 from bench.records import store
 from bench.records.lookup import find_one
+from bench.records.schema import Finished, finished
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,21 +49,23 @@ def measure(chosen: argparse.Namespace) -> int:
     device = pick_device(chosen.device)
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    asked = [store.load(find_one(run, chosen.out)) for run in chosen.runs]
-    for found in asked:
-        if found["status"] != "ok":
-            raise UsageError(f"measure {found['id']}: that run {found['status']}, it left no network")
+    asked = []
+    for run in chosen.runs:
+        found = store.load(find_one(run, chosen.out))
+        if not finished(found):
+            raise UsageError(f"measure {found.id}: that run {found.status}, it left no network")
+        asked.append(found)
     measured = []
     for found in asked:
         stored = Stored(found, chosen.out)
         dense, final, weights = _networks(stored)
-        batches = chosen.batch or dict.fromkeys((1, found["spec"]["recipe"]["latency_batch"]))
+        batches = chosen.batch or dict.fromkeys((1, found.spec.recipe.latency_batch))
         timings = [
             timing
             for runtime in chosen.runtimes
             for timing in latency.compare(dense, final, stored.shape, batches, device, runtime, stored.layout)
         ]
-        measured.append({"id": found["id"], "weights": weights, "latency": timings})
+        measured.append({"id": found.id, "weights": weights, "latency": timings})
         if not chosen.json:
             if len(measured) > 1:
                 print()
@@ -86,13 +88,12 @@ def _networks(stored: Stored) -> tuple[nn.Module, nn.Module, str]:
         return stored.shaped("dense"), stored.shaped("final"), "drawn at random"
 
 
-def _show(found: Mapping[str, Any], weights: str, timings: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
+def _show(found: Finished, weights: str, timings: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
     """Print what was measured here and what the record says."""
-    from bench.spec.spec import Spec
     from leaderboard.render.summary import busy_note
 
-    spec, cost = Spec.from_dict(found["spec"]), found["cost"]
-    recorded = {(t["runtime"], t["batch"]): t for t in found["latency"]}
+    spec, cost = found.spec, found.cost
+    recorded = {(t.runtime, t.batch): t for t in found.latency}
     rows = []
     for t in timings:
         own = recorded.get((t["runtime"], t["batch"]))
@@ -105,17 +106,17 @@ def _show(found: Mapping[str, Any], weights: str, timings: list[dict[str, Any]],
                 "speed-up": f"{t['speedup']:.2f}x",
                 "95 % interval": "{:.2f} to {:.2f}".format(*t["speedup_ci95"]),
                 "rounds": t["rounds"],
-                "recorded": f"{own['speedup']:.2f}x" if own else "",
+                "recorded": f"{own.speedup:.2f}x" if own else "",
             }
         )
-    one, there = timings[0], found["latency"][0] if found["latency"] else None
-    macs, share = cost["final"]["macs"], cost["final"]["macs"] / cost["dense"]["macs"]
+    one, there = timings[0], found.latency[0] if found.latency else None
+    macs, share = cost.final.macs, cost.final.macs / cost.dense.macs
     what = f"{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}"
     output.print_text(f"{what}: {macs:,} MACs left ({100 * share:.1f} %)", chosen)
     output.print_table(COLUMNS, rows, chosen)
     lines = [f"here: {one['device']}, {one['threads']} threads, {one['dtype']}; weights {weights}"]
     if there:
-        lines.append(f"recorded: {there['device']}, {there['threads']} threads")
+        lines.append(f"recorded: {there.device}, {there.threads} threads")
     busy = next(filter(None, (busy_note(t["load_average"], t["threads"]) for t in timings)), None)
     output.print_text("\n".join(lines + ([busy] if busy else [])), chosen)
 

@@ -13,8 +13,9 @@ from bench import RULES
 from bench.cli import arguments, output
 from bench.cli.output import Column
 from bench.errors import RunFailed, SetupError, UsageError, WordsError
-from bench.records import store
+from bench.records import pack, store
 from bench.records.lookup import find_one
+from bench.records.schema import Finished, Record, finished
 from bench.runs import rerun
 from bench.runs.resolve import resolve
 from bench.spec.near_names import unknown
@@ -23,7 +24,7 @@ from bench.spec.spec import Spec
 from bench.spec.words import as_seeds
 from leaderboard.published import publications
 from leaderboard.published.publications import Publication
-from leaderboard.published.verdicts import Record, Result, Verdict, judge, published_at
+from leaderboard.published.verdicts import Result, Verdict, judge, published_at
 from leaderboard.render.text_table import sentences, table
 from leaderboard.stats.prediction import Prediction, other_seeds, predict, top1
 
@@ -106,14 +107,14 @@ def _list(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _records(name: str, specs: list[Spec], options: RunOptions) -> list[Record]:
+def _records(name: str, specs: list[Spec], options: RunOptions) -> list[Finished]:
     """The records of the runs that finished; missing ones are run, failures printed on stderr."""
     from bench.runs.execute import execute
 
-    found: list[Record] = []
+    found: list[Finished] = []
     for spec in specs:
         path = store.path_of(options.out, spec)
-        finished = path.is_file() and store.load(path)["status"] == "ok"
+        finished = path.is_file() and store.load(path).status == "ok"
         try:
             found.append(execute(spec, dataclasses.replace(options, retry=options.retry and not finished)))
         except RunFailed as error:
@@ -187,7 +188,8 @@ def _as_json(publication: Publication, results: dict[str, Result]) -> dict[str, 
 
 def _names_a_record(text: str) -> bool:
     """Whether it is a record's file or (the start of) an id, not a publication."""
-    return text.endswith(".json") or re.fullmatch(r"[0-9a-f]{6,12}(-s[0-9]*)?", text) is not None
+    named = text.endswith(".json") or pack.is_pack(text) or bool(pack.split(text)[1])
+    return named or re.fullmatch(r"[0-9a-f]{6,12}(-s[0-9]*)?", text) is not None
 
 
 def _replay(path: Path, chosen: argparse.Namespace) -> int:
@@ -195,17 +197,13 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
     if chosen.only or chosen.seeds:
         raise WordsError("--only and --seeds are for publications: a record is one run")
     given = store.load(path)
-    if given["status"] != "ok":
-        raise UsageError(f"{path}: that run {given['status']}, there is nothing to compare with")
-    if not store.intact(given):
-        print(f"bench: note: {path} is not what was hashed: it was changed after it was written", file=sys.stderr)
+    if not finished(given):
+        raise UsageError(f"{path}: that run {given.status}, there is nothing to compare with")
     request, machine = rerun.request_of(given, like=str(path))
-    if Spec.from_dict(given["spec"]).sha256 != given["spec_sha256"]:
-        raise store.RecordError(f"record {path}: spec_sha256 is not the hash of its specification")
     wanted, options = rerun.today(given), RunOptions.from_args(chosen)
     (spec,), _ = resolve(request, dataclasses.replace(options, device=machine.device))
     if spec.sha256 != wanted.sha256:
-        raise UsageError(f"{path}: here its specification is {spec.id}, not {given['id']} ({_other(wanted, spec)})")
+        raise UsageError(f"{path}: here its specification is {spec.id}, not {given.id} ({_other(wanted, spec)})")
     options = dataclasses.replace(options, out=_fresh(path, given, spec, options.out))
     if chosen.dry_run:
         options = dataclasses.replace(options, device=machine.device, threads=machine.threads)
@@ -215,8 +213,8 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
     from bench.runs.execute import execute
 
     print(f"bench: {spec.id} again, in {options.out}", file=sys.stderr)
-    if given["spec"]["rules"] != RULES:
-        print(f"bench: note: {given['id']} was made with {rerun.made_with(given)}", file=sys.stderr)
+    if given.spec.rules != RULES:
+        print(f"bench: note: {given.id} was made with {rerun.made_with(given)}", file=sys.stderr)
     new = execute(spec, options)
     expected = predict(given, other_seeds(path, given))
     found = {
@@ -272,7 +270,7 @@ def _other(wanted: Spec, spec: Spec) -> str:
 def _fresh(path: Path, given: Record, spec: Spec, out: Path) -> Path:
     """``out``, or a folder in it where the record itself lies there."""
     there = store.path_of(out, spec)
-    own = there.is_file() and store.load(there)["record_sha256"] == given["record_sha256"]
+    own = there.is_file() and store.load(there).record_sha256 == given.record_sha256
     return out / "replays" if own or path.resolve().is_relative_to(out.resolve()) else out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import arguments, output, runs, submit
 from bench.errors import RunFailed
 from bench.records import store
+from bench.records.schema import Finished
 from bench.runs.resolve import resolve
 from bench.spec.request import RunOptions, RunRequest
 
@@ -67,7 +67,7 @@ def _carry_out(chosen: argparse.Namespace, specs: list[Spec], options: RunOption
         if before:
             print(f"bench: note: {spec.id} was {before}", file=sys.stderr)
         if chosen.json:
-            print(json.dumps(done))
+            output.print_data(store.encode(done).decode())
         else:
             output.print_text(_result(spec, done, path, output.limit(chosen)), chosen)
     if len(records) > 1 and not failures and not chosen.json:
@@ -79,7 +79,7 @@ def _carry_out(chosen: argparse.Namespace, specs: list[Spec], options: RunOption
     return 0
 
 
-def _result(spec: Spec, done: dict[str, Any], path: Path, width: int | None) -> str:
+def _result(spec: Spec, done: Finished, path: Path, width: int | None) -> str:
     """What is printed of a run that is done."""
     from leaderboard.render.summary import summary
 

@@ -12,6 +12,7 @@ from typing import Any
 from bench.cli import output
 from bench.cli.output import Column
 from bench.records import store
+from bench.records.schema import Finished
 
 COLUMNS = (
     *(Column("id", drop=1), Column("method", wrap=True), Column("arch", drop=2), Column("data set", drop=3)),
@@ -84,9 +85,12 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def moment(text: str | None) -> str:
+def moment(text: str | datetime | None) -> str:
     """A time of a record in words, to the minute."""
-    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC" if text else ""
+    if not text:
+        return ""
+    time = datetime.fromisoformat(text) if isinstance(text, str) else text
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def done_before(path: Path) -> str | None:
@@ -97,17 +101,17 @@ def done_before(path: Path) -> str | None:
         found = store.load(path)
     except store.RecordError:
         return None  # carrying the run out says what is wrong with it
-    if found["status"] != "ok":
+    if found.status != "ok":
         return None
-    return f"done on {moment(found['clock']['finished_at'])}, read from {path}; --retry runs it again"
+    return f"done on {moment(found.clock.finished_at)}, read from {path}; --retry runs it again"
 
 
-def over_seeds(records: Sequence[Mapping[str, Any]]) -> str:
+def over_seeds(records: Sequence[Finished]) -> str:
     """Mean of final top-1 over several seeds with its 95 % interval, as a board computes it."""
     from leaderboard.stats.statistics import QUANTUM, interval
 
-    images = records[0]["metrics"]["final"]["examples"]
-    wrong = [round((1 - each["metrics"]["final"]["top1"]) * images) for each in records]
+    images = records[0].metrics.final.examples
+    wrong = [round((1 - each.metrics.final.top1) * images) for each in records]
     mean, half = interval(wrong, QUANTUM)
     text = output.mean_text(100 * (1 - mean / images), 100 * (half or 0.0) / images)
     return f"top-1 over {len(records)} seeds: {text} % (mean and 95 % interval)"

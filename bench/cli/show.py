@@ -10,19 +10,19 @@ from typing import Any
 from bench.cli import arguments, output
 from bench.errors import UsageError
 from bench.records import store
-from bench.records.lookup import find_one
+from bench.records.lookup import find_all, find_one
 
 
 def add_to(commands: Any) -> None:
     """Add the commands to the parser."""
     p = commands.add_parser("show", help="one record, readable")
     p.set_defaults(function=show)
-    p.add_argument("run", metavar="ID|FILE", help="a record's file, or (the start of) its id under --out")
+    p.add_argument("run", metavar="ID|FILE", help="a record's file, PACK#ID, or (the start of) its id under --out")
     arguments.add_out(p, "where records are")
     arguments.add_formats(p, "the record itself")
     p = commands.add_parser("verify", help="recompute what a record claims")
     p.set_defaults(function=verify)
-    p.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records or folders of them (default: --out)")
+    p.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records, packs, folders, ids (default: --out)")
     arguments.add_places(p, "where artifacts are", "data sets, to evaluate again")
     arguments.add_plugin(p)
     arguments.add_formats(p, "JSON instead of lines")
@@ -35,7 +35,7 @@ def show(chosen: argparse.Namespace) -> int:
 
     found = store.load(find_one(chosen.run, chosen.out))
     if chosen.json:
-        output.print_data(store.to_text(found))
+        output.print_data(store.encode(found).decode())
         return 0
     print(details(found, output.limit(chosen)))
     output.print_text(f"\nmade with: {rerun.made_with(found)}", chosen)
@@ -50,11 +50,8 @@ def verify(chosen: argparse.Namespace) -> int:
     """Check records; exit 1 when one does not hold."""
     from bench.runs.verify import verify_file
 
-    roots = chosen.paths or [chosen.out / "records"]
-    for root in roots:
-        if not root.exists():
-            raise UsageError(f"verify {root}: no such file or folder")
-    results = {str(path): verify_file(path, chosen.out, chosen.data_dir) for root in roots for path in store.find(root)}
+    paths = [path for text in chosen.paths or [chosen.out / "records"] for path in find_all(str(text), chosen.out)]
+    results = {str(path): verify_file(path, chosen.out, chosen.data_dir) for path in paths}
     if chosen.json:
         output.print_json({path: [vars(c) for c in checks] for path, checks in results.items()})
     else:

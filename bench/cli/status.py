@@ -118,14 +118,13 @@ def specs_of(chosen: argparse.Namespace) -> list[Spec]:
 
 def _recorded(out: Path, start: str = "", but: Container[str] = ()) -> list[Spec]:
     """The runs whose records lie below ``--out`` at their own place, by the start of their id."""
-    from bench.spec.spec import Spec
 
     found = []
     for path in store.find(out / "records"):
         if not path.stem.startswith(start) or path.stem in but:
             continue
         try:
-            spec = Spec.from_dict(store.load(path)["spec"])
+            spec = store.load(path).spec
         except (store.RecordError, UsageError) as error:
             submit.say(str(error))
             continue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, submit
+from bench.cli.output import print_data
 from bench.errors import RunFailed, UsageError
 from bench.records import store
 from bench.runs.resolve import resolve
@@ -82,16 +82,16 @@ def _inline(chosen: argparse.Namespace, specs: list[Spec], options: RunOptions) 
     for number, spec in enumerate(specs, 1):
         path = store.path_of(options.out, spec)
         try:
-            finished = path.is_file() and store.load(path)["status"] == "ok"
+            finished = path.is_file() and store.load(path).status == "ok"
             done = execute(spec, dataclasses.replace(options, retry=bool(chosen.again) and not finished))
         except (RunFailed, UsageError, store.RecordError) as error:  # such as a budget that cannot be met
             print(f"bench: error: {spec.id}: {error}", file=sys.stderr)
             failures.append(spec.id)
             continue
         if chosen.json:
-            print(json.dumps(done))
+            print_data(store.encode(done).decode())
         else:
-            top1 = 100 * done["metrics"]["final"]["top1"]
+            top1 = 100 * done.metrics.final.top1
             print(f"{number}/{len(specs)}  {top1:.2f} % top-1  {path}", flush=True)
     if failures:
         raise RunFailed(f"{len(failures)} of {len(specs)} runs failed: {', '.join(failures)}")

@@ -207,7 +207,7 @@ def recorded(subject: Subject) -> str | None:
     spec = make_spec(subject.name, STANDARD, "check_images", load_recipe("synthetic", RECIPE), HALF)
     with patch.multiple(latency, WARMUP_S=0.0, ROUNDS=(3, 3)):
         done = execute(spec, RunOptions(out=out, device="cpu", quiet=True))
-    require(done["status"] == "ok", f"the run's status is {done['status']}")
+    require(done.status == "ok", f"the run's status is {done.status}")
     lines = verify_file(store.path_of(out, spec), out, out)
     for line in lines:
         require(line.outcome == "ok", f"verify: {line.name}: {line.detail}")

@@ -1,34 +1,48 @@
-"""Records: one immutable JSON file a run. Needs no torch."""
+"""Records: one immutable line of JSON a run, in a file of its own or in a pack. Needs no torch."""
 
 from __future__ import annotations
 
+import difflib
+import functools
+import hashlib
 import json
-import math
 import os
+import re
 import stat
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, RunFailed
-from bench.records import schema as form
-from bench.records.fields import said
-from bench.spec.digest import digest, path_component
+import msgspec
 
-SCHEMA = 1
+from bench.errors import BenchError, RunFailed, UsageError
+from bench.records import pack, schema
+from bench.records.consistency import contradictions
+from bench.records.schema import FORMAT_VERSION, Record
+from bench.records.values import explained, hidden, printable, said
+from bench.spec.digest import path_component
+from bench.spec.spec import Spec
+
 LARGEST = 16 * 2**20
-"""Most bytes of a record's file."""
-FIELDS, STATUSES, check_form = form.FIELDS, form.STATUSES, form.check
-VOLATILE = ("clock", "latency", "memory", "job", "record_sha256")
-"""Parts that differ between two equal runs: when, how fast, where."""
+"""Most bytes of a record."""
+VOLATILE = ("clock", "latency", "memory", "job", "artifacts", "converted_from", "record_sha256")
+"""Parts that differ between two equal runs: when, how fast, where. Of ``artifacts`` only the samples do."""
+HASH = b',"record_sha256":"'
+TAIL = len(HASH) + 64 + len(b'"}')
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_DECODER = msgspec.json.Decoder(Record)
 
 
 class RecordError(BenchError):
-    """A file that is no record of this schema (exit 1)."""
+    """A file or line that is not a record of this schema (exit 1)."""
 
 
-def path_of(folder: Path, spec: Any) -> Path:
+# --- names and places -------------------------------------------------------------------------------------------
+
+
+def path_of(folder: Path, spec: Spec) -> Path:
     """Where the record of ``spec`` belongs under the output folder."""
     return (
         folder / "records" / path_component(spec.dataset) / path_component(spec.arch) / spec.method / f"{spec.id}.json"
@@ -36,83 +50,60 @@ def path_of(folder: Path, spec: Any) -> Path:
 
 
 def find(folder: Path) -> Iterator[Path]:
-    """Record files at or below ``folder``, sorted; superseded ones are left out."""
+    """Records at or below ``folder``, sorted; superseded ones are left out. Those of a pack are ``PACK#ID``."""
     if folder.is_file():
-        yield folder
+        yield from (Path(f"{folder}#{name}") for name in pack.names(folder)) if pack.is_pack(folder) else [folder]
         return
-    yield from (folder / name for name in names(folder))
+    for name in names(folder):
+        yield from find(folder / name) if pack.is_pack(name) else [folder / name]
 
 
 def names(folder: Path) -> list[str]:
-    """The same as paths relative to ``folder``, with ``/``; of very many files it takes a fraction of the time."""
+    """Files of records and packs as paths relative to ``folder``, with ``/``; a fraction of the time of a glob."""
     root, found = str(folder), []
     for parent, folders, files in os.walk(root):
         if os.path.basename(parent) in ("superseded", "bases"):
             continue
         below = parent[len(root) :].replace(os.sep, "/").strip("/")
         for file in (*files, *folders):
-            if file.endswith(".json") and "-s" in file and not file.startswith("."):
+            if not file.startswith(".") and (pack.is_pack(file) or (file.endswith(".json") and "-s" in file)):
                 found.append(f"{below}/{file}" if below else file)
     return sorted(found, key=lambda name: name.split("/"))
 
 
-def seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its own hash."""
-    body = {k: v for k, v in record.items() if k != "record_sha256"}
-    return body | {"record_sha256": digest(body)}
+def neighbours(path: Path) -> list[Path]:
+    """Records in the folder or pack of the record ``path``, sorted."""
+    file, name = pack.split(path)
+    return list(find(file)) if name else sorted(path.parent.glob("*-s*.json"))
 
 
-def arithmetic(training: Mapping[str, Any]) -> str | None:
-    """How a run computed: its precision, and its memory format where that is an unusual one; None without training."""
-    return " ".join(training[key] for key in ("precision", "layout") if key in training) or None
+def id_of(path: Path) -> str:
+    """Id of the run whose record ``path`` names, a file or ``PACK#ID``."""
+    return pack.split(path)[1] or path.stem
 
 
-def finite(value: Any) -> Any:
-    """``value`` with null for every number in it that is not finite, which JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+# --- reading ----------------------------------------------------------------------------------------------------
 
 
-def to_text(record: Mapping[str, Any]) -> str:
-    """The file's text: sorted keys, numbers as they are."""
-    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+def load(path: Path | str) -> Record:
+    """The record in a file, or in a pack as ``PACK#ID``; raises RecordError in one line."""
+    return decode(line_of(path), str(path))
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a record and check its form; raises RecordError in one line."""
-    return parse(content(path), str(path))
-
-
-def glance(path: Path) -> dict[str, Any]:
-    """``status``, ``record_sha256``, ``error``, ``clock`` and ``job`` of a record, found in its text as
-    :func:`to_text` writes it; the rest is neither read nor checked. Raises RecordError, as for any other text."""
-    text = content(path)
-    keys = ("status", "record_sha256", "error", "clock", "job")
-    found = {key: part[0] for key in keys if (part := _part(text, key))}
-    if text.endswith(b"\n}\n") and len(found) == len(keys) and found["status"] in STATUSES:
-        return found
-    whole = parse(text, str(path))
-    return {key: whole[key] for key in keys}
-
-
-def _part(text: bytes, key: str) -> tuple[Any] | None:
-    """The value of a key of the outermost table; None where it is not found."""
-    name = f'\n "{key}": '.encode()
-    start = text.find(name)
-    end = text.find(b'\n "', start + 1)
-    if start < 0 or end < 0:
-        return None
+def line_of(path: Path | str) -> bytes:
+    """The line of a record as it was written; raises RecordError in one line."""
+    file, name = pack.split(path)
+    if not name:
+        return content(path)
     try:
-        return (json.loads(text[start + len(name) : end].rstrip(b",")),)
-    except ValueError:
-        return None
+        return pack.line(file, name)
+    except (OSError, EOFError, KeyError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error.args[0] if error.args else error)
+        raise RecordError(f"record {path}: {why}") from error
 
 
 def content(path: Path | str) -> bytes:
-    """The bytes of a record's file, with the least that the system can be asked for; raises RecordError in one line."""
+    """The bytes of a record's file; raises RecordError in one line."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
         try:
@@ -121,89 +112,193 @@ def content(path: Path | str) -> bytes:
                 raise RecordError(f"record {path}: {facts.st_size:,} bytes, more than {LARGEST:,}")
             if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
                 raise RecordError(f"record {path}: not a file")
-            return _read(handle, facts.st_size)
+            found = part = os.read(handle, facts.st_size)
+            while part and len(found) < facts.st_size:  # one call may return fewer, as on network file systems
+                part = os.read(handle, facts.st_size - len(found))
+                found += part
+            return found
         finally:
             os.close(handle)
     except OSError as error:
         raise RecordError(f"record {path}: {error.strerror}") from error
 
 
-def _read(handle: int, size: int) -> bytes:
-    """The first ``size`` bytes of an open file: one call may return fewer, as on network file systems."""
-    found = part = os.read(handle, size)
-    while part and len(found) < size:
-        part = os.read(handle, size - len(found))
-        found += part
-    return found
+def decode(line: bytes, name: str) -> Record:
+    """The record in a line, which may be anything; raises RecordError in one line that starts with ``record NAME``.
 
-
-def parse(written: str | bytes, name: str) -> dict[str, Any]:
-    """The record in a file's text, which may be anything; raises RecordError in one line that names the file."""
+    The line's hash, its spelling (``encode`` makes the same bytes), the fields, and the rules between them all hold.
+    """
+    body = line[: -TAIL - 1] + b"}"
+    own = line[-TAIL - 1 :]
     try:
-        text = written if isinstance(written, str) else written.decode("utf-8")
-        record = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    except RecursionError as error:
-        raise RecordError(f"record {name}: nested too deeply") from error
-    except ValueError as error:
-        raise RecordError(f"record {name}: not JSON ({error})") from error
-    if not isinstance(record, dict) or record.get("kind") != "bench.run":
-        raise RecordError(f"record {name}: not a record of this suite")
-    schema = record.get("schema")
-    if schema != SCHEMA or isinstance(schema, bool):
-        newer = isinstance(schema, int) and schema > SCHEMA
-        raise RecordError(
-            f"record {name}: schema {said(schema)}, this is {SCHEMA}" + (": update the suite" if newer else "")
-        )
-    problems = check_form(record)
-    if problems:
-        raise RecordError(f"record {name}: {problems[0]}")
-    return record
+        if not (own.startswith(HASH) and own.endswith(b'"}\n')):
+            raise RecordError(_not_a_line(line))
+        if hashlib.sha256(body).hexdigest().encode() != own[len(HASH) : -3]:
+            raise RecordError(_not_a_line(line, "its content is not what record_sha256 was made of"))
+        record = _DECODER.decode(body)
+        again = _ENCODER.encode(record)
+        if record.record_sha256 or again != body:
+            raise RecordError(
+                "the key 'record_sha256' appears twice" if record.record_sha256 else _spelling(body, again)
+            )
+        plain = body.isascii() and b"\\" not in body and b"\x7f" not in body  # then every text is printable ASCII
+        for problem in contradictions(record) if plain else chain(hidden(json.loads(body)), contradictions(record)):
+            raise RecordError(problem)
+    except RecordError as error:
+        raise RecordError(f"record {name}: {error}") from None
+    except msgspec.ValidationError as error:
+        raise RecordError(f"record {name}: {_not_a_line(line, _field(str(error), body))}") from None
+    except (msgspec.MsgspecError, UsageError, ValueError, RecursionError) as error:
+        raise RecordError(f"record {name}: {_not_a_line(line, printable(str(error)))}") from None
+    return msgspec.structs.replace(record, record_sha256=own[len(HASH) : -3].decode())
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table of JSON; raises ValueError where a key stands in it twice."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        most, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {said(most)} stands twice in one table")
-    return made
+def _not_a_line(
+    line: bytes, otherwise: str = "not one line of JSON with record_sha256 last, as a run writes it"
+) -> str:
+    """Why bytes are not the line of a record, by their kind and version first."""
+    try:
+        found = msgspec.json.decode(line)
+    except RecursionError:
+        return "nested too deeply"
+    except (msgspec.MsgspecError, ValueError) as error:
+        return f"not JSON ({printable(str(error))})"
+    if not isinstance(found, dict) or found.get("kind") != "bench.run":
+        return "not a record of this suite"
+    number = found.get("schema")
+    if type(number) is not int or number > FORMAT_VERSION:
+        newer = ": update the suite" if type(number) is int else ""
+        return f"schema {said(number)}, this is {FORMAT_VERSION}{newer}"
+    if number < FORMAT_VERSION:
+        of = ", made by version 0.1" if number == 1 else ""
+        return f"schema {number}{of}; schema {FORMAT_VERSION} is read (tools/convert_records.py converts schema 1)"
+    return otherwise
 
 
-def _no_number(word: str) -> Any:
-    raise ValueError(f"{word} is no number")
+def _field(message: str, body: bytes) -> str:
+    """A message of msgspec with the field first, its value, and near names for an unknown field."""
+    what, _, where = message.partition(" - at `")
+    field = printable(where.rstrip("`").removeprefix("$").removeprefix(".") or "the record")
+    if found := re.search("unknown field `(.*)`", what, re.DOTALL):
+        near = difflib.get_close_matches(found[1], _field_names(), 1)
+        return f"{field} has an unknown field {said(found[1])}" + (f"; did you mean '{near[0]}'?" if near else "")
+    if found := re.search("missing required field `(.*)`", what):
+        return f"{field}: '{found[1]}' is missing"
+    try:
+        value = json.loads(body)
+        for key, place in re.findall(r"(\w+)|\[(\d*)\]", field):
+            value = value[key] if key else value[int(place)]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return f"{field}: {explained(what)}"
+    return f"{field} is {said(value)}: {explained(what)}"
 
 
-def intact(record: Mapping[str, Any]) -> bool:
-    """Whether the record's own hash is that of the rest."""
-    return bool(seal(record)["record_sha256"] == record["record_sha256"])
+@functools.cache
+def _field_names() -> list[str]:
+    parts = [part for part in vars(schema).values() if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+    return sorted({name for part in parts for name in part.__struct_fields__})
 
 
-def timeless(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that two equal runs share to the last bit."""
-    return {key: value for key, value in record.items() if key not in VOLATILE}
+def _spelling(body: bytes, again: bytes) -> str:
+    """Where a line differs from what :func:`encode` makes of its own content."""
+    k = next((k for k, (a, b) in enumerate(zip(body, again, strict=False)) if a != b), min(len(body), len(again)))
+    there = printable(body[max(k - 30, 0) : k + 30].decode(errors="replace"))
+    return f"not written as a run writes it, near {there}: an unknown or doubled key, the order, or a number's digits"
 
 
-def write(path: Path, record: Mapping[str, Any], replace: bool = False) -> None:
-    """Seal and write a record, atomically and once.
+# --- writing ----------------------------------------------------------------------------------------------------
 
-    An unfinished run's record (``interrupted``) is replaced, a failed one moves to ``superseded/`` beside it,
+
+def seal(record: Record) -> Record:
+    """The record as it is read after it was written, with its hash; raises RecordError where it cannot be read."""
+    return decode(encode(record), record.id)
+
+
+def encode(record: Record) -> bytes:
+    """The record's line: sorted keys, no spaces, exact numbers (null where not finite), the hash last."""
+    body = _ENCODER.encode(msgspec.structs.replace(record, record_sha256=""))
+    with suppress(msgspec.MsgspecError):  # reading says why
+        body = _ENCODER.encode(_DECODER.decode(body))  # whole numbers in places of floats
+    return b'%b%b%b"}\n' % (body[:-1], HASH, hashlib.sha256(body).hexdigest().encode())
+
+
+def as_table(record: Record) -> dict[str, Any]:
+    """The record as JSON holds it."""
+    return dict(msgspec.json.decode(encode(record)))
+
+
+def write(path: Path, record: Record, replace: bool = False) -> Record:
+    """Seal and write a record, atomically and once; returns it with its hash.
+
+    An unfinished run's record (``interrupted``) is replaced, a failed one moves to ``superseded/`` next to it,
     a finished one too where ``replace`` says so.
-    Raises RunFailed when a finished record is already there, OSError when the disk does not take it.
+    Raises RunFailed when a finished record is already there, RecordError when this one cannot be read, OSError when
+    the disk does not take it.
     """
     from bench.files import write_atomic
 
-    text = to_text(seal(record))
+    record = seal(record)
+    text = encode(record)
 
     def put(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text)
 
     if path.exists():
         old = load(path)
-        if old["status"] == "ok" and not replace:
+        if old.status == "ok" and not replace:
             raise RunFailed(f"record {path} is already there and stays as it is")
-        if old["status"] != "interrupted":
-            aside = path.parent / "superseded" / f"{path.stem}-{old['record_sha256'][:8]}.json"
-            write_atomic(aside, lambda p: p.write_text(to_text(old), encoding="utf-8"))
+        if old.status != "interrupted":
+            aside = path.parent / "superseded" / f"{path.stem}-{old.record_sha256[:8]}.json"
+            write_atomic(aside, lambda p: p.write_bytes(encode(old)))
         write_atomic(path, put)
     elif not write_atomic(path, put, exclusive=True):
         raise RunFailed(f"record {path} was written by another run meanwhile and stays as it is")
+    return record
+
+
+def samples_file(name: str, timings: list[schema.Pair]) -> tuple[schema.File, bytes]:
+    """The file of a run's latency samples, and what its record says of it."""
+    data = _ENCODER.encode(schema.Samples(name, timings)) + b"\n"
+    return schema.File("samples.json", len(data), hashlib.sha256(data).hexdigest()), data
+
+
+def samples_line(path: Path, out: Path, record: Record) -> bytes | None:
+    """The file of a record's latency samples, next to its pack or under ``out``; None where it is not.
+
+    Raises RecordError where it is not the recorded one.
+    """
+    file, name = pack.split(path)
+    there = Path(str(file).removesuffix(pack.SUFFIX) + pack.SAMPLES) if name else None
+    own, described = out / "artifacts" / record.id / "samples.json", record.artifacts.samples
+    if described is None or not (there.is_file() if there else own.is_file()):
+        return None
+    found = line_of(f"{there}#{name}" if there else own)
+    if hashlib.sha256(found).hexdigest() != described.sha256:
+        raise RecordError(f"{there or own}: the latency samples are not the recorded ones")
+    return found
+
+
+def samples_of(path: Path, out: Path, record: Record) -> schema.Samples | None:
+    """The latency samples that :func:`samples_line` finds; raises RecordError where they cannot be read."""
+    found = samples_line(path, out, record)
+    try:
+        return None if found is None else msgspec.json.decode(found, type=schema.Samples)
+    except msgspec.MsgspecError as error:
+        raise RecordError(f"{path}: its latency samples are damaged: {printable(str(error))}") from error
+
+
+# --- views ------------------------------------------------------------------------------------------------------
+
+
+def without_timing(record: Record) -> Mapping[str, Any]:
+    """The part of a record that two equal runs share to the last bit."""
+    artifacts = msgspec.structs.replace(record.artifacts, samples=None)
+    kept = {key: getattr(record, key) for key in record.__struct_fields__ if key not in VOLATILE}
+    return kept | {"artifacts": artifacts}
+
+
+def arithmetic(training: schema.Training | None) -> str | None:
+    """How a run computed: its precision, and its memory format where that is an unusual one; None without training."""
+    if training is None:
+        return None
+    return f"{training.precision} {training.layout}" if training.layout else training.precision

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.data.loading import ImageSet, find, load_test, load_training
+from bench.data.registration import Dataset
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import flops
 from bench.measure.environment import versions_of
@@ -20,10 +19,11 @@ from bench.models.layout import LAYOUT
 from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites
+from bench.records.schema import File, Finished
+from bench.records.values import given
 from bench.runs.identity import arch_sha256, arch_source, masks_sha256
 from bench.runs.preflight import Fit, Situation, fit
 from bench.spec.registry import ARCHS, DATASETS, Registry
-from bench.spec.spec import Spec
 from bench.training import dense_baseline as bases
 from bench.training.checkpoint import load_tensors
 
@@ -40,48 +40,46 @@ class Stored:
     Every method raises Absent for what is not at hand here, and RunFailed for what is not what the record says.
     """
 
-    def __init__(self, record: Mapping[str, Any], out: Path) -> None:
+    def __init__(self, record: Finished, out: Path) -> None:
         self.record, self.out = record, out
 
     @property
     def shape(self) -> Shape:
         """Channels, height and width of one image."""
-        channels, height, width = self._input("shape")
-        return channels, height, width
+        return self.record.data.shape or self._dataset().shape
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return self._input("classes")
+        return self.record.data.classes or self._dataset().classes
 
-    def _input(self, what: str) -> Any:
-        """From the record; in older records from the data set's registration."""
-        if what in self.record["data"]:
-            return self.record["data"][what]
-        name = self.record["spec"]["dataset"]
+    def _dataset(self) -> Dataset:
+        """The registered data set, for older records, which do not say the images' shape."""
+        name = self.record.spec.dataset
         _require_known(DATASETS, name)
-        return getattr(DATASETS.get(name), what)
+        found: Dataset = DATASETS.get(name)
+        return found
 
     @property
     def layout(self) -> str:
         """Memory format in which the networks of the run run."""
-        return str(self.record["training"].get("layout", LAYOUT))
+        return self.record.training.layout or LAYOUT
 
     def parts(self) -> tuple[nn.Module, Sites]:
         """The dense network, with weights that mean nothing, and its sites.
 
         Finding sites takes seconds and many records speak of one network, so they share both: leave them as they are.
         """
-        spec = self.record["spec"]
+        spec = self.record.spec
         network, found = self._built()
-        if arch_sha256(spec["arch"], network, spec["rules"]) != self.record["structure"]["arch_sha256"]:
-            self._require_versions(spec["arch"])
-            raise RunFailed(f"architecture '{spec['arch']}' is another one here than in the record")
+        if arch_sha256(spec.arch, network, spec.rules) != self.record.structure.arch_sha256:
+            self._require_versions(spec.arch)
+            raise RunFailed(f"architecture '{spec.arch}' is another one here than in the record")
         return network, found.sites
 
     def _require_versions(self, arch: str) -> None:
         """Raise Absent where a package that the architecture is made with has another version here."""
-        then = self.record["environment"]["packages"]
+        then = self.record.environment.packages
         for package, version in versions_of(arch_source(arch).packages).items():
             if then.get(package, version) != version:
                 raise Absent(f"architecture '{arch}' was made with {package} {then[package]}, here is {version}")
@@ -92,21 +90,21 @@ class Stored:
 
     def dense_cost(self) -> tuple[int, int]:
         """MACs, counted by fvcore, and parameters of the dense network."""
-        return _dense_cost(self.record["spec"]["arch"], self.shape, self.classes)
+        return _dense_cost(self.record.spec.arch, self.shape, self.classes)
 
     def _built(self) -> tuple[nn.Module, Fit]:
         """A network, and what the run found out about it."""
-        spec = self.record["spec"]
-        _require_known(ARCHS, spec["arch"])
-        recipe, precision = Spec.from_dict(spec).recipe, self.record["training"]["precision"]
-        situation = Situation(self.shape, self.classes, spec["coupling"], recipe, torch.device("cpu"), precision)
-        return _built(spec["arch"], situation)
+        spec = self.record.spec
+        _require_known(ARCHS, spec.arch)
+        recipe, precision = spec.recipe, self.record.training.precision
+        situation = Situation(self.shape, self.classes, spec.coupling, recipe, torch.device("cpu"), precision)
+        return _built(spec.arch, situation)
 
     def masks(self) -> dict[str, Tensor]:
         """Site -> boolean mask ``[n_units]``, as chosen in the run."""
-        path = self._artifact("masks")
+        path = self._artifact(self.record.artifacts.masks)
         masks = {name: mask.bool() for name, mask in load_tensors(path).items()}
-        if masks_sha256(masks) != self.record["structure"]["masks_sha256"]:
+        if masks_sha256(masks) != self.record.structure.masks_sha256:
             raise RunFailed(f"{path}: the stored masks are not the recorded ones")
         return masks
 
@@ -116,16 +114,17 @@ class Stored:
 
     def final(self) -> nn.Module:
         """The network at the end of the run, sliced."""
-        path = self._artifact("network")
-        _require_hash(path, self.record["artifacts"]["network"]["sha256"])
+        file = self.record.artifacts.network
+        path = self._artifact(file)
+        _require_hash(path, given(file).sha256)
         network, sites = self.parts()
         return _filled(sites.slice(network, self.masks()), path)
 
     def dense(self) -> nn.Module:
         """The base of the run: the whole network, trained."""
-        base = self.record["training"]["base"]
-        path = _present(bases.paths(self.out, base["id"])[0])
-        _require_hash(path, base["sha256"])
+        base = self.record.training.base
+        path = _present(bases.paths(self.out, base.id)[0])
+        _require_hash(path, base.sha256)
         return _filled(copied(self.parts()[0]), path)
 
     def shaped(self, which: str) -> nn.Module:
@@ -133,35 +132,37 @@ class Stored:
         network, sites = self.parts()
         if which == "dense":
             return copied(network)
-        widths = self.record["structure"]["widths"]
+        widths = self.record.structure.widths
         if sites.widths != {name: before for name, (before, _) in widths.items()}:
             raise RunFailed("the network has other sites here than in the record")
         return sites.slice(network, {name: torch.arange(before) < after for name, (before, after) in widths.items()})
 
     def test_images(self, data_dir: Path) -> ImageSet:
         """The test images of the run, with the constants of its training images that normalise them."""
-        spec, facts = self.record["spec"], self.record["data"]
-        name, cache = spec["dataset"], self.out / "cache"
+        spec, facts = self.record.spec, self.record.data
+        name, cache = spec.dataset, self.out / "cache"
         try:
-            training = load_training(name, data_dir, False, spec["seed"], torch.device("cpu"), cache)
+            training = load_training(name, data_dir, False, spec.seed, torch.device("cpu"), cache)
             test, digest = load_test(name, data_dir, training.train, cache)
         except (SetupError, UsageError) as error:
             raise Absent(str(error)) from error
         for part, found in (("train", training.facts["train_sha256"]), ("test", digest)):
-            if found != facts[f"{part}_sha256"]:
+            if found != getattr(facts, f"{part}_sha256"):
                 raise RunFailed(f"data set '{name}' in {data_dir} has other {part} images than the record")
         return test.laid_out(self.layout)
 
     def image_size(self, data_dir: Path) -> str:
         """How an image came to the size that the networks take."""
         _, height, width = self.shape
-        shorter = find(self.record["spec"]["dataset"], data_dir, self.out / "cache").shorter
+        shorter = find(self.record.spec.dataset, data_dir, self.out / "cache").shorter
         if shorter is None:
             return f"{height}x{width}, as the files are"
         return f"{height}x{width}: shorter side resized to {shorter} (bilinear, antialiased), then the centre cut out"
 
-    def _artifact(self, which: str) -> Path:
-        return _present(self.out / "artifacts" / self.record["id"] / Path(self.record["artifacts"][which]["file"]).name)
+    def _artifact(self, file: File | None) -> Path:
+        if file is None:
+            raise Absent(f"the record of {self.record.id} names no such file")
+        return _present(self.out / "artifacts" / self.record.id / file.file)
 
 
 @functools.lru_cache(maxsize=4)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import errno
-import re
 import signal
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -35,8 +32,9 @@ from bench.files import run_lock
 from bench.measure import environment
 from bench.models.error_place import first_line, place_in_network
 from bench.progress import Progress
-from bench.records import schema, store
-from bench.records.fields import fitting
+from bench.records import store
+from bench.records.schema import Finished, Record, finished
+from bench.runs import result
 from bench.runs.blame import culprit, place_in_method
 from bench.runs.identity import arch_source
 from bench.runs.method_factory import make_method, method_digest
@@ -57,7 +55,7 @@ def crowded(error: BaseException) -> bool:
 
 def execute(
     spec: Spec, options: RunOptions, progress: Progress | None = None, job: dict[str, Any] | None = None
-) -> dict[str, Any]:
+) -> Finished:
     """Carry out a run, or return its record if it is already done.
 
     Args:
@@ -86,44 +84,56 @@ def execute(
         done = _already(path, spec, options)
         if done:
             return done
-        finished: dict[str, Any] = {"status": "ok", "error": None}
-        failure: BaseException | None = None
+        status, blame, failure = "ok", SUITE, None
         try:
             run.go()
-        except KeyboardInterrupt as stop:
-            failure, finished = stop, _failed("interrupted", stop, MACHINE)
         except UsageError:
             raise
-        except BenchError as error:
-            failure, finished = error, _failed(error.status, error, _blame(error, run))
-        except Exception as error:
-            later = disk_full(error) or (crowded(error) and (job or {}).get("at_once", 1) > 1)
-            failure, finished = error, _failed("interrupted" if later else "failed", error, _blame(error, run))
+        except (Exception, KeyboardInterrupt) as error:
+            failure = error
+            status, blame = _status(error, job), _blame(error, run)
         finally:
             run.progress.close()
             run.cleanup()
-        sealed = store.seal(store.finite(run.record()) | finished)
-        problems = store.check_form(sealed)
-        if problems:  # a bug of the suite, told rather than published
-            failure = RunFailed(f"the record would not be valid: {problems[0]}")
-            sealed |= _failed("failed", failure, SUITE)
-            sealed = store.seal(sealed | (schema.EMPTY if store.check_form(sealed) else {}))
+        record = run.record(failure, status, blame)
         try:
-            store.write(path, sealed, replace=options.retry)
+            store.seal(record)
+        except store.RecordError as problem:  # a bug of the suite, told rather than published
+            failure, status, blame = RunFailed(f"the record would not be valid: {problem}"), "failed", SUITE
+            record = _readable(result.failed(record, status, failure, blame))
+        try:
+            record = store.write(path, record, replace=options.retry)
         except OSError as error:
-            kept = _rescue(path, sealed)
+            kept = _rescue(path, record)
             raise SetupError(f"record not written to {path} ({error.strerror}): it is in {kept}") from error
-        if finished["status"] != "interrupted":
+        if status != "interrupted":
             run.checkpoint.unlink(missing_ok=True)
         if isinstance(failure, BenchError | KeyboardInterrupt):
             raise failure
-        if failure is not None and finished["status"] == "interrupted":
+        if failure is not None and status == "interrupted":
             reason = failure.strerror if isinstance(failure, OSError) else "no GPU memory beside other processes"
             raise SetupError(f"{reason}: make room; the same run then goes on") from failure
         if failure is not None:
-            told = _told(failure, finished["error"]["blame"], run)
-            raise RunFailed(f"{told}; the record has the traceback: {path}") from failure
-        return sealed
+            raise RunFailed(f"{_told(failure, blame, run)}; the record has the traceback: {path}") from failure
+        return cast(Finished, record)
+
+
+def _status(error: BaseException, job: dict[str, Any] | None) -> str:
+    """Status of a run that ended with ``error``; what only lacks room can be resumed."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, BenchError):
+        return error.status
+    later = disk_full(error) or (crowded(error) and (job or {}).get("at_once", 1) > 1)
+    return "interrupted" if later else "failed"
+
+
+def _readable(record: Record) -> Record:
+    """``record``, without its results where nobody could read it with them."""
+    try:
+        return store.seal(record)
+    except store.RecordError:
+        return result.without_results(record)
 
 
 def train_base(spec: Spec, options: RunOptions, progress: Progress | None = None) -> str:
@@ -144,48 +154,34 @@ def leave_failure(spec: Spec, options: RunOptions, error: BaseException, job: di
 
     Raises OSError when the disk does not take it, RunFailed when a finished record is already there.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         method_sha256 = method_digest(make_method(spec.method, {}))
     except BenchError:  # perhaps the very error
         method_sha256 = None
-    unstarted = schema.EMPTY | {
-        "schema": store.SCHEMA,
-        "kind": "bench.run",
-        "id": spec.id,
-        "spec": spec.as_dict(),
-        "spec_sha256": spec.sha256,
-        "code": environment.code() | {"method_sha256": method_sha256},
-        "environment": environment.versions(torch.device("cpu")),
-        "job": job,
-        "clock": {"started_at": now, "finished_at": now, "seconds": {}, "base_seconds": None, "resumes": 0},
-    }
-    store.write(
-        store.path_of(options.out, spec),
-        unstarted | _failed("failed", error, culprit(error, spec)),
-        replace=options.retry,
-    )
+    code = environment.code() | {"method_sha256": method_sha256}
+    unstarted = result.started(spec, code, environment.versions(torch.device("cpu")), job, "failed")
+    unstarted = result.failed(unstarted, "failed", error, culprit(error, spec))
+    store.write(store.path_of(options.out, spec), unstarted, replace=options.retry)
 
 
-def _already(path: Path, spec: Spec, options: RunOptions) -> dict[str, Any] | None:
+def _already(path: Path, spec: Spec, options: RunOptions) -> Finished | None:
     if not path.is_file():
         return None
     found = store.load(path)
-    if found["status"] == "ok" and not options.retry:
+    if finished(found) and not options.retry:
         for text in _not_as_asked(found, spec, options):
             print(f"bench: note: {text}; --retry runs it again: {path}", file=sys.stderr)
         return found
-    if found["status"] == "ok":
+    if found.status in ("ok", "interrupted") or options.retry:
         return None
-    if found["status"] != "interrupted" and not options.retry:
-        raise RunFailed(
-            f"this run {found['status']} before ({found['error']['message']}); --retry runs it again: {path}"
-        )
-    return None
+    why = found.error.message if found.error else ""
+    raise RunFailed(f"this run {found.status} before ({why}); --retry runs it again: {path}")
 
 
 def _blame(error: BaseException, run: RunPipeline) -> str:
     """Whose fault it is that ``run`` failed; where its base diverged, no method took part yet."""
+    if isinstance(error, KeyboardInterrupt):
+        return MACHINE
     if isinstance(error, Diverged):
         return RECIPE if run.base is None else METHOD
     training = run.training if run.base is not None else None
@@ -210,47 +206,31 @@ def _told(error: BaseException, blame: str, run: RunPipeline) -> str:
     return f"{subject[blame]} ({first_line(error)}{f', {where}' if where else ''})"
 
 
-def _not_as_asked(found: dict[str, Any], spec: Spec, options: RunOptions) -> Iterator[str]:
+def _not_as_asked(found: Finished, spec: Spec, options: RunOptions) -> Iterator[str]:
     """In what a finished record of ``spec`` is not what the same command would make now."""
-    code, machine = found["code"], found["environment"]
-    if code["method_sha256"] != method_digest(make_method(spec.method, {})):
+    code, machine = found.code, found.environment
+    if code.method_sha256 != method_digest(make_method(spec.method, {})):
         yield f"the source of {spec.method} has changed since this record"
-    if code.get("network_sha256") != arch_source(spec.arch).sha256:
+    if code.network_sha256 != arch_source(spec.arch).sha256:
         yield f"the source of {spec.arch} has changed since this record"
-    if options.threads not in (None, machine["threads"]):
-        yield f"this record was made with {machine['threads']} threads, not {options.threads}"
-    if options.device.partition(":")[0] not in ("auto", machine["device_type"]):
-        yield f"this record was made on {machine['device_type']}, not {options.device}"
-    lacking = set(options.runtimes) - {entry["runtime"] for entry in found["latency"]}
+    if options.threads not in (None, machine.threads):
+        yield f"this record was made with {machine.threads} threads, not {options.threads}"
+    if options.device.partition(":")[0] not in ("auto", machine.device_type):
+        yield f"this record was made on {machine.device_type}, not {options.device}"
+    lacking = set(options.runtimes) - {timing.runtime for timing in found.latency}
     if lacking:
         yield f"this record has no latency in {', '.join(sorted(lacking))}"
 
 
-def _failed(status: str, error: BaseException, blame: str) -> dict[str, Any]:
-    frames = [f"{f.filename}:{f.lineno} {f.name}: {f.line}" for f in traceback.extract_tb(error.__traceback__)]
-    described = {
-        "type": type(error).__name__,
-        "blame": blame,
-        "message": fitting(_without_folders(str(error) or type(error).__name__)),
-        "traceback": [fitting(_without_folders(frame)) for frame in frames],
-    }
-    return {"status": status, "error": described}
-
-
-def _without_folders(text: str) -> str:
-    """``text`` with the file names of its absolute paths only: a record tells nothing of the machine."""
-    return re.sub(r"(?<![\w.])/(?:[^\s/'\":]+/)+", "", text)
-
-
-def _rescue(path: Path, sealed: dict[str, Any]) -> str:
+def _rescue(path: Path, record: Record) -> str:
     """Keep a record that its folder did not take: in the system's temporary folder, else on stdout."""
-    text = store.to_text(sealed)
+    text = store.encode(record).decode()
     try:
         with tempfile.NamedTemporaryFile("w", prefix=path.stem + "-", suffix=".json", delete=False) as file:
             file.write(text)
         return file.name
     except OSError:
-        print(text)
+        print(text, end="")
         return "the output above"
 
 

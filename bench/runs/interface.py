@@ -12,6 +12,7 @@ from torch import nn
 from bench.errors import UsageError
 from bench.records import store
 from bench.records.lookup import find_one
+from bench.records.schema import Finished, finished
 from bench.runs.artifacts import Stored
 from bench.runs.execute import execute
 from bench.runs.resolve import resolve
@@ -22,7 +23,7 @@ from bench.spec.request import RunOptions, RunRequest
 REQUEST, OPTIONS = ({f.name for f in dataclasses.fields(cls)} for cls in (RunRequest, RunOptions))
 
 
-def run(**asked: Any) -> list[dict[str, Any]]:
+def run(**asked: Any) -> list[Finished]:
     """Carry out what ``bench run`` with these options does, one seed after the other.
 
     Args:
@@ -51,7 +52,7 @@ def run(**asked: Any) -> list[dict[str, Any]]:
 
 def load(
     record: str | Path, out: str | Path = RunOptions.out, which: str = "final", plugins: Iterable[str] = ()
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[nn.Module, Finished]:
     """A network that a run left behind, on the CPU in evaluation mode, and the run's record.
 
     Args:
@@ -70,6 +71,6 @@ def load(
     for file in plugins:
         add_plugin(file)
     found = store.load(find_one(str(record), Path(out)))
-    if found["status"] != "ok":
-        raise UsageError(f"run {found['id']} {found['status']}, it left no network")
+    if not finished(found):
+        raise UsageError(f"run {found.id} {found.status}, it left no network")
     return Stored(found, Path(out)).network(which).eval(), found

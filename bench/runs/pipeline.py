@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,9 @@ from bench.measure.accuracy import logits_of, quality
 from bench.models.build import build
 from bench.models.layout import LAYOUT, place
 from bench.progress import Progress
-from bench.records import store
+from bench.records import schema
+from bench.records.schema import Record
+from bench.runs import result
 from bench.runs.identity import identify, masks_sha256, require_resolved, suite_sha256
 from bench.runs.method_factory import make_method
 from bench.runs.preflight import BATCH, Situation, fit
@@ -78,7 +81,8 @@ class RunPipeline:
         self.data = loading.load_training(
             facts, options.data_dir, options.download, spec.seed, self.device, self.cache, self.progress
         )
-        self.parts["data"] = self.data.facts
+        self.result = result.started(spec, self.identity.code, self.identity.environment, job, "interrupted")
+        self.result = result.filled(self.result, data=self.data.facts)
         self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
         self.ctx: Context | None = None
         self.training: PhaseTrainer | None = None
@@ -196,39 +200,45 @@ class RunPipeline:
         assert self.base is not None
         dense.load_state_dict(self.base.state)
         networks: dict[str, nn.Module | None] = {"dense": dense, "pruned": None, "final": final}
-        result = training.now.prune_result or {}
-        if result.get("pruned") is not None:
+        after_prune = training.now.prune_result or {}
+        if after_prune.get("pruned") is not None:
             networks["pruned"] = pruned = self.sites.slice(dense, masks)
-            pruned.load_state_dict(result["pruned"])
+            pruned.load_state_dict(after_prune["pruned"])
         test, test_hash = loading.load_test(self.dataset, options.data_dir, self.data.train, self.cache, self.progress)
-        self.parts["data"] = self.data.facts | {"test_sha256": test_hash}
-        self.parts["metrics"] = {
+        qualities = {
             name: quality(logits_of(n, test), test.labels) if n is not None else None for name, n in networks.items()
         }
-        self.parts["structure"] = self._structure(training, masks)
-        self.parts["cost"] = {name: self._cost(n) for name, n in networks.items() if n is not None and name != "pruned"}
-        self.parts["training"] = self._describe(training)
-        self.parts["curve"] = training.curve
+        parts: dict[str, Any] = {
+            "data": self.data.facts | {"test_sha256": test_hash},
+            "metrics": qualities,
+            "structure": self._structure(training, masks),
+            "training": self._describe(training),
+            "cost": {"dense": self._cost(dense), "final": self._cost(final)},
+        }
         folder = options.out / "artifacts" / self.spec.id
-        self.parts["artifacts"] = {
+        artifacts = {
             "network": save_tensors(folder / "network.safetensors", final.state_dict()),
             "masks": save_tensors(folder / "masks.safetensors", {n: m.to(torch.uint8) for n, m in masks.items()}),
         }
         process_peak = environment.peak_rss_bytes()  # an exporter's memory is none of the run's
         batches = list(dict.fromkeys((1, recipe.latency_batch)))
         device, layout = self.device, self.layout
+        timings: list[dict[str, Any]] = []
         for runtime in options.runtimes:
             try:
-                self.parts["latency"] += latency.compare(dense, final, self.shape, batches, device, runtime, layout)
+                timings += latency.compare(dense, final, self.shape, batches, device, runtime, layout)
             except RunFailed as error:  # all else is measured: a runtime that cannot take the network is no failed run
                 self.progress.say(f"no latency in {runtime}: {error}")
+        if timings:
+            artifacts["samples"] = result.save_samples(folder, self.spec.id, timings)
         batch = recipe.latency_batch
-        self.parts["memory"] = {
+        memory = {
             "batch": batch,
             "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, device, layout),
             "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, device, layout),
             "process_peak_bytes": process_peak,
         }
+        self.result = result.filled(self.result, **parts, artifacts=artifacts, latency=timings, memory=memory)
         self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
 
     def _structure(self, training: PhaseTrainer, masks: dict[str, Tensor]) -> dict[str, Any]:
@@ -271,7 +281,7 @@ class RunPipeline:
             "examples": training.examples + (base.facts["examples"] if from_base else 0),
             "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
             "method_examples": {kind: training.model.ledger.counts[kind] for kind in ("forward", "backward")},
-            **({"extras": {"freeze": training.model.frozen.log}} if training.model.frozen.log else {}),
+            **({"freeze": training.model.frozen.log} if training.model.frozen.log else {}),
             "selection": "last epoch",
             "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256", "made")},
         }
@@ -289,28 +299,19 @@ class RunPipeline:
         if self.ctx is not None:
             self.ctx._model.remove_hooks()
 
-    def record(self) -> dict[str, Any]:
-        """The record as far as the run has come; status and error are the caller's."""
+    def record(self, failure: BaseException | None, status: str, blame: str) -> Record:
+        """The record as far as the run has come, with how it ended."""
         training = self.training
-        return {
-            "schema": store.SCHEMA,
-            "kind": "bench.run",
-            "id": self.spec.id,
-            "spec": self.spec.as_dict(),
-            "spec_sha256": self.spec.sha256,
-            "code": self.identity.code,
-            "environment": self.identity.environment,
-            "job": self.job,
-            **self.parts,
-            "curve": training.curve if training else [],
-            "clock": {
-                "started_at": self.began.isoformat(timespec="seconds"),
-                "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "seconds": (training.seconds if training else {}) | self.seconds,
-                "base_seconds": self.base.facts["seconds"] if self.base else None,
-                "resumes": training.resumes if training else 0,
-            },
-        }
+        clock = schema.Clock(
+            started_at=self.result.clock.started_at,
+            finished_at=result.now(),
+            resumes=training.resumes if training else 0,
+            base_seconds=self.base.facts["seconds"] if self.base else None,
+            seconds=(training.seconds if training else {}) | self.seconds,
+        )
+        curve = schema.Curve.of(training.curve) if training and training.curve else None
+        record = msgspec.structs.replace(self.result, status=status, clock=clock, curve=curve)
+        return record if failure is None else result.failed(record, status, failure, blame)
 
 
 def label(spec: Spec) -> str:

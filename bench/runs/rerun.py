@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench import RULES
+from bench.records.schema import Finished, Record
+from bench.records.store import as_table
 from bench.spec.request import LIKE, RunOptions, RunRequest
 from bench.spec.spec import Spec
 from bench.spec.words import flat
@@ -21,12 +23,10 @@ RESULTS = ("data", "training", "structure", "cost", "metrics", "curve", "artifac
 """Parts that two equal runs share to the last bit."""
 NO_RESULT = ("training.base.id", "training.base.made", "structure.arch_sha256", "structure.rejected")
 """What these parts say of how a run was made, or in words."""
-TABLES = ("structure.widths", "cost.dense.macs_by_op", "cost.final.macs_by_op")
+TABLES = ("structure.widths", "cost.dense.macs_by_op", "cost.final.macs_by_op", "curve.logged")
 """Tables whose keys are results, too; a key that one record lacks elsewhere was not recorded then."""
 CAUSES = ("training.precision", "environment.threads", "environment.device", "environment.instructions", "spec.rules")
 """What may make other results, the likeliest first; after these the base, versions, and at last the code."""
-
-Record = Mapping[str, Any]
 
 
 def request_of(found: Record, like: str = LIKE) -> tuple[RunRequest, RunOptions]:
@@ -38,14 +38,14 @@ def request_of(found: Record, like: str = LIKE) -> tuple[RunRequest, RunOptions]
 
     Raises UsageError for a specification that no command makes here.
     """
-    machine = found["environment"]
-    return RunRequest.from_spec(today(found), like), RunOptions(machine["device_type"], machine["threads"])
+    machine = found.environment
+    return RunRequest.from_spec(today(found), like), RunOptions(machine.device_type, machine.threads)
 
 
 def today(found: Record) -> Spec:
     """The specification that the record's command makes here: with the precision it was trained in, today's rules."""
-    spec = Spec.from_dict(found["spec"])
-    precision = found["training"]["precision"] if found["training"] else spec.recipe.precision
+    spec = found.spec
+    precision = found.training.precision if found.training else spec.recipe.precision
     recipe = dataclasses.replace(spec.recipe, precision=precision)
     return dataclasses.replace(spec, recipe=recipe, rules=RULES if spec.rules in OLDER_RULES else spec.rules)
 
@@ -63,36 +63,36 @@ def command_line(request: RunRequest, options: RunOptions) -> str:
 
 def made_with(found: Record) -> str:
     """What no option of the command says: the state of the suite, the rules, torch, the machine."""
-    code, machine, rules = found["code"], found["environment"], found["spec"]["rules"]
-    state = f"commit {code['commit'] or 'not known'}{' with local changes' if code['diff_sha256'] else ''}"
+    code, machine, rules = found.code, found.environment, found.spec.rules
+    state = f"commit {code.commit or 'not known'}{' with local changes' if code.diff_sha256 else ''}"
     here = "" if rules == RULES else f" (here {RULES})"
-    return f"{state}, rules {rules}{here}, torch {machine['packages']['torch']}, {machine['device']}"
+    return f"{state}, rules {rules}{here}, torch {machine.packages.get('torch')}, {machine.device}"
 
 
 # --- what came out ----------------------------------------------------------------------------------------------
 
 
-def measures(found: Record) -> dict[str, float | int | None]:
+def measures(found: Finished) -> dict[str, float | int | None]:
     """The numbers that are set side by side, by name."""
-    metrics, cost = found["metrics"], found["cost"]["final"]
-    pruned = metrics["pruned"]
+    metrics, cost = found.metrics, found.cost.final
     return {
-        "final top-1 %": 100 * found["metrics"]["final"]["top1"],
-        "pruned top-1 %": None if pruned is None else 100 * pruned["top1"],
-        "MACs": cost["macs"],
-        "params": cost["params"],
+        "final top-1 %": 100 * metrics.final.top1,
+        "pruned top-1 %": None if metrics.pruned is None else 100 * metrics.pruned.top1,
+        "MACs": cost.macs,
+        "params": cost.params,
     }
 
 
-def parts_that_differ(old: Record, new: Record) -> list[str]:
+def parts_that_differ(old: Finished, new: Finished) -> list[str]:
     """Results that two equal runs on one machine share to the last bit, and these two do not: ``metrics.final``."""
+    before, after = as_table(old), as_table(new)
     found = []
     for part in RESULTS:
-        if not isinstance(old[part], Mapping) or not isinstance(new[part], Mapping):
-            found += [part] if old[part] != new[part] else []
+        if part not in before or part not in after:  # a curve without epochs
+            found += [part] if (part in before) != (part in after) else []
             continue
-        keys = [key for key in old[part] if key in new[part]]
-        found += [f"{part}.{key}" for key in keys if _differ(old[part][key], new[part][key], f"{part}.{key}")]
+        keys = [key for key in before[part] if key in after[part] and (part, key) != ("artifacts", "samples")]
+        found += [f"{part}.{key}" for key in keys if _differ(before[part][key], after[part][key], f"{part}.{key}")]
     return found
 
 
@@ -104,7 +104,7 @@ def _differ(old: Any, new: Any, where: str) -> bool:
     return bool(old != new)
 
 
-def versions_that_differ(old: Record, new: Record) -> Iterator[str]:
+def versions_that_differ(old: Finished, new: Finished) -> Iterator[str]:
     """One line for everything about how a run was made that was another, the likeliest cause of other results first.
 
     The last line names what the old record does not tell.
@@ -118,12 +118,12 @@ def versions_that_differ(old: Record, new: Record) -> Iterator[str]:
         yield f"not recorded then: {', '.join(unknown)}"
 
 
-def _made(found: Record) -> dict[str, Any]:
+def _made(found: Finished) -> dict[str, Any]:
     """How a run was made, by dotted keys."""
-    training, rules = found["training"], found["spec"]["rules"]
-    known = {"training": {"precision": training["precision"]}, "spec": {"rules": rules}}
-    made = flat(known) | flat({"base": training["base"].get("made", {})})
-    made |= flat({key: found[key] for key in ("environment", "code")})
+    table, rules = as_table(found), found.spec.rules
+    known = {"training": {"precision": found.training.precision}, "spec": {"rules": rules}}
+    made = flat(known) | flat({"base": table["training"]["base"].get("made", {})})
+    made |= flat({key: table[key] for key in ("environment", "code")})
     if rules in OLDER_RULES:
         del made["code.method_sha256"]  # was that of one file, without what it imports
     return made

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import UsageError
 from bench.measure.processor import precision_without_torch
 from bench.progress import Progress
-from bench.records import fields, store
+from bench.records import store
+from bench.records.consistency import unreadable
+from bench.records.schema import finished
 from bench.spec import method_traits
 from bench.spec.decode import non_default
 from bench.spec.method_traits import Traits
@@ -107,7 +109,8 @@ def make_spec(
     if budget and budget.ranking == traits.ranking:
         budget = dataclasses.replace(budget, ranking=None)
     spec = Spec(method, arch, dataset, recipe, budget if traits.prunes else None, seed, coupling, traits.config)
-    _require_readable(spec)
+    if problem := next(unreadable(spec), None):
+        raise UsageError(f"{problem}; choose another")
     return spec
 
 
@@ -133,9 +136,9 @@ def budget_of(request: RunRequest) -> Budget | None:
             like = store.load(Path(request.like))
         except store.RecordError as error:
             raise UsageError(f"--like: {error}") from error
-        if like["status"] != "ok":
-            raise UsageError(f"--like {request.like}: that run {like['status']}")
-        widths = tuple(after for _, after in like["structure"]["widths"].values())
+        if not finished(like):
+            raise UsageError(f"--like {request.like}: that run {like.status}")
+        widths = tuple(after for _, after in like.structure.widths.values())
     elif keep_macs is None and request.keep_params is None:
         keep_macs = DEFAULT_KEEP_MACS
     return Budget(keep_macs, request.keep_params, request.ranking, request.min_keep, widths)
@@ -164,19 +167,3 @@ def _traits(names: list[str], options: Mapping[str, Any]) -> Traits:
         changed = non_default(part.config)
         config |= {f"{part.name}.{key}" if len(names) > 1 else key: value for key, value in changed.items()}
     return Traits(made.starts_from, made.ranking, made.prunes, made.native, frozenset(), config)
-
-
-def _require_readable(spec: Spec) -> None:
-    """Refuse, before hours of training, names and options that no record may have; raises UsageError."""
-    asked = spec.as_dict()
-    for what, value, kind in (
-        ("method", asked["method"], fields.method_name),
-        ("architecture", asked["arch"], fields.label),
-        ("data set", asked["dataset"], fields.label),
-        ("recipe", asked["recipe"]["name"], fields.label),
-        ("options", asked["config"], fields.options),
-    ):
-        try:
-            kind(value)
-        except fields.Wrong as wrong:
-            raise UsageError(f"{wrong.inside(what)}; choose another") from None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.records import schema
+from bench.records.schema import Clock, Costs, Metrics, Quality, Record, Timing
 from bench.records.store import arithmetic
 from leaderboard.reader.model import Board, Curve, Row, Table
 from leaderboard.render.summary import busy_note
 from leaderboard.render.tables import footnotes
 from leaderboard.stats.curves import of_tables
 
-Record = Mapping[str, Any]
 Widths = Mapping[str, Sequence[int]]
 """Site -> units before and after the prune."""
 
@@ -146,130 +148,122 @@ def _kept(runs: Sequence[Widths], site: str) -> float | None:
 
 def record_values(record: Record) -> dict[str, Any]:
     """What the page of a record shows of its JSON; raises KeyError, TypeError, ... where the record is damaged."""
-    spec, code, environment = record["spec"], record["code"], record["environment"]
-    recipe = spec["recipe"]
+    spec, code, environment = record.spec, record.code, record.environment
+    recipe = spec.recipe
     asked = [
-        ("method", spec["method"]),
-        *((f"option {key}", value) for key, value in sorted(spec["config"].items())),
-        ("network", spec["arch"]),
-        ("data set", spec["dataset"]),
-        ("budget", _pairs(spec["budget"])),
-        ("recipe", f"{recipe['name']} ({spec['recipe_sha256'][:12]})"),
-        ("epochs", f"{recipe['train']['epochs']} + {recipe['finetune']['epochs']}"),
-        ("coupling", spec["coupling"]),
-        ("seed", spec["seed"]),
-        ("rules", spec["rules"]),
+        ("method", spec.method),
+        *((f"option {key}", value) for key, value in sorted(spec.config.items())),
+        ("network", spec.arch),
+        ("data set", spec.dataset),
+        ("budget", _pairs(dataclasses.asdict(spec.budget) if spec.budget else {})),
+        ("recipe", f"{recipe.name} ({spec.recipe.sha256[:12]})"),
+        ("epochs", f"{recipe.train.epochs} + {recipe.finetune.epochs}"),
+        ("coupling", spec.coupling),
+        ("seed", spec.seed),
+        ("rules", spec.rules),
     ]
     made = [
-        ("code", (code["commit"] or "no commit")[:12] + (" with local changes" if code["diff_sha256"] else "")),
-        ("device", f"{environment['device']}, {environment['threads']} threads"),
-        ("torch", environment["packages"].get("torch", "")),
-        ("finished", record["clock"].get("finished_at") or ""),
-        ("seconds", _seconds(record["clock"])),
-        ("resumed", record["clock"].get("resumes", 0)),
+        ("code", (code.commit or "no commit")[:12] + (" with local changes" if code.diff_sha256 else "")),
+        ("device", f"{environment.device}, {environment.threads} threads"),
+        ("torch", environment.packages.get("torch", "")),
+        ("finished", record.clock.finished_at.isoformat()),
+        ("seconds", _seconds(record.clock)),
+        ("resumed", record.clock.resumes),
     ]
-    training = record["training"] or {}
+    training = record.training
     if training:
-        made.insert(3, ("trained", f"{training['epochs']} epochs, {training['examples']:,} images"))
-        made.insert(4, ("training MACs", f"{training['macs']:,.0f}"))
+        made.insert(3, ("trained", f"{training.epochs} epochs, {training.examples:,} images"))
+        made.insert(4, ("training MACs", f"{training.macs:,.0f}"))
         made.insert(5, ("precision", arithmetic(training)))
-    structure = record["structure"] or {}
-    widths = [
-        (site, before, after, round(100 * after / before))
-        for site, (before, after) in (structure.get("widths") or {}).items()
-    ]
+    structure = record.structure
+    sites = structure.widths.items() if structure else ()
+    widths = [(site, before, after, round(100 * after / before)) for site, (before, after) in sites]
     return {
         "asked": asked,
         "made": made,
-        "metrics": _metrics(record["metrics"]),
-        "worst": _worst(record["metrics"]),
-        "cost": _cost(record["cost"]),
-        "ops": _ops(record["cost"]),
+        "metrics": _metrics(record.metrics),
+        "worst": _worst(record.metrics),
+        "cost": _cost(record.cost),
+        "ops": _ops(record.cost),
         "widths": widths,
-        "units": (structure.get("units_before"), structure.get("units_after")),
-        "difference": structure.get("gate_slice_difference"),
-        "latency": [_latency(timing) for timing in record["latency"]],
-        "memory": record["memory"],
-        "epochs": _epochs(record["curve"]),
-        "error": record["error"],
+        "units": (structure.units_before, structure.units_after) if structure else (None, None),
+        "difference": structure.gate_slice_difference if structure else None,
+        "latency": [_latency(timing) for timing in record.latency],
+        "memory": record.memory,
+        "epochs": _epochs(record.curve),
+        "error": record.error,
     }
 
 
-def _pairs(values: Mapping[str, Any] | None) -> str:
+def _pairs(values: Mapping[str, Any]) -> str:
     """Budget in words; lists of widths are on the page already."""
-    shown = {k: v for k, v in (values or {}).items() if v is not None and not (k == "min_keep" and v == 1)}
+    shown = {k: v for k, v in values.items() if v is not None and not (k == "min_keep" and v == 1)}
     words = [f"{key} = {'of another run' if key == 'widths' else value}" for key, value in sorted(shown.items())]
     return ", ".join(words) or "none"
 
 
-def _seconds(clock: Mapping[str, Any]) -> str:
-    parts = [f"{name} {value:.1f}" for name, value in sorted((clock.get("seconds") or {}).items())]
-    base = sum((clock.get("base_seconds") or {}).values())
+def _seconds(clock: Clock) -> str:
+    parts = [f"{name} {value:.1f}" for name, value in sorted(clock.seconds.items())]
+    base = sum((clock.base_seconds or {}).values())
     return ", ".join(parts + ([f"base {base:.1f}"] if base else []))
 
 
-def _metrics(metrics: Mapping[str, Any] | None) -> list[tuple[str, list[str]]]:
+def _metrics(metrics: Metrics | None) -> list[tuple[str, list[str]]]:
     """Lines (name, one text a network)."""
     if metrics is None:
         return []
     return [
-        (name, [_text((metrics[key] or {}).get(field), digits, factor) for key, _ in NETWORKS])
+        (name, [_text(getattr(getattr(metrics, key), field, None), digits, factor) for key, _ in NETWORKS])
         for field, name, factor, digits in METRICS
     ]
 
 
-def _worst(metrics: Mapping[str, Any] | None) -> list[str]:
+def _worst(metrics: Metrics | None) -> list[str]:
     if metrics is None:
         return []
-    return ["" if metrics[key] is None else str(metrics[key]["worst_class"]) for key, _ in NETWORKS]
+    found: list[Quality | None] = [getattr(metrics, key) for key, _ in NETWORKS]
+    return ["" if quality is None else str(quality.worst_class) for quality in found]
 
 
-def _cost(cost: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
+def _cost(cost: Costs | None) -> list[tuple[str, str, str, str]]:
     """Lines (name, dense, final, per cent)."""
     if cost is None:
         return []
-    dense, final = cost["dense"], cost["final"]
-    return [
-        (name, f"{dense[key]:,}", f"{final[key]:,}", f"{100 * final[key] / dense[key]:.2f}")
-        for key, name in COSTS
-        if dense[key]
-    ]
+    both = [(name, getattr(cost.dense, key), getattr(cost.final, key)) for key, name in COSTS]
+    return [(name, f"{dense:,}", f"{final:,}", f"{100 * final / dense:.2f}") for name, dense, final in both if dense]
 
 
-def _ops(cost: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def _ops(cost: Costs | None) -> list[tuple[str, str, str]]:
     if cost is None:
         return []
-    dense, final = cost["dense"]["macs_by_op"], cost["final"]["macs_by_op"]
+    dense, final = cost.dense.macs_by_op, cost.final.macs_by_op
     return [(op, f"{dense.get(op, 0):,}", f"{final.get(op, 0):,}") for op in sorted({*dense, *final})]
 
 
-def _latency(timing: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = timing["speedup_ci95"]
+def _latency(timing: Timing) -> dict[str, Any]:
+    low, high = timing.speedup_ci95
     return {
-        "runtime": timing["runtime"],
-        "batch": f"{timing['batch']:,}",
-        "dense": f"{timing['dense_ms']:.3f}",
-        "final": f"{timing['sliced_ms']:.3f}",
-        "times": f"{timing['speedup']:.3f}",
+        "runtime": timing.runtime,
+        "batch": f"{timing.batch:,}",
+        "dense": f"{timing.dense_ms:.3f}",
+        "final": f"{timing.sliced_ms:.3f}",
+        "times": f"{timing.speedup:.3f}",
         "interval": f"{low:.3f} to {high:.3f}",
-        "rounds": f"{timing['rounds']:,}",
-        "how": f"{timing['device']}, {timing['threads']} threads, {timing['dtype']}, {timing['layout']}",
-        "busy": busy_note(timing["load_average"], timing["threads"]),
+        "rounds": f"{timing.rounds:,}",
+        "how": f"{timing.device}, {timing.threads} threads, {timing.dtype}, {timing.layout}",
+        "busy": busy_note(timing.load_average, timing.threads),
     }
 
 
-def _epochs(curve: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _epochs(curve: schema.Curve | None) -> list[list[str]]:
     """One line an epoch over all phases: epoch, part, training loss, validation loss, top-1 and units left (%)."""
+    if curve is None:
+        return []
+    left = curve.units_left or [None] * len(curve.epoch)
+    columns = zip(curve.part, curve.train_loss, curve.val_loss, curve.val_top1, left, strict=True)
     return [
-        [
-            str(number),
-            str(entry["part"]),
-            _text(entry["train_loss"], 4),
-            _text(entry["val_loss"], 4),
-            _text(entry["val_top1"], 2, 100),
-            _text(entry.get("units_left"), 1, 100),
-        ]
-        for number, entry in enumerate(curve, 1)
+        [str(k), part, _text(loss, 4), _text(val_loss, 4), _text(top1, 2, 100), _text(units, 1, 100)]
+        for k, (part, loss, val_loss, top1, units) in enumerate(columns, 1)
     ]
 
 

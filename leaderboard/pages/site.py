@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from bench.errors import SetupError, UsageError
 from bench.records import store
+from bench.records.schema import Record
 from bench.spec.digest import path_component
 from bench.spec.option_scan import Option
 from leaderboard.figures import draw, figure_list, figures_of_runs
@@ -74,7 +75,7 @@ class Sources:
     """
 
     root: Path
-    command: Callable[[Mapping[str, Any]], str]
+    command: Callable[[Record], str]
     about: Mapping[str, About] = field(default_factory=dict)
     published: Sequence[PublishedAccuracy] = ()
     problems: Sequence[Problem] = ()
@@ -299,7 +300,7 @@ class _Site:
             found = store.load(self.sources.root / run.file)
             values = page_content.record_values(found)
             command = self.sources.command(found)
-            checks = tuple(self.sources.verified.get(found["record_sha256"], ()))
+            checks = tuple(self.sources.verified.get(found.record_sha256, ()))
             self.widths[run.page] = {site: (before, after) for site, before, after, _ in values["widths"]}
         except store.RecordError as error:
             damaged = str(error)
@@ -314,7 +315,7 @@ class _Site:
             board_title=board.title,
             board_slug=self.board_name(board),
             method_slug=self.method_names[row.method],
-            link=self.records and f"{self.records}{quote(run.file)}",
+            link=self.records and f"{self.records}{quote(run.file.partition('#')[0])}",
             v=values,
             damaged=damaged,
             command=command,

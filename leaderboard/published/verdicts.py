@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.records.schema import Finished, Quality
 from leaderboard.published.publications import Group, PublishedTarget
 
 NEAR = 0.25
 """Shares of kept units that differ by more than this part of the wanted one are not the same point."""
-
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,16 @@ class Result:
     verdicts: list[Verdict]
 
 
-def curve_of(record: Record) -> dict[float, float]:
+def curve_of(record: Finished) -> dict[float, float]:
     """Share of units left (four digits) -> validation accuracy, per cent, of the last epoch with that share."""
-    return {
-        round(entry["units_left"], 4): 100 * entry["val_top1"]
-        for entry in record["curve"]
-        if entry.get("units_left") is not None and entry["val_top1"] is not None
-    }
+    curve = record.curve
+    if curve is None or curve.units_left is None:
+        return {}
+    epochs = zip(curve.units_left, curve.val_top1, strict=True)
+    return {round(left, 4): 100 * top1 for left, top1 in epochs if left is not None and top1 is not None}
 
 
-def measured(target: PublishedTarget, record: Record) -> float | None:
+def measured(target: PublishedTarget, record: Finished) -> float | None:
     """What ``record`` says of ``target``, per cent; None when it says nothing."""
     network, metric = target.quantity.split(".")
     if network == "curve":
@@ -75,14 +73,14 @@ def measured(target: PublishedTarget, record: Record) -> float | None:
         left = _nearest(points, target.left)
         return None if left is None else points[left]
     if network != "dense" and target.left is not None:
-        units = record["structure"]
-        if _nearest([units["units_after"] / units["units_before"]], target.left) is None:
+        units = record.structure
+        if _nearest([units.units_after / units.units_before], target.left) is None:
             return None
-    found = record["metrics"][network]
-    return None if found is None else 100 * found[metric]
+    found: Quality | None = getattr(record.metrics, network)
+    return None if found is None else 100 * float(getattr(found, metric))
 
 
-def judge(name: str, group: Group, records: Sequence[Record], complete: bool) -> Result:
+def judge(name: str, group: Group, records: Sequence[Finished], complete: bool) -> Result:
     """Curve and verdicts of a group; no target is measured unless all of its runs are there (``complete``)."""
     from leaderboard.stats.statistics import interval  # scipy is slow to load
 
@@ -92,10 +90,10 @@ def judge(name: str, group: Group, records: Sequence[Record], complete: bool) ->
         known = [value for value in values if value is not None]
         mean, half = interval(known) if known and len(known) == len(values) else (None, None)
         verdicts.append(Verdict(name, target, mean, half))
-    return Result(group, [record["id"] for record in records], complete, mean_curve(records), verdicts)
+    return Result(group, [record.id for record in records], complete, mean_curve(records), verdicts)
 
 
-def mean_curve(records: Sequence[Record]) -> list[Point]:
+def mean_curve(records: Sequence[Finished]) -> list[Point]:
     """The curve over all runs, from the most to the fewest units."""
     from leaderboard.stats.statistics import interval  # scipy is slow to load
 

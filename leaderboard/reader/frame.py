@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import msgspec
 
 from bench.errors import UsageError
 from bench.files import write_atomic
-from bench.records import fields, schema, store
+from bench.records import consistency, pack, schema, store, values
 from bench.spec import decode, digest, recipe, spec
 from leaderboard.reader import extract
 from leaderboard.reader.extract import COLUMNS
-from leaderboard.reader.processes import answer, cores, spread
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CACHE = ".board-cache.json"
 """Next to the records, not one of them: what was read of each file last time. May be deleted at any time."""
-CODE = (__file__, *(str(module.__file__) for module in (extract, store, schema, fields, decode, digest, recipe, spec)))
+_MODULES = (extract, store, pack, schema, values, consistency, decode, digest, recipe, spec)
+CODE = (__file__, *(str(module.__file__) for module in _MODULES))
 """The files that read: a cache that others wrote is ignored."""
-MANY = 2000
-"""Files from which on it pays to read them in several processes."""
-AHEAD = 128
-"""Files that the disk may be ahead of the reader."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ def load(path: Path | str, cache: bool = True) -> pd.DataFrame:
     """The records at or below ``path``, one row each, sorted by file; see ``COLUMNS``.
 
     Args:
-        path: a folder of records, or one record.
+        path: a folder of records and packs, or one of them.
         cache: read and write the file ``CACHE`` in the folder. It holds nothing that is not in the records.
 
     Returns:
@@ -94,7 +87,7 @@ def of_frame(frame: pd.DataFrame) -> Found:
 
 
 def find(path: Path | str, cache: bool = True) -> Found:
-    """The same as :func:`load` in plain values."""
+    """What :func:`load` returns, in plain values."""
     path = Path(path)
     if not path.exists():
         raise UsageError(f"board {path}: no such file or folder")
@@ -102,35 +95,38 @@ def find(path: Path | str, cache: bool = True) -> Found:
     files = store.names(path) if path.is_dir() else [path.name]
     cached, edition = root / CACHE, edition_of(CODE)
     known = recall(cached, edition) if cache and path.is_dir() else {}
-    stamps = {file: _stamp(os.path.join(root, file)) for file in files}
-    todo = [file for file in files if known.get(file, (None,))[0] != stamps[file]]
-    fresh = dict(zip(todo, _read_all(root, todo), strict=True))
-    found = {file: (stamps[file], fresh[file] if file in fresh else known[file][1]) for file in files}
-    if cache and path.is_dir() and (todo or len(known) != len(files)):
+    found = {}
+    for file in files:
+        stamp = _stamp(os.path.join(root, file))
+        there = known.get(file)
+        found[file] = there if there and there[0] == stamp else (stamp, _read(root, file))
+    if cache and path.is_dir() and found != known:
         remember(cached, edition, found)
-    rows: list[Sequence[Any]] = [(file, *row) for file, (_, row) in found.items() if isinstance(row, list | tuple)]
-    problems = tuple(Problem(file, said) for file, (_, said) in found.items() if isinstance(said, str))
-    return Found(str(root), rows, problems, stamps)
+    rows: list[Sequence[Any]] = []
+    problems, stamps = [], {}
+    for stamp, records in found.values():
+        for name, row in records:
+            stamps[name] = stamp
+            if isinstance(row, str):
+                problems.append(Problem(name, row))
+            else:
+                rows.append((name, *row))
+    return Found(str(root), rows, tuple(problems), stamps)
 
 
-def _read_all(root: Path, files: Sequence[str]) -> list[Any]:
-    """What :func:`leaderboard.reader.extract.read` says of each file; of many, in processes of their own."""
-    if len(files) < MANY:
-        return [extract.read(root / file) for file in files]
-    size = -(-len(files) // cores())
-    parts = [files[k : k + size] for k in range(0, len(files), size)]  # neighbours have the specification in common
-    return [row for rows in spread("leaderboard.reader.frame", [str(root)], parts) for row in rows]
-
-
-def _fetched(files: Sequence[str]) -> Iterator[str]:
-    """The files one by one, the disk at work on those that come soon."""
-    for file, soon in itertools.zip_longest(files, files[AHEAD:]):
-        if soon and hasattr(os, "posix_fadvise"):
-            with suppress(OSError):
-                handle = os.open(soon, os.O_RDONLY | os.O_NONBLOCK)
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
-                os.close(handle)
-        yield file
+def _read(root: Path, file: str) -> list[tuple[str, tuple[Any, ...] | str]]:
+    """Name and row of each record in a file, or why it is not believed; in a pack the name is ``PACK#ID``."""
+    found: list[tuple[str, tuple[Any, ...] | str]] = []
+    try:
+        if not pack.is_pack(file):
+            return [(file, extract.read(store.content(os.path.join(root, file))))]
+        for name, line in pack.lines(root / file):
+            found.append((f"{file}#{name}", extract.read(line)))
+    except store.RecordError as error:
+        found.append((file, str(error).removeprefix(f"record {os.path.join(root, file)}: ")))
+    except (OSError, ValueError) as error:
+        found.append((file, f"damaged: {getattr(error, 'strerror', None) or error}"))
+    return found
 
 
 def _stamp(path: str) -> list[int]:
@@ -152,7 +148,7 @@ def recall(file: Path, edition: str) -> dict[str, Any]:
     if not file.is_file():  # a pipe would be waited for
         return {}
     try:
-        found = orjson.loads(file.read_bytes())
+        found = msgspec.json.decode(file.read_bytes())
         return dict(found["found"]) if found["edition"] == edition else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -160,12 +156,8 @@ def recall(file: Path, edition: str) -> dict[str, Any]:
 
 def remember(file: Path, edition: str, found: Mapping[str, Any]) -> None:
     """Keep what was found for the next time."""
-    data = orjson.dumps({"edition": edition, "found": found})
+    data = msgspec.json.encode({"edition": edition, "found": found})
     try:
         write_atomic(file, lambda temporary: temporary.write_bytes(data))
     except OSError:  # a folder that cannot be written to is read again every time
         return
-
-
-if __name__ == "__main__":
-    answer(lambda files: list(map(extract.read, _fetched([f"{sys.argv[1]}/{file}" for file in files]))))

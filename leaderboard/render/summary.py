@@ -2,65 +2,68 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from bench.records.schema import Finished, Quality, Record, Timing, finished
 from bench.records.store import arithmetic
-from bench.spec.spec import BUDGET_TOLERANCE
+from bench.spec.spec import BUDGET_TOLERANCE, Budget
 from leaderboard.render.text_table import Column, sentences, table
-
-Record = Mapping[str, Any]
 
 STEPS = (("dense", "dense"), ("pruned", "pruned, not fine-tuned"), ("final", "final"))
 
 
-def summary(record: Record, width: int | None = None) -> str:
+def summary(record: Finished, width: int | None = None) -> str:
     """Dense, pruned before fine-tuning and final network: accuracy, cost and measured latency; at most so wide."""
-    cost, metrics, timings = record["cost"], record["metrics"], record["latency"]
-    dense, final = cost["dense"], cost["final"]
+    cost, metrics, timings = record.cost, record.metrics, record.latency
+    dense, final = cost.dense, cost.final
     rows = []
     for key, name in STEPS:
-        if metrics[key] is None:
+        quality: Quality | None = getattr(metrics, key)
+        if quality is None:
             continue
         own = dense if key == "dense" else final
         row = {
             "network": name,
-            "top-1 %": f"{100 * metrics[key]['top1']:.2f}",
-            "MACs": _share(own["macs"], dense["macs"]),
-            "params": _share(own["params"], dense["params"]),
-            "MiB": _mib(own["weight_bytes"]),
+            "top-1 %": f"{100 * quality.top1:.2f}",
+            "MACs": _share(own.macs, dense.macs),
+            "params": _share(own.params, dense.params),
+            "MiB": _mib(own.weight_bytes),
         }
         if key != "pruned":
-            row |= {_ms(t): f"{t['dense_ms' if key == 'dense' else 'sliced_ms']:.3f}" for t in timings}
+            row |= {_ms(t): f"{t.dense_ms if key == 'dense' else t.sliced_ms:.3f}" for t in timings}
         rows.append(row)
     columns = [Column("network", wrap=True), Column("top-1 %", right=True), Column("MACs", right=True)]
     columns += [Column("params", right=True, drop=2), Column("MiB", right=True, drop=3)]
     columns += [Column(_ms(t), right=True, drop=1 if place else 0) for place, t in enumerate(timings)]
     lines = []
     for t in timings:
-        low, high = t["speedup_ci95"]
+        low, high = t.speedup_ci95
         lines.append(
-            f"{_prefix(t)}speed-up at batch {t['batch']}: {t['speedup']:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
-            f"{t['rounds']} interleaved rounds, {t['runtime']} {t['dtype']}, {t['threads']} threads, {t['device']})"
+            f"{_prefix(t)}speed-up at batch {t.batch}: {t.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
+            f"{t.rounds} interleaved rounds, {t.runtime} {t.dtype}, {t.threads} threads, {t.device})"
         )
     if missed := budget_note(record):
         lines.append(missed)
-    busy = next(filter(None, (busy_note(t["load_average"], t["threads"]) for t in timings)), None)
+    busy = next(filter(None, (busy_note(t.load_average, t.threads) for t in timings)), None)
     lines += [busy] if busy else []
     return "\n".join([table(columns, rows, width), *(sentences(line, width) for line in lines)])
 
 
-def budget_note(record: Record) -> str | None:
+def budget_note(record: Finished) -> str | None:
     """What to say of a network that lies too far below its budget to be ranked; None where it does not."""
-    budget, cost = record["spec"]["budget"] or {}, record["cost"]
-    for option, key, what in (("keep_macs", "macs", "MACs"), ("keep_params", "params", "parameters")):
-        asked, kept = budget.get(option), cost["final"][key] / cost["dense"][key]
+    budget, dense, final = record.spec.budget or Budget(), record.cost.dense, record.cost.final
+    for option, asked, kept, what in (
+        ("keep-macs", budget.keep_macs, final.macs / dense.macs, "MACs"),
+        ("keep-params", budget.keep_params, final.params / dense.params, "parameters"),
+    ):
         if asked is not None and asked - kept > BUDGET_TOLERANCE:
             return (
                 f"note: {100 * (asked - kept):.1f} % of the dense {what} below the budget of {asked:g}, and the board "
                 f"ranks no row more than {100 * BUDGET_TOLERANCE:g} % below (RULES.md, 5.2); "
-                f"--{option.replace('_', '-')} {math.ceil(1e4 * kept) / 1e4:g} asks for this size"
+                f"--{option} {math.ceil(1e4 * kept) / 1e4:g} asks for this size"
             )
     return None
 
@@ -77,62 +80,62 @@ def busy_note(load_average: float, threads: int) -> str | None:
 
 def details(record: Record, width: int | None = None) -> str:
     """The summary with everything else a reader asks of a record, and the kept units of each site."""
-    spec = record["spec"]
-    budget = {k: v for k, v in (spec["budget"] or {}).items() if v is not None}
+    spec = record.spec
+    budget = {k: v for k, v in (dataclasses.asdict(spec.budget) if spec.budget else {}).items() if v is not None}
     lines = [
-        f"run       {record['id']} ({record['status']})",
-        f"method    {spec['method']} {_pairs(spec['config'])}",
-        f"network   {spec['arch']} on {spec['dataset']}, coupling {spec['coupling']}, seed {spec['seed']}",
+        f"run       {record.id} ({record.status})",
+        f"method    {spec.method} {_pairs(spec.config)}",
+        f"network   {spec.arch} on {spec.dataset}, coupling {spec.coupling}, seed {spec.seed}",
         f"budget    {_pairs(budget) or 'none'}",
-        f"recipe    {spec['recipe']['name']} ({spec['recipe_sha256'][:12]})",
-        f"code      {(record['code']['commit'] or 'no commit')[:12]}"
-        + (" with local changes" if record["code"]["diff_sha256"] else ""),
-        f"machine   {record['environment']['device']}, {record['environment']['threads']} threads, "
-        f"torch {record['environment']['packages']['torch']}",
+        f"recipe    {spec.recipe.name} ({spec.recipe.sha256[:12]})",
+        f"code      {(record.code.commit or 'no commit')[:12]}"
+        + (" with local changes" if record.code.diff_sha256 else ""),
+        f"machine   {record.environment.device}, {record.environment.threads} threads, "
+        f"torch {record.environment.packages['torch']}",
     ]
-    if differs := (record.get("job") or {}).get("differs"):
+    if differs := record.job and record.job.differs:
         lines.append(f"changed   since submission: {'; '.join(differs)}")
-    if record["error"]:
+    if record.error:
         lines += [
             "",
-            f"{record['error']['type']}: {record['error']['message']}",
-            *record["error"]["traceback"],
+            f"{record.error.type}: {record.error.message}",
+            *record.error.traceback,
         ]
-    if record["status"] != "ok":
+    if not finished(record):
         return sentences("\n".join(lines), width)
-    training, final, structure = record["training"], record["metrics"]["final"], record["structure"]
-    seconds = record["clock"]["seconds"]
+    training, final, structure = record.training, record.metrics.final, record.structure
+    seconds = record.clock.seconds
     lines += [
-        f"training  {training['epochs']} epochs, {training['examples']:,} examples, {training['macs']:.3g} MACs, "
+        f"training  {training.epochs} epochs, {training.examples:,} examples, {training.macs:.3g} MACs, "
         f"{arithmetic(training)}; seconds: "
         + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items())
-        + f"; resumed {record['clock']['resumes']} times",
-        f"units     {structure['units_after']:,} of {structure['units_before']:,} in {len(structure['widths'])} sites"
+        + f"; resumed {record.clock.resumes} times",
+        f"units     {structure.units_after:,} of {structure.units_before:,} in {len(structure.widths)} sites"
         + (
-            f", gate and slice differ by {structure['gate_slice_difference']:.1e}"
-            if structure["gate_slice_difference"] is not None
+            f", gate and slice differ by {structure.gate_slice_difference:.1e}"
+            if structure.gate_slice_difference is not None
             else ""
         ),
-        f"final     top-5 {100 * final['top5']:.2f} %, loss {final['loss']:.4f}, calibration error {final['ece']:.4f}, "
-        f"worst class {final['worst_class']} at {100 * final['worst_class_top1']:.2f} %, "
-        f"{final['examples']:,} test images",
+        f"final     top-5 {100 * final.top5:.2f} %, loss {final.loss:.4f}, calibration error {final.ece:.4f}, "
+        f"worst class {final.worst_class} at {100 * final.worst_class_top1:.2f} %, "
+        f"{final.examples:,} test images",
     ]
     sites = [Column("site", wrap=True), *(Column(header, right=True) for header in ("units", "kept", "kept %"))]
     rows = [
         {"site": site, "units": before, "kept": after, "kept %": f"{100 * after / before:.1f}"}
-        for site, (before, after) in structure["widths"].items()
+        for site, (before, after) in structure.widths.items()
     ]
     parts = [sentences("\n".join(lines), width), summary(record, width), table(sites, rows, width)]
     return "\n\n".join(parts)
 
 
-def _prefix(timing: Mapping[str, Any]) -> str:
-    return "" if timing["runtime"] == "eager" else f"{timing['runtime']} "
+def _prefix(timing: Timing) -> str:
+    return "" if timing.runtime == "eager" else f"{timing.runtime} "
 
 
-def _ms(timing: Mapping[str, Any]) -> str:
+def _ms(timing: Timing) -> str:
     """Header of the column of a latency."""
-    return f"{_prefix(timing)}ms, batch {timing['batch']}"
+    return f"{_prefix(timing)}ms, batch {timing.batch}"
 
 
 def _share(value: int, dense: int) -> str:

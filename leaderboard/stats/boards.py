@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leaderboard.reader.extract import COLUMNS, Record, as_record
+from leaderboard.reader.extract import COLUMNS, as_record
+from leaderboard.reader.extract import Values as Record
 from leaderboard.reader.frame import Found, Problem, of_frame
 from leaderboard.reader.model import (
     ALPHA,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.records import store
-
-Record = Mapping[str, Any]
-
+from bench.records.schema import Finished, finished
 
 FEWEST = 3
 """Other runs that a prediction from their spread needs."""
@@ -44,13 +42,13 @@ class Prediction:
         return f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {basis}"
 
 
-def predict(given: Record, others: Sequence[Record]) -> Prediction:
+def predict(given: Finished, others: Sequence[Finished]) -> Prediction:
     """The prediction interval for a new run of a finished record's specification.
 
     From ``FEWEST`` other runs on: mean +- t(n - 1) s sqrt(1 + 1/n). With fewer: the record's value +- the error of two
     accuracies on that many test images (binomial, with Agresti and Coull's two hits and two misses added).
     """
-    images, own = given["metrics"]["final"]["examples"], top1(given)
+    images, own = given.metrics.final.examples, top1(given)
     if len(others) < FEWEST:
         share = (own * images + 2) / (images + 4)
         half = Z975 * math.sqrt(2 * share * (1 - share) / images)
@@ -64,20 +62,20 @@ def predict(given: Record, others: Sequence[Record]) -> Prediction:
     return Prediction(max(mean - half, 0.0), min(mean + half, 1.0), n)
 
 
-def other_seeds(path: Path, given: Record) -> list[Record]:
-    """Finished runs of the same specification on the same test images with other seeds, in the folder of ``path``."""
-    found: list[Record] = []
-    for file in sorted(path.parent.glob(f"{given['spec_sha256'][:12]}-s*.json")):
-        try:
-            other = store.load(file)
-        except store.RecordError:
+def other_seeds(path: Path, given: Finished) -> list[Finished]:
+    """Finished runs of the same specification on the same test images with other seeds, next to ``path``."""
+    found: list[Finished] = []
+    for file in store.neighbours(path):
+        if not store.id_of(file).startswith(f"{given.spec_sha256[:12]}-s"):
             continue
-        same = all(other[key] == given[key] for key in ("status", "spec_sha256"))
-        if same and other["id"] != given["id"] and other["data"]["test_sha256"] == given["data"]["test_sha256"]:
-            found.append(other)
+        with suppress(store.RecordError):
+            other = store.load(file)
+            same = finished(other) and (other.spec_sha256, other.data.test_sha256)
+            if same == (given.spec_sha256, given.data.test_sha256) and finished(other) and other.id != given.id:
+                found.append(other)
     return found
 
 
-def top1(found: Record) -> float:
+def top1(found: Finished) -> float:
     """Test accuracy of the final network, a share."""
-    return float(found["metrics"]["final"]["top1"])
+    return float(found.metrics.final.top1)

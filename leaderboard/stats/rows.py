@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import msgspec
 
 from bench.spec.spec import BUDGET_TOLERANCE
 from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Mean, Row, Run, Speed
 from leaderboard.stats.statistics import QUANTUM, interval
 
 if TYPE_CHECKING:
-    from leaderboard.reader.extract import Record
+    from leaderboard.reader.extract import Values as Record
 
 SAME_COST = 0.05
 """Relative difference of training MACs up to which two rows cost the same."""
@@ -207,13 +207,13 @@ def _notes(records: Sequence[Record]) -> list[str]:
 @functools.lru_cache(maxsize=1024)
 def _acting(plan: str) -> tuple[str, ...]:
     """Parts of the method whose hooks run after the prune."""
-    phases = [phase for phase in orjson.loads(plan) if isinstance(phase, Mapping)]
+    phases = [phase for phase in msgspec.json.decode(plan) if isinstance(phase, Mapping)]
     return tuple(name for phase in phases for name in phase.get("active", ()))
 
 
 @functools.lru_cache(maxsize=1024)
 def _epochs_of(plan: str) -> int:
-    return sum(phase["epochs"] for phase in orjson.loads(plan) if isinstance(phase, Mapping))
+    return sum(phase["epochs"] for phase in msgspec.json.decode(plan) if isinstance(phase, Mapping))
 
 
 def _mean(values: Any) -> float | None:

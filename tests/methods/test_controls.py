@@ -78,9 +78,9 @@ def test_13_1_dense_has_everyones_length_or_its_own(make_training, make_run):
     assert (Dense().starts_from, Dense(Dense.Config(epochs=5)).starts_from) == ("base", "init")
     short = execute(*make_run("dense", "mlp_40_40", "tiny8"))
     long = execute(*make_run("dense", "mlp_40_40", "tiny8", options={"epochs": "5"}))
-    assert (short["training"]["epochs"], long["training"]["epochs"]) == (2, 5)
-    assert len(long["curve"]) == 5
-    assert long["metrics"]["final"]["loss"] != short["metrics"]["final"]["loss"]
+    assert (short.training.epochs, long.training.epochs) == (2, 5)
+    assert len(long.curve.epoch) == 5
+    assert long.metrics.final.loss != short.metrics.final.loss
 
 
 def test_13_2_random_keeps_the_share_of_the_budget_of_any_unit(make_ctx):
@@ -135,12 +135,12 @@ def test_13_3_scratch_in_the_record(make_run):
     dense, same, long = (
         execute(*make_run(m, "mlp_40_40", "tiny8", **settings)) for m in ("dense", "uniform_thin", "uniform_thin_long")
     )
-    epoch = long["training"]["macs"] / long["training"]["epochs"]
-    assert abs(long["training"]["macs"] - dense["training"]["macs"]) <= epoch / 2
-    assert same["training"]["macs"] == pytest.approx(6 * epoch)
-    assert [run["training"]["epochs"] for run in (dense, same, long)] == [6, 6, 15]
-    assert same["structure"] == long["structure"]
-    assert {run["training"]["starts_from"] for run in (same, long)} == {"init"}
+    epoch = long.training.macs / long.training.epochs
+    assert abs(long.training.macs - dense.training.macs) <= epoch / 2
+    assert same.training.macs == pytest.approx(6 * epoch)
+    assert [run.training.epochs for run in (dense, same, long)] == [6, 6, 15]
+    assert same.structure == long.structure
+    assert {run.training.starts_from for run in (same, long)} == {"init"}
 
 
 def test_13_3_scratch_starts_from_other_weights_than_the_base(make_training):

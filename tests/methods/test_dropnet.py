@@ -278,7 +278,7 @@ def test_2g10_model_c_of_the_paper(tmp_path):
     """Unpruned, the authors' 90 trainings have a median of 67.0 % and range from 58.9 to 69.6 %."""
     recipe = load_recipe("dropnet")
     specs = [make_spec("dense", "dropnet_c_64_64_128_128", "cifar10", recipe, None, seed) for seed in range(3)]
-    top1 = [execute(spec, RunOptions(out=tmp_path, quiet=True))["metrics"]["dense"]["top1"] for spec in specs]
+    top1 = [execute(spec, RunOptions(out=tmp_path, quiet=True)).metrics.dense.top1 for spec in specs]
     assert 0.64 <= sum(top1) / 3 <= 0.69
 
 

@@ -102,15 +102,15 @@ FROM_INIT = {"spectral", *PENALTIES, "uniform_thin", "uniform_thin_long", "dropo
 @pytest.mark.parametrize("method", MATCHED)
 def test_the_budget_is_met(make_run, method):
     done = run(make_run(method, "two_layers", "tiny8"), verify=method in ("spectral", "l1l2", "taylor", "slimming"))
-    share = done["cost"]["final"]["macs"] / done["cost"]["dense"]["macs"]
+    share = done.cost.final.macs / done.cost.dense.macs
     assert 0.3 < share <= 0.5
-    assert done["structure"]["gate_slice_difference"] <= 1e-4
-    assert done["training"]["starts_from"] == ("init" if method in FROM_INIT else "base")
+    assert done.structure.gate_slice_difference <= 1e-4
+    assert done.training.starts_from == ("init" if method in FROM_INIT else "base")
 
 
 def test_dense_is_the_dense_network(make_run):
     done = run(make_run("dense", "two_layers", "tiny8"), verify=True)
-    assert done["cost"]["final"] == done["cost"]["dense"]
+    assert done.cost.final == done.cost.dense
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_native_penalties_remove_units(make_run, method, strength, options):
     options = {"strength": str(strength), "ramp": "0"} | options
     spec, where = make_run(method, "mlp_40_40", "tiny8", options=options, train__epochs=6)
     done = run((dataclasses.replace(spec, budget=None), where), verify=method == "l1l2")
-    assert 2 <= done["structure"]["units_after"] < 80
-    assert done["curve"][5]["small"] == 80 - done["structure"]["units_after"]
-    assert done["spec"]["budget"] is None
+    assert 2 <= done.structure.units_after < 80
+    assert done.curve.logged["small"][5] == 80 - done.structure.units_after
+    assert done.spec.budget is None
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_run_interrupted_after_every_epoch_is_the_run_that_was_not(make_run, t
             except KeyboardInterrupt:
                 stops += 1
     assert stops == 6  # after both epochs of the base and of the method, the prune, the end
-    assert store.timeless(done) == store.timeless(whole)
+    assert store.without_timing(done) == store.without_timing(whole)
 
 
 @pytest.mark.usefixtures("make_run")  # its data set, and latency in a moment
@@ -174,11 +174,11 @@ def test_13_2_like_takes_the_widths_of_another_record(capsys, tmp_path):
     small = ["--dataset", "tiny8", "--recipe", "synthetic", "--epochs", "0", "--finetune-epochs", "0", "-q"]
     assert said(capsys, tmp_path, "-m", "fpgm", "--keep-macs", "0.3", "--ranking", "global", *small)[0] == 0
     (path,) = tmp_path.glob("records/**/*.json")
-    profile = store.load(path)["structure"]["widths"]
+    profile = store.load(path).structure.widths
     assert said(capsys, tmp_path, "-m", "random", "--like", path, *small)[0] == 0
     (other,) = set(tmp_path.glob("records/**/random/*.json"))
     done = store.load(other)
-    assert done["structure"]["widths"] == profile
-    assert done["spec"]["budget"]["widths"] == [after for _, after in profile.values()]
-    assert done["structure"]["masks_sha256"] != store.load(path)["structure"]["masks_sha256"]
+    assert done.structure.widths == profile
+    assert done.spec.budget.widths == [after for _, after in profile.values()]
+    assert done.structure.masks_sha256 != store.load(path).structure.masks_sha256
     assert main(["verify", "--out", str(tmp_path)]) == 0

@@ -254,7 +254,7 @@ def test_5h05_a_site_keeps_a_unit_whatever_the_strength(make_training):
 def test_5h07_the_pruned_network_is_measured_before_it_is_fine_tuned(make_run):
     options = {"strength": "10", "threshold": "0.5"}
     done = execute(*make_run("l1l2", "mlp_40_40", "tiny8", options=options, train__epochs=3, finetune__epochs=5))
-    assert done["metrics"]["pruned"]["loss"] != done["metrics"]["final"]["loss"]
+    assert done.metrics.pruned.loss != done.metrics.final.loss
 
 
 @pytest.mark.parametrize("kind", PENALTIES)

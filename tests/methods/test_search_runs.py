@@ -26,7 +26,7 @@ def verified(made):
     done = execute(spec, options)
     checks = verify_file(store.path_of(options.out, spec), options.out, options.data_dir)
     assert [c.outcome for c in checks] == ["ok"] * 8, checks
-    assert done["structure"]["gate_slice_difference"] <= 1e-4
+    assert done.structure.gate_slice_difference <= 1e-4
     return done
 
 
@@ -49,12 +49,12 @@ def stopped_everywhere(made, monkeypatch):
 
 def kept(done):
     """Units that the network of a record keeps, by site."""
-    return [after for _, after in done["structure"]["widths"].values()]
+    return [after for _, after in done.structure.widths.values()]
 
 
 def phases(done):
     """What the curve of a record says at the end of each phase."""
-    return {entry["phase"]: entry for entry in done["curve"]}
+    return {entry["phase"]: entry for entry in done.curve}
 
 
 def macs(first, second):
@@ -81,9 +81,9 @@ def test_2g01_the_schedule_is_what_is_trained(make_run, metric, schedule):
 )
 def test_budgets_are_met(make_run, method, options, keep):
     done = verified(make_run(method, "mlp_40_40", "tiny8", keep=keep, options=options))
-    share = done["cost"]["final"]["macs"] / done["cost"]["dense"]["macs"]
+    share = done.cost.final.macs / done.cost.dense.macs
     assert keep - 0.03 < share <= keep
-    assert done["training"]["starts_from"] == "init"
+    assert done.training.starts_from == "init"
     left = [entry["units_left"] for entry in phases(done).values()]
     assert left == sorted(left, reverse=True) and left[0] == (1 if method == "dropnet" else left[-1])
 
@@ -100,7 +100,7 @@ def test_dropnet_chooses_its_own_sparsity(make_run, metric, stop):
     if stop == "fraction":
         assert left == [80, 40, 20, 20] and sum(kept(done)) == 20 <= 0.3 * 80
     else:
-        search = done["training"]["plan"].index("prune")
+        search = done.training.plan.index("prune")
         top1 = [entry["val_top1"] for phase, entry in phases(done).items() if phase < search]
         good = [k for k, accuracy in enumerate(top1) if accuracy > 0.3 * top1[0]]
         assert good == list(range(len(good))) and len(top1) - len(good) <= 1  # ends after the first that is not
@@ -123,12 +123,12 @@ def test_3h10_edropout_chooses_its_own_sparsity(make_run, arch):
     dataset = "tiny8" if arch == "mlp_40_40" else "tiny"
     done = verified(without_budget(make_run("edropout", arch, dataset, options={"p0": "0.0", "op": "code"})))
     assert min(kept(done)) >= 1  # all that a first state has
-    assert sum(kept(done)) < 0.5 * done["structure"]["units_before"]
+    assert sum(kept(done)) < 0.5 * done.structure.units_before
 
 
 def test_3h01_a_share_of_units_is_no_size(make_run):
     done = execute(*make_run("edropout", "mlp_40_40", "tiny8", keep=0.5))
-    structure, cost = done["structure"], done["cost"]
+    structure, cost = done.structure, done.cost
     first, second = kept(done)
     assert structure["units_after"] / structure["units_before"] == (first + second) / 80 > 0.55
     params = 64 * first + first + first * second + second + second * 10 + 10
@@ -159,9 +159,9 @@ def test_training_costs_what_the_smaller_networks_cost(make_run, metric):
     done = execute(*make_run("dropnet", "mlp_40_40", "tiny8", options={"metric": metric}))
     cycles = [macs(w, w) for w in LAYER_40[:3]]
     final = macs(*kept(done))
-    assert done["cost"]["final"]["macs"] == final
+    assert done.cost.final.macs == final
     measured = 180 * sum(cycles) if metric == "minimum_layer" else 0  # one forward of every training image
-    assert done["training"]["macs"] == 3 * 160 * (sum(cycles) + 2 * final) + measured
+    assert done.training.macs == 3 * 160 * (sum(cycles) + 2 * final) + measured
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_stopped_after_every_epoch_and_resumed_equals_uninterrupted(
 
     whole = verified(made("whole"))
     done, stops = stopped_everywhere(made("stopped"), monkeypatch)
-    assert store.timeless(done) == store.timeless(whole)
-    assert stops > len(whole["curve"])
+    assert store.without_timing(done) == store.without_timing(whole)
+    assert stops > len(whole.curve)
 
 
 @pytest.mark.parametrize(

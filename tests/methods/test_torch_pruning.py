@@ -194,7 +194,7 @@ def test_no_batch_is_no_option():
 @pytest.mark.parametrize(("name", "options"), [("tp_random", {}), ("tp_obdc", {"batches": "2"})])
 def test_a_run(name, options, make_run):
     spec, settings = make_run(name, "resnet20", "tiny8", options=options)
-    assert execute(spec, settings)["status"] == "ok"
+    assert execute(spec, settings).status == "ok"
 
 
 # --- what torch-pruning 1.6.1 does wrong -----------------------------------------------------------------------------

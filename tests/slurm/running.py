@@ -85,5 +85,5 @@ def records(out) -> dict[str, dict]:
 
 def only_record(out) -> dict | None:
     """The record of the one run there is; None while there is none, or an unfinished one."""
-    found = [one for one in records(out).values() if one["status"] != "interrupted"]
+    found = [one for one in records(out).values() if one.status != "interrupted"]
     return found[0] if found else None

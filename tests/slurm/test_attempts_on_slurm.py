@@ -25,10 +25,10 @@ def undisturbed(tmp_path_factory):
 
 def _comparable(one):
     """A record without its times, without how long the method slept, and without what somebody is editing."""
-    found = store.timeless(one)
-    spec = {key: value for key, value in found["spec"].items() if key != "config"}
+    found = store.without_timing(one)
+    spec = {key: value for key, value in found.spec.items() if key != "config"}
     hidden = ("spec", "spec_sha256", "id", "artifacts", "code")
-    files = {name: one["sha256"] for name, one in found["artifacts"].items()}
+    files = {name: one["sha256"] for name, one in found.artifacts.items()}
     return {key: value for key, value in found.items() if key not in hidden} | {"spec": spec, "artifacts": files}
 
 
@@ -64,8 +64,8 @@ def test_warned_by_usr2(slurm_env, start, undisturbed):
     out, job = start()
     slurm_env.run("scancel", "--signal=USR2", job)
     done = finish(out)
-    assert (done["job"]["legs"], done["job"]["preemptions"], done["clock"]["resumes"]) == (2, 1, 1)
-    assert done["job"]["id"] == job
+    assert (done.job.attempts, done.job.preemptions, done.clock.resumes) == (2, 1, 1)
+    assert done.job.id == job
     assert epochs(out) == NEEDED
     assert _comparable(done) == undisturbed
 
@@ -74,7 +74,7 @@ def test_requeued_by_hand(slurm_env, start, undisturbed):
     out, job = start()
     slurm_env.run("scontrol", "requeue", job)
     done = finish(out)
-    assert (done["job"]["legs"], done["job"]["terminations"]) == (2, 1)
+    assert (done.job.attempts, done.job.terminations) == (2, 1)
     assert epochs(out) == NEEDED
     assert _comparable(done) == undisturbed
 
@@ -83,7 +83,7 @@ def test_preempted_with_a_warning(slurm_env, start, undisturbed):
     out, _ = start('time = 30\npartition = "low"')
     slurm_env.run("sbatch", "-p", "high", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
     done = finish(out)
-    assert (done["job"]["legs"], done["job"]["preemptions"]) == (2, 1)
+    assert (done.job.attempts, done.job.preemptions) == (2, 1)
     assert _comparable(done) == undisturbed
 
 
@@ -101,16 +101,16 @@ def test_preempted_without_a_warning_and_without_accounting(own_cluster, start, 
     wait_for(lambda: len(attempts(out)) == 2, "the second attempt")
     cluster.run("sbatch", "-p", "high", "-N1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
     done = finish(out)
-    assert (done["job"]["legs"], done["job"]["terminations"], done["job"]["kills"]) == (3, 1, 1)
+    assert (done.job.attempts, done.job.terminations, done.job.kills) == (3, 1, 1)
     assert _comparable(done) == undisturbed
 
 
 def test_a_time_limit_shorter_than_the_run(slurm_env, start, undisturbed):
     out, _ = start("time = 2", seconds=8.0, at=EPOCHS // 2)
     done = finish(out)
-    job = done["job"]
-    assert job["legs"] >= 2
-    assert job["timeouts"] == job["legs"] - 1
+    job = done.job
+    assert job["attempts"] >= 2
+    assert job["timeouts"] == job["attempts"] - 1
     assert job["kills"] == job["terminations"] == 0
     assert epochs(out) == NEEDED  # every attempt ended at a checkpoint: nothing was trained twice
     assert _comparable(done) == undisturbed
@@ -122,7 +122,7 @@ def test_a_node_that_dies(slurm_env, start, undisturbed):
     slurm_env.kill_node(node)
     wait_for(lambda: len(attempts(out)) == 2, "another node takes the job")
     done = finish(out)
-    assert (done["job"]["legs"], done["job"]["kills"]) == (2, 1)
+    assert (done.job.attempts, done.job.kills) == (2, 1)
     assert _comparable(done) == undisturbed
 
 
@@ -136,7 +136,7 @@ def test_a_job_killed_at_once_is_lost_and_can_be_tried_again(slurm_env, start, u
     assert status(out)["counts"]["lost"] == 1
     bench(*again, "--retry")
     done = finish(out)
-    assert (done["job"]["legs"], done["job"]["kills"]) == (2, 1)
+    assert (done.job.attempts, done.job.kills) == (2, 1)
     assert _comparable(done) == undisturbed
 
 
@@ -148,5 +148,5 @@ def test_cancelled_run_is_missing_and_resumes_when_resubmitted(slurm_env, start,
     wait_for(lambda: status(out)["counts"]["missing"] == 1, "that it is missing")
     bench(*sleepy(out, 1.0, EPOCHS, "--cluster", "slurm"))
     done = finish(out)
-    assert (done["job"]["legs"], done["job"]["terminations"]) == (2, 1)
+    assert (done.job.attempts, done.job.terminations) == (2, 1)
     assert _comparable(done) == undisturbed

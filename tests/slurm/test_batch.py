@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from support.records import line, read, seal
 
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.records import store
@@ -222,18 +223,18 @@ def test_a_failed_run_is_finished_and_an_interrupted_one_is_not(make_run):
         execute(spec, options)
     assert Task(spec).finished(options.out)
     path = store.path_of(options.out, spec)
-    path.write_text(store.to_text(store.seal(store.load(path) | {"status": "interrupted"})))
+    path.write_bytes(line(seal(read(path) | {"status": "interrupted"})))
     assert not Task(spec).finished(options.out)
 
 
 def test_a_record_that_is_to_be_replaced_is_no_result_and_its_successor_is(make_run):
     spec, options = make_run()
     old = execute(spec, options)
-    task = Task(spec, replaces=old["record_sha256"])
+    task = Task(spec, replaces=old.record_sha256)
     assert task.result(options.out) is None
     assert not task.finished(options.out)
     new = execute(spec, replace(options, retry=True))
-    assert new["record_sha256"] != old["record_sha256"]
+    assert new.record_sha256 != old.record_sha256
     assert task.result(options.out) == new
     assert task.finished(options.out)
 

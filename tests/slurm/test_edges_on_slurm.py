@@ -43,10 +43,10 @@ def test_slow_set_up_is_on_the_clock_and_ends_a_hopeless_run(slurm_env, tmp_path
     file = profile(tmp_path, f"time = 2\nsetup = ['{LATE.format(seconds=70)}']")
     bench(*sleepy(out, 40, 3, "--cluster", "slurm", "--profile", file, "--set", "train.lr=0.01"))
     failed = wait_for(lambda: only_record(out), "the record", seconds=280)
-    assert failed["status"] == "failed"
-    assert "3 attempts in a row ended before an epoch was done (3 timed out)" in failed["error"]["message"]
-    assert failed["job"]["timeouts"] >= 3  # one of them may have trained the base
-    assert failed["job"]["preemptions"] == 0
+    assert failed.status == "failed"
+    assert "3 attempts in a row ended before an epoch was done (3 timed out)" in failed.error.message
+    assert failed.job.timeouts >= 3  # one of them may have trained the base
+    assert failed.job.preemptions == 0
 
 
 def test_failing_line_of_the_set_up_is_named(slurm_env, tmp_path):
@@ -68,8 +68,8 @@ def test_job_in_container_is_requeued_and_resumes(slurm_env, tmp_path):
     (run,) = status(out)["runs"]
     slurm_env.run("scancel", "--signal=USR2", run.job)
     done = wait_for(lambda: only_record(out), "the record")
-    assert (done["status"], done["job"]["legs"], done["job"]["preemptions"]) == ("ok", 2, 1)
-    assert done["job"]["differs"] == []  # without git nothing is known of the code
+    assert (done.status, done.job.attempts, done.job.preemptions) == ("ok", 2, 1)
+    assert done.job.differs == []  # without git nothing is known of the code
     (batch,) = batches(out)
     log = batch.log(run.job).read_text()
     assert log.count(f"bench: job {run.job} queued again") == 1
@@ -116,7 +116,7 @@ def test_each_process_of_a_whole_node_has_its_gpu(slurm_env, tmp_path, monkeypat
     seen = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
     assert sorted({one["gpu"] for one in seen}) == ["0", "1", "2", "3"]
     assert len({one["process"] for one in seen}) == 4
-    assert {one["job"]["at_once"] for one in records(out).values()} == {4}
+    assert {one.job.at_once for one in records(out).values()} == {4}
 
 
 def test_jobs_take_the_next_run_of_one_queue(slurm_env, tmp_path):
@@ -125,7 +125,7 @@ def test_jobs_take_the_next_run_of_one_queue(slurm_env, tmp_path):
     words = ("sweep", tmp_path / "sweep.toml", "--threads", 1, "--out", out)
     assert "6 runs and 3 bases as job" in bench(*words, "--cluster", "slurm", "--profile", file, "--wait").stdout
     assert len(records(out)) == 6
-    assert len({one["job"]["id"] for one in records(out).values()}) == 2
+    assert len({one.job.id for one in records(out).values()}) == 2
     assert [attempt.ended for attempt in attempts(out)] == ["done"] * 6
 
 

@@ -151,9 +151,10 @@ def test_history_counts_the_ends_of_all_attempts_but_the_one_at_work(notes):
         if how:
             notes.end("some-s0", how)
     counts = history(attempts(notes))
-    assert counts == {"legs": 7, "preemptions": 2, "timeouts": 1, "terminations": 1, "kills": 2}
-    assert history([]) == {"legs": 0, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
-    assert history(attempts(notes)[:1]) == {"legs": 1, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
+    assert counts == {"attempts": 7, "preemptions": 2, "timeouts": 1, "terminations": 1, "kills": 2}
+    assert history([]) == {"attempts": 0, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
+    once = {"attempts": 1, "preemptions": 0, "timeouts": 0, "terminations": 0, "kills": 0}
+    assert history(attempts(notes)[:1]) == once
 
 
 def attempt(ended=TIMED_OUT, batch="b", saves=0):

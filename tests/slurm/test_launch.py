@@ -61,7 +61,7 @@ def leave(out, spec, status="ok"):
     else:
         made = finished(spec, 60.0) if status == "ok" else ended(status, spec, "stopped")
         store.write(store.path_of(out, spec), made)
-    return store.load(store.path_of(out, spec))["record_sha256"]
+    return store.load(store.path_of(out, spec)).record_sha256
 
 
 def trained(out, spec, name="some_base"):

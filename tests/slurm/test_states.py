@@ -65,9 +65,9 @@ def leave(out, spec, status="ok", seconds=12.0, replaced=False):
         leave_failure(spec, RunOptions(out=out, retry=True), SetupError("no data"), {"at": time.time()})
     else:
         made = finished(spec, seconds) if status == "ok" else ended(status, spec, "stopped")
-        made["clock"] |= {"at": time.time()}
+        made.clock |= {"at": time.time()}
         store.write(store.path_of(out, spec), made, replace=replaced)
-    return store.load(store.path_of(out, spec))["record_sha256"]
+    return store.load(store.path_of(out, spec)).record_sha256
 
 
 def submitted(out, *elements, jobs, cluster="slurm", replaces=None, when="2026-01-01T00:00:00+00:00"):

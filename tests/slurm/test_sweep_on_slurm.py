@@ -34,11 +34,11 @@ def test_24_runs_as_arrays_over_four_nodes_are_those_of_this_process(slurm_env, 
     bench(*words, "--cluster", "inline", "--out", tmp_path / "inline")
     here, there = records(tmp_path / "inline"), records(out)
     assert len(there) == 24
-    assert {name: store.timeless(one) for name, one in there.items()} == {
-        name: store.timeless(one) for name, one in here.items()
+    assert {name: store.without_timing(one) for name, one in there.items()} == {
+        name: store.without_timing(one) for name, one in here.items()
     }
-    assert {one["job"]["cluster"] for one in there.values()} == {"slurm"}
-    (array,) = {one["job"]["id"].partition("_")[0] for one in there.values()}
+    assert {one.job.cluster for one in there.values()} == {"slurm"}
+    (array,) = {one.job.id.partition("_")[0] for one in there.values()}
     nodes = slurm_env.run("sacct", "-n", "-X", "-P", "-j", array, "-o", "NodeList").stdout.split()
     assert set(nodes) == {"n1", "n2", "n3", "n4"}
     again = bench(*words, "--cluster", "slurm", "--out", out, "--json")
@@ -82,7 +82,7 @@ def test_a_base_is_trained_once_and_waited_for(slurm_env, tmp_path):
     for share in (0.5, 0.25):
         bench(*words, "--keep-macs", share, "--cluster", "slurm", "--profile", file)  # two commands: no base job
     wait_for(lambda: status(out)["counts"]["done"] == 2, "two runs")
-    assert len({one["training"]["base"]["sha256"] for one in records(out).values()}) == 1
+    assert len({one.training.base.sha256 for one in records(out).values()}) == 1
     logs = "".join(log.read_text() for log in out.glob("jobs/*/*_log.out"))
     assert logs.count("base train epoch 3/3") == 1
 
@@ -95,7 +95,7 @@ def test_one_spec_in_two_jobs_at_once_is_one_run(slurm_env, tmp_path):
     done = bench(*words, "--json")  # beside it, in this process: waits, and gets the job's record
     assert "waiting for another process" in done.stderr
     assert json.loads(done.stdout)["job"]["cluster"] == "slurm"
-    assert only_record(out)["record_sha256"] == json.loads(done.stdout)["record_sha256"]
+    assert only_record(out).record_sha256 == json.loads(done.stdout)["record_sha256"]
     assert not list(out.rglob("superseded"))
 
 
@@ -104,8 +104,8 @@ def test_processes_of_a_job_share_its_runs(slurm_env, tmp_path):
     words = ("run", "--method", "l1_norm", *TINY, "--plugin", "tests/plugins/small.py", "--out", out, "--epochs", 2)
     bench(*words, "--seeds", "0-3", "--cluster", "slurm", "--profile", file, "--wait")
     assert len(records(out)) == 4
-    assert len({one["job"]["id"] for one in records(out).values()}) == 1
-    assert {one["job"]["at_once"] for one in records(out).values()} == {2}
+    assert len({one.job.id for one in records(out).values()}) == 1
+    assert {one.job.at_once for one in records(out).values()} == {2}
     assert {attempt.facts["worker"] for attempt in attempts(out)} == {0, 1}
     (log,) = out.glob("jobs/*/*_log.out")  # one for all processes
     assert log.read_text().count("measuring") == 4

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from support.made_records import made, seeds
+from support.records import line
 
 import leaderboard
-from bench.records import store
 from leaderboard.published.publications import PublishedAccuracy
 from leaderboard.reader.model import Board, Difference, Mean, Row, Run, Speed, Table
 from leaderboard.stats.boards import build
@@ -34,9 +34,9 @@ def records():
 def put(folder, found):
     """Write records under names that nothing in them has a say in."""
     for number, each in enumerate(found):
-        path = Path(folder) / f"r{number}" / f"{each['id']}.json"
+        path = Path(folder) / f"r{number}" / f"{each.id}.json"
         path.parent.mkdir(parents=True)
-        path.write_text(store.to_text(each), encoding="utf-8")
+        path.write_bytes(line(each))
     return Path(folder)
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from support import records
 
-from bench.records import store
-from bench.records.schema import EMPTY
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
 
@@ -71,7 +69,7 @@ def made(
     found["training"] |= {"layout": layout} if layout else {}
     found["training"] |= {"epochs": epochs, "examples": 900 * epochs, "macs": int(1e9 * cost)}
     found["training"]["base"] |= {"sha256": sha((arch, seed)), "epochs": epochs - own}
-    found["curve"] = [found["curve"][0] | {"epoch": epoch} for epoch in range(own)]
+    found["curve"] = {key: column * own for key, column in found["curve"].items()} | {"epoch": [*range(own)]}
     units = max(1, round(10 * share)) if prunes else 10
     found["structure"] |= {"widths": {"one": [10, units]}, "units_before": 10, "units_after": units}
     found["structure"]["arch_sha256"] = sha(arch)
@@ -93,8 +91,8 @@ def made(
         described = {"type": "Error", "message": error, "traceback": ["somewhere"]} | (
             {"blame": blame} if blame else {}
         )
-        found |= EMPTY | {"status": status, "error": described}
-    return store.seal(found)
+        found = records.unfinished(found) | {"status": status, "error": described}
+    return records.seal(found)
 
 
 def _quality(wrong: int) -> dict:
@@ -108,7 +106,6 @@ def _timing(batch: int, speedup: float, busy: bool, device: str) -> dict:
         device=device,
         **{"batch": batch, "load_average": 9.0 if busy else 0.5, "rounds": 2, "dense_ms": dense, "sliced_ms": sliced},
         **{"speedup": dense / sliced, "speedup_ci95": [speedup * 0.99, speedup * 1.01]},
-        **{"dense_samples_ms": [dense, dense], "sliced_samples_ms": [sliced, sliced]},
     )
 
 
@@ -119,7 +116,7 @@ def put(folder: Path, *made_ones: dict) -> Path:
         while path.exists():  # a second record of the same run
             path = path.parent / "again" / path.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(store.to_text(found))
+        path.write_bytes(records.line(found))
     return folder
 
 

@@ -1,8 +1,14 @@
 """Records that nobody ran, in the form of those that were: for tests of what reads them."""
 
+import contextlib
 import copy
+import hashlib
 
-from bench.records.schema import EMPTY
+import msgspec
+
+from bench.errors import BenchError
+from bench.records import store
+from bench.records.schema import Record
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
 
@@ -16,7 +22,7 @@ SPEC = Spec(
 
 
 def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
-    """The record of a run that finished, not sealed.
+    """The record of a run that finished, as a table, without its hash.
 
     Args:
         spec: what was run.
@@ -25,11 +31,11 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
     """
     work = {"epochs": 2, "examples": 200, "macs": 600_000}
     return {
-        "schema": 1,
+        "schema": 2,
         "kind": "bench.run",
         "id": spec.id,
         "status": "ok",
-        "spec": spec.as_dict(),
+        "spec": spec_table(spec),
         "spec_sha256": spec.sha256,
         "code": {"version": "0.2.0", "commit": "c" * 40, "diff_sha256": None, "method_sha256": "d" * 64},
         "environment": {
@@ -51,13 +57,14 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         },
         "cost": {"dense": cost(1000, 200), "final": cost(490, 90)},
         "metrics": {"dense": quality(), "pruned": quality(), "final": quality()},
-        "curve": [
-            {"phase": 1, "part": "finetune", "epoch": 1, "train_loss": 0.5, "val_top1": 0.5, "val_loss": 0.7}
-            | {"units_left": 0.5}
-        ],
+        "curve": {
+            **{"phase": [1], "part": ["finetune"], "epoch": [1], "train_loss": [0.5], "val_top1": [0.5]},
+            **{"val_loss": [0.7], "units_left": [0.5]},
+        },
         "artifacts": {
             "network": {"file": "network.safetensors", "bytes": 400, "sha256": "7" * 64},
             "masks": {"file": "masks.safetensors", "bytes": 80, "sha256": "8" * 64},
+            "samples": described(1),
         },
         "latency": [timing()],
         "memory": {"batch": 4, "dense_peak_bytes": 900, "final_peak_bytes": 500, "process_peak_bytes": 10_000},
@@ -67,14 +74,61 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         },
         "job": None,
         "error": None,
-        "record_sha256": "0" * 64,
     }
 
 
 def ended(status="failed", spec=SPEC, message="why"):
-    """The record of a run that did not finish, not sealed."""
+    """The record of a run that did not finish, as a table without its hash."""
     error = {"type": "RunFailed", "message": message, "traceback": ["run.py:1 go: x"]}
-    return finished(spec) | EMPTY | {"status": status, "error": error}
+    return unfinished(finished(spec)) | {"status": status, "error": error}
+
+
+def spec_table(spec):
+    """A specification as a record has it."""
+    return msgspec.to_builtins(spec)
+
+
+def unfinished(table):
+    """What is in a record of every status."""
+    required = [field.name for field in msgspec.structs.fields(Record) if field.required]
+    return {key: table[key] for key in required}
+
+
+def samples(timings, name=SPEC.id):
+    """The file of latency samples of so many of :func:`timing`, and what a record says of it."""
+    from bench.records.schema import Pair
+
+    pairs = [Pair([1_900_000, 2_000_000, 2_100_000], [1_000_000, 1_000_000, 1_100_000])] * timings
+    return store.samples_file(name, pairs)
+
+
+def described(timings):
+    """What a record says of its samples' file."""
+    return msgspec.to_builtins(samples(timings)[0])
+
+
+def line(table):
+    """The line of a table, whatever it says, with the hash that the table has, or the right one where it has none."""
+    body = msgspec.json.encode({k: v for k, v in table.items() if k != "record_sha256"}, order="sorted")
+    with contextlib.suppress(msgspec.MsgspecError, BenchError):  # a forger's may be none
+        body = msgspec.json.encode(msgspec.json.decode(body, type=Record), order="sorted")
+    own = table.get("record_sha256", hashlib.sha256(body).hexdigest())
+    return body[:-1] + b',"record_sha256":"%b"}\n' % own.encode()
+
+
+def seal(table):
+    """The table with the hash that its line has."""
+    return msgspec.json.decode(line({k: v for k, v in table.items() if k != "record_sha256"}))
+
+
+def record(table):
+    """The record of a table, as it is read from a file."""
+    return store.decode(line({k: v for k, v in table.items() if k != "record_sha256"}), "made")
+
+
+def read(path):
+    """The record in a file, as a table with its hash."""
+    return store.as_table(store.load(path))
 
 
 def quality(**changes):
@@ -101,7 +155,6 @@ def timing(**changes):
         **{"batch": 4, "device": "a CPU", "threads": 1, "dtype": "float32", "runtime": "eager"},
         **{"runtime_version": "2.15.0", "layout": "channels_last", "rounds": 3, "load_average": 0.5},
         **{"dense_ms": 2.0, "sliced_ms": 1.0, "speedup": 2.0, "speedup_ci95": [1.5, 2.5]},
-        **{"dense_samples_ms": [1.9, 2.0, 2.1], "sliced_samples_ms": [1.0, 1.0, 1.1]},
         **changes,
     }
 

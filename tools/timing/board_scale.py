@@ -7,8 +7,8 @@ cost and hashes of its own: 40 methods at 4 budgets with 5 seeds, on so many net
 already is used again.
 """
 
+import dataclasses
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -16,76 +16,58 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from bench.cli.board import FORMATS
-from bench.records import store
+from bench.records import pack, store
 from bench.spec.spec import Budget, Spec
 
 ROOT = Path(__file__).parents[2]
 KEEPS = (0.75, 0.5, 0.25, 0.1)
 METHODS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long", *(f"method{k}" for k in range(35)))
 SEEDS = 5
-MARKS = {
-    **{"method": '"@method@"', "arch": '"@arch@"', "spec": '"' + "a" * 64 + '"', "id": '"aaaaaaaaaaaa-s0"'},
-    **{"seed": "987654321", "keep": "0.123454321", "right": "0.11111", "dense": "0.22222"},
-    **{"macs": "1111111", "conv": "1111112", "base": '"' + "b" * 64 + '"'},
-}
 
 
 def template():
-    """The text of a real record with a mark for each value that is to vary, as it is hashed and as it is written."""
-    path = next(p for p in store.find(ROOT / "leaderboard" / "records") if p.parent.name == "l1_norm")
-    found = store.load(path)
-    found["spec"] |= {"method": "@method@", "arch": "@arch@", "seed": 987654321}
-    found["spec"]["budget"]["keep_macs"] = 0.123454321
-    found |= {"id": "aaaaaaaaaaaa-s0", "spec_sha256": "a" * 64, "record_sha256": "c" * 64}
-    found["metrics"]["final"] |= {"top1": 0.11111, "worst_class_top1": 0.0, "top5": 1.0}
-    found["metrics"]["dense"] |= {"top1": 0.22222, "worst_class_top1": 0.0, "top5": 1.0}
-    found["cost"]["final"]["macs"] = 1111111
-    found["cost"]["final"]["macs_by_op"] = {"conv": 1111112}
-    found["training"]["base"]["sha256"] = "b" * 64
-    found["code"]["diff_sha256"] = None
-    for timing in found["latency"]:  # as they are written now: to the nanosecond
-        for key in ("dense_samples_ms", "sliced_samples_ms"):
-            timing[key] = [round(sample, 6) for sample in timing[key]]
-    body = {key: value for key, value in found.items() if key != "record_sha256"}
-    hashed = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return found, hashed, store.to_text(found)
+    """A record that a real run left."""
+    packs = ROOT / "leaderboard" / "records" / "fp32" / "digits-resnet20.jsonl.gz"
+    return next(found for path in store.find(packs) if (found := store.load(path)).spec.method == "l1_norm")
 
 
 def generate(folder, count):
-    """Write the records."""
-    found, hashed, text = template()
-    rng, images = np.random.default_rng(0), found["metrics"]["final"]["examples"]
-    spec = {key: value for key, value in found["spec"].items() if key != "recipe_sha256"}
-    recipe = Spec.from_dict(spec | {"method": "x", "arch": "x", "seed": 0}).recipe
-    written = 0
+    """Write the records, one pack a network."""
+    like = template()
+    rng, images, dense, final = np.random.default_rng(0), like.data.test, like.cost.dense, like.cost.final
     for net in range(-(-count // (len(METHODS) * len(KEEPS) * SEEDS))):
+        made = []
         for method in METHODS:
             skill = rng.normal(0, 3)
             for keep in KEEPS:
-                asked = Spec(method, f"net{net}", found["spec"]["dataset"], recipe, Budget(keep_macs=keep))
-                target = folder / f"net{net}" / method
-                target.mkdir(parents=True, exist_ok=True)
+                asked = Spec(method, f"net{net}", like.spec.dataset, like.spec.recipe, Budget(keep_macs=keep))
                 for seed in range(SEEDS):
-                    if written == count:
-                        return
                     wrong = int(np.clip(20 + 5 / keep + skill + rng.normal(0, 2), 0, images))
-                    macs = int(found["cost"]["dense"]["macs"] * keep) - 10
+                    macs = int(dense.macs * keep) - 10
                     base = hashlib.sha256(f"{net} {seed}".encode()).hexdigest()
-                    values = {
-                        **{"method": f'"{method}"', "arch": f'"net{net}"', "spec": f'"{asked.sha256}"'},
-                        **{"id": f'"{asked.sha256[:12]}-s{seed}"', "seed": str(seed), "keep": repr(keep)},
-                        **{"right": repr((images - wrong) / images), "dense": repr((images - 9) / images)},
-                        **{"macs": str(macs), "conv": str(macs), "base": f'"{base}"'},
-                    }
-                    body, whole = hashed, text
-                    for mark, value in values.items():
-                        body, whole = body.replace(MARKS[mark], value), whole.replace(MARKS[mark], value)
-                    own = hashlib.sha256(body.encode()).hexdigest()
-                    (target / f"{asked.sha256[:12]}-s{seed}.json").write_text(whole.replace("c" * 64, own))
-                    written += 1
+                    own = {"top1": (images - wrong) / images, "top5": 1.0, "worst_class_top1": 0.0}
+                    of_dense = {"top1": (images - 9) / images, "top5": 1.0, "worst_class_top1": 0.0}
+                    cost = msgspec.structs.replace(final, macs=macs, macs_by_op={"conv": macs})
+                    trained = msgspec.structs.replace(like.training.base, sha256=base)
+                    record = msgspec.structs.replace(
+                        like,
+                        id=f"{asked.sha256[:12]}-s{seed}",
+                        spec=dataclasses.replace(asked, seed=seed),
+                        spec_sha256=asked.sha256,
+                        cost=msgspec.structs.replace(like.cost, final=cost),
+                        training=msgspec.structs.replace(like.training, base=trained),
+                        metrics=msgspec.structs.replace(
+                            like.metrics,
+                            dense=msgspec.structs.replace(like.metrics.dense, **of_dense),
+                            final=msgspec.structs.replace(like.metrics.final, **own),
+                        ),
+                    )
+                    made.append((record.id, store.encode(record)))
+        pack.write(folder / f"net{net}{pack.SUFFIX}", made[: max(0, count - net * len(made))])
 
 
 MEASURED = """
@@ -114,7 +96,8 @@ def main():
         began = time.perf_counter()
         generate(folder, count)
         print(f"wrote {count:,} records in {time.perf_counter() - began:.0f} s under {folder}")
-    print(f"a record is {next(store.find(folder)).stat().st_size / 1024:.0f} KB, load {os.getloadavg()[0]:.1f}")
+    size = sum(file.stat().st_size for file in folder.glob("*.gz"))
+    print(f"a record is {size / count:,.0f} bytes, load {os.getloadavg()[0]:.1f}")
     cache = folder / ".board-cache.json"
     cache.unlink(missing_ok=True)
     command("first, all files read, the tables of one network", "board", folder, "--arch", "net0")

@@ -9,11 +9,11 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import bench
 from bench.errors import BenchError
 from bench.records import store
+from bench.records.schema import Record
 from bench.spec.digest import digest
 from slurm import journal
 from slurm.batch import Batch, jobs_folder
@@ -55,7 +55,7 @@ def sweep_file(runs: int) -> str:
     return text
 
 
-def undisturbed(folder: Path, log: Log) -> dict[Path, dict]:
+def undisturbed(folder: Path, log: Log) -> dict[Path, Record]:
     """The same runs one after the other in two processes; those that are there from before stay."""
     name = "undisturbed-" + digest((folder / "sweep.toml").read_text())[:8]
     out, began, shards = folder / name, time.monotonic(), []
@@ -73,7 +73,7 @@ def undisturbed(folder: Path, log: Log) -> dict[Path, dict]:
     return found
 
 
-def damaged(out: Path, found: dict[Path, dict]) -> list[str]:
+def damaged(out: Path, found: dict[Path, Record]) -> list[str]:
     """Files that are not whole; the records that are go to ``found``."""
     bad = []
 
@@ -89,10 +89,9 @@ def damaged(out: Path, found: dict[Path, dict]) -> list[str]:
                 Batch.load(path)
             else:
                 found[path] = entry = store.load(path)
-                if store.seal(entry) != entry:
-                    bad.append(f"{path.stem}: its own hash does not hold")
-                for artifact in entry["artifacts"].values() if path.parent.name != "superseded" else ():
-                    is_hash(artifact["sha256"], out / "artifacts" / entry["id"] / artifact["file"])
+                artifacts = store.as_table(entry).get("artifacts", {})
+                for artifact in artifacts.values() if path.parent.name != "superseded" else ():
+                    is_hash(artifact["sha256"], out / "artifacts" / entry.id / artifact["file"])
         except (BenchError, OSError, ValueError, KeyError) as error:
             bad.append(f"{path.name}: {error}")
     return bad
@@ -114,7 +113,7 @@ def verdict(chaos, seconds: float) -> bool:
     """Print what holds and what does not; returns whether all does."""
     say, out = chaos.log.say, chaos.out
     broken: list[str] = []
-    found: dict[Path, dict[str, Any]] = {}
+    found: dict[Path, Record] = {}
 
     def check(what: str, bad: list[str]) -> None:
         broken.extend(bad)
@@ -127,12 +126,12 @@ def verdict(chaos, seconds: float) -> bool:
     say(", ".join(f"{chaos.counts[what]} {what}" for what in ("calls of sweep", "nodes resumed", "jobs released")))
     check("torn or damaged files", damaged(out, found))
     mine = {path: found.get(out / "records" / path) for path in chaos.expected}
-    ok = {path: entry for path, entry in mine.items() if entry and entry["status"] == "ok"}
+    ok = {path: entry for path, entry in mine.items() if entry and entry.status == "ok"}
     say(f"{len(ok)} of {len(mine)} runs have a finished record ({100 * len(ok) / len(mine):.0f} %)")
     check("lost runs, without a record", [path.stem for path, entry in mine.items() if not entry])
-    check("unfinished runs", [f"{p.stem}: {e['status']}" for p, e in mine.items() if e and e["status"] != "ok"])
+    check("unfinished runs", [f"{p.stem}: {e.status}" for p, e in mine.items() if e and e.status != "ok"])
     attempts_of = journal.attempts_of(jobs_folder(out))
-    good = Counter(entry["id"] for entry in found.values() if entry["status"] == "ok")
+    good = Counter(entry.id for entry in found.values() if entry.status == "ok")
     twice = [f"{key}: {n} finished records" for key, n in good.items() if n > 1]
     twice += [f"base {key}: its facts changed" for key in sorted(chaos.changed_bases)]
     for key, attempts in attempts_of.items():
@@ -141,12 +140,12 @@ def verdict(chaos, seconds: float) -> bool:
     check("made twice", twice)
     unequal = []
     for path, entry in ok.items():
-        a, b = store.timeless(entry), store.timeless(chaos.expected[path])
-        if digest(a) != digest(b):
+        a, b = store.without_timing(entry), store.without_timing(chaos.expected[path])
+        if a != b:
             unequal.append(f"{path.stem}: {', '.join(key for key in a if a[key] != b.get(key))}")
     check("results that differ from the undisturbed ones", unequal)
     aside = [entry for path, entry in found.items() if path.parent.name == "superseded"]
-    check("saved epochs that were trained again", repeated(attempts_of, {entry["id"] for entry in aside}))
+    check("saved epochs that were trained again", repeated(attempts_of, {entry.id for entry in aside}))
     check("submissions that ended with a traceback", chaos.tracebacks)
     ends = Counter(attempt.ended or journal.KILLED for attempts in attempts_of.values() for attempt in attempts)
     killed = ends[journal.KILLED] + chaos.counts["SIGKILL of the submitting process"]
@@ -154,10 +153,11 @@ def verdict(chaos, seconds: float) -> bool:
     check(f"unfinished files (*.part) beyond {killed} killed processes", parts[killed:])
     sums: Counter[str] = Counter()
     for entry in ok.values():
-        sums.update({key: entry["job"][key] for key in ("legs", "preemptions", "timeouts", "terminations", "kills")})
+        counts = ("attempts", "preemptions", "timeouts", "terminations", "kills")
+        sums.update({key: getattr(entry.job, key) or 0 for key in counts})
     say("as the records have it: " + ", ".join(f"{n} {what}" for what, n in sums.items()))
     say("legs, those of bases too: " + ", ".join(f"{n} {how}" for how, n in ends.most_common()))
-    failed = [f"{entry['id']}: {(entry['error'] or {}).get('message')}" for entry in aside]
+    failed = [f"{entry.id}: {entry.error.message if entry.error else None}" for entry in aside]
     say("; ".join([f"{len(aside)} records were superseded", *failed]))
     left = len(list(out.glob("checkpoints/*.pt"))), len(list((chaos.folder / "tmp").glob("*.json")))
     say("{} unfinished files, {} checkpoints and {} rescued records are left".format(len(parts), *left))

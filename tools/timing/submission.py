@@ -15,7 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from bench.records import store
+from bench.records.schema import Job, Record
 from slurm.batch import Batch, batches
 
 METHODS = ("l1_norm", "l2_norm", "random", "fpgm", "act_mean", "taylor", "ddrop", "apoz", "uniform_thin", "edropout")
@@ -61,7 +64,7 @@ def elements(out: Path) -> Iterator[tuple[Batch, int]]:
         yield from ((batch, number) for number in range(batch.count))
 
 
-def finish(out: Path, like: dict, folder: Path, done: int) -> None:
+def finish(out: Path, like: Record, folder: Path, done: int) -> None:
     """Leave what the first ``done`` of the jobs, and those at work, would have left; the others stay in the queue."""
     jobs = list(elements(out))
     at_work = AT_WORK if done < len(jobs) else 0
@@ -82,10 +85,9 @@ def finish(out: Path, like: dict, folder: Path, done: int) -> None:
         for key in batch.keys_of(number):
             task = batch.task(key)
             if not task.base and not (path := store.path_of(out, task.spec)).exists():
-                mine = {"id": key, "spec": task.spec.as_dict(), "spec_sha256": task.spec.sha256}
-                store.write(
-                    path, {**like, **mine, "job": {"cluster": "slurm", "id": batch.jobs[number], "differs": []}}
-                )
+                of_job = Job(cluster="slurm", id=batch.jobs[number], differs=[])
+                mine = {"id": key, "spec": task.spec, "spec_sha256": task.spec.sha256, "job": of_job}
+                store.write(path, msgspec.structs.replace(like, **mine))
     (folder / "queue").write_text("".join(f"{line}\n" for line in queue))
 
 

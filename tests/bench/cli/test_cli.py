@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import PLUGINS, ROOT
+from support.records import line
 
 from bench.cli import main, parser
 from bench.errors import UsageError
@@ -119,10 +120,10 @@ def test_run_show_verify(capsys, tmp_path, monkeypatch):
     assert "FAILED" not in text
     found = json.loads(path.read_text())
     found["metrics"]["final"]["loss"] /= 2
-    path.write_text(json.dumps(found))
+    path.write_bytes(line(found))
     code, text, _ = run(capsys, "verify", path, "--out", tmp_path)
     assert code == 1
-    assert "FAILED  own hash" in text
+    assert "its content is not what record_sha256 was made of" in text
 
 
 def test_dry_run_says_what_would_run_and_writes_nothing(capsys, tmp_path):

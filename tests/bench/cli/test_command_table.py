@@ -8,6 +8,7 @@ from support.paths import ROOT
 
 from bench import __version__
 from bench.cli import main, parser
+from bench.records import store
 from leaderboard.render.text_table import wide
 
 RUN = ["run", "-m", "l1_norm", "-a", "lenet"]
@@ -132,7 +133,7 @@ def more(places, tmp_path_factory):
     sweep = tmp_path_factory.mktemp("sweep") / "some.toml"
     sweep.write_text('[[runs]]\narch = "resnet20"\nmethod = ["spectral_energy", "uniform_thin_long"]\nseeds = "0-4"\n')
     committed = ROOT / "leaderboard" / "records"
-    return places | {"SWEEP": str(sweep), "RECORD": str(next(iter(sorted(committed.rglob("*-s0.json")))))}
+    return places | {"SWEEP": str(sweep), "RECORD": str(next(store.find(committed)))}
 
 
 @pytest.mark.parametrize("columns", [80, 60])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.image_folders import resolved, write_folder
 from support.paths import PLUGINS
+from support.records import line, read, seal
 
 from bench.cli import main
 from bench.errors import RunFailed, SetupError, UsageError
@@ -59,15 +60,15 @@ def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_p
     [logits] = onnx_export.load(file)(x)()
     assert torch.allclose(torch.from_numpy(logits), stored.final().eval()(x).detach(), atol=1e-4)
     hits = (torch.from_numpy(logits).argmax(1) == test.labels).float().mean().item()
-    assert hits == pytest.approx(done["metrics"]["final"]["top1"])
+    assert hits == pytest.approx(done.metrics.final.top1)
     said = props(file)
-    assert said["record"] == done["id"]
-    assert said["masks_sha256"] == done["structure"]["masks_sha256"]
+    assert said["record"] == done.id
+    assert said["masks_sha256"] == done.structure.masks_sha256
     assert (said["network"], said["classes"]) == ("final", "10")
     assert json.loads(said["mean"]) == pytest.approx(test.mean.flatten().tolist())
     assert json.loads(said["std"]) == pytest.approx(test.std.flatten().tolist())
     assert all(f"{key} " in out and value in out for key, value in said.items())
-    assert f"{done['cost']['final']['macs']:,}" in out
+    assert f"{done.cost.final.macs:,}" in out
     assert str(tmp_path) not in "".join(said.values())
 
 
@@ -95,13 +96,13 @@ def test_the_file_says_how_images_are_resized(bench, make_run, tmp_path, size, s
 def test_both_networks_as_json(bench, made, tmp_path):
     done, _ = made
     code, out, _ = bench(
-        "export", done["id"][:8], "--onnx", tmp_path / "net.onnx", "--which", "both", "--batch", 3, "--json"
+        "export", done.id[:8], "--onnx", tmp_path / "net.onnx", "--which", "both", "--batch", 3, "--json"
     )
     rows = json.loads(out)
     assert code == 0
     assert [Path(row["file"]).name for row in rows] == ["net.onnx", "net-dense.onnx"]
     for row, which in zip(rows, ("final", "dense")):
-        assert (row["network"], row["macs"]) == (which, done["cost"][which]["macs"])
+        assert (row["network"], row["macs"]) == (which, getattr(done.cost, which).macs)
         assert row["bytes"] == Path(row["file"]).stat().st_size
         assert 0 <= row["difference"] <= 1e-4
         assert [timing["batch"] for timing in row["ms"]] == [1, 3]
@@ -112,7 +113,7 @@ def test_both_networks_as_json(bench, made, tmp_path):
     test = Stored(done, tmp_path).test_images(tmp_path)
     [logits] = onnx_export.load(Path(rows[1]["file"]))(test.normalised(test.pixels))()
     hits = (torch.from_numpy(logits).argmax(1) == test.labels).float().mean().item()
-    assert hits == pytest.approx(done["metrics"]["dense"]["top1"])
+    assert hits == pytest.approx(done.metrics.dense.top1)
 
 
 @pytest.mark.usefixtures("onnx_extra")
@@ -177,9 +178,9 @@ def test_a_file_that_is_there_stays_without_force(bench, made, tmp_path):
 def test_wrong_words(bench, made, tmp_path, monkeypatch):
     _, path = made
     monkeypatch.setattr(onnx_export, "PACKAGES", ())
-    failed = store.load(path) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
+    failed = read(path) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
     other = tmp_path / "failed-s0.json"
-    other.write_text(store.to_text(store.seal(failed)))
+    other.write_bytes(line(seal(failed)))
     file = tmp_path / "network.onnx"
     for arguments, said in (
         (["none", "--onnx", file], "no record of that name"),
@@ -206,18 +207,17 @@ def test_without_the_extra_the_command_says_how_to_get_it(bench, tmp_path, monke
 def test_a_run_measures_in_each_runtime(make_run, capsys):
     spec, options = make_run("random", "two_layers", "tiny8")
     done = execute(spec, dataclasses.replace(options, runtimes=("eager", "onnxruntime")))
-    assert [(t["runtime"], t["batch"]) for t in done["latency"]] == [
+    assert [(t.runtime, t.batch) for t in done.latency] == [
         (runtime, batch) for runtime in ("eager", "onnxruntime") for batch in (1, 4)
     ]
-    eager, onnx = done["latency"][0], done["latency"][2]
-    assert set(eager) == set(onnx)
-    assert (onnx["layout"], onnx["threads"], onnx["dtype"]) == ("channels_first", 1, "float32")
-    assert (eager["runtime_version"], onnx["runtime_version"]) != (onnx["runtime_version"], eager["runtime_version"])
+    eager, onnx = done.latency[0], done.latency[2]
+    assert (onnx.layout, onnx.threads, onnx.dtype) == ("channels_first", 1, "float32")
+    assert eager.runtime_version != onnx.runtime_version
     lines = summary(done).splitlines()
     assert len([line for line in lines if line.startswith("speed-up at batch")]) == 2
     assert len([line for line in lines if line.startswith("onnxruntime speed-up at batch")]) == 2
 
-    assert execute(spec, options)["id"] == done["id"]  # runtimes are no part of what a run is
+    assert execute(spec, options).id == done.id  # runtimes are no part of what a run is
 
 
 @pytest.mark.usefixtures("onnx_extra")
@@ -225,9 +225,9 @@ def test_a_network_that_cannot_be_exported_costs_no_more_than_its_entry(make_run
     add_plugin(str(PLUGINS / "unexportable.py"))
     spec, options = make_run("l1_norm", "bessel", "tiny8")
     done = execute(spec, dataclasses.replace(options, quiet=False, runtimes=("onnxruntime", "eager")))
-    assert done["status"] == "ok"
-    assert {t["runtime"] for t in done["latency"]} == {"eager"}
-    assert done["memory"]["dense_peak_bytes"] > 0
+    assert done.status == "ok"
+    assert {t.runtime for t in done.latency} == {"eager"}
+    assert done.memory.dense_peak_bytes > 0
     assert re.search("no latency in onnxruntime: Bessel cannot be exported to ONNX", capsys.readouterr().err)
 
 

@@ -4,6 +4,7 @@ import json
 import statistics
 
 import pytest
+from support.records import line, read, seal
 
 from bench.cli import main
 from bench.measure import flops, latency
@@ -39,11 +40,11 @@ def test_measure_times_both_networks_next_to_recorded_values(bench, made, tmp_pa
     done, path = made
     code, out, _ = bench("measure", path, "--batch", "1,3")
     assert code == 0
-    assert f"{done['cost']['final']['macs']:,} MACs left" in out
+    assert f"{done.cost.final.macs:,} MACs left" in out
     assert "weights stored" in out
     one, three = (line.split() for line in out.splitlines() if line.startswith("eager"))
     assert (one[1], three[1]) == ("1", "3")
-    assert one[-1] == f"{done['latency'][0]['speedup']:.2f}x"
+    assert one[-1] == f"{done.latency[0].speedup:.2f}x"
     assert three[-1] == "3"  # rounds: this batch was not measured in the run
 
 
@@ -52,8 +53,8 @@ def test_all_samples_as_json(bench, made):
     code, out, _ = bench("measure", path, path, "--json")
     first, second = json.loads(out)
     assert code == 0
-    assert first["id"] == second["id"] == done["id"]
-    assert [t["batch"] for t in first["latency"]] == [1, done["spec"]["recipe"]["latency_batch"]]
+    assert first["id"] == second["id"] == done.id
+    assert [t["batch"] for t in first["latency"]] == [1, done.spec.recipe.latency_batch]
     for timing in first["latency"]:
         assert timing["threads"] == 1
         assert len(timing["dense_samples_ms"]) == timing["rounds"] == 3
@@ -70,13 +71,13 @@ def test_a_record_alone_is_enough(bench, made, tmp_path):
     stored = Stored(done, alone)
     for which in ("dense", "final"):
         network = stored.shaped(which)
-        assert flops.count(network, stored.shape).total == done["cost"][which]["macs"]
-        assert flops.parameters(network) == done["cost"][which]["params"]
+        assert flops.count(network, stored.shape).total == getattr(done.cost, which).macs
+        assert flops.parameters(network) == getattr(done.cost, which).params
 
 
 def test_a_tampered_network_is_not_taken_for_the_run_s(bench, made, tmp_path, capsys):
     done, path = made
-    (tmp_path / "artifacts" / done["id"] / "network.safetensors").write_bytes(b"other")
+    (tmp_path / "artifacts" / done.id / "network.safetensors").write_bytes(b"other")
     code, out, err = bench("measure", path)
     assert (code, out) == (1, "")
     assert "the file is not the recorded one" in err
@@ -102,9 +103,9 @@ def test_wrong_words(bench, made, capsys, words, code, said):
 
 
 def test_a_run_that_left_no_network(bench, made, tmp_path):
-    failed = store.load(made[1]) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
+    failed = read(made[1]) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
     other = tmp_path / "failed-s0.json"
-    other.write_text(store.to_text(store.seal(failed)))
+    other.write_bytes(line(seal(failed)))
     code, out, err = bench("measure", made[1], other)
     assert (code, out) == (2, "")  # told before anything is timed
     assert f"measure {failed['id']}: that run failed, it left no network" in err

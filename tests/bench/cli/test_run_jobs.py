@@ -12,6 +12,7 @@ from bench.errors import RunFailed, SetupError, UsageError
 from bench.files import run_lock
 from bench.progress import Progress
 from bench.records import store
+from bench.records.schema import Job
 from bench.runs import pipeline
 from bench.runs.execute import execute, leave_failure, train_base
 from bench.training import dense_baseline
@@ -66,14 +67,14 @@ def test_run_resumes_after_a_full_disk(make_run, tmp_path, monkeypatch, where, n
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3
     found = store.load(store.path_of(options.out, spec))
-    assert (found["status"], found["error"]["type"]) == ("interrupted", "OSError")
+    assert (found.status, found.error.type) == ("interrupted", "OSError")
     assert len(list(options.out.rglob("*.pt"))) == 1
     heard = Heard()
     done = execute(spec, options, heard)  # without --retry
-    assert store.timeless(done) == store.timeless(whole)
+    assert store.without_timing(done) == store.without_timing(whole)
     assert "base train" not in heard.epochs  # all of it was in the checkpoint, or there
     if where is pipeline:
-        assert done["clock"]["resumes"] == 1
+        assert done.clock.resumes == 1
         assert heard.epochs == []
     assert not list(options.out.rglob("*.pt"))
     assert not list(options.out.rglob("superseded"))
@@ -87,7 +88,7 @@ def test_an_error_of_a_file_that_is_no_full_disk_is_a_failure(make_run, monkeypa
     spec, options = make_run()
     with pytest.raises(RunFailed, match="Input/output error"):
         execute(spec, options)
-    assert store.load(store.path_of(options.out, spec))["status"] == "failed"
+    assert store.load(store.path_of(options.out, spec)).status == "failed"
 
 
 def test_a_full_disk_is_an_oserror_to_whoever_writes_a_checkpoint(tmp_path):
@@ -144,19 +145,19 @@ def test_progress_hears_nothing_of_a_checkpoint_that_was_not_written(make_run, m
 
 def test_the_record_says_of_which_job_the_run_was_a_part(make_run):
     spec, options = make_run()
-    job = {"cluster": "slurm", "id": "12_3", "legs": 2, "differs": ["numpy: was 1, is 2"]}
+    job = {"cluster": "slurm", "id": "12_3", "attempts": 2, "differs": ["numpy: was 1, is 2"]}
     done = execute(spec, options, job=job)
-    assert done["job"] == store.load(store.path_of(options.out, spec))["job"] == job
+    assert done.job == store.load(store.path_of(options.out, spec)).job == Job(**job)
     outside = execute(*make_run(out=options.out / "other"))
-    assert outside["job"] is None
-    assert store.timeless(done) == store.timeless(outside)
+    assert outside.job is None
+    assert store.without_timing(done) == store.without_timing(outside)
 
 
 def test_a_failed_run_names_its_job_too(make_run):
     spec, options = make_run("nan_scores")
     with pytest.raises(RunFailed):
         execute(spec, options, job={"id": "7"})
-    assert store.load(store.path_of(options.out, spec))["job"] == {"id": "7"}
+    assert store.load(store.path_of(options.out, spec)).job == Job(id="7")
 
 
 # --- the base on its own -------------------------------------------------------------------------------------
@@ -177,8 +178,8 @@ def test_a_base_is_trained_once_and_is_the_one_of_the_run(make_run, tmp_path):
     heard = Heard()
     done = execute(spec, options, heard)
     assert heard.epochs == ["finetune"]
-    assert done["training"]["base"]["id"] == name
-    assert store.timeless(done) == store.timeless(whole)
+    assert done.training.base.id == name
+    assert store.without_timing(done) == store.without_timing(whole)
 
 
 def test_interrupted_dense_baseline_resumes(make_run, tmp_path, monkeypatch):
@@ -201,7 +202,7 @@ def test_interrupted_dense_baseline_resumes(make_run, tmp_path, monkeypatch):
     heard = Heard()
     train_base(spec, options, heard)
     assert heard.epochs == ["base train"]  # one of three was left
-    assert store.timeless(execute(spec, options)) == store.timeless(whole)
+    assert store.without_timing(execute(spec, options)) == store.without_timing(whole)
 
 
 def test_bases_of_unknown_data_and_places(make_run, tmp_path):
@@ -221,14 +222,14 @@ def test_what_could_not_start_leaves_a_record(make_run, error):
     spec, options = make_run()
     leave_failure(spec, options, error, {"id": "7"})
     found = store.load(store.path_of(options.out, spec))
-    assert (found["id"], found["status"], found["job"]) == (spec.id, "failed", {"id": "7"})
-    assert found["error"]["type"] == type(error).__name__
-    assert found["error"]["message"] == str(error).replace("/some/where/", "")
-    assert found["spec"] == spec.as_dict()
+    assert (found.id, found.status, found.job) == (spec.id, "failed", Job(id="7"))
+    assert found.error.type == type(error).__name__
+    assert found.error.message == str(error).replace("/some/where/", "")
+    assert found.spec == spec
     assert store.seal(found) == found
     with pytest.raises(RunFailed, match="this run failed before"):
         execute(spec, options)
-    assert execute(spec, replace(options, retry=True))["status"] == "ok"
+    assert execute(spec, replace(options, retry=True)).status == "ok"
     assert len(list(options.out.rglob("superseded/*.json"))) == 1
 
 
@@ -239,7 +240,7 @@ def test_what_could_not_start_spoils_no_finished_record(make_run):
         leave_failure(spec, options, SetupError("no"))
     assert store.load(store.path_of(options.out, spec)) == done
     leave_failure(spec, replace(options, retry=True), SetupError("no"))
-    assert store.load(store.path_of(options.out, spec))["status"] == "failed"
+    assert store.load(store.path_of(options.out, spec)).status == "failed"
     (aside,) = options.out.rglob("superseded/*.json")
     assert store.load(aside) == done
 
@@ -248,7 +249,7 @@ def test_a_run_of_an_unknown_method_leaves_a_record(make_run):
     spec, options = make_run()
     unknown = replace(spec, method="nobody_knows_it")
     leave_failure(unknown, options, UsageError("unknown method"))
-    assert store.load(store.path_of(options.out, unknown))["code"]["method_sha256"] is None
+    assert store.load(store.path_of(options.out, unknown)).code.method_sha256 is None
 
 
 def test_the_lock_of_a_run_is_where_others_look_for_it(make_run):

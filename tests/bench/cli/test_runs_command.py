@@ -45,7 +45,7 @@ def test_list_runs_as_json(out, capsys):
     found = json.loads(run(capsys, "list", "runs", "--out", out, "--json")[1])
     assert len(found) == 8
     failed = next(row for row in found if row["status"] == "failed")
-    assert (failed["top1"], failed["error"], failed["seed"]) == (None, "the reason", 3)
+    assert (failed["top1"], failed.error, failed["seed"]) == (None, "the reason", 3)
     assert {row["top1"] for row in found if row["method"].startswith("fpgm")} == {1 - 9 / 500}
 
 

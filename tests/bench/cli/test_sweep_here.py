@@ -61,7 +61,7 @@ def test_a_sweep_in_this_process(sweep, write, tmp_path):
     assert len(files) == 2
     assert [line.split()[0] for line in out.splitlines()] == ["1/2", "2/2"]
     assert sorted(line.split()[-1] for line in out.splitlines()) == sorted(map(str, files))
-    assert {store.load(file)["job"] for file in files} == {None}
+    assert {store.load(file).job for file in files} == {None}
     before = [file.stat().st_mtime_ns for file in files]
     code, out, err = sweep(path, "--json")
     assert code == 0
@@ -80,7 +80,7 @@ def test_sweep_lists_failures_and_runs_the_rest(sweep, write, tmp_path):
     assert "on purpose" in err
     assert last.startswith("bench: error: 2 of 3 runs failed: ")
     assert len(out.splitlines()) == 1
-    states = {f.parent.name: store.load(f)["status"] for f in (tmp_path / "out" / "records").rglob("*.json")}
+    states = {f.parent.name: store.load(f).status for f in (tmp_path / "out" / "records").rglob("*.json")}
     assert states == {"nan_scores": "failed", "l1_norm": "ok", "raises": "failed"}
     code, _, err = sweep(path)
     assert (code, err.count("--retry runs it again")) == (1, 2)  # not carried out again unless asked for

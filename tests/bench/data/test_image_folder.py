@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.image_folders import CLASSES, encoded, resolved, save, write_folder
+from support.records import line, seal
 
 from bench.data.loading import Images, Stream, find, load_test, load_training, resolve
 from bench.errors import SetupError, UsageError
@@ -256,7 +257,7 @@ def test_run_and_its_record(folder, tmp_path, make_run, monkeypatch, streamed, a
     assert path.is_file()
     assert path.parent.parent.parent.name == spec.dataset.replace(":", "-").replace("#", "-")
     assert str(tmp_path) not in json.dumps(done)
-    assert (done["data"]["shape"], done["data"]["classes"]) == ([3, 16, 16], 3)
+    assert (done.data.shape, done.data.classes) == ([3, 16, 16], 3)
     assert set(outcomes(path, options.out, options.data_dir).values()) == {"ok"}
 
     elsewhere = tmp_path / "deep/er"
@@ -290,8 +291,8 @@ def test_streamed_runs_agree_whatever_the_workers_and_the_stops(folder, tmp_path
     with pytest.raises(KeyboardInterrupt):
         execute(*start(2))
     done = execute(*start(2))
-    assert done["clock"]["resumes"] == 1
-    assert store.timeless(done) == store.timeless(whole)
+    assert done.clock.resumes == 1
+    assert store.without_timing(done) == store.without_timing(whole)
 
 
 def test_old_record_has_its_shape_from_the_registry(make_run, tmp_path):
@@ -300,7 +301,7 @@ def test_old_record_has_its_shape_from_the_registry(make_run, tmp_path):
     path = store.path_of(options.out, spec)
     old = json.loads(json.dumps(done))
     del old["data"]["shape"], old["data"]["classes"]
-    path.write_text(store.to_text(store.seal(old)))
+    path.write_bytes(line(seal(old)))
     assert outcomes(path, options.out, options.data_dir)["MACs and params from widths"] == "ok"
 
 

@@ -212,7 +212,7 @@ def test_run_from_published_weights_and_its_verification(published, hub, make_ru
     spec, options = make_run("l1_norm", "torchvision:squeezenet1_1:IMAGENET1K_V1", "tiny", keep=0.6)
     done = execute(spec, options)
     path = record.path_of(options.out, spec)
-    assert done["status"] == "ok"
+    assert done.status == "ok"
     assert {c.outcome for c in verify_file(path, options.out, options.data_dir)} == {"ok"}
     for file in hub.iterdir():
         file.unlink()

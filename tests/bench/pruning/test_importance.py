@@ -67,9 +67,9 @@ def test_importance_without_batches_is_refused(ctx):
 def test_runs_are_charged_for_what_they_look_at(make_run, name):
     looked, blind = (execute(*make_run(m, options=o)) for m, o in ((name, {"batches": "1"}), ("l1_norm", None)))
     passes = {"mean_activation": 1, "gate_power": 3}[name]
-    assert looked["training"]["macs"] - blind["training"]["macs"] == passes * 32 * looked["cost"]["dense"]["macs"]
-    assert looked["spec"]["config"] == {"batches": 1}
-    assert looked["structure"]["widths"] == blind["structure"]["widths"]
+    assert looked.training.macs - blind.training.macs == passes * 32 * looked.cost.dense.macs
+    assert looked.spec.config == {"batches": 1}
+    assert looked.structure.widths == blind.structure.widths
 
 
 def test_values_of_the_wrong_shape_fail_in_one_line(make_run):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 from bench.errors import RunFailed
@@ -22,8 +23,8 @@ def test_both_networks_have_the_recorded_accuracy(made):
     test = stored.test_images(options.data_dir)
     for which in NETWORKS:
         found = quality(logits_of(stored.network(which), test), test.labels)
-        assert found["top1"] == done["metrics"][which]["top1"]
-        assert found["loss"] == pytest.approx(done["metrics"][which]["loss"], rel=1e-4)
+        assert found["top1"] == getattr(done.metrics, which).top1
+        assert found["loss"] == pytest.approx(getattr(done.metrics, which).loss, rel=1e-4)
 
 
 def test_rebuilding_one_network_leaves_the_other(made):
@@ -47,7 +48,7 @@ def test_another_output_folder_has_nothing_of_it(made, tmp_path):
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_other_images_are_refused(made, part):
     done, options = made
-    other = done | {"data": done["data"] | {f"{part}_sha256": "0" * 64}}
+    other = replace(done, data=replace(done.data, **{f"{part}_sha256": "0" * 64}))
     with pytest.raises(RunFailed, match=f"other {part} images"):
         Stored(other, options.out).test_images(options.data_dir)
 
@@ -56,17 +57,17 @@ def test_weights_that_do_not_fit_are_refused(made):
     import hashlib
 
     done, options = made
-    file = options.out / "artifacts" / done["id"] / "network.safetensors"
+    file = options.out / "artifacts" / done.id / "network.safetensors"
     weights = load_file(file)
     save_file({name: tensor for name, tensor in weights.items() if name != "5.bias"}, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    artifacts = done["artifacts"] | {"network": done["artifacts"]["network"] | {"sha256": digest}}
+    artifacts = replace(done.artifacts, network=replace(done.artifacts.network, sha256=digest))
     with pytest.raises(RunFailed, match="does not fit the network of its record"):
-        Stored(done | {"artifacts": artifacts}, options.out).final()
+        Stored(replace(done, artifacts=artifacts), options.out).final()
 
 
 def test_another_architecture_of_that_name_is_refused(made):
     done, options = made
-    structure = done["structure"] | {"arch_sha256": "0" * 64}
+    structure = replace(done.structure, arch_sha256="0" * 64)
     with pytest.raises(RunFailed, match="another one here"):
-        Stored(done | {"structure": structure}, options.out).parts()
+        Stored(replace(done, structure=structure), options.out).parts()

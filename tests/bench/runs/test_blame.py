@@ -57,7 +57,7 @@ def failing(make_run):
 def test_error_of_a_method_is_blamed_on_the_method(failing, method, said):
     message, found = failing(method)
     assert said in message
-    assert found["error"]["blame"] == "method"
+    assert found.error.blame == "method"
 
 
 def breaks_at(monkeypatch, arch, method, moment):
@@ -93,20 +93,20 @@ def test_error_of_a_network_is_blamed_on_it_with_its_line(failing, monkeypatch, 
     message, found = failing(method, arch)
     file = "unusual" if arch == "breaks_late" else "faulty"
     assert re.match(rf"architecture '{arch}' failed \(RuntimeError: .*, {file}\.py:\d+\); the record has", message)
-    assert found["error"]["blame"] == "architecture"
+    assert found.error.blame == "architecture"
 
 
 def test_error_of_a_data_set_is_blamed_on_the_data(failing):
     message, found = failing("l1_norm", dataset="breaks", kind=SetupError)
     assert "the file ends early" in message
-    assert found["error"]["blame"] == "data"
+    assert found.error.blame == "data"
 
 
 def test_error_of_the_harness_is_blamed_on_the_suite(failing, monkeypatch):
     monkeypatch.setattr(pipeline, "quality", lambda *_: {}["none"])
     message, found = failing("taylor")
     assert message.startswith("a fault of the suite, not of taylor (KeyError: 'none'); the record has the traceback")
-    assert found["error"]["blame"] == "suite"
+    assert found.error.blame == "suite"
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_lack_of_memory_is_blamed_on_the_machine(failing, monkeypatch, error):
     monkeypatch.setattr(pipeline, "quality", lack)
     message, found = failing()
     assert message.startswith("this machine failed (")
-    assert found["error"]["blame"] == "machine"
+    assert found.error.blame == "machine"
 
 
 def test_diverged_base_is_blamed_on_the_recipe_and_training_on_the_method(failing):
     _, found = failing("l1_norm", arch="mlp_40_40", train__lr=1e9)
-    assert (found["status"], found["error"]["blame"]) == ("diverged", "recipe")
+    assert (found.status, found.error.blame) == ("diverged", "recipe")
     _, found = failing("diverges")
-    assert (found["status"], found["error"]["blame"]) == ("diverged", "method")
+    assert (found.status, found.error.blame) == ("diverged", "method")
 
 
 def test_run_that_could_not_start_says_who_is_at_fault(make_run):
@@ -135,7 +135,7 @@ def test_run_that_could_not_start_says_who_is_at_fault(make_run):
         execute(spec, options)
     leave_failure(spec, options, caught.value)
     found = store.load(store.path_of(options.out, spec))
-    assert (found["status"], found["error"]["blame"]) == ("failed", "architecture")
+    assert (found.status, found.error.blame) == ("failed", "architecture")
 
 
 def test_interrupted_run_blames_no_method(make_run, monkeypatch):
@@ -147,7 +147,7 @@ def test_interrupted_run_blames_no_method(make_run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         execute(spec, options)
     found = store.load(store.path_of(options.out, spec))
-    assert (found["status"], found["error"]["blame"]) == ("interrupted", "machine")
+    assert (found.status, found.error.blame) == ("interrupted", "machine")
 
 
 # --- where -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Whole runs at small size: the design's invariants on every method and several architectures."""
 
-import json
 import signal
 from pathlib import Path
 
@@ -37,17 +36,17 @@ def check_run(make_run, method, arch, dataset, **settings):
     assert store.load(path) == done
     checks = {check.name: check for check in verify_file(path, options.out, options.data_dir)}
     assert {c.outcome for c in checks.values()} == {"ok"}, checks
-    assert len(checks) == 8
+    assert len(checks) == 7
     prunes = make_method(method, {}).prunes
     if prunes:
-        assert done["structure"]["gate_slice_difference"] <= 1e-4
+        assert done.structure.gate_slice_difference <= 1e-4
         key = "params" if spec.budget.keep_params else "macs"
-        assert done["cost"]["final"][key] <= spec.budget.keep * done["cost"]["dense"][key]
+        assert done.cost.final[key] <= spec.budget.keep * done.cost.dense[key]
     else:
-        assert done["cost"]["final"] == done["cost"]["dense"]
-        assert done["spec"]["budget"] is None
+        assert done.cost.final == done.cost.dense
+        assert done.spec.budget is None
     assert summary(done)
-    assert done["id"] in details(done)
+    assert done.id in details(done)
     assert not list((options.out / "checkpoints").glob("*.pt"))
     return done
 
@@ -102,15 +101,15 @@ def test_same_specification_same_record(make_run, tmp_path, method, arch, datase
     records = []
     for folder in ("one", "two"):
         spec, options = make_run(method, arch, dataset, out=tmp_path / folder)
-        records.append(store.timeless(execute(spec, options)))
+        records.append(store.without_timing(execute(spec, options)))
     assert records[0] == records[1]
 
 
 def test_seeds_differ(make_run):
     one, two = (execute(*make_run("random", seed=seed)) for seed in (0, 1))
-    assert one["structure"]["masks_sha256"] != two["structure"]["masks_sha256"]
-    assert one["training"]["base"]["sha256"] != two["training"]["base"]["sha256"]
-    assert one["data"]["split_sha256"] != two["data"]["split_sha256"]
+    assert one.structure.masks_sha256 != two.structure.masks_sha256
+    assert one.training.base.sha256 != two.training.base.sha256
+    assert one.data.split_sha256 != two.data.split_sha256
 
 
 def test_finished_run_is_not_repeated(make_run, monkeypatch):
@@ -122,9 +121,9 @@ def test_finished_run_is_not_repeated(make_run, monkeypatch):
 
 def test_base_is_trained_once_and_shared(make_run, tmp_path):
     one, two = (execute(*make_run(method)) for method in ("l1_norm", "ddrop"))
-    assert one["training"]["base"] == two["training"]["base"]
+    assert one.training.base == two.training.base
     assert len(list((tmp_path / "bases").glob("*.safetensors"))) == 1
-    assert one["metrics"]["dense"] == two["metrics"]["dense"]
+    assert one.metrics.dense == two.metrics.dense
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-4])])
@@ -137,11 +136,11 @@ def test_a_damaged_base_is_told_and_a_deleted_one_trained_again(make_run, tmp_pa
             execute(*make_run("random"))
         weights.unlink()
         (tmp_path / "records" / "tiny" / "two_layers" / "random").rename(tmp_path / "aside")
-    assert execute(*make_run("random"))["training"]["base"] == first["training"]["base"]
+    assert execute(*make_run("random")).training.base == first.training.base
 
 
 def test_equal_total_epochs(make_run):
-    totals = {m: execute(*make_run(m, train__epochs=2))["training"]["epochs"] for m in OWN if m != "dropnet"}
+    totals = {m: execute(*make_run(m, train__epochs=2)).training.epochs for m in OWN if m != "dropnet"}
     assert set(totals.values()) == {3}
 
 
@@ -189,10 +188,10 @@ def test_broken_methods_fail_with_one_line_and_a_record(make_run, method, compla
         execute(spec, options)
     assert "\n" not in str(raised.value)
     failed = store.load(store.path_of(options.out, spec))
-    assert failed["status"] == "failed"
-    assert complaint in failed["error"]["message"]
-    assert failed["error"]["traceback"]
-    assert str(Path(__file__).parent) not in json.dumps(failed)
+    assert failed.status == "failed"
+    assert complaint in failed.error.message
+    assert failed.error.traceback
+    assert str(Path(__file__).parent) not in str(failed)
     with pytest.raises(RunFailed, match="--retry"):
         execute(spec, options)
     with pytest.raises(RunFailed, match=complaint):
@@ -205,7 +204,7 @@ def test_diverged_run(make_run):
     spec, options = make_run("l1_norm", train__lr=1e9, arch="mlp_40_40", dataset="tiny8")
     with pytest.raises(Diverged, match=r"lower its rate"):
         execute(spec, options)
-    assert store.load(store.path_of(options.out, spec))["status"] == "diverged"
+    assert store.load(store.path_of(options.out, spec)).status == "diverged"
 
 
 def test_numbers_that_are_not_finite_cost_no_record(make_run, monkeypatch):
@@ -217,8 +216,8 @@ def test_numbers_that_are_not_finite_cost_no_record(make_run, monkeypatch):
     with pytest.raises(RunFailed, match="would not be valid"):
         execute(spec, options)
     failed = store.load(store.path_of(options.out, spec))
-    assert failed["status"] == "failed"
-    assert failed["metrics"]["final"]["loss"] is None
+    assert failed.status == "failed"
+    assert failed.metrics.final.loss is None
 
 
 @pytest.mark.parametrize("said", ["x" * 20_000, "\x1b[31mred\x1b[0m", "half \ud800 a pair"])
@@ -233,8 +232,8 @@ def test_an_error_of_any_text_leaves_a_record_that_can_be_read(make_run, monkeyp
     with pytest.raises(RunFailed):
         execute(spec, options)
     failed = store.load(store.path_of(options.out, spec))
-    assert failed["error"]["type"] == "ValueError"
-    assert failed["error"]["message"][:4] in (said[:4], "?[31")
+    assert failed.error.type == "ValueError"
+    assert failed.error.message[:4] in (said[:4], "?[31")
 
 
 def test_parts_that_no_record_may_have_are_left_out(make_run, monkeypatch):
@@ -243,10 +242,10 @@ def test_parts_that_no_record_may_have_are_left_out(make_run, monkeypatch):
     honest = pipeline.quality
     monkeypatch.setattr(pipeline, "quality", lambda *a: honest(*a) | {"top1": 2.0})
     spec, options = make_run()
-    with pytest.raises(RunFailed, match=r"would not be valid: metrics\.dense\.top1 is 2"):
+    with pytest.raises(RunFailed, match=r"would not be valid: metrics: .*dense\.top1"):
         execute(spec, options)
     failed = store.load(store.path_of(options.out, spec))
-    assert (failed["status"], failed["metrics"], failed["curve"]) == ("failed", None, [])
+    assert (failed.status, failed.metrics, failed.curve) == ("failed", None, None)
 
 
 def test_a_network_of_no_numbers_is_not_sliced(make_run, monkeypatch):
@@ -263,8 +262,8 @@ def test_a_run_that_diverges_after_its_base(make_run):
     with pytest.raises(Diverged, match=r"the method's strength"):
         execute(spec, options)
     failed = store.load(store.path_of(options.out, spec))
-    assert failed["status"] == "diverged"
-    assert failed["curve"][-1]["train_loss"] is None
+    assert failed.status == "diverged"
+    assert failed.curve.train_loss[-1] is None
 
 
 @pytest.mark.parametrize("hook", sorted(n for n in ("prepare", "plan", "on_phase_start", "on_batch_start", "penalty",
@@ -281,8 +280,8 @@ def test_nothing_is_left_behind_by_an_exception_in_any_hook(make_run, hook):
     with pytest.raises(RunFailed, match="on purpose"):
         execute(spec, options)
     failed = store.load(store.path_of(options.out, spec))
-    assert failed["status"] == "failed"
-    assert failed["error"]["type"] == "ZeroDivisionError"
+    assert failed.status == "failed"
+    assert failed.error.type == "ZeroDivisionError"
 
 
 @pytest.mark.parametrize("method", OWN)
@@ -328,10 +327,10 @@ def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeyp
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             execute(spec, options)
-        assert store.load(store.path_of(options.out, spec))["status"] == "interrupted"
+        assert store.load(store.path_of(options.out, spec)).status == "interrupted"
     done = execute(spec, options)
-    assert store.timeless(done) == store.timeless(whole)
-    assert done["clock"]["resumes"] == 1
+    assert store.without_timing(done) == store.without_timing(whole)
+    assert done.clock.resumes == 1
 
 
 def test_two_processes_with_one_run_leave_one_record(make_run, tmp_path):
@@ -361,7 +360,7 @@ def test_full_disk_at_the_end_loses_no_record(make_run, monkeypatch):
     with pytest.raises(SetupError, match="it is in") as raised:
         execute(spec, options)
     saved = str(raised.value).rpartition("it is in ")[2]
-    assert store.check_form(json.loads(Path(saved).read_text())) == []
+    assert store.load(saved).status == "ok"
 
 
 def test_full_disk_in_between_costs_only_the_checkpoint(make_run, monkeypatch, capsys):
@@ -372,7 +371,7 @@ def test_full_disk_in_between_costs_only_the_checkpoint(make_run, monkeypatch, c
 
     monkeypatch.setattr(run_checkpoint, "save_state", full)
     spec, options = make_run("ddrop")
-    assert execute(spec, options)["status"] == "ok"
+    assert execute(spec, options).status == "ok"
 
 
 def test_records_hold_no_path_host_or_user(make_run):
@@ -391,8 +390,8 @@ def test_records_hold_no_path_host_or_user(make_run):
 
 def test_composition(make_run):
     done = check_run(make_run, "dropout+l1_norm", "resnet20", "tiny8", options={"dropout.p": "0.1"})
-    assert done["spec"]["config"] == {"dropout.p": 0.1}
-    assert done["training"]["starts_from"] == "init"
+    assert done.spec.config == {"dropout.p": 0.1}
+    assert done.training.starts_from == "init"
     with pytest.raises(UsageError, match="cannot be composed"):
         make_run("l1_norm+random")
     with pytest.raises(UsageError, match="say whose it is"):
@@ -401,7 +400,7 @@ def test_composition(make_run):
 
 def test_uniform_thin_starts_from_fresh_weights(make_run):
     thin = execute(*make_run("uniform_thin"))
-    assert [s if s == "prune" else s["rewind"] for s in thin["training"]["plan"]] == ["prune", "fresh"]
+    assert [s if s == "prune" else s.rewind for s in thin.training.plan] == ["prune", "fresh"]
 
 
 @pytest.mark.gpu
@@ -410,5 +409,5 @@ def test_uniform_thin_starts_from_fresh_weights(make_run):
 def test_on_cuda(make_run, arch):
     spec, options = make_run("ddrop", arch, "tiny8")
     done = execute(spec, RunOptions(out=options.out, quiet=True, device="cuda"))
-    assert done["environment"]["device_type"] == "cuda"
-    assert done["structure"]["gate_slice_difference"] <= 1e-4
+    assert done.environment.device_type == "cuda"
+    assert done.structure.gate_slice_difference <= 1e-4

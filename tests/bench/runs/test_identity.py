@@ -8,6 +8,7 @@ import shutil
 import sys
 import uuid
 
+import msgspec
 import pytest
 import torch
 from support.paths import ROOT
@@ -124,10 +125,10 @@ def test_version_of_an_imported_package_is_recorded_and_hashed(plugged, make_run
     plugged(NET.replace("import nn\n", "import nn\nimport tqdm, numpy\n"), "from tabulate import tabulate\n" + HELPER)
     versions = {name: importlib.metadata.version(name) for name in ("tqdm", "tabulate")}
     done = execute(*make_run("l1_norm", "edited", "tiny8"))
-    assert versions.items() <= done["environment"]["packages"].items()
+    assert versions.items() <= done.environment.packages.items()
     network = build("edited", (1, 8, 8), 10)
     hashes = [identity.arch_sha256("edited", network)]
-    assert done["structure"]["arch_sha256"] == hashes[0]
+    assert done.structure.arch_sha256 == hashes[0]
     version = importlib.metadata.version
     for package in ("tqdm", "tabulate", "numpy", "torch"):
         monkeypatch.setattr(
@@ -192,12 +193,12 @@ def test_edited_architecture_trains_its_own_base(plugged, make_run, capsys):
     plugged()
     first = execute(*make_run("l1_norm", "edited", "tiny8"))
     again = execute(*make_run("l2_norm", "edited", "tiny8"))
-    assert again["training"]["base"] == first["training"]["base"]
+    assert again.training.base == first.training.base
     plugged(**EDITS["forward"])
     other = execute(*make_run("random", "edited", "tiny8"))
-    assert other["training"]["base"]["id"] != first["training"]["base"]["id"]
-    assert other["training"]["base"]["sha256"] != first["training"]["base"]["sha256"]
-    assert other["structure"]["arch_sha256"] != first["structure"]["arch_sha256"]
+    assert other.training.base.id != first.training.base.id
+    assert other.training.base.sha256 != first.training.base.sha256
+    assert other.structure.arch_sha256 != first.structure.arch_sha256
     capsys.readouterr()
     kept = execute(*make_run("l1_norm", "edited", "tiny8"))
     assert kept == first  # a finished run is read, and it is said that it is of another network
@@ -214,10 +215,10 @@ def test_other_first_weights_of_one_source_need_another_base(plugged, make_run):
     for method, bias in (("l1_norm", 0.0), ("l2_norm", 0.1), ("random", 0.0)):
         (plugged(READS).parent / "bias.txt").write_text(str(bias))
         made.append(execute(*make_run(method, "edited", "tiny8")))
-    bases = [each["training"]["base"] for each in made]
+    bases = [each.training.base for each in made]
     assert bases[0] == bases[2]
     assert bases[0]["id"] != bases[1]["id"]
-    assert len({each["structure"]["arch_sha256"] for each in made}) == 1
+    assert len({each.structure.arch_sha256 for each in made}) == 1
 
 
 def test_state_hash_covers_all_weights_and_buffers():
@@ -260,14 +261,14 @@ def test_base_name_covers_device_type_threads_and_torch(make_run, monkeypatch):
 
 def test_record_names_what_its_base_was_made_with(make_run):
     spec, options = make_run()
-    made = execute(spec, options)["training"]["base"]["made"]
-    assert (made["torch"], made["threads"], made["instructions"]) == (
+    made = execute(spec, options).training.base.made
+    assert (made.torch, made.threads, made.instructions) == (
         torch.__version__,
         1,
         environment.versions(CPU)["instructions"],
     )
     facts = json.loads(next((options.out / "bases").glob("*.json")).read_text())
-    assert facts["made"] == made
+    assert facts["made"] == msgspec.to_builtins(made)
 
 
 class Stop(KeyboardInterrupt):
@@ -306,7 +307,7 @@ def test_base_cut_off_in_one_run_goes_on_in_any_other(make_run, tmp_path, monkey
     resumed = execute(second, options)
     assert trained.count(True) == 1
     whole = execute(second, dataclasses.replace(options, out=tmp_path / "whole"))
-    assert store.timeless(resumed) == store.timeless(whole)
+    assert store.without_timing(resumed) == store.without_timing(whole)
 
 
 def _counted(epoch, trained):
@@ -326,7 +327,7 @@ def test_base_that_could_not_be_saved_is_not_trained_again(make_run, monkeypatch
     trained = []
     monkeypatch.setattr(PhaseTrainer, "_epoch", _counted(PhaseTrainer._epoch, trained))
     spec, options = run
-    assert execute(spec, dataclasses.replace(options, retry=True))["status"] == "ok"
+    assert execute(spec, dataclasses.replace(options, retry=True)).status == "ok"
     assert trained.count(True) == 0
 
 
@@ -357,7 +358,7 @@ def test_run_goes_on_only_where_it_is_the_same(plugged, make_run, monkeypatch, c
         phase(self, step)
 
     monkeypatch.setattr(PhaseTrainer, "train", note)
-    assert execute(spec, options)["status"] == "ok"
+    assert execute(spec, options).status == "ok"
     assert ("finetune", begins) in began
 
 
@@ -395,11 +396,11 @@ def test_auto_precision_is_resolved_before_the_id(monkeypatch, here, becomes):
 
 def test_both_precisions_have_records_bases_and_boards_of_their_own(make_run):
     made = [execute(*make_run(precision=precision)) for precision in ("fp32", "bf16")]
-    assert [each["training"]["precision"] for each in made] == ["fp32", "bf16"]
+    assert [each.training.precision for each in made] == ["fp32", "bf16"]
     for of in (
-        lambda r: r["id"],
-        lambda r: r["spec"]["recipe_sha256"],
-        lambda r: r["training"]["base"]["id"],
+        lambda r: r.id,
+        lambda r: r.spec.recipe.sha256,
+        lambda r: r.training.base.id,
     ):
         assert of(made[0]) != of(made[1])
 

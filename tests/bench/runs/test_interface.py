@@ -28,10 +28,10 @@ def test_records_are_those_of_the_command(ran, tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert err.count("was done on") == 2  # the very runs: nothing is repeated
-    assert [found["id"] for found in ran] == [path.stem for path in sorted(store.find(tmp_path / "out"), key=_seed)]
-    assert [out.count(found["id"]) > 0 for found in ran] == [True, True]
+    assert [found.id for found in ran] == [path.stem for path in sorted(store.find(tmp_path / "out"), key=_seed)]
+    assert [out.count(found.id) > 0 for found in ran] == [True, True]
     assert request_of(*words[1:]).keep_macs is None  # both have the default budget
-    assert ran[0]["spec"]["budget"]["keep_macs"] == 0.5
+    assert ran[0].spec.budget.keep_macs == 0.5
 
 
 def _seed(path):
@@ -40,15 +40,15 @@ def _seed(path):
 
 def test_load_by_id_and_by_file(ran, tmp_path):
     out = tmp_path / "out"
-    network, record = bench.load(ran[0]["id"], out=str(out))
-    again, same = bench.load(next(path for path in store.find(out) if path.stem == ran[0]["id"]), out=out)
+    network, record = bench.load(ran[0].id, out=str(out))
+    again, same = bench.load(next(path for path in store.find(out) if path.stem == ran[0].id), out=out)
     assert record == same == ran[0]
     assert not network.training
-    x = torch.rand(2, *record["data"]["shape"])
+    x = torch.rand(2, *record.data.shape)
     assert torch.equal(network(x), again(x))
-    dense, _ = bench.load(ran[0]["id"], out, which="dense")
-    assert sum(p.numel() for p in dense.parameters()) == record["cost"]["dense"]["params"]
-    assert sum(p.numel() for p in network.parameters()) == record["cost"]["final"]["params"]
+    dense, _ = bench.load(ran[0].id, out, which="dense")
+    assert sum(p.numel() for p in dense.parameters()) == record.cost.dense.params
+    assert sum(p.numel() for p in network.parameters()) == record.cost.final.params
 
 
 def test_what_cannot_be_loaded(ran, tmp_path):
@@ -56,12 +56,12 @@ def test_what_cannot_be_loaded(ran, tmp_path):
     with pytest.raises(UsageError, match="no record of that name"):
         bench.load("ffffff", out)
     with pytest.raises(UsageError, match="2 records have that name"):
-        bench.load(ran[0]["id"].partition("-")[0], out)
+        bench.load(ran[0].id.partition("-")[0], out)
     with pytest.raises(UsageError, match="which is final or dense"):
-        bench.load(ran[0]["id"], out, which="pruned")
-    (out / "artifacts" / ran[0]["id"] / "network.safetensors").unlink()
+        bench.load(ran[0].id, out, which="pruned")
+    (out / "artifacts" / ran[0].id / "network.safetensors").unlink()
     with pytest.raises(SetupError, match="is not here"):
-        bench.load(ran[0]["id"], out)
+        bench.load(ran[0].id, out)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import PLUGINS
+from support.records import line, seal
 
 from bench.cli import main
 from bench.errors import UsageError
@@ -61,12 +62,12 @@ def test_a_native_run(bench, tmp_path):
     assert (code, err) == (0, "")
     assert "keeping" not in out.splitlines()[1]
     path, done = the_record(out)
-    assert done["spec"]["budget"] is None
-    assert set(map(tuple, done["structure"]["widths"].values())) == {(40, 10)}
-    assert store.check_form(done) == []
+    assert done.spec.budget is None
+    assert set(map(tuple, done.structure.widths.values())) == {(40, 10)}
+    assert store.seal(done) == done
     assert verified(path, tmp_path) == {"ok"}
-    assert Spec.from_dict(done["spec"]).id == done["id"]
-    assert (done["curve"][-1]["fits"], done["curve"][-1]["keep"]) == (1, 1)
+    assert done.spec.id == done.id
+    assert (done.curve.logged["fits"][-1], done.curve.logged["keep"][-1]) == (1, 1)
     assert "budget    none" in details(done)
     assert summary(done)
     code, again, _ = bench("own_share", "--native")
@@ -84,8 +85,8 @@ def test_both_tracks_are_runs_of_their_own(bench, tmp_path):
     code, out, _ = bench("own_share", "--keep-macs", "0.5")
     _, done = the_record(out)
     assert code == 0
-    assert done["cost"]["final"]["macs"] <= 0.5 * done["cost"]["dense"]["macs"]
-    assert set(map(tuple, done["structure"]["widths"].values())) != {(40, 10)}
+    assert done.cost.final.macs <= 0.5 * done.cost.dense.macs
+    assert set(map(tuple, done.structure.widths.values())) != {(40, 10)}
 
 
 @pytest.mark.parametrize(
@@ -150,14 +151,14 @@ def test_a_run_with_the_widths_of_another(bench, like, tmp_path):
     assert (code, err) == (0, "")
     assert "keeping widths 10-10" in out
     mine, done = the_record(out)
-    assert done["structure"]["widths"] == other["structure"]["widths"]
-    assert done["structure"]["masks_sha256"] != other["structure"]["masks_sha256"]
-    assert done["cost"]["final"] == other["cost"]["final"]
-    assert done["spec"]["budget"]["widths"] == [10, 10]
-    assert Spec.from_dict(done["spec"]).id == done["id"]
+    assert done.structure.widths == other.structure.widths
+    assert done.structure.masks_sha256 != other.structure.masks_sha256
+    assert done.cost.final == other.cost.final
+    assert done.spec.budget.widths == (10, 10)
+    assert done.spec.id == done.id
     assert verified(mine, tmp_path) == {"ok"}
     planned = json.loads(bench("random", "--keep-macs", "0.5", "--dry-run")[1])
-    assert planned["id"] != done["id"]
+    assert planned["id"] != done.id
 
 
 @pytest.mark.parametrize(
@@ -183,9 +184,12 @@ def test_a_record_of_another_network_and_one_of_a_failed_run(bench, like, tmp_pa
     code, out, err = bench("random", "--like", path, arch="two_layers")
     assert (code, out) == (2, "")
     assert err.strip() == ("bench: error: budget widths 10-10: this network's sites have 8 units")
-    failed = done | {"status": "failed", "error": {"type": "RunFailed", "message": "no", "traceback": []}}
+    failed = store.as_table(done) | {
+        "status": "failed",
+        "error": {"type": "RunFailed", "message": "no", "traceback": []},
+    }
     path = tmp_path / "failed-s0.json"
-    path.write_text(store.to_text(store.seal(failed)))
+    path.write_bytes(line(seal(failed)))
     code, out, err = bench("random", "--like", path)
     assert (code, out) == (2, "")
     assert err.strip() == f"bench: error: --like {path}: that run failed"
@@ -197,7 +201,7 @@ def test_widths_are_kept_by_every_ranking_and_on_resume_the_same(make_run):
     for ranking in ("layer", "global"):
         spec, options = make_run("l1_norm", "mlp_40_40", "tiny8", keep=Budget(widths=(7, 30), ranking=ranking))
         done = execute(spec, options)
-        assert [after for _, after in done["structure"]["widths"].values()] == [7, 30]
+        assert [after for _, after in done.structure.widths.values()] == [7, 30]
     assert make_run(keep=widths)[0].id != make_run(keep=Budget(widths=(30, 7)))[0].id
 
 

@@ -320,12 +320,12 @@ REFUSED = {
 def test_run_of_unusual_network_verifies(unusual, make_run, arch):
     spec, options = make_run("l1_norm", arch, "tiny8", keep=0.8)
     done = execute(spec, options)
-    assert RUNS[arch] <= set(done["structure"]["widths"])
+    assert RUNS[arch] <= set(done.structure.widths)
     path = store.path_of(options.out, spec)
     assert {check.outcome for check in verify_file(path, options.out, options.data_dir)} == {"ok"}
     layout = "channels_first" if arch == "by_view" else None
-    assert done["training"].get("layout") == layout
-    assert {timing["layout"] for timing in done["latency"]} == {layout or "channels_last"}
+    assert done.training.layout == layout
+    assert {timing.layout for timing in done.latency} == {layout or "channels_last"}
     assert (", fp32 channels_first; seconds" in details(done)) == (arch == "by_view")
 
 

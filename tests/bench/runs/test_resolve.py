@@ -1,7 +1,6 @@
 """Requests become specifications: defaults, and the way back from every specification of the committed board."""
 
 import dataclasses
-import json
 
 import pytest
 from support.paths import ROOT
@@ -14,7 +13,7 @@ from bench.runs.resolve import DEFAULT_KEEP_MACS, default_recipe, resolve
 from bench.spec.recipe import recipe_names
 from bench.spec.registry import DATASETS, add_plugin
 from bench.spec.request import RunOptions, RunRequest
-from bench.spec.spec import Budget, Spec
+from bench.spec.spec import Budget
 
 RECORDS = ROOT / "leaderboard" / "records"
 
@@ -22,13 +21,13 @@ RECORDS = ROOT / "leaderboard" / "records"
 def test_specifications_of_the_board_come_back_from_their_requests():
     known = {}
     for file in store.find(RECORDS):
-        found = json.loads(file.read_text())
-        known.setdefault(found["spec_sha256"], found)
+        found = store.load(file)
+        known.setdefault(found.spec_sha256, found)
     assert len(known) > 200
     for sha256, found in known.items():
-        theirs, spec = Spec.from_dict(found["spec"]), rerun.today(found)
+        theirs, spec = found.spec, rerun.today(found)
         assert theirs.sha256 == sha256  # ids are computed as ever
-        precision = found["training"]["precision"]
+        precision = found.training.precision
         recipe = dataclasses.replace(theirs.recipe, precision=precision)
         assert spec == dataclasses.replace(theirs, rules=RULES, recipe=recipe)
         assert resolve(RunRequest.from_spec(spec))[0] == [spec]

@@ -9,6 +9,7 @@ from support.paths import ROOT
 from bench.cli import main
 from bench.errors import UsageError
 from bench.measure import processor
+from bench.records import store
 from bench.runs.method_factory import make_method
 from bench.runs.resolve import make_spec
 from bench.spec import method_traits
@@ -167,7 +168,7 @@ def test_commands_that_need_no_torch_do_not_import_it(words, tmp_path):
     sweep = tmp_path / "sweep.toml"
     sweep.write_text('[[runs]]\narch = "lenet"\nmethod = ["l1_norm", "dropnet"]\ndataset = "mnist"\nseeds = "0-4"\n')
     records = root / "leaderboard" / "records" / "bf16"
-    places = {"SWEEP": sweep, "RECORDS": records, "RECORD": next(iter(sorted(records.rglob("*-s0.json"))))}
+    places = {"SWEEP": sweep, "RECORDS": records, "RECORD": next(store.find(records))}
     words = [str(places.get(word, word)) for word in words]
     code = (
         f"import sys; from bench.cli import main; code = main({words!r})\n"

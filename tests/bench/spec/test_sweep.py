@@ -117,7 +117,7 @@ def test_like_takes_the_widths_of_a_record(write, make_run, tmp_path):
     like = store.path_of(options.out, spec)
     text = 'defaults.keep_macs = 0.5\n[[runs]]\nmethod = "random"\narch = "two_layers"\ndataset = "tiny"\n'
     (found,) = runs(write(text + f'recipe = "synthetic"\nlike = "{like}"'))
-    assert found.budget.widths == tuple(after for _, after in done["structure"]["widths"].values())
+    assert found.budget.widths == tuple(after for _, after in done.structure.widths.values())
     assert found.budget.keep_macs is None
 
 

@@ -142,13 +142,13 @@ def _own_plugins_in_runs(plugins):
 def test_record_names_who_acts_after_the_prune(make_run):
     done = execute(*make_run("l1_norm+pulls_after"))
     plain = execute(*make_run("l1_norm"))
-    assert store.check_form(done) == []
-    assert [step if step == "prune" else step.get("active") for step in done["training"]["plan"]] == [
+    assert store.seal(done) == done
+    assert [step if step == "prune" else step.active for step in done.training.plan] == [
         "prune",
         ["pulls_after"],
     ]
-    assert done["metrics"]["pruned"] == plain["metrics"]["pruned"]
-    assert done["metrics"]["final"]["loss"] != plain["metrics"]["final"]["loss"]
+    assert done.metrics.pruned == plain.metrics.pruned
+    assert done.metrics.final.loss != plain.metrics.final.loss
 
 
 @pytest.mark.usefixtures("_own_plugins_in_runs")
@@ -160,13 +160,13 @@ def test_failure_after_the_prune_is_blamed_on_the_method(make_run):
 @pytest.mark.usefixtures("_own_plugins_in_runs")
 def test_pruned_row_is_empty_where_a_cut_was_tuned_before_the_prune(make_run):
     done = execute(*make_run("cuts_layer_by_layer", "mlp_40_40", "tiny8"))
-    assert store.check_form(done) == []
-    assert done["metrics"]["pruned"] is None
+    assert store.seal(done) == done
+    assert done.metrics.pruned is None
     assert "pruned, not fine-tuned" not in summary(done)
 
 
 @pytest.mark.usefixtures("_own_plugins_in_runs")
 def test_pruned_row_is_measured_after_cuts_with_nothing_tuned_between(make_run):
     done = execute(*make_run("cuts_twice_at_once", "mlp_40_40", "tiny8"))
-    assert store.check_form(done) == []
-    assert done["metrics"]["pruned"]["loss"] != done["metrics"]["final"]["loss"]
+    assert store.seal(done) == done
+    assert done.metrics.pruned.loss != done.metrics.final.loss

@@ -397,14 +397,14 @@ def test_record_lists_what_was_frozen_and_verifies(make_run):
     add_plugin(str(PLUGIN))  # make_run has test plugins of its own, for one test
     spec, options = make_run("growing_prefix", arch="two_layers")
     record = execute(spec, options)
-    assert record["status"] == "ok", record["error"]
-    (entry,) = record["training"]["extras"]["freeze"]
-    assert entry.pop("macs") > 0
-    assert entry == {"phase": 0, "epoch": 1, "upto": "0"}
+    assert record.status == "ok", record.error
+    (entry,) = record.training.freeze
+    assert entry.macs > 0
+    assert (entry.phase, entry.epoch, entry.upto) == (0, 1, "0")
     path = next(options.out.rglob(f"{spec.id}.json"))
     assert all(line.outcome == "ok" for line in verify_file(path, options.out, options.out))
     plain = execute(*make_run("random"))
-    assert "extras" not in plain["training"]
+    assert "extras" not in plain.training
 
 
 @pytest.mark.parametrize("name", ["growing_prefix", "freezes_between_phases"])

@@ -158,14 +158,14 @@ def test_records_have_the_epochs_that_were_trained(make_run):
     """Nothing falls at a rate of 0: base and fine-tuning end after their patience and one epoch more."""
     settings = {"train__epochs": 6, "train__lr": 0, "train__patience": 1, "finetune__epochs": 5, "finetune__lr": 0}
     done = execute(*make_run("l1_norm", "mlp_40_40", "tiny8", finetune__patience=2, **settings))
-    training = done["training"]
-    assert training["base"]["epochs"] == 2
-    assert training["epochs"] == 2 + 3
-    assert training["examples"] == training["base"]["examples"] * 5 / 2
-    assert len(done["curve"]) == 3
-    assert training["plan"][-1]["epochs"] == 5  # what was planned
+    training = done.training
+    assert training.base.epochs == 2
+    assert training.epochs == 2 + 3
+    assert training.examples == training.base.examples * 5 / 2
+    assert len(done.curve.epoch) == 3
+    assert training.plan[-1].epochs == 5  # what was planned
     from_init = execute(*make_run("uniform_thin", "mlp_40_40", "tiny8", finetune__patience=2, **settings))
-    assert from_init["training"]["base"] == training["base"]
+    assert from_init.training.base == training.base
 
 
 def test_patience_is_part_of_what_a_base_is(make_run):

@@ -9,9 +9,9 @@ import pytest
 from support.boards import PUBLISHED, boards_of, large, put, records
 from support.html_pages import Page, broken_links, pages
 from support.made_records import made
+from support.records import seal
 
 from bench.errors import SetupError, UsageError
-from bench.records import store
 from bench.spec.option_scan import Option
 from leaderboard.figures import draw
 from leaderboard.pages import site, templating
@@ -65,7 +65,7 @@ def run_of(boards, method, status="ok"):
 
 
 def sources(folder, **more):
-    return Sources(folder, lambda found: f"python -m bench run --method {found['spec']['method']} -p 'a=b  c'", **more)
+    return Sources(folder, lambda found: f"python -m bench run --method {found.spec.method} -p 'a=b  c'", **more)
 
 
 def texts(folder):
@@ -310,10 +310,10 @@ def test_a_run_on_two_boards_has_one_page_and_two_runs_never_share_one(tmp_path)
 
 def test_record_pages_are_light(tmp_path):
     run = made("ddrop", 0, starts_from="init", epochs=40)
-    run["curve"] = [entry | {"val_top1": n / 41, "units_left": 1.0} for n, entry in enumerate(run["curve"], 1)]
+    run["curve"] |= {"val_top1": [n / 41 for n in range(1, 41)], "units_left": [1.0] * 40}
     run["structure"]["widths"] = {f"blocks.{n}.conv1": [64, 31] for n in range(9)}
     run["structure"] |= {"units_before": 9 * 64, "units_after": 9 * 31}
-    folder = put(tmp_path / "records", [store.seal(run)])
+    folder = put(tmp_path / "records", [seal(run)])
     boards, problems = boards_of(folder)
     assert not problems
     site.write(tmp_path / "site", boards, sources(folder))

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from support.boards import PUBLISHED, boards_of, put, records
 from support.made_records import made
+from support.records import seal
 
-from bench.records.store import seal
 from bench.spec.option_scan import Option
 from leaderboard.pages import site
 from leaderboard.pages.site import About, Sources

@@ -1,16 +1,19 @@
 """Published numbers that can be repeated: their files, verdicts, and the command on a file of its own."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
 
 import pytest
 from support.paths import PLUGINS
+from support.records import SPEC, finished, quality, record
 
 from bench.cli import main, parser
 from bench.errors import UsageError
 from bench.spec.registry import ARCHS, DATASETS, METHODS
 from bench.spec.request import RunRequest
+from bench.spec.spec import Budget
 from bench.spec.words import as_seeds
 from leaderboard.published.publications import Group, PublishedTarget, load, repeatable
 from leaderboard.published.verdicts import curve_of, judge, mean_curve, measured, published_at
@@ -54,13 +57,18 @@ def group(*targets):
 
 
 def made(final=0.6, curve=((1.0, 0.9), (0.8, 0.8), (0.5, 0.7)), after=5):
-    entries = [{"phase": k, "units_left": left, "val_top1": top1} for k, (left, top1) in enumerate(curve)]
-    return {
-        "id": "0-s0",
-        "metrics": {"dense": {"top1": 0.95}, "pruned": None, "final": {"top1": final}},
-        "curve": [*entries, {"phase": 9, "val_top1": 0.1}],
-        "structure": {"units_before": 10, "units_after": after},
-    }
+    table = finished(dataclasses.replace(SPEC, budget=Budget(keep_macs=1.0)))
+    left, top1 = zip(*curve, (None, 0.1), strict=True)
+    epochs = len(left)
+    table["training"]["plan"] = [{"epochs": epochs, "part": "train", "rewind": None}, "prune"]
+    table["training"] |= {"epochs": epochs + 1}
+    empty = {key: [0.5] * epochs for key in ("train_loss", "val_loss")} | {"part": ["train"] * epochs}
+    table["curve"] = empty | {"phase": [0] * epochs, "epoch": [*range(epochs)], "units_left": left, "val_top1": top1}
+    table["data"]["test"] = 1000
+    good = quality(examples=1000, top1=0.95, top5=1.0)
+    table["metrics"] = {"dense": good, "pruned": None, "final": good | {"top1": final}}
+    table["structure"] |= {"widths": {"0": [10, after]}, "units_before": 10, "units_after": after}
+    return record(table)
 
 
 # --- measuring -----------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """What is read of records, what is left out and how that is said, and that the cache is only a cache."""
 
+import gzip
 import math
 
 import pytest
 from support.made_records import IMAGES, made, put, seeds
+from support.records import line, seal
 
 import leaderboard
 from bench.errors import UsageError
-from bench.records import store
+from bench.records import pack
 from leaderboard.reader import extract
 from leaderboard.reader import frame as frames
 from leaderboard.reader.extract import COLUMNS
@@ -68,23 +70,21 @@ def test_a_tampered_record_is_left_out(tmp_path):
     found = made(wrong=10)
     found["metrics"]["final"]["top1"] = (IMAGES - 1) / IMAGES
     put(tmp_path, found)
-    assert problems(tmp_path) == {
-        f"l1_norm/{found['id']}.json": "tampered: its content is not what record_sha256 was made of"
-    }
+    assert problems(tmp_path) == {f"l1_norm/{found['id']}.json": "its content is not what record_sha256 was made of"}
 
 
 def test_a_resealed_record_must_still_fit_its_specification(tmp_path):
-    found = store.seal(change(made(), "spec.seed", 7))
+    found = seal(change(made(), "spec.seed", 7))
     put(tmp_path, found)
     (message,) = problems(tmp_path).values()
     assert "id" in message
 
 
 def test_a_specification_of_another_hash(tmp_path):
-    found = store.seal(change(made(), "spec.method", "other"))
+    found = seal(change(made(), "spec.method", "other"))
     put(tmp_path, found)
     (message,) = problems(tmp_path).values()
-    assert "not the hash of the specification" in message
+    assert "the hash of the specification is" in message
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_a_specification_of_another_hash(tmp_path):
         (b"", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[1, 2]", "not a record"),
-        (b'{"kind": "bench.run", "schema": 2}', "update the suite"),
+        (b'{"kind": "bench.run", "schema": 3}', "update the suite"),
+        (b'{"kind": "bench.run", "schema": 1}', "schema 1, made by version 0.1"),
         (b'{"kind": "something"}', "not a record"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"kind": "bench.run", "kind": "bench.run"}', "twice"),
-        (b'{"kind": "bench.run", "schema": NaN}', "NaN"),
+        (b'{"kind": "bench.run", "schema": NaN}', "not JSON"),
     ],
 )
 def test_files_that_are_no_records_are_named_and_left_out(tmp_path, content, says):
@@ -132,7 +132,7 @@ def test_files_that_are_no_records_are_named_and_left_out(tmp_path, content, say
 )
 def test_what_cannot_be_is_named_with_its_field(tmp_path, path, value, says):
     file = tmp_path / "hostile-s0.json"
-    file.write_text(store.to_text(store.seal(change(made(), path, value))))
+    file.write_bytes(line(seal(change(made(), path, value))))
     assert leaderboard.load(tmp_path).empty
     (message,) = problems(tmp_path).values()
     assert says in message
@@ -198,19 +198,48 @@ def test_a_cache_that_came_with_the_records_is_not_believed(tmp_path):
     assert leaderboard.load(tmp_path / "ours")["final_wrong_images"].tolist() == [100]
 
 
-def test_many_files_are_read_in_several_processes_alike(tmp_path, monkeypatch):
-    put(tmp_path, *seeds("l1_norm", [1, 2, 3, 4]))
-    alone = leaderboard.load(tmp_path, cache=False)
-    monkeypatch.setattr(frames, "MANY", 2)
-    assert leaderboard.load(tmp_path, cache=False).equals(alone)
+# --- packs ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ahead", [0, 1, 3, 100])
-def test_the_disk_may_be_ahead_of_the_reader_by_any_number_of_files(tmp_path, monkeypatch, ahead):
-    put(tmp_path, *seeds("l1_norm", [1, 2, 3]))
-    files = [*map(str, sorted(tmp_path.rglob("*.json"))), str(tmp_path / "gone.json"), str(tmp_path)]
-    monkeypatch.setattr(frames, "AHEAD", ahead)
-    assert list(frames._fetched(files)) == files
+def packed(folder, *tables):
+    folder.mkdir(parents=True, exist_ok=True)
+    pack.write(folder / "digits-net.jsonl.gz", [(table["id"], line(table)) for table in tables])
+    return folder
+
+
+def test_packs_and_files_give_the_same_rows(tmp_path):
+    tables = [*seeds("l1_norm", [1, 2, 3]), made("bad", status="failed")]
+    files = leaderboard.load(put(tmp_path / "files", *tables)).sort_values("id")
+    packs = leaderboard.load(packed(tmp_path / "packs", *tables)).sort_values("id")
+    assert files.drop(columns="file").values.tolist() == packs.drop(columns="file").values.tolist()
+    assert set(packs["file"]) == {f"digits-net.jsonl.gz#{table['id']}" for table in tables}
+    assert len(leaderboard.load(tmp_path / "packs" / "digits-net.jsonl.gz")) == 4
+
+
+def test_a_bad_record_of_a_pack_costs_no_other(tmp_path):
+    good, bad = made(wrong=1), made(seed=1, wrong=2)
+    bad["metrics"]["final"]["top1"] = 1.0
+    folder = packed(tmp_path, good, bad)
+    assert leaderboard.load(folder)["id"].tolist() == [good["id"]]
+    assert problems(folder) == {f"digits-net.jsonl.gz#{bad['id']}": "its content is not what record_sha256 was made of"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "has no record"),
+        (b"no gzip", "damaged"),
+        (gzip.compress(b"\n"), "line 1 is empty"),
+        (gzip.compress(b"x" * 100)[:-4], "damaged"),
+        (gzip.compress(b"{}"), "not a record"),
+        (gzip.compress(line(made(seed=1)) + line(made(seed=0))), "a pack is sorted"),
+        (gzip.compress(line(made()) * 2), "has each id once"),
+    ],
+)
+def test_a_damaged_pack_is_named(tmp_path, content, says):
+    (tmp_path / "digits-net.jsonl.gz").write_bytes(content)
+    told = problems(tmp_path)
+    assert any(says in message for message in told.values()), told
 
 
 def test_a_failed_run_has_a_row_without_numbers(tmp_path):

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 from support.made_records import made, put, seeds
+from support.records import line, seal
 
 import leaderboard
 from bench.cli import main
 from bench.errors import UsageError
-from bench.records import store
 from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget
@@ -52,7 +52,7 @@ def sealed_as(found, method):
     found["spec"]["method"] = method
     found["spec_sha256"] = Spec.from_dict(found["spec"]).sha256
     found["id"] = f"{found['spec_sha256'][:12]}-s{found['spec']['seed']}"
-    return store.seal(found)
+    return seal(found)
 
 
 @pytest.mark.parametrize("name", REFUSED.values(), ids=REFUSED.keys())
@@ -60,7 +60,7 @@ def test_a_refused_name_costs_its_record_and_nothing_else(tmp_path, name):
     put(tmp_path / "r", *seeds("random", [30, 31, 33]), *seeds("fpgm", [20, 21, 23]))
     for seed in range(3):
         altered = sealed_as(made("l1_norm", seed, 10), name)
-        (tmp_path / "r" / f"{altered['id']}.json").write_text(store.to_text(altered), encoding="utf-8")
+        (tmp_path / "r" / f"{altered['id']}.json").write_bytes(line(altered))
     boards, problems = found_in(tmp_path / "r")
     assert {row.name for board in boards for table in board.tables for row in table.rows} == {"random", "fpgm"}
     assert [problem.message.startswith("spec.method ") for problem in problems] == [True] * 3
@@ -73,7 +73,7 @@ def test_a_site_is_written_beside_refused_names(tmp_path):
     put(tmp_path / "r", *seeds("random", [30, 31, 33]), *seeds("fpgm", [20, 21, 23]))
     for name in REFUSED.values():
         altered = sealed_as(made("l1_norm", 0, 10), name)
-        (tmp_path / "r" / f"{altered['id']}.json").write_text(store.to_text(altered), encoding="utf-8")
+        (tmp_path / "r" / f"{altered['id']}.json").write_bytes(line(altered))
     assert main(["board", str(tmp_path / "r"), "--no-cache", "--site", str(tmp_path / "site")]) == 0
     assert main(["board", str(tmp_path / "r"), "--no-cache", "--figures", str(tmp_path / "figures")]) == 0
 
@@ -104,10 +104,10 @@ def test_no_text_takes_a_figure_down(tmp_path, name):
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"arch": "a" * 81}, "architecture has 81 characters: a name has 1 to 80; choose another"),
-        ({"arch": "file:\U0001f525.py:build#01234567"}, "architecture is "),
-        ({"dataset": "folder:a\u3164b#01234567"}, "data set is .*invisible character U.3164"),
-        ({"recipe": "\U0001f525"}, "recipe is "),
+        ({"arch": "a" * 81}, "spec.arch is 'aaaa.*length <= 80; choose another"),
+        ({"arch": "file:\U0001f525.py:build#01234567"}, "spec.arch is "),
+        ({"dataset": "folder:a\u3164b#01234567"}, "spec.dataset is .*invisible or unusable character U.3164"),
+        ({"recipe": "\U0001f525"}, "spec.recipe.name is "),
         ({"options": {"share": "0." + "5" * 100, "other": "x" * 500}}, "has no option"),
     ],
 )

@@ -1,38 +1,42 @@
 """The small table of one record."""
 
 import copy
+import dataclasses
 
 import pytest
+from support.records import cost, ended, finished, quality, record, spec_table, timing
 
-from leaderboard.render.summary import details, summary
+from bench.spec.recipe import Recipe, Stage
+from bench.spec.spec import Budget, Spec
+from leaderboard.render.summary import details as details_of
+from leaderboard.render.summary import summary as summary_of
 
-QUALITY = {
-    "examples": 200,
-    "top1": 0.975,
-    "top5": 1.0,
-    "loss": 0.1,
-    "ece": 0.01,
-    "worst_class": 3,
-    "worst_class_top1": 0.9,
+QUALITY = quality(examples=200, top1=0.975, top5=1.0, loss=0.1, ece=0.01, worst_class_top1=0.2)
+TIMING = timing(
+    batch=1, dense_ms=2.0, sliced_ms=1.6, speedup=1.25, speedup_ci95=[1.2, 1.3], threads=2, load_average=1.0
+)
+SPEC = Spec(
+    "m", "net", "data", Recipe("r", Stage(1, 0.1), Stage(1, 0.1), precision="fp32"), Budget(0.504), 0, "inner", {"a": 1}
+)
+RECORD = finished(SPEC)
+RECORD["environment"]["threads"] = 2
+RECORD["data"]["test"] = 200
+RECORD["clock"]["resumes"] = 2
+RECORD["structure"] |= {"units_before": 20, "units_after": 10, "widths": {"x": [20, 10]}}
+RECORD["cost"] = {
+    "dense": cost(1000, 400) | {"weight_bytes": 2**20},
+    "final": cost(500, 100) | {"weight_bytes": 2**18},
 }
-TIMING = {
-    "batch": 1, "dense_ms": 2.0, "sliced_ms": 1.6, "speedup": 1.25, "speedup_ci95": [1.2, 1.3], "rounds": 50,
-    "runtime": "eager", "dtype": "float32", "threads": 2, "device": "a CPU", "load_average": 1.0,
-}  # fmt: skip
-RECORD = {
-    "id": "0123456789ab-s0", "status": "ok", "error": None,
-    "spec": {"method": "m", "config": {"a": 1}, "arch": "net", "dataset": "data", "coupling": "inner", "seed": 0,
-             "budget": {"keep_macs": 0.5, "ranking": None}, "recipe": {"name": "r"}, "recipe_sha256": "f" * 64},
-    "code": {"commit": "c" * 40, "diff_sha256": None},
-    "environment": {"device": "a CPU", "threads": 2, "packages": {"torch": "2.15.0"}},
-    "training": {"epochs": 3, "examples": 1000, "macs": 1e9, "precision": "fp32"},
-    "clock": {"seconds": {"train": 1.0}, "resumes": 2},
-    "structure": {"units_before": 20, "units_after": 10, "widths": {"x": [20, 10]}, "gate_slice_difference": 1e-7},
-    "cost": {"dense": {"macs": 1000, "params": 400, "weight_bytes": 2**20},
-             "final": {"macs": 500, "params": 100, "weight_bytes": 2**18}},
-    "metrics": {"dense": QUALITY | {"top1": 0.98}, "pruned": QUALITY | {"top1": 0.3}, "final": QUALITY},
-    "latency": [TIMING, TIMING | {"batch": 64, "speedup": 1.5}],
-}  # fmt: skip
+RECORD["metrics"] = {"dense": QUALITY | {"top1": 0.98}, "pruned": QUALITY | {"top1": 0.3}, "final": QUALITY}
+RECORD["latency"] = [TIMING, TIMING | {"batch": 64, "dense_ms": 2.4, "speedup": 1.5, "speedup_ci95": [1.4, 1.6]}]
+
+
+def summary(table, width=None):
+    return summary_of(record(table), width)
+
+
+def details(table, width=None):
+    return details_of(record(table), width)
 
 
 def test_three_rows_with_shares_and_latency():
@@ -50,7 +54,13 @@ def test_three_rows_with_shares_and_latency():
 
 
 def test_each_runtime_has_its_column_and_its_line():
-    other = TIMING | {"runtime": "onnxruntime", "dense_ms": 0.7, "speedup": 1.4}
+    other = TIMING | {
+        "runtime": "onnxruntime",
+        "dense_ms": 0.7,
+        "sliced_ms": 0.5,
+        "speedup": 1.4,
+        "speedup_ci95": [1.3, 1.5],
+    }
     lines = summary(RECORD | {"latency": [TIMING, other]}).splitlines()
     assert lines[0].endswith("  ms, batch 1  onnxruntime ms, batch 1")
     assert lines[2].endswith("0.700")
@@ -59,42 +69,42 @@ def test_each_runtime_has_its_column_and_its_line():
 
 
 def test_a_method_that_does_not_prune_has_two_rows():
-    record = copy.deepcopy(RECORD)
-    record["metrics"]["pruned"] = None
-    assert "not fine-tuned" not in summary(record)
+    table = copy.deepcopy(RECORD)
+    table["metrics"]["pruned"] = None
+    table["training"]["plan"] = [{"epochs": 1, "part": "train", "rewind": None}, *table["training"]["plan"]]
+    assert "not fine-tuned" not in summary(table)
 
 
 def test_a_busy_machine_is_told():
-    record = copy.deepcopy(RECORD)
-    record["latency"][0]["load_average"] = 6.5
-    assert "busy while timing (load 6.5 for 2 threads)" in summary(record)
+    table = copy.deepcopy(RECORD)
+    table["latency"][0]["load_average"] = 6.5
+    assert "busy while timing (load 6.5 for 2 threads)" in summary(table)
 
 
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
-        ({"keep_macs": 0.51}, "note: 1.0 % of the dense MACs below the budget of 0.51"),
-        ({"keep_params": 0.3}, "note: 5.0 % of the dense parameters below the budget of 0.3"),
-        ({"keep_macs": 0.504}, None),
-        ({"widths": [7]}, None),
-        (None, None),
+        (Budget(0.51), "note: 1.0 % of the dense MACs below the budget of 0.51"),
+        (Budget(keep_params=0.3), "note: 5.0 % of the dense parameters below the budget of 0.3"),
+        (Budget(0.504), None),
+        (Budget(widths=(10,)), None),
     ],
 )
 def test_a_size_too_far_below_its_budget_is_noted(budget, said):
-    text = summary(RECORD | {"spec": RECORD["spec"] | {"budget": budget}})
+    spec = dataclasses.replace(SPEC, budget=budget)
+    text = summary(RECORD | {"id": spec.id, "spec": spec_table(spec), "spec_sha256": spec.sha256})
     assert ("note: " in text) == (said is not None)
     assert said is None or (said in text and "(RULES.md, 5.2)" in text)
 
 
 def test_details_show_the_error_of_a_failed_run():
-    failed = RECORD | {"status": "failed", "error": {"type": "E", "message": "why", "traceback": ["file.py:3 f: x"]}}
-    text = details(failed)
-    assert "E: why" in text
-    assert "file.py:3 f: x" in text
+    text = details(ended())
+    assert "RunFailed: why" in text
+    assert "run.py:1 go: x" in text
     assert "top-1" not in text
 
 
-@pytest.mark.parametrize("word", ["0123456789ab-s0", "a=1", "keep_macs=0.5", "10 of 20 in 1 sites", "resumed 2 times"])
+@pytest.mark.parametrize("word", [SPEC.id, "a=1", "keep_macs=0.504", "10 of 20 in 1 sites", "resumed 2 times"])
 def test_details_show(word):
     assert word in details(RECORD)
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as some
 from scipy import stats
 from support.made_records import DENSE, IMAGES, made, put, seeds
 from support.records import cost as record_cost
+from support.records import seal
 
 import leaderboard
 from bench.errors import PARTIES
-from bench.records import store
 from leaderboard.stats.boards import build
 from leaderboard.stats.statistics import QUANTUM
 
@@ -134,12 +134,10 @@ def test_nothing_is_ranked_on_synthetic_data(tmp_path):
 
 
 def test_a_row_far_below_its_budget_has_no_rank(tmp_path):
-    from bench.records import store
-
     records = seeds("thin", [1, 2, 3, 4, 5])
     for found in records:
         found["cost"]["final"] |= {"macs": 49_400, "macs_by_op": {"conv": 49_300, "linear": 100}}
-    table = table_of(tmp_path, *map(store.seal, records))
+    table = table_of(tmp_path, *map(seal, records))
     assert table.rows[0].unranked == "0.6 % of the dense cost below the budget"
 
 
@@ -178,9 +176,9 @@ def test_run_that_others_made_fail_is_as_good_as_missing(tmp_path, blame):
     ],
 )
 def test_row_is_marked_when_code_changed_after_submission(tmp_path, differs, note):
-    job = {"cluster": "slurm", "id": "7", "at_once": 1, "legs": 1, "differs": differs}
+    job = {"cluster": "slurm", "id": "7", "at_once": 1, "attempts": 1, "differs": differs}
     job |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
-    changed = store.seal(made("new", 4, 3) | {"job": job})
+    changed = seal(made("new", 4, 3) | {"job": job})
     table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), changed)
     told = [text for text in row(table, "new").notes if "submission" in text]
     assert told == ([f"changed between the submission of a job and its start: {note}"] if note else [])
@@ -190,7 +188,7 @@ def test_row_is_marked_when_code_changed_after_submission(tmp_path, differs, not
 def test_row_is_marked_when_layers_were_frozen(tmp_path):
     freeze = [{"phase": 0, "epoch": 1, "upto": "conv1", "macs": 9}]
     plain = made("new", 4, 3)
-    frozen = store.seal(plain | {"training": plain["training"] | {"extras": {"freeze": freeze}}})
+    frozen = seal(plain | {"training": plain["training"] | {"freeze": freeze}})
     table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), frozen)
     assert "layers were frozen while it trained" in row(table, "new").notes
     assert not any("frozen" in text for text in row(table, "l1_norm").notes)
@@ -392,7 +390,7 @@ def test_records_in_any_order_make_the_same_board_objects(tmp_path):
 def altered(found, **parts):
     for key, values in parts.items():
         found[key] = found[key] | values
-    return store.seal(found)
+    return seal(found)
 
 
 def larger_test_set(method, seed):
@@ -425,9 +423,9 @@ def test_another_size_under_one_hash_is_another_board(tmp_path, alter, key, says
     assert [problem.message for problem in problems] == [says] * 5
 
 
-def test_a_recipe_of_another_hash_is_left_out(tmp_path):
+def test_a_specification_of_another_hash_is_left_out(tmp_path):
     found = made()
-    found["spec"]["recipe_sha256"] = "0" * 64
-    boards, problems = boards_of(tmp_path, store.seal(found))
+    found["spec"]["recipe"]["weight_decay"] = 0.0123
+    boards, problems = boards_of(tmp_path, seal(found))
     assert boards == []
-    assert "spec.recipe_sha256" in problems[0].message
+    assert "spec_sha256" in problems[0].message

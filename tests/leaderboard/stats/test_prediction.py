@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from support.records import SPEC, changed, ended, finished, quality
+from support.records import SPEC, changed, ended, finished, quality, record
 
 from bench.records import store
 from leaderboard.stats.prediction import other_seeds, predict
@@ -16,7 +16,7 @@ def run(top1, images=1000, seed=0):
     found = changed(finished(spec), ("data", "test"), images)
     for which in ("dense", "pruned", "final"):
         found["metrics"][which] = quality(examples=images, top1=top1, top5=1.0)
-    return found
+    return record(found)
 
 
 def test_the_prediction_from_other_runs():
@@ -51,8 +51,8 @@ def test_the_prediction_from_the_record_alone(others):
 
 def test_other_seeds_of_the_specification(tmp_path):
     def put(found, name=None):
-        path = tmp_path / (name or f"{found['id']}.json")
-        path.write_text(store.to_text(store.seal(found)))
+        path = tmp_path / (name or f"{found.id}.json")
+        path.write_bytes(store.encode(found))
         return path
 
     given = run(0.5)
@@ -60,8 +60,8 @@ def test_other_seeds_of_the_specification(tmp_path):
     assert other_seeds(path, given) == []
     for seed in (1, 2, 3):
         put(run(0.6, seed=seed))
-    put(run(0.7), f"{given['id'][:12]}-s0-copy.json")  # the same run under another name
-    put(changed(run(0.7, seed=4), ("data", "test_sha256"), "f" * 64))
-    put(ended(spec=dataclasses.replace(SPEC, seed=5)))
+    put(run(0.7), f"{given.id[:12]}-s0-copy.json")  # the same run under another name
+    put(record(changed(store.as_table(run(0.7, seed=4)), ("data", "test_sha256"), "f" * 64)))
+    put(record(ended(spec=dataclasses.replace(SPEC, seed=5))))
     put(run(0.9, seed=6)).write_text("{")
-    assert [found["spec"]["seed"] for found in other_seeds(path, given)] == [1, 2, 3]
+    assert [found.spec.seed for found in other_seeds(path, given)] == [1, 2, 3]

@@ -156,7 +156,7 @@ def test_status_lists_what_changed_since_submission(sweep, bench, tmp_path):
     sweep()
     one, two, *_ = sweep.specs
     for spec, differs in ((one, ["method: was a, is b", "numpy: was 1, is 2"]), (two, [])):
-        job = {"cluster": "slurm", "id": "1", "at_once": 1, "legs": 1, "differs": differs}
+        job = {"cluster": "slurm", "id": "1", "at_once": 1, "attempts": 1, "differs": differs}
         job |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
         store.write(store.path_of(tmp_path / "out", spec), finished(spec) | {"job": job})
     text = bench("status", "some.toml", "--out", tmp_path / "out")[1]

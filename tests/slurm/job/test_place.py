@@ -3,6 +3,7 @@
 import signal
 from dataclasses import replace
 
+import msgspec
 import pytest
 from support import image_folders
 from support.job_tools import attempts, batch_of, found, stop_at
@@ -53,7 +54,10 @@ def test_job_on_slurm_needs_none_of_its_programs(make_run, tmp_path, monkeypatch
         assert Job(batch.file, 0)() == AGAIN
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
-    assert done["job"].items() >= {"cluster": "slurm", "id": "12", "preemptions": 1, "differs": []}.items()
+    assert (
+        msgspec.to_builtins(done.job).items()
+        >= {"cluster": "slurm", "id": "12", "preemptions": 1, "differs": []}.items()
+    )
     assert [attempt.ended for attempt in attempts(batch.out, spec)] == ["preempted", "done"]
 
 
@@ -66,4 +70,4 @@ def test_data_are_where_a_variable_of_the_node_says(make_run, tmp_path, monkeypa
     batch.write()
     monkeypatch.setenv("NODE_SCRATCH", str(folder))
     Job(batch.file, 0)()
-    assert found(batch.out, spec)["status"] == "ok"
+    assert found(batch.out, spec).status == "ok"

@@ -3,6 +3,7 @@
 import signal
 from dataclasses import replace
 
+import msgspec
 import pytest
 from support.job_tools import attempts, batch_of, found, has_record, stop_at
 
@@ -24,10 +25,10 @@ def test_a_job_leaves_the_record_that_the_run_command_leaves(make_run, tmp_path)
     batch = batch_of(tmp_path / "job", spec)
     Job(batch.file, 0)()
     done = found(batch.out, spec)
-    assert store.timeless(done) == store.timeless(whole)
-    facts = {"cluster": "local", "id": "77", "legs": 1, "differs": []}
+    assert store.without_timing(done) == store.without_timing(whole)
+    facts = {"cluster": "local", "id": "77", "attempts": 1, "differs": []}
     facts |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
-    assert done["job"].items() >= facts.items()
+    assert msgspec.to_builtins(done.job).items() >= facts.items()
     (attempt,) = attempts(batch.out, spec)
     assert (attempt.batch, attempt.job, attempt.ended) == (batch.token, "77", "done")
     assert (attempt.saves, attempt.first[1:], attempt.last[1:]) == (4, (1, 3), (3, 3))  # base, own, prune, fine-tuning
@@ -63,7 +64,7 @@ def test_a_base_is_trained_once_for_all_runs(make_run, tmp_path):
     (weights,) = (tmp_path / "bases").glob("*.safetensors")
     assert (attempt.ended, attempt.facts["base"]) == ("done", weights.stem)
     for spec in specs:
-        assert found(tmp_path, spec)["training"]["base"]["id"] == weights.stem
+        assert found(tmp_path, spec).training.base.id == weights.stem
         assert attempts(tmp_path, spec)[0].last[1:] == (1, 1)  # the fine-tuning only
     Job(batch.file, 0)()
     assert len(attempts(tmp_path, base.key)) == 1
@@ -91,12 +92,12 @@ def test_a_failed_run_that_is_to_be_tried_again(make_run, tmp_path):
     spec, options = make_run("nan_scores")
     with pytest.raises(RunFailed):
         execute(spec, options)
-    old = found(tmp_path, spec)["record_sha256"]
+    old = found(tmp_path, spec).record_sha256
     batch = batch_of(tmp_path, Task(spec, replaces=old))
     Job(batch.file, 0)()
     new = found(tmp_path, spec)
-    assert new["record_sha256"] != old
-    assert new["job"]["id"] == "77"
+    assert new.record_sha256 != old
+    assert new.job.id == "77"
     Job(batch.file, 0)()
     assert found(tmp_path, spec) == new
     assert len(list(tmp_path.rglob("superseded/*.json"))) == 1
@@ -106,15 +107,15 @@ def test_a_finished_run_that_is_to_be_carried_out_again(make_run, tmp_path, monk
     """Also when it takes two attempts."""
     spec, options = make_run("ddrop")
     old = execute(spec, options)
-    batch = batch_of(tmp_path, Task(spec, replaces=old["record_sha256"]))
+    batch = batch_of(tmp_path, Task(spec, replaces=old.record_sha256))
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGUSR2, 1)
         Job(batch.file, 0)()
     assert found(tmp_path, spec) == old
     Job(batch.file, 0)()
     new = found(tmp_path, spec)
-    assert new["job"]["preemptions"] == 1
-    assert store.timeless(new) == store.timeless(old)
+    assert new.job.preemptions == 1
+    assert store.without_timing(new) == store.without_timing(old)
     (aside,) = tmp_path.rglob("superseded/*.json")
     assert store.load(aside) == old
 
@@ -128,7 +129,7 @@ def test_differences_from_submission_are_printed_and_recorded(make_run, tmp_path
         packages=environment.packages() | {"numpy": "0.1"},
     )
     Job(batch.file, 0)()
-    told = found(tmp_path, spec)["job"]["differs"]
+    told = found(tmp_path, spec).job.differs
     assert [text.partition(":")[0] for text in told] == ["commit", "method", "numpy"]
     assert any("was 0.1, is " in text for text in told)
     err = capsys.readouterr().err

@@ -5,8 +5,10 @@ import signal
 import threading
 import time
 
+import msgspec
 import pytest
 from support.job_tools import attempts, batch_of, found, has_record, stop_at
+from support.records import line, seal, spec_table
 from support.waiting import until
 
 from bench.records import store
@@ -31,8 +33,8 @@ def test_run_preempted_after_any_checkpoint_gives_same_record(make_run, tmp_path
     assert "preempted: asks to be queued again" in capsys.readouterr().err
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
-    assert store.timeless(done) == store.timeless(whole)
-    assert done["job"].items() >= {"legs": 2, "preemptions": 1, "timeouts": 0, "kills": 0}.items()
+    assert store.without_timing(done) == store.without_timing(whole)
+    assert msgspec.to_builtins(done.job).items() >= {"attempts": 2, "preemptions": 1, "timeouts": 0, "kills": 0}.items()
     assert attempts(batch.out, spec)[1].saves == 6 - save  # nothing that was saved is done again
 
 
@@ -46,8 +48,8 @@ def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypa
         assert not has_record(batch.out, spec)
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
-    assert store.timeless(done) == store.timeless(whole)
-    assert done["job"].items() >= {"legs": 7, "preemptions": 6}.items()
+    assert store.without_timing(done) == store.without_timing(whole)
+    assert msgspec.to_builtins(done.job).items() >= {"attempts": 7, "preemptions": 6}.items()
 
 
 def test_preempted_base_job_resumes(make_run, tmp_path, monkeypatch):
@@ -72,7 +74,10 @@ def test_time_limit_warning_is_no_preemption(make_run, tmp_path, monkeypatch):
         assert Job(batch.file, 0)() == AGAIN
     assert attempts(tmp_path, spec)[0].ended == "timed out"
     Job(batch.file, 0)()
-    assert found(tmp_path, spec)["job"].items() >= {"legs": 2, "timeouts": 1, "preemptions": 0}.items()
+    assert (
+        msgspec.to_builtins(found(tmp_path, spec).job).items()
+        >= {"attempts": 2, "timeouts": 1, "preemptions": 0}.items()
+    )
 
 
 def test_exit_code_of_continued_job_is_known_to_submitit(make_run, tmp_path, monkeypatch):
@@ -92,14 +97,14 @@ def test_terminated_run_is_interrupted_and_resumes_in_next_job(make_run, tmp_pat
         stop_at(patch, signal.SIGTERM, 3)
         assert Job(batch.file, 0)() == ENDED
     stopped = found(batch.out, specs[0])
-    assert (stopped["status"], stopped["job"]["id"]) == ("interrupted", "77")
+    assert (stopped.status, stopped.job.id) == ("interrupted", "77")
     assert attempts(batch.out, specs[0])[0].ended == "terminated"
     assert attempts(batch.out, specs[1]) == []
     Job(batch.file, 0)()
     done = found(batch.out, specs[0])
-    assert store.timeless(done) == store.timeless(whole)
-    assert done["job"].items() >= {"legs": 2, "terminations": 1, "preemptions": 0}.items()
-    assert found(batch.out, specs[1])["status"] == "ok"
+    assert store.without_timing(done) == store.without_timing(whole)
+    assert msgspec.to_builtins(done.job).items() >= {"attempts": 2, "terminations": 1, "preemptions": 0}.items()
+    assert found(batch.out, specs[1]).status == "ok"
 
 
 def test_killed_run_resumes_and_record_counts_it(make_run, tmp_path, monkeypatch):
@@ -114,8 +119,8 @@ def test_killed_run_resumes_and_record_counts_it(make_run, tmp_path, monkeypatch
     file.write_text("\n".join(lines) + '\n{"event": "ep')  # as a kill leaves it
     Job(batch.file, 0)()
     done = found(batch.out, spec)
-    assert store.timeless(done) == store.timeless(whole)
-    assert done["job"].items() >= {"legs": 2, "kills": 1, "preemptions": 0}.items()
+    assert store.without_timing(done) == store.without_timing(whole)
+    assert msgspec.to_builtins(done.job).items() >= {"attempts": 2, "kills": 1, "preemptions": 0}.items()
 
 
 @pytest.fixture
@@ -175,12 +180,12 @@ def test_what_another_does_is_waited_for_after_all_else_and_not_done_again(make_
         seen.append(has_record(tmp_path, others))
         path = store.path_of(tmp_path, others)
         path.parent.mkdir(parents=True)
-        identity = {"id": others.id, "spec": others.as_dict(), "spec_sha256": others.sha256}
-        path.write_text(store.to_text(store.seal(found(tmp_path, mine) | identity)))
+        identity = {"id": others.id, "spec": spec_table(others), "spec_sha256": others.sha256}
+        path.write_bytes(line(seal(store.as_table(found(tmp_path, mine)) | identity)))
 
     at_work(others, finish)()
     Job(batch.file, 0)()
     assert seen == [False]
-    assert found(tmp_path, others)["id"] == others.id
+    assert found(tmp_path, others).id == others.id
     assert attempts(tmp_path, others) == []
     assert attempts(tmp_path, mine)[0].ended == "done"

@@ -32,7 +32,7 @@ def start(batch, moment):
 def test_warning_at_any_moment_of_the_start_is_not_lost(make_run, tmp_path, part):
     """A job that heard it asks to be queued again; before it listens, the signal ends it, and its script does."""
     spec, options = make_run(out=tmp_path / "whole")
-    expected = store.timeless(execute(spec, options))
+    expected = store.without_timing(execute(spec, options))
     code, text = start(batch_of(tmp_path / "undisturbed", spec, cluster="slurm"), 0)
     assert code == 0, text
     events = int(re.search(r"began after (\d+) events", text)[1])
@@ -45,4 +45,4 @@ def test_warning_at_any_moment_of_the_start_is_not_lost(make_run, tmp_path, part
         assert not has_record(batch.out, spec)
     assert all(attempt.ended == "preempted" for attempt in attempts(batch.out, spec))
     assert start(batch, 0)[0] == 0
-    assert store.timeless(found(batch.out, spec)) == expected
+    assert store.without_timing(found(batch.out, spec)) == expected

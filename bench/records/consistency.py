@@ -1,0 +1,199 @@
+"""Rules between the fields of a record: what cannot be true together. Needs no torch."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from bench.records.schema import Costs, Curve, Data, Environment, Metrics, Record, Structure, Timing, Training
+from bench.records.values import Label, MethodName, Name, Settings, hidden, said, wrong
+from bench.spec.recipe import Recipe
+from bench.spec.spec import Budget, Spec
+
+WORK = 10**24
+"""Largest number of training MACs."""
+OPTIONS = 500
+"""Most characters of a method's options, as JSON."""
+SLACK = 1.05
+"""A ratio of medians may lie a little outside of its bootstrap interval."""
+FINISHED = ("data", "training", "structure", "cost", "metrics", "memory")
+"""Parts that are None where a run did not come so far."""
+_SPEC = tuple[str, str, str, Recipe, Budget | None, int, str, dict[str, Any], str]
+
+
+def contradictions(record: Record) -> Iterator[str]:
+    """What is wrong with the values of a record, one line each."""
+    spec = record.spec
+    shared = (spec.method, spec.arch, spec.dataset, spec.recipe, spec.budget, 0, spec.coupling, spec.config, spec.rules)
+    problems, expected = _of_spec(msgspec.json.encode(shared))
+    yield from problems
+    if record.spec.seed < 0:
+        yield f"spec.seed is {record.spec.seed}, less than 0"
+    if record.spec_sha256 != expected:
+        yield f"spec_sha256 is {record.spec_sha256}, the hash of the specification is {expected}"
+    name = f"{record.spec_sha256[:12]}-s{record.spec.seed}"
+    if record.id != name:
+        yield f"id is {record.id}, by spec_sha256 and spec.seed it is {name}"
+    clock = record.clock
+    if clock.finished_at < clock.started_at:
+        yield f"clock.finished_at is {clock.finished_at.isoformat()}, before clock.started_at"
+    if (record.status == "ok") != (record.error is None):
+        yield "status and error contradict each other"
+    if "torch" not in record.environment.packages:
+        yield "environment.packages.torch is missing"
+    if record.curve:
+        yield from _of_curve(record.curve)
+    asked = record.spec.recipe.precision
+    if record.training and asked != record.training.precision and (asked, record.spec.rules) != ("auto", "0.1"):
+        yield f"training.precision is {said(record.training.precision)}, spec.recipe.precision {said(asked)}"
+    if record.status != "ok":
+        return
+    yield from (f"'{key}' is null in a finished run" for key in _missing(record))
+    if record.data and record.training and record.structure and record.cost and record.metrics:
+        epochs = len(record.curve.epoch) if record.curve else 0
+        budget = record.spec.budget or Budget()
+        yield from _of_metrics(record.metrics, record.data)
+        yield from _of_training(record.training, record.metrics, epochs)
+        fewer = record.cost.dense.macs != record.cost.final.macs
+        if "prune" not in record.training.plan and (record.spec.budget or fewer):
+            yield "nothing was pruned, and there is a budget, or fewer MACs"
+        yield from _of_cost(record.cost, budget)
+        yield from _of_structure(record.structure, budget)
+        for k, timing in enumerate(record.latency):
+            yield from _of_timing(f"latency[{k}]", timing, record.environment)
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_spec(text: bytes) -> tuple[list[str], str]:
+    """What is wrong with a specification, its fields given as JSON, and its hash: all seeds share them."""
+    spec = Spec(*msgspec.json.decode(text, type=_SPEC))
+    return list(unreadable(spec)), spec.sha256
+
+
+def unreadable(spec: Spec) -> Iterator[str]:
+    """Names and options of a specification that no record may have."""
+    config = {key: list(value) if isinstance(value, tuple) else value for key, value in spec.config.items()}
+    for what, value, kind in (
+        ("method", spec.method, MethodName),
+        ("arch", spec.arch, Label),
+        ("dataset", spec.dataset, Label),
+        ("recipe.name", spec.recipe.name, Label),
+        ("coupling", spec.coupling, Name),
+        ("rules", spec.rules, Name),
+        ("config", config, Settings),
+    ):
+        yield from hidden(value, f"spec.{what}")
+        if problem := wrong(value, kind):
+            yield f"spec.{what} {problem}"
+    if (length := len(json.dumps(config, ensure_ascii=False))) > OPTIONS:
+        yield f"spec.config has {length:,} characters, more than {OPTIONS}"
+
+
+def _missing(record: Record) -> Iterator[str]:
+    yield from (key for key in FINISHED if getattr(record, key) is None)
+    yield from (f"artifacts.{key}" for key in ("network", "masks") if getattr(record.artifacts, key) is None)
+    yield from (f"clock.seconds.{key}" for key in ("train", "method") if key not in record.clock.seconds)
+    if record.data and record.data.test_sha256 is None:
+        yield "data.test_sha256"
+    if record.clock.base_seconds is None:
+        yield "clock.base_seconds"
+
+
+def _of_curve(curve: Curve) -> Iterator[str]:
+    columns = {key: getattr(curve, key) for key in curve.__struct_fields__ if key != "logged"} | curve.logged
+    for key, column in columns.items():
+        if column is not None and len(column) != len(curve.epoch):
+            yield f"curve.{said(key)[1:-1]} has {len(column)} values, curve.epoch {len(curve.epoch)}"
+
+
+def _of_metrics(metrics: Metrics, data: Data) -> Iterator[str]:
+    for which in ("dense", "pruned", "final"):
+        quality, field = getattr(metrics, which), f"metrics.{which}"
+        if quality is None:
+            continue
+        images = quality.examples
+        if images != data.test:
+            yield f"{field}.examples is {images}, data.test {data.test}"
+        for key in ("top1", "top5"):
+            hits = getattr(quality, key) * images
+            if abs(hits - round(hits)) > 1e-6:
+                yield f"{field}.{key} is {getattr(quality, key)}, not a whole number of {images} test images"
+        if not quality.worst_class_top1 <= quality.top1 <= quality.top5:
+            yield f"{field}: worst class <= top-1 <= top-5 does not hold"
+        for key in ("loss", "ece"):
+            if getattr(quality, key) is None:
+                yield f"{field}.{key} is null in a finished run"
+        if data.classes is not None and quality.worst_class >= data.classes:
+            yield f"{field}.worst_class is {quality.worst_class}, data.classes {data.classes}"
+
+
+def _of_training(training: Training, metrics: Metrics, epochs_in_curve: int) -> Iterator[str]:
+    """Plan, work and curve are of one run; accuracies after pruning exist unless units were cut out before it."""
+    plan, base, pruned = training.plan, training.base, metrics.pruned
+    if "prune" not in plan:
+        if pruned is not None:
+            yield "metrics.pruned is there, and training.plan has no prune"
+    elif pruned is None and not any(step.epochs for step in plan[: plan.index("prune")] if step != "prune"):
+        yield "metrics.pruned is null, and training.plan prunes before it trains"
+    from_base = training.starts_from == "base"
+    for key in ("examples", "macs"):
+        own, of_base = getattr(training, key), getattr(base, key) if from_base else 0
+        if own < of_base:
+            yield f"training.{key} is {own:,}, of the base alone {of_base:,}"
+    if not 0 <= base.macs <= WORK or training.macs > WORK:
+        yield "training.macs or training.base.macs is too large, or less than 0"
+    before = base.epochs if from_base else 0
+    epochs, planned = training.epochs - before, sum(step.epochs for step in plan if step != "prune")
+    if not 0 <= epochs <= planned:
+        yield f"training.epochs is {training.epochs}, of the plan and the base {planned + before}"
+    if epochs_in_curve != epochs:
+        yield f"curve has {epochs_in_curve} epochs, by training.epochs it has {epochs}"
+
+
+def _of_cost(costs: Costs, budget: Budget) -> Iterator[str]:
+    dense, final = costs.dense, costs.final
+    for which, cost in (("dense", dense), ("final", final)):
+        if cost.macs != (by_op := sum(cost.macs_by_op.values())):
+            yield f"cost.{which}.macs is {cost.macs:,}, the sum of macs_by_op {by_op:,}"
+    if dense.counter != final.counter:
+        yield f"cost.final.counter is {said(final.counter)}, cost.dense.counter {said(dense.counter)}"
+    for key, before, after, share in (
+        ("macs", dense.macs, final.macs, budget.keep_macs),
+        ("params", dense.params, final.params, budget.keep_params),
+    ):
+        if not 0 < after <= before:
+            yield f"cost: {after} {key} after, {before} before"
+        if share is not None and after > share * before + 1e-6:
+            yield f"cost: more {key} than the budget of {share}"
+
+
+def _of_structure(structure: Structure, budget: Budget) -> Iterator[str]:
+    for site, (before, after) in structure.widths.items():
+        if not 0 < after <= before:
+            yield f"structure.widths: {said(site)} has {after} of {before} units"
+        elif after < min(budget.min_keep, before):
+            yield f"structure.widths: {said(site)} has {after} units, spec.budget.min_keep is {budget.min_keep}"
+    if budget.widths is not None and sorted(budget.widths) != sorted(after for _, after in structure.widths.values()):
+        yield "structure.widths are not those of spec.budget.widths"
+    for k, key in enumerate(("units_before", "units_after")):
+        total = sum(widths[k] for widths in structure.widths.values())
+        if getattr(structure, key) != total:
+            yield f"structure.{key} is {getattr(structure, key)}, the sum of the widths {total}"
+
+
+def _of_timing(field: str, timing: Timing, environment: Environment) -> Iterator[str]:
+    if timing.runtime == "eager":
+        own = {"device": environment.device, "threads": environment.threads}
+        own |= {"runtime_version": environment.packages.get("torch")}
+        for key, value in own.items():
+            if getattr(timing, key) not in (None, value):
+                yield f"{field}.{key} is {said(getattr(timing, key))}, of the environment {said(value)}"
+    ratio, (low, high) = timing.dense_ms / timing.sliced_ms, timing.speedup_ci95
+    if abs(timing.speedup - ratio) > 1e-9 * ratio:
+        yield f"{field}.speedup is {timing.speedup}, dense_ms over sliced_ms {ratio}"
+    if not (low <= high and low <= timing.speedup * SLACK and timing.speedup <= high * SLACK):
+        yield f"{field}.speedup is {timing.speedup}, its interval {low} to {high}"

@@ -1,0 +1,247 @@
+"""Records come from strangers: reading one ends in one line that names file and field, and soon."""
+
+import gzip
+import hashlib
+import os
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.records import changed, cost, ended, finished, line, quality, timing
+
+from bench.records import pack, store
+from bench.records.schema import Record
+from bench.records.store import LARGEST, RecordError, decode
+from bench.records.values import TEXT, fitting
+
+GOOD = line(finished())
+
+
+def refusal(content):
+    """What :func:`decode` says of bytes, in one line that names the file."""
+    with pytest.raises(RecordError) as caught:
+        decode(content, "some.json")
+    said = str(caught.value)
+    assert said.startswith("record some.json: ")
+    assert "\n" not in said and said.isprintable() and len(said) < 700
+    return said.removeprefix("record some.json: ")
+
+
+def forged(body):
+    """Any body as a line, with the hash that it has."""
+    return body[:-1] + b',"record_sha256":"%b"}\n' % hashlib.sha256(body).hexdigest().encode()
+
+
+BODY = GOOD[: -store.TAIL - 1] + b"}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b'"resumes":0', b'"resumes":NaN', "not JSON"),
+        (b'"resumes":0', b'"resumes":0,"resumes":0', "doubled key"),
+        (b'"resumes":0', b'"resumes":0,"\\u0072esumes":0', "doubled key"),
+        (b'"seed":0', b'"sead":1,"seed":0', "an unknown or doubled key"),
+        (b'"resumes":0', b'"resumes": 0', "not written as a run writes it"),
+        (b'"resumes":0', b'"resumes":0.0', "clock.resumes"),
+        (b'"resumes":0', b'"resumes":' + b"9" * 5000, ""),
+        (b'"load_average":0.5', b'"load_average":1e999', "not JSON"),
+        (b'"load_average":0.5', b'"load_average":0.50', "number's digits"),
+        (b'"load_average":0.5', b'"load_average":true', "latency[0].load_average is true"),
+        (b'"a CPU"', b'"a \\ud800 CPU"', ""),
+        (b'"a CPU"', b'"a \\u0007 CPU"', "environment.device is 'a \\x07 CPU', with the invisible or unusable"),
+        (b'"a CPU"', b'"a \xff CPU"', ""),
+        (b'"a CPU"', b'"a \t CPU"', ""),
+        (b'"schema":2', b'"record_sha256":"' + b"0" * 64 + b'","schema":2', "record_sha256"),
+    ],
+)
+def test_spelling_that_no_run_writes_is_refused(old, new, said):
+    assert old in BODY
+    assert said in refusal(forged(BODY.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not JSON"),
+        (b"\xef\xbb\xbf" + GOOD, ""),
+        (GOOD.decode().encode("utf-16"), "not JSON"),
+        (GOOD + b"{}", "not JSON"),
+        (GOOD[:-1], "not one line of JSON with record_sha256 last"),
+        (BODY + b"\n", "not one line of JSON with record_sha256 last"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"kind": "bench.run"}', "schema null, this is 2"),
+        (b'{"kind": "bench.run", "schema": 3}', "schema 3, this is 2: update the suite"),
+        (b'{"kind": "bench.run", "schema": true}', "schema true, this is 2"),
+        (b'{"kind": "bench.run", "schema": 1}', "schema 1, made by version 0.1"),
+        (b'{"kind": "something"}', "not a record of this suite"),
+        (b"[1, 2]", "not a record of this suite"),
+        (GOOD.replace(b'"resumes":0', b'"resumes":1'), "its content is not what record_sha256 was made of"),
+    ],
+)
+def test_bytes_of_another_kind_are_refused(content, said):
+    assert said in refusal(content)
+
+
+FIELDS = [
+    (("id",), "../../etc/passwd", "id is '../../etc/passwd': expected 12 hexadecimal digits, -s and a seed"),
+    (("id",), "0123456789ab-s0\n", "id is"),
+    (("status",), "done", "status is 'done'"),
+    (("spec_sha256",), "A" * 64, "spec_sha256 is 'AAAA"),
+    (("spec", "seed"), -1, "spec.seed is -1, less than 0"),
+    (("spec", "seed"), True, "spec.seed is true"),
+    (("spec", "method"), "x" * 10_000_000, "spec.method is 'xxxx"),
+    (("spec", "method"), "r\u0430ndom", "expected visible ASCII characters only"),
+    (("spec", "dataset"), "a\x00b", "spec.dataset is 'a\\x00b', with the invisible or unusable character U+0000"),
+    (("spec", "dataset"), "a  b", "without spaces at an end or next to each other"),
+    (("spec", "config"), {"a": {"b": 1}}, "spec.config is a table"),
+    (("spec", "config"), {f"k{n}": "x" * 60 for n in range(9)}, "spec.config has"),
+    (("spec", "recipe", "train", "schedule"), "wavy", "spec.recipe.train.schedule is 'wavy'"),
+    (("spec", "recipe", "momentum"), 2.0, "momentum"),
+    (("spec", "budget", "keep_macs"), 1.5, "keep"),
+    (("code", "comit"), None, "code has an unknown field 'comit'; did you mean 'commit'?"),
+    (("code", "\x1b[31mred"), None, "code has an unknown field '\\x1b[31mred'"),
+    (("environment", "threads"), 0, "environment.threads is 0"),
+    (("environment", "packages"), {}, "environment.packages.torch is missing"),
+    (("data", "shape"), [1, 8], "data.shape is a list"),
+    (("training", "plan"), ["prune", "grow"], "training.plan[1] is 'grow'"),
+    (("training", "macs"), 10**30, "training.macs or training.base.macs is too large"),
+    (("structure", "widths"), [1], "structure.widths is a list"),
+    (("structure", "rejected"), {"a": "\x07"}, "structure.rejected.a is '\\x07'"),
+    (("cost", "final", "macs"), 2**80, "cost.final.macs is 1208925819614629174706176"),
+    (("metrics", "final", "top1"), 1.2, "metrics.final.top1 is 1.2"),
+    (("curve", "train_loss"), [0.5, 0.5], "curve.train_loss has 2 values, curve.epoch 1"),
+    (("curve", "logged"), {"own": ["x"]}, "curve.logged[...][0]"),
+    (
+        ("artifacts", "masks", "file"),
+        "../../masks",
+        "artifacts.masks.file is '../../masks'",
+    ),
+    (("latency",), {}, "latency is a table"),
+    (("clock", "started_at"), "2026-01-01T00:00:00", "clock.started_at is '2026-01-01T00:00:00'"),
+    (("error",), {"type": "E", "message": "x", "traceback": []}, "status and error contradict each other"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "said"), FIELDS)
+def test_wrong_field_is_named(path, value, said):
+    assert said in refusal(line(changed(finished(), path, value)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("metrics", "final"), quality(top1=0.55), "not a whole number of 10 test images"),
+        (("metrics", "final"), quality(top5=0.4), "worst class <= top-1 <= top-5 does not hold"),
+        (("metrics", "final"), quality(examples=9, top1=4 / 9, top5=1.0), "metrics.final.examples is 9, data.test 10"),
+        (("metrics", "final"), quality(worst_class=10), "worst_class is 10, data.classes 10"),
+        (("metrics", "final"), quality(loss=None), "metrics.final.loss is null in a finished run"),
+        (("metrics", "pruned"), None, "metrics.pruned is null, and training.plan prunes before it trains"),
+        (("metrics",), None, "'metrics' is null in a finished run"),
+        (("cost", "final"), cost(1001, 90), "1001 macs after, 1000 before"),
+        (("cost", "final"), cost(501, 90), "more macs than the budget of 0.5"),
+        (("cost", "final", "macs_by_op"), {"conv": 1}, "the sum of macs_by_op 1"),
+        (("cost", "final", "counter"), "thop", "cost.final.counter is 'thop'"),
+        (("structure", "widths"), {"0": [8, 9]}, "'0' has 9 of 8 units"),
+        (("structure", "units_after"), 5, "structure.units_after is 5, the sum of the widths 4"),
+        (("training", "plan"), [{"epochs": 1, "part": "train", "rewind": None}], "training.plan has no prune"),
+        (("training", "examples"), 50, "training.examples is 50, of the base alone 100"),
+        (("training", "epochs"), 9, "training.epochs is 9, of the plan and the base 2"),
+        (("training", "precision"), "bf16", "training.precision is 'bf16', spec.recipe.precision 'fp32'"),
+        (("clock", "finished_at"), "2025-01-01T00:00:00Z", "before clock.started_at"),
+        (("clock", "seconds"), {}, "'clock.seconds.train' is null in a finished run"),
+        (("spec", "coupling"), "full", "the hash of the specification is"),
+        (("latency",), [timing(device="other")], "latency[0].device is 'other', of the environment 'a CPU'"),
+        (("latency",), [timing(speedup=3.0)], "latency[0].speedup is 3.0, dense_ms over sliced_ms 2.0"),
+        (("latency",), [timing(speedup_ci95=[3.0, 4.0])], "its interval 3.0 to 4.0"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(path, value, said):
+    assert said in refusal(line(changed(finished(), path, value)))
+
+
+def test_what_is_too_large_is_not_even_read(tmp_path):
+    file = tmp_path / "0123456789ab-s0.json"
+    with file.open("wb") as sparse:
+        sparse.truncate(LARGEST + 1)
+    with pytest.raises(RecordError, match=r"16,777,217 bytes, more than 16,777,216"):
+        store.load(file)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x-s0.json")
+    with pytest.raises(RecordError, match="not a file"):
+        store.load(tmp_path / "x-s0.json")
+
+
+def test_a_line_without_end_in_a_pack_is_not_held(tmp_path):
+    file = tmp_path / f"bomb{pack.SUFFIX}"
+    file.write_bytes(gzip.compress(b" " * (LARGEST + 10)))
+    with pytest.raises(ValueError, match="longer than"):
+        list(pack.lines(file))
+
+
+@pytest.mark.parametrize("written", ["fine\n\ttoo", "\x1b[31m", "x" * (TEXT + 1), "\ud800", "\u202e"])
+def test_any_text_can_be_made_to_fit(written):
+    decode(line(ended(message=fitting(written))), "x")
+
+
+# --- properties -------------------------------------------------------------------------------------------------
+
+STRUCTS = st.sampled_from([finished(), ended()])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(value, path=()):
+    """Paths of all values inside of ``value``."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+@settings(max_examples=150, deadline=5000, derandomize=True)
+@given(st.data())
+def test_damaged_field_is_refused_or_comes_back_the_same(data):
+    """A line is refused in one line of text, or encoding what was read makes the same bytes."""
+    table = data.draw(STRUCTS)
+    path = data.draw(st.sampled_from([*places(table)]))
+    try:
+        damaged = line(changed(table, path, data.draw(VALUES)))
+    except (UnicodeEncodeError, OverflowError, ValueError):  # no JSON has it
+        return
+    try:
+        assert store.encode(decode(damaged, "x")) == damaged
+    except RecordError:
+        refusal(damaged)
+
+
+@settings(max_examples=150, deadline=5000, derandomize=True)
+@given(st.integers(0, len(GOOD) - 1), st.binary(max_size=4), st.integers(0, 4))
+def test_damaged_bytes_are_refused_unless_they_are_the_same(at, put, cut):
+    damaged = GOOD[:at] + put + GOOD[at + cut :]
+    if damaged != GOOD:
+        refusal(damaged)
+
+
+NUMBERS = st.floats(0, 1) | st.integers(0, 1)
+
+
+@settings(max_examples=60, deadline=5000, derandomize=True)
+@given(st.lists(NUMBERS, min_size=1, max_size=4), st.floats(allow_nan=True), st.text('ab\u00e4 "\\é', min_size=1))
+def test_what_is_written_is_read_back(numbers, logged, device):
+    """Whole numbers in places of floats, numbers that are not finite, letters of any script."""
+    table = finished()
+    table["clock"]["seconds"] |= {f"own {k}": number for k, number in enumerate(numbers)}
+    table["curve"]["logged"] = {"own": [logged]}
+    table["environment"]["device"] = table["latency"][0]["device"] = f"a{device}"
+    record = store.seal(msgspec.convert(table, Record))
+    assert store.decode(store.encode(record), "x") == record
+    assert store.encode(store.decode(store.encode(record), "x")) == store.encode(record)
+    assert record.clock.seconds["own 0"] == numbers[0]
