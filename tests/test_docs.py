@@ -11,7 +11,7 @@ from support.requested import specs_of
 from bench import RULES, __version__
 from bench.cli import parser
 from bench.measure import environment
-from bench.records import store
+from bench.records.schema import Record
 from bench.runs.execute import execute
 
 ROOT = Path(__file__).parent.parent
@@ -97,9 +97,9 @@ def test_python_interface_does_what_its_page_says(block, make_run, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     names = {"bench": bench}
     exec(block, names)
-    assert names["record"]["status"] == "ok"
+    assert names["record"].status == "ok"
     network = names.get("network", names.get("dense"))
-    assert network(torch.zeros(2, *names["record"]["data"]["shape"])).shape == (2, names["record"]["data"]["classes"])
+    assert network(torch.zeros(2, *names["record"].data.shape)).shape == (2, names["record"].data.classes)
     assert len(names.get("records", [0, 1, 2])) == 3
 
 
@@ -129,7 +129,7 @@ def test_readme_names_the_id_of_its_first_run():
 
 def test_the_page_on_records_names_every_key():
     text = (ROOT / "docs" / "records.md").read_text()
-    assert [key for key in store.FIELDS if not re.search(rf"`{key}[`.]", text)] == []
+    assert [key for key in Record.__struct_fields__ if not re.search(rf"`{key}[`.]", text)] == []
 
 
 def test_every_method_has_its_options_on_a_page(plugins):
