@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from support.cluster_in_memory import Cluster
-from support.records import ended, finished
+from support.records import ended, finished, record
 
 from bench.errors import SetupError
 from bench.records import store
@@ -60,7 +60,7 @@ def leave(out, spec, status="ok"):
         leave_failure(spec, RunOptions(out=out), SetupError("no data"), None)
     else:
         made = finished(spec, 60.0) if status == "ok" else ended(status, spec, "stopped")
-        store.write(store.path_of(out, spec), made)
+        store.write(store.path_of(out, spec), record(made))
     return store.load(store.path_of(out, spec)).record_sha256
 
 

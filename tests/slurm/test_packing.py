@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.records import record, spec_table
 
 from bench.records import store
 from bench.runs.execute import execute
@@ -78,10 +79,10 @@ def recorded(make_run, tmp_path):
         for (method, seed), seconds in taken.items():
             spec, _ = make_run(method, seed=seed, **settings)
             made = json.loads(text)
-            made |= {"id": spec.id, "spec": spec.as_dict(), "spec_sha256": spec.sha256, "status": status}
+            made |= {"id": spec.id, "spec": spec_table(spec), "spec_sha256": spec.sha256, "status": status}
             made["error"] = None if status == "ok" else {"type": "X", "message": "x", "traceback": []}
             made["clock"]["seconds"] = {"train": seconds - 1.0, "method": 0.0, "measure": 1.0}
-            store.write(store.path_of(out, spec), made)
+            store.write(store.path_of(out, spec), record(made))
 
     return leave
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from support.cluster_in_memory import Cluster
-from support.records import SPEC, finished
+from support.records import SPEC, finished, record
 
 from bench.records import store
 from bench.spec.request import RunOptions
@@ -43,7 +43,7 @@ def sweep(slurm, tmp_path):
                     notes.saved(key, epoch, 9)
                 notes.end(key, how)
             spec = batch.task(key).spec
-            store.write(store.path_of(tmp_path, spec), finished(spec))
+            store.write(store.path_of(tmp_path, spec), record(finished(spec)))
         del slurm.alive[job]
     return specs
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from support.records import ended, finished
+from support.records import ended, finished, record
 
 from bench.errors import SetupError
 from bench.files import run_lock
@@ -62,11 +62,11 @@ def spec_of(seed=0, method="l1_norm"):
 def leave(out, spec, status="ok", seconds=12.0, replaced=False):
     """Write a record; returns its hash."""
     if status == "failed":
-        leave_failure(spec, RunOptions(out=out, retry=True), SetupError("no data"), {"at": time.time()})
+        leave_failure(spec, RunOptions(out=out, retry=True), SetupError("no data"), {"id": str(time.time_ns())})
     else:
         made = finished(spec, seconds) if status == "ok" else ended(status, spec, "stopped")
-        made.clock |= {"at": time.time()}
-        store.write(store.path_of(out, spec), made, replace=replaced)
+        made["job"] = {"id": str(time.time_ns())}  # no two are the same
+        store.write(store.path_of(out, spec), record(made), replace=replaced)
     return store.load(store.path_of(out, spec)).record_sha256
 
 

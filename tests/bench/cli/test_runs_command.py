@@ -4,10 +4,12 @@ import json
 
 import pytest
 from support.made_records import made, put, seeds
+from support.records import record
 from support.terminals import on_a_terminal
 
 from bench.cli import main, runs
 from bench.measure import latency
+from bench.records import store
 from leaderboard.render.text_table import wide
 
 SMALL = ["--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic", "--set", "batch_size=32"]
@@ -45,7 +47,7 @@ def test_list_runs_as_json(out, capsys):
     found = json.loads(run(capsys, "list", "runs", "--out", out, "--json")[1])
     assert len(found) == 8
     failed = next(row for row in found if row["status"] == "failed")
-    assert (failed["top1"], failed.error, failed["seed"]) == (None, "the reason", 3)
+    assert (failed["top1"], failed["error"], failed["seed"]) == (None, "the reason", 3)
     assert {row["top1"] for row in found if row["method"].startswith("fpgm")} == {1 - 9 / 500}
 
 
@@ -86,12 +88,12 @@ def test_several_seeds_end_with_their_mean_and_what_comes_next(small, tmp_path):
     words = ["--epochs", "1", "--finetune-epochs", "1"]
     code, text, err = small("--seeds", "0-2", *words)
     assert code == 0
-    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "out" / "records").rglob("*.json"))]
+    records = [store.load(path) for path in sorted((tmp_path / "out" / "records").rglob("*.json"))]
     assert text.splitlines()[-1] == runs.over_seeds(records)
     assert err.splitlines()[-1] == f"next: bench board {tmp_path / 'out' / 'records'}"
     code, text, err = small("--seeds", "1", *words, "-q")
     assert "over" not in text
-    assert err.startswith(f"bench: note: {records[1]['id']} was done on 20")
+    assert err.startswith(f"bench: note: {records[1].id} was done on 20")
     assert err.endswith("; --retry runs it again\n")
     assert str(tmp_path / "out" / "records") in err
 
@@ -103,7 +105,7 @@ def test_mean_over_seeds_is_that_of_the_board(tmp_path):
     found = seeds("l1_norm", [10, 12, 11, 15])
     (board,), _ = build(load(put(tmp_path, *found), cache=False))
     mean = board.tables[0].rows[0].top1
-    assert runs.over_seeds(found) == (
+    assert runs.over_seeds([*map(record, found)]) == (
         f"top-1 over 4 seeds: {mean.mean:.2f} \u00b1 {mean.half:.2f} % (mean and 95 % interval)"
     )
 

@@ -217,7 +217,7 @@ def test_other_first_weights_of_one_source_need_another_base(plugged, make_run):
         made.append(execute(*make_run(method, "edited", "tiny8")))
     bases = [each.training.base for each in made]
     assert bases[0] == bases[2]
-    assert bases[0]["id"] != bases[1]["id"]
+    assert bases[0].id != bases[1].id
     assert len({each.structure.arch_sha256 for each in made}) == 1
 
 

@@ -404,7 +404,7 @@ def test_record_lists_what_was_frozen_and_verifies(make_run):
     path = next(options.out.rglob(f"{spec.id}.json"))
     assert all(line.outcome == "ok" for line in verify_file(path, options.out, options.out))
     plain = execute(*make_run("random"))
-    assert "extras" not in plain.training
+    assert plain.training.freeze is None
 
 
 @pytest.mark.parametrize("name", ["growing_prefix", "freezes_between_phases"])

@@ -10,7 +10,7 @@ import pytest
 from support.cluster_in_memory import Cluster
 from support.command_tools import DIGITS, write
 from support.paths import PLUGINS
-from support.records import finished
+from support.records import finished, record
 
 from bench.cli import parser, submit
 from bench.cli import sweep as sweep_command
@@ -48,7 +48,7 @@ def sweep(slurm, bench, tmp_path):
 
 def leave(out, spec, seconds=60.0):
     """The record of a finished run."""
-    store.write(store.path_of(out, spec), finished(spec, seconds))
+    store.write(store.path_of(out, spec), record(finished(spec, seconds)))
 
 
 def test_submission_is_printed(sweep, slurm, tmp_path):
@@ -158,7 +158,7 @@ def test_status_lists_what_changed_since_submission(sweep, bench, tmp_path):
     for spec, differs in ((one, ["method: was a, is b", "numpy: was 1, is 2"]), (two, [])):
         job = {"cluster": "slurm", "id": "1", "at_once": 1, "attempts": 1, "differs": differs}
         job |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
-        store.write(store.path_of(tmp_path / "out", spec), finished(spec) | {"job": job})
+        store.write(store.path_of(tmp_path / "out", spec), record(finished(spec) | {"job": job}))
     text = bench("status", "some.toml", "--out", tmp_path / "out")[1]
     (line,) = [line for line in text.splitlines() if line.startswith("changed since submission: ")]
     assert one.id in line

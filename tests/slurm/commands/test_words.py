@@ -6,7 +6,7 @@ import re
 
 import pytest
 from support.command_tools import DIGITS, write
-from support.records import SPEC, ended, finished
+from support.records import SPEC, ended, finished, record
 
 from bench.records import store
 
@@ -33,7 +33,7 @@ def test_status_before_anything(bench, tmp_path):
     assert found["counts"]["missing"] == len(found["runs"]) == 2
     run = found["runs"][0]
     assert set(run) >= {"id", "method", "arch", "dataset", "seed", "state", "detail", "job", "done", "total"}
-    assert (run["state"], run.job) == ("missing", None)
+    assert (run["state"], run["job"]) == ("missing", None)
     assert not (tmp_path / "out").exists()
 
 
@@ -123,10 +123,10 @@ def test_status_shows_runs_that_were_never_submitted(bench, tmp_path):
     spec = SPEC
     for seed in (0, 1):
         own = dataclasses.replace(spec, seed=seed)
-        store.write(store.path_of(tmp_path, own), finished(own))
+        store.write(store.path_of(tmp_path, own), record(finished(own)))
     failed, other = (dataclasses.replace(spec, seed=seed) for seed in (2, 3))
-    store.write(store.path_of(tmp_path, failed), ended(spec=failed))
-    store.write(tmp_path / "records" / "elsewhere" / f"{other.id}.json", finished(other))
+    store.write(store.path_of(tmp_path, failed), record(ended(spec=failed)))
+    store.write(tmp_path / "records" / "elsewhere" / f"{other.id}.json", record(finished(other)))
     code, out, err = bench("status", "--out", tmp_path, "--json")
     assert (code, err) == (0, "")
     assert {key: n for key, n in json.loads(out)["counts"].items() if n} == {"done": 2, "failed": 1}
