@@ -1,6 +1,6 @@
 """The golden table of MACs: which networks are in it, how they are built and measured.
 
-``python tests/golden_macs.py`` measures all of them again and writes bench/measure/golden_macs.toml beside this file;
+``PYTHONPATH=tests python tests/support/golden_macs.py`` measures them and writes tests/bench/measure/golden_macs.toml;
 ``--markdown`` prints the table of docs/measuring.md.
 """
 
