@@ -109,9 +109,9 @@ def listed() -> list[tuple[str, bool, str]]:
     """Name, whether it is mandatory, and reason of each check in order, read from the source: that needs no torch."""
     folder = Path(__file__).parent.parent / "conformance"
     package = ast.parse((folder / "runner.py").read_text(encoding="utf-8"))
-    parts = next(node.value for node in package.body if isinstance(node, ast.Assign) and _target(node) == "PARTS")
+    parts = next(node.value for node in package.body if isinstance(node, ast.Assign) and _target(node) == "MODULES")
     found = []
-    for module in (node.id for node in ast.walk(parts) if isinstance(node, ast.Name) and node.id != "part"):
+    for module in (node.id for node in ast.walk(parts) if isinstance(node, ast.Name)):
         tree = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8"))
         for call in (mark for node in tree.body if isinstance(node, ast.FunctionDef) for mark in node.decorator_list):
             if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "check":

@@ -27,8 +27,7 @@ from bench.models.build import Shape, build
 from bench.models.error_place import first_line
 from bench.models.external import torchvision_names
 from bench.pruning.cost_model import CostModel
-from bench.pruning.gates import TOLERANCE, gate_slice_difference
-from bench.pruning.site_discovery import randomized_copy
+from bench.pruning.gates import TOLERANCE, gate_slice_difference, randomized_copy
 from bench.pruning.sites import Sites
 from bench.runs.preflight import Situation, fit
 from bench.spec.recipe import Recipe, load_recipe

@@ -17,7 +17,15 @@ from unittest import SkipTest
 
 import torch
 
-from bench.conformance import check_choosing, check_declared, check_hooks, check_reached, check_runs, tiny_networks
+from bench.conformance import (
+    check_choosing,
+    check_declared,
+    check_hooks,
+    check_reached,
+    check_remains,
+    check_runs,
+    tiny_networks,
+)
 from bench.conformance import checks as registered
 from bench.conformance.checks import Broken, Check, Result
 from bench.conformance.subject import Subject
@@ -26,7 +34,8 @@ from bench.models.torch_state import undisturbed
 from bench.spec.near_names import unknown
 from bench.spec.registry import ARCHS, add_plugin
 
-PARTS = [part.__name__ for part in (check_declared, check_runs, check_reached, check_choosing, check_hooks)]
+MODULES = (check_declared, check_runs, check_reached, check_choosing, check_hooks, check_remains)
+PARTS = [part.__name__ for part in MODULES]
 CHECKS = dict(sorted(registered.CHECKS.items(), key=lambda item: PARTS.index(item[1].function.__module__)))
 """All checks by name, cheap and basic ones first."""
 LEAST = 20

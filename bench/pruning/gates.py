@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from bench.models.shared_parameters import copied
 from bench.models.torch_state import NORMS, evaluating
 from bench.pruning.sites import Consumer, Sites
-from bench.pruning.slicing import OTHER_NORMS
+from bench.pruning.slicing import CONVS, OTHER_NORMS
 
 Observer = Callable[[str, Tensor], None]
 """Receives a site's name and its activation ``[B, n_units, ...]`` in a forward pass."""
@@ -204,3 +205,24 @@ def gate_slice_difference(
         finally:
             gates.remove()
         return float((gated - small).abs().max() / gated.abs().max().clamp(min=least))
+
+
+def randomized_copy(network: nn.Module) -> nn.Module:
+    """A copy in double precision and eval mode with random norms, biases and scales.
+
+    Fresh norms are identities, fresh biases, scales and last layers often about zero, which would hide what depends
+    on them.
+    """
+    probe, generator = copied(network).cpu().double().eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in probe.modules():
+            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                if name in ("bias", "running_mean"):
+                    tensor.uniform_(-0.5, 0.5, generator=generator)
+                elif name == "running_var" or (
+                    isinstance(tensor, nn.Parameter) and not isinstance(module, (*CONVS, nn.Linear))
+                ):
+                    tensor.uniform_(0.5, 1.5, generator=generator)
+                elif name == "weight" and not tensor.count_nonzero():  # several times as fast as any()
+                    tensor.normal_(generator=generator)
+    return probe

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from bench.errors import ARCHITECTURE, RunFailed
 from bench.models.error_place import first_line, innermost_layer, place_in_network
-from bench.models.shared_parameters import copied, shared, uncut
+from bench.models.shared_parameters import shared, uncut
 from bench.models.torch_state import NORMS
 from bench.pruning.channel_groups import OUTPUT, Member, Trace
 from bench.pruning.channel_tracing import trace
-from bench.pruning.gates import TOLERANCE, gate_slice_difference
+from bench.pruning.gates import TOLERANCE, gate_slice_difference, randomized_copy
 from bench.pruning.sites import Consumer, Site, Sites
 from bench.pruning.slicing import CONVS, TRANSPOSED, ChannelSlice, Number, can_slice, channels
 
@@ -75,27 +75,6 @@ def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sit
     text = "; ".join(parts)
     text = text if len(text) <= SUMMARY else f"{text[:SUMMARY]}..."
     return RunFailed(f"the network has no site that can be pruned ({text})", blame=ARCHITECTURE)
-
-
-def randomized_copy(network: nn.Module) -> nn.Module:
-    """A copy in double precision and eval mode with random norms, biases and scales.
-
-    Fresh norms are identities, fresh biases, scales and last layers often about zero, which would hide what depends
-    on them.
-    """
-    probe, generator = copied(network).cpu().double().eval(), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in probe.modules():
-            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-                if name in ("bias", "running_mean"):
-                    tensor.uniform_(-0.5, 0.5, generator=generator)
-                elif name == "running_var" or (
-                    isinstance(tensor, nn.Parameter) and not isinstance(module, (*CONVS, nn.Linear))
-                ):
-                    tensor.uniform_(0.5, 1.5, generator=generator)
-                elif name == "weight" and not tensor.count_nonzero():  # several times as fast as any()
-                    tensor.normal_(generator=generator)
-    return probe
 
 
 class _Rejected(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from bench.models.torch_state import NORMS
@@ -17,3 +19,9 @@ def not_finite(network: nn.Module) -> str | None:
         if isinstance(module, NORMS):
             watched |= {f"{name}.{key}": value for key, value in module.named_buffers(recurse=False)}
     return next((name for name, value in watched.items() if not bool(value.isfinite().all())), None)
+
+
+def diverged(network: nn.Module, loss: float = 0.0) -> str | None:
+    """Which of the loss, the weights and the norms' statistics is not finite, as words; None where all are."""
+    name = not_finite(network) if math.isfinite(loss) else f"the loss ({loss})"
+    return f"{name} is not finite" if name else None

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data.loading import TrainingData
-from bench.errors import METHOD, Diverged, RunFailed
+from bench.errors import Diverged
 from bench.measure.accuracy import logits_of
 from bench.models.torch_state import seed_generators
 from bench.progress import Progress
 from bench.spec.digest import derive_seed
 from bench.spec.recipe import Recipe, Stage
 from bench.training.context import Context
-from bench.training.finite import not_finite
+from bench.training.finite import diverged
 from bench.training.guard import STEP_HOOKS, WRITERS, Guard
+from bench.training.hook_calls import HookCalls, clock, scalar
 from bench.training.lr_schedule import schedule
 from bench.training.method import Method
 from bench.training.optimizer import make_optimizer
 from bench.training.parts import Parts
 from bench.training.plan import PRUNE, Phase, Plan
 from bench.training.run_checkpoint import RunCheckpoint, restore_run, state_of_run
+
+TOTALS = ("seconds", "examples", "epochs", "step_macs", "resumes")
+"""What a checkpoint keeps of a trainer's sums."""
 
 
 class PhaseTrainer:
@@ -74,6 +74,7 @@ class PhaseTrainer:
         self.checkpoint, self.of_base = RunCheckpoint(checkpoint, identity, progress), of_base
         self.position = (0, 0)
         self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
+        self.calls = HookCalls(ctx, self.seconds)
         self.examples = self.epochs = 0
         self.step_macs = 0
         self.resumes = 0
@@ -99,8 +100,8 @@ class PhaseTrainer:
     def finish_step(self, plan: Plan) -> None:
         """Check what the step at ``position`` of ``plan`` left, go to the next one and save."""
         index, now = self.position[0], self.now
-        if diverged := self._diverged():  # by what a hook did, or by the prune
-            raise Diverged(f"{diverged} after step {index} of the plan")
+        if why := diverged(self.model.network):  # by what a hook did, or by the prune
+            raise Diverged(f"{why} after step {index} of the plan")
         self.guard.check_globals()
         following = index + 1
         if now.stopping == "search":
@@ -157,21 +158,21 @@ class PhaseTrainer:
             loss = self._epoch(index, phase, stage, optimizer)
             self.epochs += 1
             now.tuned |= model.sliced_by is not None and not now.pruned
-            with self._clock("evaluate"):
+            with clock(self.seconds, "evaluate"):
                 accuracy, val_loss = self._validate()
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
             entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": model.units_left}
             now.progress = epoch + 1.0
-            diverged = self._diverged(loss)
-            if not diverged:
+            why = diverged(model.network, loss)
+            if not why:
                 self.call("on_epoch_end")
                 self.guard.end_epoch(optimizer, trained)
             self.curve.append(now.logged | entry)  # what the harness measured has precedence
             now.logged = {}
             self.progress.epoch(("base " if self.of_base else "") + phase.part, epoch + 1, phase.epochs, loss, accuracy)
-            if diverged:
+            if why:
                 raise Diverged(
-                    f"{diverged} after epoch {epoch + 1} of {phase.part}: "
+                    f"{why} after epoch {epoch + 1} of {phase.part}: "
                     f"lower its rate (--set {phase.part}.lr={stage.lr / 10:g}) or the method's strength"
                 )
             if self._impatient(index, stage.patience):
@@ -184,11 +185,6 @@ class PhaseTrainer:
                 self.save((index, epoch + 1))
         self.call("on_phase_end")
         model.optimizer, now.rate = None, 0.0
-
-    def _diverged(self, loss: float = 0.0) -> str | None:
-        """Which of the loss, the weights and the norms' statistics is not finite; None where all are."""
-        name = not_finite(self.model.network) if math.isfinite(loss) else f"the loss ({loss})"
-        return f"{name} is not finite" if name else None
 
     def _impatient(self, index: int, patience: int) -> bool:
         """Whether the validation loss of this phase was last at its lowest more than ``patience`` epochs ago."""
@@ -216,70 +212,52 @@ class PhaseTrainer:
             now.step, now.x, now.y = step, x, y
             now.progress = now.epoch + step / steps
             self.guard.start_step(x, y)
-            self._timed("on_batch_start", hooks)
+            self.calls.timed("on_batch_start", hooks["on_batch_start"])
             with model.tracking(), model.autocast(), model.ledger.harness(network):
                 logits = network(x)
             gradient = model.ledger.crossed  # reaches what is before frozen layers: they cost as much as others
             loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
             total += loss.detach() * len(y)
-            for penalty in self._timed("penalty", hooks):
-                loss = loss + _scalar(penalty)
+            for penalty in self.calls.timed("penalty", hooks["penalty"]):
+                loss = loss + scalar(penalty)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            self._timed("on_backward_end", hooks)
+            self.calls.timed("on_backward_end", hooks["on_backward_end"])
             self.guard.before_step(optimizer)
             optimizer.step()
             if model.busy:
                 model.after_step()
-            self._timed("on_step_end", hooks)
+            self.calls.timed("on_step_end", hooks["on_step_end"])
             seen += len(y)
             crossed += len(y) if gradient else 0
             self.progress.step(1 / steps)
         self.examples += seen
         self.step_macs += seen * model.ledger.step_macs(network) + crossed * model.ledger.credit(network)
-        mean = float(total) / seen
-        method = self.seconds["method"] - method_before
-        self.seconds["train"] += time.perf_counter() - began - method
+        mean = float(total) / seen  # waits for the device
+        self.seconds["train"] += time.perf_counter() - began - (self.seconds["method"] - method_before)
         return mean
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, float]:
         """Top-1 and loss on the validation images, in eval mode and float32, masks included."""
-        val = self.data.val
-        with self.model.ledger.harness(self.model.network):
-            logits, labels = logits_of(self.model.network, val), val.labels.cpu()
-        top1 = (logits.argmax(dim=1) == labels).double().mean().item()
-        return top1, F.cross_entropy(logits, labels).item()
-
-    # --- hooks and clocks ------------------------------------------------------------------------------------
+        val, network = self.data.val, self.model.network
+        with self.model.ledger.harness(network):
+            logits, labels = logits_of(network, val), val.labels.cpu()
+        return (logits.argmax(dim=1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
 
     def call(self, hook: str) -> None:
         """Call ``hook`` of the parts of the method that act now."""
-        self._timed(hook, {hook: self.parts.hooks(hook, self.now.pruned)})
+        self.calls.timed(hook, self.parts.hooks(hook, self.now.pruned))
 
     def prepare(self) -> None:
         """Call ``prepare`` of all parts."""
-        self._timed("prepare", {"prepare": self.parts.method.bound("prepare")})
+        self.calls.timed("prepare", self.parts.method.bound("prepare"))
 
     def finalize(self, last: bool = False) -> None:
         """Finalize the parts that do not act after the prune; ``last``: all that are left."""
         for part in self.parts.ending(last):
-            self._timed("finalize", {"finalize": part.bound("finalize")})
+            self.calls.timed("finalize", part.bound("finalize"))
             self.parts.left.remove(part)
-
-    def _timed(self, hook: str, functions: dict[str, list[Callable[..., Any]]]) -> list[Any]:
-        if not functions[hook]:
-            return []
-        with self._clock("method"), self.now.during(hook):
-            return [function(self.ctx) for function in functions[hook]]
-
-    @contextmanager
-    def _clock(self, what: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[what] += time.perf_counter() - began
 
     # --- checkpoints -----------------------------------------------------------------------------------------
 
@@ -296,11 +274,7 @@ class PhaseTrainer:
                 "position": list(position),
                 "optimizer": model.optimizer.state_dict() if model.optimizer else None,
                 "curve": self.curve,
-                "seconds": self.seconds,
-                "examples": self.examples,
-                "epochs": self.epochs,
-                "step_macs": self.step_macs,
-                "resumes": self.resumes,
+                **{name: getattr(self, name) for name in TOTALS},
             }
         )
 
@@ -315,19 +289,11 @@ class PhaseTrainer:
             restore_run(self.ctx, self.parts, self.finalize, state)
             self.guard.macs = self.model.ledger.macs
         self._optimizer_state = state["optimizer"]
-        first, second = state["position"]
-        self.position = (int(first), int(second))
+        index, done = state["position"]
+        self.position = (int(index), int(done))
         self.now.curve = state["curve"]
-        self.seconds = state["seconds"]
+        self.seconds.update(state["seconds"])
         self.examples, self.epochs = state["examples"], state["epochs"]
         self.step_macs = state["step_macs"]
         self.resumes = state["resumes"] + 1
         return True
-
-
-def _scalar(penalty: Any) -> Tensor | float:
-    """``penalty`` as it is; raises RunFailed where it cannot be added to a loss."""
-    if not isinstance(penalty, Tensor | float | int) or (isinstance(penalty, Tensor) and penalty.numel() != 1):
-        given = list(penalty.shape) if isinstance(penalty, Tensor) else type(penalty).__name__
-        raise RunFailed(f"the method's penalty returned {given}, not a scalar", blame=METHOD)
-    return penalty

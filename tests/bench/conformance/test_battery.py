@@ -9,7 +9,7 @@ import torch
 from support.paths import PLUGINS, ROOT
 
 from bench.cli import main
-from bench.conformance import check_declared, check_hooks, tiny_networks
+from bench.conformance import check_declared, check_remains, tiny_networks
 from bench.conformance.checks import Broken, Check
 from bench.conformance.runner import CHECKS, LEAST, Report, Result, checks_for, examine
 from bench.errors import UsageError
@@ -104,7 +104,7 @@ def outcome(name, check):
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_method_fails_the_check_that_is_there_for_that(name, monkeypatch):
-    monkeypatch.setattr(check_hooks, "SLOWEST", 2)
+    monkeypatch.setattr(check_remains, "SLOWEST", 2)
     check, said = BROKEN[name]
     result = outcome(name, check)
     assert (result.outcome, said in result.detail) == ("FAILED", True), result
@@ -183,7 +183,7 @@ def test_declared_support_is_no_failure(name):
 def test_battery_uses_one_thread_and_restores_the_number(monkeypatch):
     torch.set_num_threads(2)
     used = []
-    monkeypatch.setattr(check_hooks, "left_clean", lambda run: used.append(torch.get_num_threads()))
+    monkeypatch.setattr(check_remains, "left_clean", lambda run: used.append(torch.get_num_threads()))
     outcome("l1_norm", "nothing_left")
     assert (used, torch.get_num_threads()) == ([1], 2)
 
