@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bench.data.loading import ImageSet
     from bench.measure.onnx_export import Exported
-    from bench.runs.artifacts import Stored
+    from bench.runs.artifacts import RunArtifacts
 
 
 def add_to(commands: Any) -> None:
@@ -51,7 +51,7 @@ def export(chosen: argparse.Namespace) -> int:
     import torch
 
     from bench.measure.onnx_export import require, require_free, to_onnx
-    from bench.runs.artifacts import NETWORKS, Stored
+    from bench.runs.artifacts import NETWORKS, RunArtifacts
     from leaderboard.render.summary import busy_note
 
     if chosen.batch == 0:
@@ -65,7 +65,7 @@ def export(chosen: argparse.Namespace) -> int:
         paths["dense"] = chosen.onnx.with_name(f"{chosen.onnx.stem}-dense{chosen.onnx.suffix}")
     for path in paths.values():
         require_free(path, chosen.force)
-    stored = Stored(found, chosen.out)
+    stored = RunArtifacts(found, chosen.out)
     networks = {name: stored.network(name) for name in paths}
     images = _images(stored, chosen.data_dir)
     seen = None if images is None else images.first(256)
@@ -100,7 +100,7 @@ def export(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _images(stored: Stored, data_dir: Path) -> ImageSet | None:
+def _images(stored: RunArtifacts, data_dir: Path) -> ImageSet | None:
     """The run's test images; None and a note on stderr where they are missing: the export works without them."""
     try:
         return stored.test_images(data_dir)
@@ -109,7 +109,7 @@ def _images(stored: Stored, data_dir: Path) -> ImageSet | None:
         return None
 
 
-def describe(stored: Stored, which: str, images: ImageSet | None, size: str | None) -> dict[str, str]:
+def describe(stored: RunArtifacts, which: str, images: ImageSet | None, size: str | None) -> dict[str, str]:
     """What a file says of itself: where its network is from, and what its input has to be.
 
     Without the run's ``images`` and how they came to their ``size`` the latter is left out.
@@ -139,7 +139,7 @@ def describe(stored: Stored, which: str, images: ImageSet | None, size: str | No
 
 
 def _time(
-    networks: dict[str, nn.Module], done: dict[str, Exported], stored: Stored, batches: list[int]
+    networks: dict[str, nn.Module], done: dict[str, Exported], stored: RunArtifacts, batches: list[int]
 ) -> dict[str, list[dict[str, float]]]:
     """Network -> one entry a batch size, medians in PyTorch and onnxruntime on the CPU, all interleaved."""
     import numpy as np

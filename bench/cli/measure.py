@@ -15,7 +15,7 @@ from bench.records.schema import Finished, finished
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.runs.artifacts import Stored
+    from bench.runs.artifacts import RunArtifacts
 
 
 COLUMNS = (
@@ -43,7 +43,7 @@ def measure(chosen: argparse.Namespace) -> int:
 
     from bench.measure import latency
     from bench.measure.environment import pick_device
-    from bench.runs.artifacts import Stored
+    from bench.runs.artifacts import RunArtifacts
 
     latency.require(chosen.runtimes)
     device = pick_device(chosen.device)
@@ -57,7 +57,7 @@ def measure(chosen: argparse.Namespace) -> int:
         asked.append(found)
     measured = []
     for found in asked:
-        stored = Stored(found, chosen.out)
+        stored = RunArtifacts(found, chosen.out)
         dense, final, weights = _networks(stored)
         batches = chosen.batch or dict.fromkeys((1, found.spec.recipe.latency_batch))
         timings = [
@@ -75,16 +75,16 @@ def measure(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _networks(stored: Stored) -> tuple[nn.Module, nn.Module, str]:
+def _networks(stored: RunArtifacts) -> tuple[nn.Module, nn.Module, str]:
     """Dense and final network and where their weights are from: the run's files, or else only its widths.
 
     Weights change no step of what is timed, so networks of the recorded widths do as well.
     """
-    from bench.runs.artifacts import Absent
+    from bench.runs.artifacts import NotAvailable
 
     try:
         return stored.dense(), stored.final(), "stored"
-    except Absent:
+    except NotAvailable:
         return stored.shaped("dense"), stored.shaped("final"), "drawn at random"
 
 

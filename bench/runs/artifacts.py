@@ -30,14 +30,14 @@ from bench.training.checkpoint import load_tensors
 NETWORKS = ("final", "dense")
 
 
-class Absent(SetupError):
+class NotAvailable(SetupError):
     """Something that a record speaks of is not at hand here (exit 3)."""
 
 
-class Stored:
+class RunArtifacts:
     """What the record of an ``ok`` run speaks of, found again under an output folder.
 
-    Every method raises Absent for what is not at hand here, and RunFailed for what is not what the record says.
+    Every method raises NotAvailable for what is not at hand here, and RunFailed for what is not what the record says.
     """
 
     def __init__(self, record: Finished, out: Path) -> None:
@@ -78,11 +78,11 @@ class Stored:
         return network, found.sites
 
     def _require_versions(self, arch: str) -> None:
-        """Raise Absent where a package that the architecture is made with has another version here."""
+        """Raise NotAvailable where a package that the architecture is made with has another version here."""
         then = self.record.environment.packages
         for package, version in versions_of(arch_source(arch).packages).items():
             if then.get(package, version) != version:
-                raise Absent(f"architecture '{arch}' was made with {package} {then[package]}, here is {version}")
+                raise NotAvailable(f"architecture '{arch}' was made with {package} {then[package]}, here is {version}")
 
     def model(self) -> CostModel:
         """The cost of the network as a function of its sites' widths; shared likewise."""
@@ -145,7 +145,7 @@ class Stored:
             training = load_training(name, data_dir, False, spec.seed, torch.device("cpu"), cache)
             test, digest = load_test(name, data_dir, training.train, cache)
         except (SetupError, UsageError) as error:
-            raise Absent(str(error)) from error
+            raise NotAvailable(str(error)) from error
         for part, found in (("train", training.facts["train_sha256"]), ("test", digest)):
             if found != getattr(facts, f"{part}_sha256"):
                 raise RunFailed(f"data set '{name}' in {data_dir} has other {part} images than the record")
@@ -161,7 +161,7 @@ class Stored:
 
     def _artifact(self, file: File | None) -> Path:
         if file is None:
-            raise Absent(f"the record of {self.record.id} names no such file")
+            raise NotAvailable(f"the record of {self.record.id} names no such file")
         return _present(self.out / "artifacts" / self.record.id / file.file)
 
 
@@ -181,12 +181,12 @@ def _require_known(registry: Registry, name: str) -> None:
     try:
         registry.require(name)
     except UsageError as error:
-        raise Absent(f"{registry.noun} '{name}' is not known here; give its file with --plugin") from error
+        raise NotAvailable(f"{registry.noun} '{name}' is not known here; give its file with --plugin") from error
 
 
 def _present(path: Path) -> Path:
     if not path.is_file():
-        raise Absent(f"{path} is not here; give the folder that the run wrote to with --out")
+        raise NotAvailable(f"{path} is not here; give the folder that the run wrote to with --out")
     return path
 
 

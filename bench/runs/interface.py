@@ -13,7 +13,7 @@ from bench.errors import UsageError
 from bench.records import store
 from bench.records.lookup import find_one
 from bench.records.schema import Finished, finished
-from bench.runs.artifacts import Stored
+from bench.runs.artifacts import RunArtifacts
 from bench.runs.execute import execute
 from bench.runs.resolve import resolve
 from bench.spec.near_names import unknown
@@ -73,4 +73,4 @@ def load(
     found = store.load(find_one(str(record), Path(out)))
     if not finished(found):
         raise UsageError(f"run {found.id} {found.status}, it left no network")
-    return Stored(found, Path(out)).network(which).eval(), found
+    return RunArtifacts(found, Path(out)).network(which).eval(), found

@@ -13,7 +13,7 @@ from bench.measure import flops
 from bench.measure.accuracy import logits_of, quality
 from bench.records import store
 from bench.records.schema import Finished, Record, finished
-from bench.runs.artifacts import Absent, Stored
+from bench.runs.artifacts import NotAvailable, RunArtifacts
 
 TOP1_TOLERANCE = 1e-3
 """Difference in top-1 that another machine's arithmetic may make; one image at least."""
@@ -76,7 +76,7 @@ def _latency(path: Path, out: Path, found: Finished) -> str:
     """Recorded medians are those of the samples, to the nanosecond."""
     samples = store.samples_of(path, out, found)
     if samples is None:
-        raise Absent("its samples are neither next to its pack nor under --out")
+        raise NotAvailable("its samples are neither next to its pack nor under --out")
     assert len(samples.timings) == len(found.latency), "there are samples of other timings"
     for timing, pair in zip(found.latency, samples.timings, strict=True):
         for key, times, claimed in (
@@ -97,7 +97,7 @@ class _Subject:
     """The network a record speaks of, and what can be asked of it."""
 
     def __init__(self, found: Finished, out: Path) -> None:
-        self.record, self.stored = found, Stored(found, out)
+        self.record, self.stored = found, RunArtifacts(found, out)
 
     def costs(self) -> str:
         """Recount the sliced network from the recorded widths, with the model and with fvcore."""

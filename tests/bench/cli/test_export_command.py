@@ -16,7 +16,7 @@ from bench.cli import main
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import latency, onnx_export
 from bench.records import store
-from bench.runs.artifacts import Stored
+from bench.runs.artifacts import RunArtifacts
 from bench.runs.execute import execute
 from bench.runs.resolve import resolve
 from bench.spec.registry import add_plugin
@@ -54,7 +54,7 @@ def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_p
     file = tmp_path / "network.onnx"
     code, out, _ = bench("export", path, "--onnx", file)
     assert code == 0
-    stored = Stored(done, tmp_path)
+    stored = RunArtifacts(done, tmp_path)
     test = stored.test_images(tmp_path / "data")
     x = test.normalised(test.pixels)
     [logits] = onnx_export.load(file)(x)()
@@ -110,7 +110,7 @@ def test_both_networks_as_json(bench, made, tmp_path):
         assert row["metadata"] == props(row["file"])
     assert rows[0]["bytes"] < rows[1]["bytes"]
     assert "masks_sha256" not in rows[1]["metadata"]
-    test = Stored(done, tmp_path).test_images(tmp_path)
+    test = RunArtifacts(done, tmp_path).test_images(tmp_path)
     [logits] = onnx_export.load(Path(rows[1]["file"]))(test.normalised(test.pixels))()
     hits = (torch.from_numpy(logits).argmax(1) == test.labels).float().mean().item()
     assert hits == pytest.approx(done.metrics.dense.top1)

@@ -9,7 +9,7 @@ from support.records import line, read, seal
 from bench.cli import main
 from bench.measure import flops, latency
 from bench.records import store
-from bench.runs.artifacts import Stored
+from bench.runs.artifacts import RunArtifacts
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_a_record_alone_is_enough(bench, made, tmp_path):
     code, out, _ = bench("measure", path, out=alone)
     assert code == 0
     assert "weights drawn at random" in out
-    stored = Stored(done, alone)
+    stored = RunArtifacts(done, alone)
     for which in ("dense", "final"):
         network = stored.shaped(which)
         assert flops.count(network, stored.shape).total == getattr(done.cost, which).macs

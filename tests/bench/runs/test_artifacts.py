@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.errors import RunFailed
 from bench.measure.accuracy import logits_of, quality
-from bench.runs.artifacts import NETWORKS, Absent, Stored
+from bench.runs.artifacts import NETWORKS, NotAvailable, RunArtifacts
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def made(finished):
 
 def test_both_networks_have_the_recorded_accuracy(made):
     done, options = made
-    stored = Stored(done, options.out)
+    stored = RunArtifacts(done, options.out)
     test = stored.test_images(options.data_dir)
     for which in NETWORKS:
         found = quality(logits_of(stored.network(which), test), test.labels)
@@ -29,7 +29,7 @@ def test_both_networks_have_the_recorded_accuracy(made):
 
 def test_rebuilding_one_network_leaves_the_other(made):
     done, options = made
-    stored = Stored(done, options.out)
+    stored = RunArtifacts(done, options.out)
     first = {name: tensor.clone() for name, tensor in stored.dense().state_dict().items()}
     with torch.no_grad():
         for network in (stored.final(), stored.dense()):
@@ -39,9 +39,9 @@ def test_rebuilding_one_network_leaves_the_other(made):
 
 
 def test_another_output_folder_has_nothing_of_it(made, tmp_path):
-    stored = Stored(made[0], tmp_path / "elsewhere")
+    stored = RunArtifacts(made[0], tmp_path / "elsewhere")
     for ask in (stored.final, stored.dense, stored.masks):
-        with pytest.raises(Absent, match="is not here; give the folder that the run wrote to with --out"):
+        with pytest.raises(NotAvailable, match="is not here; give the folder that the run wrote to with --out"):
             ask()
 
 
@@ -50,7 +50,7 @@ def test_other_images_are_refused(made, part):
     done, options = made
     other = replace(done, data=replace(done.data, **{f"{part}_sha256": "0" * 64}))
     with pytest.raises(RunFailed, match=f"other {part} images"):
-        Stored(other, options.out).test_images(options.data_dir)
+        RunArtifacts(other, options.out).test_images(options.data_dir)
 
 
 def test_weights_that_do_not_fit_are_refused(made):
@@ -63,11 +63,11 @@ def test_weights_that_do_not_fit_are_refused(made):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     artifacts = replace(done.artifacts, network=replace(done.artifacts.network, sha256=digest))
     with pytest.raises(RunFailed, match="does not fit the network of its record"):
-        Stored(replace(done, artifacts=artifacts), options.out).final()
+        RunArtifacts(replace(done, artifacts=artifacts), options.out).final()
 
 
 def test_another_architecture_of_that_name_is_refused(made):
     done, options = made
     structure = replace(done.structure, arch_sha256="0" * 64)
     with pytest.raises(RunFailed, match="another one here"):
-        Stored(replace(done, structure=structure), options.out).parts()
+        RunArtifacts(replace(done, structure=structure), options.out).parts()
