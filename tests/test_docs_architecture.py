@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_layers import FLAT, ROOMS
 
-from bench.records import store
+from bench.records.schema import Record
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
@@ -63,7 +63,7 @@ def test_files_functions_and_tests_exist(files, functions, test):
 
 @pytest.mark.parametrize("cells", STEPS, ids=lambda cells: cells[0])
 def test_parts_of_the_record_exist(cells):
-    assert {part.split(".")[0] for part in CODE.findall(cells[3])} <= set(store.FIELDS)
+    assert {part.split(".")[0] for part in CODE.findall(cells[3])} <= set(Record.__struct_fields__)
 
 
 def test_rooms_are_those_of_the_layer_test():

@@ -156,7 +156,7 @@ def verdict(chaos, seconds: float) -> bool:
         counts = ("attempts", "preemptions", "timeouts", "terminations", "kills")
         sums.update({key: getattr(entry.job, key) or 0 for key in counts})
     say("as the records have it: " + ", ".join(f"{n} {what}" for what, n in sums.items()))
-    say("legs, those of bases too: " + ", ".join(f"{n} {how}" for how, n in ends.most_common()))
+    say("attempts, those of bases too: " + ", ".join(f"{n} {how}" for how, n in ends.most_common()))
     failed = [f"{entry.id}: {entry.error.message if entry.error else None}" for entry in aside]
     say("; ".join([f"{len(aside)} records were superseded", *failed]))
     left = len(list(out.glob("checkpoints/*.pt"))), len(list((chaos.folder / "tmp").glob("*.json")))
