@@ -1,27 +1,32 @@
 """Refresh the generated parts of the documentation: ``python -m tools.docs_blocks [--check] [DIR]``.
 
 A page says ``<!-- generated: NAME -->``; the block follows, up to ``<!-- /generated -->``. NAME is a method, several
-methods (``NAME, NAME``), ``commands`` (every command with its options, read off the parsers), or ``context``: what a
-method can read of its run.
+methods (``NAME, NAME``), ``commands`` (every command with its options, read off the parsers), ``context`` (what a
+method can read of its run), or ``record``: the fields of a record.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import getmembers
 from pathlib import Path
+from typing import Any
 
 from bench.cli import method_page, parser
 from bench.cli.method_page import table
 from bench.errors import UsageError
+from bench.records import schema
 from bench.spec.entries import ROOT
 from bench.spec.registry import METHODS
 
 DOCS = ROOT / "docs"
+LARGEST = 2**63 - 1
+"""Largest whole number of a record."""
 BLOCK = re.compile(r"^<!-- generated: (.*?) -->\n(.*?)^<!-- /generated -->", re.M | re.S)
 
 
@@ -71,7 +76,7 @@ def missing(folder: Path) -> list[str]:
 
 
 def _block(names: str) -> str:
-    make = {"commands": commands, "context": context_values}.get(names)
+    make = {"commands": commands, "context": context_values, "record": record_fields}.get(names)
     if make is None:
         return method_page.marked(name.strip() for name in names.split(","))
     return f"<!-- generated: {names} -->\n\n{make()}\n\n<!-- /generated -->"
@@ -84,6 +89,42 @@ def context_values() -> str:
     values = {n: v.__doc__ or "" for n, v in getmembers(Context) if isinstance(v, property) and n[0] != "_"}
     rows = [[f"`{name}`", re.sub(r":\w+:(`\w+`)", r"\1", " ".join(text.split()))] for name, text in values.items()]
     return "\n".join(table(["value", "meaning"], rows))
+
+
+def record_fields() -> str:
+    """Every field of a record with its type, in a table."""
+    whole = schema.json_schema()
+    rows: list[list[str]] = []
+
+    def add(name: str, node: dict[str, Any]) -> None:
+        kinds = [_resolved(kind, whole) for kind in node.get("anyOf", [node])]
+        if name:
+            rows.append([f"`{name}`", " or ".join(map(_kind, kinds))])
+        for kind in kinds:
+            for key, inner in kind.get("properties", {}).items():
+                add(f"{name}.{key}".lstrip("."), inner)
+            for mark, key in (("[]", "items"), (".*", "additionalProperties")):
+                inner = kind.get(key)
+                if isinstance(inner, dict) and "properties" in _resolved(inner, whole):
+                    add(name + mark, inner)
+
+    add("", whole)
+    return "\n".join(table(["field", "type"], rows))
+
+
+def _resolved(node: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """``node``, or the definition that it refers to."""
+    return dict(whole["$defs"][node["$ref"].rpartition("/")[2]]) if "$ref" in node else node
+
+
+def _kind(node: dict[str, Any]) -> str:
+    """A type of JSON with its bounds, in words."""
+    if "enum" in node:
+        return ", ".join(f"`{json.dumps(value)}`" for value in node["enum"])
+    words = [{"integer": "whole number", "object": "table", "array": "list"}.get(node["type"], node["type"])]
+    for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<")):
+        words += [f"{sign} {node[key]}"] if node.get(key, LARGEST) != LARGEST else []
+    return " ".join([*words, *([f"({node['description'].splitlines()[0]})"] if "description" in node else [])])
 
 
 def commands() -> str:
