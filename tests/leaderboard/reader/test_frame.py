@@ -211,7 +211,7 @@ def test_packs_and_files_give_the_same_rows(tmp_path):
     tables = [*seeds("l1_norm", [1, 2, 3]), made("bad", status="failed")]
     files = leaderboard.load(put(tmp_path / "files", *tables)).sort_values("id")
     packs = leaderboard.load(packed(tmp_path / "packs", *tables)).sort_values("id")
-    assert files.drop(columns="file").values.tolist() == packs.drop(columns="file").values.tolist()
+    assert files.drop(columns="file").reset_index(drop=True).equals(packs.drop(columns="file").reset_index(drop=True))
     assert set(packs["file"]) == {f"digits-net.jsonl.gz#{table['id']}" for table in tables}
     assert len(leaderboard.load(tmp_path / "packs" / "digits-net.jsonl.gz")) == 4
 
@@ -235,6 +235,7 @@ def test_a_bad_record_of_a_pack_costs_no_other(tmp_path):
         (gzip.compress(line(made(seed=1)) + line(made(seed=0))), "a pack is sorted"),
         (gzip.compress(line(made()) * 2), "has each id once"),
     ],
+    ids=["empty", "foreign", "empty line", "cut off", "no record", "unsorted", "twice"],
 )
 def test_a_damaged_pack_is_named(tmp_path, content, says):
     (tmp_path / "digits-net.jsonl.gz").write_bytes(content)
