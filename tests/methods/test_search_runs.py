@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from support.records import entries
 
 from bench.cli import main
 from bench.records import store
@@ -54,7 +55,7 @@ def kept(done):
 
 def phases(done):
     """What the curve of a record says at the end of each phase."""
-    return {entry["phase"]: entry for entry in done.curve}
+    return {entry["phase"]: entry for entry in entries(done)}
 
 
 def macs(first, second):
@@ -130,10 +131,10 @@ def test_3h01_a_share_of_units_is_no_size(make_run):
     done = execute(*make_run("edropout", "mlp_40_40", "tiny8", keep=0.5))
     structure, cost = done.structure, done.cost
     first, second = kept(done)
-    assert structure["units_after"] / structure["units_before"] == (first + second) / 80 > 0.55
+    assert structure.units_after / structure.units_before == (first + second) / 80 > 0.55
     params = 64 * first + first + first * second + second + second * 10 + 10
-    assert (cost["final"]["macs"], cost["final"]["params"]) == (macs(first, second), params)
-    assert cost["final"]["params"] / cost["dense"]["params"] < 0.51
+    assert (cost.final.macs, cost.final.params) == (macs(first, second), params)
+    assert cost.final.params / cost.dense.params < 0.51
 
 
 def test_kappa_keeps_the_last_network_that_was_good_enough(make_run, tmp_path):
@@ -184,7 +185,7 @@ def test_stopped_after_every_epoch_and_resumed_equals_uninterrupted(
     whole = verified(made("whole"))
     done, stops = stopped_everywhere(made("stopped"), monkeypatch)
     assert store.without_timing(done) == store.without_timing(whole)
-    assert stops > len(whole.curve)
+    assert stops > len(whole.curve.epoch)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_a_run_that_is_longer_than_the_minutes_is_alone():
 def recorded(make_run, tmp_path):
     """Leaves records of runs that took so long; a value is ``{(method, seed): seconds}``."""
     spec, options = make_run(out=tmp_path / "made")
-    text = json.dumps(execute(spec, options))
+    text = json.dumps(store.as_table(execute(spec, options)))
 
     def leave(out, taken, status="ok", **settings):
         for (method, seed), seconds in taken.items():

@@ -131,6 +131,13 @@ def read(path):
     return store.as_table(store.load(path))
 
 
+def entries(record):
+    """A record's curve as one table an epoch."""
+    curve = record.curve
+    columns = {key: getattr(curve, key) for key in curve.__struct_fields__ if key != "logged"} | curve.logged
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 def quality(**changes):
     """Metrics of 10 test images."""
     return {
