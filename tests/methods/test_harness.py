@@ -179,6 +179,6 @@ def test_13_2_like_takes_the_widths_of_another_record(capsys, tmp_path):
     (other,) = set(tmp_path.glob("records/**/random/*.json"))
     done = store.load(other)
     assert done.structure.widths == profile
-    assert done.spec.budget.widths == [after for _, after in profile.values()]
+    assert done.spec.budget.widths == tuple(after for _, after in profile.values())
     assert done.structure.masks_sha256 != store.load(path).structure.masks_sha256
     assert main(["verify", "--out", str(tmp_path)]) == 0

@@ -256,7 +256,7 @@ def test_run_and_its_record(folder, tmp_path, make_run, monkeypatch, streamed, a
     assert path.is_file()
     assert path.parent.parent.parent.name == spec.dataset.replace(":", "-").replace("#", "-")
     assert str(tmp_path) not in str(done)
-    assert (done.data.shape, done.data.classes) == ([3, 16, 16], 3)
+    assert (done.data.shape, done.data.classes) == ((3, 16, 16), 3)
     assert set(outcomes(path, options.out, options.data_dir).values()) == {"ok"}
 
     elsewhere = tmp_path / "deep/er"
