@@ -130,27 +130,28 @@ class CostModel:
     def allowed(self, budget: Budget) -> int:
         """Most that ``budget`` lets the sliced network cost."""
         if budget.widths is not None:
-            return self.macs(np.array(budget.widths, dtype=np.int64))
+            return self.macs(self._asked(budget.widths))
         return int(budget.keep * self.cost(budget, self.dense) + 1e-6)
 
     def meets(self, budget: Budget, widths: NDArray[np.int64]) -> bool:
         """Whether a network of these widths is within the budget: in every site where that is one of widths."""
         if budget.widths is not None:
-            return bool((widths <= budget.widths).all())
+            return bool((widths <= self._asked(budget.widths)).all())
         return self.cost(budget, widths) <= self.allowed(budget)
 
     def floors(self, budget: Budget) -> NDArray[np.int64]:
         """Units that every site keeps in any case."""
-        return np.minimum(self.dense, budget.min_keep if budget.widths is None else budget.widths)
+        return np.minimum(self.dense, budget.min_keep if budget.widths is None else self._asked(budget.widths))
 
     def require(self, budget: Budget) -> None:
         """Raise UsageError when ``min_keep`` units in every site already cost more than the budget."""
         if budget.widths is not None and (
             len(budget.widths) != len(self.dense)
-            or any(not 1 <= w <= most for w, most in zip(budget.widths, self.dense, strict=True))
+            or any(not 1 <= w <= most for w, most in zip(self._asked(budget.widths), self.dense, strict=True))
         ):
-            raise UsageError(f"budget {budget}: this network's sites have {'-'.join(map(str, self.dense))} units")
-        if budget.widths is not None and any(np.minimum(self.dense, budget.min_keep) > budget.widths):
+            most = self.dense[np.argsort(self._by_name)]
+            raise UsageError(f"budget {budget}: this network's sites have {'-'.join(map(str, most))} units")
+        if budget.widths is not None and any(np.minimum(self.dense, budget.min_keep) > self._asked(budget.widths)):
             raise UsageError(f"budget {budget} cannot be met: it leaves a site less than {budget.min_keep} units")
         least = self.cost(budget, np.minimum(self.dense, budget.min_keep))
         if least > self.allowed(budget):
@@ -159,6 +160,15 @@ class CostModel:
                 f"budget {budget} cannot be met: {budget.min_keep} unit(s) in each of the "
                 f"{len(self.names)} sites already cost {share:.4f}; ask for more, or use --coupling full"
             )
+
+    @property
+    def _by_name(self) -> NDArray[np.int64]:
+        """Place of each site in the order of the names, in which records and budgets list widths."""
+        return np.argsort(np.array(sorted(range(len(self.names)), key=self.names.__getitem__), dtype=np.int64))
+
+    def _asked(self, widths: tuple[int, ...]) -> NDArray[np.int64]:
+        """The widths of a budget in this model's order."""
+        return np.array(widths, dtype=np.int64)[self._by_name]
 
     def _macs(self, widths: NDArray[np.int64]) -> NDArray[np.int64]:
         n_in, n_out = self._channels(widths)
@@ -200,7 +210,7 @@ def select(
     ranked = [scores[n].detach().double().cpu().numpy() for n in model.names]
     orders = [np.argsort(-s, kind="stable") for s in ranked]
     if budget.widths is not None:
-        widths = budget.widths
+        widths = tuple(model.floors(budget).tolist())
     elif ranking == "global":
         keys = [-score[order] for score, order in zip(ranked, orders, strict=True)]
         widths = tuple(_filled(keys, model, budget, one_more=False).tolist())

@@ -177,7 +177,8 @@ def _of_structure(structure: Structure, budget: Budget) -> Iterator[str]:
             yield f"structure.widths: {said(site)} has {after} of {before} units"
         elif after < min(budget.min_keep, before):
             yield f"structure.widths: {said(site)} has {after} units, spec.budget.min_keep is {budget.min_keep}"
-    if budget.widths is not None and sorted(budget.widths) != sorted(after for _, after in structure.widths.values()):
+    kept = {name: after for name, (_, after) in structure.widths.items()}
+    if budget.widths is not None and list(budget.widths) != [kept[name] for name in sorted(kept)]:
         yield "structure.widths are not those of spec.budget.widths"
     for k, key in enumerate(("units_before", "units_after")):
         total = sum(widths[k] for widths in structure.widths.values())

@@ -138,7 +138,7 @@ def budget_of(request: RunRequest) -> Budget | None:
             raise UsageError(f"--like: {error}") from error
         if not finished(like):
             raise UsageError(f"--like {request.like}: that run {like.status}")
-        widths = tuple(after for _, after in like.structure.widths.values())
+        widths = tuple(after for _, (_, after) in sorted(like.structure.widths.items()))
     elif keep_macs is None and request.keep_params is None:
         keep_macs = DEFAULT_KEEP_MACS
     return Budget(keep_macs, request.keep_params, request.ranking, request.min_keep, widths)

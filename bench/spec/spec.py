@@ -29,7 +29,8 @@ class Budget:
         ranking: ``global`` compares units over all sites, ``layer`` keeps the same share in every site; None
             leaves it to the method.
         min_keep: units that stay in every site, whatever their scores.
-        widths: units to keep in each site, in the sites' order, instead of a share: another record's profile.
+        widths: units to keep in each site, by the sites' names in sorted order as records list them, instead of a
+            share: another record's profile.
     """
 
     keep_macs: float | None = None

@@ -1,3 +1,4 @@
+from collections import OrderedDict
 from functools import cache
 from itertools import product
 
@@ -7,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import CASES, SHAPE, Parallel, found, masks_for
+from torch import nn
 
 from bench.errors import UsageError
 from bench.measure import flops
@@ -197,6 +199,22 @@ def test_a_budget_of_widths_keeps_the_best_of_each_site(left, right, seed, ranki
     assert [int(m.sum()) for m in masks.values()] == [left, right]
     assert all(m.all() or scores[n][m].min() > scores[n][~m].max() for n, m in masks.items())
     assert model.allowed(budget) == model.macs(widths_of(model, masks)) == 12 * (left + right)
+
+
+def test_widths_are_those_of_the_names_in_sorted_order_as_in_records():
+    layers = {f"b{i}": nn.Linear(8 + i, 9 + i) for i in range(11)}  # b10 comes before b2 in a record
+    network = nn.Sequential(OrderedDict([*layers.items(), ("out", nn.Linear(19, 3))]))
+    sites = find_sites(network, (8,))
+    assert list(sites) == list(layers)
+    model, kept = CostModel(network, sites, (8,)), {name: i + 1 for i, name in enumerate(sites)}
+    budget = Budget(widths=tuple(kept[name] for name in sorted(kept)))
+    masks = select(random_scores(sites), model, budget)
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == kept
+    assert model.meets(budget, model.array(kept))
+    assert model.allowed(budget) == model.macs(model.array(kept))
+    wrong = Budget(widths=(9, 20, *budget.widths[2:]))  # b1 has 10 units
+    with pytest.raises(UsageError, match="this network's sites have 9-10-19-11-12-13-14-15-16-17-18 units"):
+        model.require(wrong)
 
 
 @pytest.mark.parametrize("widths", [(5,), (5, 5, 5), (0, 5), (5, 11), ()])
