@@ -256,9 +256,9 @@ def test_4h06_drop_rates_of_the_rules(make_training, rule, rate):
 def test_4h07_a_mask_saves_nothing_and_nothing_is_left_of_it(make_run):
     """MACs and parameters are those of the filters that went, with spectral dropout and without it."""
     records = [execute(*make_run(m, "resnet20", "tiny8")) for m in ("spectral", "spectral_energy")]
-    assert records[0]["structure"]["widths"] == records[1]["structure"]["widths"]
-    assert records[0]["cost"] == records[1]["cost"]
-    assert any(k.startswith("zeroed") for k in records[0]["curve"][0])
+    assert records[0].structure.widths == records[1].structure.widths
+    assert records[0].cost == records[1].cost
+    assert any(name.startswith("zeroed") for name in records[0].curve.logged)
 
 
 @every_kind

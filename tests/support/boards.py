@@ -34,7 +34,7 @@ def records():
 def put(folder, found):
     """Write records under names that nothing in them has a say in."""
     for number, each in enumerate(found):
-        path = Path(folder) / f"r{number}" / f"{each.id}.json"
+        path = Path(folder) / f"r{number}" / f"{each['id']}.json"
         path.parent.mkdir(parents=True)
         path.write_bytes(line(each))
     return Path(folder)

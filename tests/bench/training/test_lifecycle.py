@@ -69,7 +69,7 @@ def test_teacher_of_prepare_is_the_base_after_training(tmp_path):
 def test_threshold_of_prepare_is_that_of_the_base(tmp_path):
     run = Subject("sets_a_threshold", tmp_path).run()
     rows = [run.base.state[f"{site}.weight"].flatten(1).norm(dim=1) for site in run.sites]
-    assert run.done.curve.logged["threshold"][-2] == torch.cat(rows).median().item()
+    assert run.done.curve[-2]["threshold"] == torch.cat(rows).median().item()
 
 
 @pytest.mark.parametrize("name", FROM_BASE)
