@@ -52,7 +52,8 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     hostile = [made(HOSTILE, s, 20, config={"depth": HOSTILE}, device=HOSTILE) for s in range(3)]
     hostile.append(made(HOSTILE, 3, config={"depth": HOSTILE}, device=HOSTILE, status="failed", error=HOSTILE))
-    hostile[0]["curve"] = [entry | {"part": HOSTILE} for entry in hostile[0]["curve"]]
+    epochs = len(hostile[0]["curve"]["epoch"])
+    hostile[0]["curve"] |= {"part": [HOSTILE] * epochs, "logged": {HOSTILE: [1.0] * epochs}}
     for budget in (0.25, 0.1):
         hostile.append(made(HOSTILE, 0, 30, budget, config={"depth": HOSTILE}, device=HOSTILE))
     common = {"device": HOSTILE}
