@@ -77,7 +77,7 @@ def test_a_sweep_on_this_machine_leaves_the_records_of_one_in_this_process(start
     (batch,) = batches(local)
     code, out, err = bench("logs", next(iter(done)), "--out", local, "-n", 3)
     assert code == 0
-    assert err.splitlines() == [f"# {batch.log(done[next(iter(done))]['job']['id'])}"]  # of the one that had the run
+    assert err.splitlines() == [f"# {batch.log(done[next(iter(done))].job.id)}"]  # of the one that had the run
     assert len(out.splitlines()) == 3
     assert "measuring accuracy and latency" in out
     until(lambda: not jobs_below(tmp_path))
