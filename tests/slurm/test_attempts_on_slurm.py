@@ -109,9 +109,9 @@ def test_a_time_limit_shorter_than_the_run(slurm_env, start, undisturbed):
     out, _ = start("time = 2", seconds=8.0, at=EPOCHS // 2)
     done = finish(out)
     job = done.job
-    assert job["attempts"] >= 2
-    assert job["timeouts"] == job["attempts"] - 1
-    assert job["kills"] == job["terminations"] == 0
+    assert job.attempts >= 2
+    assert job.timeouts == job.attempts - 1
+    assert job.kills == job.terminations == 0
     assert epochs(out) == NEEDED  # every attempt ended at a checkpoint: nothing was trained twice
     assert _comparable(done) == undisturbed
 
