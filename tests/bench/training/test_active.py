@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.paths import PLUGINS
 from support.plans import carry_out
+from support.plugins import known
 
 from bench.api import PRUNE, Method, Phase
 from bench.conformance import tiny_networks
@@ -13,7 +14,7 @@ from bench.errors import RunFailed, UsageError
 from bench.records import store
 from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
-from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
+from bench.spec.registry import METHODS, add_plugin
 from leaderboard.render.summary import summary
 
 PLUGIN = PLUGINS / "active.py"
@@ -21,13 +22,8 @@ PLUGIN = PLUGINS / "active.py"
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_plugins():
-    registries = (METHODS, ARCHS, DATASETS)
-    before = [dict(registry._plugins) for registry in registries]
-    for file in (PLUGIN, tiny_networks.__file__):
-        add_plugin(str(file))
-    yield
-    for registry, plugins in zip(registries, before, strict=True):
-        registry._plugins = plugins
+    with known(PLUGIN, tiny_networks.__file__):
+        yield
 
 
 def result(name, check):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.paths import PLUGINS
+from support.plugins import known
 
 from bench.conformance import tiny_networks
 from bench.conformance.runner import examine
@@ -12,7 +13,7 @@ from bench.pruning.cost_model import select
 from bench.runs.method_factory import make_method
 from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
-from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
+from bench.spec.registry import METHODS
 from bench.spec.spec import Budget
 
 PLUGIN = PLUGINS / "parts.py"
@@ -22,13 +23,8 @@ OWN += ["tunes_from_the_base", "wants_global"]
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_plugins():
-    registries = (METHODS, ARCHS, DATASETS)
-    before = [dict(registry._plugins) for registry in registries]
-    for file in (PLUGIN, tiny_networks.__file__):
-        add_plugin(str(file))
-    yield
-    for registry, plugins in zip(registries, before, strict=True):
-        registry._plugins = plugins
+    with known(PLUGIN, tiny_networks.__file__):
+        yield
 
 
 def ranks(name):

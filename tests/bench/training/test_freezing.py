@@ -7,6 +7,7 @@ import torch
 from support.networks import GREY, conv, half_masks, head, three_sites
 from support.paths import PLUGINS
 from support.plans import carry_out
+from support.plugins import known
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
@@ -16,7 +17,7 @@ from bench.conformance.subject import Subject, difference
 from bench.errors import RunFailed
 from bench.runs.execute import execute
 from bench.runs.verify import verify_file
-from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
+from bench.spec.registry import add_plugin
 
 PLUGIN = PLUGINS / "freezing.py"
 PREFIXES = (["0"], ["0", "1", "2", "3", "4"], ["0", "1", "2", "3", "4", "5", "6", "7"])
@@ -384,13 +385,8 @@ def test_method_forwards_through_frozen_layers_cost_as_steps_do(make_ctx):
 
 @pytest.fixture(scope="module")
 def freezing():
-    registries = (METHODS, ARCHS, DATASETS)
-    before = [dict(registry._plugins) for registry in registries]
-    for file in (PLUGIN, tiny_networks.__file__):
-        add_plugin(str(file))
-    yield
-    for registry, plugins in zip(registries, before, strict=True):
-        registry._plugins = plugins
+    with known(PLUGIN, tiny_networks.__file__):
+        yield
 
 
 def test_record_lists_what_was_frozen_and_verifies(make_run):

@@ -4,26 +4,21 @@ import pytest
 import torch
 from support.paths import PLUGINS
 from support.plans import carry_out
+from support.plugins import known
 
 from bench.api import PRUNE, Method, Phase
 from bench.conformance import tiny_networks
 from bench.conformance.runner import examine
 from bench.conformance.subject import Subject
 from bench.errors import RunFailed
-from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
 
 PLUGIN = PLUGINS / "lifecycle.py"
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_plugins():
-    registries = (METHODS, ARCHS, DATASETS)
-    before = [dict(registry._plugins) for registry in registries]
-    for file in (PLUGIN, tiny_networks.__file__):
-        add_plugin(str(file))
-    yield
-    for registry, plugins in zip(registries, before, strict=True):
-        registry._plugins = plugins
+    with known(PLUGIN, tiny_networks.__file__):
+        yield
 
 
 def same(one, two):
