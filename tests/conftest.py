@@ -59,6 +59,18 @@ def _threads_and_seed():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def _imports():
+    """Folders that a test adds to the path, as a plugin's, are not searched by the next, nor are their modules known."""
+    path = [*sys.path]
+    yield
+    added = {os.path.realpath(folder) for folder in set(sys.path) - set(path)}
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()) if added else []:
+        if os.path.realpath(os.path.dirname(getattr(module, "__file__", None) or "")) in added:
+            del sys.modules[name]
+
+
 @pytest.fixture
 def onnx_extra():
     """The packages of the extra ``onnx``, or the test is skipped."""
@@ -148,7 +160,6 @@ def forgets(monkeypatch):
             registry.get(name)
         monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
         monkeypatch.setattr(registry, "_objects", dict(registry._objects))
-    monkeypatch.setattr(sys, "path", [*sys.path])  # a plugin's folder is added
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import importlib
 import re
 import shutil
-import sys
 
 import pytest
 
@@ -120,8 +119,7 @@ def score(site):
 
 
 @pytest.mark.usefixtures("forgets")
-def test_method_hash_of_composition_covers_files_of_all_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def test_method_hash_of_composition_covers_files_of_all_parts(tmp_path):
     for part in ("a", "b"):
         write(tmp_path, {f"of_{part}.py": PLUGIN.format(helper=f"helper_of_{part}", name=f"of_{part}")})
         write(tmp_path, {f"helper_of_{part}.py": "weight = 1\n"})
