@@ -61,7 +61,7 @@ def _threads_and_seed():
 
 @pytest.fixture(autouse=True)
 def _imports():
-    """Folders that a test adds to the path, as a plugin's, are not searched by the next, nor are their modules known."""
+    """Folders that a test adds to the path, as a plugin's, and their modules are unknown to the next test."""
     path = [*sys.path]
     yield
     added = {os.path.realpath(folder) for folder in set(sys.path) - set(path)}
