@@ -16,7 +16,7 @@ sys.meta_path.append(Finder())
 def __getattr__(name: str) -> Any:
     """``bench.run`` and ``bench.load``, imported when they are used: they need torch."""
     if name in ("load", "run"):
-        from bench.runs import interface
+        from bench.runs import python_api
 
-        return getattr(interface, name)
+        return getattr(python_api, name)
     raise AttributeError(f"module 'bench' has no attribute '{name}'")

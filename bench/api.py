@@ -18,7 +18,7 @@ from bench.models.build import architecture
 from bench.models.layers import Attention
 from bench.pruning.activation_statistics import STATISTICS
 from bench.pruning.masks import Masks, Scores
-from bench.pruning.shares import whole_units
+from bench.pruning.rounding import whole_units
 from bench.pruning.sites import Site, Sites
 from bench.spec.entries import Paper
 from bench.spec.spec import Budget

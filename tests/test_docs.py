@@ -89,11 +89,11 @@ def interface_blocks():
 def test_python_interface_does_what_its_page_says(block, make_run, tmp_path, monkeypatch):
     """On a small network with short training."""
     import bench
-    from bench.runs import interface
+    from bench.runs import python_api
 
     small = {"train.epochs": 1, "finetune.epochs": 0, "latency_batch": 4, "recalibrate": 2}
     asked = {"arch": "two_layers", "dataset": "tiny", "recipe": "synthetic", "settings": small, "quiet": True}
-    monkeypatch.setattr(interface, "run", lambda run=interface.run, **given: run(**given | asked))
+    monkeypatch.setattr(python_api, "run", lambda run=python_api.run, **given: run(**given | asked))
     monkeypatch.chdir(tmp_path)
     names = {"bench": bench}
     exec(block, names)

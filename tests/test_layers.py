@@ -39,7 +39,7 @@ ROOMS = {
 """Room -> rooms that it may import; None: all."""
 EXCEPTIONS = {
     ("methods.torch_pruning_adapter", "bench.pruning.dependency_graph"),
-    ("bench", "bench.runs.interface"),  # bench.run and bench.load, when they are used
+    ("bench", "bench.runs.python_api"),  # bench.run and bench.load, when they are used
 }
 TORCH_FREE = ("bench.spec", "bench.records", "leaderboard")
 DOORS = {

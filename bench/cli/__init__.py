@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bench import __version__
-from bench.cli.loading import announced
+from bench.cli.announce import announced
 from bench.cli.output import survive_ascii
 from bench.errors import BenchError, WordsError
 from bench.spec.near_names import near_matches, unknown

@@ -52,7 +52,7 @@ def export(chosen: argparse.Namespace) -> int:
 
     from bench.measure.onnx_export import require, require_free, to_onnx
     from bench.runs.artifacts import NETWORKS, RunArtifacts
-    from leaderboard.render.summary import busy_note
+    from leaderboard.render.record_summary import busy_note
 
     if chosen.batch == 0:
         raise WordsError("--batch 0: at least 1")

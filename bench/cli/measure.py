@@ -90,7 +90,7 @@ def _networks(stored: RunArtifacts) -> tuple[nn.Module, nn.Module, str]:
 
 def _show(found: Finished, weights: str, timings: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
     """Print what was measured here and what the record says."""
-    from leaderboard.render.summary import busy_note
+    from leaderboard.render.record_summary import busy_note
 
     spec, cost = found.spec, found.cost
     recorded = {(t.runtime, t.batch): t for t in found.latency}

@@ -19,9 +19,9 @@ from bench.records.schema import Finished, Record, finished
 from bench.runs import rerun
 from bench.runs.resolve import resolve
 from bench.spec.near_names import unknown
+from bench.spec.option_text import as_seeds
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
-from bench.spec.words import as_seeds
 from leaderboard.published import publications
 from leaderboard.published.publications import Publication
 from leaderboard.published.verdicts import Result, Verdict, judge, published_at

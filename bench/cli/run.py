@@ -81,7 +81,7 @@ def _carry_out(chosen: argparse.Namespace, specs: list[Spec], options: RunOption
 
 def _result(spec: Spec, done: Finished, path: Path, width: int | None) -> str:
     """What is printed of a run that is done."""
-    from leaderboard.render.summary import summary
+    from leaderboard.render.record_summary import summary
 
     budget = f", keeping {spec.budget}" if spec.budget else ""
     title = f"\n{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}{budget}"

@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
 def show(chosen: argparse.Namespace) -> int:
     """Print one record."""
     from bench.runs import rerun
-    from leaderboard.render.summary import details
+    from leaderboard.render.record_summary import details
 
     found = store.load(find_one(chosen.run, chosen.out))
     if chosen.json:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.models.layout import LAYOUT, laid_out
+from bench.models.memory_format import LAYOUT, laid_out
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 """Share of the image's area and range of width / height of a resized crop (Szegedy et al. 2015, torchvision)."""
@@ -28,7 +28,7 @@ class ImageSet(ABC):
     Attributes:
         labels: int64 ``[N]``, on the device.
         mean, std: float32 ``[1, C, 1, 1]`` on the scale 0..255, on the device.
-        layout: memory format of batches, one of ``bench.models.layout.LAYOUTS``.
+        layout: memory format of batches, one of ``bench.models.memory_format.LAYOUTS``.
     """
 
     labels: Tensor

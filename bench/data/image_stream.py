@@ -14,7 +14,7 @@ from torch.utils import data
 from bench.data.image_files import Files, decode, fitted, resized, to_tensor
 from bench.data.image_set import Decoded, ImageSet, augmented, crop_boxes, mirrored
 from bench.errors import SetupError
-from bench.models.layout import LAYOUT
+from bench.models.memory_format import LAYOUT
 from bench.progress import Progress
 
 CHUNK = 32

@@ -16,7 +16,7 @@ from torch import nn
 
 from bench.measure import onnx_export
 from bench.measure.environment import device_name
-from bench.models.layout import LAYOUT, laid_out, place
+from bench.models.memory_format import LAYOUT, laid_out, place
 from bench.spec.near_names import unknown
 
 WARMUP_S, MEASURE_S = 0.5, 2.0
@@ -44,7 +44,7 @@ class Runtime:
 
 
 def eager(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str = LAYOUT) -> onnx_export.Bind:
-    """``network`` itself, layer by layer: eval mode, float32, in a memory format of ``bench.models.layout.LAYOUTS``."""
+    """``network`` itself, layer by layer: eval mode, float32, memory format as in ``bench.models.memory_format``."""
     placed = place(network, device, layout).float().eval()
     return lambda x: partial(placed, laid_out(x, layout))
 

@@ -1,18 +1,21 @@
-"""What stays, as pure functions of scores, masks, cost model, budget and generator. No network is needed."""
+"""Which units are kept, as pure functions of scores, masks, cost model, budget and generator. No network is needed."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import RunFailed
-from bench.pruning.cost_model import CostModel, count_to_drop, drop_worst, select
+from bench.pruning.cost_model import CostModel
 from bench.pruning.masks import Masks, Scores
-from bench.pruning.shares import whole_units
+from bench.pruning.rounding import best_rounding, whole_units
 from bench.pruning.sites import Sites
-from bench.spec.spec import Budget
+from bench.spec.spec import BUDGET_TOLERANCE, Budget
 
 
 def flat(values: Mapping[str, Tensor]) -> Tensor:
@@ -23,6 +26,126 @@ def flat(values: Mapping[str, Tensor]) -> Tensor:
 def split(joined: Tensor, widths: Mapping[str, int]) -> dict[str, Tensor]:
     """The inverse of :func:`flat` for sites of these ``widths``."""
     return dict(zip(widths, joined.split(list(widths.values()), dim=-1), strict=True))
+
+
+def select(
+    scores: Mapping[str, Tensor],
+    model: CostModel,
+    budget: Budget,
+    ranking: str | Mapping[str, float] = "global",
+) -> dict[str, Tensor]:
+    """Masks that keep the best units within the budget.
+
+    Units are taken in rank order until the next one would exceed the budget, the best ``min_keep`` of every
+    site first. What is then left of the budget takes later units that still fit, in rank order, and at most
+    one of each site where shares are to be kept. If shares then leave more than ``BUDGET_TOLERANCE`` unused, their
+    best rounding takes its place (:func:`bench.pruning.rounding.best_rounding`). Ties keep the earlier site and the
+    lower index.
+
+    Args:
+        scores: site -> ``[n_units]``, larger is more worth keeping.
+        model: cost model of the network.
+        budget: what may be kept.
+        ranking: ``global`` compares scores over sites; ``layer`` keeps equal shares of every site; a mapping
+            gives the shares of the sites relative to each other.
+
+    Returns:
+        Site -> bool ``[n_units]`` on the CPU, True keeps.
+    """
+    model.require(budget)
+    ranked = [scores[n].detach().double().cpu().numpy() for n in model.names]
+    orders = [np.argsort(-s, kind="stable") for s in ranked]
+    if budget.widths is not None:
+        widths = tuple(model.floors(budget).tolist())
+    elif ranking == "global":
+        keys = [-score[order] for score, order in zip(ranked, orders, strict=True)]
+        widths = tuple(_filled(keys, model, budget, one_more=False).tolist())
+    else:
+        shares = tuple(1.0 if isinstance(ranking, str) else float(ranking[n]) for n in model.names)
+        widths = _shared(model, budget, tuple(map(len, orders)), shares)
+    masks = {}
+    for name, order, kept in zip(model.names, orders, widths, strict=True):
+        masks[name] = torch.zeros(len(order), dtype=torch.bool)
+        masks[name][torch.from_numpy(order[:kept].copy())] = True
+    return masks
+
+
+@functools.lru_cache(maxsize=64)  # methods ask for equal widths again and again
+def _shared(model: CostModel, budget: Budget, have: tuple[int, ...], shares: tuple[float, ...]) -> tuple[int, ...]:
+    """Widths of sites with ``have`` units (fewer than the dense network's once it has shrunk) in these ``shares``."""
+    keys = [np.arange(1, n + 1) / (n * max(share, 1e-12)) for n, share in zip(have, shares, strict=True)]
+    widths = _filled(keys, model, budget, one_more=True)
+    cost = model.cost(budget, widths)
+    if budget.keep - cost / model.cost(budget, model.dense) > BUDGET_TOLERANCE:
+        least = np.minimum(have, budget.min_keep)
+        better = best_rounding(keys, least, lambda many: model.costs(budget, many), model.allowed(budget), cost)
+        widths = widths if better is None else better
+    return tuple(widths.tolist())
+
+
+def _filled(keys: list[NDArray[np.float64]], model: CostModel, budget: Budget, one_more: bool) -> NDArray[np.int64]:
+    """Widths of the longest affordable prefix of all units, and of what still fits of the later ones.
+
+    Args:
+        keys: for each site those of its units, best first; smaller ones come earlier in the order of all units.
+        model: cost model of the network.
+        budget: what may be kept.
+        one_more: take at most one later unit of each site.
+    """
+    forced = np.minimum([len(key) for key in keys], budget.min_keep)
+    free = [key[least:] for key, least in zip(keys, forced, strict=True)]
+    owner = np.repeat(np.arange(len(keys)), [len(key) for key in free])
+    owner = owner[np.argsort(np.concatenate(free), kind="stable")]
+    limit = model.allowed(budget)
+
+    def widths(taken: int) -> NDArray[np.int64]:
+        return forced + np.bincount(owner[:taken], minlength=len(forced))
+
+    low, high = 0, len(owner)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if model.cost(budget, widths(middle)) <= limit else (low, middle - 1)
+    width = widths(low)
+    closed = set()
+    for k in owner[low:]:
+        if k in closed:
+            continue
+        width[k] += 1
+        fits = model.cost(budget, width) <= limit
+        width[k] -= not fits
+        if not fits or one_more:
+            closed.add(k)
+    return width
+
+
+def count_to_drop(units: int, share: float) -> int:
+    """How many of ``units`` a drop of this share takes: rounded down, at least one."""
+    return max(1, whole_units(share, units))
+
+
+def drop_worst(
+    scores: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    share: float,
+    floors: Mapping[str, int],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Masks without the worst ``share`` of what ``masks`` keep, over all of the given sites together.
+
+    The best ``floors[site]`` of every site stay. Ties break at random.
+    """
+    alive = torch.cat(list(masks.values()))
+    worth = torch.cat([scores[name].detach().to(alive.device).double() for name in masks])
+    site = torch.cat([torch.full((len(mask),), k) for k, mask in enumerate(masks.values())]).to(alive.device)
+    shuffled = torch.randperm(len(worth), generator=generator, device=generator.device).to(alive.device)
+    order = shuffled[worth[shuffled].argsort(stable=True)]  # worst first
+    order = order[alive[order]]
+    safe = torch.zeros_like(alive)
+    for k, name in enumerate(masks):
+        safe[order[site[order] == k][-floors[name] :]] = True
+    alive = alive.clone()
+    alive[order[~safe[order]][: count_to_drop(len(order), share)]] = False
+    return dict(zip(masks, alive.split([len(mask) for mask in masks.values()]), strict=True))
 
 
 def prune_worst(

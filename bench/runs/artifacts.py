@@ -15,7 +15,7 @@ from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import flops
 from bench.measure.environment import versions_of
 from bench.models.build import Shape, build
-from bench.models.layout import LAYOUT
+from bench.models.memory_format import LAYOUT
 from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites

@@ -18,7 +18,7 @@ from bench.files import require_writable
 from bench.measure import environment, flops, latency
 from bench.measure.accuracy import logits_of, quality
 from bench.models.build import build
-from bench.models.layout import LAYOUT, place
+from bench.models.memory_format import LAYOUT, place
 from bench.progress import Progress
 from bench.records import schema
 from bench.records.schema import Record

@@ -25,7 +25,7 @@ from bench.errors import ARCHITECTURE, BenchError, RunFailed, UsageError
 from bench.measure import flops
 from bench.measure.environment import autocast
 from bench.models.error_place import first_line, innermost_layer, place_in_network
-from bench.models.layout import LAYOUTS, laid_out, place
+from bench.models.memory_format import LAYOUTS, laid_out, place
 from bench.models.shared_parameters import copied, twins
 from bench.models.torch_state import drawn, seed_generators, undisturbed
 from bench.pruning.cost_model import CostModel

@@ -13,9 +13,9 @@ from typing import Any
 from bench import RULES
 from bench.records.schema import Finished, Record
 from bench.records.store import as_table
+from bench.spec.option_text import flat
 from bench.spec.request import LIKE, RunOptions, RunRequest
 from bench.spec.spec import Spec
-from bench.spec.words import flat
 
 OLDER_RULES = ("0.1",)
 """Rules whose specifications can still be asked for, under today's."""

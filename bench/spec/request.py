@@ -20,10 +20,10 @@ from bench.errors import UsageError, WordsError
 from bench.spec import method_traits
 from bench.spec.decode import parse
 from bench.spec.near_names import unknown
+from bench.spec.option_text import as_seeds, as_text, flag_of, flat, option, pairs, seeds_text
 from bench.spec.recipe import Recipe, load_recipe, recipe_names
 from bench.spec.registry import METHODS
 from bench.spec.spec import Spec
-from bench.spec.words import as_seeds, as_text, flag_of, flat, option, pairs, seeds_text
 
 TABLES = {"settings": "--set", "options": "-p"}
 """Fields that are tables, recipe values and method options, with the option that sets one value."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.pruning.prefix import Prefix
 from bench.training.ledger import Ledger
-from bench.training.weights import bits
+from bench.training.weight_snapshot import bits
 
 
 class Frozen:

@@ -22,7 +22,7 @@ from bench.spec.recipe import Recipe
 from bench.training.ledger import Ledger
 from bench.training.masked_model import MaskedModel
 from bench.training.run_state import RunState
-from bench.training.weights import Weights, bits
+from bench.training.weight_snapshot import Weights, bits
 
 WRITERS = ("on_phase_start", "on_step_end", "on_epoch_end", "on_phase_end")
 """Hooks in which a method may change weights."""

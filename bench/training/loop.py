@@ -22,8 +22,8 @@ from bench.training.guard import STEP_HOOKS, WRITERS, Guard
 from bench.training.hook_calls import HookCalls, clock, scalar
 from bench.training.lr_schedule import schedule
 from bench.training.method import Method
+from bench.training.method_parts import Parts
 from bench.training.optimizer import make_optimizer
-from bench.training.parts import Parts
 from bench.training.plan import PRUNE, Phase, Plan
 from bench.training.run_checkpoint import RunCheckpoint, restore_run, state_of_run
 

@@ -28,7 +28,7 @@ from bench.training.held_parameters import Held
 from bench.training.ledger import Ledger
 from bench.training.optimizer import forget
 from bench.training.per_unit import PerUnit
-from bench.training.weights import Weights
+from bench.training.weight_snapshot import Weights
 
 AT_ONCE = 1024
 """Most examples in one forward that evaluates candidates."""

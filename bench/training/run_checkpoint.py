@@ -11,7 +11,7 @@ import torch
 from bench.progress import Progress
 from bench.training.checkpoint import load_state, save_state
 from bench.training.context import Context
-from bench.training.parts import Parts
+from bench.training.method_parts import Parts
 
 FORMAT_VERSION = 7
 """Version of the checkpoint format; a checkpoint of another version is ignored."""

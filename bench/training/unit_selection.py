@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bench.pruning import selection
-from bench.pruning.cost_model import select
 from bench.pruning.masks import Scores
+from bench.pruning.selection import select
 from bench.training.run_view import RunView
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import UsageError
-from leaderboard.lint import exact, rerender, rules
-from leaderboard.lint.exact import Entry, Sheet
+from leaderboard.lint import parse_tables, rerender, rules
 from leaderboard.lint.finding import Finding
+from leaderboard.lint.parse_tables import Entry, Sheet
 from leaderboard.reader.model import Board
 from leaderboard.render import tables
 
@@ -43,7 +43,7 @@ def check(path: Path, boards: Sequence[Board] | None = None) -> list[Finding]:
         )
     wrong = check(source)
     try:
-        made = exact.boards(exact.read(_text(source), tables.ENDINGS[source.suffix]))
+        made = parse_tables.boards(parse_tables.read(_text(source), tables.ENDINGS[source.suffix]))
     except (ValueError, RecursionError):
         return wrong
     return wrong + _in(path, rerender.compare(text, fmt, made, source.name))
@@ -54,13 +54,13 @@ def check_text(text: str, fmt: str, boards: Sequence[Board] | None = None) -> li
     if fmt not in EXACT:
         return rerender.compare(text, fmt, boards or (), "the board of the records")
     try:
-        sheets = exact.read(text, fmt)
+        sheets = parse_tables.read(text, fmt)
     except (ValueError, RecursionError) as error:
         return [Finding("", 0, "", "", "form", " ".join(str(error).split())[:200])]
     if not sheets:
         return [Finding("", 0, "", "", "form", "no table in it")]
     if boards is not None:
-        _compare(sheets, exact.read(tables.render(boards, fmt), fmt))
+        _compare(sheets, parse_tables.read(tables.render(boards, fmt), fmt))
     found = [finding for sheet in sheets for finding in rules.apply_rules(sheet)]
     return sorted(dict.fromkeys(found), key=lambda finding: finding.line)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from bench.spec.spec import BUDGET_TOLERANCE
-from leaderboard.lint.exact import Sheet
+from leaderboard.lint.parse_tables import Sheet
 from leaderboard.reader.model import Row, Speed
 from leaderboard.reader.numbers import ROUNDING
 from leaderboard.stats.boards import compared_rows, expected_epochs

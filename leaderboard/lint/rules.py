@@ -8,8 +8,8 @@ from collections import Counter
 from typing import Any
 
 from bench.spec.spec import BUDGET_TOLERANCE
-from leaderboard.lint.exact import Entry, Sheet
 from leaderboard.lint.finding import Finding
+from leaderboard.lint.parse_tables import Entry, Sheet
 from leaderboard.lint.recompute import below_budget, dense_cost, recompute, why
 from leaderboard.reader.model import REFERENCES, Row
 from leaderboard.reader.numbers import ROUNDING, agrees

@@ -11,7 +11,7 @@ from bench.records import schema
 from bench.records.schema import Clock, Costs, Metrics, Quality, Record, Timing
 from bench.records.store import arithmetic
 from leaderboard.reader.model import Board, Curve, Row, Table
-from leaderboard.render.summary import busy_note
+from leaderboard.render.record_summary import busy_note
 from leaderboard.render.tables import footnotes
 from leaderboard.stats.curves import of_tables
 

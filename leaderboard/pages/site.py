@@ -27,8 +27,8 @@ from leaderboard.pages.templating import environment, reach_order
 from leaderboard.published.publications import PublishedAccuracy
 from leaderboard.reader.frame import Problem
 from leaderboard.reader.model import CONTROLS, Board, Row, Run, Table
+from leaderboard.render.board_sentences import listed, sentences, short
 from leaderboard.render.naming import board_names, names
-from leaderboard.render.summary_sentences import listed, sentences, short
 
 HERE = Path(__file__).parent
 MARKER = "bench-site.txt"

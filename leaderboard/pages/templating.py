@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from leaderboard.render import summary_sentences
+from leaderboard.render import board_sentences
 from leaderboard.render.columns import SHARE_LETTERS, faster, unfinished
 from leaderboard.render.tables import clean
 
@@ -45,7 +45,7 @@ def environment() -> Environment:
         "exact": _exact,
         "faster": faster,
         "unfinished": unfinished,
-        "short": summary_sentences.short,
+        "short": board_sentences.short,
         "fair": lambda shares: "".join(letter if key in shares else "·" for key, letter in SHARE_LETTERS.items()),
         "reach_name": lambda what: REACH.get(what, what),
         "capitalfirst": lambda text: text[:1].upper() + text[1:],

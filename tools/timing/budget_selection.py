@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from bench.measure import flops
-from bench.pruning.cost_model import Budget, CostModel, select
+from bench.pruning.cost_model import Budget, CostModel
+from bench.pruning.selection import select
 from bench.pruning.site_discovery import find_sites
 
 

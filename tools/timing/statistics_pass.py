@@ -15,7 +15,7 @@ import torch
 from bench.data.loading import load_training
 from bench.measure.environment import device_name, pick_device, pick_precision
 from bench.models.build import build
-from bench.models.layout import place
+from bench.models.memory_format import place
 from bench.pruning.activation_statistics import STATISTICS
 from bench.pruning.cost_model import CostModel
 from bench.pruning.site_discovery import find_sites

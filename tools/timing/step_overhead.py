@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from bench.data.loading import load_training
 from bench.measure.environment import device_name, pick_device, pick_precision
 from bench.models.build import build
-from bench.models.layout import place
+from bench.models.memory_format import place
 from bench.progress import Progress
 from bench.pruning.cost_model import Budget, CostModel
 from bench.pruning.site_discovery import find_sites

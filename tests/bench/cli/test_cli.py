@@ -13,7 +13,7 @@ from support.records import line
 from bench.cli import main, parser
 from bench.errors import UsageError
 from bench.measure import latency
-from bench.spec.words import as_seeds
+from bench.spec.option_text import as_seeds
 
 SMALL = ["--plugin", str(PLUGINS / "small.py"), "--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic"]
 

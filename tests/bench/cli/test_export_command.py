@@ -21,7 +21,7 @@ from bench.runs.execute import execute
 from bench.runs.resolve import resolve
 from bench.spec.registry import add_plugin
 from bench.spec.request import RunOptions, RunRequest
-from leaderboard.render.summary import summary
+from leaderboard.render.record_summary import summary
 
 
 @pytest.fixture

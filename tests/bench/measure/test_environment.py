@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.errors import SetupError
 from bench.measure import environment
-from bench.models import layout
+from bench.models import memory_format
 
 
 def test_auto_takes_what_is_there():
@@ -70,7 +70,7 @@ class OddRanks(nn.Module):
 def test_place_lays_out_only_tensors_of_four_dimensions():
     network = OddRanks()
     before = {name: t.clone() for name, t in network.state_dict().items()}
-    layout.place(network, CPU)
+    memory_format.place(network, CPU)
     for name, t in network.state_dict().items():
         assert torch.equal(t, before[name])
         if t.dim() == 4:
@@ -83,7 +83,7 @@ def test_place_lays_out_only_tensors_of_four_dimensions():
 def test_place_gives_the_strides_of_module_to():
     """Other strides of one-channel weights would choose other kernels and change results in the last bits."""
     network, expected = (nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 1, 1)) for _ in range(2))
-    layout.place(network, CPU)
+    memory_format.place(network, CPU)
     expected.to(memory_format=torch.channels_last)
     assert [p.stride() for p in network.parameters()] == [p.stride() for p in expected.parameters()]
 
@@ -91,17 +91,17 @@ def test_place_gives_the_strides_of_module_to():
 def test_place_goes_back_to_channels_first():
     network = OddRanks()
     strides = [t.stride() for t in network.state_dict().values()]
-    layout.place(layout.place(network, CPU), CPU, "channels_first")
+    memory_format.place(memory_format.place(network, CPU), CPU, "channels_first")
     assert [t.stride() for t in network.state_dict().values()] == strides
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_laid_out_images_have_the_strides_of_their_layout(channels):
     images = torch.randn(2, channels, 4, 5)
-    last = layout.laid_out(images, "channels_last")
+    last = memory_format.laid_out(images, "channels_last")
     assert last.is_contiguous(memory_format=torch.channels_last)
     strided = images.to(memory_format=torch.channels_last)
-    first = layout.laid_out(strided, "channels_first")
+    first = memory_format.laid_out(strided, "channels_first")
     assert first.stride() == (20 * channels, 20, 5, 1)
     assert torch.equal(first, images)
     assert torch.equal(last, images)

@@ -14,7 +14,8 @@ from bench.errors import UsageError
 from bench.measure import flops
 from bench.models.build import build
 from bench.models.resnet import resnet
-from bench.pruning.cost_model import CostModel, select
+from bench.pruning.cost_model import CostModel
+from bench.pruning.selection import select
 from bench.pruning.site_discovery import find_sites
 from bench.spec.spec import BUDGET_TOLERANCE, Budget
 

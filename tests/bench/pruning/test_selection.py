@@ -8,7 +8,8 @@ from support.networks import GREY, three_sites
 
 from bench.errors import RunFailed
 from bench.measure import flops
-from bench.pruning.cost_model import CostModel, count_to_drop, drop_worst
+from bench.pruning.cost_model import CostModel
+from bench.pruning.selection import count_to_drop, drop_worst
 from bench.pruning.site_discovery import find_sites
 from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget

@@ -15,7 +15,7 @@ from bench.runs.pipeline import RunPipeline
 from bench.runs.verify import verify_file
 from bench.spec.registry import METHODS
 from bench.spec.request import RunOptions
-from leaderboard.render.summary import details, summary
+from leaderboard.render.record_summary import details, summary
 
 OWN = ["dense", "random", "uniform_thin", "l1_norm", "taylor", "l1l2", "ddrop", "dropnet", "edropout", "spectral"]
 """One of each kind; `bench check --all` goes through all of them (test_check.py)."""

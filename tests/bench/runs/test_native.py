@@ -19,7 +19,7 @@ from bench.spec.recipe import load_recipe
 from bench.spec.registry import add_plugin
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
-from leaderboard.render.summary import details, summary
+from leaderboard.render.record_summary import details, summary
 
 SMALL = ["--dataset", "tiny8", "--recipe", "synthetic", "--epochs", "1", "--finetune-epochs", "1", "-q"]
 SMALL += ["--set", "batch_size=32", "--set", "latency_batch=4", "--set", "recalibrate=2"]

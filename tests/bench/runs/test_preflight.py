@@ -20,7 +20,7 @@ from bench.runs.preflight import Situation, fit
 from bench.runs.verify import verify_file
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import add_plugin
-from leaderboard.render.summary import details
+from leaderboard.render.record_summary import details
 
 CPU = torch.device("cpu")
 UNUSUAL = "tests/plugins/unusual.py"

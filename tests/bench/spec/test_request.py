@@ -14,8 +14,8 @@ from support.requested import request_of
 
 from bench.cli import parser
 from bench.errors import UsageError
+from bench.spec.option_text import as_seeds, seeds_text
 from bench.spec.request import BUDGETS, SHORT, TABLES, RunOptions, RunRequest
-from bench.spec.words import as_seeds, seeds_text
 
 FIELDS = [f.name for f in dataclasses.fields(RunRequest)]
 TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8)

@@ -15,7 +15,7 @@ from bench.records import store
 from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
 from bench.spec.registry import METHODS, add_plugin
-from leaderboard.render.summary import summary
+from leaderboard.render.record_summary import summary
 
 PLUGIN = PLUGINS / "active.py"
 

@@ -9,7 +9,7 @@ from bench.conformance import tiny_networks
 from bench.conformance.runner import examine
 from bench.conformance.subject import Subject
 from bench.errors import RunFailed, UsageError
-from bench.pruning.cost_model import select
+from bench.pruning.selection import select
 from bench.runs.method_factory import make_method
 from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe

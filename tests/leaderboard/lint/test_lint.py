@@ -16,7 +16,7 @@ from support.paths import ROOT
 
 import leaderboard
 from bench.errors import UsageError
-from leaderboard.lint import exact
+from leaderboard.lint import parse_tables
 from leaderboard.lint.check import check, check_text
 from leaderboard.lint.finding import CODES, Finding
 from leaderboard.lint.rerender import compare
@@ -58,7 +58,7 @@ def codes(text, row=None, boards=None, fmt="csv"):
 
 
 def read_back(texts, fmt):
-    return exact.boards(exact.read(texts[fmt], fmt))
+    return parse_tables.boards(parse_tables.read(texts[fmt], fmt))
 
 
 # --- clean ---------------------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_what_is_wrong_with_the_exact_table_is_found_through_the_rounded_one(tex
     text = plant(texts["csv"], "ddrop", "top1_percent", more(0.2))
     (tmp_path / "board.csv").write_text(text)
     file = tmp_path / "board.md"
-    file.write_text(tables.render(exact.boards(exact.read(text, "csv")), "markdown"))
+    file.write_text(tables.render(parse_tables.boards(parse_tables.read(text, "csv")), "markdown"))
     assert {f.file for f in check(file)} == {str(tmp_path / "board.csv")}
     assert "mean" in {f.code for f in check(file)}
 

@@ -11,10 +11,10 @@ from support.records import SPEC, finished, quality, record
 
 from bench.cli import main, parser
 from bench.errors import UsageError
+from bench.spec.option_text import as_seeds
 from bench.spec.registry import ARCHS, DATASETS, METHODS
 from bench.spec.request import RunRequest
 from bench.spec.spec import Budget
-from bench.spec.words import as_seeds
 from leaderboard.published.publications import Group, PublishedTarget, load, repeatable
 from leaderboard.published.verdicts import curve_of, judge, mean_curve, measured, published_at
 

@@ -12,7 +12,7 @@ from support.made_records import IMAGES, made, put, seeds
 
 import leaderboard
 from bench.errors import UsageError
-from leaderboard.lint import exact
+from leaderboard.lint import parse_tables
 from leaderboard.lint.rerender import cells_of
 from leaderboard.reader.model import Difference, Mean, Table
 from leaderboard.render import tables
@@ -51,7 +51,7 @@ def rows_of(boards):
 
 
 def sheets_of(boards, fmt):
-    sheets = exact.read(tables.render(boards, fmt), fmt)
+    sheets = parse_tables.read(tables.render(boards, fmt), fmt)
     assert [finding for sheet in sheets for finding in sheet.findings] == []
     return sheets
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from support.networks import SHAPE, found
 
 from bench.models.build import build
-from bench.pruning.cost_model import CostModel, select
-from bench.pruning.shares import best_rounding, whole_units
+from bench.pruning.cost_model import CostModel
+from bench.pruning.rounding import best_rounding, whole_units
+from bench.pruning.selection import select
 from bench.pruning.site_discovery import find_sites
 from bench.spec.spec import BUDGET_TOLERANCE, Budget
 

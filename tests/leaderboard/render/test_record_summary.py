@@ -8,8 +8,8 @@ from support.records import cost, ended, finished, quality, record, spec_table, 
 
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
-from leaderboard.render.summary import details as details_of
-from leaderboard.render.summary import summary as summary_of
+from leaderboard.render.record_summary import details as details_of
+from leaderboard.render.record_summary import summary as summary_of
 
 QUALITY = quality(examples=200, top1=0.975, top5=1.0, loss=0.1, ece=0.01, worst_class_top1=0.2)
 TIMING = timing(

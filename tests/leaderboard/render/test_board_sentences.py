@@ -6,7 +6,7 @@ import pytest
 from support.boards import large
 
 from leaderboard.reader.model import Difference, Table
-from leaderboard.render import summary_sentences
+from leaderboard.render import board_sentences
 
 
 def board(outcomes, seeds=5):
@@ -31,7 +31,7 @@ WORSE = ("c", (-2.0, True), (-2.0, True))
 
 
 def test_budgets_where_nothing_can_be_told_are_named_together():
-    said = summary_sentences.sentences(board({0.75: [SAME], 0.5: [SAME], 0.25: [SAME]}))
+    said = board_sentences.sentences(board({0.75: [SAME], 0.5: [SAME], 0.25: [SAME]}))
     assert said == [
         "No method can be told from random at keep 0.75, 0.5 and 0.25 (5 seeds).",
         "No method is better than a thin network trained from scratch at any budget.",
@@ -39,20 +39,20 @@ def test_budgets_where_nothing_can_be_told_are_named_together():
 
 
 def test_methods_that_are_better_or_worse_are_counted():
-    said = summary_sentences.sentences(board({0.5: [SAME], 0.25: [SAME, BETTER, WORSE]}))
+    said = board_sentences.sentences(board({0.5: [SAME], 0.25: [SAME, BETTER, WORSE]}))
     assert said == [
         "No method can be told from random at keep 0.5 (5 seeds).",
         "At keep 0.25, 1 of 3 methods is better than random, 1 worse; b leads it by 1.50 points.",
         "Better than a thin network trained from scratch: 1 of 3 methods at keep 0.25, none at keep 0.5.",
     ]
-    assert summary_sentences.sentences(board({0.5: [WORSE]})) == [
+    assert board_sentences.sentences(board({0.5: [WORSE]})) == [
         "At keep 0.5, no method is better than random and 1 of 1 methods is worse.",
         "No method is better than a thin network trained from scratch at any budget.",
     ]
 
 
 def test_controls_do_not_count():
-    assert summary_sentences.sentences(board({0.5: [("random", *BETTER[1:]), ("l1_norm", *WORSE[1:])]})) == [
+    assert board_sentences.sentences(board({0.5: [("random", *BETTER[1:]), ("l1_norm", *WORSE[1:])]})) == [
         "There are only controls here."
     ]
 
@@ -70,10 +70,10 @@ def test_why_nothing_is_said(change, said):
     table = Table(
         kind, None if kind == "native" else 0.5, tuple(replace(r, **change) for r in base.tables[0].rows), 1, 1
     )
-    assert summary_sentences.sentences(replace(base, tables=(table,))) == [said]
+    assert board_sentences.sentences(replace(base, tables=(table,))) == [said]
 
 
 def test_lists_in_words():
-    assert summary_sentences.listed(["a"]) == "a"
-    assert summary_sentences.listed(["keep 0.5", "keep 0.25", "native track"]) == "keep 0.5, keep 0.25 and native track"
-    assert summary_sentences.listed(["keep 0.5", "keep 0.5 of the params"]) == "keep 0.5 and 0.5 of the params"
+    assert board_sentences.listed(["a"]) == "a"
+    assert board_sentences.listed(["keep 0.5", "keep 0.25", "native track"]) == "keep 0.5, keep 0.25 and native track"
+    assert board_sentences.listed(["keep 0.5", "keep 0.5 of the params"]) == "keep 0.5 and 0.5 of the params"
