@@ -1,31 +1,52 @@
 """Whole runs at small size: the design's invariants on every method and several architectures."""
 
+import getpass
+import re
 import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench.errors import Diverged, RunFailed, SetupError, Unsupported, UsageError
+from bench.data import loading
+from bench.errors import SUITE, Diverged, RunFailed, SetupError, Unsupported, UsageError
 from bench.pruning.cost_model import Budget
 from bench.records import store
+from bench.runs import pipeline, prune
 from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
 from bench.runs.pipeline import RunPipeline
 from bench.runs.verify import verify_file
 from bench.spec.registry import METHODS
 from bench.spec.request import RunOptions
+from bench.training import run_checkpoint
+from bench.training.loop import PhaseTrainer
 from leaderboard.render.record_summary import details, summary
 
 OWN = ["dense", "random", "uniform_thin", "l1_norm", "taylor", "l1l2", "ddrop", "dropnet", "edropout", "spectral"]
 """One of each kind; `bench check --all` goes through all of them (test_check.py)."""
-NETWORKS = [("two_layers", "tiny"), ("resnet20", "tiny8"), ("lenet", "tiny"), ("mlp_40_40", "tiny8")]
-NETWORKS += [("all_kinds", "tiny8")]
+NETWORKS = [("resnet20", "tiny8"), ("lenet", "tiny"), ("mlp_40_40", "tiny8")]
 SLOW_NETWORKS = [("resnet20b", "tiny"), ("resnet56", "tiny8"), ("vgg16_bn", "tiny")]
+OTHERS = sorted(set(METHODS.entries()) - set(OWN))
+QUICK = ("act_mean", "group_lasso", "bn_scale", "tp_taylor")
+"""Of the others one of each kind: scores from activations, penalty, batch norms, torch-pruning."""
 
 
-def hooks_on(network):
-    return [m for m in network.modules() if m._forward_pre_hooks or m._forward_hooks or m._backward_hooks]
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def hooks_on(run):
+    networks = [run.network, *([run.training.model.network] if run.training else [])]
+    modules = [module for network in networks for module in network.modules()]
+    return [m for m in modules if m._forward_pre_hooks or m._forward_hooks or m._backward_hooks]
+
+
+def load(run):
+    spec, options = run
+    return store.load(store.path_of(options.out, spec))
 
 
 def check_run(make_run, method, arch, dataset, **settings):
@@ -34,75 +55,66 @@ def check_run(make_run, method, arch, dataset, **settings):
     done = execute(spec, options)
     path = store.path_of(options.out, spec)
     assert store.load(path) == done
-    checks = {check.name: check for check in verify_file(path, options.out, options.data_dir)}
-    assert {c.outcome for c in checks.values()} == {"ok"}, checks
-    assert len(checks) == 7
-    prunes = make_method(method, {}).prunes
-    if prunes:
+    checks = verify_file(path, options.out, options.data_dir)
+    assert [check.outcome for check in checks] == ["ok"] * 7, checks
+    if done.spec.budget:
         assert done.structure.gate_slice_difference <= 1e-4
         key = "params" if spec.budget.keep_params else "macs"
         assert getattr(done.cost.final, key) <= spec.budget.keep * getattr(done.cost.dense, key)
     else:
         assert done.cost.final == done.cost.dense
-        assert done.spec.budget is None
+    assert bool(done.spec.budget) == make_method(method, {}).prunes
     assert summary(done)
     assert done.id in details(done)
     assert not list((options.out / "checkpoints").glob("*.pt"))
     return done
 
 
-OTHERS = sorted(set(METHODS.entries()) - set(OWN))
-
-
-@pytest.mark.parametrize("method", OTHERS)
-def test_units_of_several_channels_are_pruned_or_declined_in_one_line(make_run, method):
+@pytest.mark.parametrize("method", [name if name in QUICK else slow(name) for name in OTHERS])
+def test_grouped_units_are_pruned_or_declined_in_one_line(make_run, method):
     """Torch-pruning ranks single channels; what reads batch norms finds none behind an excitation's layers."""
     if method.startswith("tp_") or method in ("slimming", "bn_scale"):
-        spec, options = make_run(method, "all_kinds", "tiny8")
         several, unscaled = "a unit of site 0 is several", f"{method} does not work on site 6.fc1: it has no batch norm"
         with pytest.raises((RunFailed, Unsupported), match=f"{several}|{unscaled}") as caught:
-            execute(spec, options)
+            execute(*make_run(method, "all_kinds", "tiny8"))
         assert "\n" not in str(caught.value)
     else:
         check_run(make_run, method, "all_kinds", "tiny8")
 
 
+@pytest.mark.parametrize("method", OWN)
+def test_run_is_verified_repeatable_and_leaves_no_hook(make_run, tmp_path, method):
+    """On the network with every kind of unit."""
+    done = check_run(make_run, method, "all_kinds", "tiny8", train__epochs=2)
+    assert done.training.epochs == 3 or method == "dropnet"
+    again = RunPipeline(*make_run(method, "all_kinds", "tiny8", train__epochs=2, out=tmp_path / "again"))
+    again.go()
+    assert hooks_on(again) == []
+    assert store.without_timing(store.seal(again.record(None, "ok", SUITE))) == store.without_timing(done)
+
+
 @pytest.mark.parametrize(("method", "arch", "dataset"), [
-    pytest.param(method, *network, marks=[pytest.mark.slow] * (method != "l1_norm" and network[0] != "all_kinds"))
-    for method in OWN for network in NETWORKS])  # fmt: skip
-def test_every_method_on_every_kind_of_network(make_run, method, arch, dataset):
-    """Fast: every method on the network with every kind of unit, and every network with one method."""
+    (slow if method != "l1_norm" or network in SLOW_NETWORKS else lambda *case: case)(method, *network)
+    for method in OWN for network in [*NETWORKS, *SLOW_NETWORKS]])  # fmt: skip
+def test_every_method_on_other_networks(make_run, method, arch, dataset):
     check_run(make_run, method, arch, dataset)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "dataset"), SLOW_NETWORKS)
 @pytest.mark.parametrize("method", OWN)
-def test_every_method_on_larger_networks(make_run, method, arch, dataset):
-    check_run(make_run, method, arch, dataset)
+def test_resnet_run_is_repeatable(make_run, tmp_path, method):
+    runs = [make_run(method, "resnet20", "tiny8", out=tmp_path / folder) for folder in ("one", "two")]
+    one, two = (store.without_timing(execute(*run)) for run in runs)
+    assert one == two
 
 
-BUDGETS = [("keep_macs", 0.75), ("keep_params", 0.5), ("keep_params", 0.25), ("keep_macs", 0.1)]
-SLOW_BUDGETS = [("keep_params", 0.75), ("keep_macs", 0.5), ("keep_macs", 0.25), ("keep_params", 0.1)]
+BUDGETS = [("keep_params", 0.25), ("keep_macs", 0.1)]
+OTHER_BUDGETS = {(what, keep) for what in ("keep_macs", "keep_params") for keep in (0.75, 0.5, 0.25, 0.1)} - {*BUDGETS}
 
 
-@pytest.mark.parametrize(
-    ("what", "keep"), [*BUDGETS, *(pytest.param(*other, marks=pytest.mark.slow) for other in SLOW_BUDGETS)]
-)
+@pytest.mark.parametrize(("what", "keep"), [*BUDGETS, *(slow(*other) for other in sorted(OTHER_BUDGETS))])
 def test_budgets(make_run, what, keep):
     check_run(make_run, "random", "resnet20", "tiny8", keep=Budget(**{what: keep}), finetune__epochs=0)
-
-
-@pytest.mark.parametrize(
-    ("arch", "dataset"), [("two_layers", "tiny8"), pytest.param("resnet20", "tiny8", marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("method", OWN)
-def test_same_specification_same_record(make_run, tmp_path, method, arch, dataset):
-    records = []
-    for folder in ("one", "two"):
-        spec, options = make_run(method, arch, dataset, out=tmp_path / folder)
-        records.append(store.without_timing(execute(spec, options)))
-    assert records[0] == records[1]
 
 
 def test_seeds_differ(make_run):
@@ -112,62 +124,46 @@ def test_seeds_differ(make_run):
     assert one.data.split_sha256 != two.data.split_sha256
 
 
-def test_finished_run_is_not_repeated(make_run, monkeypatch):
-    spec, options = make_run()
-    done = execute(spec, options)
+def test_finished_run_is_not_repeated(finished, monkeypatch):
+    spec, done, options = finished()
     monkeypatch.setattr(RunPipeline, "__init__", lambda *a: pytest.fail("ran again"))
     assert execute(spec, options) == done
 
 
-def test_base_is_trained_once_and_shared(make_run, tmp_path):
-    one, two = (execute(*make_run(method)) for method in ("l1_norm", "ddrop"))
-    assert one.training.base == two.training.base
-    assert len(list((tmp_path / "bases").glob("*.safetensors"))) == 1
-    assert one.metrics.dense == two.metrics.dense
-
-
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-4])])
-def test_a_damaged_base_is_told_and_a_deleted_one_trained_again(make_run, tmp_path, damage):
-    first = execute(*make_run("l1_norm"))
+def test_base_is_shared_checked_and_trained_again(finished, make_run, tmp_path):
+    _, first, _ = finished("l1_norm")
+    other = execute(*make_run("ddrop"))
+    assert (other.training.base, other.metrics.dense) == (first.training.base, first.metrics.dense)
     (weights,) = (tmp_path / "bases").glob("*.safetensors")
-    damage(weights)
-    if weights.exists():
-        with pytest.raises(RunFailed, match="delete it and run again"):
-            execute(*make_run("random"))
-        weights.unlink()
-        (tmp_path / "records" / "tiny" / "two_layers" / "random").rename(tmp_path / "aside")
-    assert execute(*make_run("random")).training.base == first.training.base
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(RunFailed, match="delete it and run again"):
+        execute(*make_run("random"))
+    weights.unlink()
+    spec, options = make_run("random")
+    again = execute(spec, RunOptions(out=options.out, quiet=True, retry=True))
+    assert again.training.base == first.training.base
 
 
-def test_equal_total_epochs(make_run):
-    totals = {m: execute(*make_run(m, train__epochs=2)).training.epochs for m in OWN if m != "dropnet"}
-    assert set(totals.values()) == {3}
-
-
-def test_fine_tuning_settings_do_not_change_the_base(make_run):
+def test_base_id_covers_what_trains_the_base_only(make_run):
     one, _ = make_run()
     two, _ = make_run(finetune__epochs=3, recalibrate=5)
     assert one.id != two.id
     assert one.base_id() == two.base_id() != make_run(precision="bf16")[0].base_id()
-
-
-def test_another_network_or_other_images_of_the_same_name_need_another_base(make_run):
-    spec, _ = make_run()
     known = ({"arch": "a", "train": "x"}, {"arch": "b", "train": "x"}, {"arch": "a", "train": "y"})
-    assert len({spec.base_id(**each) for each in known}) == 3
+    assert len({one.base_id(**each) for each in known}) == 3
 
 
 def test_test_images_are_loaded_after_the_method_is_gone(make_run, monkeypatch):
-    from bench.data import loading
-    from bench.training.loop import PhaseTrainer
-
     moments = []
-    finalize, load = PhaseTrainer.finalize, loading.load_test
+    finalize, load_test = PhaseTrainer.finalize, loading.load_test
     monkeypatch.setattr(PhaseTrainer, "finalize", lambda *a, **n: (moments.append("finalized"), finalize(*a, **n)))
-    monkeypatch.setattr(loading, "load_test", lambda *a: (moments.append("test"), load(*a))[1])
+    monkeypatch.setattr(loading, "load_test", lambda *a: (moments.append("test"), load_test(*a))[1])
     execute(*make_run("ddrop"))
     assert moments[-2:] == ["finalized", "test"]
     assert moments.count("test") == 1
+
+
+# --- failures -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,145 +172,107 @@ def test_test_images_are_loaded_after_the_method_is_gone(make_run, monkeypatch):
         ("nan_scores", "not finite"),
         ("wrong_shape", "have shape"),
         ("empty_masks", "keeps 0 units"),
-        ("over_budget", "budget"),
+        ("over_budget", "the budget of 0.5"),
         ("float_masks", "not torch.bool"),
         ("missing_site", "no scores for site"),
         ("wants_test", "'train' and 'val' only"),
     ],
 )
-def test_broken_methods_fail_with_one_line_and_a_record(make_run, method, complaint):
-    spec, options = make_run(method, "resnet20", "tiny8")
+def test_broken_method_fails_in_one_line_with_a_record(make_run, method, complaint):
+    spec, options = make_run(method, dataset="tiny8")
     with pytest.raises(RunFailed, match=complaint) as raised:
         execute(spec, options)
     assert "\n" not in str(raised.value)
-    failed = store.load(store.path_of(options.out, spec))
-    assert failed.status == "failed"
+    failed = load((spec, options))
+    assert (failed.status, failed.error.blame) == ("failed", "method")
     assert complaint in failed.error.message
     assert failed.error.traceback
     assert str(Path(__file__).parent) not in str(failed)
-    with pytest.raises(RunFailed, match="--retry"):
-        execute(spec, options)
-    with pytest.raises(RunFailed, match=complaint):
-        execute(spec, RunOptions(out=options.out, quiet=True, retry=True))
+
+
+def test_failed_run_is_repeated_with_retry_only(make_run):
+    spec, options = make_run("raises", options={"where": "prepare"})
+    for retry, said in ((False, "on purpose"), (False, "--retry"), (True, "on purpose")):
+        with pytest.raises(RunFailed, match=said):
+            execute(spec, RunOptions(out=options.out, quiet=True, retry=retry))
     path = store.path_of(options.out, spec)
     assert len(list((path.parent / "superseded").glob("*.json"))) == 1
 
 
-def test_diverged_run(make_run):
-    spec, options = make_run("l1_norm", train__lr=1e9, arch="mlp_40_40", dataset="tiny8")
+def test_diverged_run_says_what_to_lower(make_run):
+    run = make_run("l1_norm", train__lr=1e9, arch="mlp_40_40", dataset="tiny8")
     with pytest.raises(Diverged, match=r"lower its rate"):
-        execute(spec, options)
-    assert store.load(store.path_of(options.out, spec)).status == "diverged"
-
-
-def test_numbers_that_are_not_finite_cost_no_record(make_run, monkeypatch):
-    from bench.runs import pipeline
-
-    honest = pipeline.quality
-    monkeypatch.setattr(pipeline, "quality", lambda *a: honest(*a) | {"loss": float("nan")})
-    spec, options = make_run()
-    with pytest.raises(RunFailed, match="would not be valid"):
-        execute(spec, options)
-    failed = store.load(store.path_of(options.out, spec))
-    assert failed.status == "failed"
-    assert failed.metrics.final.loss is None
-
-
-@pytest.mark.parametrize("said", ["x" * 20_000, "\x1b[31mred\x1b[0m", "half \ud800 a pair"])
-def test_an_error_of_any_text_leaves_a_record_that_can_be_read(make_run, monkeypatch, said):
-    from bench.runs import pipeline
-
-    def fail(*_):
-        raise ValueError(said)
-
-    monkeypatch.setattr(pipeline, "quality", fail)
-    spec, options = make_run()
-    with pytest.raises(RunFailed):
-        execute(spec, options)
-    failed = store.load(store.path_of(options.out, spec))
-    assert failed.error.type == "ValueError"
-    assert failed.error.message[:4] in (said[:4], "?[31")
-
-
-def test_parts_that_no_record_may_have_are_left_out(make_run, monkeypatch):
-    from bench.runs import pipeline
-
-    honest = pipeline.quality
-    monkeypatch.setattr(pipeline, "quality", lambda *a: honest(*a) | {"top1": 2.0})
-    spec, options = make_run()
-    with pytest.raises(RunFailed, match=r"would not be valid: metrics: .*dense\.top1"):
-        execute(spec, options)
-    failed = store.load(store.path_of(options.out, spec))
-    assert (failed.status, failed.metrics) == ("failed", None)
-
-
-def test_a_network_of_no_numbers_is_not_sliced(make_run, monkeypatch):
-    from bench.runs import prune
-
-    monkeypatch.setattr(prune, "gate_slice_difference", lambda *a: float("nan"))
-    spec, options = make_run()
-    with pytest.raises(RunFailed, match="gated and sliced network differ by nan"):
-        execute(spec, options)
-
-
-def test_a_run_that_diverges_after_its_base(make_run):
-    spec, options = make_run("diverges")
+        execute(*run)
+    assert (load(run).status, load(run).error.blame) == ("diverged", "recipe")
+    run = make_run("diverges")
     with pytest.raises(Diverged, match=r"the method's strength"):
-        execute(spec, options)
-    failed = store.load(store.path_of(options.out, spec))
-    assert failed.status == "diverged"
-    assert failed.curve.train_loss[-1] is None
+        execute(*run)
+    assert (load(run).status, load(run).error.blame) == ("diverged", "method")
+    assert load(run).curve.train_loss[-1] is None
 
 
-@pytest.mark.parametrize("hook", sorted(n for n in ("prepare", "plan", "on_phase_start", "on_batch_start", "penalty",
-    "on_backward_end", "on_step_end", "on_epoch_end", "on_phase_end", "scores", "select", "finalize")))  # fmt: skip
-def test_nothing_is_left_behind_by_an_exception_in_any_hook(make_run, hook):
+def raises(text):
+    def fail(*_):
+        raise ValueError(text)
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found | {"loss": float("nan")}, "would not be valid"),
+        (lambda found: found | {"top1": 2.0}, r"would not be valid: metrics: .*dense\.top1"),
+        (raises("x" * 20_000), "ValueError: xxxx"),
+        (raises("\x1b[31mred\x1b[0m"), r"\[31mred"),
+        (raises("half \ud800 a pair"), "half"),
+    ],
+)
+def test_failed_record_can_be_read_whatever_is_in_it(make_run, monkeypatch, change, said):
+    honest = pipeline.quality
+    monkeypatch.setattr(pipeline, "quality", lambda *a: change(honest(*a)))
+    run = make_run()
+    with pytest.raises(RunFailed, match=said):
+        execute(*run)
+    failed = load(run)
+    assert failed.status == "failed"
+    assert failed.metrics is None or failed.metrics.final is None or failed.metrics.final.loss is None
+    assert re.search(said.removeprefix("ValueError: "), failed.error.message)
+
+
+def test_network_without_finite_outputs_is_not_sliced(make_run, monkeypatch):
+    monkeypatch.setattr(prune, "gate_slice_difference", lambda *a: float("nan"))
+    with pytest.raises(RunFailed, match="gated and sliced network differ by nan"):
+        execute(*make_run())
+
+
+@pytest.mark.parametrize("hook", ["prepare", "plan", "on_phase_start", "on_batch_start", "penalty", "on_backward_end",
+    "on_step_end", "on_epoch_end", "on_phase_end", "scores", "select", "finalize"])  # fmt: skip
+def test_exception_in_a_hook_leaves_none_behind(make_run, hook):
     spec, options = make_run("raises", options={"where": hook})
     run = RunPipeline(spec, options)
-    with pytest.raises(ZeroDivisionError, match="on purpose"):
+    with pytest.raises(ZeroDivisionError, match="on purpose") as caught:
         run.go()
     run.cleanup()
-    assert hooks_on(run.network) == []
-    if run.training is not None:
-        assert hooks_on(run.training.model.network) == []
-    with pytest.raises(RunFailed, match="on purpose"):
-        execute(spec, options)
-    failed = store.load(store.path_of(options.out, spec))
-    assert failed.status == "failed"
-    assert failed.error.type == "ZeroDivisionError"
+    assert hooks_on(run) == []
+    failed = run.record(caught.value, "failed", "method")
+    assert (failed.status, failed.error.type) == ("failed", "ZeroDivisionError")
 
 
-@pytest.mark.parametrize("method", OWN)
-def test_nothing_is_left_behind_by_a_finished_run(make_run, method):
-    spec, options = make_run(method)
-    run = RunPipeline(spec, options)
-    run.go()
-    assert hooks_on(run.network) == hooks_on(run.training.model.network) == []
+def test_impossible_run_is_refused_before_writing(make_run, tmp_path):
+    for settings, said in (
+        ({"arch": "untraceable"}, "architecture 'untraceable': it fails in eval mode with TypeError"),
+        ({"keep": Budget(keep_macs=0.2, min_keep=8)}, "cannot be met"),
+    ):
+        with pytest.raises(UsageError, match=said) as raised:
+            execute(*make_run(**settings))
+        assert "\n" not in str(raised.value)
+        assert not list(tmp_path.rglob("*.json"))
 
 
-def test_run_refuses_a_network_that_takes_no_images(make_run):
-    spec, options = make_run(arch="untraceable")
-    with pytest.raises(UsageError, match="architecture 'untraceable': it fails in eval mode with TypeError") as raised:
-        execute(spec, options)
-    assert "\n" not in str(raised.value)
-    assert not list(options.out.rglob("*.json"))
-
-
-def test_a_budget_below_min_keep_is_refused_before_anything_is_written(make_run):
-    spec, options = make_run(keep=Budget(keep_macs=0.2, min_keep=8))
-    with pytest.raises(UsageError, match="cannot be met"):
-        execute(spec, options)
-    assert not list(options.out.rglob("*.json"))
-
-
-@pytest.mark.parametrize("arch", ["all_kinds", pytest.param("resnet20", marks=pytest.mark.slow)])
-def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeypatch, arch):
-    spec, options = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "a")
-    whole = execute(spec, options)
-
-    from bench.training.loop import PhaseTrainer
-
-    spec, options = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "b")
+@pytest.mark.parametrize("arch", ["all_kinds", slow("resnet20")])
+def test_interrupted_run_leaves_a_record_and_resumes(make_run, tmp_path, monkeypatch, arch):
+    run = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "b")
     save, saves = PhaseTrainer.save, []
 
     def stop_after_some(self, position):
@@ -326,76 +284,55 @@ def test_interrupted_run_leaves_a_record_and_goes_on(make_run, tmp_path, monkeyp
     monkeypatch.setattr(PhaseTrainer, "save", stop_after_some)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            execute(spec, options)
-        assert store.load(store.path_of(options.out, spec)).status == "interrupted"
-    done = execute(spec, options)
-    assert store.without_timing(done) == store.without_timing(whole)
+            execute(*run)
+        assert (load(run).status, load(run).error.blame) == ("interrupted", "machine")
+    done = execute(*run)
+    uninterrupted = execute(*make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "a"))
+    assert store.without_timing(done) == store.without_timing(uninterrupted)
     assert done.clock.resumes == 1
 
 
-def test_two_processes_with_one_run_leave_one_record(make_run, tmp_path):
+def test_two_processes_with_one_run_leave_one_record(make_run):
     """The second finds the lock taken, waits, and returns the first one's record."""
-    from concurrent.futures import ThreadPoolExecutor
-
     spec, options = make_run()
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: execute(spec, options), range(2))
     assert one == two
 
 
-def test_unwritable_folder_is_told_before_training(make_run, tmp_path):
+def test_unwritable_folder_is_named_before_training(make_run, tmp_path):
     (tmp_path / "file").write_text("")
-    spec, _ = make_run()
     with pytest.raises(SetupError, match="--out"):
-        execute(spec, RunOptions(out=tmp_path / "file" / "results", quiet=True))
+        execute(make_run()[0], RunOptions(out=tmp_path / "file" / "results", quiet=True))
 
 
-def test_full_disk_at_the_end_loses_no_record(make_run, monkeypatch):
-    spec, options = make_run()
-
-    def full(path, sealed, replace):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(store, "write", full)
-    with pytest.raises(SetupError, match="it is in") as raised:
-        execute(spec, options)
-    saved = str(raised.value).rpartition("it is in ")[2]
-    assert store.load(saved).status == "ok"
-
-
-def test_full_disk_in_between_costs_only_the_checkpoint(make_run, monkeypatch, capsys):
-    from bench.training import run_checkpoint
-
-    def full(path, state):
+def test_full_disk_costs_a_checkpoint_and_no_record(make_run, monkeypatch):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_checkpoint, "save_state", full)
-    spec, options = make_run("ddrop")
-    assert execute(spec, options).status == "ok"
+    assert execute(*make_run("ddrop")).status == "ok"
+    monkeypatch.setattr(store, "write", full)
+    with pytest.raises(SetupError, match="it is in") as raised:
+        execute(*make_run())
+    assert store.load(str(raised.value).rpartition("it is in ")[2]).status == "ok"
 
 
-def test_records_hold_no_path_host_or_user(make_run):
-    import getpass
-    import socket
-
-    spec, options = make_run("ddrop")
-    text = store.path_of(options.out, spec)
-    execute(spec, options)
-    content = text.read_text()
-    assert str(options.out) not in content
-    assert socket.gethostname() not in content
-    assert f'"{getpass.getuser()}"' not in content
-    assert "/home" not in content
+def test_records_hold_no_path_host_or_user(finished):
+    spec, _, options = finished("ddrop", "two_layers", "tiny8")
+    content = store.path_of(options.out, spec).read_text()
+    for private in (str(options.out), socket.gethostname(), f'"{getpass.getuser()}"', "/home", "/tmp"):
+        assert private not in content
 
 
-def test_composition(make_run):
-    done = check_run(make_run, "dropout+l1_norm", "resnet20", "tiny8", options={"dropout.p": "0.1"})
+def test_composition_has_options_by_part_and_starts_from_init(make_run):
+    done = check_run(make_run, "dropout+l1_norm", "all_kinds", "tiny8", options={"dropout.p": "0.1"})
     assert done.spec.config == {"dropout.p": 0.1}
     assert done.training.starts_from == "init"
-    with pytest.raises(UsageError, match="cannot be composed"):
-        make_run("l1_norm+random")
-    with pytest.raises(UsageError, match="say whose it is"):
-        make_run("dropout+l1_norm", options={"p": "0.1"})
+    for method, options, said in (("l1_norm+random", {}, "cannot be composed"),
+                                  ("dropout+l1_norm", {"p": "0.1"}, "say whose it is")):  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            make_run(method, options=options)
 
 
 def test_uniform_thin_starts_from_fresh_weights(make_run):
