@@ -67,7 +67,8 @@ def _imports():
     added = {os.path.realpath(folder) for folder in set(sys.path) - set(path)}
     sys.path[:] = path
     for name, module in list(sys.modules.items()) if added else []:
-        if os.path.realpath(os.path.dirname(getattr(module, "__file__", None) or "")) in added:
+        folder = os.path.realpath(os.path.dirname(getattr(module, "__file__", None) or ""))
+        if folder in added and not name.startswith("bench_plugin_"):  # a plugin has a name that no other file takes
             del sys.modules[name]
 
 

@@ -183,7 +183,8 @@ def _data_of(chosen: argparse.Namespace) -> dict[str, Any]:
 def _sites(chosen: argparse.Namespace) -> int:
     from bench.measure.environment import pick_device, pick_precision
     from bench.models.build import build
-    from bench.runs.preflight import Situation, fit
+    from bench.runs.network_trial import Situation
+    from bench.runs.preflight import fit
 
     archs = _archs(chosen)
     if len(archs) != 1:

@@ -29,7 +29,8 @@ from bench.models.external import torchvision_names
 from bench.pruning.cost_model import CostModel
 from bench.pruning.gates import TOLERANCE, gate_slice_difference, randomized_copy
 from bench.pruning.sites import Sites
-from bench.runs.preflight import Situation, fit
+from bench.runs.network_trial import Situation
+from bench.runs.preflight import fit
 from bench.spec.recipe import Recipe, load_recipe
 from bench.spec.registry import ARCHS, PLUGINS, add_plugin
 

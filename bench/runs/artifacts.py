@@ -22,7 +22,8 @@ from bench.pruning.sites import Sites
 from bench.records.schema import File, Finished
 from bench.records.values import given
 from bench.runs.identity import arch_sha256, arch_source, masks_sha256
-from bench.runs.preflight import Fit, Situation, fit
+from bench.runs.network_trial import Situation
+from bench.runs.preflight import Fit, fit
 from bench.spec.registry import ARCHS, DATASETS, Registry
 from bench.training import dense_baseline as bases
 from bench.training.checkpoint import load_tensors
@@ -31,13 +32,13 @@ NETWORKS = ("final", "dense")
 
 
 class NotAvailable(SetupError):
-    """Something that a record speaks of is not at hand here (exit 3)."""
+    """Something that a record speaks of is not available here (exit 3)."""
 
 
 class RunArtifacts:
-    """What the record of an ``ok`` run speaks of, found again under an output folder.
+    """The networks and masks of an ``ok`` run, found under an output folder by its record.
 
-    Every method raises NotAvailable for what is not at hand here, and RunFailed for what is not what the record says.
+    Every method raises NotAvailable for what is missing here, and RunFailed for what differs from the record.
     """
 
     def __init__(self, record: Finished, out: Path) -> None:
@@ -85,7 +86,7 @@ class RunArtifacts:
                 raise NotAvailable(f"architecture '{arch}' was made with {package} {then[package]}, here is {version}")
 
     def model(self) -> CostModel:
-        """The cost of the network as a function of its sites' widths; shared likewise."""
+        """The cost of the network as a function of its sites' widths; computed once, for all callers."""
         return self._built()[1].model
 
     def dense_cost(self) -> tuple[int, int]:

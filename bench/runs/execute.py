@@ -44,7 +44,7 @@ from bench.spec.spec import Spec
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether the disk, not the run, is at fault: there is nothing to retry, only to go on with."""
+    """Whether the disk, not the run, is at fault: the run can be resumed."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -61,7 +61,7 @@ def execute(
     Args:
         spec: what to run.
         options: where and how.
-        progress: told of every epoch and checkpoint; None: a new one on stderr.
+        progress: notified of every epoch and checkpoint; None: a new one on stderr.
         job: what the record says of the job that the run is part of.
 
     Returns:
@@ -69,7 +69,8 @@ def execute(
 
     Raises:
         UsageError, SetupError: before anything started; nothing is written.
-        RunFailed: the run failed; its record says how. KeyboardInterrupt: likewise, and it can be resumed.
+        RunFailed: the run failed; its record says how.
+        KeyboardInterrupt: the run was interrupted, and can be resumed; its record says so.
         SetupError: also when the disk is full; the run can be resumed.
     """
     path = store.path_of(options.out, spec)
@@ -79,7 +80,7 @@ def execute(
     run = RunPipeline(spec, options, progress, job)
     lock = run_lock(options.out, spec.id)
     if lock.busy():
-        run.progress.say("waiting for another process that is at the same run")
+        run.progress.say("another process is executing this run; waiting for it to finish")
     with lock, terminable():
         done = _already(path, spec, options)
         if done:
@@ -98,7 +99,7 @@ def execute(
         record = run.record(failure, status, blame)
         try:
             store.seal(record)
-        except store.RecordError as problem:  # a bug of the suite, told rather than published
+        except store.RecordError as problem:  # a bug of the suite, reported rather than published
             failure, status, blame = RunFailed(f"the record would not be valid: {problem}"), "failed", SUITE
             record = _readable(result.failed(record, status, failure, blame))
         try:
@@ -111,10 +112,10 @@ def execute(
         if isinstance(failure, BenchError | KeyboardInterrupt):
             raise failure
         if failure is not None and status == "interrupted":
-            reason = failure.strerror if isinstance(failure, OSError) else "no GPU memory beside other processes"
-            raise SetupError(f"{reason}: make room; the same run then goes on") from failure
+            reason = failure.strerror if isinstance(failure, OSError) else "no GPU memory next to other processes"
+            raise SetupError(f"{reason}: make room and run the same command: it resumes") from failure
         if failure is not None:
-            raise RunFailed(f"{_told(failure, blame, run)}; the record has the traceback: {path}") from failure
+            raise RunFailed(f"{_message(failure, blame, run)}; the record has the traceback: {path}") from failure
         return cast(Finished, record)
 
 
@@ -139,7 +140,7 @@ def _readable(record: Record) -> Record:
 def train_base(spec: Spec, options: RunOptions, progress: Progress | None = None) -> str:
     """Train the base of a run and nothing else; returns the base's name, at once if it is there.
 
-    Raises UsageError, SetupError, RunFailed; KeyboardInterrupt, after which the same call goes on.
+    Raises UsageError, SetupError, RunFailed; KeyboardInterrupt, after which the same call resumes.
     """
     run = RunPipeline(spec, options, progress)
     with terminable():
@@ -188,8 +189,8 @@ def _blame(error: BaseException, run: RunPipeline) -> str:
     return culprit(error, run.spec, run.shape, acting=training is not None and training.method is not None)
 
 
-def _told(error: BaseException, blame: str, run: RunPipeline) -> str:
-    """The same as words, with the error's first line and where in the culprit's files it comes from."""
+def _message(error: BaseException, blame: str, run: RunPipeline) -> str:
+    """What failed, with the error's first line and its place in the files of what is to blame."""
     spec = run.spec
     subject = {
         METHOD: f"{spec.method} failed",
@@ -207,7 +208,7 @@ def _told(error: BaseException, blame: str, run: RunPipeline) -> str:
 
 
 def _not_as_asked(found: Finished, spec: Spec, options: RunOptions) -> Iterator[str]:
-    """In what a finished record of ``spec`` is not what the same command would make now."""
+    """Differences between a finished record of ``spec`` and what the same command would make now."""
     code, machine = found.code, found.environment
     if code.method_sha256 != method_digest(make_method(spec.method, {})):
         yield f"the source of {spec.method} has changed since this record"

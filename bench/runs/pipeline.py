@@ -1,4 +1,4 @@
-"""The steps of one run: sites, base, training, prune, measuring."""
+"""The steps of one run: sites, dense baseline, training, prune, measuring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from bench.records.schema import Record
 from bench.runs import result
 from bench.runs.identity import identify, masks_sha256, require_resolved, suite_sha256
 from bench.runs.method_factory import make_method
-from bench.runs.preflight import BATCH, Situation, fit
+from bench.runs.network_trial import BATCH, Situation
+from bench.runs.preflight import fit
 from bench.runs.prune import prune
 from bench.spec.request import RunOptions
 from bench.spec.spec import Budget, Spec
@@ -44,7 +45,7 @@ class RunPipeline:
     Args:
         spec: what to run.
         options: where and how.
-        progress: told of every epoch and checkpoint; None: a new one on stderr.
+        progress: notified of every epoch and checkpoint; None: a new one on stderr.
         job: what the record says of the job that the run is part of; None outside of one.
     """
 
@@ -54,17 +55,6 @@ class RunPipeline:
         self.spec, self.options, self.job = spec, options, job
         latency.require(options.runtimes)
         self.began = datetime.now(UTC)
-        self.parts: dict[str, Any] = {
-            "data": None,
-            "training": None,
-            "structure": None,
-            "cost": None,
-            "metrics": None,
-            "memory": None,
-            "curve": [],
-            "artifacts": {},
-            "latency": [],
-        }
         self.seconds: dict[str, float] = {}
         self.device = environment.pick_device(options.device)
         if options.threads:
@@ -91,7 +81,7 @@ class RunPipeline:
     # --- the steps -------------------------------------------------------------------------------------------
 
     def go(self) -> None:
-        """Everything: sites, base, plan, measuring."""
+        """All steps: sites, dense baseline, plan, measuring."""
         self._find_sites()
         self.method.require(self.sites)
         self.model.require(self.spec.budget or Budget())
@@ -129,7 +119,7 @@ class RunPipeline:
         trainer.thaw()
 
     def train_base(self) -> str:
-        """The base only, for the runs that share it; returns its name."""
+        """Train the dense baseline only, for the runs that share it; returns its name."""
         self._find_sites()
         self._ensure_base(0)
         return self.base_id
@@ -147,12 +137,12 @@ class RunPipeline:
 
     @cached_property
     def base_id(self) -> str:
-        """Name of the base."""
+        """Name of the dense baseline."""
         known = self.identity.of_base() | {"train": self.data.facts["train_sha256"], "layout": self.layout}
         return self.spec.base_id(**known)
 
     def _ensure_base(self, epochs: int) -> bases.Base:
-        """The base, trained now if need be; the run itself has so many ``epochs``."""
+        """The dense baseline, trained if it is missing; ``epochs``: those of the run itself."""
         missing = 0 if bases.exists(self.options.out, self.base_id) else self.spec.recipe.train.epochs
         self.progress.start(missing + epochs)
         return bases.ensure(
@@ -220,7 +210,7 @@ class RunPipeline:
             "network": save_tensors(folder / "network.safetensors", final.state_dict()),
             "masks": save_tensors(folder / "masks.safetensors", {n: m.to(torch.uint8) for n, m in masks.items()}),
         }
-        process_peak = environment.peak_rss_bytes()  # an exporter's memory is none of the run's
+        process_peak = environment.peak_rss_bytes()  # before an exporter takes memory that is not the run's
         batches = list(dict.fromkeys((1, recipe.latency_batch)))
         device, layout = self.device, self.layout
         timings: list[dict[str, Any]] = []
@@ -315,7 +305,7 @@ class RunPipeline:
 
 
 def label(spec: Spec) -> str:
-    """What stands before a run's messages."""
+    """The start of each of a run's messages."""
     return f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}"
 
 

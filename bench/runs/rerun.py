@@ -107,7 +107,7 @@ def _differ(old: Any, new: Any, where: str) -> bool:
 def versions_that_differ(old: Finished, new: Finished) -> Iterator[str]:
     """One line for everything about how a run was made that was another, the likeliest cause of other results first.
 
-    The last line names what the old record does not tell.
+    The last line names what the old record does not say.
     """
     before, after = _made(old), _made(new)
     for key in sorted(before.keys() & after.keys(), key=_likeliest):

@@ -82,5 +82,5 @@ def without_results(record: Record) -> Record:
 
 
 def _without_folders(text: str) -> str:
-    """``text`` with the file names of its absolute paths only: a record tells nothing of the machine."""
+    """``text`` with the file names of its absolute paths only: a record must not name folders of the machine."""
     return re.sub(r"(?<![\w.])/(?:[^\s/'\":]+/)+", "", text)

@@ -16,7 +16,8 @@ from bench.models.build import build
 from bench.records import store
 from bench.runs import preflight
 from bench.runs.execute import execute
-from bench.runs.preflight import Situation, fit
+from bench.runs.network_trial import Situation
+from bench.runs.preflight import fit
 from bench.runs.verify import verify_file
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import add_plugin
