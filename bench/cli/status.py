@@ -8,7 +8,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import arguments, output, submit, sweep
+from bench.cli import arguments, output, run_states, submit, sweep
 from bench.errors import RunFailed, UsageError
 from bench.records import store
 from bench.spec.registry import add_plugin
@@ -57,7 +57,7 @@ def status(chosen: argparse.Namespace) -> int:
     found = query_states(specs, chosen.out)
     for problem in found.problems:
         submit.say(problem)
-    submit.show(found, len(specs), chosen, chosen.all)
+    run_states.show(found, len(specs), chosen, chosen.all)
     return 0
 
 
@@ -69,7 +69,7 @@ def cancel(chosen: argparse.Namespace) -> int:
     if chosen.json:
         output.print_json({"ended": list(ended)})
         return 0
-    print(f"{len(ended)} jobs ended" + (f": {', '.join(ended[: submit.SHOWN])}" if ended else ""))
+    print(f"{len(ended)} jobs ended" + (f": {', '.join(ended[: run_states.SHOWN])}" if ended else ""))
     return 0
 
 
@@ -88,11 +88,11 @@ def logs(chosen: argparse.Namespace) -> int:
     if not files:
         raise RunFailed(f"{key}: its job has written nothing so far")
     if chosen.json:
-        output.print_json([{"file": str(file), "lines": submit.tail(file, chosen.lines)} for file in files])
+        output.print_json([{"file": str(file), "lines": run_states.tail(file, chosen.lines)} for file in files])
         return 0
     for file in files:
         print(f"# {file}", file=sys.stderr)
-        print("\n".join(submit.tail(file, chosen.lines)))
+        print("\n".join(run_states.tail(file, chosen.lines)))
     return 0
 
 

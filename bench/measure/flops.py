@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.errors import ARCHITECTURE, RunFailed
+from bench.measure.uncounted_operators import Hidden, is_cheap_by_name
 from bench.models.shared_parameters import copied, plain
 
 with warnings.catch_warnings():  # fvcore uses torch.jit.script, which torch has deprecated
@@ -37,22 +34,6 @@ COUNTED_BY_BOTH = (
 
 UNCOUNTED = 1e-3
 """Largest share of the total that the operators nobody counts may have, by an upper bound of their work."""
-
-CHEAP = re.compile(
-    r"""_?(adaptive_|fractional_)?(avg|max)_(un)?pool\dd(_with_indices)? | _?upsample_\w+ | grid_sampler_\dd
-    | _?(native|fused)_\w+_norm\w* | _weight_norm\w* | _?(log_|safe_)?softmax
-    | hardswish | glu | _prelu_kernel | log_sigmoid_forward | rrelu_with_noise | unsafe_(split|chunk)\w*
-    | (constant|reflection|replication)_pad_?\w+ | cat | stack | repeat(_interleave)? | roll | flip | rot90
-    | im2col | col2im | pixel_(un)?shuffle | (native_)?channel_shuffle | tril | triu | diag_embed
-    | (feature_)?(alpha_)?dropout | to | type_as | expand_as | clone | contiguous
-    | embedding | gather | scatter(_\w+)? | \w+_scatter | (_unsafe_)?(index|masked|select)(_\w+)? | take | nonzero
-    | one_hot | isin | bucketize | searchsorted | _local_scalar_dense | _unsafe_view | copy | \w+_copy
-    | (zeros|ones|empty|full|rand|randn)_like | new_\w+ | fill | zero | resize
-    | sort | topk | kthvalue | median | mode | _?unique\w* | cum(sum|prod|max|min)""",
-    re.VERBOSE,
-)
-"""Primitive operators whose work is at most a constant (or a pooling window) for each element, like that of the
-operators torch tags ``pointwise`` or ``reduction``: zero MACs where fvcore has no rule."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +97,7 @@ def _counted_copy(network: nn.Module) -> nn.Module:
 
 def _difference(network: nn.Module, counted: Macs, x: Tensor) -> str:
     """Possible causes of a disagreement: operators, else the innermost modules whose counts differ."""
-    unknown = [op for op in counted.unsupported if not _is_cheap_by_name(op)]
+    unknown = [op for op in counted.unsupported if not is_cheap_by_name(op)]
     if unknown:
         return f"fvcore has no rule for: {', '.join(unknown)}"
     second, _ = _second_pass(network, x)
@@ -160,7 +141,7 @@ def untraced(network: nn.Module, x: Tensor) -> tuple[int, dict[str, int]]:
 def _second_pass(network: nn.Module, x: Tensor) -> tuple[Counter[str], dict[str, int]]:
     """As :func:`untraced`, the MACs by module: ``Global``, and below it names that begin with the network's class."""
     counter = FlopCounterMode(display=False)
-    hidden = _Hidden(counter.flop_registry)
+    hidden = Hidden(counter.flop_registry)
     if any(isinstance(module, nn.RNNBase) for module in network.modules()):
         # The CPU has no fused kernel for double precision, so the products of a recurrent layer are seen.
         network, x = copied(network).double(), x.double()
@@ -180,57 +161,6 @@ def products(network: nn.Module, images: Iterable[Tensor]) -> list[int]:
 def parameters(network: nn.Module) -> int:
     """Number of parameters, buffers not included."""
     return sum(p.numel() for p in network.parameters())
-
-
-class _Hidden(TorchDispatchMode):
-    """Bounds the work of primitive operators that are neither in ``counted`` nor cheap.
-
-    Attributes:
-        bounds: operator -> elements of its outputs times elements of its inputs, summed over calls: products of
-            tensors, transforms and recurrent cells combine each output with each input once at most.
-    """
-
-    def __init__(self, counted: dict[Any, Any]) -> None:
-        super().__init__()
-        self.counted, self.bounds = counted, Counter[str]()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket not in self.counted and not _cheap(func):
-            bound = _elements(out) * _elements((args, kwargs))
-            if bound:
-                self.bounds[str(func.overloadpacket)] += bound
-        return out
-
-
-@cache
-def _cheap(func: Any) -> bool:
-    """Whether an operator does a constant amount of work for each element, or none (a view)."""
-    if func.namespace not in ("aten", "prim"):
-        return False
-    return _cheap_packet(func.overloadpacket)
-
-
-def _is_cheap_by_name(op: str) -> bool:
-    """:func:`_cheap` of an operator as fvcore names it, ``aten::relu``."""
-    space, _, name = op.partition("::")
-    packet = getattr(torch.ops.aten, name, None) if space == "aten" else None
-    return packet is not None and _cheap_packet(packet)
-
-
-def _cheap_packet(packet: Any) -> bool:
-    name = packet.__name__.removesuffix("_")
-    plain = getattr(torch.ops.aten, name, packet)  # in-place variants are not marked
-    overloads = [getattr(plain, overload) for overload in plain.overloads()]
-    view = any(r.alias_info is not None and not r.alias_info.is_write for o in overloads for r in o._schema.returns)
-    marked = any({torch.Tag.pointwise, torch.Tag.reduction} & set(overload.tags) for overload in overloads)
-    return view or marked or CHEAP.fullmatch(name) is not None
-
-
-def _elements(tree: Any) -> int:
-    return sum(leaf.numel() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
 @contextmanager
