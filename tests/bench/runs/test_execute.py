@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.job_tools import stop_at
 
 from bench.data import loading
 from bench.errors import SUITE, Diverged, RunFailed, SetupError, Unsupported, UsageError
@@ -273,15 +274,7 @@ def test_impossible_run_is_refused_before_writing(make_run, tmp_path):
 @pytest.mark.parametrize("arch", ["all_kinds", slow("resnet20")])
 def test_interrupted_run_leaves_a_record_and_resumes(make_run, tmp_path, monkeypatch, arch):
     run = make_run("ddrop", arch, "tiny8", train__epochs=3, out=tmp_path / "b")
-    save, saves = PhaseTrainer.save, []
-
-    def stop_after_some(self, position):
-        save(self, position)
-        saves.append(position)
-        if len(saves) in (2, 6):  # in the base, then in the method's training
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(PhaseTrainer, "save", stop_after_some)
+    stop_at(monkeypatch, signal.SIGTERM, 2, 6)  # in the base, then in the method's training
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             execute(*run)
