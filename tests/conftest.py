@@ -68,7 +68,8 @@ def _imports():
     sys.path[:] = path
     for name, module in list(sys.modules.items()) if added else []:
         folder = os.path.realpath(os.path.dirname(getattr(module, "__file__", None) or ""))
-        if folder in added and not name.startswith("bench_plugin_"):  # a plugin has a name that no other file takes
+        plugin = name.startswith("bench_plugin_")  # a name that no other file takes
+        if folder in added and not plugin and "." not in name:  # nor a module of a package, as of bench.conformance
             del sys.modules[name]
 
 

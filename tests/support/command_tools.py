@@ -1,7 +1,9 @@
-"""What tests of commands share: sweep files, and processes that are still there."""
+"""What tests of commands share: their answers, sweep files, and processes that are still there."""
 
 import os
 from pathlib import Path
+
+from bench.cli import main
 
 DIGITS = """
 [defaults]
@@ -24,6 +26,15 @@ finetune_epochs = 1
 settings = { batch_size = 32, latency_batch = 4 }
 [[runs]]
 """
+
+
+def answer(capsys, *words):
+    """Exit code, stdout and stderr of one command in this process."""
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
 
 
 def write(path, text):
