@@ -53,7 +53,10 @@ DOORS = {
     "onnx": {"bench.measure.onnx_export"},
     "onnxruntime": {"bench.measure.onnx_export"},
     "pandas": {"leaderboard.reader.frame"},
-    "scipy": {"leaderboard.stats.statistics", "leaderboard.stats.cross_table"},
+    "scipy": {
+        f"leaderboard.stats.{name}"
+        for name in ("contrasts", "cross_table", "image_intervals", "reach", "statistics", "verdicts")
+    },
     "jinja2": {"leaderboard.pages.templating"},
     "vl_convert": {"leaderboard.figures.draw"},
     "selenium": set(),

@@ -111,20 +111,20 @@ def family(differences: ArrayLike, rows: int, least: int = 2) -> Family:
 
 def _common(variances: Array, freedom: Array) -> tuple[float, float]:
     """The variance that all have in common and how many degrees of freedom it is worth (Smyth 2004, section 6.2)."""
-    logs = _log(variances) - digamma(freedom / 2) + _log(freedom / 2)
-    spread = float(np.var(logs, ddof=1) - np.mean(polygamma(1, freedom / 2)))
+    centered = logs(variances) - digamma(freedom / 2) + logs(freedom / 2)
+    spread = float(np.var(centered, ddof=1) - np.mean(polygamma(1, freedom / 2)))
     if spread <= 0:  # no more spread than chance makes: one variance for all
-        return math.exp(logs.mean()), math.inf
-    prior = 2 * _inverse_trigamma(spread)
-    return math.exp(logs.mean() + digamma(prior / 2) - math.log(prior / 2)), prior
+        return math.exp(centered.mean()), math.inf
+    prior = 2 * inverse_trigamma(spread)
+    return math.exp(centered.mean() + digamma(prior / 2) - math.log(prior / 2)), prior
 
 
-def _log(values: Array) -> Array:
+def logs(values: Array) -> Array:
     """Natural logarithm; numpy's own has other last bits where the processor has AVX-512."""
     return np.array([math.log(value) for value in values.tolist()])
 
 
-def _inverse_trigamma(x: float) -> float:
+def inverse_trigamma(x: float) -> float:
     """Newton's method on 1 / trigamma, which is nearly a straight line (Smyth 2004, appendix)."""
     y = 0.5 + 1 / x
     for _ in range(50):
