@@ -125,6 +125,6 @@ def _crossing(fits: Array, scale: Array, margin: float) -> Array:
     k = np.where(below.any(axis=1), below.argmax(axis=1), fits.shape[1] - 1)
     rows = np.arange(len(fits))
     start, end = with_dense[rows, k], with_dense[rows, k + 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of curves that do not fall below
         share = (start + margin) / (start - end)
     return np.where(below.any(axis=1), scale[k] + share * (scale[k + 1] - scale[k]), scale[-1])
