@@ -1,4 +1,4 @@
-"""Fixtures: a real SLURM on this machine, one for all tests of a process and own ones."""
+"""Fixtures: clusters in memory, and a real SLURM on this machine, one for all tests of a process and own ones."""
 
 import itertools
 import os
@@ -8,12 +8,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.cluster_in_memory import Cluster
 
 from bench.errors import SetupError
+from slurm import launch, states
 from tools.devcluster import DevCluster, packages
 
 BLOCK = 200  # ports of one cluster
 FIRST, LAST = 26800, 32600  # below those that the system hands out
+
+
+@pytest.fixture
+def clusters(monkeypatch) -> dict[str, Cluster]:
+    """Clusters in memory in the place of those there are, by name."""
+    known = {"slurm": Cluster(100), "local": Cluster(40_000), "debug": Cluster(900)}
+    for module in (launch, states):
+        monkeypatch.setattr(module, "cluster_of", lambda name: known[name])
+    monkeypatch.setattr(launch, "Slurm", Cluster)  # the one that has arrays of a largest size
+    return known
+
+
+@pytest.fixture
+def slurm(clusters) -> Cluster:
+    """The one called so."""
+    return clusters["slurm"]
 
 
 @pytest.fixture(scope="session")

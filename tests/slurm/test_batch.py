@@ -5,137 +5,72 @@ import os
 from dataclasses import replace
 
 import pytest
+from support.batches import batch_of, spec_of
 from support.records import line, read, seal
 
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.records import store
 from bench.runs.execute import execute, train_base
-from bench.runs.resolve import make_spec
-from bench.spec.recipe import load_recipe
 from bench.spec.registry import METHODS
-from bench.spec.spec import Budget
-from slurm.batch import Batch, Task, base_key, batches, jobs_folder, new_token, trained_bases
+from slurm.batch import Batch, Task, base_key, batches, jobs_folder, trained_bases
 from slurm.journal import Journal
-
-
-def spec_of(method="l1_norm", seed=0, **options):
-    recipe = load_recipe("digits", {"train.epochs": "3"})
-    return make_spec(method, "resnet20", "digits", recipe, Budget(keep_macs=0.5), seed, options=options)
-
-
-def batch_of(out, *tasks, **changes):
-    values = {
-        "token": new_token(),
-        "cluster": "slurm",
-        "title": "some",
-        "tasks": {task.key: task.as_dict() for task in tasks},
-        "elements": tuple((task.key,) for task in tasks),
-        "count": len(tasks),
-        "options": {"data_dir": "/data", "runtimes": ["eager"], "threads": 1},
-        "plugins": ("/some/plugin.py",),
-        "minutes": 60,
-        "signal_delay_s": 90,
-        "code": {"version": "1", "commit": None},
-        "packages": {"torch": "2"},
-    }
-    return Batch(out, **values | changes)
-
 
 # --- the file ------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_comes_back_from_its_file(tmp_path):
-    run = Task(spec_of("ddrop", 3, p_min="0.1"), replaces="abc", method_sha256="def")
+def test_batch_comes_back_from_its_file(tmp_path):
+    run = Task(spec_of(3, "ddrop", {"p_min": "0.1"}), replaces="abc", method_sha256="def")
     base = Task(run.spec, base=True)
-    batch = batch_of(tmp_path, base, run, jobs=("7_0", "7_1"), minutes=None)
-    batch.write()
-    found = Batch.load(batch.file)
-    assert found == batch
-    assert found.task(run.key) == run
-    assert found.task(base.key) == base
-    assert batch.file.parent == batch.folder == tmp_path / "jobs" / batch.token
-    assert batch.name == f"some-{batch.token}"
-
-
-def test_it_is_written_again_when_the_cluster_has_answered(tmp_path):
-    batch = batch_of(tmp_path, Task(spec_of()))
+    batch = batch_of(tmp_path / "a", base, run, plugins=("/some/plugin.py",), minutes=None)
     batch.write()
     assert Batch.load(batch.file).jobs == ()
-    replace(batch, jobs=("7",)).write()
-    assert Batch.load(batch.file).jobs == ("7",)
-    assert sorted(os.listdir(batch.folder)) == ["batch.json"]
-
-
-def test_a_moved_output_folder_takes_its_batches_along(tmp_path):
-    batch = batch_of(tmp_path / "a", Task(spec_of()))
+    batch = replace(batch, jobs=("7_0", "7_1"))  # the cluster has answered
     batch.write()
-    (tmp_path / "a").rename(tmp_path / "b")
+    assert os.listdir(batch.folder) == ["batch.json"]
+    assert batch.file.parent == batch.folder == tmp_path / "a" / "jobs" / batch.token
+    assert batch.name == f"some-{batch.token}"
+    (tmp_path / "a").rename(tmp_path / "b")  # a moved folder takes its batches along
     (found,) = batches(tmp_path / "b")
     assert found == replace(batch, out=tmp_path / "b")
+    assert (found.task(run.key), found.task(base.key)) == (run, base)
 
 
-def test_tokens_differ():
-    assert len({new_token() for _ in range(200)}) == 200
-
-
-def test_truncated_batch_file_is_refused_in_one_line(tmp_path):
+def test_damaged_or_foreign_batch_file_is_refused_in_one_line(tmp_path):
     batch = batch_of(tmp_path, Task(spec_of()))
     batch.write()
     whole = batch.file.read_bytes()
-    for cut in (0, 1, len(whole) // 2, len(whole) - 1):
-        batch.file.write_bytes(whole[:cut])
-        with pytest.raises(SetupError, match=r"batch\.json cannot be read .*delete its folder") as caught:
-            Batch.load(batch.file)
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["[]", "3", "null", "{}", '{"form": 2}', "\0" * 9])
-def test_batch_of_other_version_is_refused(tmp_path, text):
-    batch = batch_of(tmp_path, Task(spec_of()))
-    batch.write()
-    batch.file.write_text(text)
-    with pytest.raises(SetupError, match="cannot be read"):
-        list(batches(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"elements": 3}, {"elements": [3]}, {"plugins": None}, {"tasks": None, "more": 1}, {"token": None, "x": 1}],
-)
-def test_batch_with_wrong_values_is_refused_in_one_line(tmp_path, change):
-    batch = batch_of(tmp_path, Task(spec_of()))
-    batch.write()
-    batch.file.write_text(json.dumps(json.loads(batch.file.read_text()) | change))
-    with pytest.raises(SetupError, match="cannot be read"):
-        Batch.load(batch.file)
-
-
-@pytest.mark.parametrize("form", [1, 99])
-def test_batch_file_of_another_version_is_refused_with_what_to_do(tmp_path, form):
-    batch = batch_of(tmp_path, Task(spec_of()))
-    batch.write()
-    batch.file.write_text(json.dumps(json.loads(batch.file.read_text()) | {"form": form}))
-    with pytest.raises(SetupError, match=r"another version of the suite: let its jobs end, then delete .*jobs$"):
-        Batch.load(batch.file)
+    table = json.loads(whole)
+    unread = r"batch\.json cannot be read .*delete its folder"
+    other = r"another version of the suite: let its jobs end, then delete .*jobs$"
+    texts = [whole[:cut] for cut in (0, 1, len(whole) // 2, len(whole) - 1)] + [b"[]", b"3", b"null", b"\0" * 9]
+    changes = [
+        {"elements": 3},
+        {"elements": [3]},
+        {"plugins": None},
+        {"tasks": None, "more": 1},
+        {"token": None, "x": 1},
+    ]
+    cases = [(text, unread) for text in [*texts, *(json.dumps(table | change).encode() for change in changes)]]
+    cases += [(json.dumps(table | {"form": form}).encode(), other) for form in (1, 99)]
+    for text, message in [*cases, (b"{}", "cannot be read"), (b'{"form": 2}', "cannot be read")]:
+        batch.file.write_bytes(text)
+        with pytest.raises(SetupError, match=message) as caught:
+            list(batches(tmp_path))
+        assert "\n" not in str(caught.value), text
+    (values,) = batch.tasks.values()
+    values["spec"]["no_such_key"] = 1  # a specification of another version
+    with pytest.raises(UsageError, match="no_such_key"):
+        batch.task(spec_of().id)
 
 
 def test_batch_file_has_each_recipe_once(tmp_path):
-    tasks = [Task(spec_of(seed=seed)) for seed in range(20)]
-    other = Task(make_spec("l1_norm", "resnet20", "digits", load_recipe("digits"), Budget(keep_macs=0.5), 0))
-    batch = batch_of(tmp_path, *tasks, other)
+    tasks = [*(Task(spec_of(seed)) for seed in range(20)), Task(spec_of(train__epochs=3))]
+    batch = batch_of(tmp_path, *tasks)
     batch.write()
     assert batch.file.read_text().count('"momentum"') == 2
     found = Batch.load(batch.file)
-    assert [found.task(task.key) for task in (*tasks, other)] == [*tasks, other]
+    assert [found.task(task.key) for task in tasks] == tasks
     assert found.task(tasks[0].key).spec.recipe is found.task(tasks[1].key).spec.recipe
-
-
-def test_a_specification_of_another_version_is_a_usage_error(tmp_path):
-    batch = batch_of(tmp_path, Task(spec_of()))
-    (values,) = batch.tasks.values()
-    values["spec"]["no_such_key"] = 1
-    with pytest.raises(UsageError, match="no_such_key"):
-        batch.task(spec_of().id)
 
 
 def test_unwritable_batch_folder_is_refused(tmp_path):
@@ -147,23 +82,20 @@ def test_unwritable_batch_folder_is_refused(tmp_path):
 
 def test_batches_come_oldest_first(tmp_path):
     assert list(batches(tmp_path / "none")) == []
+    made = [batch_of(tmp_path, Task(spec_of())) for _ in range(200)]
+    assert len({batch.token for batch in made}) == 200
+    for batch in made[:8]:  # of one second
+        batch.write()
+    assert [batch.token for batch in batches(tmp_path)] == [batch.token for batch in made[:8]]
     times = ["2026-03-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"]
     for token, when in zip("abc", times, strict=True):
-        batch_of(tmp_path, Task(spec_of()), token=token, submitted_at=when).write()
-    (tmp_path / "jobs" / "journal").mkdir()
-    (tmp_path / "jobs" / "other").mkdir()
-    assert [batch.token for batch in batches(tmp_path)] == ["b", "c", "a"]
-
-
-def test_batches_of_one_second_come_in_their_order_too(tmp_path):
-    made = [batch_of(tmp_path, Task(spec_of())) for _ in range(8)]
-    for batch in made:
-        batch.write()
-    assert [batch.token for batch in batches(tmp_path)] == [batch.token for batch in made]
+        batch_of(tmp_path / "dated", Task(spec_of()), token=token, submitted_at=when).write()
+    (tmp_path / "dated" / "jobs" / "journal").mkdir()
+    assert [batch.token for batch in batches(tmp_path / "dated")] == ["b", "c", "a"]
 
 
 def test_jobs_of_a_task(tmp_path):
-    one, two = Task(spec_of(seed=1)), Task(spec_of(seed=2))
+    one, two = Task(spec_of(1)), Task(spec_of(seed=2))
     elements = ((one.key,), (one.key, two.key), (two.key,))
     batch = batch_of(tmp_path, one, two, elements=elements, count=3, jobs=("5_0", "5_1", "5_2"))
     assert batch.jobs_of(one.key) == ["5_0", "5_1"]
@@ -178,7 +110,7 @@ def test_jobs_of_a_task(tmp_path):
 
 
 def test_parts_of_a_batch_are_batches_of_their_own(tmp_path):
-    tasks = [Task(spec_of(seed=seed)) for seed in range(5)]
+    tasks = [Task(spec_of(seed)) for seed in range(5)]
     batch = batch_of(tmp_path, *tasks)
     assert batch.part(0, 5) is batch
     parts = [batch.part(k, k + 2) for k in (0, 2, 4)]
@@ -191,33 +123,23 @@ def test_parts_of_a_batch_are_batches_of_their_own(tmp_path):
     assert (shared.part(0, 2).count, shared.part(0, 2).tasks) == (2, batch.tasks)
 
 
-def notes_of(out, *keys):
-    folder = jobs_folder(out) / "b"
-    folder.mkdir(parents=True)
-    return Journal(folder, keys)
-
-
 # --- tasks ---------------------------------------------------------------------------------------------------
 
 
-def test_keys():
-    one, other = spec_of("l1_norm"), spec_of("random")
-    assert Task(one).key == one.id
-    assert Task(one, base=True).key == Task(other, base=True).key == base_key(one)
-    assert base_key(spec_of(seed=1)) != base_key(one) != one.id
-
-
-def test_a_run_is_finished_once_it_has_a_record(make_run):
+def test_run_is_finished_by_its_record(make_run):
     spec, options = make_run()
     task = Task(spec)
-    assert task.result(options.out) is None
-    assert not task.finished(options.out)
-    done = execute(spec, options)
-    assert task.result(options.out) == done
-    assert task.finished(options.out)
+    assert (task.result(options.out), task.finished(options.out)) == (None, False)
+    old = execute(spec, options)
+    assert (task.result(options.out), task.finished(options.out)) == (old, True)
+    again = Task(spec, replaces=old.record_sha256)  # that record is no result, its successor is
+    assert (again.result(options.out), again.finished(options.out)) == (None, False)
+    new = execute(spec, replace(options, retry=True))
+    assert new.record_sha256 != old.record_sha256
+    assert (again.result(options.out), again.finished(options.out)) == (new, True)
 
 
-def test_a_failed_run_is_finished_and_an_interrupted_one_is_not(make_run):
+def test_failed_run_is_finished_and_an_interrupted_one_is_not(make_run):
     spec, options = make_run("nan_scores")
     with pytest.raises(RunFailed):
         execute(spec, options)
@@ -227,44 +149,27 @@ def test_a_failed_run_is_finished_and_an_interrupted_one_is_not(make_run):
     assert not Task(spec).finished(options.out)
 
 
-def test_a_record_that_is_to_be_replaced_is_no_result_and_its_successor_is(make_run):
-    spec, options = make_run()
-    old = execute(spec, options)
-    task = Task(spec, replaces=old.record_sha256)
-    assert task.result(options.out) is None
-    assert not task.finished(options.out)
-    new = execute(spec, replace(options, retry=True))
-    assert new.record_sha256 != old.record_sha256
-    assert task.result(options.out) == new
-    assert task.finished(options.out)
-
-
-def test_a_base_is_finished_when_a_job_trained_it_and_it_is_still_there(make_run):
+def test_base_is_finished_when_a_job_trained_it_and_it_is_there(make_run):
     spec, options = make_run()
     task = Task(spec, base=True)
-    notes = notes_of(options.out, task.key)
-    assert not task.finished(options.out)
-    notes.start(task.key, "1")
-    assert not task.finished(options.out)
+    other, _ = make_run("random")
+    assert task.key == Task(other, base=True).key == base_key(spec) != base_key(make_run(seed=1)[0])
+    assert spec.id == Task(spec).key != task.key
+    folder = jobs_folder(options.out) / "b"
+    folder.mkdir(parents=True)
+    notes = Journal(folder, [task.key])
+    for how in ("failed", "preempted", "timed out", None):
+        assert not task.finished(options.out)
+        notes.start(task.key, "1")
+        if how:
+            notes.end(task.key, how)
     name = train_base(spec, options)
     assert not task.finished(options.out)
     notes.end(task.key, "done", base=name)
     assert task.finished(options.out)
-    other, _ = make_run("random")
-    assert trained_bases(options.out, [base_key(other)]) == {task.key}  # it has the same
-    weights = options.out / "bases" / f"{name}.safetensors"
-    weights.unlink()
+    assert trained_bases(options.out, [base_key(other)]) == {task.key}
+    (options.out / "bases" / f"{name}.safetensors").unlink()
     assert not task.finished(options.out)
-
-
-@pytest.mark.parametrize("how", ["failed", "preempted", "timed out"])
-def test_a_base_whose_last_attempt_was_cut_short_is_not_finished(make_run, how):
-    spec, options = make_run()
-    key = base_key(spec)
-    notes = notes_of(options.out, key)
-    notes.start(key, "1")
-    notes.end(key, how)
-    assert trained_bases(options.out, [key]) == set()
 
 
 def test_the_key_of_a_run_needs_no_plugin(make_run, monkeypatch, tmp_path):

@@ -14,10 +14,11 @@ class Cluster:
         self.number, self.largest = first, 1001
         self.alive, self.ended = {}, {}
         self.submitted, self.withdrawn, self.cancelled = [], [], []
-        self.refuse_at, self.silent = None, False
+        self.refuse_at, self.silent, self.unaccounted = None, False, False
         self.refusal = "sbatch refused: Invalid qos"
         self.limit = None  # of jobs that have not ended
-        self.meanwhile = lambda batch: None
+        self.meanwhile = lambda batch: None  # while a batch is handed over
+        self.asked, self.looking = [], lambda: None  # batches asked for; while that is done
 
     def max_array_size(self):
         return self.largest
@@ -40,11 +41,16 @@ class Cluster:
         return accepted
 
     def live(self, batches):
+        self.asked.append([batch.token for batch in batches])
         if self.silent:
             raise SetupError("SLURM does not answer")
-        return {job: self.alive[job] for batch in batches for job in batch.jobs if job in self.alive}
+        found = {job: self.alive[job] for batch in batches for job in batch.jobs if job in self.alive}
+        self.looking()
+        return found
 
     def ends(self, jobs):
+        if self.unaccounted:
+            raise SetupError("sacct: Slurm accounting storage is disabled")
         return {job: self.ended[job] for job in jobs if job in self.ended}
 
     def cancel(self, batches, jobs):

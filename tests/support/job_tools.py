@@ -2,13 +2,14 @@
 
 import os
 
+from support import batches
 from support.paths import PLUGINS
 
 from bench.measure import environment
 from bench.records import store
 from bench.runs.method_factory import make_method, method_digest
 from bench.training.loop import PhaseTrainer
-from slurm.batch import Batch, Task, new_token
+from slurm.batch import Task
 from slurm.batch import attempts as attempts_of
 
 LOCAL = {
@@ -26,10 +27,7 @@ def batch_of(out, *tasks, jobs=1, **changes):
     """A batch of these runs (or tasks), whose jobs share them all, as written before its submission."""
     made = [task if isinstance(task, Task) else Task(task, method_sha256=method_of(task)) for task in tasks]
     values = {
-        "token": new_token(),
         "cluster": "local",
-        "title": "some",
-        "tasks": {task.key: task.as_dict() for task in made},
         "elements": (tuple(task.key for task in made),),
         "count": jobs,
         "options": {
@@ -42,11 +40,10 @@ def batch_of(out, *tasks, jobs=1, **changes):
         },
         "plugins": tuple(str(PLUGINS / f"{name}.py") for name in ("small", "broken")),
         "minutes": None,
-        "signal_delay_s": 90,
         "code": environment.code(),
         "packages": environment.packages(),
     }
-    batch = Batch(out, **values | changes)
+    batch = batches.batch_of(out, *made, **values | changes)
     batch.write()
     return batch
 

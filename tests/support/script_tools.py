@@ -2,33 +2,22 @@
 
 import shlex
 
-from bench.runs.resolve import make_spec
-from bench.spec.recipe import load_recipe
-from bench.spec.spec import Budget
-from slurm.batch import Batch, Task
+from support import batches
 
 
 def batch_of(out, profile, elements=1, **changes):
     """Runs of a network, so many a job."""
-    recipe, budget = load_recipe("digits"), Budget(keep_macs=0.5)
     per = profile.runs_per_job
-    runs = [Task(make_spec("l1_norm", "resnet20", "digits", recipe, budget, k)) for k in range(elements * per)]
+    runs = [batches.spec_of(seed) for seed in range(elements * per)]
     values = {
         "token": "0123abcd",
-        "cluster": "slurm",
-        "title": "some",
-        "tasks": {task.key: task.as_dict() for task in runs},
-        "elements": tuple(tuple(t.key for t in runs[k : k + per]) for k in range(0, len(runs), per)),
+        "elements": tuple(tuple(run.id for run in runs[k : k + per]) for k in range(0, len(runs), per)),
         "count": elements,
         "processes": profile.runs_at_once,
-        "options": {"data_dir": "/data", "device": "auto", "runtimes": ["eager"]},
-        "plugins": (),
         "minutes": profile.minutes,
         "signal_delay_s": profile.signal_delay_s,
-        "code": {},
-        "packages": {},
     }
-    return Batch(out, **values | changes)
+    return batches.batch_of(out, *runs, **values | changes)
 
 
 def flags(text):
