@@ -74,7 +74,9 @@ def test_tasks_of_a_batch_do_not_mix(notes):
     assert attempts_in(notes.folder, ["some-s"]) == {}
 
 
-def test_what_a_killed_attempt_had_saved_is_kept_when_the_next_begins(notes):
+def test_saves_of_a_killed_attempt_are_kept(notes):
+    notes._append("some-s0", "end", 1.0, how=DONE, saves=0, first=None, last=None)
+    assert attempts(notes) == []  # the end of no attempt
     notes.start("some-s0", "7")
     notes.saved("some-s0", 3, 9)
     again = Journal(notes.folder, KEYS)  # another process: the first was killed
@@ -86,21 +88,18 @@ def test_what_a_killed_attempt_had_saved_is_kept_when_the_next_begins(notes):
     assert history(attempts(notes))["kills"] == 1
 
 
-def test_slot_of_another_attempt_is_not_taken_for_progress(notes):
-    """As when the line of a start did not fit on a full disk."""
+def test_progress_that_is_damaged_or_of_another_attempt(notes):
     notes.start("some-s0", "7")
     notes.saved("some-s0", 3, 9)
-    notes._append("some-s0", "start", 1.0, job="8", slot=0)
+    for damage in (b"", b"\0" * 500, b"[1, 2", b"{}", b"[1, 2, 3, 4]" + b" " * 200):
+        whole = (notes.folder / journal.PROGRESS).read_bytes()
+        (notes.folder / journal.PROGRESS).write_bytes(damage)
+        (attempt,) = attempts(notes)
+        assert (attempt.job, attempt.saves) == ("7", 0), damage
+        (notes.folder / journal.PROGRESS).write_bytes(whole)
+    assert attempts(notes)[0].saves == 1
+    notes._append("some-s0", "start", 1.0, job="8", slot=0)  # the line of a start before it did not fit on a full disk
     assert attempts(notes)[-1].saves == 0
-
-
-@pytest.mark.parametrize("damage", [b"", b"\0" * 500, b"[1, 2", b"{}", b"[1, 2, 3, 4]" + b" " * 200])
-def test_damaged_file_of_progress_costs_the_progress_only(notes, damage):
-    notes.start("some-s0", "7")
-    notes.saved("some-s0", 3, 9)
-    (notes.folder / journal.PROGRESS).write_bytes(damage)
-    (attempt,) = attempts(notes)
-    assert (attempt.job, attempt.saves) == ("7", 0)
 
 
 def test_files_do_not_grow_with_the_epochs(notes):
@@ -117,19 +116,17 @@ def test_files_do_not_grow_with_the_epochs(notes):
     assert attempts(notes)[0].saves == 299
 
 
-def test_what_belongs_to_no_attempt_is_passed_over(notes):
-    notes._append("some-s0", "end", 1.0, how=DONE, saves=0, first=None, last=None)
-    assert attempts(notes) == []
-
-
-def test_legs_of_all_batches_come_oldest_first(tmp_path):
+def test_attempts_of_all_batches_come_oldest_first(tmp_path):
     later, earlier = journal_in(tmp_path, "a"), journal_in(tmp_path, "b")
     for notes in (earlier, later):
         notes.start("some-s0", "7")
         notes.end("some-s0", PREEMPTED)
     assert [attempt.batch for attempt in attempts_of(tmp_path, ["some-s0"])["some-s0"]] == ["b", "a"]
-    assert attempts_of(tmp_path, ["some-s1"]) == {}
-    assert attempts_of(tmp_path / "none") == {}
+    assert attempts_of(tmp_path, ["some-s1"]) == attempts_of(tmp_path / "none") == attempts_in(tmp_path / "none") == {}
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        Journal(tmp_path / "file" / "b1", KEYS).start("some-s0", "1")
 
 
 def test_news_are_the_events_since_the_last_look(notes):
@@ -157,16 +154,12 @@ def test_history_counts_the_ends_of_all_attempts_but_the_one_at_work(notes):
     assert history(attempts(notes)[:1]) == once
 
 
-def attempt(ended=TIMED_OUT, batch="b", saves=0):
-    return Attempt(batch, "1", 0.0, saves, ended=ended)
+def test_fruitless_attempts_are_the_last_ones_without_an_epoch():
+    def attempt(ended=TIMED_OUT, batch="b", saves=0):
+        return Attempt(batch, "1", 0.0, saves, ended=ended)
 
-
-@pytest.mark.parametrize(
-    ("given_legs", "count"),
-    [
+    for mine, count in [
         ([], 0),
-        ([attempt()], 1),
-        ([attempt(), attempt(), attempt()], 3),
         ([attempt(), attempt(PREEMPTED), attempt(TERMINATED)], 3),
         ([attempt(), attempt(None), attempt(KILLED)], 3),
         ([attempt(), attempt(saves=1), attempt()], 1),
@@ -174,10 +167,8 @@ def attempt(ended=TIMED_OUT, batch="b", saves=0):
         ([attempt(), attempt(), attempt("failed")], 0),
         ([attempt(), attempt(), attempt(PREEMPTED, saves=1)], 0),
         ([attempt(), attempt(), attempt(batch="other")], 0),
-    ],
-)
-def test_fruitless_attempts_are_those_in_a_row_without_an_epoch(given_legs, count):
-    assert len(fruitless(given_legs, "b")) == count
+    ]:
+        assert len(fruitless(mine, "b")) == count, mine
 
 
 def test_time_left_is_estimated_from_epochs_of_attempt(monkeypatch):
@@ -304,20 +295,8 @@ def test_what_many_processes_append_at_once_is_all_there(tmp_path):
     assert len(mine) > 20
 
 
-def test_journal_that_cannot_be_written_raises_and_one_that_is_not_there_is_empty(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"Not a directory|File exists"):
-        Journal(tmp_path / "file" / "b1", KEYS).start("some-s0", "1")
-    assert attempts_in(tmp_path / "none") == {}
-    assert not (tmp_path / "none").exists()
-
-
 def test_line_is_appended_though_its_lock_is_never_given_back(notes, monkeypatch):
     monkeypatch.setattr(journal, "LOCK_S", 0.1)
     with journal.Lock(notes.folder.parent, "journal of b1"):
         notes.start("some-s0", "7")
     assert [attempt.job for attempt in attempts(notes)] == ["7"]
-
-
-def test_how_a_attempt_ended_is_one_word_of_a_few():
-    assert len({*ENDS, KILLED}) == 6

@@ -12,15 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support import batches as made_batches
+from support.batches import spec_of
 from support.paths import ROOT
 from support.waiting import until
 
 from bench.errors import SetupError
-from bench.runs.resolve import make_spec
-from bench.spec.recipe import load_recipe
-from bench.spec.spec import Budget
 from slurm import local
-from slurm.batch import Batch, Task, batches, new_token
+from slurm.batch import batches
 from slurm.cluster import RUNNING
 from slurm.clusters import cluster_of
 from slurm.local import Debug, Local
@@ -29,33 +28,11 @@ from slurm.profile import Profile
 from slurm.states import LOST, WAITING, query_states
 
 
-@pytest.fixture(autouse=True)
-def _a_wide_terminal(monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)  # which Python's readline sets
-
-
-def spec_of(seed=0):
-    return make_spec("l1_norm", "resnet20", "digits", load_recipe("digits"), Budget(keep_macs=0.5), seed)
-
-
 def batch_of(out, *jobs, seed=0, device="cpu", elements=None):
-    task = Task(spec_of(seed))
-    batch = Batch(
-        out,
-        new_token(),
-        "local",
-        "some",
-        {task.key: task.as_dict()},
-        ((task.key,),),
-        elements or len(jobs),
-        {"device": device, "runtimes": ["eager"]},
-        (),
-        None,
-        90,
-        {},
-        {},
-        jobs=jobs,
-    )
+    """A batch of this machine, with one run, whose jobs are these, or so many that were not started."""
+    options = {"device": device, "runtimes": ["eager"]}
+    facts = {"cluster": "local", "minutes": None, "count": elements or len(jobs), "jobs": jobs, "options": options}
+    batch = made_batches.batch_of(out, spec_of(seed), **facts)
     batch.write()
     return batch
 
@@ -90,8 +67,9 @@ def controlled(tmp_path, process):
 # --- which are alive -----------------------------------------------------------------------------------------
 
 
-def test_a_job_is_alive_as_long_as_its_process(controlled):
+def test_job_is_alive_as_long_as_its_process(controlled, monkeypatch):
     batch, running = controlled
+    monkeypatch.setenv("COLUMNS", "40")  # ps cuts its lines to it
     assert Local().live([batch]) == {batch.jobs[0]: (RUNNING, "")}
     assert Local().live([]) == {}
     running.kill()
@@ -148,16 +126,11 @@ def test_the_output_folder_may_be_named_in_another_way(controlled, tmp_path, mon
     assert running.wait(20) == -signal.SIGTERM
 
 
-def test_a_narrow_terminal_hides_no_job(controlled, monkeypatch):
-    batch, _ = controlled
-    monkeypatch.setenv("COLUMNS", "40")  # ps cuts its lines to it
-    assert Local().live([batch]) == {batch.jobs[0]: (RUNNING, "")}
-
-
 def test_jobs_are_found_without_the_ps_command(controlled, monkeypatch):
     """As in the slim images of containers."""
     batch, running = controlled
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("PATH", os.devnull)
+    assert (type(cluster_of("local")), type(cluster_of("debug"))) == (Local, Debug)
     assert Local().live([batch]) == {batch.jobs[0]: (RUNNING, "")}
     Local().withdraw(batch)
     assert running.wait(20) == -signal.SIGTERM
@@ -166,24 +139,19 @@ def test_jobs_are_found_without_the_ps_command(controlled, monkeypatch):
 # --- how they end --------------------------------------------------------------------------------------------
 
 
-def test_only_the_jobs_that_are_named_are_ended(tmp_path, process):
-    batch = batch_of(tmp_path, elements=2)
-    one, two = (process("-m", "submitit.local._local", batch.folder) for _ in range(2))
-    batch = replace(batch, jobs=(str(one.pid), str(two.pid)))
-    Local().cancel([batch], batch.jobs[:1])
+def test_cancel_ends_named_jobs_and_withdraw_those_of_its_batch(tmp_path, process):
+    batch, other = batch_of(tmp_path, elements=3), batch_of(tmp_path, elements=1)
+    one, two, three = (process("-m", "submitit.local._local", batch.folder) for _ in range(3))
+    others = process("-m", "submitit.local._local", other.folder)
+    named = replace(batch, jobs=(str(one.pid), str(two.pid)))
+    Local().cancel([named], named.jobs[:1])
     assert one.wait(20) == -signal.SIGTERM
     time.sleep(0.1)
     assert two.poll() is None
-    Local().cancel([batch], batch.jobs)  # the first is gone: that is no error
+    Local().cancel([named], named.jobs)  # the first is gone: that is no error
     assert two.wait(20) == -signal.SIGTERM
-
-
-def test_whatever_a_submission_that_was_cut_off_started_is_ended(tmp_path, process):
-    batch, other = batch_of(tmp_path, elements=2), batch_of(tmp_path, elements=1)
-    mine = [process("-m", "submitit.local._local", batch.folder) for _ in range(2)]
-    others = process("-m", "submitit.local._local", other.folder)
-    Local().withdraw(batch)
-    assert [one.wait(20) for one in mine] == [-signal.SIGTERM] * 2
+    Local().withdraw(batch)  # its submission was cut off: the third is named nowhere
+    assert three.wait(20) == -signal.SIGTERM
     time.sleep(0.1)
     assert others.poll() is None
     Local().withdraw(batch)
@@ -281,41 +249,25 @@ def test_each_job_is_a_process_and_its_number_is_the_jobs(tmp_path, given):
     assert all(accepted.log(job).name.startswith(job) for job in accepted.jobs)
 
 
-def devices(given):
-    return [what["cuda_devices"] for what in given]
-
-
-def test_jobs_take_gpus_in_turn(tmp_path, given, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "visible", "gpus", "given_names"),
+    [
+        ("auto", None, 2, ["0", "1", "0"]),
+        ("auto", "2,5", 2, ["2", "5", "2"]),  # as of an allocation
+        ("auto", None, 0, ["", "", ""]),
+        ("cpu", None, 2, ["", "", ""]),
+        ("auto", "GPU-8932f937,GPU-fa2e84b1", 2, None),
+    ],
+)
+def test_jobs_take_the_gpus_in_turn(tmp_path, given, monkeypatch, device, visible, gpus, given_names):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(local, "visible_gpus", lambda: 2)
-    Local().submit(batch_of(tmp_path, elements=3, device="auto"), Profile(), [])
-    assert devices(given) == ["0", "1", "0"]
-
-
-def test_of_several_gpus_jobs_take_those_that_may_be_used(tmp_path, given, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")  # as of an allocation
-    monkeypatch.setattr(local, "visible_gpus", lambda: 2)
-    Local().submit(batch_of(tmp_path, elements=3, device="auto"), Profile(), [])
-    assert devices(given) == ["2", "5", "2"]
-
-
-def test_gpus_that_go_by_name_cannot_be_shared_out(tmp_path, given, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,GPU-fa2e84b1")
-    monkeypatch.setattr(local, "visible_gpus", lambda: 2)
-    with pytest.raises(SetupError, match="CUDA_VISIBLE_DEVICES=GPU-8932f937"):
-        Local().submit(batch_of(tmp_path, elements=2, device="auto"), Profile(), [])
-    assert given == []
-
-
-def test_without_gpus_jobs_take_none(tmp_path, given, monkeypatch):
-    monkeypatch.setattr(local, "visible_gpus", lambda: 0)
-    Local().submit(batch_of(tmp_path, elements=2, device="auto"), Profile(), [])
-    monkeypatch.setattr(local, "visible_gpus", lambda: 2)
-    Local().submit(batch_of(tmp_path, elements=1, device="cpu"), Profile(), [])
-    assert devices(given) == ["", "", ""]
-
-
-def test_clusters_by_name(monkeypatch):
-    monkeypatch.setenv("PATH", os.devnull)
-    assert type(cluster_of("local")) is Local
-    assert type(cluster_of("debug")) is Debug
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(local, "visible_gpus", lambda: gpus)
+    batch = batch_of(tmp_path, elements=3, device=device)
+    if given_names is None:  # GPUs that go by name cannot be shared out
+        with pytest.raises(SetupError, match="CUDA_VISIBLE_DEVICES=GPU-8932f937"):
+            Local().submit(batch, Profile(), [])
+    else:
+        Local().submit(batch, Profile(), [])
+    assert [what["cuda_devices"] for what in given] == (given_names or [])
