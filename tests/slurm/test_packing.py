@@ -5,35 +5,27 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.batches import spec_of
 from support.records import record, spec_table
 
 from bench.records import store
 from bench.runs.execute import execute
-from bench.runs.resolve import make_spec
-from bench.spec.recipe import load_recipe
-from bench.spec.spec import Budget
 from slurm.batch import Task
 from slurm.packing import estimates, pack
 from slurm.profile import Profile
 
-RUNS = [
-    Task(make_spec("l1_norm", "resnet20", "digits", load_recipe("digits"), Budget(keep_macs=0.5), k)) for k in range(40)
-]
+RUNS = [Task(spec_of(seed)) for seed in range(40)]
 KEYS = [task.key for task in RUNS]
 
 
 @given(st.integers(0, 40), st.integers(1, 50))
-def test_so_many_runs_a_job(count, size):
-    found = pack(RUNS[:count], Profile(runs_per_job=size), None)
-    assert list(itertools.chain(*found)) == KEYS[:count]
-    assert all(len(few) == size for few in found[:-1])
-    assert all(0 < len(few) <= size for few in found)
-
-
-def by_seed(times):
-    return lambda spec: times[spec.seed]
+def test_jobs_have_as_many_runs_as_asked(count, size):
+    packed = pack(RUNS[:count], Profile(runs_per_job=size), None)
+    assert list(itertools.chain(*packed)) == KEYS[:count]
+    assert all(len(few) == size for few in packed[:-1])
+    assert all(0 < len(few) <= size for few in packed)
 
 
 @settings(deadline=None)
@@ -42,28 +34,18 @@ def by_seed(times):
     st.integers(1, 60),
     st.integers(1, 3),
 )
-def test_as_many_as_fit_and_no_fewer(times, minutes, at_once):
+@example([600, 20, 20], 1, 1)
+def test_jobs_have_as_many_runs_as_fit_and_no_fewer(times, minutes, at_once):
     profile = Profile(minutes_per_job=minutes, runs_at_once=at_once)
-    found = pack(RUNS[: len(times)], profile, by_seed(times))
-    assert list(itertools.chain(*found)) == KEYS[: len(times)]
+    packed = pack(RUNS[: len(times)], profile, lambda spec: times[spec.seed])
+    assert list(itertools.chain(*packed)) == KEYS[: len(times)]
     expected = dict(zip(KEYS, times, strict=False))
     room = 60 * minutes * at_once
-    sums = []
-    for few in found:
+    for few, following in itertools.pairwise([*packed, None]):
         known = [expected[key] for key in few]
-        if None in known:  # nobody knows how long it takes: it is alone
-            assert len(few) == 1
-        else:
-            assert len(few) == 1 or sum(known) <= room
-        sums.append(None if None in known else sum(known))
-    for earlier, later in itertools.pairwise(range(len(found))):
-        first = expected[found[later][0]]
-        if sums[earlier] is not None and first is not None:
-            assert sums[earlier] + first > room  # it would not have fitted before
-
-
-def test_a_run_that_is_longer_than_the_minutes_is_alone():
-    assert list(map(len, pack(RUNS[:3], Profile(minutes_per_job=1), by_seed([600, 20, 20])))) == [1, 2]
+        assert len(few) == 1 or (None not in known and sum(known) <= room)  # an unknown run is alone
+        first = expected[following[0]] if following else None
+        assert None in [*known, first] or sum(known) + first > room  # it would not have fitted before
 
 
 # --- estimates -----------------------------------------------------------------------------------------------
@@ -87,10 +69,6 @@ def recorded(make_run, tmp_path):
     return leave
 
 
-def test_without_records_nothing_is_known(tmp_path, make_run):
-    assert estimates(tmp_path / "none")(make_run()[0]) is None
-
-
 def test_runs_of_the_same_kind_count_before_those_of_other_methods(recorded, make_run, tmp_path):
     out = tmp_path / "out"
     taken = {("l1_norm", 0): 10, ("l1_norm", 1): 30, ("l1_norm", 2): 1000, ("random", 0): 5}
@@ -107,6 +85,7 @@ def test_runs_of_the_same_kind_count_before_those_of_other_methods(recorded, mak
 
 def test_only_finished_records_count_and_damaged_ones_do_no_harm(recorded, make_run, tmp_path):
     out = tmp_path / "out"
+    assert estimates(out)(make_run()[0]) is None
     recorded(out, {("l1_norm", 0): 10})
     recorded(out, {("l1_norm", 1): 900}, status="failed")
     recorded(out, {("l1_norm", 2): 900}, status="interrupted")

@@ -85,39 +85,26 @@ def test_scripts_are_the_ones_agreed_on(script, tmp_path, monkeypatch, name, pro
         golden.write_text(text)
     assert text == golden.read_text()
     assert not (tmp_path / "out").exists()
-
-
-def test_what_matters_most_in_a_script(script):
-    text = script(GPU, 3)
     found = flags(text)
-    assert (found["time"], found["signal"], found["array"]) == ("240", "USR2@120", "0-2%2")
-    assert "requeue" in found
-    assert found["open-mode"] == "append"  # the log of a job that goes on goes on
-    assert "error" not in found
-    assert "dependency" not in found
-    lines = text.splitlines()
-    setup = lines.index("module load cuda")
-    assert lines[setup + 1] == 'source "$HOME/my env/bin/activate"'
-    assert setup < next(k for k, line in enumerate(lines) if line.startswith("srun"))
+    assert found["open-mode"] == "append"  # the log of a job that is queued again continues
     assert "wckey" not in found  # sites with accounting keys refuse one that they do not know
-    assert set(found) >= {"exclusive", "nice", "comment", "mail-type"}
+    # Since SLURM 22.05 srun does not take over --cpus-per-task from sbatch: without it a process gets one core.
+    line = next(line for line in text.splitlines() if line.startswith("srun "))
+    assert f"--cpus-per-task={found['cpus-per-task']}" in shlex.split(line)
 
 
-def test_processors_are_asked_of_srun_too(script):
-    """Since SLURM 22.05 srun does not take over --cpus-per-task from sbatch: without it a process gets one core."""
-    line = next(line for line in script("cpus = 6").splitlines() if line.startswith("srun "))
-    assert "--cpus-per-task=6" in shlex.split(line)
+NODE = "gpus = 8\nruns_at_once = 8\nruns_per_job = 8\nmem_gb = 64\ncpus = 3"
 
 
 @pytest.mark.parametrize(
     ("profile", "processes", "asked"),
     [
-        ("gpus = 8\nruns_at_once = 8\nruns_per_job = 8\nmem_gb = 64\ncpus = 3", 8, (24, "8", None, "65536M")),
-        ("gpus = 8\nruns_at_once = 8\nruns_per_job = 8\nmem_gb = 64\ncpus = 3", 1, (3, "1", None, "8192M")),
+        (NODE, 8, (24, "8", None, "65536M")),
+        (NODE, 1, (3, "1", None, "8192M")),
         ("gpus = 2\nruns_at_once = 8\nruns_per_job = 8", 3, (6, "1", None, None)),
         ('gres = "gpu:a100:4"\nruns_at_once = 4\nruns_per_job = 4', 2, (4, None, "gpu:a100:2", None)),
         ('gres = "gpu:a100"\nruns_at_once = 4\nruns_per_job = 4', 2, (4, None, "gpu:a100", None)),
-        ("gpus = 3", 1, (2, "3", None, None)),
+        ("gpus = 3\nmem_gb = 0.25", 1, (2, "3", None, "256M")),
     ],
 )
 def test_job_with_fewer_processes_asks_for_their_share(tmp_path, profile, processes, asked):
@@ -131,27 +118,12 @@ def test_job_with_fewer_processes_asks_for_their_share(tmp_path, profile, proces
     assert (found.get("gpus-per-node"), found.get("gres"), found.get("mem")) == (gpus, gres, mem)
 
 
-def test_what_is_not_asked_for_is_not_in_a_script(script):
-    found = flags(script("time = 2"))
+def test_script_has_nothing_that_was_not_asked_for(script):
+    found = flags(script('time = 2\nsbatch = { mail-user = "me@here" }'))
     for name in ("partition", "account", "qos", "constraint", "gres", "gpus-per-node", "mem", "nodelist", "exclude"):
         assert name not in found
-    assert (found["time"], found["signal"]) == ("2", "USR2@40")
-    assert "array" not in found
-
-
-@pytest.mark.parametrize(("gb", "mem"), [(16, "16384M"), (1.5, "1536M"), (0.25, "256M")])
-def test_memory(script, gb, mem):
-    assert flags(script(f"mem_gb = {gb}"))["mem"] == mem
-
-
-def test_a_gpu_of_a_kind(script):
-    found = flags(script('gres = "gpu:a100:1"'))
-    assert found["gres"] == "gpu:a100:1"
-    assert "gpus-per-node" not in found
-
-
-def test_an_option_of_sbatch_in_place_of_ours(script):
-    assert flags(script('mem_gb = 4\nsbatch = { mail-user = "me@here" }'))["mail-user"] == "me@here"
+    assert not {"array", "error", "dependency"} & set(found)
+    assert (found["time"], found["signal"], found["mail-user"]) == ("2", "USR2@40", "me@here")
 
 
 def test_jobs_wait_for_others_however_these_end(script):
@@ -259,69 +231,59 @@ def test_the_largest_array(program):
     assert Slurm().max_array_size() == 1000
 
 
-def test_refusal_is_one_line(program, batch):
+def test_refusal_is_one_line_and_a_limit_is_another_kind(program, batch):
     for name in ("srun", "squeue", "scancel"):
         program(name, "")
-    program("sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1")
-    with pytest.raises(SetupError, match="Invalid account") as caught:
-        Slurm().submit(batch, load_profile(None), [[]] * 3)
-    assert not isinstance(caught.value, TooMany)
-    assert "\n" not in str(caught.value)
-    assert "sbatch: error" not in str(caught.value)
+    for text, kind in {
+        "Batch job submission failed: Invalid account": SetupError,
+        "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)": TooMany,
+        "AssocMaxSubmitJobLimit\nsbatch: error: Job violates accounting/QOS policy": TooMany,
+        "QOSMaxSubmitJobPerUserLimit": TooMany,
+    }.items():
+        program("sbatch", f'echo "sbatch: error: {text}" >&2; exit 1')
+        with pytest.raises(SetupError) as caught:
+            Slurm().submit(batch, load_profile(None), [[]] * 3)
+        assert type(caught.value) is kind, text
+        assert "\n" not in str(caught.value)
+        assert kind is TooMany or "Invalid account" in str(caught.value)
+        assert "sbatch: error" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
-        "AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy",
-        "QOSMaxSubmitJobPerUserLimit",
-    ],
-)
-def test_limit_on_submitted_jobs_differs_from_other_refusals(program, batch, text):
-    for name in ("srun", "squeue", "scancel"):
-        program(name, "")
-    program("sbatch", f'echo "sbatch: error: {text}" >&2; exit 1')
-    with pytest.raises(TooMany):
-        Slurm().submit(batch, load_profile(None), [[]] * 3)
-
-
-def test_an_array_that_is_accepted(program, batch):
+@pytest.fixture
+def accepting(program, batch):
+    """SLURM's programs, which accept everything; gives the script that was submitted."""
     program("srun", "")
+    program("scontrol", "")
     program("sbatch", "/bin/cat $1 > $1.copy; echo 'Submitted batch job 34'")
+
+    def submitted():
+        (copy,) = batch.folder.glob("*.copy")
+        text = copy.read_text()
+        copy.unlink()
+        return text
+
+    return submitted
+
+
+def test_submitted_script_is_that_of_a_dry_run(program, batch, accepting):
     profile = load_profile(None)
-    accepted = Slurm().submit(replace(batch, jobs=()), profile, [["7"]] * 3)
-    assert accepted.jobs == ("34_0", "34_1", "34_2")
-    (copy,) = batch.folder.glob("*.copy")
-    submitted, planned = copy.read_text(), Slurm().script(batch, profile, [["7"]] * 3)
-    assert submitted == planned  # a dry run tells the truth
-    copy.unlink()
+    single = replace(batch, elements=batch.elements[:1], count=1)
+    for made, jobs, after in ((batch, ("34_0", "34_1", "34_2"), [["7"]] * 3), (single, ("34",), [[]])):
+        assert Slurm().submit(replace(made, jobs=()), profile, after).jobs == jobs
+        assert accepting() == Slurm().script(made, profile, after)
     assert [file.name for file in batch.folder.iterdir()] == ["34_submission.sh"]  # one file for all jobs
     assert not any(call.startswith("scontrol") for call in program.called())
 
 
-def test_each_job_of_an_array_waits_for_its_own_jobs_only(program, batch):
-    program("srun", "")
-    program("sbatch", "/bin/cat $1 > $1.copy; echo 'Submitted batch job 34'")
-    program("scontrol", "")
+def test_array_jobs_wait_for_their_own_jobs_only(program, batch, accepting):
     Slurm().submit(replace(batch, jobs=()), load_profile(None), [["7_0"], ["7_0"], ["7_1", "9"]])
-    (copy,) = batch.folder.glob("*.copy")
-    assert flags(copy.read_text())["dependency"] == "afterany:7:9"  # until the lines below are done
+    assert flags(accepting())["dependency"] == "afterany:7:9"  # until the lines below are done
     assert program.called()[1:] == [
         "scontrol update jobid=34_[0-1] dependency=afterany:7_0",
         "scontrol update jobid=34_2 dependency=afterany:7_1:9",
     ]
     program("scontrol", "echo 'Access denied' >&2; exit 1")
     assert Slurm().submit(replace(batch, jobs=()), load_profile(None), [["7_0"], [], ["7_1"]]).jobs  # waits longer
-
-
-def test_a_single_job_that_is_accepted(program, batch):
-    program("srun", "")
-    program("sbatch", "/bin/cat $1 > $1.copy; echo 'Submitted batch job 34'")
-    single, profile = replace(batch, elements=batch.elements[:1], count=1, jobs=()), load_profile(None)
-    assert Slurm().submit(single, profile, [[]]).jobs == ("34",)
-    (copy,) = batch.folder.glob("*.copy")
-    assert flags(copy.read_text()) == flags(Slurm().script(single, profile, [[]]))
 
 
 def test_a_cluster_that_is_silent_or_not_there(program, batch, monkeypatch):
@@ -345,8 +307,5 @@ def test_names_of_several_jobs_are_expanded(number, ranges):
     ids = [f"{number}_{k}" for first, more in ranges for k in range(first, first + more + 1)]
     assert expand(f"{number}_[{','.join(parts)}]") == ids
     assert expand(f"{number}_[{','.join(parts)}%7]") == ids
-
-
-@pytest.mark.parametrize("name", ["12", "12_3", "12.batch", "12_3.0"])
-def test_names_of_one_job_are_kept(name):
-    assert expand(name) == [name]
+    for name in (f"{number}", f"{number}_3", f"{number}.batch", f"{number}_3.0"):
+        assert expand(name) == [name]
