@@ -9,7 +9,6 @@ from support.job_tools import attempts, batch_of, found, has_record
 
 from bench.records import store
 from bench.runs import pipeline
-from bench.runs.execute import execute
 from bench.training.loop import PhaseTrainer
 from slurm import place as places
 from slurm import worker as workers
@@ -35,9 +34,8 @@ def clock(monkeypatch):
     return now
 
 
-def test_job_stops_at_a_checkpoint_when_no_epoch_would_fit(make_run, tmp_path, clock):
-    spec, options = make_run(train__epochs=7, out=tmp_path / "whole")
-    whole = execute(spec, options)
+def test_job_stops_at_a_checkpoint_when_no_epoch_would_fit(finished, tmp_path, clock):
+    spec, whole, _ = finished(train__epochs=7)
     batch = batch_of(tmp_path / "out", spec, minutes=60)
     codes = []
     while 0 not in codes:
@@ -52,6 +50,20 @@ def test_job_stops_at_a_checkpoint_when_no_epoch_would_fit(make_run, tmp_path, c
     assert store.without_timing(done) == store.without_timing(whole)
     assert msgspec.to_builtins(done.job).items() >= {"attempts": len(codes), "timeouts": len(codes) - 1}.items()
     assert len(codes) in (4, 5)  # 7 epochs of the base and one of the run, two or three in an attempt
+
+
+def test_limit_counts_set_up_and_no_limit_counts_nothing(make_run, tmp_path, clock, monkeypatch):
+    """As with staged data: the job began long before this process."""
+    spec, _ = make_run(train__epochs=7)
+    batch = batch_of(tmp_path / "limit", spec, minutes=60)
+    with monkeypatch.context() as patch:
+        patch.setenv(BEGAN, str(clock.s - 35 * 60))
+        assert Job(batch.file, 0)() == AGAIN
+    (attempt,) = attempts(batch.out, spec)
+    assert (attempt.ended, attempt.saves, attempt.facts["after_s"]) == ("timed out", 1, 35 * 60)
+    clock.minutes = 10**6
+    assert Job(batch_of(tmp_path / "none", spec).file, 0)() == 0
+    assert found(tmp_path / "none", spec).status == "ok"
 
 
 def test_no_run_is_begun_when_the_time_is_over(make_run, tmp_path, clock):
@@ -86,24 +98,7 @@ def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_pa
     assert found(tmp_path, two).job.attempts == 1
 
 
-def test_without_a_limit_no_job_looks_at_the_clock(make_run, tmp_path, clock):
-    spec, _ = make_run(train__epochs=3)
-    clock.minutes = 10**6
-    assert Job(batch_of(tmp_path, spec).file, 0)() == 0
-    assert found(tmp_path, spec).status == "ok"
-
-
-def test_set_up_before_python_is_on_the_clock(make_run, tmp_path, clock, monkeypatch):
-    """As with staged data: the job began long before this process."""
-    spec, _ = make_run(train__epochs=7)
-    batch = batch_of(tmp_path, spec, minutes=60)
-    monkeypatch.setenv(BEGAN, str(clock.s - 35 * 60))
-    assert Job(batch.file, 0)() == AGAIN
-    (attempt,) = attempts(tmp_path, spec)
-    assert (attempt.ended, attempt.saves, attempt.facts["after_s"]) == ("timed out", 1, 35 * 60)
-
-
-def test_late_start_counts_as_an_attempt_and_the_third_is_the_last(make_run, tmp_path, clock, monkeypatch):
+def test_late_start_counts_as_an_attempt_and_ends_at_the_third(make_run, tmp_path, clock, monkeypatch):
     """Set-up that takes all of the time: the job could queue again for ever."""
     spec, other = make_run()[0], make_run("random")[0]
     batch = batch_of(tmp_path, spec, other, minutes=60)
@@ -127,78 +122,55 @@ def test_job_stops_in_time_though_no_warning_comes(make_run, tmp_path, monkeypat
     assert attempts(tmp_path, spec)[0].ended == "timed out"
 
 
-def fruitless_leg(out, spec, batch, epochs=0, how="timed out"):
+def fruitless(key, batch, epochs=0, how="timed out"):
+    """An attempt with so many epochs."""
     notes = batch.journal()
-    notes.start(spec.id, "77", after_s=61.0)
+    notes.start(key, "77", after_s=61.0)
     for epoch in range(epochs):
-        notes.saved(spec.id, epoch + 1, 9)
+        notes.saved(key, epoch + 1, 9)
     if how != "killed":
-        notes.end(spec.id, how)
+        notes.end(key, how)
 
 
 @pytest.mark.parametrize(
-    ("ends", "told"),
+    ("ends", "counts"),
     [
-        (["timed out"] * 3, "3 timed out"),
-        (["preempted"] * 3, "3 preempted"),
-        (["killed"] * 3, "3 killed"),
         (["timed out", "killed", "preempted"], "1 preempted, 1 killed, 1 timed out"),
         (["terminated", "timed out", "timed out"], "2 timed out, 1 terminated"),
     ],
 )
-def test_run_fails_after_three_attempts_without_an_epoch(make_run, tmp_path, ends, told):
+def test_run_fails_after_three_attempts_without_an_epoch(make_run, tmp_path, ends, counts):
     """Whatever ended them."""
     spec, other = make_run()[0], make_run("random")[0]
-    batch = batch_of(tmp_path, spec, other, minutes=30)
+    base = Task(spec, base=True)
+    batch = batch_of(tmp_path, base, spec, other, minutes=30)
     for how in ends:
-        fruitless_leg(tmp_path, spec, batch, how=how)
+        fruitless(spec.id, batch, how=how)
+        fruitless(base.key, batch, how=how)
     assert Job(batch.file, 0)() == 0
     failed = found(tmp_path, spec)
     assert failed.status == "failed"
-    assert f"3 attempts in a row ended before an epoch was done ({told})" in failed.error.message
+    assert f"3 attempts in a row ended before an epoch was done ({counts})" in failed.error.message
     assert "of 30 minutes, up to 61 s passed before the run began; give a longer time" in failed.error.message
     assert failed.job.timeouts == ends.count("timed out")
-    assert found(tmp_path, other).status == "ok"
-
-
-def test_base_fails_after_three_attempts_without_an_epoch(make_run, tmp_path):
-    spec, _ = make_run()
-    base = Task(spec, base=True)
-    batch = batch_of(tmp_path, base, spec, minutes=30)
-    notes = batch.journal()
-    for _ in range(FRUITLESS_ATTEMPTS):
-        notes.start(base.key, "77", after_s=1.0)
-        notes.end(base.key, "preempted")
-    assert Job(batch.file, 0)() == 0
     assert attempts(tmp_path, base.key)[-1].ended == "failed"
-    assert found(tmp_path, spec).status == "ok"  # it trains the base itself
+    assert found(tmp_path, other).status == "ok"  # it trains the base itself
 
 
 @pytest.mark.parametrize(
     "last",
     [
-        [],
-        [{"epochs": 1}],
         [{"how": "preempted", "epochs": 1}],
         [{"how": "killed", "epochs": 2}, {}],
+        None,  # all of them in another batch, which may have had a shorter limit
     ],
 )
-def test_a_run_that_gets_somewhere_is_given_time(make_run, tmp_path, last):
+def test_run_that_advances_is_given_time(make_run, tmp_path, last):
     spec, _ = make_run()
-    batch = batch_of(tmp_path, spec, minutes=30)
-    for _ in range(FRUITLESS_ATTEMPTS - 1):
-        fruitless_leg(tmp_path, spec, batch)
-    for more in last:
-        fruitless_leg(tmp_path, spec, batch, **more)
+    older, batch = (batch_of(tmp_path, spec, minutes=minutes) for minutes in (1, 30))
+    for _ in range(FRUITLESS_ATTEMPTS - (last is not None)):
+        fruitless(spec.id, batch if last else older)
+    for more in last or ():
+        fruitless(spec.id, batch, **more)
     Job(batch.file, 0)()
-    assert found(tmp_path, spec).status == "ok"
-
-
-def test_fruitless_attempts_of_another_batch_do_not_count(make_run, tmp_path):
-    """It may have had a shorter limit."""
-    spec, _ = make_run()
-    older = batch_of(tmp_path, spec, minutes=1)
-    for _ in range(FRUITLESS_ATTEMPTS):
-        fruitless_leg(tmp_path, spec, older)
-    Job(batch_of(tmp_path, spec, minutes=30).file, 0)()
     assert found(tmp_path, spec).status == "ok"

@@ -19,11 +19,17 @@ from slurm.local import Local
 from slurm.worker import differences
 
 
-def test_a_job_leaves_the_record_that_the_run_command_leaves(make_run, tmp_path):
-    spec, options = make_run("ddrop", out=tmp_path / "inline")
-    whole = execute(spec, options)
-    batch = batch_of(tmp_path / "job", spec)
-    Job(batch.file, 0)()
+def test_job_leaves_the_record_that_the_run_command_leaves(finished, make_run, tmp_path):
+    spec, whole, _ = finished("ddrop")
+    other, _ = make_run("random")
+    batch = batch_of(tmp_path / "job", spec, other)
+    batch = replace(batch, elements=((other.id,), (spec.id,)), count=2)
+    batch.write()
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    Job(batch.file, 1)()
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert not has_record(batch.out, other)  # of another element
     done = found(batch.out, spec)
     assert store.without_timing(done) == store.without_timing(whole)
     facts = {"cluster": "local", "id": "77", "attempts": 1, "differs": []}
@@ -32,27 +38,9 @@ def test_a_job_leaves_the_record_that_the_run_command_leaves(make_run, tmp_path)
     (attempt,) = attempts(batch.out, spec)
     assert (attempt.batch, attempt.job, attempt.ended) == (batch.token, "77", "done")
     assert (attempt.saves, attempt.first[1:], attempt.last[1:]) == (4, (1, 3), (3, 3))  # base, own, prune, fine-tuning
-
-
-def test_a_job_that_is_started_again_finds_nothing_to_do(make_run, tmp_path):
-    spec, _ = make_run()
-    batch = batch_of(tmp_path, spec)
-    Job(batch.file, 0)()
-    path = store.path_of(tmp_path, spec)
-    before = path.stat().st_mtime_ns
-    Job(batch.file, 0)()
-    assert path.stat().st_mtime_ns == before
-    assert len(attempts(tmp_path, spec)) == 1
-
-
-def test_only_the_runs_of_its_own_element_are_a_jobs(make_run, tmp_path):
-    one, two = (make_run(seed=seed)[0] for seed in (0, 1))
-    batch = batch_of(tmp_path, one, two)
-    batch = replace(batch, elements=((one.id,), (two.id,)), count=2)
-    batch.write()
-    Job(batch.file, 1)()
-    assert not has_record(tmp_path, one)
-    assert has_record(tmp_path, two)
+    Job(batch.file, 1)()  # finds nothing to do
+    assert found(batch.out, spec) == done
+    assert len(attempts(batch.out, spec)) == 1
 
 
 def test_a_base_is_trained_once_for_all_runs(make_run, tmp_path):
@@ -70,13 +58,6 @@ def test_a_base_is_trained_once_for_all_runs(make_run, tmp_path):
     assert len(attempts(tmp_path, base.key)) == 1
 
 
-def test_signals_are_as_before_when_a_job_is_over(make_run, tmp_path):
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    Job(batch_of(tmp_path, make_run()[0]).file, 0)()
-    assert [signal.getsignal(number) for number in numbers] == before
-
-
 def test_a_job_is_alive_while_it_works_and_not_after(make_run, tmp_path, monkeypatch):
     batch = replace(batch_of(tmp_path, make_run()[0]), jobs=("77",))
     seen = []
@@ -88,7 +69,7 @@ def test_a_job_is_alive_while_it_works_and_not_after(make_run, tmp_path, monkeyp
     assert Local().live([batch]) == {}
 
 
-def test_a_failed_run_that_is_to_be_tried_again(make_run, tmp_path):
+def test_failed_run_is_tried_again_once(make_run, tmp_path):
     spec, options = make_run("nan_scores")
     with pytest.raises(RunFailed):
         execute(spec, options)
@@ -103,10 +84,8 @@ def test_a_failed_run_that_is_to_be_tried_again(make_run, tmp_path):
     assert len(list(tmp_path.rglob("superseded/*.json"))) == 1
 
 
-def test_a_finished_run_that_is_to_be_carried_out_again(make_run, tmp_path, monkeypatch):
-    """Also when it takes two attempts."""
-    spec, options = make_run("ddrop")
-    old = execute(spec, options)
+def test_finished_run_is_carried_out_again_in_two_attempts(finished, tmp_path, monkeypatch):
+    spec, old, _ = finished("ddrop")
     batch = batch_of(tmp_path, Task(spec, replaces=old.record_sha256))
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGUSR2, 1)
@@ -139,15 +118,8 @@ def test_differences_from_submission_are_printed_and_recorded(make_run, tmp_path
 def test_differences():
     assert differences({"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3, "d": 4}) == ["b: was 2, is 3", "d: was None, is 4"]
     assert differences({}, {}) == []
-
-
-@pytest.mark.parametrize("at", ["commit", "nowhere"])
-def test_differences_leave_out_what_is_not_known_without_git(at):
-    """A node without git says nothing of the code; all else is compared."""
     known = {"version": "1", "commit": "abc", "diff_sha256": "def", "numpy": "1"}
-    unknown = known | {"commit": None, "diff_sha256": None, "numpy": "2"}
-    if at == "commit":
-        assert differences(known, unknown) == ["numpy: was 1, is 2"]
-        assert differences(unknown, known) == ["numpy: was 2, is 1"]
-    else:
-        assert differences(known, known | {"diff_sha256": None}) == ["diff_sha256: was def, is None"]
+    unknown = known | {"commit": None, "diff_sha256": None, "numpy": "2"}  # of a node without git
+    assert differences(known, unknown) == ["numpy: was 1, is 2"]
+    assert differences(unknown, known) == ["numpy: was 2, is 1"]
+    assert differences(known, known | {"diff_sha256": None}) == ["diff_sha256: was def, is None"]

@@ -7,25 +7,41 @@ import time
 
 import msgspec
 import pytest
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 from support.job_tools import attempts, batch_of, found, has_record, stop_at
 from support.records import line, seal, spec_table
 from support.waiting import until
 
 from bench.records import store
-from bench.runs.execute import execute
 from slurm.batch import Task, claim
 from slurm.job import Job
 from slurm.place import AGAIN, BEGAN, ENDED
 
 
-@pytest.mark.parametrize("save", [1, 2, 3, 4, 5, 6])
-def test_run_preempted_after_any_checkpoint_gives_same_record(make_run, tmp_path, monkeypatch, save, capsys):
-    spec, options = make_run("ddrop", train__epochs=2, out=tmp_path / "whole")
-    whole = execute(spec, options)
+def counts(done, **expected):
+    """Whether the record of a job has these counts, and no other interruptions."""
+    none = dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
+    return msgspec.to_builtins(done.job).items() >= (none | expected).items()
+
+
+@pytest.fixture
+def whole(finished):
+    """A run of six checkpoints (two of its base, two epochs, the prune, fine-tuning), and its record."""
+    spec, done, _ = finished("ddrop", train__epochs=2)
+    return spec, store.without_timing(done)
+
+
+@pytest.mark.parametrize(
+    "save", [2, 5, *(pytest.param(save, marks=pytest.mark.slow) for save in (1, 3, 4, 6))], ids=str
+)
+def test_run_preempted_after_any_checkpoint_gives_same_record(whole, tmp_path, monkeypatch, save, capsys):
+    spec, expected = whole
     batch = batch_of(tmp_path / "out", spec, minutes=600)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGUSR2, save)
-        assert Job(batch.file, 0)() == AGAIN
+        assert Job(batch.file, 0)() == AGAIN == LOCAL_REQUEUE_RETURN_CODE
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
     assert not has_record(batch.out, spec)
     (attempt,) = attempts(batch.out, spec)
     assert attempt.ended == "preempted"
@@ -33,14 +49,13 @@ def test_run_preempted_after_any_checkpoint_gives_same_record(make_run, tmp_path
     assert "preempted: asks to be queued again" in capsys.readouterr().err
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
-    assert store.without_timing(done) == store.without_timing(whole)
-    assert msgspec.to_builtins(done.job).items() >= {"attempts": 2, "preemptions": 1, "timeouts": 0, "kills": 0}.items()
+    assert store.without_timing(done) == expected
+    assert counts(done, attempts=2, preemptions=1)
     assert attempts(batch.out, spec)[1].saves == 6 - save  # nothing that was saved is done again
 
 
-def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypatch):
-    spec, options = make_run("ddrop", train__epochs=2, out=tmp_path / "whole")
-    whole = execute(spec, options)
+def test_run_may_be_preempted_at_every_checkpoint(whole, tmp_path, monkeypatch):
+    spec, expected = whole
     batch = batch_of(tmp_path / "out", spec)
     stop_at(monkeypatch, signal.SIGUSR2, 1, 2, 3, 4, 5, 6)
     for _ in range(6):
@@ -48,8 +63,8 @@ def test_a_run_may_be_preempted_at_every_checkpoint(make_run, tmp_path, monkeypa
         assert not has_record(batch.out, spec)
     assert Job(batch.file, 0)() == 0
     done = found(batch.out, spec)
-    assert store.without_timing(done) == store.without_timing(whole)
-    assert msgspec.to_builtins(done.job).items() >= {"attempts": 7, "preemptions": 6}.items()
+    assert store.without_timing(done) == expected
+    assert counts(done, attempts=7, preemptions=6)
 
 
 def test_preempted_base_job_resumes(make_run, tmp_path, monkeypatch):
@@ -74,42 +89,29 @@ def test_time_limit_warning_is_no_preemption(make_run, tmp_path, monkeypatch):
         assert Job(batch.file, 0)() == AGAIN
     assert attempts(tmp_path, spec)[0].ended == "timed out"
     Job(batch.file, 0)()
-    assert (
-        msgspec.to_builtins(found(tmp_path, spec).job).items()
-        >= {"attempts": 2, "timeouts": 1, "preemptions": 0}.items()
-    )
+    assert counts(found(tmp_path, spec), attempts=2, timeouts=1)
 
 
-def test_exit_code_of_continued_job_is_known_to_submitit(make_run, tmp_path, monkeypatch):
-    from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
-
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
-    stop_at(monkeypatch, signal.SIGUSR2, 1)
-    assert Job(batch_of(tmp_path, make_run()[0]).file, 0)() == AGAIN == LOCAL_REQUEUE_RETURN_CODE
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
-
-
-def test_terminated_run_is_interrupted_and_resumes_in_next_job(make_run, tmp_path, monkeypatch):
-    specs = [make_run("ddrop", train__epochs=2)[0], make_run("random", train__epochs=2)[0]]
-    whole = execute(*make_run("ddrop", train__epochs=2, out=tmp_path / "whole"))
-    batch = batch_of(tmp_path / "out", *specs)
+def test_terminated_run_is_interrupted_and_resumes_in_next_job(make_run, whole, tmp_path, monkeypatch):
+    spec, expected = whole
+    other, _ = make_run("random", train__epochs=2)
+    batch = batch_of(tmp_path / "out", spec, other)
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGTERM, 3)
         assert Job(batch.file, 0)() == ENDED
-    stopped = found(batch.out, specs[0])
+    stopped = found(batch.out, spec)
     assert (stopped.status, stopped.job.id) == ("interrupted", "77")
-    assert attempts(batch.out, specs[0])[0].ended == "terminated"
-    assert attempts(batch.out, specs[1]) == []
+    assert attempts(batch.out, spec)[0].ended == "terminated"
+    assert attempts(batch.out, other) == []
     Job(batch.file, 0)()
-    done = found(batch.out, specs[0])
-    assert store.without_timing(done) == store.without_timing(whole)
-    assert msgspec.to_builtins(done.job).items() >= {"attempts": 2, "terminations": 1, "preemptions": 0}.items()
-    assert found(batch.out, specs[1]).status == "ok"
+    done = found(batch.out, spec)
+    assert store.without_timing(done) == expected
+    assert counts(done, attempts=2, terminations=1)
+    assert found(batch.out, other).status == "ok"
 
 
-def test_killed_run_resumes_and_record_counts_it(make_run, tmp_path, monkeypatch):
-    spec, _ = make_run("ddrop", train__epochs=2)
-    whole = execute(*make_run("ddrop", train__epochs=2, out=tmp_path / "whole"))
+def test_killed_run_resumes_and_record_counts_it(whole, tmp_path, monkeypatch):
+    spec, expected = whole
     batch = batch_of(tmp_path / "out", spec)
     with monkeypatch.context() as patch:
         stop_at(patch, signal.SIGUSR2, 3)
@@ -119,8 +121,8 @@ def test_killed_run_resumes_and_record_counts_it(make_run, tmp_path, monkeypatch
     file.write_text("\n".join(lines) + '\n{"event": "ep')  # as a kill leaves it
     Job(batch.file, 0)()
     done = found(batch.out, spec)
-    assert store.without_timing(done) == store.without_timing(whole)
-    assert msgspec.to_builtins(done.job).items() >= {"attempts": 2, "kills": 1, "preemptions": 0}.items()
+    assert store.without_timing(done) == expected
+    assert counts(done, attempts=2, kills=1)
 
 
 @pytest.fixture
@@ -147,8 +149,8 @@ def at_work(tmp_path):
         thread.join()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_job_that_waits_for_anothers_run_hears_signals_too(make_run, tmp_path, at_work, signum):
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGUSR2, AGAIN), (signal.SIGTERM, ENDED)])
+def test_job_that_waits_for_anothers_run_hears_signals(make_run, tmp_path, at_work, signum, code):
     spec, _ = make_run()
     batch = batch_of(tmp_path, spec)
     before = signal.getsignal(signum)
@@ -158,14 +160,11 @@ def test_a_job_that_waits_for_anothers_run_hears_signals_too(make_run, tmp_path,
         time.sleep(0.2)
         os.kill(os.getpid(), signum)
 
-    let_go = at_work(spec, send)
+    finish = at_work(spec, send)
     try:
-        if signum == signal.SIGUSR2:
-            assert Job(batch.file, 0)() == AGAIN
-        else:
-            assert Job(batch.file, 0)() == ENDED
+        assert Job(batch.file, 0)() == code
     finally:
-        let_go()
+        finish()
     assert not has_record(tmp_path, spec)
     assert attempts(tmp_path, spec) == []
 
