@@ -46,25 +46,19 @@ def processes_of(cluster) -> list[int]:
 
 
 @needs_slurm
-def test_a_job_runs_and_is_accounted_for(slurm_env, tmp_path):
+def test_jobs_run_on_all_nodes_with_gpus_and_are_accounted_for(slurm_env, tmp_path):
     command = ["sbatch", "--wait", "-o", tmp_path / "out.txt", "--wrap", "echo on $SLURMD_NODENAME"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)  # found through os.environ
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out.txt").read_text().startswith("on n")
     job = result.stdout.split()[-1]
     until(lambda: states(slurm_env, job) == ["COMPLETED"])
-
-
-@needs_slurm
-def test_an_array_spreads_over_the_nodes(slurm_env, tmp_path):
-    script = f"touch {tmp_path}/$SLURMD_NODENAME; while [ $(ls {tmp_path} | wc -l) -lt 4 ]; do sleep 0.1; done"
+    seen = tmp_path / "nodes"
+    seen.mkdir()
+    script = f"touch {seen}/$SLURMD_NODENAME; while [ $(ls {seen} | wc -l) -lt 4 ]; do sleep 0.1; done"
     job = submit(slurm_env, "--array=0-3", "--cpus-per-task=4", script=script)
     until(lambda: states(slurm_env, job) == ["COMPLETED"] * 4)
-    assert sorted(file.name for file in tmp_path.iterdir()) == slurm_env.nodes
-
-
-@needs_slurm
-def test_gpus_are_handed_out(slurm_env, tmp_path):
+    assert sorted(file.name for file in seen.iterdir()) == slurm_env.nodes
     out = tmp_path / "gpus.txt"
     submit(slurm_env, "--gpus=3", script=f"echo $CUDA_VISIBLE_DEVICES > {out}.new; mv {out}.new {out}")
     until(out.exists)
@@ -169,18 +163,6 @@ def test_down_leaves_nothing(own_cluster, wipe, tmp_path):
 
 @needs_slurm
 def test_down_ends_jobs_in_order_and_up_remembers_them(own_cluster):
-    cluster = own_cluster(nodes=1, accounting=False)
-    job = submit(cluster, script="sleep 300")
-    until(job_is(cluster, job, "RUNNING"))
-    cluster.down()
-    assert processes_of(cluster) == []
-    cluster.up()
-    assert cluster.node_states() == {"n1": "idle"}
-    assert job_is(cluster, job, "CANCELLED")()
-
-
-@needs_slurm
-def test_without_accounting_sacct_says_so(own_cluster):
     cluster = own_cluster(nodes=1, gpus=0, accounting=False, user_signal_on_preemption=False, extra="MaxArraySize=77")
     answer = cluster.run("sacct")
     assert answer.returncode == 1
@@ -188,10 +170,13 @@ def test_without_accounting_sacct_says_so(own_cluster):
     settings = cluster.run("scontrol", "show", "config").stdout
     assert "preempt_send_user_signal" not in settings
     assert "MaxArraySize            = 77" in settings
-
-
-@needs_slurm
-def test_a_daemon_that_dies_at_its_start_is_an_error_of_one_line(own_cluster):
+    job = submit(cluster, script="sleep 300")
+    until(job_is(cluster, job, "RUNNING"))
+    cluster.down()
+    assert processes_of(cluster) == []
+    cluster.up()
+    assert cluster.node_states() == {"n1": "idle"}
+    assert job_is(cluster, job, "CANCELLED")()
     with pytest.raises(SetupError, match=r"slurmctld did not .*; see .*log") as caught:
         own_cluster(nodes=1, accounting=False, extra="SelectType=select/nonsense")
     assert "\n" not in str(caught.value)
@@ -249,13 +234,10 @@ def test_a_foreign_folder_is_left_alone(short_path, monkeypatch):
     assert os.listdir(short_path) == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("settings", [{"nodes": 0}, {"port": 80}, {"gpus": -1}, {"folder": "/tmp/" + "x" * 80}])
-def test_settings_that_cannot_be(settings):
-    with pytest.raises(UsageError):
-        DevCluster(**{"folder": "/tmp/bs-none"} | settings)
-
-
-def test_usage_errors_end_with_2():
+def test_settings_that_cannot_be_are_usage_errors():
+    for settings in ({"nodes": 0}, {"port": 80}, {"gpus": -1}, {"folder": "/tmp/" + "x" * 80}):
+        with pytest.raises(UsageError):
+            DevCluster(**{"folder": "/tmp/bs-none"} | settings)
     command = [sys.executable, "-m", "tools.devcluster", "up", "--nodes", "many"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2

@@ -13,7 +13,6 @@ from support.full_disk import FAULTS, Disk
 from support.job_tools import attempts, batch_of, found, has_record
 
 from bench.records import store
-from bench.runs.execute import execute
 from slurm import worker as workers
 from slurm.batch import Task, claim, trained_bases
 from slurm.job import Job
@@ -48,10 +47,10 @@ def require_whole(out):
 
 
 @pytest.fixture
-def whole(make_run, tmp_path):
+def whole(finished):
     """The run, and its record on a disk with room."""
-    spec, options = make_run("ddrop", out=tmp_path / "whole")
-    return spec, store.without_timing(execute(spec, options))
+    spec, done, _ = finished("ddrop")
+    return spec, store.without_timing(done)
 
 
 def fill_and_make_room(disk_of, tmp_path, whole, fault, number):
@@ -137,28 +136,25 @@ def test_disk_that_stays_full_ends_the_job_and_status_names_it(make_run, disk_of
     require_whole(batch.out)
 
 
-def test_run_waits_for_as_much_room_as_it_needs(make_run, disk_of, tmp_path, capsys):
+@pytest.mark.parametrize("room_after", [2, None])
+def test_run_waits_for_as_much_room_as_it_needs(make_run, disk_of, tmp_path, capsys, room_after):
     """A job could begin, the run could not: that is no failure of the run."""
     spec, _ = make_run()
     batch = batch_of(tmp_path / "out", spec)
-    disk = disk_of(batch.out, room_after=2)
+    disk = disk_of(batch.out, room_after=room_after)
     disk.free = 2 * workers.ROOM_BYTES
     assert Job(batch.file, 0)() == 0
-    assert disk.pauses == 2
-    assert [attempt.ended for attempt in attempts(batch.out, spec)] == ["disk full", "done"]
-    assert found(batch.out, spec).status == "ok"
+    ends = [attempt.ended for attempt in attempts(batch.out, spec)]
+    if room_after:
+        assert disk.pauses == 2
+        assert ends == ["disk full", "done"]
+
+        assert found(batch.out, spec).status == "ok"
+    else:
+        assert disk.pauses == workers.ROOM_TRIES
+        assert ends[-1] == "disk full"
+        assert not has_record(batch.out, spec)
     assert "has 2 MiB free, this run may need 16: make room" in capsys.readouterr().err
-
-
-def test_run_without_the_room_it_needs_leaves_no_failed_record(make_run, disk_of, tmp_path):
-    spec, _ = make_run()
-    batch = batch_of(tmp_path / "out", spec)
-    disk = disk_of(batch.out)
-    disk.free = 2 * workers.ROOM_BYTES
-    assert Job(batch.file, 0)() == 0
-    assert disk.pauses == workers.ROOM_TRIES
-    assert not has_record(batch.out, spec)
-    assert attempts(batch.out, spec)[-1].ended == "disk full"
 
 
 def test_base_waits_for_room_too(make_run, disk_of, tmp_path):

@@ -4,7 +4,6 @@ import signal
 from dataclasses import replace
 
 import msgspec
-import pytest
 from support import image_folders
 from support.job_tools import attempts, batch_of, found, stop_at
 
@@ -14,20 +13,14 @@ from slurm.job import Job
 from slurm.place import AGAIN, Place
 
 
-@pytest.mark.parametrize(
-    ("given", "place"),
-    [
-        ({"SLURM_JOB_ID": "12"}, Place("slurm", "12")),
-        ({"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1"}, Place("slurm", "12_1")),
-        ({"SLURM_JOB_ID": "12", "BENCH_WORKER": "3", "BENCH_AT_ONCE": "4"}, Place("slurm", "12", 3, 4)),
-    ],
-)
-def test_place_on_slurm(make_run, tmp_path, given, place):
-    assert Place.here(batch_of(tmp_path, make_run()[0], cluster="slurm"), given) == place
-
-
-def test_place_on_this_machine(make_run, tmp_path):
+def test_place_is_read_from_the_environment(make_run, tmp_path):
     batch = batch_of(tmp_path, make_run()[0], jobs=3)
+    slurm = replace(batch, cluster="slurm")
+    array = {"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1"}
+    worker = {"SLURM_JOB_ID": "12", "BENCH_WORKER": "3", "BENCH_AT_ONCE": "4"}
+    assert Place.here(slurm, {"SLURM_JOB_ID": "12"}) == Place("slurm", "12")
+    assert Place.here(slurm, array) == Place("slurm", "12_1")
+    assert Place.here(slurm, worker) == Place("slurm", "12", 3, 4)
     assert Place.here(batch, {"SUBMITIT_LOCAL_JOB_ID": "77", "SLURM_JOB_ID": "12"}) == Place("local", "77", 0, 3)
     assert Place.here(replace(batch, cluster="debug"), {}) == Place("debug", "debug")
 
