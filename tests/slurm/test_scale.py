@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from support.cluster_in_memory import Cluster
 from support.records import SPEC, finished, record
 
 from bench.records import store
 from bench.spec.request import RunOptions
-from slurm import journal, launch, states
+from slurm import journal, states
 from slurm.batch import batches
 from slurm.launch import Request, submit
 from slurm.profile import Profile
@@ -18,14 +17,10 @@ OF_ARRAY = {"batch.json", "journal.jsonl", "progress"}
 
 
 @pytest.fixture
-def slurm(monkeypatch):
+def slurm(slurm):
     """A cluster whose arrays have up to 50 jobs."""
-    made = Cluster(100)
-    made.largest = 50
-    for module in (launch, states):
-        monkeypatch.setattr(module, "cluster_of", lambda name: made)
-    monkeypatch.setattr(launch, "Slurm", Cluster)
-    return made
+    slurm.largest = 50
+    return slurm
 
 
 @pytest.fixture
@@ -59,12 +54,11 @@ def test_files_are_a_few_an_array_and_a_record_a_run(sweep, tmp_path):
     assert len(files) - len(records) == 2 * len(OF_ARRAY) + 1 + 1  # and the one with all locks
 
 
-def test_journal_of_an_array_is_read_once_for_all_of_its_runs(sweep, slurm, tmp_path, monkeypatch):
-    read, asked = [], []
-    attempts_in, live = states.attempts_in, slurm.live
+def test_journal_of_an_array_is_read_once_for_its_runs(sweep, slurm, tmp_path, monkeypatch):
+    read, attempts_in = [], states.attempts_in
     monkeypatch.setattr(states, "attempts_in", lambda folder, *keys: read.append(folder) or attempts_in(folder, *keys))
-    monkeypatch.setattr(slurm, "live", lambda few: asked.append(len(few)) or live(few))
+    slurm.asked.clear()
     found = query_states(sweep, tmp_path)
     assert (len(found.of(DONE)), len(found.of(WAITING))) == (60, 90)
-    assert asked == [2]  # of the arrays with runs that are not done, at once
+    assert [len(few) for few in slurm.asked] == [2]  # of the arrays with runs that are not done, at once
     assert read == [batch.folder for batch in list(batches(tmp_path))[1:]]

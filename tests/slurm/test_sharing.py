@@ -9,45 +9,30 @@ from slurm.sharing import Sharing, dealt, gpus_here
 WHOLE = 80
 
 
-@pytest.mark.parametrize(
-    ("given_names", "count", "names"),
-    [
+def test_gpus_of_a_job():
+    for names, count, gpus in [
         ("0,1,2,3", 4, ["0", "1", "2", "3"]),
         ("4, 6", 8, ["4", "6"]),  # SLURM's own word counts
         ("GPU-8932f937,MIG-fa2e84b1", 2, ["GPU-8932f937", "MIG-fa2e84b1"]),
         ("", 2, ["0", "1"]),
         (None, 0, []),
-    ],
-)
-def test_gpus_of_a_job(given_names, count, names):
-    assert gpus_here({} if given_names is None else {"CUDA_VISIBLE_DEVICES": given_names}, count) == names
-
-
-@pytest.mark.parametrize(
-    ("gpus", "processes", "expected"),
-    [
-        ("0123", 4, ["0", "1", "2", "3"]),
-        ("0123", 8, ["0", "0", "1", "1", "2", "2", "3", "3"]),
-        ("01", 3, ["0", "0", "1"]),
-        ("0123", 2, ["01", "23"]),
-        ("012", 2, ["0", "12"]),
-        ("0", 3, ["0", "0", "0"]),
-        ("", 2, ["", ""]),
-    ],
-)
-def test_gpus_are_dealt_out(gpus, processes, expected):
-    assert ["".join(mine) for mine in dealt(list(gpus), processes)] == expected
+    ]:
+        assert gpus_here({} if names is None else {"CUDA_VISIBLE_DEVICES": names}, count) == gpus
 
 
 @given(st.integers(1, 16), st.integers(1, 64))
-def test_every_gpu_is_somebodys_and_none_has_two_more_processes_than_another(gpus, processes):
-    names = [str(number) for number in range(gpus)]
-    found = dealt(names, processes)
-    assert len(found) == processes
-    assert all(found)
-    assert {name for mine in found for name in mine} == set(names)
-    uses = [sum(name in mine for mine in found) for name in names]
+def test_gpus_are_dealt_out_evenly_to_neighbours(gpus, processes):
+    names = [f"{number:02}" for number in range(gpus)]
+    dealt_out = dealt(names, processes)
+    assert len(dealt_out) == processes
+    assert all(dealt_out)
+    assert {name for mine in dealt_out for name in mine} == set(names)
+    assert dealt_out == sorted(dealt_out)  # neighbours share a GPU
+    uses = [sum(name in mine for mine in dealt_out) for name in names]
     assert max(uses) - min(uses) <= 1
+    assert dealt([], processes) == [[]] * processes
+    assert dealt(list("012"), 2) == [["0"], ["1", "2"]]
+    assert dealt(list("01"), 3) == [["0"], ["0"], ["1"]]
 
 
 def train(sharing, seconds, used, epochs=40, kinds=("a",)):

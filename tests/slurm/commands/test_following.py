@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.cluster_in_memory import Cluster
 from support.command_tools import DIGITS, write
 from support.paths import PLUGINS
 from support.records import finished, record
@@ -19,36 +18,34 @@ from bench.records import store
 from bench.runs.execute import leave_failure
 from bench.spec.registry import ARCHS, DATASETS, METHODS
 from bench.spec.request import RunOptions
-from slurm import launch, states
 from slurm.batch import batches
 from slurm.cluster import RUNNING, WAITING
 
 
 @pytest.fixture
-def slurm(monkeypatch):
-    fake = Cluster(99)
-    for module in (launch, states):
-        monkeypatch.setattr(module, "cluster_of", lambda name: fake)
-    monkeypatch.setattr(launch, "Slurm", Cluster)
-    monkeypatch.setattr(submit, "POLL_S", 0.01)
-    return fake
-
-
-@pytest.fixture
-def sweep(slurm, bench, tmp_path):
-    """``bench sweep some.toml --cluster slurm``; ``sweep.specs`` are its runs."""
+def sweep(slurm, bench, tmp_path, monkeypatch):
+    """``bench sweep some.toml --cluster slurm``; ``sweep.specs`` are its runs, ``sweep.status`` tells of them."""
     path = write(tmp_path / "some.toml", DIGITS)
+    monkeypatch.setattr(submit, "POLL_S", 0.01)
 
     def run(*words, out=tmp_path / "out"):
         return bench("sweep", path, "--cluster", "slurm", "--out", out, *words)
 
     run.specs, _ = sweep_command.specs_of(path, parser().parse_args(["sweep", str(path), "--cluster", "slurm"]))
+    run.status = lambda *words: bench("status", "some.toml", "--out", tmp_path / "out", *words)
     return run
 
 
-def leave(out, spec, seconds=60.0):
-    """The record of a finished run."""
-    store.write(store.path_of(out, spec), record(finished(spec, seconds)))
+def leave(out, *specs, seconds=60.0):
+    """The records of finished runs."""
+    for spec in specs:
+        store.write(store.path_of(out, spec), record(finished(spec, seconds)))
+
+
+def array_of(out):
+    """The batch of the five runs."""
+    (batch,) = [batch for batch in batches(out) if len(batch.jobs) == 5]
+    return batch
 
 
 def test_submission_is_printed(sweep, slurm, tmp_path):
@@ -56,22 +53,22 @@ def test_submission_is_printed(sweep, slurm, tmp_path):
     assert (code, err) == (0, "")
     tokens = [batch.token for batch in sorted(batches(tmp_path / "out"), key=lambda batch: batch.jobs)]
     assert out.splitlines()[:3] == [
-        f"submitted 2 bases as job 100 (some-{tokens[0]}, an array of 2)",
-        f"submitted 5 runs as job 101 (some-{tokens[1]}, an array of 5)",
+        f"submitted 2 bases as job 101 (some-{tokens[0]}, an array of 2)",
+        f"submitted 5 runs as job 102 (some-{tokens[1]}, an array of 5)",
         "5 runs: 5 submitted now",
     ]
-    assert [after for _, after in slurm.submitted] == [[[], []], [["100_0"]] * 3 + [["100_1"]] * 2]
+    assert [after for _, after in slurm.submitted] == [[[], []], [["101_0"]] * 3 + [["101_1"]] * 2]
     assert sweep()[1] == "5 runs: 0 submitted now; before: 5 waiting\n"
-
-
-def test_submission_is_printed_as_json(sweep, tmp_path):
-    code, out, err = sweep("--json")
+    code, out, err = sweep("--json", out=tmp_path / "other")
     assert (code, err) == (0, "")
-    found = json.loads(out)
-    assert (found["runs"], found["before"]["missing"]) == (5, 5)
-    assert [len(one["jobs"]) for one in found["submitted"]] == [2, 5]
-    assert set(found["submitted"][1]["tasks"]) == {spec.id for spec in sweep.specs}
-    assert all(Path(one["log"]).is_dir() for one in found["submitted"])
+    printed = json.loads(out)
+    assert (printed["runs"], printed["before"]["missing"]) == (5, 5)
+    assert [len(one["jobs"]) for one in printed["submitted"]] == [2, 5]
+    assert set(printed["submitted"][1]["tasks"]) == {spec.id for spec in sweep.specs}
+    assert all(Path(one["log"]).is_dir() for one in printed["submitted"])
+    for part, count in (("1/3", 1), ("2/3", 2), ("3/3", 2)):
+        assert f"{count} submitted now" in sweep("--shard", part, out=tmp_path / "parts")[1]
+    assert sweep(out=tmp_path / "parts")[1] == "5 runs: 0 submitted now; before: 5 waiting\n"
 
 
 @pytest.mark.parametrize("words", [[], ["--shard", "2/3"], ["--data-dir", "some where"]])
@@ -88,20 +85,17 @@ def test_the_command_to_follow_with_means_the_same_runs(sweep, bench, words):
     assert counts["missing"] == count
 
 
-def test_a_refusal_is_one_line(sweep, slurm):
+def test_refusal_and_silence_are_one_line(sweep, slurm):
     slurm.refuse_at, slurm.refusal = 0, "sbatch refused: Invalid account or account/partition combination specified"
     code, out, err = sweep()
     assert (code, out) == (3, "")
     assert err.startswith("bench: error: sbatch refused: Invalid account")
     assert len(err.splitlines()) == 1
-
-
-def test_silent_cluster_is_reported(sweep, slurm, bench, tmp_path):
+    slurm.refuse_at = None
     sweep()
     slurm.silent = True
-    code, out, err = sweep()
-    assert (code, out, err) == (3, "", "bench: error: SLURM does not answer\n")
-    code, out, err = bench("status", "some.toml", "--out", tmp_path / "out")
+    assert sweep() == (3, "", "bench: error: SLURM does not answer\n")
+    code, out, err = sweep.status()
     assert (code, err) == (0, "bench: SLURM does not answer\n")
     assert out.splitlines()[0].split()[-1] == "unknown"
     assert out.count("unknown: ") == 5
@@ -111,7 +105,7 @@ def test_status_lists_every_kind_of_state(sweep, slurm, bench, tmp_path):
     out = tmp_path / "out"
     sweep()
     done, failed, running, lost, waiting = sweep.specs
-    (runs,) = [batch for batch in batches(out) if len(batch.jobs) == 5]
+    runs = array_of(out)
     job = dict(zip([keys[0] for keys in runs.elements], runs.jobs, strict=True))
     leave(out, done, seconds=600)
     leave_failure(failed, RunOptions(out=out), SetupError("no data at all"))
@@ -123,7 +117,7 @@ def test_status_lists_every_kind_of_state(sweep, slurm, bench, tmp_path):
         del slurm.alive[job[gone.id]]
     slurm.ended[job[lost.id]] = "OUT_OF_MEMORY (exit 0:125)"
     write(runs.log(job[lost.id]), "one\ntwo\nthree\nfour\n")
-    code, text, err = bench("status", "some.toml", "--out", out)
+    code, text, err = sweep.status()
     assert (code, err) == (0, "")
     assert f"running: {running.id}" in text
     assert f"epoch 3/8, job {job[running.id]}" in text
@@ -131,13 +125,21 @@ def test_status_lists_every_kind_of_state(sweep, slurm, bench, tmp_path):
     assert re.search(rf"^lost: {lost.id} .*OUT_OF_MEMORY.*job {job[lost.id]}\n +two\n +three\n +four$", text, re.M)
     assert "Resources (1)" in text
     assert waiting.id not in text
-    assert waiting.id in bench("status", "some.toml", "--out", out, "--all")[1]
+    assert waiting.id in sweep.status("--all")[1]
     assert re.search(r"^about \d+ min left with 1 at a time$", text, re.M)
-    code, _, err = sweep()
-    assert "2 failed or lost; --retry failed submits them again" in err
-    assert sweep("--retry", "failed")[1].splitlines()[-2] == "5 runs: 2 submitted now; before: " + (
-        "1 done, 1 running, 1 waiting, 1 failed, 1 lost"
-    )
+    assert "2 failed or lost; --retry failed submits them again" in sweep()[2]
+    counts = "before: 1 done, 1 running, 1 waiting, 1 failed, 1 lost"
+    assert sweep("--retry", "failed")[1].splitlines()[-2] == f"5 runs: 2 submitted now; {counts}"
+
+
+def test_status_cuts_long_lists_unless_all_is_asked(slurm, bench, tmp_path):
+    path = write(tmp_path / "many.toml", DIGITS.replace("0-1", "0-14"))
+    bench("sweep", path, "--cluster", "slurm", "--out", tmp_path / "out")
+    slurm.alive.clear()
+    text = bench("status", path, "--out", tmp_path / "out")[1]
+    assert text.count("lost: ") == 20 + 1
+    assert "lost: 11 more; --all lists them" in text
+    assert bench("status", path, "--out", tmp_path / "out", "--all")[1].count("lost: ") == 31
 
 
 def test_status_knows_the_plugins_of_what_was_submitted(slurm, bench, tmp_path):
@@ -186,120 +188,79 @@ def test_status_lists_bases_and_held_jobs_with_what_to_do(sweep, slurm, bench, t
     )
 
 
-def test_long_lists_are_cut_unless_all_is_wanted(slurm, bench, tmp_path):
-    path = write(tmp_path / "many.toml", DIGITS.replace("0-1", "0-14"))
-    bench("sweep", path, "--cluster", "slurm", "--out", tmp_path / "out")
-    slurm.alive.clear()
-    text = bench("status", path, "--out", tmp_path / "out")[1]
-    assert text.count("lost: ") == 20 + 1
-    assert "lost: 11 more; --all lists them" in text
-    assert bench("status", path, "--out", tmp_path / "out", "--all")[1].count("lost: ") == 31
-
-
-def test_logs(sweep, slurm, bench, tmp_path):
+def test_logs_prints_the_end_of_a_jobs_log(sweep, bench, tmp_path):
     sweep()
     out = tmp_path / "out"
-    (runs,) = [batch for batch in batches(out) if len(batch.jobs) == 5]
+    runs = array_of(out)
     key, log = runs.elements[2][0], runs.log(runs.jobs[2])
-    code, _, err = bench("logs", key, "--out", out)
-    assert (code, err) == (1, f"bench: error: {key}: its job has written nothing so far\n")
+    assert bench("logs", key, "--out", out) == (1, "", f"bench: error: {key}: its job has written nothing so far\n")
     write(log, "".join(f"line {k}\n" for k in range(100)))
     assert bench("logs", key, "--out", out) == (0, "".join(f"line {k}\n" for k in range(60, 100)), f"# {log}\n")
     assert bench("logs", key, "--out", out, "-n", 2)[1] == "line 98\nline 99\n"
     assert bench("logs", key, "--out", out, "--lines", 500)[1] == log.read_text()
+    for lines in ("-1", "x", "1.5"):
+        code, text, err = bench("logs", key, "--out", out, "-n", lines)
+        assert (code, text, len(err.splitlines())) == (2, "", 1), lines
     log.write_bytes(b"not \xff utf-8\n")
     assert bench("logs", key, "--out", out)[:2] == (0, "not \ufffd utf-8\n")
-    two = key.partition("-")[0]
-    seeds = [other for (other,) in runs.elements if other.startswith(two)]
+    two = next(spec.id for spec in sweep.specs if spec.method == "random").partition("-")[0]  # of two seeds
     code, _, err = bench("logs", two, "--out", out)
-    assert (code, err) == (
-        (2, f"bench: error: {two}: 2 runs have such an id; give more of it\n") if len(seeds) > 1 else (0, f"# {log}\n")
-    )
+    assert (code, err) == (2, f"bench: error: {two}: 2 runs have such an id; give more of it\n")
 
 
-@pytest.mark.parametrize("lines", ["-1", "x", "1.5"])
-def test_wrong_numbers_of_lines(sweep, bench, tmp_path, lines):
-    sweep()
-    (runs,) = [batch for batch in batches(tmp_path / "out") if len(batch.jobs) == 5]
-    write(runs.log(runs.jobs[0]), "one\n")
-    code, out, err = bench("logs", runs.elements[0][0], "--out", tmp_path / "out", "-n", lines)
-    assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1
-
-
-def test_waiting_prints_changes_and_ends_with_last_job(sweep, slurm, monkeypatch, tmp_path):
-    out, pauses = tmp_path / "out", []
+@pytest.fixture
+def pauses(monkeypatch):
+    """Numbers of the pauses of a command that waits; ``pauses.then(number)`` is called in each."""
+    made = SimpleNamespace(count=0, then=lambda number: None)
 
     def pause(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            for spec in sweep.specs[:3]:
-                leave(out, spec)
-        if len(pauses) == 4:
-            for spec in sweep.specs[3:]:
-                leave(out, spec)
+        made.count += 1
+        made.then(made.count)
 
     monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=pause))
+    return made
+
+
+def test_wait_prints_changes_and_ends_with_the_last_job(sweep, slurm, pauses, tmp_path):
+    def then(number):
+        slurm.silent = number == 3  # that is waited out
+        leave(tmp_path / "out", *{2: sweep.specs[:3], 4: sweep.specs[3:]}.get(number, ()))
+
+    pauses.then = then
     code, text, err = sweep("--wait")
     assert code == 0
-    assert len(pauses) == 4
-    assert err.splitlines() == [
-        "bench: following 5 runs: 5",
-        "bench: 5 waiting",
-        "bench: 3 done, 2 waiting",
+    assert pauses.count == 4
+    lines = ["bench: following 5 runs: 5", "bench: 5 waiting", "bench: 3 done, 2 waiting"]
+    assert [line for line in err.splitlines() if "unknown" not in line and "answer" not in line] == [
+        *lines,
         "bench: 5 done",
     ]
     assert re.search(r"^5 runs +5 +0 +0 +0 +0$", text, re.M)
     assert sweep("--wait")[0] == 0  # there is nothing to wait for
 
 
-def test_waiting_ends_when_jobs_are_lost_and_says_so(sweep, slurm, monkeypatch):
-    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=lambda seconds: slurm.alive.clear()))
+def test_wait_ends_when_jobs_are_lost(sweep, slurm, pauses):
+    pauses.then = lambda number: slurm.alive.clear()
     code, text, err = sweep("--wait")
     assert code == 1
     assert err.splitlines()[-1] == "bench: error: 5 of 5 runs are not done: 5 lost"
     assert text.count("lost: ") == 5
 
 
-def test_waiting_continues_while_cluster_is_silent(sweep, slurm, monkeypatch, tmp_path):
-    pauses = []
-
-    def pause(seconds):
-        pauses.append(slurm.silent)
-        slurm.silent = len(pauses) < 3
-        if not slurm.silent:
-            for spec in sweep.specs:
-                leave(tmp_path / "out", spec)
-
-    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=pause))
-    assert sweep("--wait")[0] == 0
-    assert pauses == [False, True, True]
-
-
-def test_ctrl_c_while_waiting_says_how_to_end_the_jobs(sweep, slurm, bench, monkeypatch):
-    def interrupt(seconds):
+def test_interrupted_wait_prints_how_to_end_the_jobs(sweep, slurm, bench, pauses, tmp_path):
+    def interrupt(number):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=interrupt))
+    pauses.then = interrupt
     code, _, err = sweep("--wait")
     assert code == 130
-    told = err.splitlines()[-1]
-    assert told.startswith("bench: the jobs continue; to end them: python -m bench cancel ")
+    last = err.splitlines()[-1]
+    assert last.startswith("bench: the jobs continue; to end them: python -m bench cancel ")
     assert len(slurm.alive) == 7
-    assert bench(*shlex.split(told.partition("python -m bench ")[2]))[0] == 0
-    assert slurm.alive == {}
-
-
-def test_some_runs_of_several_are_cancelled_by_the_start_of_their_id(sweep, slurm, bench, tmp_path):
-    sweep()
-    spec = next(spec for spec in sweep.specs if spec.method == "random" and spec.seed == 1)
-    assert bench("cancel", spec.id, "--out", tmp_path / "out")[0] == 0
-    counts = json.loads(bench("status", "some.toml", "--json", "--out", tmp_path / "out")[1])["counts"]
+    run = next(spec.id for spec in sweep.specs if spec.method == "random" and spec.seed == 1)
+    assert bench("cancel", run, "--out", tmp_path / "out")[0] == 0
+    counts = json.loads(sweep.status("--json")[1])["counts"]
     assert (counts["missing"], counts["waiting"]) == (1, 4)
-    assert bench("cancel", spec.id, "--out", tmp_path / "out")[1] == "0 jobs ended\n"
-
-
-def test_a_part_of_a_sweep(sweep, slurm):
-    for part, count in (("1/3", 1), ("2/3", 2), ("3/3", 2)):
-        assert f"{count} submitted now" in sweep("--shard", part)[1]
-    assert sweep()[1] == "5 runs: 0 submitted now; before: 5 waiting\n"
+    assert bench("cancel", run, "--out", tmp_path / "out")[1] == "0 jobs ended\n"
+    assert bench(*shlex.split(last.partition("python -m bench ")[2]))[0] == 0
+    assert slurm.alive == {}

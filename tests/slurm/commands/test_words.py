@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 
-import pytest
 from support.command_tools import DIGITS, write
 from support.records import SPEC, ended, finished, record
 
@@ -40,52 +39,48 @@ def test_status_before_anything(bench, tmp_path):
 SWEEP = ["sweep", "some.toml"]
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (SWEEP, 2, "--cluster"),
-        ([*SWEEP, "--cluster", "slrum"], 2, "did you mean slurm"),
-        ([*SWEEP, "--cluster", "slurm"], 3, "on PATH"),
-        ([*SWEEP, "--cluster", "slurm", "--profile", "none.toml"], 2, "profile none.toml: No such file"),
-        ([*SWEEP, "--cluster", "slurm", "--profile", "bad.toml"], 2, "profile bad.toml 'tiem': did you mean time"),
-        ([*SWEEP, "--cluster", "local", "--profile", "bad.toml"], 2, "--profile belongs to --cluster slurm"),
-        ([*SWEEP, "--cluster", "slurm", "--jobs", "2"], 2, "--jobs belongs to --cluster local"),
-        ([*SWEEP, "--cluster", "inline", "--wait"], 2, "--wait belongs to"),
-        ([*SWEEP, "--cluster", "local", "--jobs", "0"], 2, "--jobs 0: at least 1"),
-        ([*SWEEP, "--cluster", "local", "--jobs", "two"], 2, "--jobs"),
-        ([*SWEEP, "--cluster", "local", "--shard", "3/2"], 2, "--shard 3/2"),
-        ([*SWEEP, "--cluster", "local", "--retry", "all"], 2, "--retry"),
-        ([*SWEEP, "--cluster", "local", "--out", "file/out"], 3, "--out"),
-        ([*SWEEP, "--cluster", "debug", "--out", "file/out"], 3, "--out"),
-        ([*SWEEP, "--cluster", "slurm", "--out", "file/out"], 3, "--out"),
-        (["run", "-m", "l1_norm", "-a", "resnet20", "--cluster", "slurm"], 3, "on PATH"),
-        (["run", "-m", "l1_nrm", "-a", "resnet20", "--cluster", "local"], 2, "did you mean l1_norm"),
-        (["status"], 2, "nothing was run or submitted with --out results"),
-        (["status", "nobody"], 2, "nobody: no run of that id"),
-        (["status", "none.toml"], 2, "sweep none.toml: No such file"),
-        (["status", "some.toml", "--shard", "x"], 2, "--shard x"),
-        (["cancel"], 2, "SWEEP|RUN"),
-        (["cancel", "nobody"], 2, "nobody: no run of that id"),
-        (["logs"], 2, "RUN"),
-        (["logs", "nobody"], 2, "nobody: no run of that id"),
-    ],
-)
-def test_wrong_words_and_places(bench, tmp_path, monkeypatch, words, code, said):
+WRONG = [
+    (SWEEP, 2, "--cluster"),
+    ([*SWEEP, "--cluster", "slrum"], 2, "did you mean slurm"),
+    ([*SWEEP, "--cluster", "slurm"], 3, "on PATH"),
+    ([*SWEEP, "--cluster", "slurm", "--profile", "none.toml"], 2, "profile none.toml: No such file"),
+    ([*SWEEP, "--cluster", "slurm", "--profile", "bad.toml"], 2, "profile bad.toml 'tiem': did you mean time"),
+    ([*SWEEP, "--cluster", "local", "--profile", "bad.toml"], 2, "--profile belongs to --cluster slurm"),
+    ([*SWEEP, "--cluster", "slurm", "--jobs", "2"], 2, "--jobs belongs to --cluster local"),
+    ([*SWEEP, "--cluster", "inline", "--wait"], 2, "--wait belongs to"),
+    ([*SWEEP, "--cluster", "local", "--jobs", "0"], 2, "--jobs 0: at least 1"),
+    ([*SWEEP, "--cluster", "local", "--jobs", "two"], 2, "--jobs"),
+    ([*SWEEP, "--cluster", "local", "--shard", "3/2"], 2, "--shard 3/2"),
+    ([*SWEEP, "--cluster", "local", "--retry", "all"], 2, "--retry"),
+    ([*SWEEP, "--cluster", "local", "--out", "file/out"], 3, "--out"),
+    ([*SWEEP, "--cluster", "debug", "--out", "file/out"], 3, "--out"),
+    ([*SWEEP, "--cluster", "slurm", "--out", "file/out"], 3, "--out"),
+    (["run", "-m", "l1_norm", "-a", "resnet20", "--cluster", "slurm"], 3, "on PATH"),
+    (["run", "-m", "l1_nrm", "-a", "resnet20", "--cluster", "local"], 2, "did you mean l1_norm"),
+    (["status"], 2, "nothing was run or submitted with --out results"),
+    (["status", "nobody"], 2, "nobody: no run of that id"),
+    (["status", "none.toml"], 2, "sweep none.toml: No such file"),
+    (["status", "some.toml", "--shard", "x"], 2, "--shard x"),
+    (["cancel"], 2, "SWEEP|RUN"),
+    (["cancel", "nobody"], 2, "nobody: no run of that id"),
+    (["logs"], 2, "RUN"),
+    (["logs", "nobody"], 2, "nobody: no run of that id"),
+]
+
+
+def test_wrong_words_and_places_are_one_line(bench, tmp_path, monkeypatch):
     write(tmp_path / "some.toml", DIGITS)
     write(tmp_path / "bad.toml", "tiem = 3")
     write(tmp_path / "file", "in the way")
     monkeypatch.setenv("PATH", "")
-    got, out, err = bench(*words)
-    assert (got, out) == (code, "")
-    assert said in err
-    assert len(err.splitlines()) == 1
+    for words, code, said in WRONG:
+        got, out, err = bench(*words)
+        assert (got, out, len(err.splitlines())) == (code, "", 1), words
+        assert said in err
     assert not list(tmp_path.rglob("batch.json"))
-
-
-@pytest.mark.parametrize(("command", "has"), [("status", True), ("cancel", False)])
-def test_help_promises_only_defaults_that_exist(bench, command, has):
-    text = " ".join(bench(command, "--help")[1].split())
-    assert ("default: all that was run or submitted" in text) == has
+    for command, has in (("status", True), ("cancel", False)):  # help promises only a default that there is
+        text = " ".join(bench(command, "--help")[1].split())
+        assert ("default: all that was run or submitted" in text) == has
 
 
 def test_a_dry_run_for_slurm_needs_no_slurm(bench, tmp_path, monkeypatch):
