@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from support.command_tools import answer
 from support.made_records import made, put, seeds
 from support.terminals import on_a_terminal
 
-from bench.cli import main
 from leaderboard.render.text_table import wide
 
 RECORDS = (
@@ -25,111 +25,104 @@ def records(tmp_path):
     return put(tmp_path / "records", *RECORDS)
 
 
-def run(capsys, *words):
-    code = main([*map(str, words)])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-@pytest.mark.parametrize("fmt", ["text", "markdown", "csv", "json", "latex"])
-def test_tables_in_every_format(records, capsys, fmt):
-    code, out, err = run(capsys, "board", records, "--format", fmt)
-    assert (code, err) == (0, "")
-    assert "good" in out
-    assert "random" in out
-    if fmt == "json":
-        json.loads(out)
+def test_tables_in_every_format(records, tmp_path, capsys, monkeypatch):
+    """A pipe gets every column, and no records are a usage error."""
+    for fmt in ("text", "markdown", "csv", "json", "latex"):
+        code, out, err = answer(capsys, "board", records, "--format", fmt)
+        assert (code, err) == (0, "")
+        assert "good" in out and "random" in out, fmt
+        if fmt == "json":
+            json.loads(out)
+            assert answer(capsys, "board", records, "--json") == (0, out, "")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert "- uniform_thin" in answer(capsys, "board", records)[1]
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "- uniform_thin  " not in answer(capsys, "board", records)[1]
+    (tmp_path / "none").mkdir()
+    assert answer(capsys, "board", tmp_path / "none")[0] == 2
 
 
 def test_choice_of_network_data_and_budget(records, capsys):
     put(records, *seeds("random", [1, 2, 3], arch="other"))
-    assert "other" not in run(capsys, "board", records, "--arch", "net")[1]
-    out = run(capsys, "board", records, "--arch", "net", "--keep", "0.25")[1]
+    assert "other" not in answer(capsys, "board", records, "--arch", "net")[1]
+    out = answer(capsys, "board", records, "--arch", "net", "--keep", "0.25")[1]
     assert "keep 0.25" in out
     assert "keep 0.5 " not in out
 
 
 @pytest.mark.parametrize("command", [["board"], ["compare", "good", "random"]])
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
+def test_filter_without_records_names_what_there_is(records, capsys, command):
+    for words, says in (
         (["-d", "digts"], "unknown data set in these records 'digts': did you mean digits?"),
         (["-d", "DIGITS"], "unknown data set in these records 'DIGITS': did you mean digits?"),
         (["-d", "mnist"], "unknown data set in these records 'mnist': known: digits"),
-        (["-a", "Net"], "unknown network in these records 'Net': did you mean net?"),
         (["-a", "resnet20"], "unknown network in these records 'resnet20': did you mean net?"),
-        (["--keep", "0.3"], "--keep 0.3: no record has this budget; there are: 0.5, 0.25"),
         (["--keep", "0.5", "--keep", "0.20"], "--keep 0.2: no record has this budget; there are: 0.5, 0.25"),
-    ],
-)
-def test_a_filter_that_finds_nothing_names_what_there_is(records, capsys, command, words, says):
-    assert run(capsys, *command, records, *words) == (2, "", f"bench: usage: {says}\n")
+    ):
+        assert answer(capsys, *command, records, *words) == (2, "", f"bench: usage: {says}\n")
 
 
 def test_omitted_records_are_listed_and_not_fatal(records, capsys):
     (records / "bad-s0.json").write_text("{")
     (records / "\x1b[31mred-s0.json").write_text("{")
-    code, out, err = run(capsys, "board", records)
+    code, out, err = answer(capsys, "board", records)
     assert code == 0
     assert "good" in out
     assert "bench: bad-s0.json: not JSON" in err
     assert "\x1b" not in err
 
 
-def test_no_records_is_a_usage_error(tmp_path, capsys):
-    assert run(capsys, "board", tmp_path / "nowhere")[0] == 2
-    assert run(capsys, "board", tmp_path)[0] == 2
-
-
 def test_compare(records, capsys):
-    code, out, _ = run(capsys, "compare", "good", "random", records)
+    code, out, _ = answer(capsys, "compare", "good", "random", records)
     assert code == 0
     assert "good is better" in out
     assert "keep 0.5 of the MACs" in out
-    found = json.loads(run(capsys, "compare", "good", "random", records, "--json")[1])
+    found = json.loads(answer(capsys, "compare", "good", "random", records, "--json")[1])
     assert [(c["budget"], c["verdict"], len(c["seeds"])) for c in found] == [("macs-0.5", "a is better", 5)]
-    code, _, err = run(capsys, "compare", "god", "random", records)
+    code, _, err = answer(capsys, "compare", "god", "random", records)
     assert code == 2
     assert "did you mean good?" in err
 
 
 def test_lint_of_what_board_prints(records, tmp_path, capsys):
     table = tmp_path / "table.md"
-    table.write_text(run(capsys, "board", records, "--format", "markdown")[1])
-    assert run(capsys, "lint", table, "--records", records)[0] == 0
+    table.write_text(answer(capsys, "board", records, "--format", "markdown")[1])
+    assert answer(capsys, "lint", table, "--records", records)[0] == 0
     row = next(line for line in table.read_text().splitlines() if line.startswith("|") and "good" in line)
     mean = next(cell for cell in row.split("|") if "±" in cell)
     table.write_text(table.read_text().replace(mean, mean.replace("97.92", "98.92"), 1))
-    code, out, err = run(capsys, "lint", table)
+    code, out, err = answer(capsys, "lint", table)
     assert (code, out) == (2, "")
     assert "give --records DIR, or put table.json or table.csv" in err
-    (tmp_path / "table.json").write_text(run(capsys, "board", records, "--json")[1])
-    code, out, err = run(capsys, "lint", table)
+    (tmp_path / "table.json").write_text(answer(capsys, "board", records, "--json")[1])
+    code, out, err = answer(capsys, "lint", table)
     assert code == 1
     assert "good" in out
     assert "1 tables, " in err
-    assert run(capsys, "lint", tmp_path / "none.md")[0] == 2
+    assert answer(capsys, "lint", tmp_path / "none.md")[0] == 2
 
 
+@pytest.mark.slow
 def test_site_and_verifications(records, tmp_path, capsys):
     verified = tmp_path / "verified.json"
     file = next(records.rglob("*.json"))
     verified.write_text(json.dumps({str(file): [{"name": "masks", "outcome": "ok", "detail": "as hashed"}]}))
-    code, out, _ = run(capsys, "board", records, "--site", tmp_path / "site", "--verified", verified)
+    code, out, _ = answer(capsys, "board", records, "--site", tmp_path / "site", "--verified", verified)
     assert code == 0
     assert (tmp_path / "site" / "index.html").is_file()
     assert "index.html" in out
     (page,) = (tmp_path / "site" / "records").glob(f"{file.stem}-*.html")
     assert "as hashed" in page.read_text()
-    verified.write_text("[]")
-    assert run(capsys, "board", records, "--site", tmp_path / "site", "--verified", verified)[0] == 2
-    assert run(capsys, "board", records, "--verified", verified)[0] == 2
 
 
-def test_figures(records, tmp_path, capsys):
-    code, out, _ = run(capsys, "board", records, "--figures", tmp_path / "figures")
+def test_figures_and_wrong_verifications(records, tmp_path, capsys):
+    code, out, _ = answer(capsys, "board", records, "--figures", tmp_path / "figures")
     assert code == 0
     assert {line.rpartition(".")[2] for line in out.splitlines()} == {"svg", "png"}
+    verified = tmp_path / "verified.json"
+    verified.write_text("[]")
+    assert answer(capsys, "board", records, "--site", tmp_path / "site", "--verified", verified)[0] == 2
+    assert answer(capsys, "board", records, "--verified", verified)[0] == 2
 
 
 def test_tables_need_no_torch(records):
@@ -139,12 +132,11 @@ def test_tables_need_no_torch(records):
 
 
 def test_a_made_up_method_with_one_seed_is_shown_and_not_ranked(tmp_path, capsys):
-    out = run(capsys, "board", put(tmp_path, made("new")))[1]
+    out = answer(capsys, "board", put(tmp_path, made("new")))[1]
     assert "1 of 5 seeds, too few to be read" in out
 
 
-@pytest.mark.parametrize("columns", [80, 60])
-@pytest.mark.parametrize("words", [["board"], ["compare", "good", "random"]])
+@pytest.mark.parametrize(("words", "columns"), [(["board"], 80), (["compare", "good", "random"], 60)])
 def test_no_line_is_longer_than_the_terminal(records, words, columns):
     code, lines = on_a_terminal([*words, records], columns)
     assert code == 0
@@ -155,16 +147,15 @@ def test_no_line_is_longer_than_the_terminal(records, words, columns):
     assert not any("not shown:" in line for line in lines)
 
 
-def test_a_pipe_gets_every_column(records, capsys, monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)
-    out = run(capsys, "board", records)[1]
-    assert "- uniform_thin" in out
-    monkeypatch.setenv("COLUMNS", "60")
-    assert "- uniform_thin  " not in run(capsys, "board", records)[1]
-
-
-@pytest.mark.parametrize("fmt", [[], ["--json"], *(["--format", name] for name in ("csv", "markdown", "latex"))])
-def test_a_terminal_of_ascii_only(tmp_path, fmt):
+@pytest.mark.parametrize(
+    "fmt",
+    [
+        [],
+        ["--json"],
+        *(pytest.param(["--format", name], marks=pytest.mark.slow) for name in ("csv", "markdown", "latex")),
+    ],
+)
+def test_terminal_of_ascii_only(tmp_path, fmt):
     """Question marks for people; what may be kept in a file is written as it is."""
     folder = put(tmp_path, *seeds("good", [10, 11, 12], dataset="\u0441\u043d\u0438\u043c\u043a\u0438"))
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -176,8 +167,3 @@ def test_a_terminal_of_ascii_only(tmp_path, fmt):
     else:
         assert plain.stdout.decode("ascii") == full.stdout.decode().encode("ascii", "replace").decode()
     assert plain.stderr == b""
-
-
-def test_json_is_a_format(records, capsys):
-    assert run(capsys, "board", records, "--json") == run(capsys, "board", records, "--format", "json")
-    assert run(capsys, "board", records, "--json", "--format", "csv")[0] == 2

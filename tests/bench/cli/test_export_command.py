@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.command_tools import answer
 from support.image_folders import resolved, write_folder
 from support.paths import PLUGINS
 from support.records import line, read, seal
 
-from bench.cli import main
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import latency, onnx_export
 from bench.records import store
@@ -27,12 +27,7 @@ from leaderboard.render.record_summary import summary
 @pytest.fixture
 def bench(capsys, tmp_path):
     """Exit code, stdout and stderr of one command."""
-
-    def run(*arguments):
-        code = main([str(a) for a in (*arguments, "--out", tmp_path, "--data-dir", tmp_path / "data")])
-        return code, *capsys.readouterr()
-
-    return run
+    return lambda *words: answer(capsys, *words, "--out", tmp_path, "--data-dir", tmp_path / "data")
 
 
 @pytest.fixture
@@ -76,13 +71,13 @@ def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_p
 @pytest.mark.parametrize(
     ("size", "said"),
     [
-        (None, "8x8, as the files are"),
+        pytest.param(None, "8x8, as the files are", marks=pytest.mark.slow),
         (16, "16x16: shorter side resized to 16 (bilinear, antialiased), then the centre"),
     ],
 )
-def test_the_file_says_how_images_are_resized(bench, make_run, tmp_path, size, said):
-    name, folder = resolved(write_folder(tmp_path / "data" / "animals"), size)
-    spec, options = make_run("random", "two_layers", name)
+def test_file_says_how_images_are_resized(bench, make_run, tmp_path, size, said):
+    name, folder = resolved(write_folder(tmp_path / "data" / "animals", train=3, test=1), size)
+    spec, options = make_run("random", "two_layers", name, finetune__epochs=0)
     options = dataclasses.replace(options, data_dir=folder)
     execute(spec, options)
     file = tmp_path / "network.onnx"
@@ -116,28 +111,14 @@ def test_both_networks_as_json(bench, made, tmp_path):
     assert hits == pytest.approx(done.metrics.dense.top1)
 
 
-@pytest.mark.usefixtures("onnx_extra")
-def test_without_its_data_the_file_has_no_mean(bench, made, tmp_path, monkeypatch):
-    def gone(*args):
-        raise SetupError("not here")
-
-    monkeypatch.setattr("bench.runs.artifacts.load_training", gone)
-    code, _, err = bench("export", made[1], "--onnx", tmp_path / "network.onnx")
-    assert code == 0
-    assert "note: without mean and deviation of the training images: not here" in err
-    assert "mean" not in props(tmp_path / "network.onnx")
-
-
 def spoil(file):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
 
 
-@pytest.mark.usefixtures("onnx_extra")
-@pytest.mark.parametrize(
-    ("files", "change", "which", "code", "said"),
-    [
+def test_network_that_is_not_the_runs_is_not_exported(bench, made, tmp_path, onnx_extra):
+    for files, change, which, code, said in (
         ("artifacts/*/network.safetensors", spoil, "final", 1, "not the recorded one"),
         (
             "artifacts/*/network.safetensors",
@@ -147,32 +128,40 @@ def spoil(file):
             "give the folder that the run wrote to with --out",
         ),
         ("artifacts/*/masks.safetensors", Path.unlink, "both", 3, "masks.safetensors is not here"),
-        ("bases/*.safetensors", Path.unlink, "dense", 3, "is not here"),
         ("bases/*.safetensors", spoil, "both", 1, "not the recorded one"),
-    ],
-)
-def test_what_is_not_the_run_s_network_is_not_exported(bench, made, tmp_path, files, change, which, code, said):
-    [file] = tmp_path.glob(files)
-    change(file)
-    got, out, err = bench("export", made[1], "--onnx", tmp_path / "network.onnx", "--which", which)
-    assert (got, out) == (code, "")
-    assert said in err
-    assert len(err.splitlines()) == 1
-    assert not list(tmp_path.glob("*.onnx"))
+        ("bases/*.safetensors", Path.unlink, "dense", 3, "is not here"),
+    ):
+        [file] = tmp_path.glob(files)
+        content = file.read_bytes()
+        change(file)
+        got, out, err = bench("export", made[1], "--onnx", tmp_path / "network.onnx", "--which", which)
+        assert (got, out, said in err) == (code, "", True), (files, err)
+        assert len(err.splitlines()) == 1
+        assert not list(tmp_path.glob("*.onnx"))
+        file.write_bytes(content)
 
 
 @pytest.mark.usefixtures("onnx_extra")
-def test_a_file_that_is_there_stays_without_force(bench, made, tmp_path):
+def test_existing_file_stays_without_force(bench, made, tmp_path, monkeypatch):
+    """And without its data a file has no mean."""
     taken = tmp_path / "network-dense.onnx"
     taken.write_text("mine")
-    command = "export", made[1], "--onnx", tmp_path / "network.onnx", "--which", "both"
-    code, _, err = bench(*command)
+    command = "export", made[1], "--onnx"
+    code, _, err = bench(*command, tmp_path / "network.onnx", "--which", "both")
     assert code == 2
     assert "--force" in err
     assert taken.read_text() == "mine"
     assert list(tmp_path.glob("*.onnx")) == [taken]
-    assert bench(*command, "--force")[0] == 0
+
+    def gone(*args):
+        raise SetupError("not here")
+
+    monkeypatch.setattr("bench.runs.artifacts.load_training", gone)
+    code, _, err = bench(*command, taken, "--which", "dense", "--force")
+    assert code == 0
+    assert "note: without mean and deviation of the training images: not here" in err
     assert props(taken)["network"] == "dense"
+    assert "mean" not in props(taken)
 
 
 def test_wrong_words(bench, made, tmp_path, monkeypatch):
@@ -191,11 +180,8 @@ def test_wrong_words(bench, made, tmp_path, monkeypatch):
         code, out, err = bench("export", *arguments)
         assert (code, out) == (2, "")
         assert said in err
-
-
-def test_without_the_extra_the_command_says_how_to_get_it(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
-    code, _, err = bench("export", "any", "--onnx", tmp_path / "network.onnx")
+    code, _, err = bench("export", "any", "--onnx", file)
     assert code == 3
     assert err == 'bench: error: no_such_package not installed here: pip install -e ".[onnx]"\n'
 
@@ -203,8 +189,9 @@ def test_without_the_extra_the_command_says_how_to_get_it(bench, tmp_path, monke
 # --- latency ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("onnx_extra")
-def test_a_run_measures_in_each_runtime(make_run, capsys):
+def test_run_measures_in_each_runtime(make_run):
     spec, options = make_run("random", "two_layers", "tiny8")
     done = execute(spec, dataclasses.replace(options, runtimes=("eager", "onnxruntime")))
     assert [(t.runtime, t.batch) for t in done.latency] == [
@@ -257,32 +244,25 @@ def test_runtimes_are_checked_before_anything_runs(tmp_path, monkeypatch):
     assert RunOptions().runtimes == ("eager",)
 
 
-@pytest.mark.parametrize(("asked", "code"), [("eagre", 2), ("", 2), ("onnxruntime", 3)])
-def test_run_with_a_runtime_that_cannot_be(bench, plugins, tmp_path, monkeypatch, asked, code):
+def test_run_with_a_runtime_that_cannot_be(bench, plugins, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
     network = "--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic"
-    got, out, err = bench("run", "--method", "l1_norm", *network, "--runtimes", asked)
-    assert (got, out) == (code, "")
-    assert len(err.splitlines()) == 1
-    assert not list(tmp_path.rglob("*.*"))
+    for asked, code in (("eagre", 2), ("", 2), ("onnxruntime", 3)):
+        got, out, err = bench("run", "--method", "l1_norm", *network, "--runtimes", asked)
+        assert (got, out, len(err.splitlines())) == (code, "", 1), asked
+        assert not list(tmp_path.rglob("*.*"))
 
 
 @pytest.mark.usefixtures("onnx_extra")
 def test_onnxruntime_times_the_networks_it_is_given(monkeypatch):
-    """A clock that takes the number of outputs for milliseconds."""
+    """A clock that takes the number of outputs for milliseconds; a wrong export is not timed."""
     monkeypatch.setattr(latency, "WARMUP_S", 0.0)
     monkeypatch.setattr(latency, "ROUNDS", (3, 3))
     monkeypatch.setattr(latency, "_cpu_ms", lambda call: float(call()[0].shape[1]))
-    wide, narrow = torch.nn.Conv2d(1, 6, 1), torch.nn.Conv2d(1, 2, 1)
-    found = latency.compare(wide, narrow, (1, 2, 2), [1, 5], torch.device("cpu"), "onnxruntime")
+    wide, narrow, cpu = torch.nn.Conv2d(1, 6, 1), torch.nn.Conv2d(1, 2, 1), torch.device("cpu")
+    found = latency.compare(wide, narrow, (1, 2, 2), [1, 5], cpu, "onnxruntime")
     assert [(t["batch"], t["dense_ms"], t["sliced_ms"], t["speedup"]) for t in found] == [(1, 6, 2, 3), (5, 6, 2, 3)]
-
-
-@pytest.mark.usefixtures("onnx_extra")
-def test_a_wrong_export_is_not_timed(monkeypatch):
     convert = onnx_export.convert
-    monkeypatch.setattr(onnx_export, "convert", lambda network, shape: convert(torch.nn.Conv2d(1, 3, 1), shape))
+    monkeypatch.setattr(onnx_export, "convert", lambda network, shape: convert(torch.nn.Conv2d(1, 6, 1), shape))
     with pytest.raises(RunFailed, match="differ by"):
-        latency.compare(
-            torch.nn.Conv2d(1, 3, 1), torch.nn.Conv2d(1, 3, 1), (1, 2, 2), [1], torch.device("cpu"), "onnxruntime"
-        )
+        latency.compare(wide, narrow, (1, 2, 2), [1], cpu, "onnxruntime")

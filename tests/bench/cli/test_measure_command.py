@@ -4,9 +4,9 @@ import json
 import statistics
 
 import pytest
+from support.command_tools import answer
 from support.records import line, read, seal
 
-from bench.cli import main
 from bench.measure import flops, latency
 from bench.records import store
 from bench.runs.artifacts import RunArtifacts
@@ -21,12 +21,7 @@ def _few_rounds(monkeypatch):
 @pytest.fixture
 def bench(capsys, tmp_path):
     """Exit code, stdout and stderr of one command."""
-
-    def run(*words, out=tmp_path):
-        code = main([str(word) for word in (*words, "--threads", 1, "--out", out)])
-        return code, *capsys.readouterr()
-
-    return run
+    return lambda *words, out=tmp_path: answer(capsys, *words, "--threads", 1, "--out", out)
 
 
 @pytest.fixture
@@ -75,37 +70,27 @@ def test_a_record_alone_is_enough(bench, made, tmp_path):
         assert flops.parameters(network) == getattr(done.cost, which).params
 
 
-def test_a_tampered_network_is_not_taken_for_the_run_s(bench, made, tmp_path, capsys):
+def test_tampered_and_missing_networks_are_refused(bench, made, tmp_path):
     done, path = made
+    failed = read(path) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
+    other = tmp_path / "failed-s0.json"
+    other.write_bytes(line(seal(failed)))
+    code, out, err = bench("measure", path, other)
+    assert (code, out) == (2, "")  # before anything is timed
+    assert f"measure {failed['id']}: that run failed, it left no network" in err
     (tmp_path / "artifacts" / done.id / "network.safetensors").write_bytes(b"other")
     code, out, err = bench("measure", path)
     assert (code, out) == (1, "")
     assert "the file is not the recorded one" in err
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
+def test_wrong_words(bench, made):
+    for words, code, said in (
         (["--batch", "0"], 2, "a batch has at least 1 image"),
         (["--batch", "1,x"], 2, "'x' is not a whole number"),
         (["--runtimes", "egaer"], 2, "did you mean eager"),
         (["--device", "abacus"], 3, "not a device"),
-    ],
-)
-def test_wrong_words(bench, made, capsys, words, code, said):
-    try:
-        found = bench("measure", made[1], *words)
-    except SystemExit as stop:
-        found = stop.code, *capsys.readouterr()
-    assert found[:2] == (code, "")
-    assert said in found[2]
-    assert found[2].count("\n") == 1
-
-
-def test_a_run_that_left_no_network(bench, made, tmp_path):
-    failed = read(made[1]) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
-    other = tmp_path / "failed-s0.json"
-    other.write_bytes(line(seal(failed)))
-    code, out, err = bench("measure", made[1], other)
-    assert (code, out) == (2, "")  # told before anything is timed
-    assert f"measure {failed['id']}: that run failed, it left no network" in err
+    ):
+        got, out, err = bench("measure", made[1], *words)
+        assert (got, out, err.count("\n")) == (code, "", 1), words
+        assert said in err

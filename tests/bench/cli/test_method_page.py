@@ -62,16 +62,13 @@ class M(Method):
     ]
 
 
-@pytest.mark.parametrize("comment", ["ours", "code: 5e-4"])
-def test_comment_that_is_a_source_has_no_meaning(comment):
-    option = Option("p", "1", "number", comment)
-    assert (option.meaning, option.source) == ("", comment)
-
-
-@pytest.mark.parametrize("comment", ["no source", "of the last one (as it was)", "a (code) word", "(papers)"])
-def test_a_comment_without_a_source_is_all_meaning(comment):
-    option = Option("p", "1", "number", comment)
-    assert (option.meaning, option.source) == (comment, "")
+def test_comment_is_split_into_meaning_and_source():
+    for comment in ("ours", "code: 5e-4"):
+        option = Option("p", "1", "number", comment)
+        assert (option.meaning, option.source) == ("", comment)
+    for comment in ("no source", "of the last one (as it was)", "a (code) word", "(papers)"):
+        option = Option("p", "1", "number", comment)
+        assert (option.meaning, option.source) == (comment, "")
 
 
 BASES = """
@@ -85,21 +82,13 @@ class Between(Base):
 """
 
 
-def test_a_class_without_a_config_has_that_of_its_base():
-    assert [o.name for o in read(BASES + "\n@method('m')\nclass M(Between): pass\n")] == ["a", "b"]
-
-
-def test_a_config_has_the_fields_it_inherits_and_its_own_defaults():
-    source = (
-        BASES
-        + "\n@method('m')\nclass M(Base):\n    class Config(Base.Config):\n        b: int = 5\n        c: str = 'x'\n"
-    )
-    assert [(o.name, o.default) for o in read(source)] == [("a", "1"), ("b", "5"), ("c", "x")]
-
-
-def test_a_config_that_derives_from_nothing_hides_that_of_the_base():
-    source = BASES + "\n@method('m')\nclass M(Base):\n    class Config:\n        c: int = 1\n"
-    assert [o.name for o in read(source)] == ["c"]
+def test_config_is_inherited_as_python_does():
+    method = "\n@method('m')\nclass M"
+    assert [o.name for o in read(f"{BASES}{method}(Between): pass\n")] == ["a", "b"]
+    own = f"{method}(Base):\n    class Config(Base.Config):\n        b: int = 5\n        c: str = 'x'\n"
+    assert [(o.name, o.default) for o in read(BASES + own)] == [("a", "1"), ("b", "5"), ("c", "x")]
+    hides = f"{method}(Base):\n    class Config:\n        c: int = 1\n"
+    assert [o.name for o in read(BASES + hides)] == ["c"]
 
 
 def test_a_function_has_the_keywords_of_its_decorator():
@@ -162,19 +151,13 @@ def test_a_block_says_what_the_method_is():
     assert "| `p` | `0.2` | number | " in text
 
 
-def test_a_method_that_prunes_nothing_says_so():
-    assert "| tracks | none, it keeps every unit |" in method_page.block(["dense"])
-
-
-def test_a_block_of_several_names_the_owner_of_an_option():
+def test_block_of_several_names_the_owner_of_an_option():
     text = method_page.block(["taylor", "l1_norm"])
     assert "| `batches` | `taylor` | `none` |" in text
     assert text.count("1608.08710") == 1
     assert "| `strength` | all | " in method_page.block(["l1l2", "group_lasso"])
-
-
-def test_a_block_without_options_says_so():
     assert method_page.block(["l1_norm"]).endswith("No options.")
+    assert "| tracks | none, it keeps every unit |" in method_page.block(["dense"])
 
 
 def test_tables_escape_bars():

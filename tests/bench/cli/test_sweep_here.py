@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from support.command_tools import answer
 from support.paths import PLUGINS
 
-from bench.cli import main
 from bench.measure import latency
 from bench.records import store
+from bench.spec.registry import ARCHS, DATASETS, METHODS
 
 
 @pytest.fixture
@@ -25,8 +26,6 @@ def write(tmp_path):
 @pytest.fixture
 def sweep(plugins, tmp_path, monkeypatch, capsys):
     """``bench sweep`` on tiny data, in this process: exit code, stdout, stderr."""
-    from bench.spec.registry import ARCHS, DATASETS, METHODS
-
     monkeypatch.setattr(latency, "WARMUP_S", 0.0)
     monkeypatch.setattr(latency, "ROUNDS", (3, 3))
     for registry in (METHODS, ARCHS, DATASETS):
@@ -35,8 +34,7 @@ def sweep(plugins, tmp_path, monkeypatch, capsys):
 
     def run(path, *words):
         command = ["sweep", str(path), "--cluster", "inline", *places, "-q", "--out", str(tmp_path / "out"), *words]
-        code = main(command)
-        return code, *capsys.readouterr()
+        return answer(capsys, *command)
 
     return run
 
@@ -99,18 +97,11 @@ def test_a_budget_that_cannot_be_met_does_not_end_the_sweep(sweep, write, tmp_pa
     assert len(out.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
+def test_missing_and_wrong_words(capsys):
+    for words, said in (
         (["x.toml"], "--cluster"),
         (["--cluster", "inline"], "FILE"),
         (["x.toml", "--cluster", "slrum"], "did you mean slurm"),
-    ],
-)
-def test_missing_and_wrong_words(capsys, words, said):
-    with pytest.raises(SystemExit) as stop:
-        main(["sweep", *words])
-    err = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert said in err
-    assert len(err.splitlines()) == 1
+    ):
+        code, _, err = answer(capsys, "sweep", *words)
+        assert (code, said in err, len(err.splitlines())) == (2, True, 1), (words, err)
