@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import sys
-import uuid
 
 import msgspec
 import pytest
@@ -60,7 +59,7 @@ HELPER = "slope = 1.0\n"
 
 
 @pytest.fixture
-def plugged(tmp_path, monkeypatch, plugins):
+def plugged(tmp_path_factory, monkeypatch, plugins):
     """Make a plugin of two files known that defines ``edited``, in place of the one before."""
     monkeypatch.setattr(sys, "modules", sys.modules.copy())
     monkeypatch.setattr(registry, "PLUGINS", [])
@@ -69,8 +68,7 @@ def plugged(tmp_path, monkeypatch, plugins):
         ARCHS._plugins.pop("edited", None)
         ARCHS._objects.pop("edited", None)
         registry.PLUGINS.clear()
-        folder = tmp_path / uuid.uuid4().hex  # a file is imported once
-        folder.mkdir()
+        folder = tmp_path_factory.mktemp("net")  # a file is imported once
         (folder / "net.py").write_text(net.format(helper="helper_of_net"))
         (folder / "helper_of_net.py").write_text(helper)
         sys.path[:] = [str(folder), *sys.path]

@@ -13,6 +13,7 @@ from bench.errors import UsageError
 from bench.pruning.cost_model import Budget
 from bench.records import store
 from bench.runs.execute import execute
+from bench.runs.pipeline import RunPipeline
 from bench.runs.resolve import make_spec
 from bench.runs.verify import verify_file
 from bench.spec.recipe import load_recipe
@@ -57,7 +58,7 @@ def verified(path, tmp_path):
 # --- native --------------------------------------------------------------------------------------------------------
 
 
-def test_a_native_run(bench, tmp_path):
+def test_native_run_is_verified_and_repeated_alike(bench, tmp_path):
     code, out, err = bench("own_share", "--native")
     assert (code, err) == (0, "")
     assert "keeping" not in out.splitlines()[1]
@@ -74,7 +75,7 @@ def test_a_native_run(bench, tmp_path):
     assert (code, again) == (0, out)
 
 
-def test_both_tracks_are_runs_of_their_own(bench, tmp_path):
+def test_budget_modes_are_different_runs(bench, tmp_path):
     ids = {}
     for words in (("--native",), ("--keep-macs", 0.5), ("--keep-macs", 1), (), ("--native", "-p", "share=0.5")):
         code, out, _ = bench("own_share", *words, "--dry-run")
@@ -89,30 +90,25 @@ def test_both_tracks_are_runs_of_their_own(bench, tmp_path):
     assert set(map(tuple, done.structure.widths.values())) != {(40, 10)}
 
 
-@pytest.mark.parametrize(
-    ("method", "words", "said"),
-    [
+def test_contradictory_words_are_refused(bench, tmp_path):
+    for method, words, said in (
         ("l1_norm", ["--native"], "does not choose its own sparsity: give --keep-macs"),
         ("l1_norm", ["--native", "--keep-macs", "0.5"], "--keep-macs and --native: give one of them"),
-        ("own_share", ["--native", "--keep-params", "0.5"], "--keep-params and --native: give one of them"),
         ("own_share", ["--native", "--like", "none.json"], "--like and --native: give one of them"),
         ("own_share", ["--native", "--min-keep", "3"], "without --ranking and --min-keep"),
         ("own_share", ["--native", "--ranking", "global"], "without --ranking and --min-keep"),
         ("l1_norm+pull", ["--native"], "does not choose its own sparsity"),
         ("l1_norm", ["--like", "none.json"], "--like: record none.json: No such file"),
         ("l1_norm", ["--like", "pyproject.toml"], "--like: record pyproject.toml: not JSON"),
-        ("l1_norm", ["--like", "none.json", "--keep-macs", "0.5"], "--keep-macs and --like: give one of them"),
-    ],
-)
-def test_words_that_cannot_be(bench, tmp_path, method, words, said):
-    code, out, err = bench(method, *words)
-    assert (code, out) == (2, "")
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
+    ):
+        code, out, err = bench(method, *words)
+        assert (code, out) == (2, "")
+        assert said in err
+        assert len(err.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_composition_is_native_if_a_part_is():
+def test_composition_is_native_if_a_part_is():
     recipe = load_recipe("synthetic")
     assert make_spec("pull+own_share", "mlp_40_40", "tiny8", recipe, None).budget is None
     with pytest.raises(UsageError, match="does not choose its own sparsity"):
@@ -120,17 +116,13 @@ def test_a_composition_is_native_if_a_part_is():
     assert make_spec("dense", "mlp_40_40", "tiny8", recipe, None).budget is None  # it is given none anyway
 
 
-def test_options_that_are_lists_reach_the_method_and_the_record(make_run):
-    from bench.runs.pipeline import RunPipeline
-
-    spec, options = make_run("own_share", "mlp_40_40", "tiny8", options={"powers": "3,4,5"})
-    assert spec.config == {"powers": (3, 4, 5)}
-    again = Spec.from_dict(json.loads(json.dumps(spec.as_dict())))
-    assert again == spec
-    assert again.id == spec.id
-    assert RunPipeline(again, options).method.config.powers == (3, 4, 5)
-    empty, _ = make_run("own_share", "mlp_40_40", "tiny8", options={"powers": ""})
-    assert RunPipeline(empty, options).method.config.powers == ()
+def test_list_options_reach_the_method_and_the_record(make_run):
+    for text, value in (("3,4,5", (3, 4, 5)), ("", ())):
+        spec, options = make_run("own_share", "mlp_40_40", "tiny8", options={"powers": text})
+        assert RunPipeline(spec, options).method.config.powers == value
+        again = Spec.from_dict(json.loads(json.dumps(spec.as_dict())))
+        assert (again, again.id) == (spec, spec.id)
+    assert spec.config["powers"] == ()
 
 
 # --- widths of another record ----------------------------------------------------------------------------------------
@@ -145,7 +137,7 @@ def like(make_run, tmp_path):
     return store.path_of(tmp_path / "out", spec), done
 
 
-def test_a_run_with_the_widths_of_another(bench, like, tmp_path):
+def test_run_takes_the_widths_of_another(bench, like, tmp_path):
     path, other = like
     code, out, err = bench("random", "--like", path)
     assert (code, err) == (0, "")
@@ -161,48 +153,40 @@ def test_a_run_with_the_widths_of_another(bench, like, tmp_path):
     assert planned["id"] != done.id
 
 
-@pytest.mark.parametrize(
-    ("arch", "widths", "min_keep", "said"),
-    [
+def test_widths_of_another_network_are_refused(make_run, tmp_path):
+    for arch, widths, min_keep, said in (
         ("two_layers", (4, 4), 1, "this network's sites have 8 units"),
         ("mlp_40_40", (4,), 1, "this network's sites have 40-40 units"),
-        ("mlp_40_40", (4, 4, 4), 1, "this network's sites have 40-40 units"),
         ("mlp_40_40", (4, 41), 1, "this network's sites have 40-40 units"),
         ("mlp_40_40", (0, 40), 1, "this network's sites have 40-40 units"),
         ("mlp_40_40", (10, 40), 11, "leaves a site less than 11 units"),
-    ],
-)
-def test_widths_that_do_not_belong_to_the_network(make_run, tmp_path, arch, widths, min_keep, said):
-    with pytest.raises(UsageError, match=said) as caught:
-        execute(*make_run("random", arch, "tiny8", keep=Budget(widths=widths, min_keep=min_keep)))
-    assert "\n" not in str(caught.value)
+    ):
+        with pytest.raises(UsageError, match=said) as caught:
+            execute(*make_run("random", arch, "tiny8", keep=Budget(widths=widths, min_keep=min_keep)))
+        assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_record_of_another_network_and_one_of_a_failed_run(bench, like, tmp_path):
+def test_like_record_of_other_network_or_failed_run_is_refused(bench, like, tmp_path):
     path, done = like
     code, out, err = bench("random", "--like", path, arch="two_layers")
     assert (code, out) == (2, "")
-    assert err.strip() == ("bench: error: budget widths 10-10: this network's sites have 8 units")
-    failed = store.as_table(done) | {
-        "status": "failed",
-        "error": {"type": "RunFailed", "message": "no", "traceback": []},
-    }
-    path = tmp_path / "failed-s0.json"
-    path.write_bytes(line(seal(failed)))
-    code, out, err = bench("random", "--like", path)
+    assert err.strip() == "bench: error: budget widths 10-10: this network's sites have 8 units"
+    error = {"type": "RunFailed", "message": "no", "traceback": []}
+    failed = tmp_path / "failed-s0.json"
+    failed.write_bytes(line(seal(store.as_table(done) | {"status": "failed", "error": error})))
+    code, out, err = bench("random", "--like", failed)
     assert (code, out) == (2, "")
-    assert err.strip() == f"bench: error: --like {path}: that run failed"
+    assert err.strip() == f"bench: error: --like {failed}: that run failed"
     assert len(list((tmp_path / "out" / "records").rglob("*-s0.json"))) == 1
 
 
-def test_widths_are_kept_by_every_ranking_and_on_resume_the_same(make_run):
-    widths = Budget(widths=(7, 30))
+def test_widths_are_kept_by_every_ranking(make_run):
     for ranking in ("layer", "global"):
-        spec, options = make_run("l1_norm", "mlp_40_40", "tiny8", keep=Budget(widths=(7, 30), ranking=ranking))
-        done = execute(spec, options)
+        done = execute(*make_run("l1_norm", "mlp_40_40", "tiny8", keep=Budget(widths=(7, 30), ranking=ranking)))
         assert [after for _, after in done.structure.widths.values()] == [7, 30]
-    assert make_run(keep=widths)[0].id != make_run(keep=Budget(widths=(30, 7)))[0].id
+    one, two = (make_run(keep=Budget(widths=widths))[0] for widths in ((7, 30), (30, 7)))
+    assert one.id != two.id
 
 
 def test_masks_over_the_widths_fail(make_run):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from support.networks import GREY, conv, head, images
+from support.paths import PLUGINS
 from torch import nn
 from torch.nn import functional as F
 
 from bench.cli import main
 from bench.conformance.architecture_check import Request, examine
 from bench.errors import UsageError
-from bench.models.build import build
 from bench.records import store
 from bench.runs import preflight
 from bench.runs.execute import execute
@@ -23,26 +23,19 @@ from bench.spec.recipe import load_recipe
 from bench.spec.registry import add_plugin
 from leaderboard.render.record_summary import details
 
-CPU = torch.device("cpu")
-UNUSUAL = "tests/plugins/unusual.py"
-
 
 @pytest.fixture
-def unusual(plugins, request):
-    add_plugin(str(request.config.rootpath / UNUSUAL))
+def unusual(plugins):
+    add_plugin(str(PLUGINS / "unusual.py"))
 
 
 def situation(coupling="inner", precision="fp32", **settings):
     recipe = load_recipe("digits", {key: str(value) for key, value in settings.items()})
-    return Situation(GREY, 10, coupling, recipe, CPU, precision)
-
-
-@pytest.fixture(autouse=True)
-def _forgets():
-    preflight._known.clear()
+    return Situation(GREY, 10, coupling, recipe, torch.device("cpu"), precision)
 
 
 def fitted(network, given=None, **settings):
+    preflight._known.clear()
     return fit("net", network, situation(**settings), given)
 
 
@@ -84,28 +77,25 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("how", ["rows by size", "columns"])
-def test_fit_falls_back_to_channels_first_for_view(how):
-    found = fitted(Net(*VIEWS[how]))
-    assert found.layout == "channels_first"
-    assert "view size is not compatible" in found.note
-    assert "test_preflight.py:" in found.note
-    assert set(found.sites) == {"one", "two"}
+def test_fit_falls_back_to_channels_first_for_view():
+    for how in ("rows by size", "columns"):
+        found = fitted(Net(*VIEWS[how]))
+        assert found.layout == "channels_first"
+        assert "view size is not compatible" in found.note
+        assert "test_preflight.py:" in found.note
+        assert set(found.sites) == {"one", "two"}
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
+def test_fit_stays_channels_last_where_view_allows_it():
+    for end in (
         lambda net, x: net.fc(x.view(len(x), x.shape[1], -1).mean(2)),
         lambda net, x: net.fc(x.view(len(x), 1, x.shape[1], 8, 8).mean((1, 3, 4))),
         lambda net, x: net.fc(x.mean((2, 3), keepdim=True).view(len(x), -1)),
         VIEWS["after permute"][0],
-    ],
-)
-def test_fit_stays_channels_last_where_view_allows_it(end):
-    found = fitted(Net(end))
-    assert (found.layout, found.note) == ("channels_last", "")
-    assert "one" in found.sites
+    ):
+        found = fitted(Net(end))
+        assert (found.layout, found.note) == ("channels_last", "")
+        assert "one" in found.sites
 
 
 # --- training mode ----------------------------------------------------------------------------------------------------
@@ -124,55 +114,46 @@ class Uses(Net):
         return self.use(self, first, logits) if self.training else logits
 
 
-@pytest.mark.parametrize(
-    ("use", "layer"),
-    [
+def test_fit_rejects_site_that_only_training_reads():
+    for use, layer in (
         (lambda net, x, y: y + net.other(x.mean((2, 3))), "layer other (Linear)"),
         (lambda net, x, y: y + net.late(x).mean(), "layer late (Conv2d)"),
-        (lambda net, x, y: y + net.other(x.mean((2, 3))) if torch.rand(()) < 0.4 else y, "layer other (Linear)"),
-    ],
-)
-def test_fit_rejects_site_that_only_training_reads(use, layer):
-    found = fitted(Uses(use))
-    assert set(found.sites) == {"two"}
-    why = found.sites.rejected["one"]
-    assert why.startswith("a layer that only training uses reads it: RuntimeError: ")
-    assert layer in why
+        (lambda net, x, y: y + F.linear(x.mean((2, 3)), net.other.weight), "fails while training with RuntimeError"),
+    ):
+        found = fitted(Uses(use))
+        assert set(found.sites) == {"two"}
+        why = found.sites.rejected["one"]
+        assert layer in why
+        assert ("layer" in layer) == why.startswith("a layer that only training uses reads it: RuntimeError: ")
 
 
-def test_fit_rejects_site_of_a_weight_used_in_training():
-    found = fitted(Uses(lambda net, x, y: y + F.linear(x.mean((2, 3)), net.other.weight)))
-    assert set(found.sites) == {"two"}
-    assert "fails while training with RuntimeError" in found.sites.rejected["one"]
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()), random.random, np.random.rand])
+def test_fit_draws_several_times_from_any_generator(draw):
+    """One of five forwards uses a layer that reads the site: two steps alone would seldom meet it."""
+    found = fitted(Uses(lambda net, x, y: y + net.other(x.mean((2, 3))) if draw() < 0.2 else y))
+    assert found.sites.rejected["one"].startswith("a layer that only training uses reads it")
 
 
-@pytest.mark.parametrize(
-    ("use", "said"),
-    [
+def test_fit_refuses_network_that_cannot_be_trained():
+    for use, said in (
         (lambda net, x, y: (y, y), "gives a tuple of (4, 10) and (4, 10) for 4 images while training"),
-        (lambda net, x, y: [y], "gives a list of (4, 10) for 4 images while training"),
         (lambda net, x, y: {"logits": y, "maps": x}, "gives a dict of logits, maps for 4 images while training"),
         (lambda net, x, y: y.detach(), "fails while training with RuntimeError: element 0 of tensors does not require"),
         (lambda net, x, y: y * float("nan"), "its loss is nan before any training"),
         (lambda net, x, y: y.exp().add_(0) * y.exp_(), "fails while training with RuntimeError: one of the variables"),
-    ],
-)
-def test_fit_refuses_network_that_cannot_be_trained(use, said):
-    assert said in refusal(Uses(use))
+    ):
+        assert said in refusal(Uses(use))
 
 
-@pytest.mark.parametrize(
-    ("end", "said"),
-    [
+def test_fit_refuses_network_that_cannot_be_evaluated():
+    for end, said in (
         (lambda net, x: (net.fc(x.mean((2, 3))), x), "gives a tuple of (4, 10) and (4, 5, 8, 8) for 4 images in eval"),
         (lambda net, x: net.fc(x.mean((2, 3)))[:, :7], "gives (4, 7) for 4 images in eval mode, not logits (4, 10)"),
         (lambda net, x: net.fc(x.mean((2, 3))).expand(4, -1)[:4], "gives (4, 10) for one image, not 10 logits"),
         (lambda net, x: net.fc(F.dropout(x, 0.5).mean((2, 3))), "two passes over the same images give different"),
         (lambda net, x: net.absent(x), "fails in eval mode with AttributeError: 'Net' object has no attribute"),
-    ],
-)
-def test_fit_refuses_network_that_cannot_be_evaluated(end, said):
-    assert said in refusal(Net(end))
+    ):
+        assert said in refusal(Net(end))
 
 
 def test_fit_allows_one_image_without_batch_axis():
@@ -200,9 +181,20 @@ class Counts(Net):
         return super().forward(x) + self.seen * torch.arange(10)
 
 
+class ExtraState(Net):
+    """Keeps something in its state_dict that is no tensor."""
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
 def test_fit_refuses_state_that_no_file_keeps():
     assert "saved and loaded again it gives other logits" in refusal(Counts(persistent=False))
     assert fitted(Counts(persistent=True)).layout == "channels_last"
+    assert "its state_dict has a dict, _extra_state: only tensors are saved" in refusal(ExtraState())
 
 
 # --- other images -----------------------------------------------------------------------------------------------------
@@ -222,15 +214,14 @@ class Chooses(Net):
         return self.fc(self.two(first).relu().mean((2, 3)))
 
 
-@pytest.mark.parametrize("when", [lambda x: x.mean() > 0.2, lambda x: x.min() < -1.5, lambda x: x.std() > 0.9])
-def test_fit_refuses_cost_that_depends_on_the_images(when):
-    said = refusal(Chooses(when, lambda net, x: net.other(x.mean((2, 3)))))
-    assert "MACs for some images and" in said
+def test_fit_refuses_cost_that_depends_on_the_images():
+    def other(net, x):
+        return net.other(x.mean((2, 3)))
 
-
-def test_fit_looks_at_the_given_images():
-    network = Chooses(lambda x: bool((x == 7).any()), lambda net, x: net.other(x.mean((2, 3))))
-    assert "MACs for some images" in refusal(network, images(4, GREY).fill_(7))
+    for when in (lambda x: x.mean() > 0.2, lambda x: x.min() < -1.5, lambda x: x.std() > 0.9):
+        assert "MACs for some images and" in refusal(Chooses(when, other))
+    given = images(4, GREY).fill_(7)
+    assert "MACs for some images" in refusal(Chooses(lambda x: bool((x == 7).any()), other), given)
 
 
 def test_fit_rejects_site_read_on_a_rare_branch():
@@ -279,14 +270,14 @@ def test_fit_is_reused_for_the_next_seed_only(monkeypatch):
     first, second = Net(), Net()
     found = fitted(first)
     monkeypatch.setattr(Net, "forward", lambda *_: pytest.fail("tested again"))
-    again = fitted(second, batch_size=32)  # more than is used in the test
+    again = fit("net", second, situation(batch_size=32))  # more than is used in the test
     assert again.sites.widths == found.sites.widths
     assert again.sites["one"].network is second
     assert found.sites["one"].network is first
     monkeypatch.undo()
     second.two = conv(6, 4)
     second.fc = nn.Linear(4, 10)
-    assert fitted(second).sites.widths == {"one": 6, "two": 4}
+    assert fit("net", second, situation()).sites.widths == {"one": 6, "two": 4}
 
 
 def test_fit_rejects_sites_that_fail_only_together():
@@ -311,13 +302,15 @@ RUNS = {
     "helped": {"second.0"},
     "random_depth": {"first.0", *(f"blocks.{k}.0.0" for k in range(3))},
 }
+QUICK = ("by_view", "volumes", "tied", "helped")
 REFUSED = {
     "several_outputs": "it gives a tuple of (4, 10) and (4, 10) for 4 images while training",
     "early_exit": "MACs for some images",
 }
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name not in QUICK]
 
 
-@pytest.mark.parametrize("arch", RUNS)
+@pytest.mark.parametrize("arch", [*QUICK, *SLOW])
 def test_run_of_unusual_network_verifies(unusual, make_run, arch):
     spec, options = make_run("l1_norm", arch, "tiny8", keep=0.8)
     done = execute(spec, options)
@@ -340,47 +333,17 @@ def test_run_refuses_unfit_network_before_writing(unusual, make_run, arch):
     assert not [file for file in options.out.rglob("*") if file.suffix in (".json", ".safetensors", ".pt")]
 
 
-@pytest.mark.parametrize("arch", [*RUNS, *REFUSED])
-def test_survey_says_what_run_says(unusual, arch):
+def test_architecture_check_and_list_find_what_run_finds(unusual, capsys):
     request = Request(shape=(1, 8, 8), recipe=load_recipe("digits"))
-    finding = examine(arch, request)
-    assert finding.outcome == ("pass" if arch in RUNS else "skipped")
-    assert REFUSED.get(arch, "") in finding.why
-    assert ("channels_first" in finding.why) == (arch == "by_view")
-
-
-def test_list_sites_names_memory_format_and_reasons(unusual, capsys):
-    assert main(["list", "sites", "-a", "helped", "-d", "digits"]) == 0
-    assert "first.0: a layer that only training uses reads it" in capsys.readouterr().out
-    assert main(["list", "sites", "-a", "by_view", "-d", "digits"]) == 0
-    assert "it runs in channels_first memory format" in capsys.readouterr().out
-    assert main(["list", "sites", "-a", "several_outputs", "-d", "digits"]) == 2
-    assert "several_outputs" in capsys.readouterr().err
-
-
-def test_fit_has_sites_and_cost_model(plugins):
-    network = build("lenet", (1, 28, 28), 10)
-    found = fit("lenet", network, Situation((1, 28, 28), 10, "inner", load_recipe("mnist"), CPU, "fp32"))
-    assert found.sites.widths == {"conv1": 20, "conv2": 50, "fc1": 500}
-    assert found.model.macs(found.model.dense) == 2_293_000
-
-
-class ExtraState(Net):
-    """Keeps something in its state_dict that is no tensor."""
-
-    def get_extra_state(self):
-        return {"version": 1}
-
-    def set_extra_state(self, state):
-        pass
-
-
-def test_fit_refuses_a_state_dict_with_more_than_tensors():
-    assert "its state_dict has a dict, _extra_state: only tensors are saved" in refusal(ExtraState())
-
-
-@pytest.mark.parametrize("draw", [lambda: torch.rand(()), random.random, np.random.rand])
-def test_fit_draws_several_times_from_any_generator(draw):
-    """One of five forwards uses a layer that reads the site: two steps alone would seldom meet it."""
-    found = fitted(Uses(lambda net, x, y: y + net.other(x.mean((2, 3))) if draw() < 0.2 else y))
-    assert found.sites.rejected["one"].startswith("a layer that only training uses reads it")
+    for arch in ("by_view", "helped", *REFUSED):
+        finding = examine(arch, request)
+        assert finding.outcome == ("pass" if arch in RUNS else "skipped"), arch
+        assert REFUSED.get(arch, "") in finding.why
+        assert ("channels_first" in finding.why) == (arch == "by_view")
+    for arch, code, said in (
+        ("helped", 0, "first.0: a layer that only training uses reads it"),
+        ("by_view", 0, "it runs in channels_first memory format"),
+        ("several_outputs", 2, "several_outputs"),
+    ):
+        assert main(["list", "sites", "-a", arch, "-d", "digits"]) == code
+        assert said in "".join(capsys.readouterr())

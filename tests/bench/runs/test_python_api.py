@@ -64,21 +64,17 @@ def test_what_cannot_be_loaded(ran, tmp_path):
         bench.load(ran[0].id, out)
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
+def test_wrong_arguments_are_refused():
+    for asked, said in (
         ({"method": "l1_norm"}, "arch missing"),
         ({"method": "l1_norm", "arch": "resnet20", "keep_mac": 0.5}, "did you mean keep_macs"),
         ({"method": "l1_norm", "arch": "resnet20", "keep_macs": 0.5, "native": True}, "give one of them"),
-        ({"method": "l1_norm", "arch": "resnet2"}, "did you mean resnet"),
-    ],
-)
-def test_wrong_arguments(asked, said):
-    with pytest.raises(UsageError, match=said):
-        bench.run(**asked)
+    ):
+        with pytest.raises(UsageError, match=said):
+            bench.run(**asked)
 
 
 def test_importing_bench_loads_no_torch():
-    code = "import bench, sys; print('torch' in sys.modules, hasattr(bench, 'nothing'), callable(bench.run))"
+    code = "import bench, sys; print('torch' in sys.modules, hasattr(bench, 'nothing'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False True\n"
+    assert done.stdout == "False False\n"

@@ -8,20 +8,20 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from support.paths import PLUGINS
-from support.records import SPEC, changed, ended, line, quality, read, record, seal, spec_table
+from support.records import SPEC, changed, ended, line, read, record, seal, spec_table
 from support.records import finished as finished_table
 from support.requested import specs_of
 
 from bench import RULES
 from bench.cli import main, parser
 from bench.errors import UsageError
+from bench.measure import environment
 from bench.records import store
 from bench.runs import rerun
 from bench.runs.resolve import make_spec, resolve
 from bench.spec.recipe import load_recipe
-from bench.spec.registry import ARCHS, DATASETS, METHODS
 from bench.spec.spec import Budget
+from bench.training.loop import PhaseTrainer
 
 
 def words_of(found):
@@ -35,7 +35,7 @@ def asked(found):
     return spec
 
 
-def finished(spec):
+def finished_record(spec):
     return record(finished_table(spec))
 
 
@@ -50,52 +50,49 @@ def specified(method="l1_norm", budget=HALF, recipe="digits", settings=None, **m
 
 
 DROPNET = {"method": "dropnet", "budget": None, "options": {"p": "0.3", "metric": "minimum"}}
+KINDS = [
+    ({}, "--set precision=fp32 --keep-macs 0.5 --seeds 0 --device cpu --threads 1"),
+    ({"seed": 7}, "--seeds 7"),
+    ({"budget": Budget(keep_params=2 / 3)}, "--keep-params 0.6666666666666666"),
+    ({"budget": Budget(keep_macs=0.5, ranking="global", min_keep=2)}, "--ranking global --min-keep 2"),
+    ({"coupling": "full"}, "--coupling full"),
+    (DROPNET, "--native"),
+    (DROPNET, "-p metric=minimum"),
+    ({"method": "dense"}, "--recipe digits --set precision=fp32 --seeds"),
+    ({"method": "dropout+l1_norm", "options": {"dropout.p": "0.1"}}, "-p dropout.p=0.1"),
+    ({"settings": {"train.epochs": "3", "nesterov": "false"}}, "--set train.epochs=3 --set nesterov=false"),
+    ({"settings": {"finetune.drops": "0.1,0.2"}}, "--set finetune.drops=0.1,0.2"),
+    ({"settings": {"weight_decay": "1e-07"}}, "--set weight_decay=1e-07"),
+    ({"settings": {"train.lr": "0.1", "train.schedule": "step"}}, "--set train.schedule=step"),
+]
 
 
-@pytest.mark.parametrize(
-    ("asked_for", "said"),
-    [
-        ({}, "--set precision=fp32 --keep-macs 0.5 --seeds 0 --device cpu --threads 1"),
-        ({"seed": 7}, "--seeds 7"),
-        ({"budget": Budget(keep_params=2 / 3)}, "--keep-params 0.6666666666666666"),
-        ({"budget": Budget(keep_macs=0.5, ranking="global", min_keep=2)}, "--ranking global --min-keep 2"),
-        ({"coupling": "full"}, "--coupling full"),
-        (DROPNET, "--native"),
-        (DROPNET, "-p metric=minimum"),
-        ({"method": "dense"}, "--recipe digits --set precision=fp32 --seeds"),
-        (
-            {"method": "dropout+l1_norm", "options": {"dropout.p": "0.1"}},
-            "-p dropout.p=0.1",
-        ),
-        ({"settings": {"train.epochs": "3", "nesterov": "false"}}, "--set train.epochs=3 --set nesterov=false"),
-        ({"settings": {"finetune.drops": "0.1,0.2"}}, "--set finetune.drops=0.1,0.2"),
-        ({"settings": {"weight_decay": "1e-07"}}, "--set weight_decay=1e-07"),
-        ({"settings": {"train.lr": "0.1", "train.schedule": "step"}}, "--set train.schedule=step"),
-    ],
-)
-def test_every_kind_of_specification(asked_for, said):
-    spec = specified(**asked_for)
-    found = finished(spec)
-    if spec.method == "dense":
-        plan = [msgspec.structs.replace(found.training.plan[1], part="train")]
-        found = msgspec.structs.replace(found, training=msgspec.structs.replace(found.training, plan=plan))
-    again = asked(found)
-    assert (again.sha256, again.id, again.recipe.sha256) == (spec.sha256, spec.id, spec.recipe.sha256)
-    assert said in " ".join([*words_of(found), ""])
+def test_command_makes_the_specification_again():
+    for asked_for, said in KINDS:
+        spec = specified(**asked_for)
+        found = finished_record(spec)
+        if spec.method == "dense":
+            plan = [msgspec.structs.replace(found.training.plan[1], part="train")]
+            found = msgspec.structs.replace(found, training=msgspec.structs.replace(found.training, plan=plan))
+        again = asked(found)
+        assert (again.sha256, again.id, again.recipe.sha256) == (spec.sha256, spec.id, spec.recipe.sha256), said
+        assert said in " ".join([*words_of(found), ""])
+    for spec in (specified(), specified("dense")):
+        assert asked(record(ended(spec=spec))).id == spec.id  # of a run that failed
 
 
-def test_a_recipe_that_is_not_known_here_has_all_its_values_set():
+def test_recipe_unknown_here_has_all_its_values_set():
     spec = specified(settings={"batch_size": "48"})
     spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, name="../own.toml"))
-    words = words_of(finished(spec))
+    words = words_of(finished_record(spec))
     assert words.count("--set") == 21
     assert "../own.toml" not in " ".join(words)
-    assert asked(finished(spec)).id == spec.id
+    assert asked(finished_record(spec)).id == spec.id
 
 
-def test_a_record_that_was_like_another_says_what_is_to_be_put_there(tmp_path):
+def test_record_with_widths_of_another_names_the_place(tmp_path):
     spec = specified(budget=Budget(widths=(4,), ranking="global"))
-    found = finished(spec)
+    found = finished_record(spec)
     assert f"--like {rerun.LIKE} --ranking global" in rerun.command(found)
     path = tmp_path / "x.json"
     path.write_bytes(store.encode(found))
@@ -103,51 +100,33 @@ def test_a_record_that_was_like_another_says_what_is_to_be_put_there(tmp_path):
     assert [made.id for made in resolve(request)[0]] == [spec.id]
 
 
-def test_a_run_that_failed_can_be_asked_for_too():
-    assert asked(record(ended(spec=specified()))).id == specified().id
-    assert asked(record(ended(spec=specified("dense")))).id == specified("dense").id
+def test_hostile_names_stay_one_word():
+    for text in ("a; rm -rf ~", "$(touch x)", "`x`", 'it\'s "so"', "-x", "--out=/", "a b", "*", "#", "~", "a\\"):
+        spec = dataclasses.replace(SPEC, method=text, arch=text, dataset=text, config={"k" + text: text})
+        found = msgspec.structs.replace(finished_record(SPEC), spec=spec)
+        request, machine = rerun.request_of(found)
+        expected = ["python", "-m", "bench", *request.to_words(), *machine.to_words()]
+        assert shlex.split(rerun.command(found)) == expected
+        chosen = parser().parse_args(words_of(found))
+        assert (chosen.method, chosen.arch, chosen.dataset, chosen.options) == (text, text, text, [f"k{text}={text}"])
+        assert chosen.out == Path("results")
 
 
-@pytest.mark.parametrize(
-    "text", ["a; rm -rf ~", "$(touch x)", "`x`", 'it\'s "so"', "-x", "--out=/", "a b", "*", "#", "~", "a\\"]
-)
-def test_hostile_names_stay_one_word(text):  # fmt: skip
-    spec = dataclasses.replace(SPEC, method=text, arch=text, dataset=text, config={"k" + text: text})
-    found = msgspec.structs.replace(finished(SPEC), spec=spec)
-    words = rerun.command(found)
-    request, machine = rerun.request_of(found)
-    assert shlex.split(words) == ["python", "-m", "bench", *request.to_words(), *machine.to_words()]
-    chosen = parser().parse_args(words_of(found))
-    assert (chosen.method, chosen.arch, chosen.dataset, chosen.options) == (text, text, text, [f"k{text}={text}"])
-    assert chosen.out == Path("results")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("arch", "file:/tmp/evil.py:f"), ("dataset", "folder:/home"), ("dataset", "folder:x@8")]
-)
-def test_a_record_does_not_choose_files_of_this_machine(key, value):  # fmt: skip
-    with pytest.raises(UsageError, match="with the hash of their content"):
-        rerun.request_of(msgspec.structs.replace(finished(SPEC), spec=dataclasses.replace(SPEC, **{key: value})))
-
-
-def test_what_no_command_asks_for():
+def test_record_chooses_no_files_of_this_machine():
+    for change in ({"arch": "file:/tmp/evil.py:f"}, {"dataset": "folder:/home"}, {"dataset": "folder:x@8"}):
+        found = msgspec.structs.replace(finished_record(SPEC), spec=dataclasses.replace(SPEC, **change))
+        with pytest.raises(UsageError, match="with the hash of their content"):
+            rerun.request_of(found)
     with pytest.raises(UsageError, match="without a share"):
-        rerun.request_of(finished(dataclasses.replace(SPEC, budget=Budget())))
+        rerun.request_of(finished_record(dataclasses.replace(SPEC, budget=Budget())))
 
 
 # --- what is expected -------------------------------------------------------------------------------------------
 
 
-def run(top1, images=1000, seed=0):
-    spec = dataclasses.replace(SPEC, seed=seed)
-    found = changed(finished_table(spec), ("data", "test"), images)
-    for which in ("dense", "pruned", "final"):
-        found["metrics"][which] = quality(examples=images, top1=top1, top5=1.0)
-    return found
-
-
-def test_what_differs():
-    old, same = run(0.5), changed(run(0.5), ("latency",), [])
+def test_parts_and_versions_that_differ():
+    old = finished_table(SPEC)
+    same = changed(old, ("latency",), [])
     assert rerun.parts_that_differ(record(old), record(same)) == []
     new = changed(changed(same, ("environment", "packages", "torch"), "3.0"), ("code", "commit"), None)
     new = record(changed(new, ("metrics", "final", "loss"), 1.3))
@@ -162,44 +141,53 @@ def test_what_differs():
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch, capsys):
-    from bench.measure import latency
+def bench(make_run, tmp_path, capsys):
+    """Run a command in this process, with the folder ``mine`` for results: exit code, stdout, stderr."""
 
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
-    for registry in (METHODS, ARCHS, DATASETS):
-        monkeypatch.setattr(registry, "_plugins", {})
-
-    def run(command, *words):
-        places = ["--plugin", PLUGINS / "small.py", "--data-dir", tmp_path / "data", "-q", "--threads", "1"]
-        try:
-            code = main([str(word) for word in (command, *words, *places)])
-        except SystemExit as stop:
-            code = stop.code
+    def run(command, *words, out=None):
+        code = main([str(word) for word in (command, *words, "--out", out or tmp_path / "mine", "-q")])
         return code, *capsys.readouterr()
 
     return run
 
 
 @pytest.fixture
-def given(bench, tmp_path):
+def given(finished, tmp_path):
     """Path of the record of a small run, as it came with somebody's pull request."""
-    words = ["--method", "l1_norm", "--arch", "two_layers", "--dataset", "tiny8", "--recipe", "synthetic"]
-    words += ["--epochs", "3", "--finetune-epochs", "1", "--set", "batch_size=32", "--set", "latency_batch=4"]
-    assert bench("run", *words, "--set", "recalibrate=2", "--out", tmp_path / "theirs")[0] == 0
-    (path,) = store.find(tmp_path / "theirs" / "records")
+    spec, _, options = finished("l1_norm", "two_layers", "tiny8", train__epochs=3, out=tmp_path / "theirs")
+    return store.path_of(options.out, spec)
+
+
+def put(path, table):
+    """Write a table as a record with a hash that fits, as a forger would."""
+    path.write_bytes(line(seal(table)))
     return path
 
 
-def test_an_honest_record_is_met_to_the_last_bit(bench, given, tmp_path):
+def respecified(path, **changes):
+    """What a record of another specification says of it."""
+    spec = dataclasses.replace(store.load(path).spec, **changes)
+    return {"spec": spec_table(spec), "id": spec.id, "spec_sha256": spec.sha256}
+
+
+def put_other_seeds(given, top1):
+    """Records of three other seeds next to ``given``, with this accuracy."""
+    for seed in (1, 2, 3):
+        other = read(given) | respecified(given, seed=seed)
+        for key, value in (("top1", top1), ("top5", 1.0), ("worst_class_top1", 0.0)):
+            other = changed(other, ("metrics", "final", key), value)
+        put(given.parent / f"{other['id']}.json", other)
+
+
+def test_honest_record_is_met_to_the_last_bit(bench, given, tmp_path):
     before = given.read_bytes()
-    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    code, out, err = bench("reproduce", given, "--device", "cpu")
     assert (code, err) == (0, f"bench: {given.stem} again, in {tmp_path / 'mine'}\n")
     assert "every result is the same to the last bit" in out
     assert "the replay lies inside" in out
     assert len([*store.find(tmp_path / "mine" / "records")]) == 1
     assert given.read_bytes() == before
-    code, out, _ = bench("reproduce", given, "--out", tmp_path / "mine", "--json")
+    code, out, _ = bench("reproduce", given, "--json")
     found = json.loads(out)
     assert code == 0
     assert found["was"] == found["is"]
@@ -207,76 +195,45 @@ def test_an_honest_record_is_met_to_the_last_bit(bench, given, tmp_path):
     assert Path(found["replay"]).is_file()
 
 
-def test_a_record_of_this_folder_is_run_again_beside_it(bench, given, tmp_path):
-    out_folder = tmp_path / "theirs"
-    before = {file: file.read_bytes() for file in out_folder.rglob("*") if file.is_file()}
-    code, _, err = bench("reproduce", given.stem[:9], "--out", out_folder)
+def test_record_of_this_folder_is_run_again_below_it(bench, given, tmp_path):
+    folder = tmp_path / "theirs"
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    code, _, err = bench("reproduce", given.stem[:9], out=folder)
     assert code == 0
-    assert f"again, in {out_folder / 'replays'}" in err
+    assert f"again, in {folder / 'replays'}" in err
     assert {file: file.read_bytes() for file in before} == before
-    assert store.path_of(out_folder / "replays", store.load(given).spec).is_file()
+    assert store.path_of(folder / "replays", store.load(given).spec).is_file()
 
 
-def test_a_tampered_accuracy_comes_out(bench, given, tmp_path):
+def test_tampered_accuracy_is_found(bench, given):
     found = read(given)
     honest = found["metrics"]["final"]["top1"]
-    lie = 1.0 if honest < 0.6 else 0.1
-    for key, value in (("top1", lie), ("top5", 1.0), ("worst_class_top1", 0.0)):
+    for key, value in (("top1", 1.0 if honest < 0.6 else 0.1), ("top5", 1.0), ("worst_class_top1", 0.0)):
         found = changed(found, ("metrics", "final", key), value)
-    given.write_bytes(line(seal(found)))  # with a hash that fits, as a forger would
-    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    put(given, found)
+    code, out, err = bench("reproduce", given)
     assert code == 1
     assert "the replay lies OUTSIDE" in out
     assert "not the same to the last bit: metrics" in out
     assert "error: final top-1 of the replay is outside of" in err
-    # Where other seeds lie beside it, they tell that the record is the one that is wrong.
-    for seed in (1, 2, 3):
-        spec = dataclasses.replace(store.load(given).spec, seed=seed)
-        other = found | {"id": spec.id, "spec": spec_table(spec)}
-        other = changed(other, ("metrics", "final", "top1"), honest)
-        (given.parent / f"{spec.id}.json").write_bytes(line(seal(other)))
-    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    put_other_seeds(given, honest)  # which show that the record is the one that is wrong
+    code, out, err = bench("reproduce", given)
     assert code == 0
     assert "the record lies OUTSIDE, as 1 in 20 honest records does" in out
     assert "the replay lies inside" in out
     assert "nothing recorded explains it" in out
 
 
-def test_reproduce_of_an_outlier_that_comes_out_equal_is_ok(bench, given, tmp_path):
-    found = read(given)
-    for seed in (1, 2, 3):  # whose values leave the record's own outside
-        spec = dataclasses.replace(store.load(given).spec, seed=seed)
-        other = changed(found | {"id": spec.id, "spec": spec_table(spec)}, ("metrics", "final", "top1"), 1.0)
-        other = changed(other, ("metrics", "final", "top5"), 1.0)
-        (given.parent / f"{spec.id}.json").write_bytes(line(seal(other)))
-    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+def test_outlier_that_is_reproduced_is_ok(bench, given):
+    put_other_seeds(given, 1.0)
+    code, out, err = bench("reproduce", given)
     assert (code, len(err.splitlines())) == (0, 1)
     assert "the record lies OUTSIDE, as 1 in 20 honest records does" in out
     assert "the replay lies OUTSIDE, as 1 in 20 honest replays does" in out
     assert "every result is the same to the last bit" in out
 
 
-def test_a_record_changed_without_a_new_hash_is_refused(bench, given, tmp_path):
-    found = read(given)
-    given.write_bytes(line(changed(found, ("curve", "train_loss"), [0.5 for _ in found["curve"]["train_loss"]])))
-    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
-    assert (code, out) == (1, "")
-    assert "its content is not what record_sha256 was made of" in err
-
-
-def test_a_dry_run_prints_the_command(bench, given, tmp_path):
-    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine", "--dry-run")
-    assert (code, err) == (0, "")
-    assert not (tmp_path / "mine").exists()
-    words = shlex.split(out)
-    assert words[:3] == ["python", "-m", "bench"]
-    chosen = parser().parse_args(words[3:])
-    assert [spec.id for spec in specs_of(*words[4:])] == [given.stem]
-    assert chosen.out == tmp_path / "mine"
-
-
-def test_show_says_how_to_make_it_again(given, tmp_path, capsys):
-    capsys.readouterr()
+def test_show_and_dry_run_print_the_command(bench, given, tmp_path, capsys):
     assert main(["show", str(given)]) == 0
     made, last = capsys.readouterr().out.splitlines()[-2:]
     found = store.load(given)
@@ -284,34 +241,27 @@ def test_show_says_how_to_make_it_again(given, tmp_path, capsys):
     assert "--set precision=fp32" in last and last.endswith("--device cpu --threads 1")
     assert made == f"made with: {rerun.made_with(found)}"
     assert found.code.commit in made and f"rules {RULES}" in made
-    odd = tmp_path / "odd-s0.json"
-    spec = dataclasses.replace(found.spec, arch="file:/x.py:f")
-    named = {"id": spec.id, "spec": spec_table(spec), "spec_sha256": spec.sha256}
-    odd.write_bytes(line(seal(read(given) | named)))
+    code, out, err = bench("reproduce", given, "--dry-run")
+    assert (code, err) == (0, "")
+    assert not (tmp_path / "mine").exists()
+    assert out.startswith(last.removeprefix("again: "))
+    words = shlex.split(out)
+    assert words[:3] == ["python", "-m", "bench"]
+    assert [spec.id for spec in specs_of(*words[4:])] == [given.stem]
+    assert parser().parse_args(words[3:]).out == tmp_path / "mine"
+    odd = put(tmp_path / "odd-s0.json", read(given) | respecified(given, arch="file:/x.py:f"))
     assert main(["show", str(odd)]) == 0
     assert "no command makes it here" in capsys.readouterr().out.splitlines()[-1]
 
 
-def of_rules_0_1(path, precision):
-    """Make a record one of rules 0.1, where the machine chose the precision."""
-    found = read(path)
-    spec = store.load(path).spec
-    spec = dataclasses.replace(spec, rules="0.1", recipe=dataclasses.replace(spec.recipe, precision="auto"))
-    found |= {"spec": spec_table(spec), "id": spec.id, "spec_sha256": spec.sha256}
-    found = changed(found, ("training", "precision"), precision)
-    older = path.parent / f"{spec.id}.json"
-    older.write_bytes(line(seal(found)))
-    return older
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("native", [True, False])
-def test_record_of_rules_0_1_is_replayed_in_its_precision(bench, given, tmp_path, monkeypatch, precision, native):
-    from bench.measure import environment
-
+@pytest.mark.parametrize(("precision", "native"), [("fp32", True), ("bf16", False)])
+def test_record_of_rules_0_1_is_replayed_in_its_precision(bench, given, monkeypatch, precision, native):
+    """The machine chose it then, and here would choose the other one."""
     monkeypatch.setattr(environment, "has_bf16", lambda device: native)
-    older = of_rules_0_1(given, precision)
-    code, out, err = bench("reproduce", older, "--out", tmp_path / "mine", "--json")
+    recipe = dataclasses.replace(store.load(given).spec.recipe, precision="auto")
+    found = read(given) | respecified(given, rules="0.1", recipe=recipe)
+    older = put(given.parent / f"{found['id']}.json", changed(found, ("training", "precision"), precision))
+    code, out, err = bench("reproduce", older, "--json")
     found = json.loads(out)
     new = store.load(Path(found["replay"]))
     assert new.training.precision == new.spec.recipe.precision == precision
@@ -321,53 +271,18 @@ def test_record_of_rules_0_1_is_replayed_in_its_precision(bench, given, tmp_path
         assert (code, found["parts_that_differ"]) == (0, [])
 
 
-def test_replay_line_is_one_in_show_and_reproduce(bench, given, tmp_path, capsys):
-    main(["show", str(given)])
-    again = capsys.readouterr().out.splitlines()[-1].removeprefix("again: ")
-    assert bench("reproduce", given, "--out", tmp_path / "mine", "--dry-run")[1].startswith(f"{again} --plugin ")
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (("--threads", "2"), 2, "was made with 1, and so is its replay"),
-        (("--device", "cuda"), 2, "was made with cpu, and so is its replay"),
-        (("--device", "cpu"), 0, "again, in"),
-    ],
-)
-def test_replay_on_another_machine_is_refused_first(given, tmp_path, capsys, words, code, said):
-    capsys.readouterr()
-    places = ["--plugin", str(PLUGINS / "small.py"), "--out", str(tmp_path / "mine"), "-q"]
-    assert main(["reproduce", str(given), *places, *words]) == code
-    assert said in capsys.readouterr().err
-    assert (tmp_path / "mine").exists() == (code == 0)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_replay_of_a_gpus_record_needs_a_gpu(bench, given, tmp_path):
-    given.write_bytes(line(seal(changed(read(given), ("environment", "device_type"), "cuda"))))
-    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
-    assert (code, out) == (3, "")
-    assert "was made on cuda, which is not here" in err
-    assert not (tmp_path / "mine").exists()
-
-
-def test_replay_names_what_else_was_another(bench, given, tmp_path):
+def test_replay_names_what_else_was_another(bench, given):
     found = changed(read(given), ("metrics", "final", "loss"), 9.0)
     found = changed(changed(found, ("code", "commit"), "f" * 40), ("environment", "packages", "numpy"), "0.9")
     found = changed(found, ("environment", "instructions"), "AVX9")
     found = changed(found, ("training", "base", "made", "device"), "another chip")
     del found["environment"]["packages"]["pillow"]
-    given.write_bytes(line(seal(found)))
-    code, out, _ = bench("reproduce", given, "--out", tmp_path / "mine")
+    code, out, _ = bench("reproduce", put(given, found))
     lines = out[out.index("not the same to the last bit: metrics.final\n") :].splitlines()
     assert code == 0
     keys = [line.strip().partition(":")[0] for line in lines[2:]]
     assert keys == [
-        "environment.instructions",
-        "base.device",
-        "environment.packages.numpy",
-        "code.commit",
+        *("environment.instructions", "base.device", "environment.packages.numpy", "code.commit"),
         "not recorded then",
     ]
     assert lines[-1].endswith("not recorded then: environment.packages.pillow")
@@ -377,46 +292,48 @@ def test_all_records_of_one_name_are_listed(given, tmp_path, capsys):
     other = tmp_path / "theirs" / "records" / "elsewhere" / given.name
     other.parent.mkdir()
     other.write_bytes(given.read_bytes())
-    capsys.readouterr()
     for command in ("show", "reproduce", "measure"):
         assert main([command, given.stem, "--out", str(tmp_path / "theirs")]) == 2
         err = capsys.readouterr().err
         assert f"2 records have that name, give one of them as a file: {other}, {given}" in err
 
 
-def test_a_run_that_fails_is_an_error(bench, given, tmp_path, monkeypatch):
-    from bench.training.loop import PhaseTrainer
-
+def test_replay_that_fails_is_an_error(bench, given, monkeypatch):
     def fail(*_):
         raise RuntimeError("no more")
 
     monkeypatch.setattr(PhaseTrainer, "train", fail)
-    code, out, err = bench("reproduce", given, "--out", tmp_path / "mine")
+    code, out, err = bench("reproduce", given)
     assert (code, out) == (1, "")
     assert "no more" in err
 
 
-def test_wrong_words(bench, given, tmp_path):
-    failed = read(given) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
-    other = tmp_path / "failed-s0.json"
-    other.write_bytes(line(seal(failed)))
-    older, forged = tmp_path / "older-s0.json", tmp_path / "forged-s0.json"
-    spec = dataclasses.replace(store.load(given).spec, rules="0.0")
-    rules = read(given) | {"spec": spec_table(spec), "id": spec.id, "spec_sha256": spec.sha256}
-    older.write_bytes(line(seal(rules)))
-    forged.write_bytes(line(seal(changed(read(given), ("spec", "coupling"), "full"))))
-    damaged = tmp_path / "damaged.json"
-    damaged.write_text("{")
+def test_what_cannot_be_replayed_is_refused_first(bench, given, tmp_path):
+    found = read(given)
+    failed = found | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
+    on_gpu = changed(found, ("environment", "device_type"), "cuda")
+    altered = changed(found, ("curve", "train_loss"), [0.5 for _ in found["curve"]["train_loss"]])
+    (tmp_path / "altered-s0.json").write_bytes(line(altered))
+    (tmp_path / "damaged.json").write_text("{")
+    forged = put(tmp_path / "forged-s0.json", changed(found, ("spec", "coupling"), "full"))
     for words, code, said in (
         (("none.json",), 2, "no record of that name"),
         (("0123456789ab",), 2, "no record of that name"),
         ((given, "--seeds", "0"), 2, "--only and --seeds are for publications"),
-        ((other,), 2, "that run failed"),
-        ((older,), 2, "(rules)"),
+        ((given, "--threads", "2"), 2, "was made with 1, and so is its replay"),
+        ((given, "--device", "cuda"), 2, "was made with cpu, and so is its replay"),
+        ((put(tmp_path / "failed-s0.json", failed),), 2, "that run failed"),
+        ((put(tmp_path / "older-s0.json", found | respecified(given, rules="0.0")),), 2, "(rules)"),
         ((forged,), 1, "the hash of the specification is"),
-        ((damaged,), 1, "not JSON"),
+        ((tmp_path / "damaged.json",), 1, "not JSON"),
+        ((tmp_path / "altered-s0.json",), 1, "its content is not what record_sha256 was made of"),
+        *(
+            []
+            if torch.cuda.is_available()
+            else [((put(tmp_path / "gpu-s0.json", on_gpu),), 3, "was made on cuda, which is not here")]
+        ),
     ):
-        got, out, err = bench("reproduce", *words, "--out", tmp_path / "mine")
+        got, out, err = bench("reproduce", *words)
         assert (got, out) == (code, ""), err
         assert said in err
         assert len(err.splitlines()) == 1

@@ -50,15 +50,10 @@ def test_default_ranking_is_left_out():
     assert other.budget == Budget(keep_macs=DEFAULT_KEEP_MACS, ranking="global")
 
 
-@pytest.mark.parametrize(
-    ("dataset", "recipe"), [("cifar10", "cifar"), ("cifar100", "cifar"), ("kmnist", "mnist"), ("digits", "digits")]
-)
-def test_default_recipe_of_a_data_set(dataset, recipe):
-    assert default_recipe(dataset) == DATASETS.get(dataset).recipe == recipe
-
-
-def test_every_named_default_recipe_is_there(plugins):
+def test_every_data_set_has_a_default_recipe(plugins):
     DATASETS._plugins.clear()
+    for dataset, recipe in {"cifar10": "cifar", "cifar100": "cifar", "kmnist": "mnist", "digits": "digits"}.items():
+        assert default_recipe(dataset) == DATASETS.get(dataset).recipe == recipe
     for name, entry in DATASETS.entries().items():
         named = [option.default for option in entry.options if option.name == "recipe"]
         assert default_recipe(name) in recipe_names() or not named, name
@@ -89,9 +84,8 @@ def test_precision_of_another_machine_is_not_guessed():
     resolve(dataclasses.replace(asked, settings={"precision": "bf16"}), elsewhere=True)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
+def test_wrong_request_names_the_value():
+    for changes, said in (
         ({"method": "l1norm"}, "did you mean l1_norm"),
         ({"arch": "resnet57"}, "did you mean resnet"),
         ({"dataset": "digit"}, "did you mean digits"),
@@ -102,8 +96,6 @@ def test_precision_of_another_machine_is_not_guessed():
         ({"options": {"power": 3}}, "has no option 'power'"),
         ({"native": True}, "does not choose its own sparsity"),
         ({"like": "nowhere.json"}, "--like"),
-    ],
-)
-def test_wrong_requests(changes, said):
-    with pytest.raises(UsageError, match=said):
-        resolve(dataclasses.replace(RunRequest("l1_norm", "resnet20"), **changes))
+    ):
+        with pytest.raises(UsageError, match=said):
+            resolve(dataclasses.replace(RunRequest("l1_norm", "resnet20"), **changes))

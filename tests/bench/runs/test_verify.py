@@ -1,6 +1,6 @@
 """Every claim of a record can be found false."""
 
-import json
+import copy
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -12,6 +12,7 @@ from bench.records import store as record
 from bench.runs.identity import arch_sha256
 from bench.runs.verify import verify_file
 from bench.spec.digest import digest
+from bench.spec.registry import ARCHS
 
 
 @pytest.fixture
@@ -21,20 +22,20 @@ def made(finished):
     return record.path_of(options.out, spec), record.as_table(done), options
 
 
-def failed(path, options):
-    return {c.name for c in verify_file(path, options.out, options.data_dir) if c.outcome == "FAILED"}
-
-
-def put(path, changed):
-    """Write a changed record with a hash that fits, as a forger would."""
-    path.write_bytes(line(seal(changed)))
-
-
-def test_an_honest_record_holds(made):
+def outcomes(made):
+    """Outcome and detail of every check, by its name."""
     path, _, options = made
-    outcomes = {c.name: c.outcome for c in verify_file(path, options.out, options.data_dir)}
-    assert set(outcomes.values()) == {"ok"}
-    assert len(outcomes) == 7
+    return {c.name: (c.outcome, c.detail) for c in verify_file(path, options.out, options.data_dir)}
+
+
+def failed(made):
+    return {name for name, (outcome, _) in outcomes(made).items() if outcome == "FAILED"}
+
+
+def test_honest_record_holds(made):
+    found = outcomes(made)
+    assert {outcome for outcome, _ in found.values()} == {"ok"}
+    assert len(found) == 7
 
 
 def shift(record, which, macs):
@@ -55,91 +56,74 @@ def slower(timing):
     timing["speedup_ci95"] = [2 * end for end in timing["speedup_ci95"]]
 
 
-@pytest.mark.parametrize(
-    ("change", "check"),
-    [
-        (lambda r: shift(r, "final", -1), "MACs and params from widths"),
-        (lambda r: r["cost"]["final"].update(params=r["cost"]["final"]["params"] - 1), "MACs and params from widths"),
-        (lambda r: shift(r, "dense", 1), "MACs and params from widths"),
-        (lambda r: narrow(r, "0"), "MACs and params from widths"),
-        (lambda r: r["structure"].update(arch_sha256="0" * 64), "MACs and params from widths"),
-        (lambda r: r["structure"].update(masks_sha256="0" * 64), "masks"),
-        (lambda r: r["artifacts"]["network"].update(sha256="0" * 64), "stored network"),
-        (
-            lambda r: r["metrics"]["final"].update(top1=1.0, top5=1.0, worst_class_top1=0.0),
-            "accuracy of the stored network",
-        ),
-        (lambda r: r["data"].update(test_sha256="0" * 64), "accuracy of the stored network"),
-        (lambda r: r["spec"]["recipe"].update(weight_decay=0.1), "form"),
-        (lambda r: r["spec"].update(method="l1_norm"), "form"),
-        (lambda r: slower(r["latency"][0]), "latency from its samples"),
-        (lambda r: r["latency"][0].update(rounds=4), "latency from its samples"),
-        (lambda r: r["latency"].pop(), "latency from its samples"),
-        (lambda r: r["artifacts"]["samples"].update(sha256="0" * 64), "latency from its samples"),
-        (lambda r: r["spec"].update(seed=3), "form"),
-        (lambda r: r.update(id="0" * 12 + "-s0"), "form"),
-        (lambda r: r["metrics"]["final"].update(top1=1.2), "form"),
-    ],
-)  # fmt: skip
-def test_a_forged_record_does_not(made, change, check):
-    path, done, options = made
-    changed = json.loads(json.dumps(done))
-    changed["metrics"]["final"].update(top1=min(changed["metrics"]["final"]["top1"], 0.5), worst_class_top1=0.0)
-    changed["metrics"]["final"]["top1"] = done["metrics"]["final"]["top1"]
-    change(changed)
-    put(path, changed)
-    assert check in failed(path, options)
+WIDTHS, NETWORK, LATENCY = "MACs and params from widths", "accuracy of the stored network", "latency from its samples"
+FORGERIES = [
+    (lambda r: shift(r, "final", -1), WIDTHS),
+    (lambda r: r["cost"]["final"].update(params=r["cost"]["final"]["params"] - 1), WIDTHS),
+    (lambda r: shift(r, "dense", 1), WIDTHS),
+    (lambda r: narrow(r, "0"), WIDTHS),
+    (lambda r: r["structure"].update(arch_sha256="0" * 64), WIDTHS),
+    (lambda r: r["structure"].update(masks_sha256="0" * 64), "masks"),
+    (lambda r: r["artifacts"]["network"].update(sha256="0" * 64), "stored network"),
+    (lambda r: r["metrics"]["final"].update(top1=1.0, top5=1.0, worst_class_top1=0.0), NETWORK),
+    (lambda r: r["data"].update(test_sha256="0" * 64), NETWORK),
+    (lambda r: r["spec"]["recipe"].update(weight_decay=0.1), "form"),
+    (lambda r: r["spec"].update(method="l1_norm"), "form"),
+    (lambda r: slower(r["latency"][0]), LATENCY),
+    (lambda r: r["latency"][0].update(rounds=4), LATENCY),
+    (lambda r: r["latency"].pop(), LATENCY),
+    (lambda r: r["artifacts"]["samples"].update(sha256="0" * 64), LATENCY),
+    (lambda r: r["spec"].update(seed=3), "form"),
+    (lambda r: r.update(id="0" * 12 + "-s0"), "form"),
+    (lambda r: r["metrics"]["final"].update(top1=1.2), "form"),
+]
 
 
-def test_a_change_without_a_new_hash_does_not(made):
-    path, done, options = made
+def test_forged_record_fails_verify(made):
+    """Each is written with a hash that fits, as a forger would."""
+    path, done, _ = made
+    for number, (change, check) in enumerate(FORGERIES):
+        forged = copy.deepcopy(done)
+        change(forged)
+        path.write_bytes(line(seal(forged)))
+        assert check in failed(made), f"forgery {number}"
+
+
+def test_change_without_a_new_hash_fails_verify(made):
+    path, done, _ = made
     done["curve"]["train_loss"] = [0.5 for _ in done["curve"]["train_loss"]]
     path.write_bytes(line(done))
-    (form,) = verify_file(path, options.out, options.data_dir)
-    assert (form.name, form.outcome) == ("form", "FAILED")
-    assert "is not what record_sha256 was made of" in form.detail
+    ((name, (outcome, detail)),) = outcomes(made).items()
+    assert (name, outcome) == ("form", "FAILED")
+    assert "is not what record_sha256 was made of" in detail
 
 
-def test_other_samples_do_not(made):
-    """Samples that fit the medians, but are not those of the record's hash; without them the check is not run."""
-    path, done, options = made
-    file = options.out / "artifacts" / done["id"] / "samples.json"
-    file.write_bytes(file.read_bytes() + b" ")
-    assert failed(path, options) == {"latency from its samples"}
-    file.unlink()
-    outcomes = {c.name: c.outcome for c in verify_file(path, options.out, options.data_dir)}
-    assert outcomes["latency from its samples"] == "not run"
-
-
-def test_other_masks_or_weights_do_not(made):
-    path, done, options = made
+def test_other_files_fail_verify_and_missing_ones_do_not(made):
+    """Samples that fit the medians, masks of the same widths, other weights: none has the hash of the record."""
+    _, done, options = made
     folder = options.out / "artifacts" / done["id"]
+    with (folder / "samples.json").open("ab") as file:
+        file.write(b" ")
+    assert failed(made) == {LATENCY}
     masks = load_file(folder / "masks.safetensors")
     name = next(n for n, m in masks.items() if 0 < m.sum() < len(m))
     save_file(masks | {name: masks[name].flip(0).contiguous()}, folder / "masks.safetensors")
-    assert "masks" in failed(path, options)
+    assert "masks" in failed(made)
     weights = load_file(folder / "network.safetensors")
     save_file({n: w * 2 for n, w in weights.items()}, folder / "network.safetensors")
-    assert "stored network" in failed(path, options)
-
-
-def test_what_is_not_at_hand_is_not_run(made):
-    path, done, options = made
-    for file in (options.out / "artifacts" / done["id"]).iterdir():
+    assert "stored network" in failed(made)
+    for file in folder.iterdir():
         file.unlink()
-    outcomes = {c.name: c.outcome for c in verify_file(path, options.out, options.data_dir)}
-    assert [outcomes[n] for n in ("masks", "stored network", "accuracy of the stored network")] == ["not run"] * 3
-    assert outcomes["MACs and params from widths"] == "ok"
+    found = outcomes(made)
+    assert [found[n][0] for n in (LATENCY, "masks", "stored network", NETWORK)] == ["not run"] * 4
+    assert found[WIDTHS][0] == "ok"
 
 
-def test_an_unknown_architecture_is_not_run(made, monkeypatch):
-    from bench.spec.registry import ARCHS
-
-    path, _, options = made
+def test_unknown_architecture_is_not_verified(made, monkeypatch):
     monkeypatch.setattr(ARCHS, "entries", dict)
-    outcomes = {c.name: c for c in verify_file(path, options.out, options.data_dir)}
-    assert outcomes["MACs and params from widths"].outcome == "not run"
-    assert "--plugin" in outcomes["MACs and params from widths"].detail
+    outcome, detail = outcomes(made)[WIDTHS]
+    assert outcome == "not run"
+    assert "--plugin" in detail
 
 
 @pytest.mark.parametrize("rules", ["0.1", RULES])
