@@ -43,6 +43,19 @@ def test_unsupported_coupling_is_named():
 
 
 def test_command_ends_with_usage_code(plugins, tmp_path, capsys):
-    words = ["run", "--plugin", str(PLUGIN), "--method", "convs_only", "--arch", "mlp_40_40", "-d", "tiny8", "-q"]
+    words = [
+        "run",
+        "--plugin",
+        str(PLUGIN),
+        "--method",
+        "convs_only",
+        "--arch",
+        "mlp_40_40",
+        "-d",
+        "tiny8",
+        "--recipe",
+        "synthetic",
+        "-q",
+    ]
     assert main([*words, "--out", str(tmp_path)]) == 2
     assert "convs_only does not work on site 1: it is of kind linear, not conv" in capsys.readouterr().err
