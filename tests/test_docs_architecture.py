@@ -5,7 +5,6 @@ import re
 from functools import cache
 from pathlib import Path
 
-import pytest
 from test_layers import FLAT, ROOMS
 
 from bench.records.schema import Record
@@ -38,32 +37,27 @@ def names(file):
     return found
 
 
-def row(cells):
-    return pytest.param(*cells, id=cells[0])
-
-
 def test_page_has_the_steps_of_a_run():
     assert [cells[0].split()[0] for cells in STEPS] == [str(number) for number in range(1, 15)]
 
 
-@pytest.mark.parametrize(
-    ("files", "functions", "test"), [row([c[1], c[2], c[-1]]) for c in [*STEPS, *QUESTIONS]], ids=lambda text: text[:50]
-)
-def test_files_functions_and_tests_exist(files, functions, test):
-    paths = [path for path in CODE.findall(files) if path.endswith(".py")]
-    assert paths
-    known = {name: file for file in paths for name in names(file)}
-    wanted = [name for name in CODE.findall(functions) if "=" not in name]
-    assert wanted
-    assert [name for name in wanted if name not in known] == []
-    assert {file for file in paths if not any(known[name] == file for name in wanted)} <= {paths[-1]}  # each is used
-    (test_file, name) = CODE.findall(test)[0].split("::")
-    assert name in names(test_file)
+def test_files_functions_and_tests_exist():
+    for title, files, functions, *_, test in [*STEPS, *QUESTIONS]:
+        paths = [path for path in CODE.findall(files) if path.endswith(".py")]
+        assert paths, title
+        known = {name: file for file in paths for name in names(file)}
+        wanted = [name for name in CODE.findall(functions) if "=" not in name]
+        assert wanted, title
+        assert [name for name in wanted if name not in known] == [], title
+        used = {known[name] for name in wanted}
+        assert {file for file in paths if file not in used} <= {paths[-1]}, title
+        (test_file, name) = CODE.findall(test)[0].split("::")
+        assert name in names(test_file), f"{title}: {test}"
 
 
-@pytest.mark.parametrize("cells", STEPS, ids=lambda cells: cells[0])
-def test_parts_of_the_record_exist(cells):
-    assert {part.split(".")[0] for part in CODE.findall(cells[3])} <= set(Record.__struct_fields__)
+def test_parts_of_the_record_exist():
+    for title, _, _, parts, _ in STEPS:
+        assert {part.split(".")[0] for part in CODE.findall(parts)} <= set(Record.__struct_fields__), title
 
 
 def test_rooms_are_those_of_the_layer_test():
