@@ -269,7 +269,8 @@ def _mean(array: Array) -> Array:
 
 def _median(array: Array) -> Array:
     """Over the first axis, of what is there; 0 of nothing."""
-    there = ~np.isnan(array).all(axis=0)
-    found = np.zeros(array.shape[1])
-    found[there] = np.nanmedian(array[:, there], axis=0)
-    return found
+    if not len(array):
+        return np.zeros(array.shape[1])
+    n, column, ordered = np.count_nonzero(~np.isnan(array), axis=0), np.arange(array.shape[1]), np.sort(array, axis=0)
+    middle = (ordered[(n - 1) // 2, column] + ordered[n // 2, column]) / 2  # NaN is sorted to the end
+    return np.where(n > 0, middle, 0.0)

@@ -1,73 +1,298 @@
-"""How often a board finds what is not there, and what is: simulated accuracies through the real board.
+"""How often a board says what is not so, and finds what is: simulated runs, the old rule beside the present one.
 
-    python -m tools.timing.null_boards [BOARDS]
+    python -m tools.timing.null_boards [--boards 2000] [--rule old] [--rule new] [--only WORD] [--records FOLDER]
 
-Every board has one table of methods with five paired seeds: a run's accuracy is the method's true one, plus what the
-seed does to all methods alike, plus noise of its own, counted in whole test images.
+A run's wrong images are the row's true number, plus what the seed does to all rows alike, plus noise of its own; row 0
+is the reference. Every line ends with the limit that a rule must keep; "!" marks what is more than two standard errors
+beyond it. ``old`` is the rule of 0.1, with one prior from all pairs; ``plain`` is the paired t test with Holm.
 """
 
-import sys
+import argparse
+import itertools
+import math
 import time
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import pandas as pd
+from scipy.special import ndtri
 
-from leaderboard.reader.extract import COLUMNS
-from leaderboard.stats.boards import build
+from leaderboard.reader.model import ALPHA
+from leaderboard.stats.contrasts import against, all_pairs
+from leaderboard.stats.image_intervals import image_interval
+from leaderboard.stats.reach import estimated, shown
+from leaderboard.stats.verdicts import decide
+from tools.timing.null_tables import COVERED, FACTORS, NULL, QUANTUM, counts, old_family, old_reach, permuted
 
-SEEDS = 5
-SHARED = 0.3
-"""Standard deviation, in points, of what a seed does to all methods alike."""
-
-
-def frame(boards, methods, sigma, images, lead, rng):
-    """Records of so many boards as the frame that ``leaderboard.load`` would give; ``m0`` leads by ``lead`` points."""
-    shape = (boards, methods, SEEDS)
-    right = 93 + rng.normal(0, SHARED, (boards, 1, SEEDS)) + rng.normal(0, sigma, shape)
-    right[:, 0] += lead
-    board, method, seed = (axis.ravel() for axis in np.indices(shape))
-    values = dict.fromkeys(COLUMNS)
-    names = np.array([f"m{k}" for k in range(methods)])[method]
-    spec = [f"{b:06d}{m:06d}".ljust(64, "0") for b, m in zip(board, method, strict=True)]
-    values |= {
-        **{"status": "ok", "track": "matched", "kind": "macs", "keep_share": 0.5, "recipe": "r", "dataset": "d"},
-        **{"file": [f"{s}{k}" for s, k in zip(spec, seed, strict=True)], "record_sha256": spec, "spec_sha256": spec},
-        **{"id": [f"{s[:12]}-s{k}" for s, k in zip(spec, seed, strict=True)], "arch": [f"net{b}" for b in board]},
-        **{"method": names, "name": names, "seed": seed, "test_images": images, "finetune_plan": "[]", "epochs": 1},
-        **{"final_wrong_images": np.round((100 - right) / 100 * images).ravel().clip(0, images)},
-        **{"dense_macs": 200, "final_macs": 100, "dense_params": 2, "final_params": 1, "training_macs": 1},
-        **{"code_changed": False, "busy": False, "at_once": 1},
-    }
-    made = pd.DataFrame(values, columns=list(COLUMNS))
-    made.attrs |= {"problems": (), "root": ""}
-    return made
+SIZES = [(30, 5), (30, 10), (10, 5), (10, 10)]
 
 
-def shares(*wanted):
-    """Share of boards where any two rows differ significantly, and where the first differs from all others."""
-    boards, _ = build(frame(*wanted))
-    tables = [board.tables[0] for board in boards]
-    winners = sum(any(row.rank > 1 for row in table.rows) for table in tables)
-    leads = sum(all(row.rank > 1 for row in table.rows if row.name != "m0") for table in tables)
-    return winners / len(tables), leads / len(tables)
+# --- what judges a table of wrong images [rows, seeds] ---
+
+
+@dataclass
+class Judged:
+    """Rows less the reference in images, each ``[rows - 1]``, and whether any pair of rows is told apart."""
+
+    mean: np.ndarray
+    half: np.ndarray
+    significant: np.ndarray
+    any_pair: bool
+
+
+def new(table, least=5):
+    found, pairs = against(-table, 0, quantum=QUANTUM, least=least), all_pairs(-table, quantum=QUANTUM, least=least)
+    return Judged(found.mean[1:], found.half[1:], found.p_holm[1:] < ALPHA, bool((pairs.p_holm < ALPHA).any()))
+
+
+def old(table, least=5, moderate=True):
+    i, j = np.triu_indices(len(table), 1)
+    mean, half, p = old_family(table[0] - table[1:], len(table), 2, moderate)
+    pairs = old_family(table[j] - table[i], len(table), least, moderate)[2]
+    return Judged(mean, half, p < ALPHA, bool((pairs < ALPHA).any()))
+
+
+JUDGES = {"old": old, "new": new, "plain": partial(old, moderate=False)}
+
+
+class Report:
+    """Prints one line a measure; ``beyond`` counts those of the present rule that miss their limit."""
+
+    def __init__(self, boards, rules, only):
+        self.boards, self.rules, self.only, self.beyond = boards, rules, only, 0
+
+    def title(self, text):
+        """Heading of a part."""
+        print(f"\n{text:62}" + "".join(f"{rule:>8}" for rule in self.rules) + "   limit", flush=True)
+
+    def line(self, name, values, limit=None, least=False):
+        """``values``: rule -> per cent; ``least``: the limit is from below."""
+        cells = ""
+        for rule in self.rules:
+            value, far = values.get(rule), False
+            if value is not None and limit is not None:
+                error = math.sqrt(limit * (100 - limit) / self.boards)
+                far = (limit - value if least else value - limit) > 2 * error
+                self.beyond += far and rule == "new"
+            cells += f"{'-' if value is None else format(value, '.1f'):>7}{'!' if far else ' '}"
+        print(f"  {name:60}{cells}" + ("" if limit is None else f"   {'>=' if least else '<='} {limit}"), flush=True)
+
+
+def per_cent(judged, measure):
+    return {rule: 100 * float(np.mean([measure(one) for one in found])) for rule, found in judged.items()}
+
+
+def equal_rows(report, residuals):
+    """Any false significant contrast, coverage, any pair falsely told apart."""
+    scenarios = NULL | {f"residuals of {name}": (partial(permuted, residuals=r), 6) for name, r in residuals.items()}
+    scenarios = {name: found for name, found in scenarios.items() if report.only in name}
+    for rows, seeds in SIZES:
+        judged = {}
+        report.title(f"{rows} rows, {seeds} seeds: boards with a false significant contrast")
+        for k, (name, (draw, limit)) in enumerate(scenarios.items()):
+            tables = draw(np.random.default_rng([k, rows, seeds]), (report.boards, rows, seeds))
+            least = tables.shape[2] - 2 * ("lack" in name)
+            judged[name] = {rule: [JUDGES[rule](table, least) for table in tables] for rule in report.rules}
+            report.line(name, per_cent(judged[name], lambda one: one.significant.any()), limit)
+        report.title(f"{rows} rows, {seeds} seeds: intervals that hold the truth")
+        for name, (place, least) in COVERED.items():
+            if name in judged:
+                holds = per_cent(judged[name], lambda one, place=place: (np.abs(one.mean) <= one.half)[place].mean())
+                report.line(name, holds, least, least=True)
+        report.title(f"{rows} rows, {seeds} seeds: boards with a pair falsely told apart")
+        for name in scenarios:
+            report.line(name, per_cent(judged[name], lambda one: one.any_pair), 5 if "lack" not in name else 6)
+
+
+def power(report):
+    report.title("a row truly 0.5 points better, run deviation 0.2, 10,000 images: found")
+    for (rows, seeds), least in zip(SIZES, (50, 90, 60, 90), strict=True):
+        truth = np.where(np.arange(rows) == 1, -50.0, 0)[:, None]
+        shape = (report.boards, rows, seeds)
+        tables = counts(np.random.default_rng([rows, seeds]), shape, 20, 700, 30, truth=truth)
+        judged = {rule: [JUDGES[rule](table) for table in tables] for rule in report.rules}
+        report.line(f"{rows} rows, {seeds} seeds", per_cent(judged, lambda one: one.significant[0]), least, least=True)
+
+
+# --- verdicts ---
+
+SETTINGS = [(10_000, 0.14, 0.5), (10_000, 0.25, 0.5), (10_000, 0.25, 1.0), (355, 0.35, 1.0)]
+"""Images, deviation of a run in points, margin in points."""
+AT_THE_MARGIN = {
+    "all below": lambda rows: -np.ones(rows),
+    "below and above": lambda rows: np.where(np.arange(rows) % 2, -1.0, 1.0),
+    "one below, others equal": lambda rows: np.where(np.arange(rows) == 0, -1.0, 0),
+}
+
+
+def decided(boards, truth, seeds, images, deviation, margin):
+    """Verdicts on boards whose rows are truly ``truth`` margins better than the reference."""
+    point = images / 100
+    rng = np.random.default_rng([len(truth), seeds, images, int(100 * deviation), int(10 * margin)])
+    wrong = -margin * point * np.array([0, *truth])[:, None]
+    shape = (boards, len(truth) + 1, seeds)
+    tables = counts(rng, shape, deviation * point, 0.1 * images, 0.3 * point, truth=wrong)
+    return [decide(against(-table, 0, quantum=QUANTUM), margin * point) for table in tables]
+
+
+def verdicts(report):
+    report.title("rows exactly at the margin: boards with a false equivalence or non-inferiority")
+    for (rows, seeds), (name, pattern), setting in itertools.product(SIZES, AT_THE_MARGIN.items(), SETTINGS):
+        truth = pattern(rows - 1)
+        false = [
+            (v.equivalent[1:] & (truth != 0)).any() or (v.noninferior[1:] & (truth < 0)).any()
+            for v in decided(report.boards, truth, seeds, *setting)
+        ]
+        report.line(f"{rows} rows, {seeds} seeds, {name}, {words(setting)}", {"new": 100 * np.mean(false)}, 5)
+    report.title("rows at 0, half and twice the margin: boards with a wrong verdict")
+    for (rows, seeds), setting in itertools.product(SIZES, SETTINGS):
+        truth = np.resize([0, -0.5, -2, 0.5, 2], rows - 1)
+        found = decided(report.boards, truth, seeds, *setting)
+        wrong = [
+            ((v.better[1:] & (truth <= 0)) | (v.worse[1:] & (truth >= 0))).any()
+            or (v.equivalent[1:] & (np.abs(truth) >= 1)).any()
+            or (v.noninferior[1:] & (truth <= -1)).any()
+            for v in found
+        ]
+        report.line(f"{rows} rows, {seeds} seeds, {words(setting)}", {"new": 100 * np.mean(wrong)}, 5)
+        for gap, place in {"equal": truth == 0, "half": np.abs(truth) == 0.5, "twice": np.abs(truth) == 2}.items():
+            share = 100 * np.mean([v.decided[1:][place].mean() for v in found])
+            report.line(f"    of {gap} the margin: decided", {"new": share})
+    report.title("rows truly equal: shown equivalent")
+    for (rows, seeds), setting in itertools.product(SIZES, SETTINGS):
+        found = decided(report.boards // 4, np.zeros(rows - 1), seeds, *setting)
+        share = 100 * np.mean([v.equivalent[1:].mean() for v in found])
+        report.line(f"{rows} rows, {seeds} seeds, {words(setting)}", {"new": share})
+
+
+def words(setting):
+    return "{:,} images, deviation {}, margin {}".format(*setting)
+
+
+# --- intervals over seeds and images ---
+
+IMAGE_SETTINGS = [
+    *[(5, 355, 1.0, 0.0), (5, 1797, 1.0, 0.0), (5, 10_000, 1.0, 0.1), (5, 10_000, 0.0, 0.1), (5, 355, 0.0, 0.0)],
+    *[(10, 10_000, 1.0, 0.0), (10, 355, 1.0, 0.1)],
+]
+"""Seeds, images, and how much an image and a seed prefer one row, beside noise of deviation 1."""
+
+
+def images(report):
+    """Six rows with new seeds and new images on each board; truly all are equal."""
+    report.title("intervals that hold the truth over new seeds and images")
+    boards = max(report.boards // 5, 1)
+    for seeds, count, image, seed in IMAGE_SETTINGS:
+        rng = np.random.default_rng([seeds, count, int(10 * image), int(10 * seed)])
+        limit = ndtri(0.95) * math.sqrt(2 + image**2 + seed**2)  # 95 % right
+        held = {rule: [] for rule in ("old", "new", "plain")}
+        for _ in range(boards):
+            hard = rng.normal(size=count)
+            right = [
+                hard
+                + image * rng.normal(size=count)
+                + seed * rng.normal(size=(seeds, 1))
+                + rng.normal(size=(seeds, count))
+                < limit
+                for _ in range(6)
+            ]
+            wrong = count - np.count_nonzero(right, axis=2).astype(float)
+            seen = against(-wrong, 0, quantum=QUANTUM)
+            for k in range(1, 6):
+                variance = (seen.deviation[k] / count) ** 2
+                found = image_interval(right[k], right[0], variance, seen.freedom[k])
+                held["new"].append(abs(found.mean) <= found.half)
+            for rule, moderate in (("old", True), ("plain", False)):
+                mean, half, _ = old_family(wrong[0] - wrong[1:], 6, 2, moderate)
+                held[rule] += (np.abs(mean) <= half).tolist()
+        name = f"{seeds} seeds, {count:,} images, effect of image {image}, seed {seed}"
+        report.line(name, {rule: 100 * np.mean(values) for rule, values in held.items()}, 93, least=True)
+
+
+# --- reach ---
+
+CURVES = {
+    "at the margin everywhere": ([-1, -1, -1, -1], 0),
+    "equal, then at the margin from the third budget": ([0, 0, -1, -1], 2),
+}
+"""True differences to dense in margins, and the first budget that is not within."""
+
+
+def reach(report):
+    report.title("shown reach: boards that claim too much of a row")
+    for (rows, seeds), (name, (truth, first)), setting in itertools.product(SIZES, CURVES.items(), SETTINGS[1::2]):
+        margin = setting[2] * setting[0] / 100
+        passed = [shown(*tests, margin).passed for _, tests in curves(report.boards, truth, rows, seeds, *setting)]
+        false = np.mean([last is not None and last >= first for last in passed])
+        report.line(f"{rows} rows, {seeds} seeds, {setting[0]:,} images, {name}", {"new": 100 * false}, 5)
+    images_, _, margin = SETTINGS[-1]
+    report.title("estimated reach, 355 images, deviation 0.35, margin 1.0")
+    for truth, seeds in itertools.product(([0, 0, 0, 0], [-0.1, -0.4, -0.8, -2.5]), (5, 10)):
+        drawn = [curve for curve, _ in curves(report.boards // 4, truth, 10, seeds, *SETTINGS[-1])]
+        present = [estimated(curve, FACTORS, margin * images_ / 100) for curve in drawn]
+        before = [old_reach(curve, margin * images_ / 100) for curve in drawn]
+        true = estimated(np.array(truth)[:, None], FACTORS, 1.0).times
+        for rule, times in (("old", [mean for mean, _ in before]), ("new", [one.times for one in present])):
+            low, high = np.quantile(times, [0.05, 0.95])
+            print(f"  {seeds} seeds, truly {true:.1f}, {rule}: {np.mean(times):.1f} ({low:.1f} to {high:.1f})")
+        if true < FACTORS[-1]:
+            held = {
+                "old": 100 * np.mean([abs(mean - true) <= half for mean, half in before]),
+                "new": 100 * np.mean([one.low <= true <= (one.high or math.inf) for one in present]),
+            }
+            report.line(f"{seeds} seeds, truly {true:.1f}: intervals that hold the truth", held)
+
+
+def curves(boards, truth, rows, seeds, count, deviation, margin):
+    """Of row 1: differences to dense ``[budgets, seeds]`` in images, and their means, errors and freedoms."""
+    point = count / 100
+    rng = np.random.default_rng([rows, seeds, count, int(100 * deviation), len(truth)])
+    own = rng.normal(size=(len(truth), boards, rows, seeds))
+    own[1:, :, 0] = own[0, :, 0]  # dense is the same at all budgets
+    wrong = -margin * point * np.array(truth)[:, None, None] * (np.arange(rows) > 0)[:, None]
+    tables = [
+        counts(rng, own[0].shape, deviation * point, 0.1 * count, 0, noise=noise, truth=gap)
+        for noise, gap in zip(own, wrong, strict=True)
+    ]
+    for board in zip(*tables, strict=True):
+        seen = [against(-table, 0, quantum=QUANTUM) for table in board]
+        tests = np.array([(one.mean[1], one.error[1], one.freedom[1]) for one in seen]).T
+        yield np.array([table[0] - table[1] for table in board]), tests
+
+
+def real_residuals(folder):
+    """Of each table with five seeds: wrong images of the rows that have them all, less the row's mean."""
+    from leaderboard.reader.frame import load
+    from leaderboard.stats.boards import build
+
+    found = {}
+    for board in build(load(folder))[0]:
+        for table in board.tables:
+            wrong = [list(row.wrong.values()) for row in table.rows if row.top1 and len(row.wrong) >= 5]
+            most = max(map(len, wrong), default=0)
+            whole = np.array([row for row in wrong if len(row) == most], dtype=float)
+            if len(whole) >= 10:
+                name = f"{board.key['arch']}, {board.key['precision']}, {table.slug}"
+                found[name] = whole - whole.mean(axis=1, keepdims=True)
+    return found
 
 
 def main():
-    boards = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--boards", type=int, default=2000)
+    parser.add_argument("--rule", action="append", choices=JUDGES, help="default: old and new")
+    parser.add_argument("--only", default="", help="scenarios of equal rows whose name has this, and nothing else")
+    parser.add_argument("--records", help="real runs whose residuals are exchanged")
+    chosen = parser.parse_args()
+    report = Report(chosen.boards, chosen.rule or ["old", "new"], chosen.only)
     began = time.perf_counter()
-    print(f"{boards} boards each, {SEEDS} seeds; equal true accuracy: share of boards that declare any winner")
-    for images, sigma in ((10_000, 0.2), (355, 0.3), (355, 0.1)):
-        for methods in (2, 5, 10, 30):
-            found, _ = shares(boards, methods, sigma, images, 0.0, np.random.default_rng(methods))
-            margin = 1.96 * np.sqrt(found * (1 - found) / boards)
-            print(
-                f"  {methods:3} methods, sigma {sigma}, {images:6,} images: {100 * found:4.1f} % ± {100 * margin:.1f}"
-            )
-    print("one method 0.5 points better, sigma 0.2, 10,000 images: share of boards that find it better")
-    for methods in (2, 3, 5, 10):
-        _, found = shares(boards, methods, 0.2, 10_000, 0.5, np.random.default_rng(methods))
-        print(f"  than {methods - 1} other{'s' * (methods > 2)}: {100 * found:4.1f} %")
-    print(f"{time.perf_counter() - began:.0f} s")
+    error = 100 * math.sqrt(0.0475 / chosen.boards)
+    print(f"{chosen.boards} boards a line: 5 % have a standard error of {error:.1f}")
+    equal_rows(report, real_residuals(chosen.records) if chosen.records else {})
+    if not chosen.only:
+        for part in (power, verdicts, images, reach):
+            part(report)
+    print(f"\n{report.beyond} beyond the limit; {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

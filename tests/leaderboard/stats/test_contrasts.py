@@ -11,6 +11,7 @@ from scipy import optimize, special, stats
 
 from leaderboard.reader.model import ALPHA
 from leaderboard.stats.contrasts import (
+    _median,
     against,
     all_pairs,
     headlines,
@@ -138,6 +139,19 @@ def test_row_variances_with_gaps_are_near_those_without():
     assert np.abs(np.log(found / whole))[untouched].max() < 0.2
     huge = gaps + np.array([0, 1e4, -1e4, 300, 0, 7])
     assert row_variances(huge)[0] == pytest.approx(found, rel=1e-6)
+
+
+def test_a_seed_s_effect_is_the_median_of_what_is_there():
+    values = noise(8, 5, start=2)
+    values[[0, 3, 3, 6], [0, 1, 2, 2]] = NAN
+    assert _median(values) == pytest.approx(np.nanmedian(values, axis=0))
+    values[:, 4] = NAN
+    assert _median(values)[4] == 0
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_without_two_rows_there_is_no_pair(rows):
+    assert np.isnan(all_pairs(np.ones((rows, 5))).p).all()
 
 
 def test_counts_have_the_variance_of_rounding_at_least():

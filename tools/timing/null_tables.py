@@ -1,0 +1,132 @@
+"""What :mod:`tools.timing.null_boards` draws, and the rules of 0.1 that it sets beside the present ones."""
+
+import math
+from functools import partial
+
+import numpy as np
+from scipy.special import digamma, polygamma, stdtr, stdtrit
+
+from leaderboard.reader.model import ALPHA
+from leaderboard.stats.statistics import holm, interval, inverse_trigamma
+
+QUANTUM = 1 / 12
+FACTORS = [4 / 3, 2.0, 4.0, 10.0]
+"""Dense over final at the budgets of a curve."""
+
+
+def counts(rng, shape, deviation=2.0, base=25.0, shared=1.1, noise=None, truth=0.0):
+    """Wrong images; ``deviation`` of a run's own noise and ``truth`` of a row are broadcast to the shape."""
+    boards, _, seeds = shape
+    own = rng.normal(size=shape) if noise is None else noise
+    return np.round(base + truth + rng.normal(0, shared, (boards, 1, seeds)) + deviation * own).clip(0)
+
+
+def one_row(rng, shape, times, row=1):
+    deviation = np.full((shape[1], 1), 2.0)
+    deviation[row] *= times
+    return counts(rng, shape, deviation)
+
+
+def lognormal(rng, shape, spread):
+    return counts(rng, shape, 2 * np.exp(spread * rng.normal(size=(*shape[:2], 1))))
+
+
+def half_noisy(rng, shape):
+    return counts(rng, shape, np.where(np.arange(shape[1]) % 2, 6.0, 2.0)[:, None])
+
+
+def heavy(rng, shape):
+    return counts(rng, shape, noise=rng.standard_t(2, shape))
+
+
+def collapsing(rng, shape):
+    return counts(rng, shape) + np.where(rng.uniform(size=shape) < 0.03, rng.integers(20, 200, shape), 0)
+
+
+def binomial(rng, shape, images, share):
+    return rng.binomial(images, 1 - share, shape).astype(float)
+
+
+def shared_base(rng, shape, deviation):
+    """Seven of ten rows start from the seed's dense network, which makes nine tenths of their variance."""
+    base, own = rng.normal(size=(shape[0], 1, shape[2])), rng.normal(size=shape)
+    scratch = (np.arange(shape[1]) % 10 >= 7)[:, None]
+    return counts(rng, shape, deviation, noise=np.where(scratch, own, math.sqrt(0.9) * base + math.sqrt(0.1) * own))
+
+
+def lacking(rng, shape, worst):
+    """Three of ten rows lack two seeds: any two, or those in which they were worst."""
+    tables = counts(rng, shape)
+    order = np.argsort(-tables if worst else rng.uniform(size=shape), axis=2)
+    gaps = np.zeros(shape, dtype=bool)
+    np.put_along_axis(gaps, order[:, :, :2], True, axis=2)
+    return np.where(gaps & (np.arange(shape[1]) % 10 >= 7)[:, None], np.nan, tables)
+
+
+def permuted(rng, shape, residuals):
+    """Residuals ``[rows, seeds]`` of real runs, exchanged between rows within each seed; no larger than they are."""
+    order = np.argsort(rng.uniform(size=(shape[0], *residuals.shape)), axis=1)[:, : shape[1], : shape[2]]
+    return np.round(500 + residuals[order, np.arange(order.shape[2])])
+
+
+NULL = {
+    "all alike": (counts, 5),
+    "one row 2x as noisy": (partial(one_row, times=2), 5),
+    "one row 3x as noisy": (partial(one_row, times=3), 5),
+    "one row 5x as noisy": (partial(one_row, times=5), 5),
+    "reference 4.8x as noisy": (partial(one_row, times=4.8, row=0), 5),
+    "deviations lognormal 0.5": (partial(lognormal, spread=0.5), 6),
+    "deviations lognormal 1.0": (partial(lognormal, spread=1.0), 6),
+    "half of the rows 3x as noisy": (half_noisy, 6),
+    "heavy tails (t2)": (heavy, 5),
+    "3 % of the runs collapse": (collapsing, 5),
+    "99.2 % of 355": (partial(binomial, images=355, share=0.992), 6),
+    "99.9 % of 355": (partial(binomial, images=355, share=0.999), 6),
+    "97 % of 10,000": (partial(binomial, images=10_000, share=0.97), 6),
+    "shared base, deviation 2": (partial(shared_base, deviation=2.0), 6),
+    "shared base, deviation 6": (partial(shared_base, deviation=6.0), 6),
+    "rows lack any 2 seeds": (partial(lacking, worst=False), 6),
+    "rows lack their worst 2 seeds": (partial(lacking, worst=True), 6),
+}
+"""Scenario -> how it is drawn, and how many per cent of boards may find a difference to the reference."""
+COVERED = {
+    "one row 2x as noisy": (slice(0, 1), 91),
+    "one row 3x as noisy": (slice(0, 1), 93),
+    "one row 5x as noisy": (slice(0, 1), 93),
+    "reference 4.8x as noisy": (slice(None), 91),
+}
+"""Scenario -> rows whose interval is looked at, and how many per cent must hold the truth."""
+
+
+# --- rules of 0.1 ---
+
+
+def old_family(differences, rows, least, moderate=True):
+    """Mean, half of the 95 % interval and Holm's p by the rule of 0.1 (Smyth 2004, the prior from the pairs)."""
+    n = np.count_nonzero(~np.isnan(differences), axis=1)
+    mean = np.nansum(differences, axis=1) / n
+    v = np.maximum(np.nansum((differences - mean[:, None]) ** 2, axis=1) / np.maximum(n - 1, 1), 2 * QUANTUM)
+    freedom, tested = np.maximum(n - 1.0, 1), n >= max(least, 2)
+    if moderate and tested.sum() > 1:
+        own = freedom[tested]
+        logs = np.log(v[tested]) - digamma(own / 2) + np.log(own / 2)
+        spread = float(np.var(logs, ddof=1) - polygamma(1, own / 2).mean())
+        prior = math.inf if spread <= 0 else 2 * inverse_trigamma(spread)
+        center = math.exp(logs.mean() + (0 if math.isinf(prior) else digamma(prior / 2) - math.log(prior / 2)))
+        weight = 1 / (1 + own / prior)
+        v[tested] = weight * center + (1 - weight) * v[tested]
+        freedom[tested] = np.minimum(own + prior, (rows - 1) * own.max())
+    error = np.sqrt(v / n)
+    p = np.where(tested, 2 * stdtr(freedom, -np.abs(mean) / error), np.nan)
+    return mean, stdtrit(freedom, 1 - ALPHA / 2) * error, holm(p)
+
+
+def old_reach(curve, margin):
+    """First crossing for each seed, linear in the factor; mean and half of its interval over seeds."""
+    ends = []
+    for values in np.concatenate([np.zeros((1, curve.shape[1])), curve]).T.tolist():
+        k = next((k for k, value in enumerate(values) if value < -margin), None)
+        factors = [1.0, *FACTORS]
+        share = 0.0 if k is None else (values[k - 1] + margin) / (values[k - 1] - values[k])
+        ends.append(factors[-1] if k is None else factors[k - 1] + share * (factors[k] - factors[k - 1]))
+    return interval(ends)
