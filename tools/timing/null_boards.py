@@ -1,4 +1,4 @@
-"""How often a board says what is not so, and finds what is: simulated runs, the old rule beside the present one.
+"""How often a board says what is not so, and finds what is: simulated runs, with the old rule next to the present one.
 
     python -m tools.timing.null_boards [--boards 2000] [--rule old] [--rule new] [--only WORD] [--records FOLDER]
 
@@ -175,7 +175,7 @@ IMAGE_SETTINGS = [
     *[(5, 355, 1.0, 0.0), (5, 1797, 1.0, 0.0), (5, 10_000, 1.0, 0.1), (5, 10_000, 0.0, 0.1), (5, 355, 0.0, 0.0)],
     *[(10, 10_000, 1.0, 0.0), (10, 355, 1.0, 0.1)],
 ]
-"""Seeds, images, and how much an image and a seed prefer one row, beside noise of deviation 1."""
+"""Seeds, images, and how much an image and a seed prefer one row, next to noise of deviation 1."""
 
 
 def images(report):

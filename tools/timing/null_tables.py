@@ -1,4 +1,4 @@
-"""What :mod:`tools.timing.null_boards` draws, and the rules of 0.1 that it sets beside the present ones."""
+"""What :mod:`tools.timing.null_boards` draws, and the rules of 0.1 that it sets next to the present ones."""
 
 import math
 from functools import partial
