@@ -29,7 +29,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Prior:
-    """What the rows of a plan tell of the variance of one more difference of its kind.
+    """What the rows of a plan say about the variance of one more difference of its kind.
 
     Attributes:
         variance: typical variance of a difference over seeds, the unit squared (``s0^2``).

@@ -32,7 +32,7 @@ SIZES = [(30, 5), (30, 10), (10, 5), (10, 10)]
 
 @dataclass
 class Judged:
-    """Rows less the reference in images, each ``[rows - 1]``, and whether any pair of rows is told apart."""
+    """Rows less the reference in images, each ``[rows - 1]``, and whether any two rows differ significantly."""
 
     mean: np.ndarray
     half: np.ndarray
@@ -83,7 +83,7 @@ def per_cent(judged, measure):
 
 
 def equal_rows(report, residuals):
-    """Any false significant contrast, coverage, any pair falsely told apart."""
+    """Any false significant contrast, coverage, any two rows that differ significantly."""
     scenarios = NULL | {f"residuals of {name}": (partial(permuted, residuals=r), 6) for name, r in residuals.items()}
     scenarios = {name: found for name, found in scenarios.items() if report.only in name}
     for rows, seeds in SIZES:
@@ -99,7 +99,7 @@ def equal_rows(report, residuals):
             if name in judged:
                 holds = per_cent(judged[name], lambda one, place=place: (np.abs(one.mean) <= one.half)[place].mean())
                 report.line(name, holds, least, least=True)
-        report.title(f"{rows} rows, {seeds} seeds: boards with a pair falsely told apart")
+        report.title(f"{rows} rows, {seeds} seeds: boards with a false significant pair")
         for name in scenarios:
             report.line(name, per_cent(judged[name], lambda one: one.any_pair), 5 if "lack" not in name else 6)
 

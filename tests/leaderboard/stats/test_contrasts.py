@@ -233,9 +233,9 @@ def test_rows_of_others_change_no_number_of_ours(added, reference):
     rows, owners = added
     ours = noise(8, 5, start=4)
     alone = against(ours, reference, ["suite"] * 8, 1 / 12)
-    beside = against(np.concatenate([rows, ours]), reference + len(rows), [*owners, *["suite"] * 8], 1 / 12)
+    with_others = against(np.concatenate([rows, ours]), reference + len(rows), [*owners, *["suite"] * 8], 1 / 12)
     for name in FIELDS:
-        assert getattr(beside, name)[len(rows) :].tobytes() == getattr(alone, name).tobytes(), name
+        assert getattr(with_others, name)[len(rows) :].tobytes() == getattr(alone, name).tobytes(), name
 
 
 @given(foreign(), some.integers(0, 7))
@@ -244,9 +244,9 @@ def test_rows_of_one_other_change_no_number_of_another_s(added, reference):
     ours, theirs = noise(8, 5, start=4), noise(3, 5, start=5)
     names = ["suite"] * 8 + ["third"] * 3
     alone = against(np.concatenate([ours, theirs]), reference, names, 1 / 12)
-    beside = against(np.concatenate([ours, theirs, rows]), reference, names + owners, 1 / 12)
+    with_others = against(np.concatenate([ours, theirs, rows]), reference, names + owners, 1 / 12)
     for name in FIELDS:
-        assert getattr(beside, name)[:11].tobytes() == getattr(alone, name).tobytes(), name
+        assert getattr(with_others, name)[:11].tobytes() == getattr(alone, name).tobytes(), name
 
 
 def test_rows_of_others_are_tested_with_the_plan_s_prior():
@@ -328,7 +328,7 @@ def false_alarm(scales, boards=200, seeds=5, draw=None):
     [[1] * 30, [1, 5, *[1] * 28], [4.8, *[1] * 29], [1] * 10, [1, 5, *[1] * 8]],
     ids=["alike", "one noisy", "noisy reference", "10 rows", "10 rows, one noisy"],
 )
-def test_equal_rows_are_seldom_told_apart(scales):
+def test_equal_rows_seldom_differ(scales):
     assert false_alarm(scales) <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
 
 

@@ -109,9 +109,9 @@ def test_too_few_seeds_have_no_verdict():
 def test_rows_of_others_are_corrected_apart():
     owners = ["suite"] * 8 + ["acme"] * 3
     added = np.concatenate([TABLE, TABLE[3:4], 100 * RNG.normal(0, 1, (2, 5))])
-    alone, beside = decide(against(TABLE, 0), 0.5), decide(against(added, 0, owners), 0.5)
+    alone, with_others = decide(against(TABLE, 0), 0.5), decide(against(added, 0, owners), 0.5)
     for name in ("p_low", "p_high", "smallest", "equivalent", "noninferior", "better", "worse"):
-        assert getattr(beside, name)[:8].tobytes() == getattr(alone, name).tobytes()
+        assert getattr(with_others, name)[:8].tobytes() == getattr(alone, name).tobytes()
 
 
 @pytest.mark.parametrize(("freedom", "tests"), [(4, 1), (4, 29), (116, 29), (9, 348), (13.7, 28)])
