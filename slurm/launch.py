@@ -251,6 +251,7 @@ def _batch(
         "threads": options.threads or threads,
         "quiet": False,
         "runtimes": options.runtimes,
+        "plan_sha256": options.plan_sha256,
     }
     return Batch(
         out=options.out.absolute(),

@@ -126,7 +126,7 @@ def describe(stored: RunArtifacts, which: str, images: ImageSet | None, size: st
         "test_top1": str(getattr(found.metrics, which).top1),
     }
     if which == "final":
-        facts |= {"method": spec.method, "masks_sha256": found.structure.masks_sha256}
+        facts |= {"method": spec.method, "masks": found.structure.masks or ""}
     if images is not None and size is not None:
         mean, deviation = (values.flatten().tolist() for values in (images.mean, images.std))
         facts |= {

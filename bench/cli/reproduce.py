@@ -215,7 +215,7 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
     print(f"bench: {spec.id} again, in {options.out}", file=sys.stderr)
     if given.spec.rules != RULES:
         print(f"bench: note: {given.id} was made with {rerun.made_with(given)}", file=sys.stderr)
-    new = execute(spec, options)
+    new = execute(spec, dataclasses.replace(options, plan_sha256=given.plan_sha256, replay_of=given.record_sha256))
     expected = predict(given, other_seeds(path, given))
     found = {
         "record": str(path),

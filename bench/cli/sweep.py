@@ -53,9 +53,10 @@ def specs_of(path: Path, chosen: argparse.Namespace) -> tuple[list[Spec], RunOpt
     writes = not getattr(chosen, "dry_run", True)  # status and cancel write nothing either
     specs: dict[str, Spec] = {}
     places = set()
-    for request in load_sweep(path).requests:
+    sweep = load_sweep(path)
+    for request in sweep.requests:
         try:
-            found, options = resolve(request, asked, elsewhere=elsewhere, writes=writes)
+            found, options = resolve(request, asked, elsewhere=elsewhere or sweep.plan is not None, writes=writes)
         except UsageError as error:
             raise UsageError(f"sweep {path}: {error}") from error
         specs |= {spec.id: spec for spec in found}
@@ -67,7 +68,8 @@ def specs_of(path: Path, chosen: argparse.Namespace) -> tuple[list[Spec], RunOpt
         )
     ordered = sorted(specs.values(), key=lambda spec: spec.base_id())
     parts = shard(ordered, chosen.shard) if chosen.shard else ordered
-    return parts, dataclasses.replace(asked, data_dir=next(iter(places), asked.data_dir))
+    data_dir = next(iter(places), asked.data_dir)
+    return parts, dataclasses.replace(asked, data_dir=data_dir, plan_sha256=sweep.plan_sha256)
 
 
 def _inline(chosen: argparse.Namespace, specs: list[Spec], options: RunOptions) -> int:

@@ -20,7 +20,7 @@ from bench.conformance.checks import Broken
 from bench.conformance.tiny_networks import STANDARD
 from bench.errors import RunFailed, Unsupported
 from bench.pruning import sites
-from bench.runs.identity import masks_sha256
+from bench.runs.identity import packed_masks
 from bench.runs.method_factory import make_method
 from bench.runs.pipeline import RunPipeline
 from bench.runs.resolve import make_spec
@@ -200,7 +200,7 @@ def shake(chance: int) -> None:
 def difference(one: WatchedRun, two: WatchedRun) -> str | None:
     """The first thing in which two finished runs are not the same to the bit; None when there is none."""
     a, b = one.done, two.done
-    if masks_sha256(a.model.sliced_by or {}) != masks_sha256(b.model.sliced_by or {}):
+    if packed_masks(a.model.sliced_by or {}) != packed_masks(b.model.sliced_by or {}):
         return "other units are kept"
     for before, after in zip(a.curve, b.curve, strict=False):
         for key in before:

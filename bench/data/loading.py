@@ -93,7 +93,7 @@ def load_training(
     All files are checked, those of the test part too, of which nothing is kept. ``cache`` and ``progress`` as for
     :func:`find`. Raises SetupError when the files are not there, or not what they should be.
     """
-    facts = what if isinstance(what, Dataset) else find(what, folder, cache, progress)
+    facts = (what if isinstance(what, Dataset) else find(what, folder, cache, progress)).for_seed(seed)
     loading = _Loading(facts, folder, download, Cache(cache), progress)
     loaded = loading.read("train")
     source, labels, digest = loading.checked("train", loaded)
@@ -106,11 +106,12 @@ def load_training(
     described = {
         "train": len(train),
         "val": len(val),
-        "test": facts.sizes[1],
+        "test": sum(facts.sizes) - len(labels),
         "shape": list(facts.shape),
         "classes": facts.classes,
         "train_sha256": digest,
         "split_sha256": _digest(held),
+        **loading.facts_of_fold(loaded),
     }
     return TrainingData(train, val, described)
 
@@ -118,13 +119,25 @@ def load_training(
 def load_test(
     what: str | Dataset, folder: Path, like: ImageSet, cache: Path | None = None, progress: Progress = SILENT
 ) -> tuple[ImageSet, str]:
-    """The test images of a data set, normalised like the training images ``like``, and their hash."""
+    """The test images of a data set, normalised like the training images ``like``, and their hash.
+
+    Of a data set with folds ``what`` is what :meth:`Dataset.for_seed` returns.
+    """
     facts = what if isinstance(what, Dataset) else find(what, folder, cache, progress)
     loading = _Loading(facts, folder, False, Cache(cache), progress)
     source, labels, digest = loading.checked("test", loading.read("test"))
     everything = torch.ones(len(labels), dtype=torch.bool)
     images = loading.images(source, labels, everything, like.mean, like.std, like.labels.device)
     return images.laid_out(like.layout), digest
+
+
+def fold_of_each(labels: Tensor, folds: int) -> Tensor:
+    """Int64 ``[N]``: the fold that each image tests in; the images of a class take turns."""
+    found = torch.zeros(len(labels), dtype=torch.int64)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        found[members] = torch.arange(len(members)) % folds
+    return found
 
 
 def validation_split(labels: Tensor, seed: int) -> Tensor:
@@ -151,7 +164,7 @@ class _Loading:
     def read(self, part: str) -> Raw | Files:
         """What the data set's loader returns for a part, unchecked."""
         try:
-            return self.facts.load(part, self.folder, self.download)
+            return self.facts.load("all" if self.facts.folds else part, self.folder, self.download)
         except SetupError:
             raise
         except Exception as error:  # whatever a damaged file makes its reader raise
@@ -160,6 +173,8 @@ class _Loading:
     def checked(self, part: str, loaded: Raw | Files) -> tuple[Tensor | Files, Tensor, str]:
         """Images (uint8 ``[N, C, H, W]``, or files to stream), labels int64 ``[N]``, and their hash."""
         facts = self.facts
+        if facts.folds:
+            return self._of_fold(part, loaded)
         if isinstance(loaded, Files):
             self._require(part, (len(loaded), *facts.shape), loaded.labels)
             if facts.streamed:
@@ -173,6 +188,29 @@ class _Loading:
         if facts.sha256 and digest != facts.sha256[part == "test"]:
             raise self._damaged(f"{part} images are not the published ones (sha256 differs)")
         return pixels, labels, digest
+
+    def _of_fold(self, part: str, loaded: Raw | Files) -> tuple[Tensor, Tensor, str]:
+        """What :meth:`checked` returns for a part of a data set with folds, of which all images were ``loaded``."""
+        pixels, labels, folds, digest = self._whole(loaded)
+        if self.facts.sha256 and digest != self.facts.sha256[0]:
+            raise self._damaged("its images are not the published ones (sha256 differs)")
+        chosen = (folds == self.facts.fold) == (part == "test")
+        self._require_classes(f"{part} labels of fold {self.facts.fold}", labels[chosen])
+        return pixels[chosen], labels[chosen], _digest(pixels[chosen], labels[chosen])
+
+    def facts_of_fold(self, loaded: Raw | Files) -> dict[str, Any]:
+        """What a record says of the folds: which one tests, and a hash of all images and their folds."""
+        return {"fold": self.facts.fold, "folds_sha256": self._whole(loaded)[3]} if self.facts.folds else {}
+
+    def _whole(self, loaded: Raw | Files) -> tuple[Tensor, Tensor, Tensor, str]:
+        """All images of a data set with folds, their labels and folds, and the hash of the three."""
+        if isinstance(loaded, Files) or self.facts.fold is None:
+            why = "folds are of arrays, not of files" if isinstance(loaded, Files) else "no seed says which fold tests"
+            raise SetupError(f"data set '{self.facts.name}': {why}")
+        pixels, labels = self._as_tensors(*map(np.asarray, loaded))
+        self._require("all", tuple(pixels.shape), labels)
+        folds = fold_of_each(labels, self.facts.folds)
+        return pixels, labels, folds, _digest(pixels, labels, folds)
 
     def require_two_each(self, loaded: Raw | Files, labels: Tensor) -> None:
         """Raise SetupError for a class with one training image: held out for validation, it would not be trained on."""
@@ -215,11 +253,14 @@ class _Loading:
 
     def _require(self, part: str, shape: tuple[int, ...], labels: Tensor) -> None:
         facts = self.facts
-        expected = (facts.sizes[part == "test"], *facts.shape)
+        expected = (sum(facts.sizes) if part == "all" else facts.sizes[part == "test"], *facts.shape)
         if shape != expected or len(labels) != expected[0]:
             raise self._damaged(f"{part} images are {list(shape)} with {len(labels)} labels, not {list(expected)}")
-        if labels.unique().tolist() != list(range(facts.classes)):
-            raise self._damaged(f"{part} labels are not 0..{facts.classes - 1}")
+        self._require_classes(f"{part} labels", labels)
+
+    def _require_classes(self, what: str, labels: Tensor) -> None:
+        if labels.unique().tolist() != list(range(self.facts.classes)):
+            raise self._damaged(f"{what} are not 0..{self.facts.classes - 1}")
 
     def _damaged(self, why: str) -> SetupError:
         return SetupError(

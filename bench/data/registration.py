@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable
@@ -31,13 +32,16 @@ class Dataset:
         name: as in a record.
         shape: channels, height, width.
         classes: number of classes.
-        sizes: number of training (validation included) and test images.
-        load: called with part, folder and whether to download; arrays, or files that are decoded to ``shape``.
-        sha256: hashes of pixels and labels of both parts, where known.
+        sizes: number of training (validation included) and test images; with folds, of the first.
+        load: called with part, folder and whether to download; arrays, or files that are decoded to ``shape``. With
+            folds the part is ``all``, and all images are returned, as arrays.
+        sha256: hashes of pixels and labels of both parts, where known; with folds one hash, of all and their folds.
         normal: constants that normalise; None: those of the training images.
         resize: files are brought to ``shape``; False: they have it.
         distinct: no image may be in two classes.
         recipe: name of the default recipe.
+        folds: parts that take turns as test part, by seed, where none is the official one; 0: one is.
+        fold: the test part; None until :meth:`for_seed` says which.
     """
 
     name: str
@@ -45,11 +49,17 @@ class Dataset:
     classes: int
     sizes: tuple[int, int]
     load: Callable[[str, Path, bool], Raw | Files]
-    sha256: tuple[str, str] | None = None
+    sha256: tuple[str, ...] | None = None
     normal: Normal | None = None
     resize: bool = True
     distinct: bool = False
     recipe: str = ""
+    folds: int = 0
+    fold: int | None = None
+
+    def for_seed(self, seed: int) -> Dataset:
+        """The same data set, with the test part that a run of this seed has."""
+        return dataclasses.replace(self, fold=seed % self.folds) if self.folds else self
 
     @property
     def streamed(self) -> bool:
@@ -69,9 +79,10 @@ def dataset(
     shape: tuple[int, int, int],
     classes: int,
     sizes: tuple[int, int],
-    sha256: tuple[str, str] | None = None,
+    sha256: tuple[str, ...] | None = None,
     normal: Normal | None = None,
     recipe: str | None = None,
+    folds: int = 0,
     **options: Any,
 ) -> Callable[[Callable], Callable]:
     """Register ``loader(part, folder, download, **options) -> Raw | Files`` as ``name``.
@@ -80,10 +91,13 @@ def dataset(
         name: on the command line.
         shape: channels, height, width; images in files are brought to it.
         classes: number of classes.
-        sizes: number of training (validation included) and test images; checked after loading.
-        sha256: hashes of pixels and labels of both parts where known; checked after loading.
+        sizes: number of training (validation included) and test images; checked after loading. With folds, of the
+            first.
+        sha256: hashes of pixels and labels of both parts where known; checked after loading. With folds one hash.
         normal: constants that normalise, on the scale 0..1; without them, those of the training images.
         recipe: name of the default recipe, a literal; None: the one called as the data set.
+        folds: for a set without an official test part: every so many-th image of each class tests, the first of them
+            being image ``seed % folds``. The loader is called with the part ``all`` and returns all images, as arrays.
         options: passed on, so that one loader can serve several names.
     """
 
@@ -93,7 +107,7 @@ def dataset(
 
         code = inspect.unwrap(loader).__code__
         origin = f"{code.co_filename}:{code.co_firstlineno} ({name})"
-        found = Dataset(name, shape, classes, sizes, load, sha256, normal, recipe=recipe or name)
+        found = Dataset(name, shape, classes, sizes, load, sha256, normal, recipe=recipe or name, folds=folds)
         DATASETS.register(name, found, origin)
         return loader
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,16 +33,22 @@ def logits_of(network: nn.Module, images: Batched, batch: int = EVALUATION_BATCH
         return torch.cat([network(x).float().cpu() for x, _ in images.batches(batch)])
 
 
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which images get their label, bool ``[N]``."""
+    return logits.double().cpu().softmax(dim=1).max(dim=1).indices == labels.cpu()
+
+
 def quality(logits: Tensor, labels: Tensor) -> dict[str, float | int]:
     """Metrics of ``logits [N, classes]`` against integer ``labels [N]``.
 
-    ``top1``, ``top5`` and ``worst_class_top1`` are shares in 0..1; ``loss`` is the cross-entropy in nats;
-    ``ece`` the expected calibration error over 15 equal bins of confidence (Guo et al. 2017, eq. 5).
+    ``top1``, ``top5`` and ``worst_class_top1`` are shares in 0..1; ``loss`` is the cross-entropy in nats, with
+    the digits that its float32 needs; ``ece`` the expected calibration error over 15 equal bins of confidence (Guo et
+    al. 2017, eq. 5).
     """
     logits, labels = logits.double().cpu(), labels.cpu().long()
     probability = logits.softmax(dim=1)
-    confidence, guess = probability.max(dim=1)
-    hit = (guess == labels).double()
+    confidence = probability.max(dim=1).values
+    hit = correct(logits, labels).double()
     k = min(5, logits.shape[1])
     in_top5 = (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1)
     bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
@@ -54,7 +61,7 @@ def quality(logits: Tensor, labels: Tensor) -> dict[str, float | int]:
         "examples": len(labels),
         "top1": hit.mean().item(),
         "top5": in_top5.double().mean().item(),
-        "loss": F.cross_entropy(logits, labels).item(),
+        "loss": float(str(np.float32(F.cross_entropy(logits, labels).item()))),
         "ece": (gap.abs().sum() / len(labels)).item(),
         "worst_class": int(shares.argmin()),
         "worst_class_top1": shares.min().item(),

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from bench.records import bits
 from bench.records.schema import Costs, Curve, Data, Environment, Metrics, Record, Structure, Timing, Training
 from bench.records.values import Label, MethodName, Name, Settings, hidden, said, wrong
 from bench.spec.recipe import Recipe
@@ -22,6 +23,8 @@ SLACK = 1.05
 """A ratio of medians may lie a little outside of its bootstrap interval."""
 FINISHED = ("data", "training", "structure", "cost", "metrics", "memory")
 """Parts that are None where a run did not come so far."""
+WITHOUT_BITS = ("0.1",)
+"""Rules whose records do not say which images are right and which units are kept."""
 _SPEC = tuple[str, str, str, Recipe, Budget | None, int, str, dict[str, Any], str]
 
 
@@ -47,6 +50,10 @@ def contradictions(record: Record) -> Iterator[str]:
         yield "environment.packages.torch is missing"
     if record.curve:
         yield from _of_curve(record.curve)
+    if record.data and (record.data.fold is None) != (record.data.folds_sha256 is None):
+        yield "data.fold and data.folds_sha256: one is there without the other"
+    if record.replay_of and record.replay_of == record.record_sha256:
+        yield "replay_of is the record's own hash"
     asked = record.spec.recipe.precision
     if record.training and asked != record.training.precision and (asked, record.spec.rules) != ("auto", "0.1"):
         yield f"training.precision is {said(record.training.precision)}, spec.recipe.precision {said(asked)}"
@@ -99,6 +106,11 @@ def _missing(record: Record) -> Iterator[str]:
     yield from (f"clock.seconds.{key}" for key in ("train", "method") if key not in record.clock.seconds)
     if record.data and record.data.test_sha256 is None:
         yield "data.test_sha256"
+    if record.spec.rules not in WITHOUT_BITS:
+        if record.metrics and record.metrics.final.correct is None:
+            yield "metrics.final.correct"
+        if record.structure and record.structure.masks is None:
+            yield "structure.masks"
     if record.clock.base_seconds is None:
         yield "clock.base_seconds"
 
@@ -129,6 +141,21 @@ def _of_metrics(metrics: Metrics, data: Data) -> Iterator[str]:
                 yield f"{field}.{key} is null in a finished run"
         if data.classes is not None and quality.worst_class >= data.classes:
             yield f"{field}.worst_class is {quality.worst_class}, data.classes {data.classes}"
+    right = round(metrics.final.top1 * metrics.final.examples)
+    yield from _of_bits("metrics.final.correct", metrics.final.correct, data.test, right)
+
+
+def _of_bits(field: str, text: str | None, count: int, expected: int) -> Iterator[str]:
+    """The bits are so many, and as many of them are set as another field says."""
+    if text is None:
+        return
+    try:
+        found = bits.ones(text, count)
+    except ValueError as error:
+        yield f"{field}: {error}"
+        return
+    if found != expected:
+        yield f"{field} has {found:,} of {count:,} bits set, not {expected:,}"
 
 
 def _of_training(training: Training, metrics: Metrics, epochs_in_curve: int) -> Iterator[str]:
@@ -177,6 +204,7 @@ def _of_structure(structure: Structure, budget: Budget) -> Iterator[str]:
             yield f"structure.widths: {said(site)} has {after} of {before} units"
         elif after < min(budget.min_keep, before):
             yield f"structure.widths: {said(site)} has {after} units, spec.budget.min_keep is {budget.min_keep}"
+    yield from _of_masks(structure)
     kept = {name: after for name, (_, after) in structure.widths.items()}
     if budget.widths is not None and list(budget.widths) != [kept[name] for name in sorted(kept)]:
         yield "structure.widths are not those of spec.budget.widths"
@@ -184,6 +212,23 @@ def _of_structure(structure: Structure, budget: Budget) -> Iterator[str]:
         total = sum(widths[k] for widths in structure.widths.values())
         if getattr(structure, key) != total:
             yield f"structure.{key} is {getattr(structure, key)}, the sum of the widths {total}"
+
+
+def _of_masks(structure: Structure) -> Iterator[str]:
+    """The masks, site after site in sorted order, keep as many units as the widths say."""
+    if structure.masks is None:
+        return
+    left = count = sum(before for before, _ in structure.widths.values())
+    try:
+        whole = int.from_bytes(bits.as_bytes(structure.masks, count)) >> -count % 8
+    except ValueError as error:
+        yield f"structure.masks: {error}"
+        return
+    for site, (before, after) in sorted(structure.widths.items()):
+        left -= before
+        kept = (whole >> left & (1 << before) - 1).bit_count()
+        if kept != after:
+            yield f"structure.masks keep {kept} units of {said(site)}, structure.widths {after}"
 
 
 def _of_timing(field: str, timing: Timing, environment: Environment) -> Iterator[str]:

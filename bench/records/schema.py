@@ -9,6 +9,7 @@ import msgspec
 
 from bench.records.values import (
     Amount,
+    Bits,
     Commit,
     Count,
     FileName,
@@ -59,6 +60,8 @@ class Data(Part, frozen=True):
     test_sha256: Sha256 | None = None
     shape: tuple[Size, Size, Size] | None = None
     classes: Size | None = None
+    fold: Count | None = None
+    folds_sha256: Sha256 | None = None
 
 
 class Phase(Part, frozen=True):
@@ -111,10 +114,11 @@ class Structure(Part, frozen=True):
     widths: dict[Name, tuple[Count, Count]]
     units_before: Count
     units_after: Count
-    masks_sha256: Sha256
     gate_slice_difference: Amount | None
     arch_sha256: Sha256
     rejected: dict[Name, Text]
+    masks: Bits | None = None
+    masks_sha256: Sha256 | None = None  # of rules 0.1, which had no masks
 
 
 class Cost(Part, frozen=True):
@@ -141,10 +145,14 @@ class Quality(Part, frozen=True):
     worst_class_top1: Share
 
 
+class FinalQuality(Quality, frozen=True):
+    correct: Bits | None = None
+
+
 class Metrics(Part, frozen=True):
     dense: Quality
     pruned: Quality | None
-    final: Quality
+    final: FinalQuality
 
 
 class Curve(Part, frozen=True):
@@ -257,6 +265,8 @@ class Record(Part, frozen=True):
     artifacts: Artifacts = Artifacts()
     latency: list[Timing] = []
     memory: Memory | None = None
+    plan_sha256: Sha256 | None = None
+    replay_of: Sha256 | None = None
     converted_from: Sha256 | None = None
     record_sha256: str = ""  # last in the line, of the bytes before it: the store adds and checks it
 

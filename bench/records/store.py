@@ -27,8 +27,11 @@ from bench.spec.spec import Spec
 
 LARGEST = 16 * 2**20
 """Most bytes of a record."""
-VOLATILE = ("clock", "latency", "memory", "job", "artifacts", "converted_from", "record_sha256")
-"""Parts that differ between two equal runs: when, how fast, where. Of ``artifacts`` only the samples do."""
+VOLATILE = (
+    *("clock", "latency", "memory", "job", "artifacts"),
+    *("plan_sha256", "replay_of", "converted_from", "record_sha256"),
+)
+"""Parts that differ between two equal runs: when, how fast, where, what for. Of ``artifacts`` only the samples do."""
 HASH = b',"record_sha256":"'
 TAIL = len(HASH) + 64 + len(b'"}')
 _ENCODER = msgspec.json.Encoder(order="sorted")

@@ -37,6 +37,8 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}", max_length=64)]
 Commit = Annotated[str, Meta(pattern=f"^(?:[0-9a-f]{{40}}|[0-9a-f]{{64}}){END}")]
 RunId = Annotated[str, Meta(pattern=f"^[0-9a-f]{{12}}-s[0-9]+{END}", max_length=NAME)]
 FileName = Annotated[str, Meta(pattern=f"^[A-Za-z0-9_][A-Za-z0-9._+-]*{END}", max_length=NAME)]
+Bits = Annotated[str, Meta(pattern=f"^[A-Za-z0-9+/]*=?=?{END}", max_length=200_000)]
+"""As ``bench.records.bits`` packs them; a million and more."""
 Moment = Annotated[datetime, Meta(tz=True)]
 Scalar = None | bool | int | float | Annotated[str, Meta(pattern=f"^[^{HIDDEN}]*{END}", max_length=LABEL)]
 Settings = dict[MethodName, Scalar | list[Scalar]]
@@ -49,6 +51,7 @@ _WORDS = {
     Commit: "a commit: 40 or 64 hexadecimal digits",
     RunId: "12 hexadecimal digits, -s and a seed",
     FileName: "the name of a file without a folder",
+    Bits: "bits in base64",
 }
 PATTERNS = {meta.pattern: words for kind, words in _WORDS.items() for meta in get_args(kind) if meta is not str}
 """What a pattern asks for, in words."""

@@ -21,7 +21,7 @@ from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites
 from bench.records.schema import File, Finished
 from bench.records.values import given
-from bench.runs.identity import arch_sha256, arch_source, masks_sha256
+from bench.runs.identity import arch_sha256, arch_source, packed_masks
 from bench.runs.network_trial import Situation
 from bench.runs.preflight import Fit, fit
 from bench.spec.registry import ARCHS, DATASETS, Registry
@@ -103,9 +103,12 @@ class RunArtifacts:
 
     def masks(self) -> dict[str, Tensor]:
         """Site -> boolean mask ``[n_units]``, as chosen in the run."""
-        path = self._artifact(self.record.artifacts.masks)
+        file = self.record.artifacts.masks
+        path = self._artifact(file)
         masks = {name: mask.bool() for name, mask in load_tensors(path).items()}
-        if masks_sha256(masks) != self.record.structure.masks_sha256:
+        if self.record.structure.masks is None:  # rules 0.1
+            _require_hash(path, given(file).sha256)
+        elif packed_masks(masks) != self.record.structure.masks:
             raise RunFailed(f"{path}: the stored masks are not the recorded ones")
         return masks
 
@@ -143,12 +146,13 @@ class RunArtifacts:
         spec, facts = self.record.spec, self.record.data
         name, cache = spec.dataset, self.out / "cache"
         try:
-            training = load_training(name, data_dir, False, spec.seed, torch.device("cpu"), cache)
-            test, digest = load_test(name, data_dir, training.train, cache)
+            found = find(name, data_dir, cache).for_seed(spec.seed)
+            training = load_training(found, data_dir, False, spec.seed, torch.device("cpu"), cache)
+            test, digest = load_test(found, data_dir, training.train, cache)
         except (SetupError, UsageError) as error:
             raise NotAvailable(str(error)) from error
-        for part, found in (("train", training.facts["train_sha256"]), ("test", digest)):
-            if found != getattr(facts, f"{part}_sha256"):
+        for part, sha256 in (("train", training.facts["train_sha256"]), ("test", digest)):
+            if sha256 != getattr(facts, f"{part}_sha256"):
                 raise RunFailed(f"data set '{name}' in {data_dir} has other {part} images than the record")
         return test.laid_out(self.layout)
 

@@ -160,7 +160,7 @@ def leave_failure(spec: Spec, options: RunOptions, error: BaseException, job: di
     except BenchError:  # perhaps the very error
         method_sha256 = None
     code = environment.code() | {"method_sha256": method_sha256}
-    unstarted = result.started(spec, code, environment.versions(torch.device("cpu")), job, "failed")
+    unstarted = result.started(spec, options, code, environment.versions(torch.device("cpu")), job)
     unstarted = result.failed(unstarted, "failed", error, culprit(error, spec))
     store.write(store.path_of(options.out, spec), unstarted, replace=options.retry)
 

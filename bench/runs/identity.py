@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from bench.errors import UsageError
 from bench.measure import environment
 from bench.models.build import Architecture, initialize
 from bench.models.external import torchvision_model
+from bench.records import bits
 from bench.runs.method_factory import method_source
 from bench.spec import source_hash
 from bench.spec.digest import digest
@@ -132,9 +134,9 @@ def state_sha256(network: nn.Module) -> str:
     return made.hexdigest()
 
 
-def masks_sha256(masks: dict[str, Tensor]) -> str:
-    """Hash of masks: site -> text of zeros and ones."""
-    return digest({name: "".join(map(str, mask.int().tolist())) for name, mask in masks.items()})
+def packed_masks(masks: dict[str, Tensor]) -> str:
+    """Masks as bits in base64 (``bench.records.bits``), site after site in sorted order."""
+    return bits.pack(np.array([bit for name in sorted(masks) for bit in masks[name].tolist()], dtype=bool))
 
 
 @functools.cache

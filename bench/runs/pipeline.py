@@ -16,14 +16,14 @@ from bench.data import loading
 from bench.errors import METHOD, RunFailed
 from bench.files import require_writable
 from bench.measure import environment, flops, latency
-from bench.measure.accuracy import logits_of, quality
+from bench.measure.accuracy import correct, logits_of, quality
 from bench.models.build import build
 from bench.models.memory_format import LAYOUT, place
 from bench.progress import Progress
-from bench.records import schema
+from bench.records import bits, schema
 from bench.records.schema import Record
 from bench.runs import result
-from bench.runs.identity import identify, masks_sha256, require_resolved, suite_sha256
+from bench.runs.identity import identify, packed_masks, require_resolved, suite_sha256
 from bench.runs.method_factory import make_method
 from bench.runs.network_trial import BATCH, Situation
 from bench.runs.preflight import fit
@@ -63,7 +63,8 @@ class RunPipeline:
         self.method = make_method(spec.method, spec.config)
         self.progress = progress or Progress(label(spec), options.quiet)
         self.cache = options.out / "cache"
-        self.dataset = facts = loading.find(spec.dataset, options.data_dir, self.cache, self.progress)
+        facts = loading.find(spec.dataset, options.data_dir, self.cache, self.progress)
+        self.dataset = facts = facts.for_seed(spec.seed)
         self.shape, self.classes = facts.shape, facts.classes
         self.network = build(spec.arch, self.shape, self.classes, spec.seed, options.download)
         self.identity = identify(spec, self.method, self.network, self.device)
@@ -71,7 +72,7 @@ class RunPipeline:
         self.data = loading.load_training(
             facts, options.data_dir, options.download, spec.seed, self.device, self.cache, self.progress
         )
-        self.result = result.started(spec, self.identity.code, self.identity.environment, job, "interrupted")
+        self.result = result.started(spec, options, self.identity.code, self.identity.environment, job)
         self.result = result.filled(self.result, data=self.data.facts)
         self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
         self.ctx: Context | None = None
@@ -195,12 +196,12 @@ class RunPipeline:
             networks["pruned"] = pruned = self.sites.slice(dense, masks)
             pruned.load_state_dict(after_prune["pruned"])
         test, test_hash = loading.load_test(self.dataset, options.data_dir, self.data.train, self.cache, self.progress)
-        qualities = {
-            name: quality(logits_of(n, test), test.labels) if n is not None else None for name, n in networks.items()
-        }
+        logits = {name: logits_of(n, test) for name, n in networks.items() if n is not None}
+        qualities = {name: quality(logits[name], test.labels) if name in logits else None for name in networks}
+        right = {"correct": bits.pack(correct(logits["final"], test.labels).numpy())}
         parts: dict[str, Any] = {
             "data": self.data.facts | {"test_sha256": test_hash},
-            "metrics": qualities,
+            "metrics": qualities | {"final": (qualities["final"] or {}) | right},
             "structure": self._structure(training, masks),
             "training": self._describe(training),
             "cost": {"dense": self._cost(dense), "final": self._cost(final)},
@@ -237,7 +238,7 @@ class RunPipeline:
             "widths": widths,
             "units_before": sum(before for before, _ in widths.values()),
             "units_after": sum(after for _, after in widths.values()),
-            "masks_sha256": masks_sha256(masks),
+            "masks": packed_masks(masks),
             "gate_slice_difference": (training.now.prune_result or {}).get("gate_slice_difference"),
             "arch_sha256": self.identity.arch_sha256,
             "rejected": self.sites.rejected,

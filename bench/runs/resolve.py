@@ -41,7 +41,8 @@ def resolve(
     Args:
         request: what to run.
         options: where and how; its plugins are made known.
-        elsewhere: the runs are carried out on another machine, whose precision is not known here.
+        elsewhere: the runs are carried out on another machine, or are those of a plan: precision may not depend on
+            this one.
         writes: facts about a folder of images may be kept below ``options.out``.
 
     Returns:
@@ -68,7 +69,7 @@ def resolve(
     recipe = load_recipe(name, request.settings)
     if elsewhere and recipe.precision == "auto":
         raise UsageError(
-            f"recipe {recipe.name}: precision auto depends on the machine, and jobs run on another one than this: "
+            f"recipe {recipe.name}: precision auto depends on the machine, which neither a job nor a plan may: "
             "give --set precision=fp32 or bf16"
         )
     if options.runtimes != HERE.runtimes:

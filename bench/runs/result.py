@@ -16,6 +16,7 @@ from bench.files import write_atomic
 from bench.records import schema, store
 from bench.records.schema import Record
 from bench.records.values import fitting
+from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Record)}
@@ -27,10 +28,14 @@ def now() -> datetime:
 
 
 def started(
-    spec: Spec, code: Mapping[str, Any], environment: Mapping[str, Any], job: Mapping[str, Any] | None, status: str
+    spec: Spec,
+    options: RunOptions,
+    code: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    job: Mapping[str, Any] | None,
 ) -> Record:
-    """The record of a run that has nothing to show yet; ``status`` is what it is called if nothing follows."""
-    known = {"code": code, "environment": environment, "job": job, "status": status}
+    """The record of a run that has nothing to show yet: interrupted, if nothing follows."""
+    known = {"code": code, "environment": environment, "job": job, "status": "interrupted"}
     time = now()
     return Record(
         id=spec.id,
@@ -40,6 +45,8 @@ def started(
         spec_sha256=spec.sha256,
         clock=schema.Clock(time, time, 0, None, {}),
         error=None,
+        plan_sha256=options.plan_sha256,
+        replay_of=options.replay_of,
         **{name: msgspec.convert(value, _TYPES[name]) for name, value in known.items()},
     )
 

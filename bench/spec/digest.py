@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -17,6 +18,14 @@ def canonical(value: Any) -> str:
 def digest(value: Any) -> str:
     """sha256 of the canonical JSON of ``value``."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def widths_sha256(widths: Mapping[str, Sequence[int]]) -> str:
+    """Hash of a network's shape, given site -> units before and after: equal where the same number is left in each.
+
+    It says nothing of the architecture, whose hash belongs to the shape.
+    """
+    return digest({site: after for site, (_, after) in widths.items()})
 
 
 @functools.lru_cache(maxsize=4096)

@@ -178,7 +178,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a run is carried out; none of it changes the result.
+    """Where, how and what for a run is carried out; none of it changes the result.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -190,6 +190,8 @@ class RunOptions:
         download: fetch data set and weights where they are missing.
         retry: run again where a record is there.
         quiet: no progress.
+        plan_sha256: hash of the file with the plan that asks for the run; no command has it as an option.
+        replay_of: hash of the record that the run is to confirm; likewise.
     """
 
     device: str = "auto"
@@ -201,6 +203,8 @@ class RunOptions:
     download: bool = False
     retry: bool = False
     quiet: bool = False
+    plan_sha256: str | None = None
+    replay_of: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("out", Path), ("data_dir", Path), ("plugins", tuple), ("runtimes", tuple)):
@@ -217,7 +221,7 @@ class RunOptions:
         words = []
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if value == f.default:
+            if value == f.default or f.name in ("plan_sha256", "replay_of"):
                 continue
             if f.name == "plugins":
                 words += [word for file in value for word in option("--plugin", file)]

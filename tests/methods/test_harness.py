@@ -180,5 +180,5 @@ def test_13_2_like_takes_the_widths_of_another_record(capsys, tmp_path):
     done = store.load(other)
     assert done.structure.widths == profile
     assert done.spec.budget.widths == tuple(after for _, after in profile.values())
-    assert done.structure.masks_sha256 != store.load(path).structure.masks_sha256
+    assert done.structure.masks != store.load(path).structure.masks
     assert main(["verify", "--out", str(tmp_path)]) == 0

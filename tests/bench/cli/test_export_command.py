@@ -58,7 +58,7 @@ def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_p
     assert hits == pytest.approx(done.metrics.final.top1)
     said = props(file)
     assert said["record"] == done.id
-    assert said["masks_sha256"] == done.structure.masks_sha256
+    assert said["masks"] == done.structure.masks
     assert (said["network"], said["classes"]) == ("final", "10")
     assert json.loads(said["mean"]) == pytest.approx(test.mean.flatten().tolist())
     assert json.loads(said["std"]) == pytest.approx(test.std.flatten().tolist())
@@ -104,7 +104,7 @@ def test_both_networks_as_json(bench, made, tmp_path):
         assert all(timing["pytorch_ms"] > 0 and timing["onnxruntime_ms"] > 0 for timing in row["ms"])
         assert row["metadata"] == props(row["file"])
     assert rows[0]["bytes"] < rows[1]["bytes"]
-    assert "masks_sha256" not in rows[1]["metadata"]
+    assert "masks" not in rows[1]["metadata"]
     test = RunArtifacts(done, tmp_path).test_images(tmp_path)
     [logits] = onnx_export.load(Path(rows[1]["file"]))(test.normalised(test.pixels))()
     hits = (torch.from_numpy(logits).argmax(1) == test.labels).float().mean().item()

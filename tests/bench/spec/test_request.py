@@ -108,7 +108,7 @@ def test_seeds_of_all_forms_are_one():
 def test_every_field_is_an_option_of_the_run_command():
     actions = parser()._subparsers._group_actions[0].choices["run"]._actions
     known = {action.dest: action for action in actions}
-    here = {f.name for f in dataclasses.fields(RunOptions)} - {"plugins"} | {"plugin"}
+    here = {f.name for f in dataclasses.fields(RunOptions)} - {"plugins", "plan_sha256", "replay_of"} | {"plugin"}
     rest = {"help", "json", "wide", "dry_run", "cluster", "profile", "jobs", "wait", *SHORT}
     assert set(known) == {*FIELDS} | here | rest
     default = RunRequest("m", "a")
