@@ -191,7 +191,7 @@ class RunOptions:
         retry: run again where a record is there.
         quiet: no progress.
         plan_sha256: hash of the file with the plan that asks for the run; no command has it as an option.
-        replay_of: hash of the record that the run is to confirm; likewise.
+        replay_of: hash of the record that the run is to confirm; nor is this.
     """
 
     device: str = "auto"
