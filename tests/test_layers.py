@@ -59,7 +59,8 @@ DOORS = {
     "onnx": {"bench.measure.onnx_export"},
     "onnxruntime": {"bench.measure.onnx_export"},
     "pandas": {"leaderboard.reader.frame"},
-    "scipy": {
+    "scipy": {"bench.records.latency"}
+    | {
         f"leaderboard.stats.{name}"
         for name in ("contrasts", "cross_table", "image_intervals", "reach", "statistics", "verdicts")
     },

@@ -44,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> Any:
     add_places(group, "records, bases, artifacts")
     group.add_argument("--download", action="store_true", help="fetch data set and weights if not there")
     add_machine(group)
+    add_runtimes(group)
     add_formats(group)
     group.add_argument("-q", "--quiet", action="store_true", help="no progress")
     return group
@@ -75,15 +76,19 @@ def add_places(parser: Any, what: str, data: str = "data sets") -> None:
 
 
 def add_machine(parser: Any) -> None:
-    """Add what a network is timed on and in."""
+    """Add ``--device`` and ``--threads``."""
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
+
+
+def add_runtimes(parser: Any, default: tuple[str, ...] = RunOptions.runtimes) -> None:
+    """Add ``--runtimes``."""
     parser.add_argument(
         "--runtimes",
         type=lambda text: tuple(dict.fromkeys(part.strip() for part in text.split(","))),
-        default=RunOptions.runtimes,
+        default=default,
         metavar="NAME[,...]",
-        help="what latency is measured in: eager (default), onnxruntime",
+        help=f"what latency is measured in: eager, onnxruntime ({','.join(default)})",
     )
 
 

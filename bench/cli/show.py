@@ -10,6 +10,7 @@ from typing import Any
 from bench.cli import arguments, output
 from bench.errors import UsageError
 from bench.records import store
+from bench.records.latency_files import SUFFIX
 from bench.records.lookup import find_all, find_one
 
 
@@ -20,9 +21,11 @@ def add_to(commands: Any) -> None:
     p.add_argument("run", metavar="ID|FILE", help="a record's file, PACK#ID, or (the start of) its id under --out")
     arguments.add_out(p, "where records are")
     arguments.add_formats(p, "the record itself")
-    p = commands.add_parser("verify", help="recompute what a record claims")
+    p = commands.add_parser("verify", help="recompute what a record, or a file of latencies, claims")
     p.set_defaults(function=verify)
-    p.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records, packs, folders, ids (default: --out)")
+    p.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="records, packs, latencies, folders, ids (--out)"
+    )
     arguments.add_places(p, "where artifacts are", "data sets, to evaluate again")
     arguments.add_plugin(p)
     arguments.add_formats(p, "JSON instead of lines")
@@ -47,11 +50,14 @@ def show(chosen: argparse.Namespace) -> int:
 
 
 def verify(chosen: argparse.Namespace) -> int:
-    """Check records; exit 1 when one does not hold."""
-    from bench.runs.verify import verify_file
+    """Check records and files of latencies; exit 1 when one does not hold."""
+    from bench.runs.verify import verify_file, verify_latency
 
-    paths = [path for text in chosen.paths or [chosen.out / "records"] for path in find_all(str(text), chosen.out)]
-    results = {str(path): verify_file(path, chosen.out, chosen.data_dir) for path in paths}
+    asked = chosen.paths or [chosen.out / "records"]
+    files = [file for path in asked for file in ([path] if path.suffix == SUFFIX else sorted(path.glob(f"*{SUFFIX}")))]
+    paths = [path for text in asked if text not in files for path in find_all(str(text), chosen.out)]
+    results = {str(file): verify_latency(file) for file in files}
+    results |= {str(path): verify_file(path, chosen.out, chosen.data_dir) for path in paths}
     if chosen.json:
         output.print_json({path: [vars(c) for c in checks] for path, checks in results.items()})
     else:
@@ -59,5 +65,6 @@ def verify(chosen: argparse.Namespace) -> int:
             lines = [f"  {c.outcome:7} {c.name}{': ' + c.detail if c.detail else ''}" for c in checks]
             output.print_text("\n".join([path, *lines]), chosen)
     bad = sum(any(c.outcome == "FAILED" for c in checks) for checks in results.values())
-    print(f"{len(results)} records, {bad} do not hold", file=sys.stderr)
+    what = f"{len(paths)} records" + (f" and {len(files)} files of latencies" if files else "")
+    print(f"{what}, {bad} do not hold", file=sys.stderr)
     return 1 if bad or not results else 0

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from bench.files import write_atomic
 from bench.measure import onnx_export
 from bench.measure.environment import device_name
 from bench.models.memory_format import LAYOUT, laid_out, place
@@ -32,26 +34,35 @@ class Runtime:
         package: whose version is recorded.
         layout: memory format of the images; None for that of the networks.
         device: the only one it runs on here; None for any.
-        load: ``(network, shape, device, layout)`` -> what binds the network to images; may raise RunFailed.
+        load: ``(network, shape, device, layout, file)`` -> what binds the network to images; may raise RunFailed. A
+            runtime that has to convert the network keeps the result in ``file`` and takes it from there next time.
         require: raises SetupError where it cannot run.
     """
 
     package: str
     layout: str | None
     device: torch.device | None
-    load: Callable[[nn.Module, tuple[int, ...], torch.device, str], onnx_export.Bind]
+    load: Callable[[nn.Module, tuple[int, ...], torch.device, str, Path | None], onnx_export.Bind]
     require: Callable[[], object]
 
 
-def eager(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str = LAYOUT) -> onnx_export.Bind:
+def eager(
+    network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str = LAYOUT, file: Path | None = None
+) -> onnx_export.Bind:
     """``network`` itself, layer by layer: eval mode, float32, memory format as in ``bench.models.memory_format``."""
     placed = place(network, device, layout).float().eval()
     return lambda x: partial(placed, laid_out(x, layout))
 
 
-def _onnxruntime(network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str) -> onnx_export.Bind:
+def _onnxruntime(
+    network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str, file: Path | None = None
+) -> onnx_export.Bind:
+    if file is not None and file.exists():
+        return onnx_export.load(file)
     model = onnx_export.convert(network, shape)
     onnx_export.check_onnx(model, network, shape)
+    if file is not None:
+        write_atomic(file, lambda temporary: temporary.write_bytes(model))
     return onnx_export.load(model)
 
 
@@ -85,10 +96,20 @@ def compare(
     Each has all samples in milliseconds, medians, and the speed-up (ratio of medians) with a 95 % bootstrap
     interval over rounds. Raises RunFailed when the runtime cannot take one of the networks.
     """
-    how = RUNTIMES[runtime]
-    device, layout = how.device or device, how.layout or layout
-    bound = [how.load(network, shape, device, layout) for network in (dense, sliced)]
+    device, layout = place_of(runtime, device, layout)
+    bound = [RUNTIMES[runtime].load(network, shape, device, layout, None) for network in (dense, sliced)]
     return [_compare(bound, torch.rand(batch, *shape, device=device), runtime, layout) for batch in batches]
+
+
+def place_of(runtime: str, device: torch.device, layout: str) -> tuple[torch.device, str]:
+    """Device and memory format in which a runtime runs a network, for which these were asked."""
+    how = RUNTIMES[runtime]
+    return how.device or device, how.layout or layout
+
+
+def version_of(runtime: str) -> str:
+    """Version of the package that executes networks."""
+    return metadata.version(RUNTIMES[runtime].package)
 
 
 def _compare(bound: list[onnx_export.Bind], x: torch.Tensor, runtime: str, layout: str) -> dict[str, Any]:
@@ -104,7 +125,7 @@ def _compare(bound: list[onnx_export.Bind], x: torch.Tensor, runtime: str, layou
         "threads": torch.get_num_threads(),
         "dtype": "float32",
         "runtime": runtime,
-        "runtime_version": metadata.version(RUNTIMES[runtime].package),
+        "runtime_version": version_of(runtime),
         "layout": layout,
         "rounds": rounds,
         "load_average": os.getloadavg()[0],

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.errors import BenchError, SetupError
 from bench.measure import flops
 from bench.measure.accuracy import logits_of, quality
-from bench.records import store
+from bench.records import latency_files, store
 from bench.records.schema import Finished, Record, finished
 from bench.runs.artifacts import NotAvailable, RunArtifacts
 
@@ -65,6 +65,19 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
     check("stored network", subject.check_file)
     check("accuracy of the stored network", lambda: subject.evaluate(data_dir))
     return checks
+
+
+def verify_latency(file: Path) -> list[Check]:
+    """The checks of a file of latencies: its lines, and their numbers computed again from the samples next to it."""
+    lines, problems = latency_files.read(file)
+    listed = [Check(f"line {problem.line}", "FAILED", problem.message) for problem in problems]
+    checks = listed or [Check("form, bounds and own hash of each line", "ok", f"{len(lines)} lines")]
+    try:
+        wrong = list(latency_files.check_samples(lines.values(), latency_files.read_samples(file)))
+    except store.RecordError as error:
+        return [*checks, Check("numbers from the samples", "FAILED", str(error))]
+    found = [Check(f"{key.runtime}, batch {key.batch}, {key.widths_sha256[:12]}", "FAILED", why) for key, why in wrong]
+    return checks + (found or [Check("numbers from the samples", "ok")])
 
 
 def _identity(found: Record, path: Path) -> str:

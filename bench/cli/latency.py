@@ -1,0 +1,183 @@
+"""``bench latency`` and ``bench measure``: how fast the networks of records are on this machine, when it is quiet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cli import arguments, output
+from bench.cli.output import Column
+from bench.errors import UsageError
+from bench.records import store
+from bench.records.lookup import find_one
+from bench.records.schema import Finished, finished
+from leaderboard.reader.latency_files import FOLDER
+
+if TYPE_CHECKING:
+    from bench.records.latency import Key, Line, Samples
+
+COLUMNS = (
+    *(Column("network", wrap=True), Column("runtime"), Column("batch", right=True)),
+    *(Column("dense ms", right=True), Column("final ms", right=True), Column("90 %", right=True, drop=2)),
+    *(Column("speed-up", right=True), Column("95 % interval", right=True, drop=1), Column("faster", drop=3)),
+)
+BATCHES, WAIT_S = (1, 64), 600
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands to the parser."""
+    p = commands.add_parser("latency", help="measure each shape of some records once, for boards")
+    p.set_defaults(function=latency)
+    p.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="records, packs, or folders of them")
+    _add_how(p, ("eager", "onnxruntime"))
+    p.add_argument(
+        "--out", type=Path, default=FOLDER, metavar="DIR", help=f"where DEVICE.jsonl is; what it has stays ({FOLDER})"
+    )
+    arguments.add_formats(p, "JSON of what was measured instead of a table")
+    p = commands.add_parser("measure", help="how fast a record's networks are on this machine")
+    p.set_defaults(function=measure)
+    p.add_argument("runs", nargs="+", metavar="ID|FILE", help="records' files, or (the start of) their ids under --out")
+    _add_how(p, ("eager",))
+    arguments.add_out(p, "where records are")
+    arguments.add_formats(p)
+
+
+def _add_how(parser: Any, runtimes: tuple[str, ...]) -> None:
+    arguments.add_machine(parser)
+    parser.set_defaults(threads=1)
+    arguments.add_runtimes(parser, runtimes)
+    parser.add_argument("--batch", type=_batches, default=BATCHES, metavar="N[,...]", help="batch sizes (1,64)")
+    parser.add_argument(
+        "--wait", type=arguments.whole, default=WAIT_S, metavar="S", help=f"longest wait for a quiet machine ({WAIT_S})"
+    )
+    arguments.add_plugin(parser)
+
+
+def latency(chosen: argparse.Namespace) -> int:
+    """Measure what no file has so far; exit 1 where something cannot be read or timed, 3 on a busy machine."""
+    from bench.records.latency_files import add, encode, path_of, require_whole
+
+    records, unreadable = _finished(chosen.records)
+    todo = _wanted(records, chosen)
+    files = {key.device: path_of(chosen.out, key.device) for key in todo}
+    known = {key for file in files.values() for key in require_whole(file)}
+    left = {key: record for key, record in todo.items() if key not in known}
+    shapes = {(key.arch_sha256, key.shape, key.widths_sha256) for key in todo}
+    print(
+        f"{len(records)} records of {len(shapes)} shapes: {len(todo)} keys, {len(todo) - len(left)} of them known",
+        file=sys.stderr,
+    )
+    done: list[Line] = []
+
+    def keep(lines: list[Line], samples: list[Samples]) -> None:
+        for device, file in files.items():
+            add(file, [line for line in lines if line.key.device == device], samples)
+        done.extend(lines)
+
+    failures = _measure(left, chosen, keep)
+    if chosen.json:
+        output.print_json([json.loads(encode(line)) for line in done])
+    elif done:
+        output.print_table(COLUMNS, map(_row, done), chosen)
+    return 1 if unreadable or failures else 0
+
+
+def measure(chosen: argparse.Namespace) -> int:
+    """Measure the networks of each record, and write nothing; returns the exit code."""
+    from bench.records.latency_files import encode
+
+    asked = []
+    for run in chosen.runs:
+        found = store.load(find_one(run, chosen.out))
+        if not finished(found):
+            raise UsageError(f"measure {found.id}: that run {found.status}, it left no network")
+        asked.append(found)
+    todo = _wanted(asked, chosen)
+    done: dict[Key, Line] = {}
+    failures = _measure(todo, chosen, lambda lines, samples: done.update({line.key: line for line in lines}))
+    of_each = [(found, [done[key] for key in _wanted([found], chosen) if key in done]) for found in asked]
+    if chosen.json:
+        tables = [[json.loads(encode(line)) for line in lines] for _, lines in of_each]
+        output.print_json([{"id": found.id, "latency": table} for (found, _), table in zip(of_each, tables)])
+        return 1 if failures else 0
+    for number, (found, lines) in enumerate(of_each):
+        spec, cost = found.spec, found.cost
+        what = f"{spec.method} on {spec.arch}, {spec.dataset}, seed {spec.seed}"
+        share = 100 * cost.final.macs / cost.dense.macs
+        output.print_text("\n" * bool(number) + f"{what}: {cost.final.macs:,} MACs left ({share:.1f} %)", chosen)
+        output.print_table(COLUMNS[1:], map(_row, lines), chosen)
+    for key in list(todo)[:1]:
+        output.print_text(f"here: {key.device}, {key.threads} threads, {key.dtype}", chosen)
+    return 1 if failures else 0
+
+
+def _finished(paths: Iterable[Path]) -> tuple[list[Finished], int]:
+    """The finished records at or below some paths, and how many cannot be read: they are named on stderr."""
+    found: list[Finished] = []
+    unreadable = 0
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"latency {path}: no such file or folder")
+        for file in store.find(path):
+            try:
+                record = store.load(file)
+            except store.RecordError as error:
+                print(f"bench: note: left out: {error}", file=sys.stderr)
+                unreadable += 1
+                continue
+            if finished(record):
+                found.append(record)
+    return found, unreadable
+
+
+def _wanted(records: Sequence[Finished], chosen: argparse.Namespace) -> dict[Key, Finished]:
+    """The keys that are asked for, each with one of the records that have it."""
+    from bench.measure.environment import pick_device
+    from bench.measure.latency import require
+    from bench.runs.latency_pass import How, wanted
+
+    require(chosen.runtimes)
+    return wanted(records, How(chosen.runtimes, chosen.batch, chosen.threads, str(pick_device(chosen.device))))
+
+
+def _measure(todo: dict[Key, Finished], chosen: argparse.Namespace, keep: Any) -> dict[Key, str]:
+    """Time what is to be timed and name on stderr what cannot be."""
+    from bench.measure.environment import pick_device
+    from bench.measure.quiet import Machine, say
+    from bench.runs.latency_pass import How, LatencyPass
+
+    how = How(chosen.runtimes, chosen.batch, chosen.threads, str(pick_device(chosen.device)))
+    failures = LatencyPass(how, keep, Machine(chosen.wait), say=say).measure(todo)
+    for key, why in failures.items():
+        print(
+            f"bench: note: no latency of {todo[key].spec.arch} in {key.runtime} at batch {key.batch}: {why}",
+            file=sys.stderr,
+        )
+    return failures
+
+
+def _row(line: Line) -> dict[str, Any]:
+    """The cells of a line."""
+    before, after = (sum(widths[k] for widths in line.widths.values()) for k in (0, 1))
+    return {
+        "network": f"{line.arch}, {after:,} of {before:,} units",
+        "runtime": line.key.runtime,
+        "batch": line.key.batch,
+        "dense ms": f"{line.times.dense_ms:.3f}",
+        "final ms": f"{line.times.final_ms:.3f}",
+        "90 %": f"{line.times.final_p90:.3f}",
+        "speed-up": f"{line.times.speedup:.2f}x",
+        "95 % interval": "{:.2f} to {:.2f}".format(*line.times.speedup_ci95),
+        "faster": "yes" if line.times.faster else "",
+    }
+
+
+def _batches(text: str) -> list[int]:
+    sizes = list(dict.fromkeys(arguments.whole(part.strip()) for part in text.split(",")))
+    if 0 in sizes:
+        raise argparse.ArgumentTypeError("a batch has at least 1 image")
+    return sizes

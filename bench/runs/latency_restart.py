@@ -1,0 +1,139 @@
+"""One process of a latency pass: rebuilds networks and times each pair of them in quiet windows."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from bench.errors import BenchError, RunFailed
+from bench.measure import latency
+from bench.measure.onnx_export import Bind
+from bench.measure.quiet import Load, Machine
+from bench.models.error_place import first_line
+from bench.records.latency import Key, Restart, widths_sha256
+from bench.records.schema import Finished
+from bench.runs.artifacts import RunArtifacts
+from bench.spec.registry import PLUGINS, add_plugin
+
+
+@dataclass(frozen=True)
+class Task:
+    """Two networks that are timed in turns, and how.
+
+    Attributes:
+        record: what they are rebuilt from, without any file of its run: weights do not matter for time.
+        pair: each ``dense`` or ``final``, see :meth:`bench.runs.artifacts.RunArtifacts.shaped`.
+        keys: one a runtime and batch; the second network's shape.
+    """
+
+    record: Finished
+    pair: tuple[str, str]
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process does.
+
+    Attributes:
+        tasks: in this order.
+        device: of networks, where the runtime has none of its own.
+        threads: of the CPU.
+        machine: says whether a window was quiet.
+        folder: networks as files, for runtimes that convert them.
+        plugins: files that define architectures.
+    """
+
+    tasks: tuple[Task, ...]
+    device: str
+    threads: int
+    machine: Machine
+    folder: Path
+    plugins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A key timed once; ``failure`` says why there are no samples."""
+
+    key: Key
+    samples: Restart | None
+    load: Load
+    repeats: int = 0
+    failure: str = ""
+
+
+def in_new_process(work: Work) -> Iterator[Window]:
+    """Carry out ``work`` in a process of its own; raises what :func:`windows` raises there."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe(duplex=False)
+    worker = context.Process(target=_work, args=(work, theirs))
+    worker.start()
+    theirs.close()
+    try:
+        while (found := mine.recv()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+    except EOFError:
+        worker.join()
+        raise RunFailed(f"a process that timed networks ended with code {worker.exitcode}") from None
+    finally:
+        worker.kill()
+        worker.join()
+        mine.close()
+
+
+def _work(work: Work, answer: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            for file in work.plugins:
+                if file not in map(str, PLUGINS):
+                    add_plugin(file)
+            torch.set_num_threads(work.threads)
+            for window in windows(work):
+                answer.send(window)
+        answer.send(None)
+    except BenchError as error:
+        answer.send(error)
+
+
+def windows(work: Work) -> Iterator[Window]:
+    """Time every key once. Raises Busy where the machine is not quiet."""
+    for task in work.tasks:
+        bound: dict[str, list[Bind]] = {}
+        for key in task.keys:
+            device, _ = latency.place_of(key.runtime, torch.device(work.device), key.layout)
+            try:
+                if key.runtime not in bound:
+                    bound = {key.runtime: _bound(task, key, device, work.folder)}
+            except BenchError as error:
+                yield Window(key, None, Load(0.0, 0.0), failure=first_line(error))
+                continue
+            x = torch.rand(key.batch, *key.shape, device=device)
+            calls = [bind(x) for bind in bound[key.runtime]]
+            times, load, repeats = work.machine.undisturbed(partial(latency.interleaved, calls, device))
+            dense, final = (times * 1e6).round().astype(int).T.tolist()
+            yield Window(key, Restart(dense, final), load, repeats)
+
+
+def _bound(task: Task, key: Key, device: torch.device, folder: Path) -> list[Bind]:
+    """Both networks in the runtime of ``key``."""
+    stored = RunArtifacts(task.record, Path())
+    found = []
+    for which in task.pair:
+        width = "dense" if which == "dense" else widths_sha256(task.record.structure.widths)[:16]
+        file = folder / f"{key.arch_sha256[:16]}-{'x'.join(map(str, key.shape))}-{width}.{key.runtime}"
+        network = stored.shaped(which)
+        found.append(latency.RUNTIMES[key.runtime].load(network, key.shape, device, key.layout, file))
+    return found
