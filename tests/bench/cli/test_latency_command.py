@@ -4,11 +4,11 @@ import dataclasses
 import json
 
 import pytest
+from support.command_tools import answer
 from support.quiet_machine import Simulated, always_quiet
 from support.records import line, read, seal
 from support.timed_shapes import Clock, made
 
-from bench.cli import main
 from bench.errors import RunFailed
 from bench.measure import flops, latency, onnx_export, quiet
 from bench.records import latency_files, store
@@ -21,15 +21,7 @@ from bench.runs.latency_restart import Task, Work, in_new_process, windows
 @pytest.fixture
 def bench(capsys):
     """Exit code, stdout and stderr of one command."""
-
-    def run(*words):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return lambda *words: answer(capsys, *words)
 
 
 @pytest.fixture
