@@ -48,15 +48,6 @@ class PenalisedPrefix(GrowingPrefix):
         return 1e-3 * next(iter(ctx.sites.values())).rows().square().sum()
 
 
-@method("thaws")
-class Thaws(GrowingPrefix):
-    """Trains on what it froze."""
-
-    def on_batch_start(self, ctx):
-        """A frozen weight is made to train again."""
-        next(iter(ctx.sites.values())).weights()[0].requires_grad_(True)
-
-
 @method("freezes_more")
 class FreezesMore(GrowingPrefix):
     """Freezes a weight by itself beside what it freezes through the context."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bench.conformance.runner import examine
 from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
 
 
@@ -16,3 +17,8 @@ def known(*files: object) -> Iterator[None]:
     yield
     for registry, plugins in zip(registries, before, strict=True):
         registry._plugins = plugins
+
+
+def outcomes(name: str, *checks: str) -> dict[str, tuple[str, str]]:
+    """Outcome and detail of some checks of the battery for a method, which share its plain run."""
+    return {result.name: (result.outcome, result.detail) for result in examine(name, list(checks)).results}

@@ -38,25 +38,21 @@ def test_state_comes_back_as_it_was(tmp_path):
     assert (found["curve"], found["phase"], found["nothing"]) == (state["curve"], state["phase"], None)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
-def test_truncated_checkpoint_is_ignored(tmp_path, keep):
+def test_file_that_is_no_checkpoint_is_ignored(tmp_path):
     path = tmp_path / "x.pt"
+    assert load_state(path, CPU) is None
     save_state(path, {"weights": torch.arange(1000.0)})
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
-    assert load_state(path, CPU) is None
-
-
-def test_other_files_are_no_checkpoints(tmp_path):
-    path = tmp_path / "x.pt"
-    assert load_state(path, CPU) is None
+    content = path.read_bytes()
+    for size in (0, 1, 100, len(content) // 2, len(content) - 10):
+        path.write_bytes(content[:size])
+        assert load_state(path, CPU) is None, size
     path.write_text("not a checkpoint")
     assert load_state(path, CPU) is None
     torch.save({"network": nn.Linear(2, 2)}, path)  # a pickled object would run code on loading
     assert load_state(path, CPU) is None
 
 
-def test_a_failed_save_keeps_the_last_checkpoint(tmp_path):
+def test_failed_save_keeps_the_last_checkpoint(tmp_path):
     path = tmp_path / "x.pt"
     save_state(path, {"epoch": 1})
     with pytest.raises(Exception, match=r"pickle|local"):
@@ -82,20 +78,15 @@ def test_tensors_come_back_with_their_hash(tmp_path):
     assert save_tensors(tmp_path / "again", tensors)["sha256"] == facts["sha256"]
 
 
-@pytest.mark.parametrize("keep", [0, 5, 0.5])
-def test_damaged_tensors_are_named(tmp_path, keep):
+@pytest.mark.parametrize("size", [None, 0, 5, 200])
+def test_damaged_or_missing_tensors_are_named(tmp_path, size):
     path = tmp_path / "x.safetensors"
-    save_tensors(path, {"a": torch.ones(100)})
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    if size is not None:
+        save_tensors(path, {"a": torch.ones(100)})
+        path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(RunFailed, match=r"x\.safetensors cannot be read .*delete it") as caught:
         load_tensors(path)
     assert "\n" not in str(caught.value)
-
-
-def test_missing_tensors_are_named(tmp_path):
-    with pytest.raises(RunFailed, match=r"none\.safetensors cannot be read"):
-        load_tensors(tmp_path / "none.safetensors")
 
 
 class Shared(nn.Module):
@@ -125,45 +116,36 @@ def test_shared_tensors_are_saved_once_and_load_under_every_name(tmp_path):
         stored = set(file.keys())
     assert stored == {"one.weight", "one.bias", "other.bias", "front", "back", "empty", "void"}
     assert facts["bytes"] == (tmp_path / "x.safetensors").stat().st_size
+    assert weight_bytes(network) == 4 * (16 + 4 + 4 + 6 + 6)
     again = Shared()
     again.load_state_dict(found)
     assert again.other.weight is again.one.weight
-
-
-def test_weight_bytes_counts_shared_tensors_once():
-    assert weight_bytes(Shared()) == 4 * (16 + 4 + 4 + 6 + 6)
-
-
-def test_tensors_without_sharing_are_saved_without_metadata(tmp_path):
-    save_tensors(tmp_path / "x.safetensors", nn.Linear(2, 2).state_dict())
-    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+    save_tensors(tmp_path / "plain", nn.Linear(2, 2).state_dict())
+    with safe_open(tmp_path / "plain", "pt") as file:
         assert file.metadata() is None
 
 
 # --- the output folder -----------------------------------------------------------------------------------------------
 
 
-def test_a_writable_folder_is_made_and_left_empty(tmp_path):
+def test_writable_folder_is_made_and_left_empty(tmp_path):
     require_writable(tmp_path / "new" / "folder", 1)
     assert (tmp_path / "new" / "folder").is_dir()
-    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
-
-
-@pytest.mark.parametrize("below", ["file", "file/folder"])
-def test_a_folder_that_cannot_be_written(tmp_path, below):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SetupError, match=r"cannot write to .*file.*--out"):
-        require_writable(tmp_path / below, 1)
+    for below in ("file", "file/folder"):
+        with pytest.raises(SetupError, match=r"cannot write to .*file.*--out"):
+            require_writable(tmp_path / below, 1)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["file"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(tmp_path):
+def test_folder_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(SetupError, match="Permission denied"):
         require_writable(tmp_path, 1)
 
 
-def test_a_disk_that_is_almost_full(tmp_path, monkeypatch):
+def test_disk_that_is_almost_full_is_refused(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10 * 2**20, 7 * 2**20, 3 * 2**20))
     require_writable(tmp_path, 3 * 2**20)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.networks import GREY, hooks_of, in_forwards, three_sites, two_sites
+from support.plans import same, state_of
 from torch.nn import functional as F
 
 from bench.api import STATISTICS
@@ -28,14 +29,9 @@ def trained(ctx):
 
 def everything(ctx):
     """All that a look must leave as it is."""
-    state = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
-    grads = [p.grad for p in ctx._model.network.parameters()]
-    return state, grads, [m.training for m in ctx._model.network.modules()], torch.get_rng_state(), ctx.rng.get_state()
-
-
-def same(one, two):
-    states = all(torch.equal(one[0][k], two[0][k]) for k in one[0])
-    return states and one[1:3] == two[1:3] and all(torch.equal(a, b) for a, b in zip(one[3:], two[3:], strict=True))
+    network = ctx._model.network
+    state = state_of(network) | {"rng": torch.get_rng_state(), "own rng": ctx.rng.get_state()}
+    return state, [p.grad for p in network.parameters()], [m.training for m in network.modules()]
 
 
 def train_set(ctx):
@@ -78,12 +74,6 @@ def test_means_do_not_depend_on_the_batch_size(make_ctx, of):
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-9)
 
 
-def test_linear_units_have_one_position(make_ctx):
-    ctx, shapes = make_ctx(arch="mlp_40_40"), set()
-    ctx.mean(lambda site, a: shapes.add(tuple(a.shape)) or a.mean(dim=(0, 2)))
-    assert shapes == {(32, 40, 1)}
-
-
 def test_gate_gradients_are_the_derivative_of_each_examples_loss(ctx):
     x, y = next(ctx.batches("train", limit=1))
     collected = {}
@@ -117,16 +107,11 @@ def test_masked_units_have_neither_activation_nor_gradient(ctx, of):
 @pytest.mark.parametrize(("batches", "seen"), [(None, 96), (1, 40), (2, 80), (9, 96)])
 @pytest.mark.parametrize(("of", "passes"), [("activations", 1), ("gate_gradients", 3)])
 def test_batches_are_limited_and_charged(make_ctx, batches, seen, of, passes):
-    ctx, sizes = make_ctx(arch="mlp_40_40", batch_size=40), []
-    site = next(iter(ctx.sites))
-    ctx.mean(
-        lambda s, v: (sizes.append(len(v)) if s.name == site else None) or v.flatten(1)[0, : s.n_units], of, batches
-    )
-    assert sum(sizes) == seen
+    ctx, shapes = make_ctx(arch="mlp_40_40", batch_size=40), []
+    ctx.mean(lambda site, v: shapes.append(tuple(v.shape)) or v.flatten(1)[0, : site.n_units], of, batches)
+    assert sum(shape[0] for shape in shapes) == len(ctx.sites) * seen
+    assert {shape[1:] for shape in shapes} == {(40, 1) if of == "activations" else (40,)}  # linear: one position
     assert in_forwards(ctx) == passes * seen
-
-
-def test_mean_over_no_batches_is_refused(ctx):
     with pytest.raises(RunFailed, match="batches must be at least 1"):
         ctx.mean(act_mean, batches=0)
 
@@ -148,11 +133,13 @@ def test_looking_leaves_no_trace(ctx, look):
     ctx.masks = half(ctx)
     for parameter in ctx._model.network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    before, hooks = everything(ctx), len(hooks_of(ctx._model.network))
+    (state, *rest), hooks = everything(ctx), len(hooks_of(ctx._model.network))
     with ctx.probe():
         logits = ctx.forward(ctx.x)
     LOOKS[look](ctx)
-    assert same(before, everything(ctx))
+    after = everything(ctx)
+    assert same(state, after[0])
+    assert rest == list(after[1:])
     with ctx.probe():
         assert torch.equal(logits, ctx.forward(ctx.x))
     ctx._model.remove_hooks()
@@ -210,14 +197,14 @@ def test_candidates_are_split_where_they_are_too_many_for_one_forward(ctx):
 
 
 @pytest.mark.parametrize("batch_statistics", [False, True])
-@pytest.mark.parametrize("count", [1, 3])
-def test_masks_of_the_context_hold_for_candidates_too(ctx, count, batch_statistics):
+def test_masks_of_the_context_hold_for_candidates_too(ctx, batch_statistics):
     ctx.masks = half(ctx)
-    ones = {n: torch.ones(count, s.n_units) for n, s in ctx.sites.items()}
     with ctx.probe(batch_statistics):
         masked = ctx.forward(ctx.x)
-    for logits in ctx.evaluate(ones, batch_statistics=batch_statistics):
-        torch.testing.assert_close(logits, masked, rtol=1e-4, atol=1e-5)
+    for count in (1, 3):
+        ones = {n: torch.ones(count, s.n_units) for n, s in ctx.sites.items()}
+        for logits in ctx.evaluate(ones, batch_statistics=batch_statistics):
+            torch.testing.assert_close(logits, masked, rtol=1e-4, atol=1e-5)
 
 
 def test_some_sites_only(ctx):

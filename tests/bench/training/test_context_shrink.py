@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.networks import GREY, hooks_of, three_sites
-from support.plans import carry_out
+from support.plans import carry_out, check_resume, prune, same, state_of
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
@@ -33,14 +33,6 @@ def kept(ctx, share=0.6, seed=0):
 def logits(ctx):
     with ctx.probe():
         return ctx.forward(ctx.x)
-
-
-def state_of(network):
-    return {k: v.clone() for k, v in network.state_dict().items()}
-
-
-def same(one, two):
-    return list(one) == list(two) and all(torch.equal(one[k], two[k]) for k in one)
 
 
 def test_a_shrunk_network_computes_what_the_masked_one_would(ctx):
@@ -169,10 +161,7 @@ def test_masks_are_checked_before_anything_goes(ctx, change, match):
         ctx.shrink(change(kept(ctx)))
     assert ctx._model.network is before
     assert ctx._model.sliced_by is None
-
-
-def test_masks_of_other_names_do_no_harm(ctx):
-    ctx.shrink(kept(ctx) | {"of another network": torch.ones(2, dtype=torch.bool)})
+    ctx.shrink(kept(ctx) | {"of another network": torch.ones(2, dtype=torch.bool)})  # does no harm
     ctx.shrink(kept(ctx, seed=1))
     assert set(ctx._model.sliced_by) == set(ctx.sites)
 
@@ -207,47 +196,20 @@ class Shrinking(Method):
 PLAN = (Phase(2), Phase(2, rewind="init"), Phase(1, rewind="first"), PRUNE, Phase(1, "finetune", rewind="init"))
 
 
-class Stop(Exception):
-    pass
-
-
-def finish(training, stop_after=None):
-    """Run the plan; stop by an exception after so many checkpoints."""
-    save, saves = training.save, []
-
-    def counting(position):
-        save(position)
-        saves.append(position)
-        if len(saves) == stop_after:
-            raise Stop
-
-    training.save = counting
-    try:
-        carry_out(training, PLAN, lambda t: t.model.slice(t.ctx.select()))
-    except Stop:
-        return False
-    return True
-
-
-def macs_of(training):
-    return training.model.macs
-
-
-def test_what_is_looked_at_before_a_shrink_costs_as_much_as_the_network_then_did(make_training):
+def test_looks_before_a_shrink_cost_what_the_network_then_did(make_training):
     training = start(make_training, Shrinking(), keep=0.1)
-    sizes = [macs_of(training)]
+    sizes = [training.model.macs]
     shrink = training.model.slice
 
     def noting(masks, **named):
         done = shrink(masks, **named)
-        sizes.append(macs_of(training))
+        sizes.append(training.model.macs)
         return done
 
     training.model.slice = noting
-    assert finish(training)
-    assert len(sizes) == 5
+    carry_out(training, PLAN, prune)
+    assert len(sizes) == len(set(sizes)) == 5
     assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == 5
     first, second, third, last, final = sizes
     steps = 3 * 96 * (2 * first + 2 * second + third + final)
     looks = 32 * first + 96 * (first + second + third + last)  # prepare, then after each phase and at the prune
@@ -256,53 +218,18 @@ def test_what_is_looked_at_before_a_shrink_costs_as_much_as_the_network_then_did
     assert training.curve[-1]["units_left"] == sum(training.ctx.sites.widths.values()) / 40
 
 
-@pytest.mark.parametrize("stop_after", range(1, 8))
-def test_resumed_in_the_middle_of_a_shrinking_plan(make_training, tmp_path, stop_after, whole):
-    stopped = start(make_training, Shrinking(), keep=0.1, checkpoint=tmp_path / "part.pt")
-    assert finish(stopped, stop_after) == (stop_after > 7)
-    going_on = start(make_training, Shrinking(), keep=0.1, checkpoint=tmp_path / "part.pt")
-    assert going_on.resume()
-    assert going_on.curve == going_on.ctx.curve
-    assert going_on.curve == stopped.curve
-    assert finish(going_on)
-    assert going_on.curve == going_on.ctx.curve
-    assert going_on.curve == whole.curve
-    assert (going_on.train_macs, going_on.examples, going_on.epochs) == (
-        whole.train_macs,
-        whole.examples,
-        whole.epochs,
-    )
-    assert same(state_of(going_on.model.network), state_of(whole.model.network))
-    assert same(going_on.model.sliced_by, whole.model.sliced_by)
-    assert set(going_on.model.snapshots) == set(whole.model.snapshots)
-    for tag, snapshot in whole.model.snapshots.items():
-        assert same(going_on.model.snapshots[tag], snapshot)
-    assert same(going_on.ctx.tracked, whole.ctx.tracked)
+def test_shrinking_plan_resumes_with_its_clocks(make_training, tmp_path):
+    def make(checkpoint):
+        return start(make_training, Shrinking(), keep=0.1, checkpoint=checkpoint)
 
-
-_WHOLE = []
-
-
-@pytest.fixture
-def whole(make_training):
-    """The uninterrupted run, made once."""
-    if not _WHOLE:
-        _WHOLE.append(start(make_training, Shrinking(), keep=0.1))
-        assert finish(_WHOLE[0])
-    return _WHOLE[0]
-
-
-def test_clocks_of_a_plan(whole):
-    starts = [
-        (e["start_phase"], e["start_epoch"], e["start_step"], e["start_progress"])
-        for e in whole.curve
-        if "start_phase" in e
-    ]
+    curve = check_resume(make, PLAN, tmp_path / "c.pt").curve
+    clocks = ("start_phase", "start_epoch", "start_step", "start_progress")
+    starts = [tuple(e[clock] for clock in clocks) for e in curve if "start_phase" in e]
     assert starts == [(0, 0, 0, 0.0), (1, 0, 0, 0.0), (2, 0, 0, 0.0)]
-    assert [e["progress"] for e in whole.curve if "progress" in e] == [1, 2, 1, 2, 1]
-    assert [e["epochs"] for e in whole.curve if "epochs" in e] == [0, 1, 2, 3, 4]
-    assert [(e["phase"], e["epoch"]) for e in whole.curve] == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (4, 1)]
-    assert (whole.curve[-1]["select_phase"], whole.curve[-1]["select_epoch"]) == (3, 0)
-    left = [e["units_left"] for e in whole.curve]
+    assert [e["progress"] for e in curve if "progress" in e] == [1, 2, 1, 2, 1]
+    assert [e["epochs"] for e in curve if "epochs" in e] == [0, 1, 2, 3, 4]
+    assert [(e["phase"], e["epoch"]) for e in curve] == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (4, 1)]
+    assert (curve[-1]["select_phase"], curve[-1]["select_epoch"]) == (3, 0)
+    left = [e["units_left"] for e in curve]
     assert left == sorted(left, reverse=True)
     assert left[0] == left[1] == 1 > left[2] > left[4] > left[5]

@@ -3,16 +3,15 @@
 import pytest
 import torch
 from support.paths import PLUGINS
-from support.plans import carry_out
+from support.plans import carry_out, prune
 from torch import nn
 
 from bench.api import PRUNE, Method, Phase
 from bench.conformance.subject import Subject
 from bench.errors import METHOD, Diverged, RunFailed
-from bench.runs.pipeline import RunPipeline
-from bench.spec.registry import METHODS, add_plugin
 from bench.training.guard import GLOBAL_HOOKS
 
+PLUGIN = PLUGINS / "reaching.py"
 FOUND = {
     "trains_on_validation_in_a_probe": "changes weights inside of ctx.probe",
     "trains_on_validation_by_data": "changes weights inside of ctx.probe",
@@ -41,15 +40,6 @@ FOUND = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _known():
-    """The methods that reach too far, for the tests of this file."""
-    before = dict(METHODS._plugins)
-    add_plugin(str(PLUGINS / "reaching.py"))
-    yield
-    METHODS._plugins = before
-
-
 @pytest.fixture(autouse=True)
 def _unhooked():
     """No global hook of one test is left to the next."""
@@ -60,24 +50,18 @@ def _unhooked():
 
 
 def test_every_method_that_reaches_too_far_has_its_message():
-    text = (PLUGINS / "reaching.py").read_text()
+    text = PLUGIN.read_text()
     assert {line.split('"')[1] for line in text.splitlines() if line.startswith("@method(")} == set(FOUND)
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_what_is_not_the_methods_is_found(name, tmp_path):
+def test_what_is_not_the_methods_is_found(name, folder):
+    """And no global hook is left, which a fixture checks."""
     with pytest.raises(RunFailed) as failed:
-        Subject(name, tmp_path).run(train__epochs="2")
+        Subject(name, folder).run(train__epochs="2")
     assert FOUND[name] in str(failed.value)
     assert f"the method {name} " in str(failed.value)
     assert failed.value.blame == METHOD
-
-
-def test_global_hooks_are_taken_away_after_a_failure(tmp_path):
-    before = [dict(hooks) for hooks in GLOBAL_HOOKS]
-    with pytest.raises(RunFailed):
-        Subject("leaves_a_global_hook", tmp_path).run()
-    assert [dict(hooks) for hooks in GLOBAL_HOOKS] == before
 
 
 def test_global_hooks_of_others_stay(make_training):
@@ -122,43 +106,35 @@ class Works(Method):
         return 1e-4 * ctx.forward(ctx.x).float().square().mean()
 
 
-def test_method_may_write_in_its_hooks(make_training):
-    training = make_training(Works(), arch="mlp_40_40")
-    carry_out(training, (Phase(2), PRUNE, Phase(1)), lambda t: t.model.slice(t.ctx.select()))
-    assert training.epochs == 3
+class Cuts(Method):
+    """Shrinks after it looked at gradients and at validation images."""
+
+    def on_phase_end(self, ctx):
+        next(ctx.batches("val"))
+        scores = ctx.mean(lambda site, gradients: gradients.square().mean(dim=0), "gate_gradients")
+        ctx.shrink(ctx.rank(scores, "layer"))
 
 
-def test_method_may_shrink_after_it_looked_at_gradients_and_validation(make_training):
-    class Cuts(Method):
-        def on_phase_end(self, ctx):
-            next(ctx.batches("val"))
-            scores = ctx.mean(lambda site, gradients: gradients.square().mean(dim=0), "gate_gradients")
-            ctx.shrink(ctx.rank(scores, "layer"))
+class Draws(Method):
+    """Draws weights of its own in prepare."""
 
-    training = make_training(Cuts(), arch="mlp_40_40")
-    carry_out(training, (Phase(1), PRUNE, Phase(1)), lambda t: t.model.slice(t.ctx.select()))
-    assert sum(training.ctx.sites.widths.values()) < 80
+    def prepare(self, ctx):
+        with torch.no_grad():
+            next(iter(ctx.sites.values())).weights()[0].normal_(generator=ctx.rng)
 
 
-def test_method_from_init_may_draw_its_own_weights_in_prepare(make_training):
-    class Draws(Method):
-        def prepare(self, ctx):
-            with torch.no_grad():
-                next(iter(ctx.sites.values())).weights()[0].normal_(generator=ctx.rng)
-
-    carry_out(make_training(Draws(), arch="mlp_40_40"), (Phase(1),))
+class DrawsOverTheBase(Draws):
+    starts_from = "base"
 
 
-def test_method_from_the_base_may_not(make_training):
-    class Draws(Method):
-        starts_from = "base"
-
-        def prepare(self, ctx):
-            with torch.no_grad():
-                next(iter(ctx.sites.values())).weights()[0].normal_(generator=ctx.rng)
-
+def test_method_may_write_shrink_and_draw_in_its_hooks(make_training):
+    for method in (Works, Cuts, Draws):
+        training = make_training(method(), arch="mlp_40_40")
+        carry_out(training, (Phase(2), PRUNE, Phase(1)), prune)
+        assert training.epochs == 3
+        assert sum(training.ctx.sites.widths.values()) < 80
     with pytest.raises(RunFailed, match="changes the weights in prepare"):
-        make_training(Draws(), arch="mlp_40_40")
+        make_training(DrawsOverTheBase(), arch="mlp_40_40")
 
 
 def test_weights_that_are_not_numbers_are_compared_too(make_training):
@@ -175,14 +151,10 @@ def test_weights_that_are_not_numbers_are_compared_too(make_training):
         carry_out(training, (Phase(1),))
 
 
-def test_refused_names_are_an_error_of_the_method(plugins, make_run, tmp_path):
-    file = tmp_path / "setter.py"
-    file.write_text(
-        "from bench.api import Method, method\n\n\n"
-        '@method("sets_back")\nclass SetsBack(Method):\n    """Sets a count that it remembers from older days."""\n\n'
-        "    def on_epoch_end(self, ctx):\n        ctx.forwarded = 0\n"
-    )
-    add_plugin(str(file))
-    spec, options = make_run("sets_back")
+def test_assigning_a_removed_name_is_an_error_of_the_method(make_training):
+    class SetsBack(Method):
+        def on_epoch_end(self, ctx):
+            ctx.forwarded = 0
+
     with pytest.raises(AttributeError, match=r"ctx\.forwarded cannot be set"):
-        RunPipeline(spec, options).go()
+        carry_out(make_training(SetsBack(), arch="mlp_40_40"), (Phase(1),))

@@ -2,37 +2,17 @@
 
 import pytest
 import torch
+from support.networks import GREY, hooks_of, three_sites
 from support.paths import PLUGINS
-from support.plans import carry_out
-from support.plugins import known
+from support.plans import carry_out, check_resume, prune, resumed, same, state_of
+from support.plugins import outcomes
 
 from bench.api import PRUNE, Method, Phase
-from bench.conformance import tiny_networks
-from bench.conformance.runner import examine
-from bench.conformance.subject import Subject
+from bench.conformance.subject import Stopped, Subject
 from bench.errors import RunFailed
+from bench.runs.method_factory import make_method
 
 PLUGIN = PLUGINS / "lifecycle.py"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_plugins():
-    with known(PLUGIN, tiny_networks.__file__):
-        yield
-
-
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in two)
-
-
-def state_of(network):
-    return {k: v.clone() for k, v in network.state_dict().items()}
-
-
-def result(name, check):
-    """Outcome and line of one check of the battery."""
-    (found,) = examine(name, [check]).results
-    return found.outcome, found.detail
 
 
 # --- starting weights ----------------------------------------------------------------------------------------------
@@ -40,66 +20,79 @@ def result(name, check):
 FROM_BASE = ["keeps_a_teacher", "sets_a_threshold", "remembers_the_start"]
 
 
-@pytest.mark.parametrize("arch", ["check_residual", "check_mlp"])
 @pytest.mark.parametrize("name", [*FROM_BASE, "ddrop"])
-def test_prepare_sees_the_starting_weights(name, arch, tmp_path):
+def test_prepare_sees_the_starting_weights(name, folder):
     seen = []
 
     def watch(hook, ctx, call):
         if hook == "prepare":
             seen.append((state_of(ctx._model.network), dict(ctx._model.snapshots)))
+            raise Stopped
         return call()
 
-    run = Subject(name, tmp_path).run(arch=arch, watch=watch)
+    subject = Subject(name, folder)
+    subject.stopped(watch)
     ((found, snapshots),) = seen
     assert not same(snapshots["init"], snapshots["base"])
-    assert same(found, snapshots[run.method.starts_from])
+    assert same(found, snapshots[subject.method.starts_from])
 
 
-def test_teacher_of_prepare_is_the_base_after_training(tmp_path):
-    run = Subject("keeps_a_teacher", tmp_path).run()
+def test_what_prepare_keeps_is_of_the_base_after_training(folder):
+    run = Subject("keeps_a_teacher", folder).run()
     assert same(run.method.teacher.state_dict(), run.base.state)
-
-
-def test_threshold_of_prepare_is_that_of_the_base(tmp_path):
-    run = Subject("sets_a_threshold", tmp_path).run()
+    run = Subject("sets_a_threshold", folder).run()
     rows = [run.base.state[f"{site}.weight"].flatten(1).norm(dim=1) for site in run.sites]
     assert run.done.curve[-2]["threshold"] == torch.cat(rows).median().item()
 
 
-@pytest.mark.parametrize("name", FROM_BASE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * k) for k, name in enumerate(FROM_BASE)])
 def test_resumed_prepare_sees_the_base_again(name):
-    assert result(name, "resume") == ("ok", "4 stops")
+    assert outcomes(name, "resume")["resume"] == ("ok", "4 stops")
 
 
 # --- what is trained -----------------------------------------------------------------------------------------------
 
-MOVES = ["shrinks_at_the_start", "shrinks_at_both_ends", "inserts_for_the_second_phase", "inserts_at_the_end"]
-MOVES += ["goes_back_in_steps"]
+TWICE = (Phase(2), Phase(2, rewind="init"), PRUNE, Phase(1, "finetune"))
+ONCE = (Phase(2, "finetune"), PRUNE, Phase(1, "finetune"))
+MOVES = {
+    "shrinks_at_the_start": ONCE,
+    "shrinks_at_both_ends": TWICE,
+    "inserts_for_the_second_phase": (Phase(2), Phase(2), PRUNE),
+    "inserts_at_the_end": (Phase(2), Phase(2), PRUNE),
+    "goes_back_in_steps": (Phase(2), PRUNE, Phase(1, "finetune")),
+    "masks_after_no_epochs": (Phase(0, "finetune"), PRUNE, Phase(1, "finetune")),
+    "shrinks_after_no_epochs": (Phase(0), Phase(2, "finetune"), PRUNE),
+}
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_network_changes_and_resumes_whatever_a_hook_replaced(name):
-    assert result(name, "trains")[0] == "ok"
-    assert result(name, "resume")[0] == "ok"
-    assert result(name, "nothing_left") == ("ok", "")
+def test_network_resumes_whatever_a_hook_replaced(make_training, tmp_path, name):
+    def start(checkpoint):
+        torch.manual_seed(0)
+        return make_training(make_method(name, {}), arch=three_sites(), shape=GREY, checkpoint=checkpoint)
+
+    whole = check_resume(start, MOVES[name], tmp_path / "c.pt")
+    factors = [entry["factor"] for entry in whole.curve if "factor" in entry]
+    if name.startswith("inserts"):  # the layer is trained from its phase on
+        assert factors[:2] == [0.5, 0.5]
+        assert len(set(factors)) == 3
+    whole.model.remove_hooks()
+    assert not hooks_of(whole.model.network)
 
 
-@pytest.mark.parametrize("arch", ["check_residual", "check_mlp"])
-def test_shrink_at_a_start_trains_the_smaller_network(arch, tmp_path):
-    run = Subject("shrinks_at_the_start", tmp_path).run(arch=arch)
-    whole = Subject("l2_norm", tmp_path).run(arch=arch)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*MOVES])
+def test_method_that_replaces_the_network_keeps_the_contract(name):
+    assert {outcome for outcome, _ in outcomes(name, "trains", "resume", "nothing_left").values()} == {"ok"}
+
+
+def test_shrink_at_a_start_trains_the_smaller_network(folder):
+    run = Subject("shrinks_at_the_start", folder).run(arch="check_residual")
+    whole = Subject("l2_norm", folder).run(arch="check_residual")
     assert run.done.ctx.sites.widths == whole.done.ctx.sites.widths
     assert run.done.now.prune_result["pruned"] is None  # it was tuned before the prune
     tuned = [entry["val_loss"] for entry in run.done.curve]
     assert len(set(tuned)) == len(tuned) == 3
-
-
-def test_inserted_layer_is_trained_from_its_phase_on(tmp_path):
-    for name in ("inserts_for_the_second_phase", "inserts_at_the_end"):
-        factors = [entry["factor"] for entry in Subject(name, tmp_path).run().done.curve if "factor" in entry]
-        assert factors[:2] == [0.5, 0.5]
-        assert len(set(factors)) == 3
 
 
 HOOKS = (
@@ -138,7 +131,7 @@ def calling(hook, call):
 @pytest.mark.parametrize("call", ALLOWED)
 def test_hook_may_call_or_is_refused_in_one_line(make_training, hook, call):
     def run():
-        training = make_training(calling(hook, call), arch="mlp_40_40")
+        training = make_training(calling(hook, call), arch="mlp_40_40", batch_size=96)
         carry_out(training, (Phase(1),))
         training.ctx.select()
         training.finalize()
@@ -166,26 +159,23 @@ def test_module_that_no_checkpoint_would_have_is_refused(make_training):
 # --- phase hooks ---------------------------------------------------------------------------------------------------
 
 
-def logging(calls):
-    """A method that appends its hooks, with phase and epoch, to ``calls``."""
+class Logging(Method):
+    """Appends its hooks, with phase and epoch, to ``calls``; may say a word at the end of an epoch."""
 
-    class Logging(Method):
-        pass
+    def __init__(self, calls, word=None):
+        super().__init__()
+        self.__dict__["calls"], self.word = calls, word
 
-    def noting(hook):
-        def note(self, ctx):
-            calls.append((hook, ctx.phase, ctx.epoch))
-            return 0.0
+    def on_phase_start(self, ctx):
+        self.calls.append(("on_phase_start", ctx.phase, ctx.epoch))
 
-        return note
+    def on_epoch_end(self, ctx):
+        self.calls.append(("on_epoch_end", ctx.phase, ctx.epoch))
+        if self.word and (ctx.phase, ctx.epoch) == (0, 1):
+            getattr(ctx, self.word)()
 
-    for hook in ("on_phase_start", "on_epoch_end", "on_phase_end"):
-        setattr(Logging, hook, noting(hook))
-    return Logging()
-
-
-def run(training, plan):
-    carry_out(training, plan, lambda t: t.model.slice(t.ctx.select()))
+    def on_phase_end(self, ctx):
+        self.calls.append(("on_phase_end", ctx.phase, ctx.epoch))
 
 
 PLANS = {
@@ -202,69 +192,43 @@ def test_phase_hooks_are_called_once_in_order(make_training, tmp_path, plan):
     for phase, epochs in enumerate(map(int, plan.split())):
         expected += [("on_phase_start", phase, 0), *(("on_epoch_end", phase, epoch) for epoch in range(epochs))]
         expected += [("on_phase_end", phase, max(0, epochs - 1))]
-    run(make_training(logging(calls), arch="mlp_40_40"), PLANS[plan])
+
+    def start(checkpoint):
+        return make_training(Logging(calls), arch="mlp_40_40", checkpoint=checkpoint)
+
+    carry_out(start(None), PLANS[plan], prune)
     assert calls == expected
     calls.clear()
-    resumed(make_training, tmp_path / "c.pt", PLANS[plan], lambda: logging(calls))
+    resumed(start, PLANS[plan], tmp_path / "c.pt")
     assert calls == expected
-
-
-class Stop(Exception):
-    pass
-
-
-def resumed(make_training, file, plan, make_method):
-    """A training that was stopped after each of its checkpoints."""
-    stops = 0
-    while True:
-        training = make_training(make_method(), arch="mlp_40_40", checkpoint=file)
-        assert training.resume() == (stops > 0)
-        save = training.save
-
-        def stopping(position, save=save):
-            save(position)
-            if position[0] < len(plan):
-                raise Stop
-
-        training.save = stopping
-        try:
-            run(training, plan)
-        except Stop:
-            stops += 1
-        else:
-            assert training.resumes == stops
-            return training
 
 
 @pytest.mark.parametrize("word", ["stop_phase", "stop_search"])
 def test_phase_hooks_are_called_once_after_an_early_stop(make_training, word):
     calls = []
-    method = logging(calls)
-    note = type(method).on_epoch_end
-
-    def stop(self, ctx):
-        note(self, ctx)
-        if (ctx.phase, ctx.epoch) == (0, 1):
-            getattr(ctx, word)()
-
-    type(method).on_epoch_end = stop
-    run(make_training(method, arch="mlp_40_40"), (Phase(4), Phase(0), PRUNE))
+    carry_out(make_training(Logging(calls, word), arch="mlp_40_40"), (Phase(4), Phase(0), PRUNE), prune)
     second = [("on_phase_start", 1, 0), ("on_phase_end", 1, 0)] if word == "stop_phase" else []
     first = [("on_phase_start", 0, 0), ("on_epoch_end", 0, 0), ("on_epoch_end", 0, 1), ("on_phase_end", 0, 1)]
     assert calls == [*first, *second]
 
 
-@pytest.mark.parametrize("name", ["masks_after_no_epochs", "shrinks_after_no_epochs"])
-def test_choice_after_no_epochs_meets_the_budget_and_resumes(name, tmp_path):
-    run = Subject(name, tmp_path).run()
-    same_masks = Subject("l2_norm", tmp_path).run().done.model.sliced_by
-    assert same(run.done.model.sliced_by, same_masks)
-    assert not same(state_of(run.done.model.network), run.base.state)
-    assert result(name, "resume")[0] == "ok"
+def test_choice_after_no_epochs_meets_the_budget(folder):
+    same_masks = Subject("l2_norm", folder).run().done.model.sliced_by
+    for name in ("masks_after_no_epochs", "shrinks_after_no_epochs"):
+        run = Subject(name, folder).run()
+        assert same(run.done.model.sliced_by, same_masks)
+        assert not same(state_of(run.done.model.network), run.base.state)
 
 
-@pytest.mark.parametrize("name", ["dropnet", "l1l2", "shrinks_at_both_ends", "inserts_at_the_end"])
-@pytest.mark.parametrize("epochs", ["train__epochs", "finetune__epochs"])
-def test_ablation_without_epochs_meets_the_budget(name, epochs, tmp_path):
-    run = Subject(name, tmp_path).run(**{epochs: "0"})
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("dropnet", "train__epochs"),
+        ("l1l2", "finetune__epochs"),
+        ("shrinks_at_both_ends", "train__epochs"),
+        ("inserts_at_the_end", "finetune__epochs"),
+    ],
+)
+def test_ablation_without_epochs_meets_the_budget(name, part, folder):
+    run = Subject(name, folder).run(**{part: "0"})
     assert run.model.meets(run.spec.budget, run.model.array(run.done.ctx.sites.widths))

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.plans import carry_out
+from support.networks import three_sites
+from support.plans import carry_out, check_resume, same, state_of
 
 from bench.api import PRUNE, Method, Phase
 from bench.errors import Diverged
@@ -11,10 +12,11 @@ from bench.training.batchnorm import recalibrate
 from bench.training.lr_schedule import schedule
 from methods.ddrop import DDrop
 
+MLP = "mlp_40_40"
 
-@pytest.mark.parametrize(
-    ("stage", "progress", "factor"),
-    [
+
+def test_schedules_by_hand():
+    for stage, progress, factor in [
         (Stage(1, 1, "constant"), 0.9, 1.0),
         (Stage(1, 1, "linear"), 0.25, 0.75),
         (Stage(1, 1, "cosine"), 0.5, 0.5),
@@ -29,13 +31,11 @@ from methods.ddrop import DDrop
         (Stage(1, 1, "step", 0.5, drops=(0.2,)), 0.55, 1.0),  # shares of what the warm-up leaves
         (Stage(1, 1, "onecycle"), 0.0, 1 / 25),
         (Stage(1, 1, "onecycle"), 0.3, 1.0),
-    ],
-)
-def test_schedules(stage, progress, factor):
-    assert schedule(stage, progress) == pytest.approx(factor)
+    ]:
+        assert schedule(stage, progress) == pytest.approx(factor), (stage, progress)
 
 
-def test_onecycle_is_torchs(make_ctx):
+def test_onecycle_is_torchs():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], 0.1)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=1001, cycle_momentum=False)
@@ -78,7 +78,7 @@ for hook_name in HOOKS:
 
 
 def test_hooks_are_called_in_order(make_training):
-    training = make_training(Recorder(), batch_size=48)
+    training = make_training(Recorder(), MLP, batch_size=48)
     carry_out(training, (Phase(2), Phase(1)))
     step = ["on_batch_start", "penalty", "on_backward_end", "on_step_end"]
     epoch = [*step, *step, "on_epoch_end"]
@@ -86,18 +86,8 @@ def test_hooks_are_called_in_order(make_training):
     assert training.method.calls == ["prepare", *phase_one, "on_phase_start", *epoch, "on_phase_end"]
 
 
-def test_no_hook_runs_after_the_prune(make_training):
-    training = make_training(Recorder())
-
-    def prune(t):
-        t.model.slice(t.ctx.select())
-
-    carry_out(training, (PRUNE, Phase(1)), prune)
-    assert training.method is None
-
-
 def test_counts_examples_macs_and_seconds(make_training):
-    training = make_training(Recorder(), batch_size=40)
+    training = make_training(Recorder(), MLP, batch_size=40)
     carry_out(training, (Phase(3),))
     assert training.examples == 3 * 80  # the last, incomplete batch is left out
     assert training.train_macs == 3 * training.model.macs * 240
@@ -113,7 +103,7 @@ def test_forwards_of_the_method_are_part_of_the_cost(make_training):
                     ctx.forward(x)
                 ctx.evaluate({name: torch.ones(3, site.n_units) for name, site in ctx.sites.items()})
 
-    training = make_training(Looks(), batch_size=48)
+    training = make_training(Looks(), MLP, batch_size=48)
     carry_out(training, (Phase(1),))
     assert training.train_macs == training.model.macs * (3 * 96 + 32 + 3 * 48)
 
@@ -123,7 +113,7 @@ def test_penalty_is_added_to_the_loss(make_training):
         def penalty(self, ctx):
             return 2.0 * sum(site.rows().square().sum() for site in ctx.sites.values())
 
-    free, pulled = make_training(), make_training(Pull(), weight_decay=0)
+    free, pulled = make_training(arch=MLP), make_training(Pull(), MLP, weight_decay=0)
     for training in (free, pulled):
         carry_out(training, (Phase(3),))
     name = next(iter(free.ctx.sites))
@@ -132,14 +122,14 @@ def test_penalty_is_added_to_the_loss(make_training):
 
 
 def test_learns(make_training):
-    training = make_training(batch_size=16, train__epochs=8, augment="none", train__lr=0.05, train__warmup=0)
-    carry_out(training, (Phase(8),))
+    training = make_training(arch=three_sites(), batch_size=16, augment="none", train__lr=0.05, train__warmup=0)
+    carry_out(training, (Phase(14),))
     assert training.curve[-1]["val_top1"] > 0.9
     assert training.curve[-1]["train_loss"] < training.curve[0]["train_loss"] / 4
 
 
 def test_divergence_error_names_a_remedy(make_training):
-    training = make_training(arch="mlp_40_40", train__lr=1e12)
+    training = make_training(arch=MLP, train__lr=1e12)
     with pytest.raises(Diverged, match=r"--set train\.lr="):
         carry_out(training, (Phase(2),))
 
@@ -171,70 +161,42 @@ class Ends(Method):
         self.spoil(ctx, "on_phase_end")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("hook", ["on_backward_end", "on_step_end", "on_epoch_end", "on_phase_end"])
+@pytest.mark.parametrize(
+    ("hook", "value"),
+    [("on_backward_end", "nan"), ("on_step_end", "inf"), ("on_epoch_end", "nan"), ("on_phase_end", "inf")],
+)
 def test_weights_not_finite_after_the_last_step_diverge(make_training, hook, value):
-    training = make_training(Ends(hook, value), arch="mlp_40_40")
+    training = make_training(Ends(hook, float(value)), MLP)
     with pytest.raises(Diverged, match=r"^1\.weight is not finite after (epoch 2 of train: lower|step 0 of the plan)"):
         carry_out(training, (Phase(2),))
     assert len(training.curve) == 2
     assert training.method.ended == (0 if hook in ("on_backward_end", "on_step_end") else 1)
 
 
-def test_statistics_not_finite_diverge(make_training):
-    training = make_training(arch="resnet20")
-    training.model.network.bn1.running_var[0] = float("inf")
-    with pytest.raises(Diverged, match=r"bn1\.running_var is not finite after epoch 1"):
-        carry_out(training, (Phase(1),))
-
-
-def test_constant_buffer_may_be_infinite(make_training):
-    training = make_training(arch="mlp_40_40")
+def test_statistics_not_finite_diverge_and_constants_do_not(make_training):
+    training = make_training(arch=three_sites())
     training.model.network.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
     carry_out(training, (Phase(1),))
+    training = make_training(arch=three_sites())
+    training.model.network[1].running_var[0] = float("inf")
+    with pytest.raises(Diverged, match=r"1\.running_var is not finite after epoch 1"):
+        carry_out(training, (Phase(1),))
 
 
 @pytest.mark.parametrize("part", ["train", "finetune"])
 def test_one_step_too_long_diverges(make_training, part):
     """The loss is that of before the step."""
-    training = make_training(arch="mlp_40_40", batch_size=96, **{f"{part}__lr": 1e43, f"{part}__warmup": 0})
+    training = make_training(arch=MLP, batch_size=96, **{f"{part}__lr": 1e43, f"{part}__warmup": 0})
     with pytest.raises(Diverged, match=rf"weight is not finite after epoch 1 of {part}: lower its rate"):
         carry_out(training, (Phase(1, part),))
     assert torch.tensor(training.curve[0]["train_loss"]).isfinite()
 
 
 def test_zero_epochs_train_nothing(make_training):
-    training = make_training()
-    before = {k: v.clone() for k, v in training.model.network.state_dict().items()}
+    training = make_training(arch=MLP)
+    before = state_of(training.model.network)
     carry_out(training, (Phase(0),))
-    assert all(torch.equal(before[k], v) for k, v in training.model.network.state_dict().items())
-
-
-class Stop(Exception):
-    pass
-
-
-def finish(training, plan, stop_after=None):
-    """Run the plan; stop by an exception after so many checkpoints."""
-    save, count = training.save, [0]
-
-    def counting(position):
-        save(position)
-        count[0] += 1
-        if count[0] == stop_after:
-            raise Stop
-
-    training.save = counting
-
-    def prune(t):
-        t.model.slice(t.ctx.select())
-        return {"macs": 5}
-
-    try:
-        carry_out(training, plan, prune)
-    except Stop:
-        return False
-    return True
+    assert same(before, state_of(training.model.network))
 
 
 class Noisy(DDrop):
@@ -266,41 +228,29 @@ PLAN = (Phase(3), Phase(1, rewind="first"), PRUNE, Phase(2, "finetune"))
 
 
 @pytest.mark.parametrize("arch", ["two_layers", pytest.param("resnet20", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("stop_after", range(1, 8))  # checkpoints of the plan
-def test_stopped_and_resumed_equals_uninterrupted(plugins, make_training, tmp_path, stop_after, arch):
-    def start(file):
-        return make_training(Noisy(DDrop.Config(importance="act_mean")), arch, checkpoint=tmp_path / file)
+def test_stopped_and_resumed_equals_uninterrupted(plugins, make_training, tmp_path, arch):
+    def start(checkpoint):
+        return make_training(Noisy(DDrop.Config(importance="act_mean")), arch, checkpoint=checkpoint)
 
-    whole = start("whole.pt")
-    assert finish(whole, PLAN)
-    stopped = start("part.pt")
-    assert not finish(stopped, PLAN, stop_after)
-    going_on = start("part.pt")
-    assert going_on.resume()
-    assert finish(going_on, PLAN)
-    assert going_on.curve == whole.curve
-    assert len({entry["looked_at"] for entry in going_on.curve if "looked_at" in entry}) == 1
-    assert going_on.now.prune_result == whole.now.prune_result == {"macs": 5}
-    assert (going_on.examples, going_on.train_macs) == (whole.examples, whole.train_macs)
-    assert going_on.resumes == 1
-    one, two = going_on.model.network.state_dict(), whole.model.network.state_dict()
-    assert all(torch.equal(one[k], two[k]) for k in two)
+    whole = check_resume(start, PLAN, tmp_path / "c.pt")
+    assert len({entry["looked_at"] for entry in whole.curve if "looked_at" in entry}) == 1
+    assert 0 < whole.now.prune_result["macs"] < start(None).model.macs
 
 
 def test_foreign_and_damaged_checkpoints_are_ignored(make_training, tmp_path):
     file = tmp_path / "c.pt"
-    training = make_training(checkpoint=file)
-    finish(training, (Phase(1),))
-    other = make_training(checkpoint=file)
+    carry_out(make_training(arch=MLP, checkpoint=file), (Phase(1),))
+    assert make_training(arch=MLP, checkpoint=file).resume()
+    other = make_training(arch=MLP, checkpoint=file)
     other.checkpoint.identity = "something else"
     assert not other.resume()
     file.write_bytes(file.read_bytes()[:1000])
-    assert not make_training(checkpoint=file).resume()
+    assert not make_training(arch=MLP, checkpoint=file).resume()
 
 
 def test_recalibration_is_the_plain_mean_over_batches(make_training):
-    training = make_training(arch="resnet20", recalibrate=2, batch_size=32)
-    norm = training.model.network.bn1
+    training = make_training(arch=three_sites(), recalibrate=2, batch_size=32)
+    norm = training.model.network[1]
     inputs = []
     norm.register_forward_pre_hook(lambda m, args: inputs.append(args[0].detach()))
     recalibrate(training.model, training.data, training.recipe, training.seed)
@@ -313,12 +263,12 @@ def test_recalibration_is_the_plain_mean_over_batches(make_training):
 def test_precision_is_the_recipes(make_training):
     kinds = {}
     for precision in ("fp32", "bf16"):
-        training = make_training(precision=precision)
+        training = make_training(arch=three_sites(), precision=precision)
 
         def note(module, args, out, precision=precision):
             if module.training:
                 kinds[precision] = out.dtype
 
-        training.model.network.fc.register_forward_hook(note)
+        training.model.network[-1].register_forward_hook(note)
         carry_out(training, (Phase(1),))
     assert kinds == {"fp32": torch.float32, "bf16": torch.bfloat16}

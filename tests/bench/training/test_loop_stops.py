@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.plans import carry_out
+from support.plans import carry_out, prune, same, state_of
 
 from bench.api import PRUNE, Method, Phase
 from bench.errors import UsageError
@@ -20,7 +20,7 @@ def scripted(training, *losses):
 
 
 def run(training, plan):
-    carry_out(training, plan, lambda t: t.model.slice(t.ctx.select()))
+    carry_out(training, plan, prune)
 
 
 def epochs_of(training):
@@ -46,7 +46,7 @@ def epochs_of(training):
         (1, [float("nan"), 1, 0, 0, 0, 0], 2),
     ],
 )
-def test_a_phase_ends_when_the_loss_has_not_fallen_for_so_many_epochs(make_training, patience, losses, trained):
+def test_phase_ends_when_the_loss_has_not_fallen_for_so_long(make_training, patience, losses, trained):
     training = scripted(make_training(arch="mlp_40_40", train__patience=patience), *losses)
     run(training, (Phase(6 if len(losses) == 6 else 8),))
     assert epochs_of(training) == {0: trained}
@@ -63,24 +63,43 @@ def test_each_phase_and_stage_has_its_own_patience(make_training):
 
 
 class Counting(Method):
-    """Keeps the weights of each epoch's end and notes its hooks."""
+    """Keeps the weights of each epoch's end, notes its hooks, says a word in one of them.
 
-    def prepare(self, ctx):
+    Args:
+        words: of the context, such as ``stop_phase``.
+        hook: in which they are said.
+        phase, epoch: when.
+    """
+
+    def __init__(self, words=(), hook="", phase=0, epoch=0):
+        super().__init__()
+        self.words, self.at = words, (hook, phase, epoch)
         self.ends, self.starts, self.last = [], [], None
+
+    def say(self, ctx, hook):
+        if (hook, ctx.phase, ctx.epoch) == self.at:
+            for word in self.words:
+                getattr(ctx, word)()
 
     def on_phase_start(self, ctx):
         self.starts.append(ctx.phase)
+        self.say(ctx, "on_phase_start")
+
+    def on_batch_start(self, ctx):
+        if ctx.step == 0:
+            self.say(ctx, "on_batch_start")
 
     def on_epoch_end(self, ctx):
-        self.last = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
+        self.last = state_of(ctx._model.network)
+        self.say(ctx, "on_epoch_end")
 
     def on_phase_end(self, ctx):
         self.ends.append((ctx.phase, ctx.epoch))
-        now = ctx._model.network.state_dict()
-        self.unchanged = all(torch.equal(now[k], v) for k, v in self.last.items())
+        self.unchanged = same(self.last, state_of(ctx._model.network))
+        self.say(ctx, "on_phase_end")
 
 
-def test_the_weights_of_the_last_epoch_stay_and_the_phase_ends_once(make_training):
+def test_weights_of_the_last_epoch_stay_and_the_phase_ends_once(make_training):
     training = scripted(make_training(Counting(), arch="mlp_40_40", train__patience=1), 1, 5, 1, 5)
     run(training, (Phase(4), Phase(4)))
     assert training.method.ends == [(0, 1), (1, 1)]
@@ -95,7 +114,7 @@ def test_without_learning_nothing_falls(make_training):
     assert len({entry["val_loss"] for entry in training.curve}) == 1
 
 
-def test_the_validation_loss_is_that_of_the_network_as_it_is(make_training):
+def test_validation_loss_is_that_of_the_network_as_it_is(make_training):
     training = make_training(arch="mlp_40_40")
     run(training, (Phase(1),))
     ctx, (x, y) = training.ctx, next(training.ctx.batches("val"))
@@ -106,52 +125,42 @@ def test_the_validation_loss_is_that_of_the_network_as_it_is(make_training):
     assert training._validate()[1] != pytest.approx(loss, rel=1e-2)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_resumed_before_in_and_after_a_phase_that_ended_early(make_training, tmp_path, stop_after):
+def test_phase_that_ended_early_resumes_before_in_and_after(make_training, tmp_path):
     """Checkpoints are written after epoch 1, after the phase (which ended at its second epoch), after epoch 1 again."""
-    losses = [1, 5, 2, 1, 3]
+    losses, plan, saves, ends = [1, 5, 2, 1, 3], (Phase(5), Phase(5)), [], []
 
     class Stop(Exception):
         pass
 
-    def start(file, done=0):
+    def start(file):
         training = make_training(Counting(), arch="mlp_40_40", train__patience=1, checkpoint=tmp_path / file)
-        return scripted(training, *losses[done:])
+        training.resume()
+        return scripted(training, *losses[training.epochs :])
 
-    plan = (Phase(5), Phase(5))
     whole = start("whole.pt")
     run(whole, plan)
     assert epochs_of(whole) == {0: 2, 1: 3}
-    stopped, saves = start("part.pt"), []
-    save = stopped.save
+    while True:
+        training = start("part.pt")
+        save = training.save
 
-    def stopping(position):
-        save(position)
-        saves.append(position)
-        if len(saves) == stop_after:
+        def stopping(position, save=save):
+            save(position)
+            saves.append(position)
             raise Stop
 
-    stopped.save = stopping
-    with pytest.raises(Stop):
-        run(stopped, plan)
-    assert saves == [(0, 1), (1, 0), (1, 1)][:stop_after]
-    going_on = start("part.pt", len(stopped.curve))
-    assert going_on.resume()
-    run(going_on, plan)
-    assert going_on.curve == whole.curve
-    assert (going_on.epochs, going_on.examples) == (5, whole.examples)
-    assert going_on.method.ends == whole.method.ends[stop_after >= 2 :]
-    one, two = going_on.model.network.state_dict(), whole.model.network.state_dict()
-    assert all(torch.equal(one[k], two[k]) for k in two)
-
-
-def test_a_finished_training_that_ended_early_is_not_taken_up_again(make_training, tmp_path):
-    first = make_training(arch="mlp_40_40", train__patience=1, checkpoint=tmp_path / "c.pt")
-    run(scripted(first, 1, 2), (Phase(5),))
-    again = scripted(make_training(arch="mlp_40_40", train__patience=1, checkpoint=tmp_path / "c.pt"))
-    assert again.resume()
-    run(again, (Phase(5),))
-    assert again.epochs == 2
+        training.save = stopping
+        try:
+            run(training, plan)
+        except Stop:
+            ends += training.method.ends
+        else:
+            break
+    assert saves == [(0, 1), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert training.curve == whole.curve
+    assert (training.epochs, training.examples) == (5, whole.examples)
+    assert ends == whole.method.ends
+    assert same(state_of(training.model.network), state_of(whole.model.network))
 
 
 def test_records_have_the_epochs_that_were_trained(make_run):
@@ -180,34 +189,6 @@ def test_patience_is_part_of_what_a_base_is(make_run):
 # --- a method's word -----------------------------------------------------------------------------------------------
 
 
-class Stopping(Counting):
-    """Says ``word`` in ``hook`` of the given phase and epoch."""
-
-    def __init__(self, word, hook, phase, epoch):
-        super().__init__()
-        self.word, self.hook, self.at = word, hook, (phase, epoch)
-
-    def say(self, ctx, hook):
-        if (hook, ctx.phase, ctx.epoch) == (self.hook, *self.at):
-            getattr(ctx, self.word)()
-
-    def on_phase_start(self, ctx):
-        super().on_phase_start(ctx)
-        self.say(ctx, "on_phase_start")
-
-    def on_batch_start(self, ctx):
-        if ctx.step == 0:
-            self.say(ctx, "on_batch_start")
-
-    def on_epoch_end(self, ctx):
-        super().on_epoch_end(ctx)
-        self.say(ctx, "on_epoch_end")
-
-    def on_phase_end(self, ctx):
-        super().on_phase_end(ctx)
-        self.say(ctx, "on_phase_end")
-
-
 PLAN = (Phase(3), Phase(3), Phase(2), PRUNE, Phase(1, "finetune"))
 
 
@@ -221,7 +202,7 @@ PLAN = (Phase(3), Phase(3), Phase(2), PRUNE, Phase(1, "finetune"))
     ],
 )
 def test_stop_phase_ends_the_phase_after_the_epoch(make_training, hook, phase, epoch, trained):
-    method = Stopping("stop_phase", hook, phase, epoch)
+    method = Counting(["stop_phase"], hook, phase, epoch)
     training = make_training(method, arch="mlp_40_40")
     run(training, PLAN)
     assert epochs_of(training) == trained
@@ -241,7 +222,7 @@ def test_stop_phase_ends_the_phase_after_the_epoch(make_training, hook, phase, e
     ],
 )
 def test_stop_search_continues_with_the_prune(make_training, hook, phase, epoch, trained):
-    method = Stopping("stop_search", hook, phase, epoch)
+    method = Counting(["stop_search"], hook, phase, epoch)
     training = make_training(method, arch="mlp_40_40")
     training.progress = Progress("test", quiet=True)
     training.progress.start(9)
@@ -252,27 +233,17 @@ def test_stop_search_continues_with_the_prune(make_training, hook, phase, epoch,
     assert training.progress.total == training.progress.done == sum(trained.values())
 
 
-def test_both_words_in_one_epoch_end_the_search(make_training):
-    class Both(Counting):
-        def on_epoch_end(self, ctx):
-            super().on_epoch_end(ctx)
-            ctx.stop_search()
-            ctx.stop_phase()
-
-    training = make_training(Both(), arch="mlp_40_40")
-    run(training, PLAN)
-    assert epochs_of(training) == {0: 1, 4: 1}
+def test_both_words_end_the_search_with_or_without_a_prune(make_training):
+    for plan, trained in ((PLAN, {0: 1, 4: 1}), ((Phase(3), Phase(2)), {0: 1})):
+        method = Counting(["stop_search", "stop_phase"], "on_epoch_end")
+        training = make_training(method, arch="mlp_40_40")
+        run(training, plan)
+        assert epochs_of(training) == trained
 
 
-def test_a_plan_without_a_prune_ends(make_training):
-    training = make_training(Stopping("stop_search", "on_epoch_end", 0, 0), arch="mlp_40_40")
-    run(training, (Phase(3), Phase(2)))
-    assert epochs_of(training) == {0: 1}
-
-
-def test_a_search_that_stopped_is_not_taken_up_again(make_training, tmp_path):
+def test_search_that_stopped_is_not_resumed(make_training, tmp_path):
     file = tmp_path / "c.pt"
-    first = make_training(Stopping("stop_search", "on_epoch_end", 0, 0), arch="mlp_40_40", checkpoint=file)
+    first = make_training(Counting(["stop_search"], "on_epoch_end"), arch="mlp_40_40", checkpoint=file)
 
     def no(training):
         raise InterruptedError

@@ -3,7 +3,10 @@
 import pytest
 import torch
 from support.networks import GREY, half_masks, hooks_of, images, three_sites
+from support.plans import carry_out
 
+from bench.api import Phase
+from bench.conformance import tiny_networks
 from bench.errors import RunFailed
 from bench.measure import flops
 from bench.pruning.cost_model import CostModel
@@ -85,3 +88,22 @@ def test_released_model_has_no_hook_and_counts_nothing(model, x):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.network.modules())
     model.network(x)
     assert model.ledger.macs == 0
+
+
+@pytest.mark.parametrize("build", [tiny_networks.chain, tiny_networks.conv_flatten, tiny_networks.mlp])
+def test_weights_that_read_masked_units_stay(make_training, build):
+    training = make_training(arch=build(num_classes=10), shape=tiny_networks.SHAPE, batch_size=32)
+    carry_out(training, (Phase(1),))  # so that there is something to decay
+    model = training.model
+    model.masks = {name: torch.arange(site.n_units) != 1 for name, site in model.sites.items()}
+    held = [
+        (weight, cut.positions[cut.units == 1], weight.detach().clone())
+        for site in model.sites.values()
+        for weight, cut in site.reader_weights()
+    ]
+    assert len(held) == len(model.sites)
+    training.position = (0, 0)
+    carry_out(training, (Phase(2),))
+    for weight, columns, before in held:
+        assert torch.equal(weight[:, columns], before[:, columns])
+        assert not torch.equal(weight, before)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.plans import carry_out
+from support.plans import carry_out, check_resume
 from torch import nn
 
 from bench.api import Method, Phase
@@ -41,13 +41,9 @@ def test_momenta_of_zero_are_bit_equal_to_none(settings):
     assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
 
 
-def test_without_momentum_there_is_no_state():
+def test_neither_momentum_of_zero_nor_integers_have_a_state():
     recipe = load_recipe("digits", {"momentum": "0", "nesterov": "false"})
-    optimizer = make_optimizer(nn.Linear(2, 2).parameters(), Stage(1, 0.1), recipe)
-    assert not optimizer.state
-
-
-def test_integer_parameter_is_left_out():
+    assert not make_optimizer(nn.Linear(2, 2).parameters(), Stage(1, 0.1), recipe).state
     table = nn.Parameter(torch.arange(3), requires_grad=False)
     weight = nn.Parameter(torch.ones(2))
     optimizer = make_optimizer([table, weight], Stage(1, 0.1), load_recipe("digits", {}))
@@ -85,18 +81,11 @@ class Parts(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-class StochasticDepth(Parts):
-    """Parts at random."""
+class AtRandom(Parts):
+    """Parts at random, as stochastic depth does."""
 
     def used(self):
         return [k for k in range(3) if torch.rand(()) > 0.5]
-
-
-class Experts(Parts):
-    """One part at random."""
-
-    def used(self):
-        return [int(torch.randint(3, ()))]
 
 
 class LatePart(Parts):
@@ -120,75 +109,11 @@ class NeverUsed(Parts):
         return range(2)
 
 
-def finish(training, stop_after=None):
-    """Train three epochs; stop after so many checkpoints."""
-    save, saves = training.save, []
+class Every(Parts):
+    """All parts in every batch."""
 
-    def counting(position):
-        save(position)
-        saves.append(position)
-        if len(saves) == stop_after:
-            raise InterruptedError
-
-    training.save = counting
-    try:
-        carry_out(training, (Phase(3),))
-    except InterruptedError:
-        return state_of(training)
-    return state_of(training)
-
-
-def state_of(training):
-    return {k: v.clone() for k, v in training.model.network.state_dict().items()}
-
-
-def resumed(make_training, tmp_path, arch, make_method=Method):
-    """Weights of an uninterrupted training, and of one that was stopped after each of its epochs."""
-
-    def start(file):
-        torch.manual_seed(0)
-        return make_training(make_method(), arch=arch(), shape=SHAPE, checkpoint=tmp_path / file)
-
-    whole = finish(start("whole.pt"))
-    for stop in range(2):
-        training = start("part.pt")
-        assert training.resume() == (stop > 0)
-        finish(training, 1)
-    training = start("part.pt")
-    assert training.resume()
-    return whole, finish(training)
-
-
-@pytest.mark.parametrize("arch", [StochasticDepth, Experts, LatePart, EarlyExit, NeverUsed])
-def test_layer_without_gradient_trains_and_resumes(make_training, tmp_path, arch):
-    torch.manual_seed(0)
-    initial = arch().state_dict()
-    whole, again = resumed(make_training, tmp_path, arch)
-    assert all(torch.equal(whole[k], again[k]) for k in whole)
-    moved = {k.split(".")[1] for k in whole if k.startswith("parts.") and not torch.equal(whole[k], initial[k])}
-    assert moved == ({"0", "1"} if arch is NeverUsed else {"0", "1", "2"})
-
-
-def test_late_first_gradient_steps_as_if_the_layer_were_new(make_training, tmp_path):
-    """Its first step has no momentum of the batches that left it out, and no decay either."""
-    steps = []
-
-    class Watching(Method):
-        def on_step_end(self, ctx):
-            weight = ctx._model.network.parts[2][0].weight
-            moment = ctx._model.optimizer.state[weight]["momentum_buffer"].clone()
-            steps.append((weight.detach().clone(), weight.grad, moment))
-
-    training = make_training(Watching(), arch=LatePart(), shape=SHAPE, nesterov=False)
-    start = training.model.network.parts[2][0].weight.detach().clone()
-    finish(training)
-    assert len(steps) == 9
-    for weight, grad, moment in steps[:3]:
-        assert grad is None
-        assert torch.equal(weight, start)
-        assert not moment.any()
-    _, grad, moment = steps[3]
-    torch.testing.assert_close(moment, grad + training.recipe.weight_decay * start)
+    def used(self):
+        return range(3)
 
 
 class Unfreezing(Method):
@@ -209,17 +134,46 @@ class Alternating(Method):
         ctx._model.network.parts[0].requires_grad_(ctx.step % 2 == 0)
 
 
-@pytest.mark.parametrize("method", [Unfreezing, Alternating])
-def test_layer_frozen_for_some_steps_trains_and_resumes(make_training, tmp_path, method):
-    class All(Parts):
-        def used(self):
-            return range(3)
+@pytest.mark.parametrize(
+    ("arch", "method", "still"),
+    [
+        *((arch, Method, set()) for arch in (AtRandom, LatePart, EarlyExit)),
+        (NeverUsed, Method, {"parts.2"}),
+        (Every, Unfreezing, {"stem.0", "stem.1"}),
+        (Every, Alternating, set()),
+    ],
+)
+def test_layer_without_gradient_trains_and_resumes(make_training, tmp_path, arch, method, still):
+    def start(checkpoint):
+        torch.manual_seed(0)
+        return make_training(method(), arch=arch(), shape=SHAPE, checkpoint=checkpoint)
 
-    torch.manual_seed(0)
-    initial = All().state_dict()
-    whole, again = resumed(make_training, tmp_path, All, method)
-    assert all(torch.equal(whole[k], again[k]) for k in whole)
-    still = {k for k in whole if "running" not in k and torch.equal(whole[k], initial[k])}
-    assert still == (
-        {"stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias"} if method is Unfreezing else set()
-    )
+    initial = dict(start(None).model.network.named_parameters())
+    trained = check_resume(start, (Phase(3),), tmp_path / "c.pt").model.network
+    moved, unmoved = set(), set()
+    for name, p in trained.named_parameters():
+        (unmoved if torch.equal(p, initial[name]) else moved).add(".".join(name.split(".")[:2]))
+    assert unmoved == still
+    assert not moved & still
+
+
+def test_late_first_gradient_steps_as_if_the_layer_were_new(make_training, tmp_path):
+    """Its first step has no momentum of the batches that left it out, and no decay either."""
+    steps = []
+
+    class Watching(Method):
+        def on_step_end(self, ctx):
+            weight = ctx._model.network.parts[2][0].weight
+            moment = ctx._model.optimizer.state[weight]["momentum_buffer"].clone()
+            steps.append((weight.detach().clone(), weight.grad, moment))
+
+    training = make_training(Watching(), arch=LatePart(), shape=SHAPE, nesterov=False)
+    start = training.model.network.parts[2][0].weight.detach().clone()
+    carry_out(training, (Phase(3),))
+    assert len(steps) == 9
+    for weight, grad, moment in steps[:3]:
+        assert grad is None
+        assert torch.equal(weight, start)
+        assert not moment.any()
+    _, grad, moment = steps[3]
+    torch.testing.assert_close(moment, grad + training.recipe.weight_decay * start)
