@@ -1,5 +1,6 @@
 """What is read from a method's source is what the method is; what cannot be read is left to the import."""
 
+import itertools
 import subprocess
 import sys
 
@@ -30,23 +31,21 @@ OPTIONS = {
 CASES = [(name, options) for name, several in OPTIONS.items() for options in several]
 
 
-@pytest.mark.parametrize("name", METHODS.entries())
-def test_traits_from_source_equal_those_of_the_class(name):
-    assert method_traits.of(name) == method_traits.of_class(METHODS.get(name))
+def test_traits_from_source_equal_those_of_the_class():
+    for name in METHODS.entries():
+        assert method_traits.of(name) == method_traits.of_class(METHODS.get(name)), name
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_traits_with_options_are_those_of_the_method(name, options):
-    made, found = make_method(name, options), method_traits.of(name, options)
-    assert [getattr(found, key) for key in method_traits.ATTRIBUTES] == [
-        getattr(made, key) for key in method_traits.ATTRIBUTES
-    ]
+def test_traits_with_options_are_those_of_the_method():
+    for name, options in CASES:
+        made, found = make_method(name, options), method_traits.of(name, options)
+        for key in method_traits.ATTRIBUTES:
+            assert getattr(found, key) == getattr(made, key), (name, options, key)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
-@pytest.mark.parametrize("recipe", ["digits", "cifar"])
-def test_spec_from_source_equals_spec_from_import(monkeypatch, name, options, recipe):
-    for budget in (Budget(0.5), Budget(0.5, ranking="global"), Budget(0.3, ranking="layer", min_keep=2)):
+def test_spec_from_source_equals_spec_from_import(monkeypatch):
+    budgets = (Budget(0.5), Budget(0.5, ranking="global"), Budget(0.3, ranking="layer", min_keep=2))
+    for (name, options), recipe, budget in itertools.product(CASES, ("digits", "cifar"), budgets):
         asked = (name, "lenet", "digits", load_recipe(recipe), budget, 3, "inner", options, "cpu")
         read = make_spec(*asked)
         with monkeypatch.context() as patched:
@@ -54,22 +53,13 @@ def test_spec_from_source_equals_spec_from_import(monkeypatch, name, options, re
             assert read == make_spec(*asked)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("ddrop", {"p_mni": "1"}), ("ddrop", {"p_min": "x"}), ("ddrop", {"p_min": "0.9", "p_max": "0.3"})],
-)
-def test_wrong_options_have_the_message_of_the_method(name, options):
-    with pytest.raises(UsageError) as expected:
-        make_method(name, options)
-    with pytest.raises(UsageError) as caught:
-        method_traits.of(name, options)
-    assert str(caught.value) == str(expected.value)
-
-
-@pytest.mark.parametrize("method", ["l1_norm", "dropout+l1_norm"])
-def test_method_without_native_track_is_refused_alike(method):
-    with pytest.raises(UsageError, match="does not choose its own sparsity"):
-        make_spec(method, "lenet", "digits", load_recipe("digits"), None)
+def test_wrong_options_have_the_message_of_the_method():
+    for options in ({"p_mni": "1"}, {"p_min": "x"}, {"p_min": "0.9", "p_max": "0.3"}):
+        with pytest.raises(UsageError) as expected:
+            make_method("ddrop", options)
+        with pytest.raises(UsageError) as caught:
+            method_traits.of("ddrop", options)
+        assert str(caught.value) == str(expected.value)
 
 
 ODD = '''
@@ -126,25 +116,19 @@ def odd(plugins, tmp_path):
     add_plugin(str(file))
 
 
-@pytest.mark.parametrize("name", ["own_constant", "own_call", "two_bases", "inherits"])
-def test_traits_that_need_execution_are_left_to_the_import(odd, name):
-    assert method_traits.of(name) is None
-    asked = (name, "lenet", "digits", load_recipe("digits"), Budget(0.5))
-    assert make_spec(*asked).method == name
+def test_traits_are_read_from_source_or_left_to_the_import(odd):
+    for name in ("own_constant", "own_call", "two_bases", "inherits"):
+        assert method_traits.of(name) is None
+        assert make_spec(name, "lenet", "digits", load_recipe("digits"), Budget(0.5)).method == name
+    for name in ("plain", "mathematical"):
+        assert method_traits.of(name) == method_traits.of_class(METHODS.get(name))
 
 
-@pytest.mark.parametrize("name", ["plain", "mathematical"])
-def test_plain_plugins_are_read(odd, name):
-    assert method_traits.of(name) == method_traits.of_class(METHODS.get(name))
-
-
-@pytest.mark.parametrize(
-    ("gpu", "device", "known"), [(False, "auto", True), (True, "auto", False), (True, "cpu", True)]
-)
-def test_precision_is_known_without_torch_where_no_gpu_can_be(monkeypatch, tmp_path, gpu, device, known):
-    monkeypatch.setattr(processor, "GPUS", (str(tmp_path),) if gpu else (str(tmp_path / "none"),))
-    assert (processor.precision_without_torch(device) is not None) == (known and sys.platform == "linux")
-    assert processor.precision_without_torch("cuda") is None
+def test_precision_is_known_without_torch_where_no_gpu_can_be(monkeypatch, tmp_path):
+    for gpu, device, known in ((False, "auto", True), (True, "auto", False), (True, "cpu", True)):
+        monkeypatch.setattr(processor, "GPUS", (str(tmp_path),) if gpu else (str(tmp_path / "none"),))
+        assert (processor.precision_without_torch(device) is not None) == (known and sys.platform == "linux")
+        assert processor.precision_without_torch("cuda") is None
 
 
 LIGHT = {
@@ -164,10 +148,9 @@ LIGHT = {
 
 @pytest.mark.parametrize("words", LIGHT.values(), ids=LIGHT)
 def test_commands_that_need_no_torch_do_not_import_it(words, tmp_path):
-    root = ROOT
     sweep = tmp_path / "sweep.toml"
     sweep.write_text('[[runs]]\narch = "lenet"\nmethod = ["l1_norm", "dropnet"]\ndataset = "mnist"\nseeds = "0-4"\n')
-    records = root / "leaderboard" / "records" / "bf16"
+    records = ROOT / "leaderboard" / "records" / "bf16"
     places = {"SWEEP": sweep, "RECORDS": records, "RECORD": next(store.find(records))}
     words = [str(places.get(word, word)) for word in words]
     code = (

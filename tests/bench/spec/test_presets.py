@@ -8,6 +8,7 @@ import pytest
 from support.paths import ROOT
 
 from bench.spec.recipe import RECIPES, load_recipe
+from bench.training.lr_schedule import schedule
 
 PAGE = (ROOT / "docs" / "presets.md").read_text()
 PRESETS = re.findall(r"^## `(\w+)`$", PAGE, re.M)
@@ -32,24 +33,18 @@ def test_these_papers_have_a_preset():
     assert PRESETS == ["ddrop", "dropnet", "edropout", "l1l2", "li2017", "slimming"]
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_value_has_its_source(name):
-    sources = {key: source for key, _, source in values(name)}
-    assert [k for k, source in sources.items() if not re.match(r"(paper|abstract|code|ours)\b", source or "")] == []
-    whole = tomllib.loads((RECIPES / f"{name}.toml").read_text())
-    keys = {f"{k}.{inner}" for k, v in whole.items() if isinstance(v, dict) for inner in v}
-    keys |= {k for k, v in whole.items() if not isinstance(v, dict)} - {"description"}
-    assert set(sources) == keys
+def test_every_value_has_its_source_and_is_on_the_page():
     spoken = {"batch_size", "momentum", "nesterov", "weight_decay", "label_smoothing", "augment"}
-    assert keys >= spoken | {
-        f"{stage}.{key}" for stage in ("train", "finetune") for key in ("epochs", "lr", "schedule")
-    }
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_page_shows_values_and_sources(name):
-    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| (.+?) \|$", section(name), re.M)
-    assert rows == [(key, value.strip('"'), source) for key, value, source in values(name)]
+    spoken |= {f"{stage}.{key}" for stage in ("train", "finetune") for key in ("epochs", "lr", "schedule")}
+    for name in PRESETS:
+        lines = values(name)
+        assert [k for k, _, source in lines if not re.match(r"(paper|abstract|code|ours)\b", source or "")] == [], name
+        table = tomllib.loads((RECIPES / f"{name}.toml").read_text())
+        keys = {f"{k}.{inner}" for k, v in table.items() if isinstance(v, dict) for inner in v}
+        keys |= {k for k, v in table.items() if not isinstance(v, dict)} - {"description"}
+        assert {key for key, _, _ in lines} == keys >= spoken, name
+        rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| (.+?) \|$", section(name), re.M)
+        assert rows == [(key, value.strip('"'), source) for key, value, source in lines], name
 
 
 def test_what_is_not_set_is_the_default():
@@ -61,24 +56,21 @@ def test_what_is_not_set_is_the_default():
                 assert getattr(recipe, field.name) == field.default
 
 
-@pytest.mark.parametrize(
-    ("name", "sha256"),
-    [
-        # of rules 0.1, where the machine chose the precision of all but the last
-        ("cifar", "122e255b54ca9d3d0042784e5d10b0a362daf7ebb7c000090ca0cdfc0d381bb2"),
-        ("digits", "1efdce8aae95ed515e51abe37f0bae1f27e9c3abf1926896c4c98c853aa514b9"),
-        ("mnist", "379a5650038f0a52d0a3b1322ae0a2761c208cfef278cd314af113df9a1fc849"),
-        ("dropnet", "a74c738a06ba57810b7213f628e5a5797f793597634645bea019418bdf3f3c79"),
-    ],
-)
-def test_recipes_of_existing_records_are_the_same(name, sha256):
-    chosen_by_machine = {} if name == "dropnet" else {"precision": "auto"}
-    assert load_recipe(name, chosen_by_machine).sha256 == sha256
+HASHES = {
+    "cifar": "122e255b54ca9d3d0042784e5d10b0a362daf7ebb7c000090ca0cdfc0d381bb2",
+    "digits": "1efdce8aae95ed515e51abe37f0bae1f27e9c3abf1926896c4c98c853aa514b9",
+    "mnist": "379a5650038f0a52d0a3b1322ae0a2761c208cfef278cd314af113df9a1fc849",
+    "dropnet": "a74c738a06ba57810b7213f628e5a5797f793597634645bea019418bdf3f3c79",
+}
+"""Of rules 0.1, where the machine chose the precision of all but the last."""
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "synthetic", "folder_small", "dropnet"])
-def test_recipes_of_small_sets_pin_float32(name):
-    assert load_recipe(name).precision == "fp32"
+def test_recipes_of_existing_records_are_the_same():
+    for name, sha256 in HASHES.items():
+        chosen_by_machine = {} if name == "dropnet" else {"precision": "auto"}
+        assert load_recipe(name, chosen_by_machine).sha256 == sha256, name
+    for name in ("digits", "mnist", "synthetic", "folder_small", "dropnet"):
+        assert load_recipe(name).precision == "fp32", name
 
 
 def test_ddrop_is_the_suites_cifar_but_for_the_decay():
@@ -88,8 +80,6 @@ def test_ddrop_is_the_suites_cifar_but_for_the_decay():
 
 
 def test_edropouts_rate_falls_every_50_of_200_epochs():
-    from bench.training.lr_schedule import schedule
-
     stage = load_recipe("edropout").train
     factors = [schedule(stage, (epoch + 0.5) / stage.epochs) for epoch in range(stage.epochs)]
     assert [factors[k] for k in (0, 49, 50, 99, 100, 149, 150, 199)] == pytest.approx(
