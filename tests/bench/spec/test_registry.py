@@ -1,5 +1,5 @@
-import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -41,28 +41,23 @@ def plugin(tmp_path):
 # --- names -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
+def test_unknown_name_is_answered_with_near_ones():
+    for name, hint in (
         ("l1norm", "did you mean l1_norm?"),
         ("resnet65", "did you mean resnet56"),
         ("zzzzzz", "known: l1_norm, resnet20, resnet56"),
-    ],
-)
-def test_unknown_name_is_answered_with_near_ones(name, hint):
-    error = unknown("thing", name, ["resnet56", "l1_norm", "resnet20"])
-    assert isinstance(error, UsageError)
-    assert str(error).startswith(f"unknown thing '{name}': ")
-    assert hint in str(error)
-
-
-@pytest.mark.parametrize(
-    ("where", "name", "near"),
-    [(METHODS, "l1norm", "l1_norm"), (ARCHS, "resnet_56", "resnet56"), (DATASETS, "cifar_10", "cifar10")],
-)
-def test_get_answers_with_near_names(where, name, near):
-    with pytest.raises(UsageError, match=f"unknown {where.noun} '{name}': did you mean .*{near}"):
-        where.get(name)
+    ):
+        error = unknown("thing", name, ["resnet56", "l1_norm", "resnet20"])
+        assert isinstance(error, UsageError)
+        assert str(error).startswith(f"unknown thing '{name}': ")
+        assert hint in str(error)
+    for where, name, near in (
+        (METHODS, "l1norm", "l1_norm"),
+        (ARCHS, "resnet_56", "resnet56"),
+        (DATASETS, "cifar_10", "cifar10"),
+    ):
+        with pytest.raises(UsageError, match=f"unknown {where.noun} '{name}': did you mean .*{near}"):
+            where.get(name)
 
 
 @pytest.mark.parametrize(
@@ -94,33 +89,15 @@ def test_papers_are_read_from_the_source():
     assert entry.paper in papers().values()
 
 
-def test_listing_and_recipes_import_no_torch():
-    code = """
-import sys
-from bench.spec.registry import METHODS, ARCHS, DATASETS
-from bench.spec.recipe import load_recipe, recipe_names
-assert METHODS.entries() and ARCHS.entries() and DATASETS.entries() and load_recipe(recipe_names()[0])
-import bench.records.store
-bad = [m for m in ("torch", "torchvision", "fvcore", "torch_pruning", "sklearn", "scipy") if m in sys.modules]
-assert not bad, bad
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-
-
 # --- two of one name --------------------------------------------------------------------------------------------
 
 
-def test_registering_a_name_twice_names_both_places():
-    METHODS.register("twice", object(), "first.py:1")
+def test_name_registered_at_two_places_is_refused():
+    METHODS.register("twice", 1, "first.py:1")
     with pytest.raises(UsageError, match=r"method 'twice' is defined twice: first\.py:1 and second\.py:2"):
         METHODS.register("twice", object(), "second.py:2")
-
-
-def test_registering_again_from_the_same_place_is_a_reload():
-    METHODS.register("again", 1, "first.py:1")
-    METHODS.register("again", 2, "first.py:1")
-    assert METHODS.get("again") == 2
+    METHODS.register("twice", 2, "first.py:1")  # a reload
+    assert METHODS.get("twice") == 2
 
 
 def test_two_files_of_the_folder_with_one_name(tmp_path, monkeypatch):
@@ -133,26 +110,15 @@ def test_two_files_of_the_folder_with_one_name(tmp_path, monkeypatch):
         Registry("thing", ("thing",), "things").entries()
 
 
-@pytest.mark.parametrize(
-    ("line", "error"),
-    [
-        ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
-        ("raise ValueError('first line\\nsecond line')", "ValueError: first line second line"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
-    ],
-)
-def test_unimportable_file_of_folder_is_named_in_one_line(tmp_path, monkeypatch, line, error):
-    folder = "broken_" + error.partition(":")[0]
-    (tmp_path / folder).mkdir()
-    (tmp_path / folder / "a.py").write_text(f"{line}\n@thing('one')\ndef f(): pass\n")
+def test_unimportable_file_of_folder_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_things").mkdir()
+    (tmp_path / "broken_things" / "a.py").write_text("raise ValueError('first\\nlast')\n@thing('one')\ndef f(): pass\n")
     for module in (entries, registry):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    broken = Registry("thing", ("thing",), folder)
+    broken = Registry("thing", ("thing",), "broken_things")
     assert list(broken.entries()) == ["one"]
-    with pytest.raises(UsageError) as caught:
-        broken.get("one")
-    assert str(caught.value) == f"thing 'one': {folder}/a.py:3: {error}"
+    assert message(broken.get, "one") == "thing 'one': broken_things/a.py:3: ValueError: first last"
 
 
 # --- plugins ------------------------------------------------------------------------------------------------------
@@ -175,58 +141,45 @@ def test_plugin_is_listed_unimported_and_then_loaded(plugin):
     assert METHODS.origin("plugged").startswith(str(file))
 
 
-@pytest.mark.parametrize("name", ["l1_norm", "dense"])
-def test_plugin_may_not_take_a_known_name(plugin, name):
-    with pytest.raises(UsageError, match=f"plugin .*plugin.py: method '{name}' is already defined in methods/.*py:"):
-        add_plugin(str(plugin(GOOD.format(name=name))))
-
-
-def test_two_plugins_may_not_share_a_name(plugin):
+def test_plugin_may_not_take_a_known_name(plugin):
+    for name in ("l1_norm", "dense"):
+        with pytest.raises(UsageError, match=f"plugin .*plugin.py: method '{name}' is already defined in methods/"):
+            add_plugin(str(plugin(GOOD.format(name=name))))
     add_plugin(str(plugin(GOOD.format(name="shared"), "one.py")))
     with pytest.raises(UsageError, match=r"'shared' is already defined in .*one\.py:7"):
         add_plugin(str(plugin(GOOD.format(name="shared"), "two.py")))
 
 
-def message(act):
+def message(act, *words):
     with pytest.raises(UsageError) as caught:
-        act()
+        act(*words)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_plugin_that_is_not_there(tmp_path):
-    assert message(lambda: add_plugin(str(tmp_path / "none.py"))).endswith("none.py: no such file")
-    message(lambda: add_plugin(str(tmp_path)))
+def test_unreadable_plugin_is_named(plugin, tmp_path):
+    assert message(add_plugin, str(tmp_path / "none.py")).endswith("none.py: no such file")
+    message(add_plugin, str(tmp_path))
+    assert "plugin.py:2: " in message(add_plugin, str(plugin("x = 1\ndef f(:\n")))
+    (tmp_path / "plugin.py").write_bytes(b"\x89PNG\xff\xfe\x00")
+    assert "plugin.py" in message(add_plugin, str(tmp_path / "plugin.py"))
 
 
-def test_plugin_with_a_syntax_error_names_the_line(plugin):
-    assert "plugin.py:2: " in message(lambda: add_plugin(str(plugin("x = 1\ndef f(:\n"))))
-
-
-def test_plugin_that_is_no_text(tmp_path):
-    file = tmp_path / "plugin.py"
-    file.write_bytes(b"\x89PNG\xff\xfe\x00")
-    assert "plugin.py" in message(lambda: add_plugin(str(file)))
+FOREIGN = "def importance(name):\n    return lambda f: f\n\n@importance('foreign')\ndef f(): pass\n"
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("name", "text", "words"),
     [
-        ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
-        ("raise ValueError('first\\nsecond')", "ValueError: first"),
+        ("raises", GOOD + "1 / 0", "plugin.py: ZeroDivisionError: division by zero"),
+        ("lacks", GOOD + "import no_such", "plugin.py: ModuleNotFoundError: No module named 'no_such'"),
+        ("two_lines", GOOD + "raise ValueError('first\\nsecond')", "plugin.py: ValueError: first"),
+        ("foreign", FOREIGN, "'foreign': "),
     ],
 )
-def test_plugin_that_raises_when_imported(plugin, code, words):
-    add_plugin(str(plugin(GOOD.format(name="raises_on_import") + code)))
-    text = message(lambda: METHODS.get("raises_on_import"))
-    assert "plugin.py: " in text
-    assert words in text
-
-
-def test_plugin_whose_decorator_is_not_ours(plugin):
-    add_plugin(str(plugin("def importance(name):\n    return lambda f: f\n\n@importance('foreign')\ndef f(): pass\n")))
-    assert "'foreign': " in message(lambda: METHODS.get("foreign"))
+def test_plugin_that_cannot_be_imported_is_named(plugin, name, text, words):
+    add_plugin(str(plugin(text.replace("{name}", name))))
+    assert words in message(METHODS.get, name)
 
 
 def test_scan_reads_only_calls_with_a_name(plugin):
@@ -240,20 +193,16 @@ def test_scan_reads_only_calls_with_a_name(plugin):
 
 
 def test_methods_of_installed_packages_are_found_by_entry_point(monkeypatch):
-    from importlib.metadata import EntryPoint
-
-    from bench.spec import registry
-
     point = EntryPoint("theirs", "their_package.methods:Theirs", "bench.methods")
     monkeypatch.setattr(registry, "_entry_points", lambda group: [point] if group == "bench.methods" else [])
     loaded = []
 
     def load(self):
         loaded.append(self.name)
-        registry.METHODS.register("theirs", "the method", "their_package/methods.py:1")
+        METHODS.register("theirs", "the method", "their_package/methods.py:1")
 
     monkeypatch.setattr(EntryPoint, "load", load)
-    entry = registry.METHODS.entries()["theirs"]
+    entry = METHODS.entries()["theirs"]
     assert (entry.kind, entry.origin, loaded) == ("entry point", "their_package.methods:Theirs", [])
-    assert registry.METHODS.get("theirs") == "the method"
+    assert METHODS.get("theirs") == "the method"
     assert loaded == ["theirs"]

@@ -1,5 +1,6 @@
 """Source hashes: every local module that is imported counts, and nothing else."""
 
+import hashlib
 import importlib
 import re
 import shutil
@@ -47,39 +48,26 @@ PACKAGE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("files", "start", "folder"),
-    [
-        (TWO_FILES, "plugin.py", "."),
-        (CHAIN, "plugin.py", "."),
-        (CIRCLE, "plugin.py", "."),
-        (PACKAGE, "pkg/plugin.py", "."),
-        (PACKAGE, "pkg/plugin.py", "site-packages"),  # as an entry point's
-    ],
-    ids=["two files", "chain", "circle", "package", "installed package"],
-)
-def test_source_hash_covers_exactly_what_is_imported(tmp_path, files, start, folder):
-    root = tmp_path / folder
+@pytest.mark.parametrize("case", ["two files", "chain", "circle", "package", "installed package"])
+def test_source_hash_covers_exactly_what_is_imported(tmp_path, case):
+    files = {"two files": TWO_FILES, "chain": CHAIN, "circle": CIRCLE}.get(case, PACKAGE)
+    root = tmp_path / ("site-packages" if case == "installed package" else ".")  # as an entry point's
+    start = root / ("pkg/plugin.py" if files is PACKAGE else "plugin.py")
     write(root, files)
-    before = source_hash.of_files(root / start)
+    before = source_hash.of_files(start)
     for name, text in files.items():
         write(root, {name: text + "# an edit\n"})
-        changed = source_hash.of_files(root / start).sha256 != before.sha256
+        changed = source_hash.of_files(start).sha256 != before.sha256
         assert changed == ("unused" not in name), name
         write(root, {name: text})
-    assert source_hash.of_files(root / start) == before
+    assert source_hash.of_files(start) == before
 
 
 def test_source_hash_of_one_file_is_that_of_its_bytes(tmp_path):
-    import hashlib
-
     write(tmp_path, {"plugin.py": "import math, torch\nfrom bench.api import Method\n"})
     found = source_hash.of_files(tmp_path / "plugin.py")
     assert found.sha256 == hashlib.sha256((tmp_path / "plugin.py").read_bytes()).hexdigest()
     assert found.packages == {"torch"}
-
-
-def test_source_names_installed_packages_of_all_its_files(tmp_path):
     write(tmp_path, {"plugin.py": "import helper\n", "helper.py": "import numpy.linalg\nfrom tqdm import tqdm\n"})
     assert source_hash.of_files(tmp_path / "plugin.py").packages == {"numpy", "tqdm"}
 
@@ -95,16 +83,19 @@ def test_source_finds_modules_on_the_path(tmp_path, monkeypatch):
 # --- methods ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(file.name for file in METHODS.glob("*.py") if "import" in file.read_text()))
-def test_method_hash_covers_the_modules_that_its_file_imports(tmp_path, name):
-    shutil.copytree(METHODS, tmp_path / "methods", ignore=shutil.ignore_patterns("__pycache__"))
-    start = tmp_path / "methods" / name
-    before = source_hash.of_files(start).sha256
-    counted = {name, "__init__.py"} | {f"{n}.py" for n in re.findall(r"^from methods\.(\w+)", start.read_text(), re.M)}
-    for file in sorted((tmp_path / "methods").glob("*.py")):
+def test_method_hash_covers_the_modules_that_its_file_imports(tmp_path):
+    folder = tmp_path / "methods"
+    shutil.copytree(METHODS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    files = sorted(folder.glob("*.py"))
+    starts = [file for file in files if "import" in file.read_text()]
+    before = {start: source_hash.of_files(start).sha256 for start in starts}
+    for file in files:
         text = file.read_text()
         file.write_text(text + "\n# an edit\n")
-        assert (source_hash.of_files(start).sha256 != before) == (file.name in counted), file.name
+        for start in starts:
+            imported = re.findall(r"^from methods\.(\w+)", start.read_text(), re.M)
+            counted = {start.name, "__init__.py", *(f"{name}.py" for name in imported)}
+            assert (source_hash.of_files(start).sha256 != before[start]) == (file.name in counted), (start, file)
         file.write_text(text)
 
 
@@ -188,9 +179,9 @@ def defined(tmp_path, monkeypatch):
     return source
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [
+def test_definition_hash_covers_what_runs(defined):
+    before = defined().sha256
+    for file, old, new in (
         ("net", "twice(x) + self", "twice(-x) + self"),
         ("net", "return Net()", "return Net() or None"),
         ("net", "def make(depth)", "def make(depth, width=3)"),
@@ -198,12 +189,10 @@ def defined(tmp_path, monkeypatch):
         ("parts", "SCALE = 2", "SCALE = 2.5"),
         ("parts", "SCALE * x", "SCALE / x"),
         ("parts", "return 1", "return 0"),
-    ],
-)
-def test_definition_hash_covers_what_runs(defined, file, old, new):
-    text = {"net": NET, "parts": BASE}[file]
-    assert old in text
-    assert defined(**{file: text.replace(old, new)}).sha256 != defined().sha256
+    ):
+        text = {"net": NET, "parts": BASE}[file]
+        assert old in text
+        assert defined(**{file: text.replace(old, new)}).sha256 != before, new
 
 
 MOVED = NET.replace("from {package}.parts import Root, twice", "from {package}.more import Net").replace(
@@ -215,22 +204,20 @@ REGISTERED = NET.replace("def make", "@decorated('x', 3)\ndef make").replace(
 PLACE = "from {package}.parts import Root, twice\n\n\n" + NET[NET.index("class Net") : NET.index("class Other")]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"net": NET.replace('"""One."""', '"""Another text."""')},
-        {"net": NET.replace('"""A network."""\n', '"""A network."""\n    # a remark\n')},
-        {"net": NET.replace("x: int", "x: float").replace("-> int", "-> float")},
-        {"net": NET.replace("    pass", "    size = 9")},
-        {"net": NET.replace("return 3", "return 4")},
-        {"net": REGISTERED},
-        {"net": MOVED, "more": PLACE},
-    ],
-    ids=["docs", "remark", "types", "unused class", "units", "registered", "moved"],
-)  # fmt: skip
-def test_definition_hash_leaves_out_what_does_not_run(defined, change):
+def test_definition_hash_leaves_out_what_does_not_run(defined):
     without = {"without": ("units", "decorated")}
-    assert defined(**change, **without).sha256 == defined(**without).sha256
+    before = defined(**without).sha256
+    for kind, change in {
+        "docs": {"net": NET.replace('"""One."""', '"""Another text."""')},
+        "remark": {"net": NET.replace('"""A network."""\n', '"""A network."""\n    # a remark\n')},
+        "types": {"net": NET.replace("x: int", "x: float").replace("-> int", "-> float")},
+        "unused class": {"net": NET.replace("    pass", "    size = 9")},
+        "units": {"net": NET.replace("return 3", "return 4")},
+        "registered": {"net": REGISTERED},
+        "moved": {"net": MOVED, "more": PLACE},
+    }.items():
+        assert change["net"] != NET, kind
+        assert defined(**change, **without).sha256 == before, kind
 
 
 def test_definitions_name_installed_packages(defined):
