@@ -14,6 +14,14 @@ WRONG = {"random": 60, "l1_norm": 50, "uniform_thin": 40, "uniform_thin_long": 3
 BUDGETS = (0.5, 0.25, 0.1)
 
 
+CONTROLS = (
+    *seeds("dense", [5, 6, 4, 5, 6], keep=None),
+    *seeds("random", [30, 31, 33, 29, 30]),
+    *seeds("l1_norm", [20, 21, 22, 20, 19]),
+    *seeds("uniform_thin", [21, 20, 23, 22, 20], starts_from="init", cost=0.5),
+    *seeds("uniform_thin_long", [10, 9, 11, 12, 10], starts_from="init", epochs=16),
+)
+"""All controls of one budget, as records."""
 PUBLISHED = PublishedAccuracy(
     "ddrop", "net", "digits", 93.25, source="Table 3", base_percent=93.5, speedup=2.0, runs="1 run"
 )

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from support.boards import CONTROLS
 from support.made_records import IMAGES, made, put, seeds
 
 import leaderboard
@@ -20,13 +21,6 @@ from leaderboard.render.columns import FIELDS, columns
 from leaderboard.stats.boards import build
 
 PEOPLE, EXACT = ("text", "markdown", "latex"), ("csv", "json")
-CONTROLS = (
-    *seeds("dense", [5, 6, 4, 5, 6], keep=None),
-    *seeds("random", [30, 31, 33, 29, 30]),
-    *seeds("l1_norm", [20, 21, 22, 20, 19]),
-    *seeds("uniform_thin", [21, 20, 23, 22, 20], starts_from="init", cost=0.5),
-    *seeds("uniform_thin_long", [10, 9, 11, 12, 10], starts_from="init", epochs=16),
-)
 METHODS = (
     *seeds("ddrop", [12, 12, 11, 13, 12], busy=True, changed=True),
     *seeds("l1l2", [11, 13, 12, 12, 14], config={"share": 30}, changed=True),
