@@ -2,6 +2,8 @@
 
 import gzip
 import math
+import os
+import shutil
 
 import pytest
 from support.made_records import IMAGES, made, put, seeds
@@ -21,7 +23,7 @@ def problems(folder, **asked):
     return {p.file: p.message for p in leaderboard.load(folder, **asked).attrs["problems"]}
 
 
-def test_one_row_a_record(tmp_path):
+def test_frame_has_one_row_a_record(tmp_path):
     put(tmp_path, *seeds("l1_norm", [10, 11, 12]), made("dense", wrong=5, keep=None))
     frame = leaderboard.load(tmp_path)
     assert list(frame["method"]) == ["dense", "l1_norm", "l1_norm", "l1_norm"]
@@ -31,23 +33,26 @@ def test_one_row_a_record(tmp_path):
     assert (first["final_macs"], first["dense_macs"], first["keep_share"]) == (50_000, 100_000, 0.5)
     assert (first["small_batch"], first["large_batch"], first["small_speedup"]) == (1, 64, 1.5)
     assert frame.attrs["problems"] == ()
-
-
-def test_quantities_have_units_in_their_names():
     plain = {"seed", "threads", "schema", "epochs", "small_batch", "large_batch", "at_once"}
     plain |= {f"{size}_{end}" for size in ("small", "large") for end in ("low", "high")}
-    assert COLUMNS
     numbers = [c for c in COLUMNS if c.startswith(("dense_", "pruned_", "final_", "training_", "examples_"))]
-    assert all(c.endswith(UNITS) or c in plain for c in numbers)
+    assert all(c.endswith(UNITS) or c in plain for c in numbers)  # quantities have units in their names
 
 
-def test_nothing_there_is_a_usage_error(tmp_path):
+def test_failed_runs_and_hostile_texts_are_data(tmp_path):
+    evil = '<script>alert(1)</script>=HYPERLINK("http://x")'
+    put(tmp_path, made(device=evil, config={"note": evil}), made("bad", 3, status="diverged", error=evil))
+    bad, good = leaderboard.load(tmp_path).itertuples()
+    assert (good.device, bad.device) == (evil, "a chip")
+    assert evil in good.name
+    assert (bad.status, bad.error, bad.seed) == ("diverged", evil, 3)
+    assert bad.final_wrong_images is None or math.isnan(bad.final_wrong_images)
+
+
+def test_load_takes_a_folder_or_one_file(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
         leaderboard.load(tmp_path / "nowhere")
-    assert leaderboard.load(tmp_path).empty
-
-
-def test_a_single_file(tmp_path):
+    assert leaderboard.load(tmp_path, cache=False).empty
     put(tmp_path, made())
     (file,) = tmp_path.rglob("*.json")
     assert len(leaderboard.load(file)) == 1
@@ -66,30 +71,23 @@ def change(found, path, value):
     return found
 
 
-def test_a_tampered_record_is_left_out(tmp_path):
-    found = made(wrong=10)
-    found["metrics"]["final"]["top1"] = (IMAGES - 1) / IMAGES
-    put(tmp_path, found)
-    assert problems(tmp_path) == {f"l1_norm/{found['id']}.json": "its content is not what record_sha256 was made of"}
+def test_tampered_record_is_left_out(tmp_path):
+    tampered = made(wrong=10)
+    tampered["metrics"]["final"]["top1"] = (IMAGES - 1) / IMAGES
+    for name, record, says in [
+        ("tampered", tampered, "its content is not what record_sha256 was made of"),
+        ("seed", seal(change(made(), "spec.seed", 7)), "id"),
+        ("method", seal(change(made(), "spec.method", "other")), "the hash of the specification is"),
+    ]:
+        put(tmp_path / name, record)
+        assert leaderboard.load(tmp_path / name).empty
+        (message,) = problems(tmp_path / name).values()
+        assert says in message
 
 
-def test_a_resealed_record_must_still_fit_its_specification(tmp_path):
-    found = seal(change(made(), "spec.seed", 7))
-    put(tmp_path, found)
-    (message,) = problems(tmp_path).values()
-    assert "id" in message
-
-
-def test_a_specification_of_another_hash(tmp_path):
-    found = seal(change(made(), "spec.method", "other"))
-    put(tmp_path, found)
-    (message,) = problems(tmp_path).values()
-    assert "the hash of the specification is" in message
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
+def test_files_that_are_no_records_are_named_and_left_out(tmp_path):
+    put(tmp_path, made())
+    for content, says in [
         (b"", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[1, 2]", "not a record"),
@@ -98,22 +96,19 @@ def test_a_specification_of_another_hash(tmp_path):
         (b'{"kind": "something"}', "not a record"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"kind": "bench.run", "schema": NaN}', "not JSON"),
-    ],
-)
-def test_files_that_are_no_records_are_named_and_left_out(tmp_path, content, says):
-    put(tmp_path, made())
-    (tmp_path / "stranger-s0.json").write_bytes(content)
-    frame = leaderboard.load(tmp_path)
-    assert len(frame) == 1
-    (problem,) = frame.attrs["problems"]
-    assert problem.file == "stranger-s0.json"
-    assert says in problem.message
-    assert "\n" not in problem.message
+    ]:
+        (tmp_path / "stranger-s0.json").write_bytes(content)
+        frame = leaderboard.load(tmp_path, cache=False)
+        assert len(frame) == 1
+        (problem,) = frame.attrs["problems"]
+        assert problem.file == "stranger-s0.json"
+        assert says in problem.message, content[:50]
+        assert "\n" not in problem.message
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "says"),
-    [
+def test_impossible_values_are_named_with_their_field(tmp_path):
+    file = tmp_path / "hostile-s0.json"
+    for path, value, says in [
         ("metrics.final.top1", 1.5, "metrics.final.top1"),
         ("metrics.final.top1", 0.12345, "whole number"),
         ("metrics.final.top1", True, "metrics.final.top1"),
@@ -128,51 +123,33 @@ def test_files_that_are_no_records_are_named_and_left_out(tmp_path, content, say
         ("artifacts.masks.file", "../../masks", "artifacts.masks.file"),
         ("latency", {}, "latency"),
         ("curve", "no", "curve"),
-    ],
-)
-def test_what_cannot_be_is_named_with_its_field(tmp_path, path, value, says):
-    file = tmp_path / "hostile-s0.json"
-    file.write_bytes(line(seal(change(made(), path, value))))
-    assert leaderboard.load(tmp_path).empty
-    (message,) = problems(tmp_path).values()
-    assert says in message
-    assert len(message) < 600
-
-
-def test_hostile_text_is_data(tmp_path):
-    evil = '<script>alert(1)</script>=HYPERLINK("http://x")'
-    put(tmp_path, made(device=evil, config={"note": evil}), made("l2_norm", status="failed", error=evil))
-    frame = leaderboard.load(tmp_path)
-    assert list(frame["device"]) == [evil, "a chip"]
-    assert evil in frame["name"].iloc[0]
+    ]:
+        file.write_bytes(line(seal(change(made(), path, value))))
+        frame = leaderboard.load(tmp_path, cache=False)
+        assert frame.empty
+        (problem,) = frame.attrs["problems"]
+        assert says in problem.message, path
+        assert len(problem.message) < 600
 
 
 # --- the cache -----------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_changes_nothing(tmp_path):
+def test_cache_is_used_and_changes_nothing(tmp_path, monkeypatch):
     put(tmp_path, *seeds("l1_norm", [1, 2, 3]), made("bad", status="failed"))
     (tmp_path / "broken-s0.json").write_text("{")
-    fresh, cached = leaderboard.load(tmp_path), leaderboard.load(tmp_path)
+    fresh = leaderboard.load(tmp_path)
     assert (tmp_path / frames.CACHE).is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "read", lambda path: pytest.fail(f"{path} was read again"))
+        cached = leaderboard.load(tmp_path)
     assert fresh.equals(cached)
     assert fresh.dtypes.equals(cached.dtypes)
     assert fresh.attrs == cached.attrs
     assert fresh.equals(leaderboard.load(tmp_path, cache=False))
-
-
-def test_the_cache_is_used(tmp_path, monkeypatch):
-    put(tmp_path, *seeds("l1_norm", [1, 2]))
-    leaderboard.load(tmp_path)
-    monkeypatch.setattr(extract, "read", lambda path: pytest.fail(f"{path} was read again"))
-    assert len(leaderboard.load(tmp_path)) == 2
-
-
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"edition": "another", "files": {}}', b"[]"])
-def test_a_damaged_or_foreign_cache_is_none(tmp_path, damage):
-    put(tmp_path, made())
-    (tmp_path / frames.CACHE).write_bytes(damage)
-    assert len(leaderboard.load(tmp_path)) == 1
+    for damage in (b"", b"{", b'{"edition": "another", "files": {}}', b"[]"):
+        (tmp_path / frames.CACHE).write_bytes(damage)
+        assert fresh.equals(leaderboard.load(tmp_path)), damage
 
 
 def test_a_changed_file_is_read_again_and_a_lost_one_forgotten(tmp_path):
@@ -188,7 +165,6 @@ def test_a_changed_file_is_read_again_and_a_lost_one_forgotten(tmp_path):
 
 def test_a_cache_that_came_with_the_records_is_not_believed(tmp_path):
     """The time of change is the kernel's: a copy has another one, whatever times of writing it pretends."""
-    import shutil
 
     put(tmp_path / "theirs", made(wrong=100))
     leaderboard.load(tmp_path / "theirs")
@@ -224,27 +200,32 @@ def test_a_bad_record_of_a_pack_costs_no_other(tmp_path):
     assert problems(folder) == {f"digits-net.jsonl.gz#{bad['id']}": "its content is not what record_sha256 was made of"}
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "has no record"),
-        (b"no gzip", "damaged"),
-        (gzip.compress(b"\n"), "line 1 is empty"),
-        (gzip.compress(b"x" * 100)[:-4], "damaged"),
-        (gzip.compress(b"{}"), "not a record"),
-        (gzip.compress(line(made(seed=1)) + line(made(seed=0))), "a pack is sorted"),
-        (gzip.compress(line(made()) * 2), "has each id once"),
-    ],
-    ids=["empty", "foreign", "empty line", "cut off", "no record", "unsorted", "twice"],
-)
-def test_a_damaged_pack_is_named(tmp_path, content, says):
-    (tmp_path / "digits-net.jsonl.gz").write_bytes(content)
-    told = problems(tmp_path)
-    assert any(says in message for message in told.values()), told
+def test_damaged_pack_is_named(tmp_path):
+    for name, content, says in [
+        ("empty", b"", "has no record"),
+        ("foreign", b"no gzip", "damaged"),
+        ("empty line", gzip.compress(b"\n"), "line 1 is empty"),
+        ("cut off", gzip.compress(b"x" * 100)[:-4], "damaged"),
+        ("no record", gzip.compress(b"{}"), "not a record"),
+        ("unsorted", gzip.compress(line(made(seed=1)) + line(made(seed=0))), "a pack is sorted"),
+        ("twice", gzip.compress(line(made()) * 2), "has each id once"),
+    ]:
+        (tmp_path / "digits-net.jsonl.gz").write_bytes(content)
+        messages = list(problems(tmp_path, cache=False).values())
+        assert any(says in message for message in messages), (name, messages)
 
 
-def test_a_failed_run_has_a_row_without_numbers(tmp_path):
-    put(tmp_path, made("bad", 3, status="diverged", error="not finite"))
-    (row,) = leaderboard.load(tmp_path).itertuples()
-    assert (row.status, row.error, row.seed) == ("diverged", "not finite", 3)
-    assert row.final_wrong_images is None or math.isnan(row.final_wrong_images)
+@pytest.mark.timeout(20)
+def test_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "0123456789ab-s0.json")
+    os.mkfifo(tmp_path / "digits-net.jsonl.gz")
+    messages = problems(tmp_path, cache=False)
+    assert messages["0123456789ab-s0.json"] == "not a file"
+    assert set(messages) == {"0123456789ab-s0.json", "digits-net.jsonl.gz"}
+
+
+def test_numbers_of_every_size_are_read_as_they_were_written():
+    numbers = (1e-05, -1.5e-05, 9.99e-05, 1e-06, 2.5e-300, 0.0001, 0.5, 1e15, 1e16, 1.5e22, -2.0, 7, True, None)
+    config = {f"n{k}": number for k, number in enumerate(numbers)} | {"note": 'a": 1e5, "b'}
+    row = dict(zip(extract.COLUMNS[1:], extract.read(line(made(config=config, method="l1l2"))), strict=True))
+    assert all(f"n{k}={number}" in row["name"] for k, number in enumerate(numbers))

@@ -39,7 +39,7 @@ def details(table, width=None):
     return details_of(record(table), width)
 
 
-def test_three_rows_with_shares_and_latency():
+def test_summary_has_three_rows_with_shares_and_latency():
     lines = summary(RECORD).splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["dense", "pruned,", "final"]
     assert "98.00" in lines[2]
@@ -51,34 +51,21 @@ def test_three_rows_with_shares_and_latency():
     assert lines[5].startswith("speed-up at batch 1: 1.25x (95 % interval 1.20 to 1.30")
     assert lines[6].startswith("speed-up at batch 64: 1.50x")
     assert len(lines) == 7
-
-
-def test_each_runtime_has_its_column_and_its_line():
-    other = TIMING | {
-        "runtime": "onnxruntime",
-        "dense_ms": 0.7,
-        "sliced_ms": 0.5,
-        "speedup": 1.4,
-        "speedup_ci95": [1.3, 1.5],
-    }
-    lines = summary(RECORD | {"latency": [TIMING, other]}).splitlines()
-    assert lines[0].endswith("  ms, batch 1  onnxruntime ms, batch 1")
-    assert lines[2].endswith("0.700")
-    assert lines[5].startswith("speed-up at batch 1: 1.25x")
-    assert lines[6].startswith("onnxruntime speed-up at batch 1: 1.40x")
-
-
-def test_a_method_that_does_not_prune_has_two_rows():
     table = copy.deepcopy(RECORD)
-    table["metrics"]["pruned"] = None
+    table["latency"][0]["load_average"] = 6.5
+    assert "busy while timing (load 6.5 for 2 threads)" in summary(table)
+    table["metrics"]["pruned"] = None  # a method that does not prune has two rows
     table["training"]["plan"] = [{"epochs": 1, "part": "train", "rewind": None}, *table["training"]["plan"]]
     assert "not fine-tuned" not in summary(table)
 
 
-def test_a_busy_machine_is_told():
-    table = copy.deepcopy(RECORD)
-    table["latency"][0]["load_average"] = 6.5
-    assert "busy while timing (load 6.5 for 2 threads)" in summary(table)
+def test_summary_has_a_column_and_a_line_for_each_runtime():
+    times = {"dense_ms": 0.7, "sliced_ms": 0.5, "speedup": 1.4, "speedup_ci95": [1.3, 1.5]}
+    lines = summary(RECORD | {"latency": [TIMING, TIMING | times | {"runtime": "onnxruntime"}]}).splitlines()
+    assert lines[0].endswith("  ms, batch 1  onnxruntime ms, batch 1")
+    assert lines[2].endswith("0.700")
+    assert lines[5].startswith("speed-up at batch 1: 1.25x")
+    assert lines[6].startswith("onnxruntime speed-up at batch 1: 1.40x")
 
 
 @pytest.mark.parametrize(
@@ -97,16 +84,15 @@ def test_a_size_too_far_below_its_budget_is_noted(budget, said):
     assert said is None or (said in text and "(RULES.md, 5.2)" in text)
 
 
-def test_details_show_the_error_of_a_failed_run():
+def test_details_show_the_run_its_error_and_its_kept_units():
+    text = details(RECORD)
+    for words in (SPEC.id, "a=1", "keep_macs=0.504", "10 of 20 in 1 sites", "resumed 2 times"):
+        assert words in text
+    assert text.splitlines()[-1].split() == ["x", "20", "10", "50.0"]
     text = details(ended())
     assert "RunFailed: why" in text
     assert "run.py:1 go: x" in text
     assert "top-1" not in text
-
-
-@pytest.mark.parametrize("word", [SPEC.id, "a=1", "keep_macs=0.504", "10 of 20 in 1 sites", "resumed 2 times"])
-def test_details_show(word):
-    assert word in details(RECORD)
 
 
 def test_details_show_what_changed_after_submission():
@@ -116,10 +102,6 @@ def test_details_show_what_changed_after_submission():
         assert "since submission: method: was a, is b; numpy: was 1, is 2" in details(RECORD | status | {"job": job})
     for none in (None, {"differs": []}):
         assert "submission" not in details(RECORD | {"job": none})
-
-
-def test_details_show_the_kept_units_of_each_site():
-    assert details(RECORD).splitlines()[-1].split() == ["x", "20", "10", "50.0"]
 
 
 @pytest.mark.parametrize("width", [80, 60, 40])
