@@ -31,10 +31,10 @@ def board(tmp_path_factory):
     return board
 
 
-def named(board, name):
-    """The board with one row only, called so."""
+def with_row(board, **changes):
+    """The board of one row with that row changed."""
     (row,) = board.tables[0].rows
-    return replace(board, tables=(replace(board.tables[0], rows=(replace(row, name=name, method=name),)),))
+    return replace(board, tables=(replace(board.tables[0], rows=(replace(row, **changes),)),))
 
 
 def values(spec):
@@ -64,10 +64,9 @@ def test_single_runs_and_means_are_where_the_board_has_them(board):
     spec = figures_of_boards.costs(board, lambda run: f"r/{run.page}", lambda row: f"m/{row.method}")
     rows = [row for table in board.tables for row in table.rows if row.track != "dense"]
     runs = [value for value in values(spec) if value["is"] == "run"]
-    assert len(runs) == sum(run.wrong is not None for row in rows for run in row.runs)
-    assert {run["href"] for run in runs} == {
-        f"r/{run.page}" for row in rows for run in row.runs if run.wrong is not None
-    }
+    finished = {f"r/{run.page}" for row in rows for run in row.runs if run.wrong is not None}
+    assert len(runs) == len(finished)
+    assert {run["href"] for run in runs} == finished
     means = {(v["series"], v["budget"]): v for v in values(spec) if v["is"] == "row"}
     assert ("taylor", "keep 0.5 of the MACs") not in means  # a run failed: there is no mean
     for table in board.tables:
@@ -78,6 +77,25 @@ def test_single_runs_and_means_are_where_the_board_has_them(board):
                 assert value["high"] - value["top1"] == pytest.approx(row.top1.half, abs=2e-4)
                 assert value["macs"] == pytest.approx(row.macs_percent, abs=1e-4)
                 assert (value["small"], value["large"]) == tuple(round(s.final_ms, 4) for s in row.speeds)
+    run = Run("i", "p", "f", 0, "failed", None, None, None, (None, None))
+    without = with_row(large(1), runs=(run,), top1=None)
+    assert values(figures_of_boards.costs(without)) == []
+    assert [plate.name for plate in figure_list.of_board(without)] == []
+    assert plot_style.band(99.8, 0.5) == {"half": 0.5, "low": 99.3, "high": 100.0}  # within what can be
+    assert plot_style.band(0.2, 0.5) == {"half": 0.5, "low": 0.0, "high": 0.7}
+    assert plot_style.band(50.0, None) == {"half": None, "low": 50.0, "high": 50.0}
+
+
+def test_costs_can_be_chosen_where_they_were_measured(board):
+    options = [
+        figures_of_boards.costs(each)["params"][0]["bind"]["options"]
+        for each in (board, with_row(large(1), speeds=(), cost=None))
+    ]
+    assert options == [["macs", "params", "small", "large", "cost"], ["macs", "params"]]
+    spec = figures_of_boards.costs(large(3))
+    for axis, lines_there in (("macs", 1), ("params", 0), ("cost", 0)):  # a budget is a share of MACs
+        spec["params"][0]["value"] = axis
+        assert draw.svg(spec).count('stroke-dasharray="1,3"') == lines_there
 
 
 def test_the_front_is_what_no_cheaper_row_beats():
@@ -106,23 +124,6 @@ def test_rows_of_a_budget_rise_to_the_best_one_at_its_place():
     assert all(v["shift"] == shift[v["series"]] for v in values(spec))
 
 
-@pytest.mark.parametrize(("axis", "lines_there"), [("macs", 1), ("params", 0), ("cost", 0)])
-def test_a_budget_is_a_dotted_line_on_the_axis_of_what_it_is_a_share_of(axis, lines_there):
-    spec = figures_of_boards.costs(large(3))
-    spec["params"][0]["value"] = axis
-    assert draw.svg(spec).count('stroke-dasharray="1,3"') == lines_there
-
-
-def test_only_costs_that_were_measured_can_be_chosen(board):
-    plain = large(2)
-    bare = tuple(replace(row, speeds=(), cost=None) for row in plain.tables[0].rows)
-    options = [
-        figures_of_boards.costs(each)["params"][0]["bind"]["options"]
-        for each in (board, replace(plain, tables=(replace(plain.tables[0], rows=bare),)))
-    ]
-    assert options == [["macs", "params", "small", "large", "cost"], ["macs", "params"]]
-
-
 def test_curves_have_every_budget_and_dense_as_a_line(board):
     spec = figures_of_boards.curves(board)
     points = [(v["series"], v["keep"]) for v in values(spec)]
@@ -131,7 +132,7 @@ def test_curves_have_every_budget_and_dense_as_a_line(board):
     assert dense == pytest.approx(100 * (1 - 8.8 / 500), abs=1e-4)
 
 
-def test_one_name_has_one_colour_and_shape_in_all_figures_of_a_board(board):
+def test_name_has_one_colour_and_shape_in_all_figures(board):
     looks = {}
     for plate in figure_list.of_board(board):
         for layer in plate.spec["layer"]:
@@ -139,31 +140,18 @@ def test_one_name_has_one_colour_and_shape_in_all_figures_of_a_board(board):
                 scale = layer["encoding"].get(channel, {}).get("scale")
                 for name, look in zip(scale["domain"], scale["range"], strict=True) if scale else ():
                     assert looks.setdefault((channel, name), look) == look
-    assert {looks["color", name] for name in WRONG if name in ("random", "l1_norm", "uniform_thin")} == {
-        plot_style.GREY
-    }
+    assert {looks["color", name] for name in ("random", "l1_norm", "uniform_thin")} == {plot_style.GREY}
     assert looks["color", "slimming"] != plot_style.GREY
-
-
-def test_36_series_look_different():
     names = {f"m{n:02}": f"m{n:02}" for n in range(36)}
     scale = plot_style.series_of(names, names)
-    looks = zip(scale["color"]["scale"]["range"], scale["shape"]["scale"]["range"], strict=True)
-    assert len(set(looks)) == 36
-
-
-def test_ends_of_an_interval_stay_within_what_can_be():
-    assert plot_style.band(99.8, 0.5) == {"half": 0.5, "low": 99.3, "high": 100.0}
-    assert plot_style.band(0.2, 0.5) == {"half": 0.5, "low": 0.0, "high": 0.7}
-    assert plot_style.band(50.0, None) == {"half": None, "low": 50.0, "high": 50.0}
+    assert len({*zip(scale["color"]["scale"]["range"], scale["shape"]["scale"]["range"], strict=True)}) == 36
 
 
 def test_names_are_data_and_nothing_else():
-    (row,) = large(1).tables[0].rows
-    odd = replace(row, name=HOSTILE, method=HOSTILE, runs=(row.runs[0]._replace(page="p"),))
-    like = replace(odd, track="matched")
     base = large(1)
-    board = replace(base, tables=(Table("macs", 0.5, (like,), 1000, 100),))
+    (row,) = base.tables[0].rows
+    odd = replace(row, name=HOSTILE, method=HOSTILE, runs=(row.runs[0]._replace(page="p"),))
+    board = replace(base, tables=(Table("macs", 0.5, (odd,), 1000, 100),))
     shown = HOSTILE.replace("\u202e", "")
     specs = [figures_of_boards.costs(board), draw.profile(Profile("x", ((HOSTILE, ((1.0, 1.0),)),)))]
     specs.append(draw.ranking(Ranking(((HOSTILE, 1.0), ("b", 2.0)), 2.0, ((HOSTILE, "b"),))))
@@ -176,27 +164,19 @@ def test_names_are_data_and_nothing_else():
         assert any(text == shown for _, text in strings(spec))
 
 
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
+def test_small_figures_can_be_drawn():
+    for spec, words in [
         (draw.profile(PROFILE), ["error over the least", "share of tables", "random"]),
         (draw.ranking(RANKING), ["mean rank", "critical difference 1.60", "c"]),
         (figures_of_runs.training(EPOCHS), ["validation top-1, %", "finetune"]),
         (figures_of_runs.comparison(STANDING), ["this method", "thin from scratch", "0.1"]),
         (figures_of_runs.widths(WIDTHS), ["s1", "s2", "units kept, %"]),
-    ],
-    ids=["profile", "ranking", "training", "comparison", "widths"],
-)
-def test_small_figures_can_be_drawn(spec, words):
-    drawn = draw.svg(spec)
-    for word in words:
-        assert f">{word}</text>" in drawn
-    assert draw.svg(spec) == drawn
-    assert "aria-label" not in drawn
-
-
-def test_bars_of_a_ranking_span_what_cannot_be_told_apart():
-    drawn = draw.svg(draw.ranking(RANKING))
+    ]:
+        drawn = draw.svg(spec)
+        assert all(f">{word}</text>" in drawn for word in words), words
+        assert draw.svg(spec) == drawn
+        assert "aria-label" not in drawn
+    drawn = draw.svg(draw.ranking(RANKING))  # bars span what is not significantly different
     bars = re.findall(
         r'<line transform="translate\(([\d.]+),([\d.]+)\)"[^>]* y2="(-?[\d.]+)"[^>]*stroke-width="3"', drawn
     )
@@ -221,12 +201,3 @@ def test_a_spec_is_written_as_it_is(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == spec
     with pytest.raises(UsageError, match=r"\.svg, \.png, \.json"):
         draw.save(spec, tmp_path / "a.pdf")
-
-
-def test_a_failed_run_is_no_point():
-    run = Run("i", "p", "f", 0, "failed", None, None, None, (None, None))
-    base = large(1)
-    (row,) = base.tables[0].rows
-    board = replace(base, tables=(replace(base.tables[0], rows=(replace(row, runs=(run,), top1=None),)),))
-    assert values(figures_of_boards.costs(board)) == []
-    assert [plate.name for plate in figure_list.of_board(board)] == []

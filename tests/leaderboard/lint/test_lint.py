@@ -48,7 +48,7 @@ EXACT, PEOPLE = ("csv", "json"), ("text", "markdown", "latex")
 
 
 def codes(text, row=None, boards=None, fmt="csv"):
-    return {f.code for f in check_text(text, fmt, boards) if row is None or f.row == row}
+    return {f.code for f in check_text(text, fmt, boards) if row in (None, f.row)}
 
 
 def read_back(texts, fmt):
@@ -82,11 +82,11 @@ ROW = some.fixed_dictionaries(
         "cost": some.floats(0.1, 9.0),
     }
 )
-QUICK = (Phase.explicit, Phase.reuse, Phase.generate)
+QUICK = {"phases": (Phase.explicit, Phase.reuse, Phase.generate), "suppress_health_check": [HealthCheck.too_slow]}
 """Without shrinking: an example takes a tenth of a second, a thousand of them minutes."""
 
 
-@settings(max_examples=8, deadline=None, phases=QUICK, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, **QUICK)
 @given(some.lists(ROW, min_size=3, max_size=8, unique_by=lambda row: (row["method"], row["where"])))
 def test_any_records_make_clean_tables(rows):
     records = {}

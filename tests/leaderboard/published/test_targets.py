@@ -74,14 +74,16 @@ def made(final=0.6, curve=((1.0, 0.9), (0.8, 0.8), (0.5, 0.7)), after=5):
 # --- measuring -----------------------------------------------------------------------------------------------
 
 
-def test_the_last_epoch_with_a_share_counts():
+def test_curve_has_the_last_epoch_of_each_share():
     record = made(curve=((1.0, 0.2), (1.0, 0.9), (0.66666, 0.5), (0.66666, 0.4), (0.5, None)))
     assert curve_of(record) == {1.0: 90.0, 0.6667: 40.0}
+    record = made(curve=())
+    assert mean_curve([record]) == []
+    assert measured(target("curve.val_top1", left=0.5), record) is None
 
 
-@pytest.mark.parametrize(
-    ("quantity", "left", "value"),
-    [
+def test_measured_value_of_a_target():
+    for quantity, left, value in [
         ("dense.top1", None, 95.0),
         ("final.top1", None, 60.0),
         ("final.top1", 0.45, 60.0),
@@ -90,17 +92,9 @@ def test_the_last_epoch_with_a_share_counts():
         ("curve.val_top1", 0.5, 70.0),
         ("curve.val_top1", 0.75, 80.0),
         ("curve.val_top1", 0.1, None),  # no point near it
-    ],
-)
-def test_what_a_record_says_of_a_target(quantity, left, value):
-    found = measured(target(quantity, left=left), made())
-    assert found == (None if value is None else pytest.approx(value))
-
-
-def test_a_record_without_shares_has_no_curve():
-    record = made(curve=())
-    assert mean_curve([record]) == []
-    assert measured(target("curve.val_top1", left=0.5), record) is None
+    ]:
+        found = measured(target(quantity, left=left), made())
+        assert found == (None if value is None else pytest.approx(value)), quantity
 
 
 def test_verdicts():
@@ -149,38 +143,35 @@ def file(tmp_path):
     return write
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (('notes = "none"\n', ""), "publication mine: notes missing: it has groups of runs"),
-        (('source = "nobody"', 'source = " "'), "publication mine: source is empty"),
-        (('notes = "none"', 'note = "none"'), "unknown key in publication mine 'note': did you mean notes"),
-        (('recipe = "synthetic"', 'recipy = "synthetic"'), "unknown key in publication mine.met 'recipy'"),
-        (("left = 0.45", "share = 0.45"), "unknown key in publication mine.met: targets[0] 'share'"),
-        (("tolerance = 50.0, ", ""), "publication mine.met: targets[0]: tolerance missing"),
-        (("paper = 50.0", "paper = 500.0"), "paper = 500 is not per cent"),
-        (("tolerance = 50.0", "tolerance = 0"), "tolerance = 0: points"),
-        (("left = 0.45", "left = 45"), "left = 45 is not a share"),
-        (("left = 0.45, ", ""), "curve.val_top1 needs left"),
-        (('quantity = "dense.top1"', 'quantity = "dense.top5"'), "is not one of dense.top1"),
-        (("keep_macs = 0.8\n", ""), "give one of native = true, keep_macs and keep_params"),
-        (
-            ("keep_macs = 0.8\n", "keep_macs = 0.8\nnative = true\n"),
-            "mine.met: --keep-macs and --native: give one of them",
-        ),
-        (('seeds = "0,1"', "seeds = 2"), "seeds = 2 is not text"),
-        (("targets = [{", "targets = ["), "publication mine: Invalid"),
-        (("[groups.met]", "targets = 1\n[groups.met]"), "unknown key in publication mine 'targets'"),
-        (("[groups.met]", "[groups]\nother = 1\n[groups.met]"), "publication mine.other is not a table"),
-        (('recipe = "synthetic"', 'recipe = "synthetic"\nextra = 1'), "'extra'"),
-        (("keep_macs = 0.8", "keep_macs = [0.8, 0.5]"), "mine.met: a group is one request"),
-    ],
-)
-def test_damaged_groups_and_targets(file, change, said):
-    with pytest.raises(UsageError) as caught:
-        load(file(change))
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
+WRONG = [
+    (('notes = "none"\n', ""), "publication mine: notes missing: it has groups of runs"),
+    (('source = "nobody"', 'source = " "'), "publication mine: source is empty"),
+    (('notes = "none"', 'note = "none"'), "unknown key in publication mine 'note': did you mean notes"),
+    (('recipe = "synthetic"', 'recipy = "synthetic"'), "unknown key in publication mine.met 'recipy'"),
+    (("left = 0.45", "share = 0.45"), "unknown key in publication mine.met: targets[0] 'share'"),
+    (("tolerance = 50.0, ", ""), "publication mine.met: targets[0]: tolerance missing"),
+    (("paper = 50.0", "paper = 500.0"), "paper = 500 is not per cent"),
+    (("tolerance = 50.0", "tolerance = 0"), "tolerance = 0: points"),
+    (("left = 0.45", "left = 45"), "left = 45 is not a share"),
+    (("left = 0.45, ", ""), "curve.val_top1 needs left"),
+    (('quantity = "dense.top1"', 'quantity = "dense.top5"'), "is not one of dense.top1"),
+    (("keep_macs = 0.8\n", ""), "give one of native = true, keep_macs and keep_params"),
+    (("keep_macs = 0.8\n", "keep_macs = 0.8\nnative = true\n"), "mine.met: --keep-macs and --native: give one of them"),
+    (('seeds = "0,1"', "seeds = 2"), "seeds = 2 is not text"),
+    (("targets = [{", "targets = ["), "publication mine: Invalid"),
+    (("[groups.met]", "targets = 1\n[groups.met]"), "unknown key in publication mine 'targets'"),
+    (("[groups.met]", "[groups]\nother = 1\n[groups.met]"), "publication mine.other is not a table"),
+    (('recipe = "synthetic"', 'recipe = "synthetic"\nextra = 1'), "'extra'"),
+    (("keep_macs = 0.8", "keep_macs = [0.8, 0.5]"), "mine.met: a group is one request"),
+]
+
+
+def test_damaged_group_or_target_is_refused_in_one_line(file):
+    for change, message in WRONG:
+        with pytest.raises(UsageError) as caught:
+            load(file(change))
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_group_is_a_request(file):
@@ -190,17 +181,16 @@ def test_a_group_is_a_request(file):
     assert asked.settings["train.lr"] == "0.1"
 
 
-@pytest.mark.parametrize("name", [publication.name for publication in repeatable()])
-def test_shipped_groups_of_runs(name, capsys):
-    claim = load(name)
-    assert claim.groups
-    assert as_seeds(claim.seeds)
-    assert any(found.targets for found in claim.groups.values())
-    assert main(["reproduce", name, "--dry-run", "--out", "nowhere", "--data-dir", "nowhere"]) == 0  # makes all specs
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(claim.groups)
-    for line in lines:
-        assert parser().parse_args(shlex.split(line)[3:]).command == "run"
+def test_groups_of_the_suite_are_complete(capsys):
+    for publication in repeatable():
+        assert as_seeds(publication.seeds)
+        assert any(group.targets for group in publication.groups.values())
+        words = ["reproduce", publication.name, "--dry-run", "--out", "nowhere", "--data-dir", "nowhere"]
+        assert main(words) == 0  # makes all specifications
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == len(publication.groups) > 0
+        for line in lines:
+            assert parser().parse_args(shlex.split(line)[3:]).command == "run"
     assert not Path("nowhere").exists()
 
 
