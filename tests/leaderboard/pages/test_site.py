@@ -72,17 +72,20 @@ def texts(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_page_for_the_index_each_board_method_and_record(found, whole):
+def test_site_has_whole_pages_that_ask_for_nothing_outside(found, whole):
     boards, names = found[1], set(texts(whole))
     runs = {run.page for table in boards[0].tables for row in table.rows for run in row.runs}
     assert {f"records/{page}.html" for page in runs} == {name for name in names if name.startswith("records/")}
     methods = {row.method for table in boards[0].tables for row in table.rows}
     assert {f"methods/{name}.html" for name in methods} == {name for name in names if name.startswith("methods/")}
     assert {"index.html", "boards/digits-net.html", "assets/board.css", "assets/board.js", "assets/vega.js"} <= names
-
-
-def test_every_link_leads_to_something(whole):
     assert broken_links(whole) == []
+    for file, page in pages(whole).items():
+        policy = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+        assert len(policy) == 1 and policy[0].startswith("default-src 'none'; script-src 'self';"), file
+        assert "unsafe-eval" not in policy[0]
+        loaded = [a.get("src", a.get("href")) for tag, a in page.tags if tag in ("script", "link", "img", "iframe")]
+        assert not any(re.match(r"[a-z]+:|//", link) for link in loaded if link and link != "data:,"), file
 
 
 def test_same_records_same_bytes_and_a_site_is_replaced(found, tmp_path):
@@ -94,16 +97,7 @@ def test_same_records_same_bytes_and_a_site_is_replaced(found, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
 
 
-def test_pages_ask_for_nothing_outside_and_say_so(whole):
-    for file, page in pages(whole).items():
-        policy = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
-        assert len(policy) == 1 and policy[0].startswith("default-src 'none'; script-src 'self';"), file
-        assert "unsafe-eval" not in policy[0]
-        loaded = [a.get("src", a.get("href")) for tag, a in page.tags if tag in ("script", "link", "img", "iframe")]
-        assert not any(re.match(r"[a-z]+:|//", link) for link in loaded if link and link != "data:,"), file
-
-
-def test_the_numbers_of_a_board_stand_on_its_page(found, whole):
+def test_board_page_has_the_numbers_of_the_board(found, whole):
     boards = found[1]
     text = (whole / "boards/digits-net.html").read_text()
     for table in boards[0].tables:
@@ -114,48 +108,34 @@ def test_the_numbers_of_a_board_stand_on_its_page(found, whole):
             for difference in row.differences.values():
                 shown = f"{difference.mean:+.2f}".replace("-", templating.MINUS)
                 assert (shown if float(f"{difference.mean:.2f}") else "0.00") in text
-            for note in row.notes:
-                assert note in text
+            assert all(note in text for note in row.notes)
     assert "1 failed" in text
     assert "slimming leads it by" in (whole / "index.html").read_text()
 
 
-def test_a_record_page_shows_the_run(found, whole):
-    good, bad = run_of(found[1], "slimming"), run_of(found[1], "taylor", "failed")
+def test_record_page_has_the_run_and_its_file(found, whole, tmp_path):
+    folder, boards, _ = found
+    good, bad = run_of(boards, "slimming"), run_of(boards, "taylor", "failed")
     text = (whole / f"records/{good.page}.html").read_text()
     said = " ".join(Page(text).said)
-    for piece in (
-        good.id,
-        "python -m bench run --method slimming -p 'a=b  c'",
-        "100,000",
-        "50,000",
-        "a chip, 1 threads",
-    ):
-        assert piece in said
+    command = "python -m bench run --method slimming -p 'a=b  c'"
+    assert all(piece in said for piece in (good.id, command, "100,000", "50,000", "a chip, 1 threads"))
     assert "another hash" in said and "were checked when this page" not in said
     assert f"<td>{100 * (1 - good.wrong / 500):.2f}" in text
     failed = (whole / f"records/{bad.page}.html").read_text()
     assert "the loss was odd" in failed and "somewhere" in failed
     assert f"python -m bench verify {bad.file}" in failed
-
-
-def test_a_record_that_cannot_be_read_any_more_says_so(tmp_path):
-    folder = put(tmp_path / "records", [made("ddrop", 0)])
-    boards, _ = boards_of(folder)
-    run = boards[0].tables[0].rows[0].runs[0]
-    (folder / run.file).write_text("{}")
-    site.write(tmp_path / "site", boards, sources(folder))
-    assert "cannot be shown" in (tmp_path / f"site/records/{run.page}.html").read_text()
-
-
-def test_records_are_linked_only_beside_the_site(found, whole, tmp_path):
-    folder, boards, _ = found
-    run = boards[0].tables[0].rows[0].runs[0]
+    assert f"../../records/{good.file}" in Page(text).links  # next to the site
     site.write(tmp_path / "far", boards, sources(folder))
-    near, far = (Page((place / f"records/{run.page}.html").read_text()) for place in (whole, tmp_path / "far"))
-    assert f"../../records/{run.file}" in near.links
+    far = Page((tmp_path / f"far/records/{good.page}.html").read_text())
     assert not any(link.endswith(".json") for link in far.links)
-    assert run.file in far.said
+    assert good.file in far.said
+    copied = put(tmp_path / "records", [made("ddrop", 0)])
+    boards, _ = boards_of(copied)
+    run = boards[0].tables[0].rows[0].runs[0]
+    (copied / run.file).write_text("{}")  # it cannot be read any more
+    site.write(tmp_path / "site", boards, sources(copied))
+    assert "cannot be shown" in (tmp_path / f"site/records/{run.page}.html").read_text()
 
 
 def test_what_is_said_of_methods_publications_and_problems(whole):
@@ -195,82 +175,77 @@ def test_nothing_of_a_record_becomes_part_of_a_page(tmp_path):
     assert any("<script>hacked=1</script>" in " ".join(page.said) for page in pages(tmp_path / "site").values())
 
 
-def test_a_folder_that_is_no_site_is_left_alone(found, tmp_path):
+def test_folder_with_other_files_is_left_alone(found, tmp_path):
     folder, boards, _ = found
-    for name in ("thesis", "file", "mine"):
-        (tmp_path / name).mkdir() if name != "file" else (tmp_path / name).write_text("x")
+    for name in ("thesis", "mine"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("x")
     (tmp_path / "thesis/chapter.tex").write_text("x")
     (tmp_path / "mine/bench-site.txt").write_bytes(b"a list of sites\xff\nbench-site.txt\n")
     for name in ("thesis", "file", "mine"):
         with pytest.raises(UsageError, match="site "):
             site.write(tmp_path / name, boards, sources(folder))
     assert set(texts(tmp_path)) == {"thesis/chapter.tex", "file", "mine/bench-site.txt"}
-
-
-def test_a_file_of_the_users_in_a_site_keeps_it_from_being_replaced(found, tmp_path):
-    folder, boards, _ = found
     target = tmp_path / "site"
     target.mkdir()
     site.write(target, boards, sources(folder))
-    (target / "CNAME").write_text("pruning.example")
+    (target / "CNAME").write_text("pruning.example")  # the user's own
     (target / "boards/link").symlink_to(tmp_path)
-    with pytest.raises(UsageError, match="CNAME"):
-        site.write(target, [], sources(folder))
-    (target / "CNAME").unlink()
-    with pytest.raises(UsageError, match="boards/link"):
-        site.write(target, [], sources(folder))
-    (target / "boards/link").unlink()
+    for name in ("CNAME", "boards/link"):
+        with pytest.raises(UsageError, match=name):
+            site.write(target, [], sources(folder))
+        (target / name).unlink()
     site.write(target, [], sources(folder))
     assert "No record has been read" in (target / "index.html").read_text()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_writing_leaves_the_old_site(found, tmp_path, monkeypatch, error):
+def test_writing_that_fails_leaves_the_old_site(found, tmp_path, monkeypatch):
     folder, boards, _ = found
-    target = tmp_path / "site"
+    target, rename = tmp_path / "site", Path.rename
     site.write(target, [], sources(folder))
     old = texts(target)
+    failure = KeyboardInterrupt()
 
     def stop():
-        raise error
-
-    monkeypatch.setattr(draw, "bundle", stop)
-    with pytest.raises(SetupError if isinstance(error, OSError) else KeyboardInterrupt):
-        site.write(target, boards, sources(folder))
-    assert texts(target) == old
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_the_old_site_comes_back_when_the_new_one_cannot_take_its_place(found, tmp_path, monkeypatch):
-    folder, boards, _ = found
-    target = tmp_path / "site"
-    site.write(target, [], sources(folder))
-    old, rename = texts(target), Path.rename
+        raise failure
 
     def stubborn(self, goal):
         if self.name == "new":
             raise OSError(13, "Permission denied")
         return rename(self, goal)
 
-    monkeypatch.setattr(Path, "rename", stubborn)
+    with monkeypatch.context() as patch:
+        patch.setattr(draw, "bundle", stop)
+        with pytest.raises(KeyboardInterrupt):
+            site.write(target, boards, sources(folder))
+        failure = OSError(28, "No space left on device")
+        with pytest.raises(SetupError, match="No space"):
+            site.write(target, boards, sources(folder))
+    monkeypatch.setattr(Path, "rename", stubborn)  # the new one cannot take its place
     with pytest.raises(SetupError, match="Permission denied"):
         site.write(target, boards, sources(folder))
     assert texts(target) == old
+    assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("name", ["../x.html", "a/../../x.html", "/x.html", "a/b/c.html", "", "..", "a b.html"])
-def test_no_page_lies_outside(tmp_path, name):
-    with pytest.raises(ValueError, match="no name of a page"):
-        site.Folder(tmp_path).add(name, "x")
-
-
-def test_no_page_is_written_twice(tmp_path):
+def test_page_has_a_plain_name_of_its_own(tmp_path):
     folder = site.Folder(tmp_path)
+    for name in ("../x.html", "a/../../x.html", "/x.html", "a/b/c.html", "", "..", "a b.html"):
+        with pytest.raises(ValueError, match="no name of a page"):
+            folder.add(name, "x")
     folder.add("a/x.html", "1")
     for name in ("a/x.html", "a/X.html"):
         with pytest.raises(ValueError, match="two pages"):
             folder.add(name, "2")
     assert (tmp_path / "a/x.html").read_text() == "1"
+    one, other = large(1, "a", count=1), large(1, "b", count=1)
+    site.write(tmp_path / "site", [one, other], sources(tmp_path))  # a run on two boards has one page
+    assert len(list((tmp_path / "site/records").iterdir())) == 1
+    (row,) = other.tables[0].rows
+    rows = (replace(row, runs=(row.runs[0]._replace(file="another.json"),)),)
+    other = replace(other, tables=(replace(other.tables[0], rows=rows),))
+    with pytest.raises(ValueError, match="have one page"):
+        site.write(tmp_path / "site", [one, other], sources(tmp_path))
 
 
 def test_names_are_plain_where_they_can_be_and_never_alike():
@@ -284,31 +259,12 @@ def test_names_are_plain_where_they_can_be_and_never_alike():
     assert len(set(taken.values())) == 2 and taken[found["L1"]] == found["L1"]
 
 
-def test_large_boards_make_pages_of_three_megabytes_at_most(tmp_path):
-    board = large(160)
-    site.write(tmp_path / "site", [board], sources(tmp_path))
-    sizes = {file.name: file.stat().st_size for file in (tmp_path / "site").rglob("*.html")}
-    assert sizes["digits-net.html"] < 1_000_000
-    assert len(list((tmp_path / "site/records").iterdir())) == 800
-
-
-def test_an_index_of_many_boards(tmp_path):
-    site.write(tmp_path / "site", [large(1, f"net{n}", n, 1) for n in range(125)], sources(tmp_path))
-    assert (tmp_path / "site/index.html").stat().st_size < 200_000
-
-
-def test_a_run_on_two_boards_has_one_page_and_two_runs_never_share_one(tmp_path):
-    one, other = large(1, "a", count=1), large(1, "b", count=1)
-    site.write(tmp_path / "site", [one, other], sources(tmp_path))
-    assert len(list((tmp_path / "site/records").iterdir())) == 1
-    (row,) = other.tables[0].rows
-    rows = (replace(row, runs=(row.runs[0]._replace(file="another.json"),)),)
-    other = replace(other, tables=(replace(other.tables[0], rows=rows),))
-    with pytest.raises(ValueError, match="have one page"):
-        site.write(tmp_path / "site", [one, other], sources(tmp_path))
-
-
-def test_record_pages_are_light(tmp_path):
+def test_pages_of_many_rows_boards_and_epochs_are_light(tmp_path):
+    site.write(tmp_path / "rows", [large(160)], sources(tmp_path))
+    assert (tmp_path / "rows/boards/digits-net.html").stat().st_size < 1_000_000
+    assert len(list((tmp_path / "rows/records").iterdir())) == 800
+    site.write(tmp_path / "boards", [large(1, f"net{n}", n, 1) for n in range(125)], sources(tmp_path))
+    assert (tmp_path / "boards/index.html").stat().st_size < 200_000
     run = made("ddrop", 0, starts_from="init", epochs=40)
     run["curve"] |= {"val_top1": [n / 41 for n in range(1, 41)], "units_left": [1.0] * 40}
     run["structure"]["widths"] = {f"blocks.{n}.conv1": [64, 31] for n in range(9)}

@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import time
 from dataclasses import replace
 
 import pytest
 from support.boards import PUBLISHED, boards_of, put, records
 from support.made_records import made
 from support.records import seal
+from support.waiting import until
 
 from bench.spec.option_scan import Option
 from leaderboard.pages import site
@@ -94,20 +94,11 @@ KINDS = (
 )
 
 
-def soon(found, seconds=20.0):
-    """What ``found()`` gives once it is true."""
-    end = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.05)
-    return value
-
-
 def drawn(browser):
     """Bring every figure near, one after the other, until all are drawn."""
     for figure in browser.find_elements("css selector", "figure[data-figure]"):
         browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
-        soon(lambda figure=figure: figure.find_elements("css selector", ".drawn svg"))
+        until(lambda figure=figure: figure.find_elements("css selector", ".drawn svg"))
     return browser.find_elements("css selector", "figure[data-figure]")
 
 
@@ -130,28 +121,18 @@ def open_page(browser, pages):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_page_draws_its_figures_in_silence_and_asks_for_files_only(browser, open_page, kind):
+def test_page_draws_asks_for_files_only_and_works_without_scripts(browser, open_page, pages, kind):
     open_page(kind)
     drawn(browser)
     assert browser.execute_script("return window.hacked") is None
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     asked = [event["request"]["url"] for event in events(browser, "Network.requestWillBeSent")]
     assert asked and all(url.startswith(("file://", "data:")) for url in asked)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_page_is_wider_than_a_phone(browser, open_page, kind):
-    open_page(kind)
     phone = {"width": 375, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     open_width = "return [document.documentElement.scrollWidth, innerWidth, document.body.scrollWidth]"
     drawn(browser)
     assert browser.execute_script(open_width) == [375, 375, 375]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_scripts_the_tables_and_still_figures_are_there(browser, open_page, pages, kind):
-    open_page(kind)
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     browser.get(pages[kind].as_uri())
     document = browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["nodeId"]
@@ -232,7 +213,7 @@ def test_rows_are_filtered_by_text_budget_and_controls(browser, open_page):
 
 def point(browser, figure, wanted):
     """The mark whose data have these values."""
-    return soon(
+    return until(
         lambda: browser.execute_script(
             "return [...arguments[0].querySelectorAll('.drawn path')].find((p) => p.__data__ && p.__data__.datum"
             " && p.__data__.tooltip && Object.entries(arguments[1]).every(([k, v]) => p.__data__.datum[k] === v))",
@@ -250,10 +231,10 @@ def test_a_point_tells_its_numbers_and_opens_its_page(browser, open_page, pages)
     browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
     mark = point(browser, figure, {"is": "row", "series": "slimming", "budget": "keep 0.5 of the MACs"})
     ActionChains(browser).move_to_element(mark).perform()
-    tooltip = soon(lambda: browser.find_element("css selector", "#vg-tooltip-element.visible"))
+    tooltip = until(lambda: browser.find_element("css selector", "#vg-tooltip-element.visible"))
     assert "slimming" in tooltip.text and "keep 0.5" in tooltip.text and "95.72" in tooltip.text
     mark.click()
-    soon(lambda: browser.current_url == pages["method"].as_uri())
+    until(lambda: browser.current_url == pages["method"].as_uri())
     browser.back()
     figure = drawn(browser)[0]
     browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
@@ -261,23 +242,35 @@ def test_a_point_tells_its_numbers_and_opens_its_page(browser, open_page, pages)
         "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))",
         point(browser, figure, {"is": "run", "series": "slimming", "seed": 0, "budget": "keep 0.5 of the MACs"}),
     )
-    soon(lambda: browser.current_url == pages["record"].as_uri())
+    until(lambda: browser.current_url == pages["record"].as_uri())
 
 
-def test_points_are_reached_by_keyboard(browser, open_page):
+def test_keyboard_reaches_content_points_and_the_command(browser, open_page):
     from selenium.webdriver.common.keys import Keys
 
     open_page("board")
+    browser.find_element("css selector", "body").send_keys(Keys.TAB)
+    first = browser.switch_to.active_element
+    assert first.text == "Skip to content"
+    assert browser.execute_script("return getComputedStyle(arguments[0]).outlineStyle", first) != "none"
+    first.send_keys(Keys.ENTER)
+    assert browser.switch_to.active_element.get_attribute("id") == "main"
     plot = drawn(browser)[0].find_element("css selector", ".drawn svg")
     browser.execute_script("arguments[0].focus({preventScroll: true})", plot)
-    told = []
+    labels = []
     for _ in range(3):
         browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-        told.append(browser.execute_script("return document.querySelector('.drawn [aria-live]').textContent"))
-    assert len(set(told)) == 3 and all("method " in text and "top-1, % " in text for text in told)
-    name = told[-1].split("method ")[1].split(",")[0]
+        labels.append(browser.execute_script("return document.querySelector('.drawn [aria-live]').textContent"))
+    assert len(set(labels)) == 3 and all("method " in text and "top-1, % " in text for text in labels)
+    name = labels[-1].split("method ")[1].split(",")[0]
     browser.switch_to.active_element.send_keys(Keys.ENTER)
-    soon(lambda: browser.current_url.endswith(f"/methods/{name}.html"))
+    until(lambda: browser.current_url.endswith(f"/methods/{name}.html"))
+    origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.execute_cdp_cmd("Browser.grantPermissions", origin)
+    open_page("record")
+    button = browser.find_element("css selector", "button.copy")
+    button.send_keys(Keys.ENTER)
+    until(lambda: button.text in ("Copied", "Selected"))
 
 
 def test_the_cost_and_the_budget_of_the_plot_are_chosen(browser, open_page):
@@ -302,73 +295,36 @@ def test_the_cost_and_the_budget_of_the_plot_are_chosen(browser, open_page):
     assert "MACs kept, % of dense" in texts()
     for label in ("latency at the largest batch, ms", "training cost, dense = 1", "parameters kept, % of dense"):
         cost.select_by_visible_text(label)
-        soon(lambda label=label: label in texts())
+        until(lambda label=label: label in texts())
     assert len(set(marks())) == 4  # three budgets and the native track
     budget.select_by_visible_text("keep 0.1 of the MACs")
-    soon(lambda: set(marks()) == {"keep 0.1 of the MACs"})
+    until(lambda: set(marks()) == {"keep 0.1 of the MACs"})
 
 
-def test_dark_and_light_are_switched_and_kept(browser, open_page, pages):
-    open_page("record")
+def test_theme_is_switched_and_kept_and_text_is_readable(browser, open_page, pages):
+    open_page("board")
     paper = "return getComputedStyle(document.body).backgroundColor"
-    light = browser.execute_script(paper)
-    button = browser.find_element("id", "theme")
-    assert button.text == "Dark"
-    button.click()
-    dark = browser.execute_script(paper)
-    assert dark != light and button.text == "Light"
+    ink = "return getComputedStyle(document.querySelector(arguments[0]) || document.body).color"
+    text = ("body", "tbody td.n", "tr.control td", "td.soft", "td i", "main a", "td.up", ".under", "figcaption")
+    papers = []
+    for name in ("Dark", "Light"):
+        papers.append(browser.execute_script(paper))
+        for selector in text:
+            colours = luminance(browser.execute_script(ink, selector)), luminance(papers[-1])
+            assert (max(colours) + 0.05) / (min(colours) + 0.05) >= 4.5, (selector, name)
+        button = browser.find_element("id", "theme")
+        assert button.text == name  # what a click switches to
+        button.click()
+    light, dark = papers
+    assert dark != light == browser.execute_script(paper)
+    browser.find_element("id", "theme").click()
     browser.get(pages["index"].as_uri())
     assert browser.execute_script(paper) == dark
     browser.find_element("id", "theme").click()
     assert browser.execute_script(paper) == light
 
 
-def test_the_first_stop_of_the_keyboard_leads_past_the_head(browser, open_page):
-    from selenium.webdriver.common.keys import Keys
-
-    open_page("board")
-    browser.find_element("css selector", "body").send_keys(Keys.TAB)
-    first = browser.switch_to.active_element
-    assert first.text == "Skip to content"
-    assert browser.execute_script("return getComputedStyle(arguments[0]).outlineStyle", first) != "none"
-    first.send_keys(Keys.ENTER)
-    assert browser.switch_to.active_element.get_attribute("id") == "main"
-
-
 def luminance(colour):
     parts = [int(part) / 255 for part in colour.strip("rgba() ").split(",")[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_from_its_paper(browser, open_page, theme):
-    open_page("board")
-    browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
-    paper = luminance(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-    for selector in (
-        "body",
-        "tbody td.n",
-        "tr.control td",
-        "td.soft",
-        "td i",
-        "main a",
-        "td.up",
-        ".under",
-        "figcaption",
-    ):
-        colour = browser.execute_script(
-            "return getComputedStyle(document.querySelector(arguments[0]) || document.body).color",
-            selector,
-        )
-        light, dark = sorted((luminance(colour), paper), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (selector, colour)
-
-
-def test_the_command_is_copied(browser, open_page, pages):
-    origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    browser.execute_cdp_cmd("Browser.grantPermissions", origin)
-    open_page("record")
-    button = browser.find_element("css selector", "button.copy")
-    button.click()
-    soon(lambda: button.text in ("Copied", "Selected"))
