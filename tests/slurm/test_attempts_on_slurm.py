@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 
+import msgspec
 import pytest
 
 from bench.records import store
@@ -60,21 +61,17 @@ def kill(cluster, job):
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_warned_by_usr2(slurm_env, start, undisturbed):
+@pytest.mark.parametrize(
+    ("command", "counts"),
+    [(("scancel", "--signal=USR2"), {"preemptions": 1}), (("scontrol", "requeue"), {"terminations": 1})],
+    ids=["warned", "requeued by hand"],
+)
+def test_signalled_job_resumes(slurm_env, start, undisturbed, command, counts):
     out, job = start()
-    slurm_env.run("scancel", "--signal=USR2", job)
+    slurm_env.run(*command, job)
     done = finish(out)
-    assert (done.job.attempts, done.job.preemptions, done.clock.resumes) == (2, 1, 1)
-    assert done.job.id == job
-    assert epochs(out) == NEEDED
-    assert _comparable(done) == undisturbed
-
-
-def test_requeued_by_hand(slurm_env, start, undisturbed):
-    out, job = start()
-    slurm_env.run("scontrol", "requeue", job)
-    done = finish(out)
-    assert (done.job.attempts, done.job.terminations) == (2, 1)
+    assert msgspec.to_builtins(done.job).items() >= ({"id": job, "attempts": 2} | counts).items()
+    assert done.clock.resumes == 1
     assert epochs(out) == NEEDED
     assert _comparable(done) == undisturbed
 

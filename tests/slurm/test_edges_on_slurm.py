@@ -106,7 +106,7 @@ def test_limit_below_the_size_of_an_array(own_cluster, monkeypatch, tmp_path):
     wait_for(lambda: len(records(out)) == 12, "all records")
 
 
-def test_each_process_of_a_whole_node_has_its_gpu(slurm_env, tmp_path, monkeypatch):
+def test_processes_of_a_job_share_its_runs_and_gpus(slurm_env, tmp_path, monkeypatch):
     monkeypatch.setenv("PRETENDED", str(tmp_path))
     out = tmp_path / "out"
     file = profile(tmp_path, "time = 30\ngpus = 4\nruns_per_job = 4\nruns_at_once = 4\ndevice = 'cpu'")
@@ -116,7 +116,13 @@ def test_each_process_of_a_whole_node_has_its_gpu(slurm_env, tmp_path, monkeypat
     seen = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
     assert sorted({one["gpu"] for one in seen}) == ["0", "1", "2", "3"]
     assert len({one["process"] for one in seen}) == 4
-    assert {one.job.at_once for one in records(out).values()} == {4}
+    done = records(out).values()
+    assert len(done) == 4
+    assert len({one.job.id for one in done}) == 1
+    assert {one.job.at_once for one in done} == {4}
+    assert {attempt.facts["worker"] for attempt in attempts(out)} == {0, 1, 2, 3}
+    (log,) = out.glob("jobs/*/*_log.out")  # one for all processes
+    assert log.read_text().count("measuring") == 4
 
 
 def test_jobs_take_the_next_run_of_one_queue(slurm_env, tmp_path):

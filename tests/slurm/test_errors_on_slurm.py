@@ -16,13 +16,10 @@ def refused(out, folder, text, *more):
     return line
 
 
-def test_a_partition_that_does_not_exist(slurm_env, tmp_path):
+def test_unknown_partition_and_too_many_gpus_are_refused(slurm_env, tmp_path):
     line = refused(tmp_path / "out", tmp_path, 'partition = "nope"')
     assert line.startswith("bench: error: sbatch refused: ")
     assert "partition" in line
-
-
-def test_more_gpus_than_a_node_has(slurm_env, tmp_path):
     assert "not available" in refused(tmp_path / "out", tmp_path, "gpus = 99")
 
 

@@ -79,21 +79,17 @@ def test_job_is_alive_as_long_as_its_process(controlled, monkeypatch):
     assert Local().live([batch]) == {}
 
 
-def test_another_process_with_its_number_is_not_the_job(tmp_path, process):
+def test_another_process_with_its_number_is_not_the_job(tmp_path, process, controlled):
     other = process("-m", "submitit.local._local", tmp_path / "out" / "jobs" / "of_another_batch")
-    batch = batch_of(tmp_path / "out", str(other.pid))
+    batch = batch_of(tmp_path / "other", str(other.pid))
     assert Local().live([batch]) == {}
     Local().cancel([batch], batch.jobs)
     time.sleep(0.1)
     assert other.poll() is None
     assert Local().live([replace(batch, jobs=("debug0",))]) == {}
-
-
-def test_one_number_in_two_batches_is_two_jobs(controlled):
-    """As process numbers are after a restart of the machine."""
     batch, _ = controlled
-    old = replace(batch_of(batch.out, *batch.jobs, seed=1), submitted_at="2020-01-01T00:00:00+00:00")
-    old.write()
+    old = batch_of(batch.out, *batch.jobs, seed=1)  # its number was given out again after a restart of the machine
+    replace(old, submitted_at="2020-01-01T00:00:00+00:00").write()
     assert [state.state for state in query_states([spec_of(0), spec_of(1)], batch.out).states] == [WAITING, LOST]
 
 
@@ -107,22 +103,15 @@ def test_job_is_alive_while_it_works_without_its_controller(tmp_path):
     assert Local().ends(["4000000"]) == {}
 
 
-@pytest.mark.parametrize("spelled", ["link", "up and down", "relative"])
-def test_the_output_folder_may_be_named_in_another_way(controlled, tmp_path, monkeypatch, spelled):
+def test_output_folder_may_be_named_in_another_way(controlled, tmp_path, monkeypatch):
     _, running = controlled
-    if spelled == "link":
-        folder = tmp_path / "link"
-        folder.symlink_to(tmp_path / "out")
-    elif spelled == "relative":
-        monkeypatch.chdir(tmp_path)
-        folder = Path("out")
-    else:
-        (tmp_path / "beside").mkdir()
-        monkeypatch.chdir(tmp_path / "beside")
-        folder = Path("../out")
-    (found,) = batches(folder)
-    assert Local().live([found]) == {str(running.pid): (RUNNING, "")}
-    Local().cancel([found], found.jobs)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "next").mkdir()
+    monkeypatch.chdir(tmp_path / "next")
+    for folder in (tmp_path / "link", Path("../out")):
+        (batch,) = batches(folder)
+        assert Local().live([batch]) == {str(running.pid): (RUNNING, "")}
+    Local().cancel([batch], batch.jobs)
     assert running.wait(20) == -signal.SIGTERM
 
 

@@ -146,16 +146,6 @@ def test_run_whose_job_is_gone_is_lost_or_cancelled(tmp_path, slurm):
     assert only(tmp_path, spec).state == DONE  # it ended while the cluster was asked
 
 
-def test_run_without_accounting_is_lost_with_reason(tmp_path, slurm):
-    specs = [spec_of(1), spec_of(2)]
-    submitted(tmp_path, *([spec] for spec in specs), jobs=("7_0", "7_1"))
-    slurm.unaccounted = True
-    found = query_states(specs, tmp_path)
-    assert found.counts()["lost"] == 2
-    (problem,) = found.problems
-    assert "accounting storage is disabled" in problem
-
-
 def test_silent_cluster_leaves_only_its_own_runs_unknown(tmp_path, clusters):
     spec, done, missing, here = (spec_of(seed) for seed in range(4))
     submitted(tmp_path, [spec], [done], jobs=("7_0", "7_1"))
@@ -209,32 +199,32 @@ def test_run_that_is_carried_out_again(tmp_path, slurm, status, before):
     assert only(tmp_path, spec).state == before[0]
 
 
-def test_of_several_jobs_the_one_that_is_there_counts_else_the_last(tmp_path, slurm):
-    spec = spec_of()
-    submitted(tmp_path, [spec], when="2026-01-01T00:00:00+00:00")
-    submitted(tmp_path, [spec], jobs=("8",), when=LATER)
-    assert only(tmp_path, spec).job == "8"
-    slurm.alive["7"] = (WAITING, "")
-    assert (only(tmp_path, spec).state, only(tmp_path, spec).job) == (WAITING, "7")
-    slurm.alive["8"] = (WAITING, "")
-    assert only(tmp_path, spec).job == "8"
-
-
-def test_a_number_that_slurm_has_given_out_twice_is_the_later_job(tmp_path, slurm):
-    """A controller that lost its state counts anew."""
+def test_number_given_out_twice_is_the_later_job(tmp_path, slurm):
+    """A controller that lost its state counts from the start again."""
     gone, there = spec_of(1), spec_of(2)
-    submitted(tmp_path, [gone], when="2026-01-01T00:00:00+00:00")
+    submitted(tmp_path, [gone])
     submitted(tmp_path, [there], when=LATER)
     slurm.alive["7"] = (WAITING, "Resources")
     assert states_of(tmp_path, gone, there) == [LOST, WAITING]
     slurm.alive.clear()
     slurm.ended["7"] = "CANCELLED by 0"
     assert states_of(tmp_path, gone, there) == [LOST, MISSING]
+    submitted(tmp_path, [gone], jobs=("8",), when=LATER)  # of several jobs the one that is there counts, else the last
+    assert only(tmp_path, gone).job == "8"
+    submitted(tmp_path, [gone], jobs=("9",), when="2026-01-03T00:00:00+00:00")
+    assert only(tmp_path, gone).job == "9"
+    slurm.alive["8"] = (WAITING, "")
+    assert (only(tmp_path, gone).state, only(tmp_path, gone).job) == (WAITING, "8")
 
 
-def test_a_run_whose_job_was_ended_by_hand_is_missing_also_without_accounting(tmp_path, clusters):
+def test_run_without_accounting_is_lost_or_ended_by_hand(tmp_path, slurm):
     spec, other = spec_of(1), spec_of(2)
-    batch = submitted(tmp_path, [spec], [other], jobs=("4711", "4712"), cluster="local")
+    slurm.unaccounted = True
+    batch = submitted(tmp_path, [spec], [other], jobs=("4711", "4712"))
+    found = query_states([spec, other], tmp_path)
+    assert found.counts()["lost"] == 2
+    (problem,) = found.problems
+    assert "accounting storage is disabled" in problem
     batch.note_cancelled(["4711"])
     assert states_of(tmp_path, spec, other) == [MISSING, LOST]
     batch.note_cancelled(["4712"])
@@ -268,10 +258,3 @@ def test_batches_of_other_runs_are_not_asked_for(tmp_path, slurm):
     submitted(tmp_path, [mine], jobs=())  # its submission was cut off
     query_states([mine], tmp_path)
     assert slurm.asked == [[wanted.token]]
-
-
-def test_damaged_batch_is_reported_in_one_line(tmp_path, slurm):
-    batch = submitted(tmp_path, [spec_of()])
-    batch.file.write_text("{")
-    with pytest.raises(SetupError, match="delete its folder"):
-        query_states([spec_of()], tmp_path)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.records import store
-from tests.slurm.running import TINY, attempts, bench, epochs, only_record, profile, records, sleepy, status, wait_for
+from tests.slurm.running import TINY, bench, epochs, only_record, profile, records, sleepy, status, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -97,15 +97,3 @@ def test_one_spec_in_two_jobs_at_once_is_one_run(slurm_env, tmp_path):
     assert json.loads(done.stdout)["job"]["cluster"] == "slurm"
     assert only_record(out).record_sha256 == json.loads(done.stdout)["record_sha256"]
     assert not list(out.rglob("superseded"))
-
-
-def test_processes_of_a_job_share_its_runs(slurm_env, tmp_path):
-    out, file = tmp_path / "out", profile(tmp_path, "time = 30\nruns_per_job = 4\nruns_at_once = 2")
-    words = ("run", "--method", "l1_norm", *TINY, "--plugin", "tests/plugins/small.py", "--out", out, "--epochs", 2)
-    bench(*words, "--seeds", "0-3", "--cluster", "slurm", "--profile", file, "--wait")
-    assert len(records(out)) == 4
-    assert len({one.job.id for one in records(out).values()}) == 1
-    assert {one.job.at_once for one in records(out).values()} == {2}
-    assert {attempt.facts["worker"] for attempt in attempts(out)} == {0, 1}
-    (log,) = out.glob("jobs/*/*_log.out")  # one for all processes
-    assert log.read_text().count("measuring") == 4
