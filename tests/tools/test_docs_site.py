@@ -31,9 +31,8 @@ def test_site_builds_without_warning(tmp_path):
     assert [name for name in names if f"Context.{name}" not in page and f"<code>{name}</code>" not in page] == []
 
 
-@pytest.mark.parametrize(
-    ("page", "text", "wanted"),
-    [
+def test_links_that_leave_the_pages_lead_to_the_repository(links):
+    for page, text, wanted in [
         ("sites.md", "[a](budgets.md#x)", "[a](budgets.md#x)"),
         ("methods/ddrop.md", "[a](../../RULES.md)", "[a](../RULES.md)"),
         ("RULES.md", "[a](docs/sites.md)", "[a](sites.md)"),
@@ -42,11 +41,6 @@ def test_site_builds_without_warning(tmp_path):
         ("sites.md", "```\n[a](../bench/api.py)\n```", "```\n[a](../bench/api.py)\n```"),
         ("index.md", "![a](board.png)", "![a](board.png)"),
         ("index.md", "[a](https://b.c) [d](#e)", "[a](https://b.c) [d](#e)"),
-    ],
-)
-def test_links_of_pages(links, page, text, wanted):
-    assert links.rewritten(text, page, "https://x.y/z/") == wanted
-
-
-def test_links_to_source_are_words_without_a_repository(links):
-    assert links.rewritten("[`a`](../bench/api.py)", "sites.md", "") == "`a`"
+    ]:
+        assert links.rewritten(text, page, "https://x.y/z/") == wanted, page
+    assert links.rewritten("[`a`](../bench/api.py)", "sites.md", "") == "`a`"  # words without a repository

@@ -174,13 +174,6 @@ def test_damaged_group_or_target_is_refused_in_one_line(file):
         assert "\n" not in str(caught.value)
 
 
-def test_a_group_is_a_request(file):
-    asked = load(file()).groups["met"].request
-    assert (asked.method, asked.arch, asked.dataset, asked.recipe) == ("shrinks", "two_layers", "tiny", "synthetic")
-    assert (asked.keep_macs, asked.keep_params, asked.native) == (0.8, None, False)
-    assert asked.settings["train.lr"] == "0.1"
-
-
 def test_groups_of_the_suite_are_complete(capsys):
     for publication in repeatable():
         assert as_seeds(publication.seeds)
@@ -253,7 +246,11 @@ def test_a_run_that_fails_leaves_its_targets_unmeasured(replay):
     assert "diverged before" not in replay("--only", "met", "--seeds", "0", "--retry", changes=[diverging])[2]
 
 
-def test_nothing_is_run_in_a_dry_run(replay, tmp_path):
+def test_dry_run_prints_commands_only(replay, file, tmp_path):
+    group = load(file()).groups["met"].request
+    assert (group.method, group.arch, group.dataset, group.recipe) == ("shrinks", "two_layers", "tiny", "synthetic")
+    assert (group.keep_macs, group.keep_params, group.native) == (0.8, None, False)
+    assert group.settings["train.lr"] == "0.1"
     code, out, err = replay("--dry-run", "--seeds", "3-4", "--threads", "1")
     assert (code, err) == (0, "")
     assert not (tmp_path / "out").exists()
@@ -264,34 +261,30 @@ def test_nothing_is_run_in_a_dry_run(replay, tmp_path):
         assert (asked.seeds, asked.threads, asked.out) == ("3-4", 1, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("words", "changes", "code", "said"),
-    [
+def test_wrong_words_are_refused_in_one_line(replay, tmp_path):
+    for words, changes, code, message in [
         (["--only", "mett"], [], 2, "unknown group 'mett': did you mean met"),
         (["--seeds", "a"], [], 2, "whole numbers"),
         ([], [('method = "l1_norm"', 'method = "l1_nrm"')], 2, "did you mean l1_norm"),
         ([], [('"train.epochs" = 0', '"train.epoch" = 0')], 2, "did you mean train.epochs"),
         ([], [('dataset = "tiny"', 'dataset = "cifar10"')], 3, "--download"),
         (["--device", "tpu"], [], 3, "--device tpu"),
-    ],
-)
-def test_wrong_words(replay, tmp_path, words, changes, code, said):
-    got, out, err = replay(*words, changes=changes)
-    assert got == code
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
-    assert out == ""
+    ]:
+        got, out, err = replay(*words, changes=changes)
+        assert (got, out, len(err.strip().splitlines())) == (code, "", 1), message
+        assert message in err
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_names(capsys):
+def test_reproduce_lists_publications_and_refuses_others(capsys):
     assert main(["reproduce"]) == 0
     assert "dropnet-mnist" in capsys.readouterr().out
     assert main(["reproduce", "--json"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [found.name for found in repeatable()]
-    assert main(["reproduce", "dropnet-mnits"]) == 2
-    assert "did you mean dropnet-mnist" in capsys.readouterr().err
-    assert main(["reproduce", "greg"]) == 2
-    assert "no groups of runs" in capsys.readouterr().err
-    assert main(["reproduce", "none.toml"]) == 2
-    assert "no such file" in capsys.readouterr().err
+    for name, message in (
+        ("dropnet-mnits", "did you mean dropnet-mnist"),
+        ("greg", "no groups of runs"),
+        ("none.toml", "no such file"),
+    ):
+        assert main(["reproduce", name]) == 2
+        assert message in capsys.readouterr().err

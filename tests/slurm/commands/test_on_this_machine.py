@@ -84,7 +84,7 @@ def test_a_sweep_on_this_machine_leaves_the_records_of_one_in_this_process(start
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_waiting_leaves_the_jobs_alone(start, bench, tiny, tmp_path):
+def test_interrupted_wait_leaves_the_jobs_alone(start, bench, tiny, tmp_path):
     path, words = tiny('method = "patient"')
     where = [*words, "--out", tmp_path / "out"]
     waiting = start(
@@ -95,21 +95,19 @@ def test_ctrl_c_while_waiting_leaves_the_jobs_alone(start, bench, tiny, tmp_path
     (run,) = json.loads(bench("status", path, "--json", *where)[1])["runs"]
     until(lambda: any(attempt.saves == 3 for attempt in attempts(tmp_path / "out", run["id"])))  # base, first epoch
     os.killpg(waiting.pid, signal.SIGINT)
-    code, out, err = finish(waiting)
+    code, _, err = finish(waiting)
     assert code == 130
-    told = err.splitlines()[-1]
-    assert told.startswith("bench: the jobs continue; to end them: python -m bench cancel ")
+    last = err.splitlines()[-1]
+    assert last.startswith("bench: the jobs continue; to end them: python -m bench cancel ")
     assert "Traceback" not in err
-
-    code, out, _ = bench("status", path, "--json", *where)
-    (run,) = json.loads(out)["runs"]
+    (run,) = json.loads(bench("status", path, "--json", *where)[1])["runs"]
     assert (run["state"], run["done"], run["total"]) == ("running", 3, 5)
     (tmp_path / "gate").touch()
     until(lambda: not jobs_below(tmp_path))
     assert records(tmp_path / "out")[run["id"]].status == "ok"
     (attempt,) = attempts(tmp_path / "out", run["id"])
     assert attempt.ended == "done"
-    cancelled = shlex.split(told.partition("python -m bench ")[2])
+    cancelled = shlex.split(last.partition("python -m bench ")[2])
     assert bench(*cancelled)[:2] == (0, "0 jobs ended\n")
 
 
@@ -139,56 +137,51 @@ def test_cancelled_runs_end_and_same_sweep_resumes_them(start, bench, tiny, tmp_
     code, out, err = finish(start("sweep", path, "--cluster", "local", "--jobs", 2, *where))
     assert (code, err) == (0, "")
     follow = shlex.split(re.search(r"^follow: python -m bench (.*)$", out, re.M)[1])
-    code, out, _ = bench(*follow, "--json")
-    assert json.loads(out)["counts"]["waiting"] + json.loads(out)["counts"]["running"] == 3
-    ids = [run["id"] for run in json.loads(out)["runs"]]
-    until(
-        lambda: sum(attempt.saves > 0 for key in ids for attempt in attempts(tmp_path / "out", key)) == 2
-    )  # both are at one
-    counts = json.loads(bench(*follow, "--json")[1])["counts"]
-    assert (counts["running"], counts["waiting"]) == (2, 1)
-    code, out, _ = bench(*follow)
-    assert out.count("running: ") == 2
-    assert bench("logs", json.loads(bench(*follow, "--json")[1])["runs"][0]["id"], "--out", tmp_path / "out")[0] == 0
 
+    def followed():
+        return json.loads(bench(*follow, "--json")[1])
+
+    assert followed()["counts"]["waiting"] + followed()["counts"]["running"] == 3
+    ids = [run["id"] for run in followed()["runs"]]
+    # both jobs are at one
+    until(lambda: sum(attempt.saves > 0 for key in ids for attempt in attempts(tmp_path / "out", key)) == 2)
+    assert (followed()["counts"]["running"], followed()["counts"]["waiting"]) == (2, 1)
+    assert bench(*follow)[1].count("running: ") == 2
+    assert bench("logs", followed()["runs"][0]["id"], "--out", tmp_path / "out")[0] == 0
     (batch,) = batches(tmp_path / "out")
-    code, out, _ = bench("cancel", *follow[1:])
-    assert (code, out) == (0, f"2 jobs ended: {', '.join(batch.jobs)}\n")
+    assert bench("cancel", *follow[1:])[:2] == (0, f"2 jobs ended: {', '.join(batch.jobs)}\n")
     until(lambda: not jobs_below(tmp_path))
     assert Local().live([batch]) == {}
-    left = records(tmp_path / "out")
-    assert [one.status for one in left.values()] == ["interrupted"] * 2
-    counts = json.loads(bench(*follow, "--json")[1])["counts"]
-    assert counts["missing"] == 3  # those that had not begun too: somebody wanted it so
-    code, out, _ = bench("sweep", path, "--cluster", "local", "--dry-run", *where)
-    assert out.count("# ") >= 3
+    assert [one.status for one in records(tmp_path / "out").values()] == ["interrupted"] * 2
+    assert followed()["counts"]["missing"] == 3  # those that had not begun too: somebody wanted it so
+    assert bench("sweep", path, "--cluster", "local", "--dry-run", *where)[1].count("# ") >= 3
 
 
 @pytest.mark.slow
-def test_a_single_run_on_this_machine(start, bench, tiny, tmp_path):
+def test_single_runs_as_jobs_of_this_machine_and_for_debugging(start, bench, tiny, tmp_path):
     _, words = tiny("")
     (tmp_path / "gate").touch()
-    run = [
-        "run",
-        "-m",
-        "patient",
-        "-a",
-        "two_layers",
-        "-d",
-        "tiny",
-        "--recipe",
-        "synthetic",
-        "--set",
-        "latency_batch=4",
+    what = ["-a", "two_layers", "-d", "tiny", "--recipe", "synthetic", "--epochs", 2, "--finetune-epochs", 1, *words]
+    local = ["run", "-m", "patient", *what, "--set", "latency_batch=4", "--out", tmp_path / "local"]
+    started = [
+        start(*local, "--cluster", "local", "--wait"),
+        start("run", "-m", "patient", *what, "--cluster", "debug", "--out", tmp_path / "good"),
+        start("run", "-m", "nan_scores", *what, "--cluster", "debug", "--out", tmp_path / "bad"),
     ]
-    run += ["--epochs", 2, "--finetune-epochs", 1, *words, "--out", tmp_path / "out"]
-    code, out, err = finish(start(*run, "--cluster", "local", "--wait"))
+    (code, out, err), good, bad = map(finish, started)
     assert code == 0, err
-    ((key, done),) = records(tmp_path / "out").items()
+    ((key, done),) = records(tmp_path / "local").items()
     assert done.status == "ok"
     assert re.search(r"^1 runs? +1 +0 +0 +0 +0$", out, re.M)
-    assert bench("status", key[:6], "--out", tmp_path / "out")[0] == 0
-    assert bench(*run)[1].rstrip().endswith(f"{key}.json")  # here it is done as well
+    assert bench("status", key[:6], "--out", tmp_path / "local")[0] == 0
+    assert bench(*local)[1].rstrip().endswith(f"{key}.json")  # here it is done as well
+    assert good[0] == 0, good[2]
+    assert bad[0] == 1
+    assert "(Pdb)" in bad[1]  # it ends at once: nobody is there to ask
+    assert "not finite" in bad[2].splitlines()[-1]
+    for name, status in (("good", "ok"), ("bad", "failed")):
+        (done,) = records(tmp_path / name).values()
+        assert (done.status, done.job.cluster) == (status, "debug")
 
 
 @pytest.mark.slow
@@ -207,23 +200,3 @@ def test_following_runs_of_which_one_fails_ends_with_an_error(start, bench, tiny
     code, out, err = bench("sweep", path, "--cluster", "local", "--retry", "failed", "--dry-run", *where)
     assert err == "1 of 2 runs would be submitted\n"
     assert failed.id in out
-
-
-@pytest.mark.slow
-def test_a_job_in_this_process_for_debugging(start, tiny, tmp_path):
-    _, words = tiny("")
-    (tmp_path / "gate").touch()
-    run = ["-a", "two_layers", "-d", "tiny", "--recipe", "synthetic", "--epochs", 2, "--finetune-epochs", 1]
-    run += [*words, "--cluster", "debug", "--out"]
-    good = start("run", "-m", "patient", *run, tmp_path / "good")
-    bad = start("run", "-m", "nan_scores", *run, tmp_path / "bad")
-    code, out, err = finish(good)
-    assert code == 0, err
-    (done,) = records(tmp_path / "good").values()
-    assert (done.status, done.job.cluster) == ("ok", "debug")
-    code, out, err = finish(bad)
-    assert code == 1
-    assert "(Pdb)" in out  # it ends at once: nobody is there to ask
-    assert "not finite" in err.splitlines()[-1]
-    (failed,) = records(tmp_path / "bad").values()
-    assert (failed.status, failed.job.cluster) == ("failed", "debug")
