@@ -36,9 +36,8 @@ def forged(body):
 BODY = GOOD[: -store.TAIL - 1] + b"}"
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
+def test_spelling_that_no_run_writes_is_refused():
+    for old, new, said in (
         (b'"resumes":0', b'"resumes":NaN', "not JSON"),
         (b'"resumes":0', b'"resumes":0,"resumes":0', "doubled key"),
         (b'"resumes":0', b'"resumes":0,"\\u0072esumes":0', "doubled key"),
@@ -54,16 +53,13 @@ BODY = GOOD[: -store.TAIL - 1] + b"}"
         (b'"a CPU"', b'"a \xff CPU"', ""),
         (b'"a CPU"', b'"a \t CPU"', ""),
         (b'"schema":2', b'"record_sha256":"' + b"0" * 64 + b'","schema":2', "record_sha256"),
-    ],
-)
-def test_spelling_that_no_run_writes_is_refused(old, new, said):
-    assert old in BODY
-    assert said in refusal(forged(BODY.replace(old, new, 1)))
+    ):
+        assert old in BODY
+        assert said in refusal(forged(BODY.replace(old, new, 1)))
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
+def test_bytes_of_another_kind_are_refused():
+    for content, said in (
         (b"", "not JSON"),
         (b"\xef\xbb\xbf" + GOOD, ""),
         (GOOD.decode().encode("utf-16"), "not JSON"),
@@ -78,10 +74,8 @@ def test_spelling_that_no_run_writes_is_refused(old, new, said):
         (b'{"kind": "something"}', "not a record of this suite"),
         (b"[1, 2]", "not a record of this suite"),
         (GOOD.replace(b'"resumes":0', b'"resumes":1'), "its content is not what record_sha256 was made of"),
-    ],
-)
-def test_bytes_of_another_kind_are_refused(content, said):
-    assert said in refusal(content)
+    ):
+        assert said in refusal(content)
 
 
 FIELDS = [
@@ -113,79 +107,68 @@ FIELDS = [
     (("metrics", "final", "top1"), 1.2, "metrics.final.top1 is 1.2"),
     (("curve", "train_loss"), [0.5, 0.5], "curve.train_loss has 2 values, curve.epoch 1"),
     (("curve", "logged"), {"own": ["x"]}, "curve.logged[...][0]"),
-    (
-        ("artifacts", "masks", "file"),
-        "../../masks",
-        "artifacts.masks.file is '../../masks'",
-    ),
+    (("artifacts", "masks", "file"), "../../masks", "artifacts.masks.file is '../../masks'"),
     (("latency",), {}, "latency is a table"),
     (("clock", "started_at"), "2026-01-01T00:00:00", "clock.started_at is '2026-01-01T00:00:00'"),
     (("error",), {"type": "E", "message": "x", "traceback": []}, "status and error contradict each other"),
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "said"), FIELDS)
-def test_wrong_field_is_named(path, value, said):
-    assert said in refusal(line(changed(finished(), path, value)))
+CONTRADICTIONS = [
+    (("metrics", "final"), quality(top1=0.55), "not a whole number of 10 test images"),
+    (("metrics", "final"), quality(top5=0.4), "worst class <= top-1 <= top-5 does not hold"),
+    (("metrics", "final"), quality(examples=9, top1=4 / 9, top5=1.0), "metrics.final.examples is 9, data.test 10"),
+    (("metrics", "final"), quality(worst_class=10), "worst_class is 10, data.classes 10"),
+    (("metrics", "final"), quality(loss=None), "metrics.final.loss is null in a finished run"),
+    (("metrics", "pruned"), None, "metrics.pruned is null, and training.plan prunes before it trains"),
+    (("metrics",), None, "'metrics' is null in a finished run"),
+    (("cost", "final"), cost(1001, 90), "1001 macs after, 1000 before"),
+    (("cost", "final"), cost(501, 90), "more macs than the budget of 0.5"),
+    (("cost", "final", "macs_by_op"), {"conv": 1}, "the sum of macs_by_op 1"),
+    (("cost", "final", "counter"), "thop", "cost.final.counter is 'thop'"),
+    (("structure", "widths"), {"0": [8, 9]}, "'0' has 9 of 8 units"),
+    (("structure", "units_after"), 5, "structure.units_after is 5, the sum of the widths 4"),
+    (("training", "plan"), [{"epochs": 1, "part": "train", "rewind": None}], "training.plan has no prune"),
+    (("training", "examples"), 50, "training.examples is 50, of the base alone 100"),
+    (("training", "epochs"), 9, "training.epochs is 9, of the plan and the base 2"),
+    (("training", "precision"), "bf16", "training.precision is 'bf16', spec.recipe.precision 'fp32'"),
+    (("clock", "finished_at"), "2025-01-01T00:00:00Z", "before clock.started_at"),
+    (("clock", "seconds"), {}, "'clock.seconds.train' is null in a finished run"),
+    (("spec", "coupling"), "full", "the hash of the specification is"),
+    (("latency",), [timing(device="other")], "latency[0].device is 'other', of the environment 'a CPU'"),
+    (("latency",), [timing(speedup=3.0)], "latency[0].speedup is 3.0, dense_ms over sliced_ms 2.0"),
+    (("latency",), [timing(speedup_ci95=[3.0, 4.0])], "its interval 3.0 to 4.0"),
+    (("latency",), [timing(threads=3)], "latency[0].threads is 3, of the environment 1"),
+]
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "said"),
-    [
-        (("metrics", "final"), quality(top1=0.55), "not a whole number of 10 test images"),
-        (("metrics", "final"), quality(top5=0.4), "worst class <= top-1 <= top-5 does not hold"),
-        (("metrics", "final"), quality(examples=9, top1=4 / 9, top5=1.0), "metrics.final.examples is 9, data.test 10"),
-        (("metrics", "final"), quality(worst_class=10), "worst_class is 10, data.classes 10"),
-        (("metrics", "final"), quality(loss=None), "metrics.final.loss is null in a finished run"),
-        (("metrics", "pruned"), None, "metrics.pruned is null, and training.plan prunes before it trains"),
-        (("metrics",), None, "'metrics' is null in a finished run"),
-        (("cost", "final"), cost(1001, 90), "1001 macs after, 1000 before"),
-        (("cost", "final"), cost(501, 90), "more macs than the budget of 0.5"),
-        (("cost", "final", "macs_by_op"), {"conv": 1}, "the sum of macs_by_op 1"),
-        (("cost", "final", "counter"), "thop", "cost.final.counter is 'thop'"),
-        (("structure", "widths"), {"0": [8, 9]}, "'0' has 9 of 8 units"),
-        (("structure", "units_after"), 5, "structure.units_after is 5, the sum of the widths 4"),
-        (("training", "plan"), [{"epochs": 1, "part": "train", "rewind": None}], "training.plan has no prune"),
-        (("training", "examples"), 50, "training.examples is 50, of the base alone 100"),
-        (("training", "epochs"), 9, "training.epochs is 9, of the plan and the base 2"),
-        (("training", "precision"), "bf16", "training.precision is 'bf16', spec.recipe.precision 'fp32'"),
-        (("clock", "finished_at"), "2025-01-01T00:00:00Z", "before clock.started_at"),
-        (("clock", "seconds"), {}, "'clock.seconds.train' is null in a finished run"),
-        (("spec", "coupling"), "full", "the hash of the specification is"),
-        (("latency",), [timing(device="other")], "latency[0].device is 'other', of the environment 'a CPU'"),
-        (("latency",), [timing(speedup=3.0)], "latency[0].speedup is 3.0, dense_ms over sliced_ms 2.0"),
-        (("latency",), [timing(speedup_ci95=[3.0, 4.0])], "its interval 3.0 to 4.0"),
-    ],
-)
-def test_values_that_contradict_each_other_are_refused(path, value, said):
-    assert said in refusal(line(changed(finished(), path, value)))
+def test_wrong_field_and_contradiction_are_named():
+    for path, value, said in (*FIELDS, *CONTRADICTIONS):
+        assert said in refusal(line(changed(finished(), path, value))), path
 
 
-def test_what_is_too_large_is_not_even_read(tmp_path):
+@pytest.mark.timeout(20)
+def test_too_large_file_and_pipe_are_not_even_read(tmp_path):
     file = tmp_path / "0123456789ab-s0.json"
     with file.open("wb") as sparse:
         sparse.truncate(LARGEST + 1)
     with pytest.raises(RecordError, match=r"16,777,217 bytes, more than 16,777,216"):
         store.load(file)
-
-
-@pytest.mark.timeout(20)
-def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x-s0.json")
     with pytest.raises(RecordError, match="not a file"):
         store.load(tmp_path / "x-s0.json")
 
 
-def test_a_line_without_end_in_a_pack_is_not_held(tmp_path):
+def test_endless_line_in_a_pack_is_not_held(tmp_path):
     file = tmp_path / f"bomb{pack.SUFFIX}"
     file.write_bytes(gzip.compress(b" " * (LARGEST + 10)))
     with pytest.raises(ValueError, match="longer than"):
         list(pack.lines(file))
 
 
-@pytest.mark.parametrize("written", ["fine\n\ttoo", "\x1b[31m", "x" * (TEXT + 1), "\ud800", "\u202e"])
-def test_any_text_can_be_made_to_fit(written):
-    decode(line(ended(message=fitting(written))), "x")
+def test_any_text_can_be_made_to_fit():
+    for written in ("fine\n\ttoo", "\x1b[31m", "x" * (TEXT + 1), "\ud800", "\u202e"):
+        decode(line(ended(message=fitting(written))), "x")
 
 
 # --- properties -------------------------------------------------------------------------------------------------

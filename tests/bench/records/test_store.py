@@ -15,6 +15,7 @@ from bench.records.lookup import find_one
 from bench.records.publish import read_entries, write_packs
 from bench.records.schema import STATUSES, Record, json_schema
 from bench.records.store import RecordError, find, load, names, path_of, write
+from bench.runs.verify import verify_file
 from bench.spec.spec import Budget
 
 
@@ -27,36 +28,37 @@ def ok():
 # --- form -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", STATUSES)
-def test_record_of_every_status_is_read(ok, status):
-    assert record(ok if status == "ok" else ended(status)).status == status
+def test_record_of_every_status_is_read(ok):
+    for status in STATUSES:
+        assert record(ok if status == "ok" else ended(status)).status == status
 
 
-@pytest.mark.parametrize("field", [field for field in msgspec.structs.fields(Record) if field.required])
-def test_missing_field_is_named(ok, field):
-    del ok[field.name]
-    with pytest.raises(RecordError, match=rf"'{field.name}' is missing|not a record|schema null"):
-        record(ok)
+def test_missing_field_is_named(ok):
+    for field in (field.name for field in msgspec.structs.fields(Record) if field.required):
+        with pytest.raises(RecordError, match=rf"'{field}' is missing|not a record|schema null"):
+            record({key: value for key, value in ok.items() if key != field})
 
 
-def test_budget_of_params_limits_params(ok):
-    spec = dataclasses.replace(SPEC, budget=Budget(keep_params=0.4))
-    ok = finished(spec)
-    record(changed(ok, ("cost", "final", "params"), 80))
-    with pytest.raises(RecordError, match="more params"):
-        record(changed(ok, ("cost", "final", "params"), 81))
+def within(budget, dense, final):
+    """A record with this budget and these costs, MACs and parameters."""
+    table = finished(dataclasses.replace(SPEC, budget=budget))
+    table["cost"] = {"dense": cost(*dense), "final": cost(*final)}
+    return record(table)
 
 
-@pytest.mark.parametrize(("share", "dense", "final"), [(0.29, 100, 29), (0.57, 100, 57), (1.0, 7, 7), (0.1, 30, 3)])
-def test_using_the_budget_up_to_the_last_mac_is_within_it(share, dense, final):
+def test_budget_may_be_used_up_and_not_exceeded():
     """0.29 * 100 is 28.999999999999996 in floating point; select() allows the 29th."""
-    ok = finished(dataclasses.replace(SPEC, budget=Budget(keep_macs=share)))
-    ok["cost"] = {"dense": cost(dense, 200), "final": cost(final, 90)}
-    record(ok)
+    for share, dense, final in ((0.29, 100, 29), (0.57, 100, 57), (1.0, 7, 7), (0.1, 30, 3)):
+        within(Budget(keep_macs=share), (dense, 200), (final, 200))
+        within(Budget(keep_params=share), (900, dense), (900, final))
+    with pytest.raises(RecordError, match="more macs"):
+        within(Budget(keep_macs=0.29), (100, 200), (30, 1))
+    with pytest.raises(RecordError, match="more params"):
+        within(Budget(keep_params=0.4), (900, 200), (1, 81))
 
 
 def test_run_without_budget_has_no_limit():
-    record(changed(finished(dataclasses.replace(SPEC, budget=None)), ("cost", "final"), cost(1000, 200)))
+    assert within(None, (1000, 200), (1000, 200)).status == "ok"
 
 
 def test_committed_json_schema_is_that_of_the_records():
@@ -76,12 +78,13 @@ def test_hash_is_of_the_bytes_before_it(ok):
     assert body == msgspec.json.encode(json.loads(body), order="sorted")
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [(("metrics", "final", "loss"), 1.2000000000000002), (("clock", "resumes"), 1), (("curve", "val_loss"), [0.8])],
-)
-def test_any_change_shows_in_the_hash(ok, path, value):
-    assert record(changed(ok, path, value)).record_sha256 != record(ok).record_sha256
+def test_any_change_shows_in_the_hash(ok):
+    for path, value in (
+        (("metrics", "final", "loss"), 1.2000000000000002),
+        (("clock", "resumes"), 1),
+        (("curve", "val_loss"), [0.8]),
+    ):
+        assert record(changed(ok, path, value)).record_sha256 != record(ok).record_sha256
 
 
 def test_written_record_is_read_as_it_was(ok, tmp_path):
@@ -103,26 +106,21 @@ def test_part_without_timing(ok):
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("most", [1, 100, 4096])
-def test_a_file_that_comes_in_pieces_is_read_whole(ok, tmp_path, monkeypatch, most):
+def test_file_that_comes_in_pieces_is_read_to_its_end(ok, tmp_path, monkeypatch):
     """A read may return less than was asked for, as on network file systems."""
     file = tmp_path / f"{ok['id']}.json"
     file.write_bytes(line(ok))
     read = os.read
-    monkeypatch.setattr(store.os, "read", lambda handle, size: read(handle, min(size, most)))
-    assert load(file) == record(ok)
-
-
-def test_a_file_that_shrinks_while_it_is_read_ends(ok, tmp_path, monkeypatch):
-    file = tmp_path / f"{ok['id']}.json"
-    file.write_bytes(line(ok))
-    parts = [file.read_bytes()[:50], b""]
+    for most in (1, 100, 4096):
+        monkeypatch.setattr(store.os, "read", lambda handle, size, most=most: read(handle, min(size, most)))
+        assert load(file) == record(ok)
+    parts = [line(ok)[:50], b""]  # the file shrinks meanwhile
     monkeypatch.setattr(store.os, "read", lambda handle, size: parts.pop(0))
     with pytest.raises(RecordError, match="not JSON"):
         load(file)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(RecordError, match=r"none\.json: No such file"):
         load(tmp_path / "none.json")
     with pytest.raises(RecordError, match="directory"):
@@ -180,17 +178,14 @@ def path(tmp_path):
     return path_of(tmp_path, SPEC)
 
 
-def test_where_a_record_belongs(tmp_path, path):
+def test_path_of_a_record_has_one_folder_a_name(tmp_path, path):
     assert path == tmp_path / "records" / "digits" / "two_layers" / "l1_norm" / f"{SPEC.id}.json"
-
-
-def test_names_of_any_kind_are_one_folder_each(tmp_path):
     spec = dataclasses.replace(SPEC, dataset="folder:a b@8#01234567", arch="file:x/y.py:f")
     expected = tmp_path / "records" / "folder-a-b@8-01234567" / "file-x-y.py-f" / "l1_norm" / f"{spec.id}.json"
     assert path_of(tmp_path, spec) == expected
 
 
-def test_a_finished_record_is_written_once(ok, path):
+def test_finished_record_is_written_once(ok, path):
     write(path, record(ok))
     before = path.read_bytes()
     for other in (ok, changed(ok, ("clock", "resumes"), 9), ended("failed")):
@@ -200,27 +195,25 @@ def test_a_finished_record_is_written_once(ok, path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_an_interrupted_record_is_replaced(ok, path):
+def test_unfinished_record_is_replaced_and_a_failed_one_kept(ok, path):
     write(path, record(ended("interrupted")))
     write(path, record(ok))
     assert load(path).status == "ok"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+    for status in ("failed", "diverged"):
+        path = path.parent.with_name(status) / path.name
+        write(path, record(ended(status)))
+        old = load(path)
+        write(path, record(changed(ended("failed"), ("clock", "seconds", "train"), 2.0)))
+        write(path, record(ok))
+        assert load(path).status == "ok"
+        aside = sorted((path.parent / "superseded").iterdir())
+        assert len(aside) == 2
+        assert old in [load(p) for p in aside]
+        assert all(p.name.startswith(SPEC.id) for p in aside)
 
 
-@pytest.mark.parametrize("status", ["failed", "diverged"])
-def test_a_failed_record_moves_aside(ok, path, status):
-    write(path, record(ended(status)))
-    old = load(path)
-    write(path, record(changed(ended("failed"), ("clock", "seconds", "train"), 2.0)))
-    write(path, record(ok))
-    assert load(path).status == "ok"
-    aside = sorted((path.parent / "superseded").iterdir())
-    assert len(aside) == 2
-    assert old in [load(p) for p in aside]
-    assert all(p.name.startswith(SPEC.id) for p in aside)
-
-
-def test_a_damaged_file_is_not_overwritten(ok, path):
+def test_damaged_file_is_not_overwritten(ok, path):
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(RecordError):
@@ -228,14 +221,14 @@ def test_a_damaged_file_is_not_overwritten(ok, path):
     assert path.read_text() == "{"
 
 
-def test_a_record_that_cannot_be_read_leaves_no_file(ok, path):
+def test_record_that_cannot_be_read_leaves_no_file(ok, path):
     clock = msgspec.structs.replace(record(ok).clock, seconds={"train": float("nan")})
     with pytest.raises(RecordError, match=r"clock\.seconds.*got `null`"):
         write(path, msgspec.structs.replace(record(ok), clock=clock))
     assert not path.exists()
 
 
-def test_another_process_that_was_faster_wins(ok, path, monkeypatch):
+def test_record_of_a_faster_process_stays(ok, path, monkeypatch):
     """The file appears between the check and the write."""
     first = changed(ok, ("clock", "seconds", "train"), 1.0)
     write(path, record(first))
@@ -267,10 +260,7 @@ def test_find_lists_records_and_nothing_else(ok, tmp_path, path):
 
 def test_what_find_lists_can_be_verified(ok, tmp_path, path):
     """A run that failed and was then repeated leaves two files, and both are as they should be."""
-    from bench.runs.verify import verify_file
-
     write(path, record(ended("failed")))
     write(path, record(ended("diverged")))
     for file in find(tmp_path):
-        checks = verify_file(file, tmp_path, tmp_path)
-        assert not [c for c in checks if c.outcome == "FAILED"], file
+        assert not [c for c in verify_file(file, tmp_path, tmp_path) if c.outcome == "FAILED"], file
