@@ -24,8 +24,8 @@ def small():
     return nn.Sequential(*body, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
 
 
-ONE_STEP = {"batch_size": 96, "momentum": 0, "nesterov": "false", "train__schedule": "constant", "train__warmup": 0,
-            "train__lr": 0.1}  # fmt: skip
+ONE_STEP = {"batch_size": 96, "momentum": 0, "nesterov": "false"}
+ONE_STEP |= {"train__schedule": "constant", "train__warmup": 0, "train__lr": 0.1}
 
 
 def trained(make_training, method, epochs=1, seed=3, **settings):

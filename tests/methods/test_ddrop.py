@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from support.networks import three_sites, two_sites
 from support.plans import carry_out
 from torch.nn import functional as F
 
@@ -15,12 +16,9 @@ from methods.ddrop import SHARES, DDrop, annealing, keep_probability, rank_share
 def test_1g01_rank_is_argsort_of_argsort():
     importance = torch.tensor([0.3, 0.1, 0.2])
     assert rank_share(importance).tolist() == [1.0, 0.0, 0.5]
+    assert rank_share(torch.tensor([0.0])).tolist() == [1.0]  # a single unit counts as the most important
     assert SHARES["code_bug"](importance).tolist() == [0.5, 1.0, 0.0]  # kept for ablations, never the default
     assert DDrop.Config().share == "rank"
-
-
-def test_1g01_single_unit_counts_as_most_important():
-    assert rank_share(torch.tensor([0.0])).tolist() == [1.0]
 
 
 def test_1g02_target_probabilities_are_evenly_spread():
@@ -30,25 +28,29 @@ def test_1g02_target_probabilities_are_evenly_spread():
         assert keep_probability(rank_share(torch.rand(m)), 0.2, 1.0, 0.0).mean().item() == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize(
-    ("schedule", "t", "expected"),
-    [("linear", 0, 1.0), ("cosine", 0, 1.0), ("linear", 15, 0.6), ("cosine", 15, 0.76569), ("cosine", 30, 0.2),
-     ("linear", 90, 0.2), ("constant", 0, 0.2)],
-)  # fmt: skip
-def test_1g03_annealed_probability(schedule, t, expected):
-    s = annealing(schedule, t, 30)
-    assert keep_probability(torch.tensor(0.0), 0.2, 1.0, s).item() == pytest.approx(expected, abs=1e-5)
+def test_1g03_annealed_probability():
+    for schedule, cases in (
+        ("linear", {0: 1.0, 15: 0.6, 90: 0.2}),
+        ("cosine", {0: 1.0, 15: 0.76569, 30: 0.2}),
+        ("constant", {0: 0.2}),
+    ):
+        for t, expected in cases.items():
+            s = annealing(schedule, t, 30)
+            assert keep_probability(torch.tensor(0.0), 0.2, 1.0, s).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_1g03_nothing_is_dropped_in_the_first_epoch(make_training):
-    training = make_training(DDrop())
+def test_1g03_nothing_is_dropped_in_any_step_of_the_first_epoch(make_training):
+    training = make_training(DDrop(DDrop.Config(p_min=0.0, p_max=0.0)), arch=three_sites())
     ctx, method = training.ctx, training.method
     ctx._model.network.train()
     state = {k: v.clone() for k, v in ctx._model.network.state_dict().items()}
     plain = ctx._model.network(ctx.x)
-    ctx._model.network.load_state_dict(state)
-    method.on_batch_start(ctx)
-    assert torch.equal(ctx._model.network(ctx.x), plain)
+    for step in (0, 1, 2):
+        ctx._now.step = step
+        ctx._model.network.load_state_dict(state)
+        method.on_batch_start(ctx)
+        assert all(gate.min() == 1 for gate in ctx._model.gates.values.values())
+        assert torch.equal(ctx._model.network(ctx.x), plain)
 
 
 def test_1g04_monotone_in_time_and_importance_and_invariant_to_monotone_maps():
@@ -96,14 +98,8 @@ def test_1g05_gates_are_bernoulli_independent_over_images_and_units_and_constant
     assert (seen["read"].flatten(2).abs().sum(dim=2)[dead] == 0).all()
 
 
-def test_1g05_dropping_after_the_activation_equals_dropping_between_norm_and_activation(make_ctx):
-    """The code masks before ReLU, a gate after it: the same for factors that are not negative."""
-    maps, gate = torch.randn(8, 5, 3, 3), (torch.rand(8, 5, 1, 1) < 0.5).float()
-    assert torch.equal(F.relu(maps * gate), F.relu(maps) * gate)
-
-
 def test_1g06_evaluation_and_state_are_those_of_the_plain_network(make_training):
-    training = make_training(DDrop())
+    training = make_training(DDrop(), arch=three_sites())
     ctx, method = training.ctx, training.method
     keys = list(ctx._model.network.state_dict())
     before = ctx._model.network.eval()(ctx.x)
@@ -131,16 +127,17 @@ def test_1g07_dropped_units_get_no_gradient_from_that_image(make_training):
         assert gradient[[0, 1, 2, 4]].abs().max() > 0
 
 
-@pytest.mark.parametrize(("amount", "counts"), [(0.7, (14, 35, 350)), (0.58, (11, 29, 290)), (0.29, (5, 14, 145))])
-def test_1g08_an_amount_is_that_share_of_each_site(make_ctx, amount, counts):
-    ctx, method = make_ctx(arch="lenet", shape=(1, 28, 28)), DDrop(DDrop.Config(amount=amount))
-    method.prepare(ctx)
-    assert tuple(method.lowest.values()) == counts
+def test_1g08_an_amount_is_that_share_of_each_site(make_ctx):
+    ctx = make_ctx(arch="lenet", shape=(1, 28, 28))
+    for amount, counts in ((0.7, (14, 35, 350)), (0.58, (11, 29, 290)), (0.29, (5, 14, 145))):
+        method = DDrop(DDrop.Config(amount=amount))
+        method.prepare(ctx)
+        assert tuple(method.lowest.values()) == counts
 
 
-@pytest.mark.parametrize(("arch", "shape"), [("resnet20", (1, 8, 8)), ("lenet", (1, 28, 28))])
-def test_1g08_l1_touches_the_lowest_units_only(make_training, arch, shape):
-    training = make_training(DDrop(DDrop.Config(amount=0.3)), arch=arch, shape=shape)
+@pytest.mark.parametrize("network", [two_sites, three_sites])
+def test_1g08_l1_touches_the_lowest_units_only(make_training, network):
+    training = make_training(DDrop(DDrop.Config(amount=0.3)), arch=network())
     ctx, method = training.ctx, training.method
     with torch.no_grad():
         for norm in (m for m in ctx._model.network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
@@ -185,24 +182,15 @@ def test_1g10_full_strength_after_the_ramp_counted_in_epochs(make_training):
     assert strengths[4] == strengths[3]
 
 
-def test_steps_within_an_epoch_share_one_strength(make_training):
-    training = make_training(DDrop(DDrop.Config(p_min=0.0, p_max=0.0)))
-    ctx, method = training.ctx, training.method
-    for step in (0, 1, 2):
-        ctx._now.step = step
-        method.on_batch_start(ctx)
-        assert all(gate.min() == 1 for gate in ctx._model.gates.values.values())
-
-
 @pytest.mark.parametrize("importance", ["bn_gamma", "act_mean", "act_std", "apoz", "w_l2"])
-@pytest.mark.parametrize(("arch", "shape"), [("resnet20", (1, 8, 8)), ("mlp_40_40", (1, 8, 8))])
-def test_every_importance_works_with_and_without_batch_norm(make_training, importance, arch, shape):
-    method = DDrop(DDrop.Config(importance=importance))
-    training = make_training(method, arch=arch, shape=shape)
-    carry_out(training, (Phase(1),))
-    scores = method.scores(training.ctx)
-    assert {n: len(s) for n, s in scores.items()} == training.ctx.sites.widths
-    assert all(s.isfinite().all() and s.max() > s.min() for s in scores.values())
+def test_every_importance_works_with_and_without_batch_norm(make_training, importance):
+    for network in (two_sites, three_sites):
+        method = DDrop(DDrop.Config(importance=importance))
+        training = make_training(method, arch=network())
+        carry_out(training, (Phase(1),))
+        scores = method.scores(training.ctx)
+        assert {n: len(s) for n, s in scores.items()} == training.ctx.sites.widths
+        assert all(s.isfinite().all() and s.max() > s.min() for s in scores.values())
 
 
 def test_activation_statistics_are_what_they_say(make_training):
@@ -228,10 +216,10 @@ def test_options_per_batch_masks_and_rescaling(make_training):
         assert (values >= 1).all()
 
 
-@pytest.mark.parametrize("wrong", [{"p_min": 0.9, "p_max": 0.1}, {"p_max": 1.5}, {"amount": 2.0}, {"momentum": 1.0}])
-def test_impossible_options_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        DDrop.Config(**wrong)
+def test_impossible_options_are_refused():
+    for wrong in ({"p_min": 0.9, "p_max": 0.1}, {"p_max": 1.5}, {"amount": 2.0}, {"momentum": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            DDrop.Config(**wrong)
 
 
 def test_prunes_the_lowest_ranked_share_of_every_site(make_training):

@@ -1,51 +1,14 @@
 """Whole runs of the methods that search (DropNet, EDropout): both tracks, verified, stopped and resumed, refused."""
 
-import dataclasses
-
 import pytest
 from support.records import entries
+from support.whole_runs import stopped_everywhere, verified, without_budget
 
-from bench.cli import main
 from bench.records import store
 from bench.runs.execute import execute
-from bench.runs.verify import verify_file
-from bench.training.loop import PhaseTrainer
 
 GLOBAL_80 = [80, 64, 52, 42, 34, 28, 23, 19, 16, 13, 11, 9, 8]
 LAYER_40 = [40, 32, 26, 21, 17, 14, 12, 10, 8, 7, 6, 5, 4]
-
-
-def without_budget(made):
-    """Specification and options of a run in the native track."""
-    spec, options = made
-    return dataclasses.replace(spec, budget=None), options
-
-
-def verified(made):
-    """The record of a run, after ``bench verify`` found nothing wrong with it."""
-    spec, options = made
-    done = execute(spec, options)
-    checks = verify_file(store.path_of(options.out, spec), options.out, options.data_dir)
-    assert [c.outcome for c in checks] == ["ok"] * 7, checks
-    assert done.structure.gate_slice_difference <= 1e-4
-    return done
-
-
-def stopped_everywhere(made, monkeypatch):
-    """The record of a run that is interrupted after every checkpoint it writes, and how often it was."""
-    save, stops = PhaseTrainer.save, 0
-
-    def save_and_stop(self, position):
-        save(self, position)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PhaseTrainer, "save", save_and_stop)
-        while True:
-            try:
-                return execute(*made), stops
-            except KeyboardInterrupt:
-                stops += 1
 
 
 def kept(done):
@@ -91,9 +54,14 @@ def test_budgets_are_met(make_run, method, options, keep):
 
 @pytest.mark.parametrize(
     ("metric", "stop"),
-    [*((m, "fraction") for m in ("random_layer", "maximum", "apoz")),
-     *((m, "kappa") for m in ("minimum", "random_layer", "maximum", "apoz"))],
-)  # fmt: skip
+    [
+        *(("random_layer", "fraction"), ("apoz", "fraction"), ("minimum", "kappa"), ("maximum", "kappa")),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("maximum", "fraction"), ("random_layer", "kappa"), ("apoz", "kappa"))
+        ),
+    ],
+)
 def test_dropnet_chooses_its_own_sparsity(make_run, metric, stop):
     options = {"metric": metric, "p": "0.5", stop: "0.3"}
     done = verified(without_budget(make_run("dropnet", "mlp_40_40", "tiny8", options=options)))
@@ -108,7 +76,9 @@ def test_dropnet_chooses_its_own_sparsity(make_run, metric, stop):
         assert sum(kept(done)) == left[good[-1]]
 
 
-@pytest.mark.parametrize(("track", "units"), [("matched", 4), ("fraction", 4), ("kappa", 1)])
+@pytest.mark.parametrize(
+    ("track", "units"), [("matched", 4), pytest.param("fraction", 4, marks=pytest.mark.slow), ("kappa", 1)]
+)
 def test_the_oracle_drops_one_unit_at_a_time(make_run, track, units):
     options = {"metric": "oracle", "p": "0"}
     options |= {"fraction": {"fraction": "0.5"}, "kappa": {"kappa": "0.01"}}.get(track, {})
@@ -169,7 +139,7 @@ def test_training_costs_what_the_smaller_networks_cost(make_run, metric):
     ("method", "track", "options"),
     [
         ("dropnet", "matched", {}),
-        ("dropnet", "native", {"fraction": "0.5", "metric": "random"}),
+        pytest.param("dropnet", "native", {"fraction": "0.5", "metric": "random"}, marks=pytest.mark.slow),
         ("dropnet", "native", {"kappa": "0.3", "p": "0.7"}),
         ("edropout", "matched", {}),
         ("edropout", "native", {"stale_costs": "true"}),
@@ -186,30 +156,3 @@ def test_stopped_after_every_epoch_and_resumed_equals_uninterrupted(
     done, stops = stopped_everywhere(made("stopped"), monkeypatch)
     assert store.without_timing(done) == store.without_timing(whole)
     assert stops > len(whole.curve.epoch)
-
-
-@pytest.mark.parametrize(
-    ("method", "option", "said"),
-    [
-        *(("dropnet", f"p={p}", "at least 0 and below 1") for p in (1, -0.1)),
-        *(("dropnet", f"fraction={f}", "above 0 and at most 1") for f in (0, 1.1)),
-        *(("dropnet", f"kappa={k}", "above 0 and at most 1") for k in (0, 1.1)),
-        ("dropnet", "cycle_epochs=-1", "0 or more"),
-        ("dropnet", "metric=largest", "one of minimum, minimum_layer"),
-        ("dropnet", "order=both", "one of paper, code"),
-        ("dropnet", "rewind=base", "one of init, fresh"),
-        *(("edropout", f"population={p}", "at least 4") for p in (3, -8)),
-        *(("edropout", f"{name}=-0.1", "from 0 to 1") for name in ("factor", "crossover", "p0", "early", "share")),
-        *(("edropout", f"{name}=1.1", "from 0 to 1") for name in ("factor", "p0")),
-        ("edropout", "crossover=nan", "not a number"),
-        ("edropout", "patience=0", "at least 1"),
-        ("edropout", "share=0", "above 0"),
-        ("edropout", "op=mutate", "one of bde, code"),
-        ("edropout", "statistics=none", "one of batch, running"),
-    ],
-)
-def test_impossible_options_are_refused_in_one_line(capsys, method, option, said):
-    assert main(["run", "--method", method, "--arch", "mlp_40_40", "-p", option]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and len(err.strip().splitlines()) == 1
-    assert said in err and option.partition("=")[0] in err

@@ -85,3 +85,11 @@ def check_resume(start: Callable[[Path | None], PhaseTrainer], plan: Plan, file:
     assert all(same(again.model.snapshots[tag], snapshot) for tag, snapshot in whole.model.snapshots.items())
     assert same(again.model.tracked, whole.model.tracked)
     return whole
+
+
+def native(training):
+    """``training`` with a method that chooses its own sparsity, prepared for that."""
+    training.ctx._budget = None
+    for hook in training.method.bound("prepare"):
+        hook(training.ctx)
+    return training
