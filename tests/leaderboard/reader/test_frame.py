@@ -71,31 +71,21 @@ def change(found, path, value):
     return found
 
 
-def test_tampered_record_is_left_out(tmp_path):
+def test_files_that_are_no_records_are_named_and_left_out(tmp_path):
+    """All that is refused: tests/bench/records/test_hostile_records.py."""
+    put(tmp_path, made())
     tampered = made(wrong=10)
     tampered["metrics"]["final"]["top1"] = (IMAGES - 1) / IMAGES
-    for name, record, says in [
-        ("tampered", tampered, "its content is not what record_sha256 was made of"),
-        ("seed", seal(change(made(), "spec.seed", 7)), "id"),
-        ("method", seal(change(made(), "spec.method", "other")), "the hash of the specification is"),
-    ]:
-        put(tmp_path / name, record)
-        assert leaderboard.load(tmp_path / name).empty
-        (message,) = problems(tmp_path / name).values()
-        assert says in message
-
-
-def test_files_that_are_no_records_are_named_and_left_out(tmp_path):
-    put(tmp_path, made())
     for content, says in [
         (b"", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
         (b"[1, 2]", "not a record"),
         (b'{"kind": "bench.run", "schema": 3}', "update the suite"),
         (b'{"kind": "bench.run", "schema": 1}', "schema 1, made by version 0.1"),
-        (b'{"kind": "something"}', "not a record"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b'{"kind": "bench.run", "schema": NaN}', "not JSON"),
+        (line(tampered), "its content is not what record_sha256 was made of"),
+        (line(seal(change(made(), "spec.seed", 7))), "id"),
+        (line(seal(change(made(), "spec.method", "other"))), "the hash of the specification is"),
+        (line(seal(change(made(), "metrics.final.top1", 0.12345))), "whole number"),
+        (line(seal(change(made(), "spec.method", "x" * 10_000_000))), "spec.method"),
     ]:
         (tmp_path / "stranger-s0.json").write_bytes(content)
         frame = leaderboard.load(tmp_path, cache=False)
@@ -104,31 +94,6 @@ def test_files_that_are_no_records_are_named_and_left_out(tmp_path):
         assert problem.file == "stranger-s0.json"
         assert says in problem.message, content[:50]
         assert "\n" not in problem.message
-
-
-def test_impossible_values_are_named_with_their_field(tmp_path):
-    file = tmp_path / "hostile-s0.json"
-    for path, value, says in [
-        ("metrics.final.top1", 1.5, "metrics.final.top1"),
-        ("metrics.final.top1", 0.12345, "whole number"),
-        ("metrics.final.top1", True, "metrics.final.top1"),
-        ("cost.final.macs", -1, "cost.final.macs"),
-        ("cost.final.macs", 2**80, "cost.final.macs"),
-        ("spec.seed", -1, "spec.seed"),
-        ("spec.method", ["a"], "spec.method"),
-        ("spec.method", "x" * 10_000_000, "spec.method"),
-        ("spec.dataset", "a\x00b", "spec.dataset"),
-        ("environment.device", {"a": 1}, "environment.device"),
-        ("id", "../../etc/passwd", "id"),
-        ("artifacts.masks.file", "../../masks", "artifacts.masks.file"),
-        ("latency", {}, "latency"),
-        ("curve", "no", "curve"),
-    ]:
-        file.write_bytes(line(seal(change(made(), path, value))))
-        frame = leaderboard.load(tmp_path, cache=False)
-        assert frame.empty
-        (problem,) = frame.attrs["problems"]
-        assert says in problem.message, path
         assert len(problem.message) < 600
 
 
@@ -152,7 +117,7 @@ def test_cache_is_used_and_changes_nothing(tmp_path, monkeypatch):
         assert fresh.equals(leaderboard.load(tmp_path)), damage
 
 
-def test_a_changed_file_is_read_again_and_a_lost_one_forgotten(tmp_path):
+def test_changed_file_is_read_again_and_a_lost_one_forgotten(tmp_path):
     put(tmp_path, *seeds("l1_norm", [1, 2]))
     leaderboard.load(tmp_path)
     first, second = sorted(tmp_path.rglob("*-s?.json"))
@@ -190,12 +155,9 @@ def test_packs_and_files_give_the_same_rows(tmp_path):
     assert files.drop(columns="file").reset_index(drop=True).equals(packs.drop(columns="file").reset_index(drop=True))
     assert set(packs["file"]) == {f"digits-net.jsonl.gz#{table['id']}" for table in tables}
     assert len(leaderboard.load(tmp_path / "packs" / "digits-net.jsonl.gz")) == 4
-
-
-def test_a_bad_record_of_a_pack_costs_no_other(tmp_path):
     good, bad = made(wrong=1), made(seed=1, wrong=2)
     bad["metrics"]["final"]["top1"] = 1.0
-    folder = packed(tmp_path, good, bad)
+    folder = packed(tmp_path / "bad", good, bad)
     assert leaderboard.load(folder)["id"].tolist() == [good["id"]]
     assert problems(folder) == {f"digits-net.jsonl.gz#{bad['id']}": "its content is not what record_sha256 was made of"}
 

@@ -99,12 +99,19 @@ def test_neighbours_share_a_gpu_and_no_process_is_without_a_task(make_users, tmp
     assert {found(batch.out, spec).job.at_once for spec in specs} == {3}
 
 
-def test_bases_come_first_and_their_runs_wait_for_none_but_their_own(make_users, make_run, tmp_path, start):
+def test_bases_come_first_and_runs_wait_for_their_own(make_users, make_run, tmp_path, start, monkeypatch):
+    """And records are those that this process makes."""
+    monkeypatch.setenv("PRETENDED", str(tmp_path / "inline"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     specs = make_users(2, seconds=0.2)
     more = [make_run("l1_norm", train__epochs=3, seed=seed)[0] for seed in (0, 1)]
+    _, options = make_run(out=tmp_path / "inline")
+    (tmp_path / "inline").mkdir()
+    expected = [store.without_timing(execute(spec, options)) for spec in (*specs, *more)]
     bases = [Task(spec, base=True) for spec in specs]
     batch = users(tmp_path / "out", *bases, *specs, *more, processes=2)
     assert start(batch).wait(DEADLINE_S) == 0
+    assert [store.without_timing(found(batch.out, spec)) for spec in (*specs, *more)] == expected
     for base, (one, two) in zip(bases, zip(specs, more, strict=True), strict=True):
         (trained,) = attempts(batch.out, base.key)
         assert trained.ended == "done"
@@ -178,15 +185,3 @@ def test_measured_job_dismisses_a_process_that_is_no_gain(make_users, tmp_path, 
     assert noted(tmp_path, "begun") == begun
     os.killpg(process.pid, signal.SIGUSR2)
     assert process.wait(DEADLINE_S) == AGAIN
-
-
-def test_records_of_a_shared_job_are_those_of_this_process(make_users, make_run, tmp_path, start, monkeypatch):
-    monkeypatch.setenv("PRETENDED", str(tmp_path / "inline"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    specs = make_users(2)
-    _, options = make_run(out=tmp_path / "inline")
-    (tmp_path / "inline").mkdir()
-    expected = [store.without_timing(execute(spec, options)) for spec in specs]
-    batch = users(tmp_path / "out", *specs, processes=2)
-    assert start(batch).wait(DEADLINE_S) == 0
-    assert [store.without_timing(found(batch.out, spec)) for spec in specs] == expected
