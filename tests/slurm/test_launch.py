@@ -101,16 +101,18 @@ def test_arrays_fit_the_cluster_and_the_profile(slurm, out, largest, profile, co
     assert [batch.count for batch, _ in slurm.submitted] == sizes
     assert [key for batch, _ in slurm.submitted for (key,) in batch.elements] == [spec.id for spec in specs]
     assert all(set(batch.tasks) == {key for (key,) in batch.elements} for batch, _ in slurm.submitted)
-
-
-def test_runs_of_split_arrays_wait_for_their_own_bases(slurm, out):
-    slurm.largest = 2
-    hand_over(pairs_of(3), out)
-    found = slurm.submitted
-    assert [len(batch.elements) for batch, _ in found] == [2, 1, 2, 2, 2]
-    trainers = {key: job for batch, _ in found[:2] for job, (key,) in zip(batch.jobs, batch.elements, strict=True)}
-    for batch, after in found[2:]:
-        assert after == [[trainers[base_key(batch.task(key).spec)]] for (key,) in batch.elements]
+    slurm.submitted.clear()
+    hand_over(pairs_of(3), out.parent / "pairs", **profile)  # runs of split arrays wait for their own bases
+    trainers = {
+        base_key(batch.task(key).spec): job
+        for batch, _ in slurm.submitted
+        for job, (key,) in zip(batch.jobs, batch.elements, strict=True)
+        if batch.tasks[key]["base"]
+    }
+    waits = {
+        key: after for batch, every in slurm.submitted for (key,), after in zip(batch.elements, every, strict=True)
+    }
+    assert all(waits[spec.id] == [trainers[base_key(spec)]] for spec in pairs_of(3))
 
 
 def test_bases_are_packed_as_runs_are_with_a_process_each(slurm, out):
@@ -161,19 +163,16 @@ def test_as_many_jobs_as_a_limit_takes_are_submitted(slurm, out, limit, sizes):
     assert hand_over(specs, out).runs == 12 - sum(sizes)
 
 
-def test_limit_takes_bases_and_the_runs_that_wait_for_them(slurm, out):
+def test_limit_takes_bases_and_fewer_jobs_of_a_queue(slurm, out):
     slurm.limit = 4
     with pytest.raises(TooMany, match="2 of 4 runs are submitted"):
         hand_over(pairs_of(2), out)
     bases, *runs = [batch for batch, _ in slurm.submitted]
     assert bases.count == sum(batch.count for batch in runs) == 2
     assert [jobs for _, after in slurm.submitted[1:] for jobs in after] == [[bases.jobs[0]]] * 2
-
-
-def test_limit_takes_fewer_of_jobs_that_share_a_queue(slurm, out):
-    slurm.limit = 3
-    assert hand_over([spec_of(seed) for seed in range(8)], out, jobs=4).runs == 8
-    ((batch, _),) = slurm.submitted
+    slurm.limit = 7
+    assert hand_over([spec_of(seed) for seed in range(10, 18)], out, jobs=4).runs == 8
+    batch, _ = slurm.submitted[-1]
     assert (batch.count, len(batch.tasks)) == (2, 8)
 
 
@@ -190,24 +189,19 @@ def test_jobs_have_several_runs_by_number_or_by_records(slurm, out):
 # --- each once -----------------------------------------------------------------------------------------------
 
 
-def test_second_submission_hands_over_what_is_new(slurm, out):
-    specs = pairs_of(2)
-    assert hand_over(specs, out).runs == 4
-    again = hand_over(specs, out)
-    assert (again.runs, again.batches) == (0, [])
-    assert again.before.counts()["waiting"] == 4
-    more = hand_over([*specs, spec_of(5)], out)
-    assert (more.runs, list(more.batches[0].tasks)) == (1, [spec_of(5).id])
-
-
-def test_done_and_running_are_not_handed_over(slurm, out):
+def test_second_submission_hands_over_what_is_missing(slurm, out):
     specs = [spec_of(seed) for seed in range(4)]
-    leave(out, specs[0])
-    hand_over(specs[1:2], out)
+    assert hand_over(specs[:2], out).runs == 2
+    again = hand_over(specs[:2], out)
+    assert (again.runs, again.batches) == (0, [])
+    assert again.before.counts()["waiting"] == 2
     slurm.alive[slurm.submitted[0][0].jobs[0]] = (RUNNING, "")
     leave(out, specs[2], "interrupted")
-    done = hand_over(specs, out)
-    assert [list(batch.tasks) for batch in done.batches] == [[specs[2].id, specs[3].id]]
+    done = hand_over([*specs, *pairs_of(1)], out)
+    assert [list(batch.tasks) for batch in done.batches] == [[specs[2].id, specs[3].id, spec_of(0, "random").id]]
+    for spec in specs:
+        leave(out, spec)
+    assert hand_over(specs, out).runs == 0
 
 
 def test_failed_lost_and_done_are_handed_over_on_demand(slurm, out):

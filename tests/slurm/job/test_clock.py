@@ -66,21 +66,7 @@ def test_limit_counts_set_up_and_no_limit_counts_nothing(make_run, tmp_path, clo
     assert found(tmp_path / "none", spec).status == "ok"
 
 
-def test_no_run_is_begun_when_the_time_is_over(make_run, tmp_path, clock):
-    one, two = (make_run(seed=seed)[0] for seed in (0, 1))
-    batch = batch_of(tmp_path, one, two, minutes=60)
-    clock.minutes = 29  # one epoch of base, one of the run: 58 of 58.5 minutes
-    codes = [Job(batch.file, 0)()]
-    if has_record(tmp_path, one):
-        assert not has_record(tmp_path, two)
-    clock.s += 3600
-    while not has_record(tmp_path, two):
-        codes.append(Job(batch.file, 0)())
-    assert set(codes) == {AGAIN, 0}
-    assert {found(tmp_path, spec).status for spec in (one, two)} == {"ok"}
-
-
-def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_path, clock, monkeypatch):
+def test_no_run_is_begun_when_the_time_is_over(make_run, tmp_path, clock, monkeypatch):
     one, two = (make_run(seed=seed)[0] for seed in (0, 1))
     batch = batch_of(tmp_path, one, two, minutes=60)
     clock.minutes = 1
@@ -95,7 +81,7 @@ def test_a_job_whose_time_is_over_between_two_runs_queues_again(make_run, tmp_pa
     assert found(tmp_path, one).status == "ok"
     assert attempts(tmp_path, two) == []  # not begun
     Job(batch.file, 0)()
-    assert found(tmp_path, two).job.attempts == 1
+    assert (found(tmp_path, two).status, found(tmp_path, two).job.attempts) == ("ok", 1)
 
 
 def test_late_start_counts_as_an_attempt_and_ends_at_the_third(make_run, tmp_path, clock, monkeypatch):
