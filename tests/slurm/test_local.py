@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from submitit.local import local as submitit_local
 from support import batches as made_batches
 from support.batches import spec_of
+from support.command_tools import jobs_below
 from support.paths import ROOT
 from support.waiting import until
 
@@ -156,9 +157,7 @@ open(sys.argv[1], "w").write(repr(deaf + apart))
 """
 
 
-def test_jobs_hear_no_ctrl_c_and_hold_none_of_the_streams_of_their_submission(tmp_path, monkeypatch):
-    from submitit.local import local
-
+def test_jobs_ignore_ctrl_c_and_hold_no_stream_of_a_submission(tmp_path, monkeypatch):
     def start(**what):
         subprocess.run([sys.executable, "-S", "-c", TELLS, str(tmp_path / "told")], check=True)
         return SimpleNamespace(pid=4_000_000, poll=lambda: None)
@@ -167,7 +166,7 @@ def test_jobs_hear_no_ctrl_c_and_hold_none_of_the_streams_of_their_submission(tm
         streams = [(os.fstat(stream).st_dev, os.fstat(stream).st_ino) for stream in (0, 1, 2)]
         return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)], streams
 
-    monkeypatch.setattr(local, "start_controller", start)
+    monkeypatch.setattr(submitit_local, "start_controller", start)
     before, files = own(), len(os.listdir("/proc/self/fd"))
     Local().submit(batch_of(tmp_path, elements=1), Profile(), [])
     assert (tmp_path / "told").read_text() == repr([True] * 5)
@@ -186,25 +185,15 @@ print(Local().submit(Batch.load(Path(sys.argv[1])), Profile(), []).jobs)
 
 
 @pytest.mark.slow
-def test_a_submission_may_have_no_input(tmp_path):
+def test_submission_may_have_no_input(tmp_path):
     """As of a daemon."""
-    batch = batch_of(tmp_path, elements=1)
+    batch = batch_of(tmp_path / "out", elements=1)
     command = [sys.executable, "-c", CLOSED, str(batch.file)]
-    told = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], cwd=ROOT, capture_output=True, text=True)
-    for process in controllers(batch):
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], cwd=ROOT, capture_output=True, text=True)
+    for process in jobs_below(tmp_path / "out"):  # looked for without the help of the code under test
         os.kill(process, signal.SIGKILL)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith("('")
-
-
-def controllers(batch):
-    """Looked for without the help of the code under test."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if str(batch.folder).encode() in (place / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(place.name))
-    return found
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("('")
 
 
 # --- what they are given -------------------------------------------------------------------------------------
@@ -213,15 +202,13 @@ def controllers(batch):
 @pytest.fixture
 def given(monkeypatch):
     """What each process that submitit would start is given."""
-    from submitit.local import local
-
     started = []
 
     def start(**what):
         started.append(what)
         return SimpleNamespace(pid=4_000_000 + len(started), poll=lambda: None)
 
-    monkeypatch.setattr(local, "start_controller", start)
+    monkeypatch.setattr(submitit_local, "start_controller", start)
     return started
 
 

@@ -97,7 +97,7 @@ KINDS = (
 def drawn(browser):
     """Bring every figure near, one after the other, until all are drawn."""
     for figure in browser.find_elements("css selector", "figure[data-figure]"):
-        browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
+        in_view(browser, figure)
         until(lambda figure=figure: figure.find_elements("css selector", ".drawn svg"))
     return browser.find_elements("css selector", "figure[data-figure]")
 
@@ -118,6 +118,11 @@ def open_page(browser, pages):
         browser.get(pages[kind].as_uri())
 
     return go
+
+
+def in_view(browser, figure):
+    browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
+    return figure
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -223,12 +228,11 @@ def point(browser, figure, wanted):
     )
 
 
-def test_a_point_tells_its_numbers_and_opens_its_page(browser, open_page, pages):
+def test_point_has_its_numbers_and_opens_its_page(browser, open_page, pages):
     from selenium.webdriver import ActionChains
 
     open_page("board")
-    figure = drawn(browser)[0]
-    browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
+    figure = in_view(browser, drawn(browser)[0])
     mark = point(browser, figure, {"is": "row", "series": "slimming", "budget": "keep 0.5 of the MACs"})
     ActionChains(browser).move_to_element(mark).perform()
     tooltip = until(lambda: browser.find_element("css selector", "#vg-tooltip-element.visible"))
@@ -236,8 +240,7 @@ def test_a_point_tells_its_numbers_and_opens_its_page(browser, open_page, pages)
     mark.click()
     until(lambda: browser.current_url == pages["method"].as_uri())
     browser.back()
-    figure = drawn(browser)[0]
-    browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", figure)
+    figure = in_view(browser, drawn(browser)[0])
     browser.execute_script(
         "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))",
         point(browser, figure, {"is": "run", "series": "slimming", "seed": 0, "budget": "keep 0.5 of the MACs"}),
