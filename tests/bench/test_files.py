@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import subprocess
@@ -22,33 +23,31 @@ def files(folder):
     return sorted(p.name for p in folder.rglob("*") if p.is_file())
 
 
-def test_a_file_is_written_into_new_folders(tmp_path):
+def test_file_is_written_into_new_folders(tmp_path):
     path = tmp_path / "a" / "b" / "file"
-    assert write_atomic(path, text("whole"))
-    assert path.read_text() == "whole"
+    assert write_atomic(path, text("all"))
+    assert path.read_text() == "all"
     assert path.stat().st_mode & 0o777 == 0o644
     assert files(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("exclusive", [True, False])
-@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
-def test_a_writer_that_raises_leaves_what_was_there(tmp_path, error, exclusive):
+def test_writer_that_raises_leaves_what_was_there(tmp_path):
     def half(path):
         path.write_text("half")
         raise error("in the middle")
 
     path = tmp_path / "file"
-    with pytest.raises(error, match="in the middle"):
-        write_atomic(path, half, exclusive)
-    assert files(tmp_path) == []
-    path.write_text("old")
-    with pytest.raises(error, match="in the middle"):
-        write_atomic(path, half, exclusive)
-    assert path.read_text() == "old"
-    assert files(tmp_path) == ["file"]
+    for old in (None, "old"):
+        if old:
+            path.write_text(old)
+        for error, exclusive in itertools.product((ValueError, OSError, KeyboardInterrupt), (True, False)):
+            with pytest.raises(error, match="in the middle"):
+                write_atomic(path, half, exclusive)
+            assert files(tmp_path) == (["file"] if old else [])
+            assert not old or path.read_text() == old
 
 
-def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+def test_reader_sees_the_old_file_until_the_new_one_is_there(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -93,7 +92,7 @@ def test_one_of_many_exclusive_writers_wins(tmp_path):
     assert files(tmp_path) == ["file"]
 
 
-def test_the_error_of_a_place_that_cannot_be_written(tmp_path):
+def test_place_that_cannot_be_written_raises(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
         write_atomic(tmp_path / "file" / "below", text("x"))
@@ -158,8 +157,7 @@ def test_lock_is_waited_for(tmp_path):
 
 def test_lock_dies_with_its_process(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path), "a"]
-    root = ROOT
-    holder = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
         assert Lock(tmp_path, "a").busy()

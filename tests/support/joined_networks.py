@@ -38,10 +38,6 @@ def gated_by_chunk():
     return gated_by(lambda x: x.chunk(2, dim=1))
 
 
-def gated_by_slices():
-    return gated_by(lambda x: (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]))
-
-
 def gated_by_stride():
     return gated_by(lambda x: (x[:, ::2], x[:, 1::2]))
 

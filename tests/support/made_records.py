@@ -88,9 +88,8 @@ def made(
     found["clock"]["seconds"] |= {"train": 2.0 * cost, "method": 0.1}
     found["clock"]["base_seconds"] = {"train": 6.0, "method": 0.0}
     if status != "ok":
-        described = {"type": "Error", "message": error, "traceback": ["somewhere"]} | (
-            {"blame": blame} if blame else {}
-        )
+        described = {"type": "Error", "message": error, "traceback": ["somewhere"]}
+        described |= {"blame": blame} if blame else {}
         found = records.unfinished(found) | {"status": status, "error": described}
     return records.seal(found)
 

@@ -8,17 +8,12 @@ import msgspec
 
 from bench.errors import BenchError
 from bench.records import bits, store
-from bench.records.schema import Record
+from bench.records.schema import Pair, Record
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
 
-SPEC = Spec(
-    "l1_norm",
-    "two_layers",
-    "digits",
-    Recipe("r", Stage(1, 0.1), Stage(1, 0.1), precision="fp32"),
-    Budget(keep_macs=0.5),
-)
+RECIPE = Recipe("r", Stage(1, 0.1), Stage(1, 0.1), precision="fp32")
+SPEC = Spec("l1_norm", "two_layers", "digits", RECIPE, Budget(keep_macs=0.5))
 
 
 def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
@@ -96,8 +91,6 @@ def unfinished(table):
 
 def samples(timings, name=SPEC.id):
     """The file of latency samples of so many of :func:`timing`, and what a record says of it."""
-    from bench.records.schema import Pair
-
     pairs = [Pair([1_900_000, 2_000_000, 2_100_000], [1_000_000, 1_000_000, 1_100_000])] * timings
     return store.samples_file(name, pairs)
 
@@ -164,10 +157,8 @@ def quality(**changes):
 def cost(macs, params):
     """Costs of a network with these numbers."""
     by_op = {"conv": macs - min(macs, 1), "linear": min(macs, 1)}
-    return {"macs": macs, "macs_by_op": by_op, "unsupported_ops": {"aten::add": 1}, "counter": "fvcore"} | {
-        "params": params,
-        "weight_bytes": 4 * params,
-    }
+    counted = {"macs": macs, "macs_by_op": by_op, "unsupported_ops": {"aten::add": 1}, "counter": "fvcore"}
+    return counted | {"params": params, "weight_bytes": 4 * params}
 
 
 def timing(**changes):
