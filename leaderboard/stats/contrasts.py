@@ -2,8 +2,9 @@
 
 Five seeds give a standard deviation that is off by a factor of two as often as not, so the variance of a difference is
 drawn towards that of the family (Smyth 2004, https://doi.org/10.2202/1544-6115.1027). How strongly comes from the
-rows' own variances: rows are nearly independent, differences that share a row are not. A difference that is clearly
-noisier than what it is drawn to keeps its own variance: its test is the plain paired t test.
+rows' own variances: rows are nearly independent, differences that share a row are not. The differences of a row that
+is clearly noisier than the others gain no degrees of freedom and no smaller variance. This shows best in the row's own
+variance: twice the deviation is four times the variance of the row, and 2.5 times that of a difference.
 
 Values are ``[rows, seeds]`` in any unit, larger is better, NaN where a run is not there.
 """
@@ -21,9 +22,9 @@ from scipy.special import digamma, fdtri, polygamma, stdtr, stdtrit
 from leaderboard.reader.model import ALPHA
 from leaderboard.stats.statistics import Array, holm, inverse_trigamma, logs
 
-GUARD = 0.75
-"""Quantile of F(d, 60) up to which a variance over its moderated one is chance."""
-GUARD_FREEDOM = 60.0
+GUARD, GUARD_FREEDOM = 0.88, 60.0
+"""Quantile of F(d, 60) up to which a row's variance over the typical one passes for chance. A higher one finds more and
+makes worse intervals of noisy rows (``tools/timing/null_boards.py``)."""
 Flags = NDArray[np.bool_]
 
 
@@ -77,7 +78,7 @@ class Contrasts:
         return stdtrit(self.freedom, 1 - ALPHA / 2) * self.error
 
 
-def row_variances(values: ArrayLike, quantum: ArrayLike = 0.0) -> tuple[Array, Array]:
+def row_variances(values: ArrayLike, quantum: ArrayLike = 0.0, plan: Flags | None = None) -> tuple[Array, Array]:
     """Variance over seeds of each row's own noise, and its degrees of freedom (0 with a single seed).
 
     What a seed does to all rows alike is the median over the rows, so that a few wild rows do not move it. The factor
@@ -86,14 +87,16 @@ def row_variances(values: ArrayLike, quantum: ArrayLike = 0.0) -> tuple[Array, A
     Args:
         values: ``[rows, seeds]``, NaN where a run is not there.
         quantum: least variance of one value, broadcast to ``values``: 1/12 for counts.
+        plan: which rows that median is taken over; None: all.
     """
     array = np.asarray(values, dtype=float)
-    n = np.count_nonzero(~np.isnan(array), axis=1)
-    rows = int(np.count_nonzero(n > 1))
-    seed = _median(_residuals(array[n == n.max(initial=0)]))
-    if np.isnan(array).any():  # rows with gaps are centred at other seeds: once more without what these do
-        seed = seed + _median(_residuals(array - seed))
-    residuals = _residuals(array - seed)
+    mine = array if plan is None else array[plan]
+    known = np.count_nonzero(~np.isnan(mine), axis=1)
+    seed = _median(_residuals(mine[known == known.max(initial=0)]))
+    if np.isnan(mine).any():  # rows with gaps are centred at other seeds: once more without what these do
+        seed = seed + _median(_residuals(mine - seed))
+    residuals, rows = _residuals(array - seed), np.count_nonzero(known > 1)
+    n = np.count_nonzero(~np.isnan(residuals), axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = np.nansum(residuals**2, axis=1) / (n - 1) * (rows / (rows - 1) if rows > 1 else 1.0)
     floor = _mean(np.where(np.isnan(array), np.nan, quantum))
@@ -128,16 +131,23 @@ def make_prior(variances: Array, freedom: Array, prior: float, rows: int) -> Pri
     return Prior(math.exp(float(_centered(variances[use], freedom[use]).mean()) + shift), prior, rows)
 
 
-def moderate(variances: Array, freedom: Array, prior: Prior) -> tuple[Array, Array]:
-    """Believed variances and degrees of freedom (Smyth 2004, eq. 4), with the guard that ``GUARD`` sets."""
+def noisy_rows(variances: Array, freedom: Array, plan: Flags) -> tuple[Prior, Flags]:
+    """What the plan's rows have in common, and which of all rows are clearly noisier than that."""
+    mine = variances[plan], freedom[plan]
+    prior = make_prior(*mine, prior_freedom(*mine), int(np.count_nonzero(mine[1])))
+    with np.errstate(invalid="ignore"):
+        return prior, variances / prior.variance > fdtri(np.maximum(freedom, 1), GUARD_FREEDOM, GUARD)
+
+
+def moderate(variances: Array, freedom: Array, prior: Prior, noisy: ArrayLike) -> tuple[Array, Array]:
+    """Believed variances and degrees of freedom (Smyth 2004, eq. 4); ``noisy`` differences gain nothing by it."""
     if prior.freedom == 0:
         return variances, freedom
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = 1 / (1 + freedom / prior.freedom)
         drawn = weight * prior.variance + (1 - weight) * variances
         more = np.minimum(prior.freedom + freedom, max(prior.rows - 1, 1) * freedom)
-        noisy = variances / drawn > fdtri(np.maximum(freedom, 1), GUARD_FREEDOM, GUARD)
-    return np.where(noisy, variances, drawn), np.where(noisy, freedom, more)
+    return np.where(noisy, np.maximum(variances, drawn), drawn), np.where(noisy, freedom, more)
 
 
 def against(
@@ -159,11 +169,11 @@ def against(
         least: common seeds that a test needs; with two there is an interval.
     """
     array, floor, names, plan = _prepare(values, quantum, owners, reference)
-    rows, freedom = row_variances(array[plan], floor[plan])
+    rows, noisy = noisy_rows(*row_variances(array, floor, plan), plan)
     differences = array - array[reference]
     differences[reference] = np.nan
     family = np.array([names.index(owner) for owner in owners or [0] * len(array)], dtype=int)
-    return _tests(differences, floor + floor[reference], plan, rows, freedom, family, least)
+    return _tests(differences, floor + floor[reference], plan, rows, noisy, family, least)
 
 
 def all_pairs(values: ArrayLike, quantum: ArrayLike = 0.0, least: int = 5) -> Contrasts:
@@ -173,9 +183,9 @@ def all_pairs(values: ArrayLike, quantum: ArrayLike = 0.0, least: int = 5) -> Co
     """
     array, floor, _, plan = _prepare(values, quantum, None, 0)
     i, j = np.triu_indices(len(array), 1)
-    rows, freedom = row_variances(array, floor)
-    every = np.ones(len(i), dtype=bool)
-    found = _tests(array[i] - array[j], floor[i] + floor[j], every, rows, freedom, np.zeros(len(i), dtype=int), least)
+    rows, noisy = noisy_rows(*row_variances(array, floor), plan)
+    every, family = np.ones(len(i), dtype=bool), np.zeros(len(i), dtype=int)
+    found = _tests(array[i] - array[j], floor[i] + floor[j], every, rows, noisy[i] | noisy[j], family, least)
 
     def square(entries: NDArray, diagonal: float, other: NDArray) -> NDArray:
         full = np.full(plan.shape * 2, diagonal, dtype=entries.dtype)
@@ -227,8 +237,8 @@ def _tests(
     differences: Array,
     floor: Array,
     plan: Flags,
-    row_variance: Array,
-    row_freedom: Array,
+    rows: Prior,
+    noisy: Flags,
     family: NDArray[np.int_],
     least: int,
 ) -> Contrasts:
@@ -239,9 +249,8 @@ def _tests(
         variance = np.nansum((differences - mean[:, None]) ** 2, axis=1) / (n - 1)
     variance = np.where(n > 1, np.maximum(variance, _mean(np.where(known, floor, np.nan))), np.nan)
     freedom = np.maximum(n - 1.0, 0.0)
-    rows = int(np.count_nonzero(row_freedom > 0))
-    prior = make_prior(variance[plan], freedom[plan], prior_freedom(row_variance, row_freedom), rows)
-    believed, degrees = moderate(variance, freedom, prior)
+    prior = make_prior(variance[plan], freedom[plan], rows.freedom, rows.rows)
+    believed, degrees = moderate(variance, freedom, prior, noisy)
     tested = n >= max(least, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(mean == 0, 0.0, mean * np.sqrt(n / believed))

@@ -17,6 +17,7 @@ from leaderboard.stats.contrasts import (
     headlines,
     make_prior,
     moderate,
+    noisy_rows,
     prior_freedom,
     row_variances,
     within,
@@ -48,18 +49,20 @@ def oracle(values, reference, quantum):
     prior = math.inf
     if excess > 0:
         prior = 2 * optimize.brentq(lambda y: special.polygamma(1, y) - excess, 1e-6, 1e9, xtol=1e-14, rtol=1e-14)
+
+    def center(variances):
+        shift = math.exp(special.psi(prior / 2)) / (prior / 2) if prior < math.inf else 1.0
+        return math.exp(plain.mean(spread(variances))) * shift
+
     others = [i for i in range(rows) if i != reference]
     differences = [[a - b for a, b in zip(values[i], values[reference], strict=True)] for i in others]
     variances = [max(plain.variance(map(float, one)), 2 * quantum) for one in differences]
-    center = math.exp(plain.mean(spread(variances)))
-    if prior < math.inf:
-        center *= math.exp(special.psi(prior / 2)) / (prior / 2)
     found = []
-    for one, v in zip(differences, variances, strict=True):
-        moderated = center if prior == math.inf else (prior * center + d * v) / (prior + d)
+    for i, one, v in zip(others, differences, variances, strict=True):
+        moderated = center(variances) if prior == math.inf else (prior * center(variances) + d * v) / (prior + d)
         degrees = min(prior + d, (rows - 1) * d)
-        if v / moderated > stats.f.ppf(0.75, d, 60):
-            moderated, degrees = v, d
+        if own[i] / center(own) > stats.f.ppf(0.88, d, 60):
+            moderated, degrees = max(v, moderated), d
         t = plain.mean(map(float, one)) / math.sqrt(moderated / seeds)
         found.append((plain.mean(map(float, one)), moderated, degrees, 2 * stats.t.sf(abs(t), degrees)))
     return others, np.array(found).T
@@ -91,8 +94,8 @@ def by_hand_holm(p):
 def test_both_ways_of_the_guard_are_taken():
     """Or the test above would say nothing about one of them."""
     found = [against(noise(12, 5, start=start), 2) for start in range(6)]
-    plain_ones = np.concatenate([one.freedom == 4 for one in found])
-    assert 6 <= plain_ones.sum() <= 40
+    own_degrees = np.concatenate([one.freedom == 4 for one in found])
+    assert 6 <= own_degrees.sum() <= 40
 
 
 @pytest.mark.parametrize("seeds", [2, 5, 9])
@@ -205,12 +208,25 @@ def test_moment_equation_finds_the_prior_again():
     assert (prior.variance, prior.freedom) == (pytest.approx(9, rel=0.05), pytest.approx(6, rel=0.1))
 
 
+def test_two_noisy_rows_in_all_pairs():
+    """A pair keeps its own degrees of freedom where either row is noisy; against a noisy reference only a noisy row."""
+    values = np.random.default_rng(1).normal(0, 1, (20, 5))
+    values[[2, 7]] *= 9
+    pairs, contrasts = all_pairs(values), against(values, 2)
+    assert pairs.freedom[2, 5] == pairs.freedom[7, 5] == pairs.freedom[2, 7] == 4
+    assert pairs.freedom[0, 5] > 4
+    assert contrasts.freedom[7] == 4 < contrasts.freedom[5]
+
+
 def test_variances_no_wilder_than_chance_become_one():
     variances, freedom = np.array([2.0, 2.1, 1.9, 2.0]), np.full(4, 4.0)
     assert prior_freedom(variances, freedom) == math.inf
     prior = make_prior(variances, freedom, math.inf, 5)
-    believed, degrees = moderate(variances, freedom, prior)
+    believed, degrees = moderate(variances, freedom, prior, False)
     assert set(believed.tolist()) == {prior.variance} and set(degrees.tolist()) == {16.0}
+    noisy = np.array([True, False, False, True])
+    believed, degrees = moderate(np.array([9.0, 9, 0.1, 0.1]), freedom, prior, noisy)
+    assert believed.tolist() == [9.0, *[prior.variance] * 3] and degrees.tolist() == [4.0, 16.0, 16.0, 4.0]
 
 
 # --- rows of others ---------------------------------------------------------------------------------------------------
@@ -297,7 +313,8 @@ def test_pairs_of_three_rows_are_those_against_each():
     own = [np.var(values[i] - values[j], ddof=1) for i, j in ((0, 1), (0, 2), (1, 2))]
     freedom = np.full(3, 5.0)
     prior = make_prior(np.array(own), freedom, prior_freedom(*row_variances(values)), 3)
-    believed, degrees = moderate(np.array(own), freedom, prior)
+    noisy = noisy_rows(*row_variances(values), np.ones(3, dtype=bool))[1]
+    believed, degrees = moderate(np.array(own), freedom, prior, noisy[[0, 0, 1]] | noisy[[1, 2, 2]])
     assert pairs.deviation[[0, 0, 1], [1, 2, 2]] ** 2 == pytest.approx(believed)
     assert pairs.freedom[[0, 0, 1], [1, 2, 2]] == pytest.approx(degrees)
 
