@@ -2,6 +2,8 @@
 
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.shufflenetv2 import ShuffleNetV2
+from torchvision.models.swin_transformer import SwinTransformer
 
 from bench.conformance.tiny_networks import conv, head
 
@@ -125,3 +127,20 @@ JOINED = {
     "attention": (attention, "inner"),
     "attention_of_three": (lambda: attention(split=True, num="heads"), "inner"),
 }
+
+
+def shuffling():
+    """ShuffleNet V2 (Ma et al. 2018): three blocks deep, torch-pruning divides by zero where a shuffle begins."""
+    return ShuffleNetV2([3, 1, 1], [8, 16, 32, 32, 32], num_classes=4)
+
+
+def merging():
+    """Swin (Liu et al. 2021): behind eight blocks torch-pruning adds None to a number where patches are merged."""
+    return SwinTransformer([4, 4], 8, [1, 8, 1], [2, 2, 2], [2, 2], num_classes=4)
+
+
+HARD = [
+    (shuffling, "stage2.1.branch2.0", "stage2.1.branch2.5"),
+    (merging, "features.3.5.mlp.0", "features.3.5.mlp.3"),
+]
+"""Networks that torch-pruning cannot follow by itself, a layer of each, and one that reads its units."""

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from support.joined_networks import JOINED, Joined, attention, down, gated_by_chunk
+from support.joined_networks import HARD, JOINED, Joined, attention, down, gated_by_chunk
 from support.networks import CASES, SHAPE, Excitation, conv, excited, excited_stream, head, made, mlp, residual
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models.shufflenetv2 import ShuffleNetV2
-from torchvision.models.swin_transformer import SwinTransformer
 
 from bench.errors import RunFailed
 from bench.pruning.channel_groups import Member
@@ -51,7 +49,8 @@ def test_members_are_torch_prunings_group(case):
         assert ours == {key: pairs for key, pairs in theirs(graph, layer).items() if key not in shared}
 
 
-def test_members_of_a_chain():
+def test_members_by_hand():
+    """Of a chain; of a flattened map, with several positions a unit; of channels that meet; of heads."""
     traced = trace(made("conv_bn"), SHAPE)
     whole = list(range(6))
     assert traced.members("0") == [
@@ -60,25 +59,13 @@ def test_members_of_a_chain():
         Member("3", "in", whole, whole),
     ]
     assert traced.roots() == ["0", "3", "8"]
-
-
-def test_members_of_a_flattened_map_have_several_positions_a_unit():
-    traced = trace(made("conv_flatten"), SHAPE)
-    reader = next(m for m in traced.members("3") if m.side == "in")
+    reader = next(m for m in trace(made("conv_flatten"), SHAPE).members("3") if m.side == "in")
     assert reader == Member("7", "in", list(range(20)), [k // 4 for k in range(20)])
-
-
-def test_channels_that_meet_are_one_unit():
-    traced = trace(gated_by_chunk(), SHAPE)
-    assert traced.members("up") == [
+    assert trace(gated_by_chunk(), SHAPE).members("up") == [
         Member("up", "out", list(range(12)), 2 * list(range(6))),
         Member("rest.0", "in", list(range(6)), list(range(6))),
     ]
-
-
-def test_the_heads_of_attention_are_units():
-    traced = trace(attention(), SHAPE)
-    heads = [channel // 4 for channel in range(12)]
+    traced, heads = trace(attention(), SHAPE), [channel // 4 for channel in range(12)]
     assert traced.members("attend.qkv") == [
         Member("attend.qkv", "out", list(range(36)), 3 * heads),
         Member("attend.proj", "in", list(range(12)), heads),
@@ -112,78 +99,59 @@ def test_the_order_of_computation_is_known():
 # --- what only scales ------------------------------------------------------------------------------------------
 
 
-class Scaling(nn.Module):
-    """Layers in the order given, and a classifier of six channels."""
-
-    def __init__(self, **layers):
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-        self.head = nn.Sequential(*head(6))
+def scaling(function, **layers):
+    """What ``function`` makes of ``layers`` and an image, six channels, and a classifier."""
+    return Joined(lambda self, x: self.head(function(self, x)), **layers, head=nn.Sequential(*head(6)))
 
 
-class DefinedFirst(Scaling):
-    def __init__(self):
-        super().__init__(excitation=Excitation(6, 3), main=conv(3, 6))
-
-    def forward(self, x):
-        return self.head(self.excitation(self.main(x)))
+def square(self, x):
+    x = self.main(x)
+    return x * x
 
 
-class GatedUnit(Scaling):
-    def __init__(self):
-        super().__init__(value=conv(3, 6), gate=conv(3, 6))
-
-    def forward(self, x):
-        return self.head(self.value(x) * self.gate(x).sigmoid())
-
-
-class Squared(Scaling):
-    def __init__(self):
-        super().__init__(main=conv(3, 6))
-
-    def forward(self, x):
-        x = self.main(x)
-        return self.head(x * x)
-
-
-class Swish(Scaling):
+def swish(self, x):
     """Multiplied with what a norm and a sigmoid make of it: no layer lies between."""
-
-    def __init__(self):
-        super().__init__(main=conv(3, 6), norm=nn.BatchNorm2d(6))
-
-    def forward(self, x):
-        x = self.main(x)
-        return self.head(x * self.norm(x).sigmoid())
+    x = self.main(x)
+    return x * self.norm(x).sigmoid()
 
 
-class SharedActivation(Scaling):
+def one_activation(self, x):
     """A residual block with an excitation whose one ReLU stands before and behind it, as in most code."""
+    x = self.relu(self.stem(x))
+    return self.relu(self.excitation(self.second(self.relu(self.first(x)))) + x)
 
-    def __init__(self):
-        super().__init__(stem=conv(3, 6), first=conv(6, 4), second=conv(4, 6), relu=nn.ReLU())
-        self.excitation = Excitation(6, 3)
 
-    def forward(self, x):
-        x = self.relu(self.stem(x))
-        return self.head(self.relu(self.excitation(self.second(self.relu(self.first(x)))) + x))
+SHARED = {"stem": lambda: conv(3, 6), "first": lambda: conv(6, 4), "second": lambda: conv(4, 6), "relu": nn.ReLU}
 
 
 @pytest.mark.parametrize(
     ("network", "layer", "expected"),
     [
         (
-            SharedActivation,
+            lambda: scaling(one_activation, **{n: make() for n, make in SHARED.items()}, excitation=Excitation(6, 3)),
             "stem",
             {"excitation.fc1": "in", "excitation.fc2": "scale", "first": "in", "head.2": "in"}
             | {"second": "out", "stem": "out"},
         ),
         (excited, "0", {"0": "out", "1": "both", "3.fc1": "in", "3.fc2": "scale", "4": "in"}),
-        (DefinedFirst, "main", {"excitation.fc1": "in", "excitation.fc2": "scale", "head.2": "in", "main": "out"}),
-        (GatedUnit, "value", {"gate": "out", "head.2": "in", "value": "out"}),
-        (Squared, "main", {"head.2": "in", "main": "out"}),
-        (Swish, "main", {"head.2": "in", "main": "out", "norm": "both"}),
+        (
+            lambda: scaling(
+                lambda self, x: self.excitation(self.main(x)), excitation=Excitation(6, 3), main=conv(3, 6)
+            ),
+            "main",
+            {"scale.fc1": "in", "scale.fc2": "scale", "head.2": "in", "main": "out"},
+        ),
+        (
+            lambda: scaling(lambda self, x: self.value(x) * self.gate(x).sigmoid(), value=conv(3, 6), gate=conv(3, 6)),
+            "value",
+            {"gate": "out", "head.2": "in", "value": "out"},
+        ),
+        (lambda: scaling(square, main=conv(3, 6)), "main", {"head.2": "in", "main": "out"}),
+        (
+            lambda: scaling(swish, main=conv(3, 6), norm=nn.BatchNorm2d(6)),
+            "main",
+            {"head.2": "in", "main": "out", "norm": "both"},
+        ),
         (
             excited_stream,
             "0",
@@ -297,23 +265,7 @@ def test_a_convolution_with_a_forward_of_its_own():
 # --- networks that others cannot follow ----------------------------------------------------------------------------
 
 
-def shuffling():
-    """ShuffleNet V2 (Ma et al. 2018), three blocks deep."""
-    return ShuffleNetV2([3, 1, 1], [8, 16, 32, 32, 32], num_classes=4)
-
-
-def merging():
-    """Swin (Liu et al. 2021) merges patches behind eight blocks."""
-    return SwinTransformer([4, 4], 8, [1, 8, 1], [2, 2, 2], [2, 2], num_classes=4)
-
-
-@pytest.mark.parametrize(
-    ("network", "layer", "reader"),
-    [
-        (shuffling, "stage2.1.branch2.0", "stage2.1.branch2.5"),
-        (merging, "features.3.5.mlp.0", "features.3.5.mlp.3"),
-    ],
-)
+@pytest.mark.parametrize(("network", "layer", "reader"), HARD)
 def test_shuffled_and_merged_channels(network, layer, reader):
     network = network()
     assert sides(trace(network, (3, 32, 32)), layer)[reader] == "in"

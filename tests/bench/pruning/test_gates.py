@@ -12,6 +12,17 @@ def random_gates(sites, *batch, dtype=torch.float32):
     return {n: torch.rand(*batch, w, generator=generator, dtype=dtype) * 2 for n, w in sites.widths.items()}
 
 
+class Scale(nn.Module):
+    """A gate written as a module."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x * self.by.reshape(-1, *[1] * (x.dim() - 2))
+
+
 @pytest.fixture
 def gated():
     """Network, sites and gates of a case; whatever a test installs is taken off again."""
@@ -33,42 +44,39 @@ def run(network, x):
         return network(x)
 
 
-def test_a_gate_multiplies_what_the_consumer_reads(gated):
-    network, _, gates = gated("conv_bn")
-    x, gate = images(), torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, 0.0])
-    gates.set({"0": gate})
-    plain = made("conv_bn")
-    expected = run(plain[3:], run(plain[:3], x) * gate[:, None, None])
-    torch.testing.assert_close(run(network, x), expected)
-
-
-def test_a_gate_reaches_every_position_of_a_flattened_unit(gated):
-    network, _, gates = gated("conv_flatten")
-    x, gate = images(), torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
-    gates.set({"3": gate})
-    plain = made("conv_flatten")
-    expected = run(plain[6:], run(plain[:6], x) * gate[:, None, None])
+@pytest.mark.parametrize(("case", "site", "before"), [("conv_bn", "0", 3), ("conv_flatten", "3", 6)])
+def test_gate_multiplies_what_the_consumer_reads(gated, case, site, before):
+    """All positions of a unit, where the map is flattened."""
+    network, sites, gates = gated(case)
+    x, gate = images(), torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, 0.0])[: sites.widths[site]]
+    gates.set({site: gate})
+    plain = made(case)
+    expected = run(plain[before:], run(plain[:before], x) * gate[:, None, None])
     torch.testing.assert_close(run(network, x), expected)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gates_of_one_change_nothing(case, gated):
+def test_gates_of_ones_of_samples_and_of_modules(case, gated):
     network, sites, gates = gated(case)
     before = run(network, images())
     gates.set({n: m.float() for n, m in sites.ones().items()})
     assert torch.equal(run(network, images()), before)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_gate_per_sample_equals_each_sample_alone(case, gated):
-    network, sites, gates = gated(case)
+    seen = []
+    gates.observe(lambda site, activation: seen.append((site, activation.shape[:2])))
     x, values = images(3), random_gates(sites, 3)
     gates.set(values)
     together = run(network, x)
+    gates.observe(None)
+    assert sorted(seen) == sorted((name, torch.Size((3, width))) for name, width in sites.widths.items())
     for k in range(3):
         gates.set({name: gate[k] for name, gate in values.items()})
-        torch.testing.assert_close(together[k : k + 1], run(network, x[k : k + 1]), atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(together, run(network, x), atol=1e-3)  # the last sample's gates are not everyone's
+        alone = run(network, x)
+        torch.testing.assert_close(together[k : k + 1], alone[k : k + 1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(together, alone, atol=1e-3)  # the last sample's gates are not everyone's
+    gates.set({})
+    for name, gate in values.items():
+        gates.insert(name, Scale(gate[2]))
+    torch.testing.assert_close(run(network, x), alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["conv_bn", "conv_flatten", "densely_connected", "residual_A_full", "doubled", "mlp"])
@@ -95,15 +103,6 @@ def test_gradient_of_a_gate_equals_the_finite_difference(case, batch):
             below = loss().item()
             flat[k] = middle
             assert slopes[k].item() == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-6)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_an_observer_sees_each_site_once_with_its_units(case, gated):
-    network, sites, gates = gated(case)
-    seen = []
-    gates.observe(lambda site, activation: seen.append((site, activation.shape[:2])))
-    run(network, images(3))
-    assert sorted(seen) == sorted((name, torch.Size((3, width))) for name, width in sites.widths.items())
 
 
 def test_an_observer_sees_activations_before_pooling_and_their_own_gate_and_after_earlier_ones(gated):
@@ -133,29 +132,6 @@ def test_an_observer_sees_scattered_positions_unit_by_unit(gated):
     torch.testing.assert_close(seen["0"].sort(dim=2).values, expected.sort(dim=2).values)
 
 
-class Scale(nn.Module):
-    """A gate written as a module."""
-
-    def __init__(self, by):
-        super().__init__()
-        self.by = by
-
-    def forward(self, x):
-        return x * self.by.reshape(-1, *[1] * (x.dim() - 2))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_an_inserted_scaling_equals_a_gate(case, gated):
-    network, sites, gates = gated(case)
-    values = random_gates(sites)
-    gates.set(values)
-    expected = run(network, images())
-    gates.set({})
-    for name, value in values.items():
-        gates.insert(name, Scale(value))
-    torch.testing.assert_close(run(network, images()), expected, atol=1e-5, rtol=1e-5)
-
-
 def test_an_inserted_module_equals_applying_it_by_hand(gated):
     network, _, gates = gated("conv_bn")
     x, gate = images(), torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, 0.0])
@@ -171,27 +147,17 @@ def test_an_inserted_module_equals_applying_it_by_hand(gated):
 def test_hooks_are_there_only_while_needed():
     network = made("residual_A_full")
     sites = find_sites(network, SHAPE, "full")
-    x = images()
-    before = run(network, x)
+    before = run(network, images())
     gates = Gates(network, sites)
     gates.set({})
     gates.observe(None)
     assert not hooks_of(network)
-    gates.insert("0.0", nn.Tanh())
-    gates.set({n: m.float() for n, m in half_masks(sites).items()})
-    gates.observe(lambda site, activation: None)
-    assert not torch.equal(run(network, x), before)
-    gates.remove()
-    assert not hooks_of(network)
-    assert torch.equal(run(network, x), before)
-
-
-def test_gates_can_be_used_again_after_remove(gated):
-    network, sites, gates = gated("conv_bn")
-    before = run(network, images())
     for _ in range(2):
         gates.set({n: m.float() for n, m in half_masks(sites).items()})
-        assert len(hooks_of(network)) == len(sites)
+        assert len(hooks_of(network)) == sum(len(site.consumers) for site in sites.values())
+        gates.insert("0.0", nn.Tanh())
+        gates.observe(lambda site, activation: None)
         assert not torch.equal(run(network, images()), before)
         gates.remove()
+        assert not hooks_of(network)
         assert torch.equal(run(network, images()), before)

@@ -59,20 +59,18 @@ def test_deep_branch_next_to_a_short_one_is_inner():
 
 @pytest.mark.parametrize("groups", [2, 4, 12])
 def test_whole_groups_of_a_norm_are_units(groups):
-    assert checked(group_norm(groups)).widths == {"0": groups, "3": 5}
+    network = group_norm(groups)
+    sites = checked(network)
+    assert sites.widths == {"0": groups, "3": 5}
+    each = 12 // groups
+    sliced = sites.slice(network, sites.ones() | {"0": torch.arange(groups) > 0})
+    assert (sliced[1].num_groups, sliced[1].num_channels) == (groups - 1, 12 - each)
+    assert torch.equal(sliced[0].weight, network[0].weight[each:])
 
 
-def test_a_norm_without_scale_and_several_norms():
+def test_groups_of_several_norms_that_overlap_are_one_unit():
     layers = conv(3, 12), nn.GroupNorm(6, 12, affine=False), nn.ReLU(), nn.GroupNorm(4, 12), conv(12, 5), *head(5)
     assert checked(nn.Sequential(*layers)).widths == {"0": 2, "4": 5}  # groups of 2 and of 3 overlap
-
-
-def test_a_sliced_norm_of_groups_has_fewer_of_them():
-    network = group_norm(4)
-    sites = find_sites(network, SHAPE)
-    sliced = sites.slice(network, sites.ones() | {"0": torch.tensor([True, False, True, True])})
-    assert (sliced[1].num_groups, sliced[1].num_channels) == (3, 9)
-    assert torch.equal(sliced[0].weight, network[0].weight[[0, 1, 2, *range(6, 12)]])
 
 
 def test_units_of_a_gated_layer_are_pairs():
@@ -126,8 +124,7 @@ def test_the_reason_comes_before_what_makes_the_output():
         find_sites(nn.Sequential(*layers), SHAPE)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (3, 16, 16)])
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("groups", "shape"), [(1, SHAPE), (2, (3, 16, 16))])
 def test_parts_with_widths_in_the_code_reject_their_maker_only(groups, shape):
     def forward(self, x):
         left, right = self.stem(x).split(8, dim=1)
@@ -140,7 +137,7 @@ def test_parts_with_widths_in_the_code_reject_their_maker_only(groups, shape):
     assert "its slice fails at" in sites.rejected["stem"]
 
 
-@pytest.mark.parametrize("at", [4, 8, 12])
+@pytest.mark.parametrize("at", [4, 12])
 def test_a_split_at_a_fixed_place_is_never_accepted(at):
     """Where only units behind it are removed, the slice would be right by chance."""
 
@@ -162,7 +159,7 @@ class Fixed(nn.Module):
         return x.view(len(x), 6, *x.shape[2:])
 
 
-@pytest.mark.parametrize("bad", [(0,), (3,), (1, 4), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("bad", [(3,), (1, 4), (0, 1, 2, 3, 4)])
 def test_bad_sites_are_found_and_no_others(bad):
     layers = [layer for k in range(5) for layer in (conv(6 if k else 3, 6), Fixed() if k in bad else nn.ReLU())]
     sites = find_sites(nn.Sequential(*layers, conv(6, 4), *head(4)), SHAPE)

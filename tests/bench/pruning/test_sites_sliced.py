@@ -23,11 +23,11 @@ def composed(first, second):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gate_equals_slice_again_and_slicing_twice_is_slicing_once(case):
+def test_gate_equals_slice_again_and_twice_is_once(case):
     network, sites = found(case)
     x = images()
 
-    @settings(derandomize=True, max_examples=10, deadline=None)
+    @settings(derandomize=True, max_examples=3, deadline=None)
     @given(masks_for(sites), st.data())
     def check(first, data):
         small = sites.slice(network, first)
@@ -44,17 +44,12 @@ def test_gate_equals_slice_again_and_slicing_twice_is_slicing_once(case):
             assert torch.equal(once(x), smaller(x))
 
     check()
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_comparison_on_a_sliced_network_can_fail(case):
-    network, sites = found(case)
     first = half_masks(sites)
     small = sites.slice(network, first)
     again = sites.reindex_after(first, small)
-    for name, width in again.widths.items():
+    for name, width in again.widths.items():  # the comparison can fail
         masks = again.ones() | {name: torch.arange(width) < 1}
-        assert gate_slice_difference(small, again.slice(small, masks), again, again.ones(), images()) > 1e-4
+        assert gate_slice_difference(small, again.slice(small, masks), again, again.ones(), x) > 1e-3
 
 
 def described(site):
@@ -71,6 +66,7 @@ def test_sliced_sites_are_those_that_would_be_found_on_the_sliced_network(case):
     small = sites.slice(network, masks)
     moved, anew = sites.reindex_after(masks, small), find_sites(small, SHAPE, CASES[case][1])
     assert set(moved) == set(anew)
+    assert (moved.rejected, moved.coupling) == (sites.rejected, sites.coupling)
     for name, site in moved.items():
         assert described(site) == described(anew[name])
         assert site.network is small
@@ -87,13 +83,6 @@ def test_a_padded_shortcut_is_sliced_twice():
     smaller = again.slice(small, half_masks(again, seed=1))
     pad = next(m for m in smaller.modules() if isinstance(m, ChannelPad))
     assert (pad.in_channels, pad.out_channels) == (1, 2)
-
-
-def test_keeping_everything_changes_no_site():
-    network, sites = found("densely_connected")
-    same = sites.reindex_after(sites.ones(), network)
-    assert {n: described(s) for n, s in same.items()} == {n: described(s) for n, s in sites.items()}
-    assert (same.rejected, same.coupling) == (sites.rejected, sites.coupling)
 
 
 def test_the_same_sites_of_another_network():
