@@ -256,7 +256,7 @@ def _run_value(table: Table, row: Row, run: Run, link: Links | None) -> Spec:
     return {
         "is": "run",
         "seed": run.seed,
-        "top1": short(100 * (1 - run.wrong / row.test_images)),
+        "top1": short(100 * (1 - run.wrong / run.images)),
         "macs": percent(run.macs, table.dense_macs),
         "params": percent(run.params, table.dense_params),
         "small": short(run.ms[0]),

@@ -250,10 +250,12 @@ def _row(sheet: Sheet, entry: Entry) -> Row:
     runs = []
     for seed, count in counts.items():
         if count != MISSING:
+            count, _, own = count.partition("/")
             wrong = None if count == FAILED else int(count)
+            images = 0 if wrong is None else int(own or get("test_images") or 0)
             status = "ok" if wrong is not None else next(ended, "failed")
             small, large = (by_seed.get(seed) for by_seed in speedups)
-            runs.append(Run("", "", "", seed, status, wrong, None, None, (small, large)))
+            runs.append(Run("", "", "", seed, status, wrong, None, None, (small, large), images=images))
     return Row(
         spec=get("spec") or "",
         method=get("method") or entry.name.partition(" ")[0],
@@ -261,7 +263,7 @@ def _row(sheet: Sheet, entry: Entry) -> Row:
         track=get("track") or "matched",
         runs=tuple(runs),
         missing=tuple(seed for seed, count in counts.items() if count == MISSING),
-        test_images=get("test_images") or 0,
+        test_images=None if "/" in "".join(counts.values()) else get("test_images") or 0,
         top1=_mean(get("top1_percent"), get("top1_half_points")),
         pruned=_mean(get("pruned_top1_percent"), get("pruned_top1_half_points")),
         macs=get("macs"),
@@ -286,7 +288,7 @@ def _row(sheet: Sheet, entry: Entry) -> Row:
 
 
 def _counts(text: str) -> dict[int, str]:
-    """Seed -> wrong test images, ``FAILED`` or ``MISSING``; ValueError where they cannot be."""
+    """Seed -> wrong test images (``4`` or ``4/364``), ``FAILED`` or ``MISSING``; ValueError where they cannot be."""
     found: dict[int, str] = {}
     for part in text.split():
         match = COUNT.fullmatch(part)

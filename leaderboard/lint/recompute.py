@@ -47,11 +47,11 @@ def dense_cost(sheet: Sheet, what: str) -> int | None:
 
 def _from_runs(sheet: Sheet, row: Row) -> Row:
     """What follows from the row alone."""
-    wrong = [run.wrong for run in row.finished.values()]
-    whole = bool(row.test_images) and len(wrong) == len(row.runs)
+    wrong, images = [run.wrong for run in row.finished.values()], [run.images for run in row.finished.values()]
+    whole = all(images) and len(wrong) == len(row.runs)
     return dataclasses.replace(
         row,
-        top1=accuracy(wrong, row.test_images) if whole else None,
+        top1=accuracy(wrong, images) if whole else None,
         macs_percent=_percent(row.macs, dense_cost(sheet, "macs"), row.macs_percent),
         params_percent=_percent(row.params, dense_cost(sheet, "params"), row.params_percent),
         speeds=tuple(_speed(row, place, speed) for place, speed in enumerate(row.speeds)),

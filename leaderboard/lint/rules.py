@@ -71,13 +71,19 @@ def _pairs(sheet: Sheet) -> list[tuple[Entry, Row]]:
 def _settings(sheet: Sheet) -> None:
     """One test set, one dense network, every row once."""
     images = most_common([row.test_images or None for row in sheet.rows])
+    sizes = [(seed, run.images) for row in sheet.rows for seed, run in row.finished.items()]
+    by_seed = {seed: most_common([size for other, size in sizes if other == seed]) for seed, _ in sizes}
     seen: Counter[Any] = Counter()
     track = sheet.kind if sheet.kind in ("native", "like") else "matched"
     for entry, row in _pairs(sheet):
         if row.track not in ("dense", track):
             sheet.add(entry, "track", "mixed-track", f"{row.track[:60]} in a table of {track} rows")
-        if row.test_images not in (0, images):
+        if row.test_images not in (0, None, images):
             sheet.add(entry, "test_images", "mixed-test-set", f"{row.test_images}, others {images}")
+        for seed, run in row.finished.items():
+            if row.test_images is None and run.images != by_seed[seed]:
+                text = f"seed {seed}: {run.images} images, others {by_seed[seed]}"
+                sheet.add(entry, "wrong_test_images_by_seed", "mixed-test-set", text)
         for what, own in (("macs", row.macs), ("params", row.params)):
             dense, said = dense_cost(sheet, what), _number(entry, f"dense_{what}")
             if said not in (None, dense):
@@ -95,8 +101,8 @@ def _counts(sheet: Sheet) -> None:
         if not row.runs and not row.missing and row.top1:
             sheet.add(entry, "top1_percent", "claimed", "an accuracy without counts")
         for seed, run in row.finished.items():
-            if run.wrong is not None and run.wrong > row.test_images:
-                text = f"seed {seed}: {run.wrong} of {row.test_images} images"
+            if run.wrong is not None and run.wrong > run.images:
+                text = f"seed {seed}: {run.wrong} of {run.images} images"
                 sheet.add(entry, "wrong_test_images_by_seed", "wrong-images", text)
         failed = [run.seed for run in row.runs if run.wrong is None]
         for key in MEANS if failed else ():
@@ -110,7 +116,7 @@ def _accuracies(sheet: Sheet) -> None:
         for key, mean in (("top1_percent", row.top1), ("pruned_top1_percent", row.pruned)):
             if mean and not -ROUNDING <= mean.mean <= 100 + ROUNDING:
                 sheet.add(entry, key, "accuracy-range", f"{mean.mean:g} %")
-            if mean and row.finished:
+            if mean and row.finished and row.test_images is not None:
                 wrong = (100 - mean.mean) * row.test_images * len(row.finished) / 100
                 if math.isfinite(wrong) and abs(wrong - round(wrong)) > 1e-6:
                     text = f"{mean.mean:g} % of {row.test_images} images is no count"

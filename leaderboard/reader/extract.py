@@ -11,7 +11,7 @@ import msgspec
 
 from bench.errors import METHOD
 from bench.records import store
-from bench.records.schema import Quality, Record, Timing, Training, finished
+from bench.records.schema import Data, Quality, Record, Timing, Training, finished
 from bench.spec.recipe import Recipe
 from bench.spec.spec import Budget, Spec
 from leaderboard.reader.model import VOID
@@ -22,14 +22,19 @@ COLUMNS = (
     *("coupling", "precision", "counter", "device", "device_type", "threads"),
     *("spec_sha256", "method", "name", "seed", "track", "kind", "keep_share"),
     *("code_commit", "code_changed", "method_sha256", "torch"),
-    *("train_images", "test_images", "dense_wrong_images", "pruned_wrong_images", "final_wrong_images"),
+    *("fold", "images", "train_images", "test_images"),
+    *("dense_wrong_images", "pruned_wrong_images", "final_wrong_images"),
     *("dense_macs", "final_macs", "dense_params", "final_params"),
     *("epochs", "finetune_plan", "base_sha256", "examples_images", "training_macs", "training_seconds"),
     *("small_batch", "small_dense_ms", "small_final_ms", "small_speedup", "small_low", "small_high"),
     *("large_batch", "large_dense_ms", "large_final_ms", "large_speedup", "large_low", "large_high"),
     *("busy", "at_once", "differs", "frozen"),
 )
-"""Columns of the frame. Units are in the names; what has none is a text, a count or a ratio."""
+"""Columns of the frame. Units are in the names; what has none is a text, a count or a ratio.
+
+Where the test fold rotates with the seed, ``train_sha256`` and ``test_sha256`` both are the hash of all folds.
+``images`` is what all runs on one data set have in common: both sizes, or with folds their sum.
+"""
 Values = Any
 """One row as a named tuple; None where it has no value."""
 _Record: Any = namedtuple("Record", COLUMNS)  # type: ignore[misc]  # mypy wants to read the fields
@@ -54,7 +59,8 @@ def _values(found: Record) -> Iterator[Any]:
     yield from (found.id, found.record_sha256, VOID if void else found.status)
     yield from (message[:500], found.clock.finished_at.isoformat())
     yield from (found.schema, spec.rules, spec.arch, found.structure.arch_sha256 if found.structure else None)
-    yield from (spec.dataset, data.train_sha256 if data else None, data.test_sha256 if data else None)
+    yield spec.dataset
+    yield from (data.folds_sha256 or data.train_sha256, data.folds_sha256 or data.test_sha256) if data else (None, None)
     recipe = spec.recipe
     yield from (f"{recipe.name} {recipe.train.epochs}+{recipe.finetune.epochs}", _sha256(recipe))
     yield from (spec.coupling, store.arithmetic(training), done.cost.final.counter if done else None)
@@ -63,7 +69,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield from _track(spec.budget or Budget(), done.training if done else None)
     yield from (code.commit, code.diff_sha256 is not None, code.method_sha256)
     yield environment.packages.get("torch")
-    yield from (data.train + data.val if data else None, data.test if data else None)
+    yield from _images(data) if data else (None,) * 4
     metrics = done.metrics if done else None
     yield from map(_wrong, (metrics.dense, metrics.pruned, metrics.final) if metrics else (None, None, None))
     cost = done.cost if done else None
@@ -84,6 +90,12 @@ def _values(found: Record) -> Iterator[Any]:
     differs = (job.differs or ()) if job else ()
     yield from ((job.at_once if job else None) or 1, ", ".join(text.partition(":")[0] for text in differs))
     yield bool(training and training.freeze)
+
+
+def _images(data: Data) -> tuple[Any, ...]:
+    """Fold, images in all, training and test images."""
+    train = data.train + data.val
+    return data.fold, f"{train}+{data.test}" if data.fold is None else f"{train + data.test}", train, data.test
 
 
 @functools.lru_cache(maxsize=256)

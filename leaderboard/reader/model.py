@@ -23,7 +23,7 @@ ALPHA = 0.05
 KEY = (
     *("dataset", "arch", "recipe_sha256", "coupling", "precision", "rules", "schema", "counter"),
     *("device", "device_type", "threads", "arch_sha256", "train_sha256", "test_sha256"),
-    *("train_images", "test_images", "dense_macs", "dense_params"),
+    *("images", "dense_macs", "dense_params"),
 )
 """What records of one board have in common (RULES.md, 1); with the device, so that no table mixes latencies, and with
 all that the rows' numbers are relative to."""
@@ -113,6 +113,7 @@ class Run(NamedTuple):
         times: speed-up at the smallest and at the largest batch; None where it was not measured.
         ms: latency of the final network there, milliseconds.
         training_macs: of its training; None where it did not finish.
+        images: test images of the run.
     """
 
     id: str
@@ -126,6 +127,7 @@ class Run(NamedTuple):
     times: tuple[float | None, float | None]
     ms: tuple[float | None, float | None] = (None, None)
     training_macs: int | None = None
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Row:
         name: method, and what differs from its defaults: ``l1l2 share=30``.
         runs: by seed.
         missing: seeds that most rows of the table have and this one has not.
-        test_images: size of the test set.
+        test_images: of each run; None where seeds are tested on different images.
         top1: per cent of the test images; None where a run failed or none finished.
         pruned: the same before fine-tuning.
         macs, params: means over seeds of the final network.
@@ -165,7 +167,7 @@ class Row:
     track: Track
     runs: tuple[Run, ...]
     missing: tuple[int, ...]
-    test_images: int
+    test_images: int | None
     top1: Mean | None
     pruned: Mean | None
     macs: float | None

@@ -39,11 +39,15 @@ class Field:
 
 
 def wrong_by_seed(row: Row) -> str:
-    """Such as ``0:4 1:3 2:x 3:.``: seed and wrong test images, ``x`` for a failed run, ``.`` for a missing one."""
+    """Such as ``0:4 1:3 2:x 3:.``: seed and wrong test images, ``x`` for a failed run, ``.`` for a missing one.
+
+    Where seeds are tested on different images, ``0:4/364 1:3/362``.
+    """
+    of = row.test_images is None
     counts = dict.fromkeys(row.missing, MISSING)
     for run in row.runs:
         if run.status not in AS_MISSING:
-            counts[run.seed] = FAILED if run.wrong is None else str(run.wrong)
+            counts[run.seed] = FAILED if run.wrong is None else f"{run.wrong}/{run.images}" if of else str(run.wrong)
     return " ".join(f"{seed}:{count}" for seed, count in sorted(counts.items()))
 
 

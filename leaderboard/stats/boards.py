@@ -48,6 +48,8 @@ DETERMINED = {
     **{"dense_macs": "arch_sha256", "dense_params": "arch_sha256"},
 }
 """What a hash decides, for one network on one data set: column -> hash."""
+WITH_FOLDS = {"images": "test_sha256", "dense_macs": "arch_sha256", "dense_params": "arch_sha256"}
+"""The same where the test fold rotates with the seed."""
 ORDER = ("macs", "params", "native", "like")
 
 
@@ -108,14 +110,14 @@ def _disagreements(records: Iterable[Record]) -> list[Problem]:
     found = []
     by_hash: dict[tuple[str, str, Any], list[Record]] = defaultdict(list)
     for r in records:
-        for fact, of in DETERMINED.items():
+        for fact, of in (DETERMINED if r.fold is None else WITH_FOLDS).items():
             by_hash[fact, of, getattr(r, of)].append(r)
     for (fact, of, _), same in by_hash.items():
         sizes = Counter(getattr(r, fact) for r in same)
         if len(sizes) > 1:
             usual = most_common([getattr(r, fact) for r in same])
             found += [
-                Problem(r.file, f"{fact} is {_whole(own):,}, in {sizes[usual]} records of this {of} {_whole(usual):,}")
+                Problem(r.file, f"{fact} is {_said(own)}, in {sizes[usual]} records of this {of} {_said(usual)}")
                 for r in same
                 if (own := getattr(r, fact)) not in (usual, None)
             ]
@@ -133,6 +135,10 @@ def _add_unfinished(
             parts[key].append(r)
         if not homes:
             problems.append(Problem(r.file, f"{r.status} ({r.error[:120]}), and no finished run to put it beside"))
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else f"{_whole(value):,}"
 
 
 def _whole(value: Any) -> Any:
@@ -226,7 +232,9 @@ def compared_rows(rows: Sequence[Row], kind: TableKind) -> list[Row]:
     dense = rows[by_name["dense"]].training_macs if "dense" in by_name else None
     there = {row.name: row.finished.keys() for row in rows}
     seeds = sorted({seed for row in rows for seed in row.finished})
-    wrong = np.array([[_value(row, seed) for seed in seeds] for row in rows], dtype=float).reshape(len(rows), -1)
+    images = mean_images(rows)
+    wrong = np.array([[_value(row, seed, images) for seed in seeds] for row in rows], dtype=float)
+    wrong = wrong.reshape(len(rows), -1)
     ranked = dict(_ranks(rows, wrong, [k for k, row in enumerate(rows) if not row.unranked]))
     none = {"rank": None, "group": "", "seeds_needed": None}
     return [
@@ -237,8 +245,14 @@ def compared_rows(rows: Sequence[Row], kind: TableKind) -> list[Row]:
             differences=differences,
             **ranked.get(k, none),
         )
-        for k, (row, differences) in enumerate(zip(rows, _differences(rows, wrong, by_name, kind), strict=True))
+        for k, (row, differences) in enumerate(zip(rows, _differences(rows, wrong, images, by_name, kind), strict=True))
     ]
+
+
+def mean_images(rows: Sequence[Row]) -> float:
+    """Test images of a run, the mean over all runs: differences are of shares, given in images of so many."""
+    sizes = [run.images for row in rows for run in row.finished.values()]
+    return sum(sizes) / len(sizes) if sizes else 1.0
 
 
 def _missing(rows: Sequence[Row], free: int) -> list[tuple[int, ...]]:
@@ -258,7 +272,7 @@ def _controls_missing(row: Row, there: Mapping[str, Set[int]]) -> tuple[str, ...
 
 
 def _differences(
-    rows: Sequence[Row], wrong: Array, by_name: Mapping[str, int], kind: TableKind
+    rows: Sequence[Row], wrong: Array, images: float, by_name: Mapping[str, int], kind: TableKind
 ) -> list[dict[str, Difference]]:
     """Paired differences to the references; each reference makes one family for Holm's correction."""
     found: list[dict[str, Difference]] = [{} for _ in rows]
@@ -269,7 +283,7 @@ def _differences(
         common = (~np.isnan(wrong[at] - wrong)).sum(axis=1).tolist()
         others = [k for k, row in enumerate(rows) if k != at and row.top1 is not None and common[k]]
         tests = family(wrong[at] - wrong[others], len(others) + 1)
-        points = np.array([100 / rows[k].test_images for k in others])
+        points = 100 / images
         values = (tests.mean * points, tests.half * points, tests.p, tests.p_holm)
         for k, mean, half, p, p_holm in zip(others, *(value.tolist() for value in values), strict=True):
             found[k][name] = Difference(name, mean, _none(half), common[k], _none(p), _none(p_holm))
@@ -299,9 +313,10 @@ def _top1(row: Row) -> float:
     return row.top1.mean if row.top1 else -math.inf
 
 
-def _value(row: Row, seed: int) -> float:
-    found = row.wrong.get(seed)
-    return math.nan if found is None else found
+def _value(row: Row, seed: int, images: float) -> float:
+    """Wrong images of a run, as many of ``images`` as they are of its own."""
+    run = row.finished.get(seed)
+    return math.nan if run is None or run.wrong is None else run.wrong * (images / run.images)
 
 
 def _over(value: float | None, dense: float | None) -> float | None:

@@ -14,6 +14,7 @@ from bench.errors import UsageError
 from bench.spec.near_names import unknown
 from leaderboard.reader.model import ALPHA, Board, Mean, Row, Table
 from leaderboard.reader.numbers import settle
+from leaderboard.stats.boards import mean_images
 from leaderboard.stats.statistics import QUANTUM, family, holm, interval, seeds_needed
 
 EXACT = 16
@@ -116,17 +117,18 @@ def _compare(board: Board, table: Table, a: Row, b: Row) -> Comparison | None:
     seeds = [s for s in sorted(mine.keys() & theirs.keys()) if mine[s] is not None and theirs[s] is not None]
     if not seeds:
         return None
-    wrong = np.array([[mine[s] for s in seeds], [theirs[s] for s in seeds]], dtype=float)
+    size = mean_images([a, b])
+    wrong = np.array([[row.finished[s].wrong * (size / row.finished[s].images) for s in seeds] for row in (a, b)])
     images = wrong[1] - wrong[0]
-    points, test = 100 / a.test_images, family(images[None], 2)
+    points, test = 100 / size, family(images[None], 2)
     half, p = test.half[0], test.p[0]
     needed = float(seeds_needed(*test.mean, *test.deviation)) if len(seeds) > 1 and images.any() else math.nan
     return Comparison(
         board=board,
         table=table,
         seeds=tuple(seeds),
-        a=_mean(list(wrong[0]), a.test_images),
-        b=_mean(list(wrong[1]), b.test_images),
+        a=_mean(list(wrong[0]), size),
+        b=_mean(list(wrong[1]), size),
         mean=float(images.mean()) * points,
         half=None if math.isnan(half) else float(half) * points,
         p=None if math.isnan(p) else float(p),
@@ -154,6 +156,6 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     return sum(ways for total, ways in sums.items() if abs(total) >= observed) / 2 ** len(differences)
 
 
-def _mean(wrong: Sequence[float], n: int) -> Mean:
+def _mean(wrong: Sequence[float], n: float) -> Mean:
     mean, half = interval(wrong, QUANTUM)
     return Mean(100 * (1 - mean / n), None if half is None else 100 * half / n)

@@ -89,4 +89,4 @@ def _errors(table: Table) -> dict[str, float]:
 
 def _error(row: Row) -> float:
     assert row.top1 is not None
-    return max(1 - row.top1.mean / 100, 0.5 / row.test_images)
+    return max(1 - row.top1.mean / 100, 0.5 / max(run.images for run in row.finished.values()))

@@ -60,7 +60,11 @@ def area(points: Sequence[Point]) -> Mean | None:
     keeps = np.array([point.keep for point in rising])
     accuracies = [[_accuracy(point.row, seed) for point in rising] for seed in seeds]
     values = (np.trapezoid(accuracies, keeps) / (keeps[-1] - keeps[0])).tolist()
-    return Mean(*interval(values, 100 * QUANTUM / points[0].row.test_images / np.sqrt(len(points))))
+    return Mean(
+        *interval(
+            values, 100 * QUANTUM / min(run.images for run in points[0].row.finished.values()) / np.sqrt(len(points))
+        )
+    )
 
 
 def reaches(points: Sequence[Point], dense: Row | None) -> tuple[Reach, ...]:
@@ -118,7 +122,8 @@ def _fronts(tables: Sequence[Table], kind: str) -> dict[str, list[tuple[str, flo
 
 
 def _accuracy(row: Row, seed: int) -> float:
-    return 100 * (1 - (row.finished[seed].wrong or 0) / row.test_images)
+    run = row.finished[seed]
+    return 100 * (1 - (run.wrong or 0) / run.images)
 
 
 def _factor(run: Run, what: str, dense: Row) -> float | None:

@@ -35,7 +35,7 @@ def make_row(records: Sequence[Record]) -> Row:
     first = records[0]
     done = [r for r in records if r.status == "ok"]
     failed = [r.seed for r in records if r.status in ("failed", "diverged")]
-    n = int(done[0].test_images) if done else 0
+    images = [int(r.test_images) for r in done]
     whole = bool(done) and not failed
     return Row(
         spec=first.spec_sha256[:12],
@@ -44,9 +44,9 @@ def make_row(records: Sequence[Record]) -> Row:
         track=(done or records)[0].track,
         runs=tuple(_run(r) for r in records),
         missing=(),
-        test_images=n,
-        top1=accuracy([r.final_wrong_images for r in done], n) if whole else None,
-        pruned=accuracy([r.pruned_wrong_images for r in done], n) if whole else None,
+        test_images=None if len(set(images)) > 1 else images[0] if images else 0,
+        top1=accuracy([r.final_wrong_images for r in done], images) if whole else None,
+        pruned=accuracy([r.pruned_wrong_images for r in done], images) if whole else None,
         macs=_mean(r.final_macs for r in done),
         params=_mean(r.final_params for r in done),
         macs_percent=_mean(100 * r.final_macs / r.dense_macs for r in done),
@@ -164,16 +164,17 @@ def _run(r: Record) -> Run:
         times=(r.small_speedup, r.large_speedup),
         ms=(r.small_final_ms, r.large_final_ms),
         training_macs=int(r.training_macs) if done else None,
+        images=int(r.test_images) if done else 0,
     )
 
 
-def accuracy(wrong: Sequence[float | None], n: int) -> Mean | None:
-    """Mean top-1 over runs that get so many of ``n`` test images wrong, per cent; None where one is not known."""
-    known = [w for w in wrong if w is not None]
-    if not known or len(known) != len(wrong):
+def accuracy(wrong: Sequence[float | None], images: Sequence[int]) -> Mean | None:
+    """Mean top-1 over runs that get so many of their test images wrong, per cent; None where one is not known."""
+    shares = [100 * w / n for w, n in zip(wrong, images, strict=True) if w is not None and n]
+    if not shares or len(shares) != len(wrong):
         return None
-    mean, half = interval(known, QUANTUM)
-    return Mean(100 * (1 - mean / n), None if half is None else 100 * half / n)
+    mean, half = interval(shares, 100 * QUANTUM / min(images))
+    return Mean(100 - mean, half)
 
 
 def short_of_budget(done: Sequence[Record]) -> float:
