@@ -21,7 +21,7 @@ from bench.data.image_files import DECODING, Files, inspected
 from bench.data.image_folder import PREFIX, find_folder, resolve
 from bench.data.image_set import Images, ImageSet
 from bench.data.image_stream import Stream, decode_all, workers_for
-from bench.data.registration import Dataset, Raw, dataset
+from bench.data.registration import Dataset, Raw, dataset, fold_of_each
 from bench.errors import SetupError
 from bench.progress import Progress
 from bench.spec.registry import DATASETS
@@ -129,15 +129,6 @@ def load_test(
     everything = torch.ones(len(labels), dtype=torch.bool)
     images = loading.images(source, labels, everything, like.mean, like.std, like.labels.device)
     return images.laid_out(like.layout), digest
-
-
-def fold_of_each(labels: Tensor, folds: int) -> Tensor:
-    """Int64 ``[N]``: the fold that each image tests in; the images of a class take turns."""
-    found = torch.zeros(len(labels), dtype=torch.int64)
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        found[members] = torch.arange(len(members)) % folds
-    return found
 
 
 def validation_split(labels: Tensor, seed: int) -> Tensor:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bench.data.image_files import Files
 from bench.spec.registry import DATASETS
@@ -112,3 +114,12 @@ def dataset(
         return loader
 
     return decorate
+
+
+def fold_of_each(labels: Tensor, folds: int) -> Tensor:
+    """Int64 ``[N]``: the fold that each image tests in; the images of a class take turns."""
+    found = torch.zeros(len(labels), dtype=torch.int64)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        found[members] = torch.arange(len(members)) % folds
+    return found

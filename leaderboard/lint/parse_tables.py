@@ -19,7 +19,7 @@ from leaderboard.render.tables import CSV, KIND
 from leaderboard.stats.rows import most_common
 
 COUNTS = "wrong_test_images_by_seed"
-COUNT = re.compile(rf"(\d{{1,15}}):(\d{{1,15}}|{FAILED}|{re.escape(MISSING)})")
+COUNT = re.compile(rf"(\d{{1,15}}):(\d{{1,15}}(?:/[1-9]\d{{0,14}})?|{FAILED}|{re.escape(MISSING)})")
 SHARES = {letter: name for name, letter in SHARE_LETTERS.items()}
 
 
@@ -110,8 +110,8 @@ def _json(text: str) -> list[Sheet]:
                     for name in FIELDS.keys() - row.keys():
                         sheet.add(entry, name, "columns", "the field is not there")
                     _fields(sheet, entry, {name: row[name] for name in FIELDS if name in row})
-                    done = {f"{run['seed']}:{run['wrong']}" for run in row["runs"] if run["wrong"] is not None}
                     said = set(str(row.get(COUNTS)).split())
+                    done = {_count_of(run, "/" in str(said)) for run in row["runs"] if run["wrong"] is not None}
                     if done != {part for part in said if not part.endswith((FAILED, MISSING))}:
                         sheet.add(entry, COUNTS, "counts", f"the runs say {' '.join(sorted(done))[:80]}")
     except (KeyError, TypeError, AttributeError) as error:
@@ -285,6 +285,11 @@ def _row(sheet: Sheet, entry: Entry) -> Row:
         controls_missing=tuple(filter(None, (get("controls_missing") or "").split(", "))),
         notes=tuple(filter(None, (get("notes") or "").split("; "))),
     )
+
+
+def _count_of(run: Mapping[str, Any], of: bool) -> str:
+    """A run's count as the row has it, of its own number of images where rows have that."""
+    return f"{run['seed']}:{run['wrong']}{'/' + str(run['images']) if of else ''}"
 
 
 def _counts(text: str) -> dict[int, str]:

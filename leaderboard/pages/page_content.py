@@ -53,7 +53,7 @@ def sections(board: Board) -> list[dict[str, Any]]:
         notes, marks = footnotes(table)
         lines = [Line(row, table, tuple(map(int, own.split()))) for row, own in zip(table.rows, marks, strict=True)]
         batches = {(row.speeds[0].batch, row.speeds[-1].batch) for row in table.rows if row.speeds}
-        sizes = {row.test_images for row in table.rows}
+        sizes = {row.test_images or 0 for row in table.rows}
         found.append(
             {
                 "table": table,

@@ -233,7 +233,7 @@ def compared_rows(rows: Sequence[Row], kind: TableKind) -> list[Row]:
     there = {row.name: row.finished.keys() for row in rows}
     seeds = sorted({seed for row in rows for seed in row.finished})
     images = mean_images(rows)
-    wrong = np.array([[_value(row, seed, images) for seed in seeds] for row in rows], dtype=float)
+    wrong = np.array([[wrong_of(row, seed, images) for seed in seeds] for row in rows], dtype=float)
     wrong = wrong.reshape(len(rows), -1)
     ranked = dict(_ranks(rows, wrong, [k for k, row in enumerate(rows) if not row.unranked]))
     none = {"rank": None, "group": "", "seeds_needed": None}
@@ -251,7 +251,7 @@ def compared_rows(rows: Sequence[Row], kind: TableKind) -> list[Row]:
 
 def mean_images(rows: Sequence[Row]) -> float:
     """Test images of a run, the mean over all runs: differences are of shares, given in images of so many."""
-    sizes = [run.images for row in rows for run in row.finished.values()]
+    sizes = [run.images for row in rows for run in row.finished.values() if run.images]
     return sum(sizes) / len(sizes) if sizes else 1.0
 
 
@@ -313,10 +313,10 @@ def _top1(row: Row) -> float:
     return row.top1.mean if row.top1 else -math.inf
 
 
-def _value(row: Row, seed: int, images: float) -> float:
+def wrong_of(row: Row, seed: int, images: float) -> float:
     """Wrong images of a run, as many of ``images`` as they are of its own."""
     run = row.finished.get(seed)
-    return math.nan if run is None or run.wrong is None else run.wrong * (images / run.images)
+    return math.nan if run is None or run.wrong is None or not run.images else run.wrong * (images / run.images)
 
 
 def _over(value: float | None, dense: float | None) -> float | None:

@@ -14,7 +14,7 @@ from bench.errors import UsageError
 from bench.spec.near_names import unknown
 from leaderboard.reader.model import ALPHA, Board, Mean, Row, Table
 from leaderboard.reader.numbers import settle
-from leaderboard.stats.boards import mean_images
+from leaderboard.stats.boards import mean_images, wrong_of
 from leaderboard.stats.statistics import QUANTUM, family, holm, interval, seeds_needed
 
 EXACT = 16
@@ -118,7 +118,7 @@ def _compare(board: Board, table: Table, a: Row, b: Row) -> Comparison | None:
     if not seeds:
         return None
     size = mean_images([a, b])
-    wrong = np.array([[row.finished[s].wrong * (size / row.finished[s].images) for s in seeds] for row in (a, b)])
+    wrong = np.array([[wrong_of(row, seed, size) for seed in seeds] for row in (a, b)])
     images = wrong[1] - wrong[0]
     points, test = 100 / size, family(images[None], 2)
     half, p = test.half[0], test.p[0]

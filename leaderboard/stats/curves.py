@@ -60,11 +60,8 @@ def area(points: Sequence[Point]) -> Mean | None:
     keeps = np.array([point.keep for point in rising])
     accuracies = [[_accuracy(point.row, seed) for point in rising] for seed in seeds]
     values = (np.trapezoid(accuracies, keeps) / (keeps[-1] - keeps[0])).tolist()
-    return Mean(
-        *interval(
-            values, 100 * QUANTUM / min(run.images for run in points[0].row.finished.values()) / np.sqrt(len(points))
-        )
-    )
+    images = min(run.images for run in points[0].row.finished.values())
+    return Mean(*interval(values, 100 * QUANTUM / images / np.sqrt(len(points))))
 
 
 def reaches(points: Sequence[Point], dense: Row | None) -> tuple[Reach, ...]:

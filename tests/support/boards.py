@@ -56,7 +56,11 @@ def boards_of(folder):
 def row(number, keep, count=5):
     """One row of a large table."""
     runs = tuple(
-        Run(f"{number:012x}-s{s}", f"{number}-{keep}-{s}", f"{number}/{s}.json", s, "ok", 90 + s, 500, 50, (1.1, 1.4))
+        Run(
+            *(f"{number:012x}-s{s}", f"{number}-{keep}-{s}", f"{number}/{s}.json", s),
+            *("ok", 90 + s, 500, 50, (1.1, 1.4)),
+            images=1000,
+        )
         for s in range(count)
     )
     difference = {to: Difference(to, 0.5, 0.4, count, 0.02, 0.3) for to in ("dense", "random", "uniform_thin")}

@@ -411,9 +411,9 @@ def larger_training_set(method, seed):
 @pytest.mark.parametrize(
     ("alter", "key", "says"),
     [
-        (larger_test_set, "test_images", "test_images is 9,940, in 25 records of this test_sha256 500"),
+        (larger_test_set, "images", "test_images is 9,940, in 25 records of this test_sha256 500"),
         (larger_network, "dense_macs", "dense_macs is 200,000, in 25 records of this arch_sha256 100,000"),
-        (larger_training_set, "train_images", "train_images is 1,050, in 25 records of this train_sha256 1,000"),
+        (larger_training_set, "images", "train_images is 1,050, in 25 records of this train_sha256 1,000"),
     ],
 )
 def test_another_size_under_one_hash_is_another_board(tmp_path, alter, key, says):
