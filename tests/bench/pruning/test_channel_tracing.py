@@ -135,9 +135,7 @@ SHARED = {"stem": lambda: conv(3, 6), "first": lambda: conv(6, 4), "second": lam
         ),
         (excited, "0", {"0": "out", "1": "both", "3.fc1": "in", "3.fc2": "scale", "4": "in"}),
         (
-            lambda: scaling(
-                lambda self, x: self.excitation(self.main(x)), excitation=Excitation(6, 3), main=conv(3, 6)
-            ),
+            lambda: scaling(lambda self, x: self.scale(self.main(x)), scale=Excitation(6, 3), main=conv(3, 6)),
             "main",
             {"scale.fc1": "in", "scale.fc2": "scale", "head.2": "in", "main": "out"},
         ),
