@@ -102,7 +102,7 @@ def test_preempted_without_a_warning_and_without_accounting(own_cluster, start, 
     assert _comparable(done) == undisturbed
 
 
-def test_a_time_limit_shorter_than_the_run(slurm_env, start, undisturbed):
+def test_time_limit_shorter_than_the_run(slurm_env, start, undisturbed):
     out, _ = start("time = 2", seconds=8.0, at=EPOCHS // 2)
     done = finish(out)
     job = done.job
@@ -113,7 +113,7 @@ def test_a_time_limit_shorter_than_the_run(slurm_env, start, undisturbed):
     assert _comparable(done) == undisturbed
 
 
-def test_a_node_that_dies(slurm_env, start, undisturbed):
+def test_node_that_dies(slurm_env, start, undisturbed):
     out, job = start()
     node = slurm_env.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
     slurm_env.kill_node(node)
@@ -123,7 +123,7 @@ def test_a_node_that_dies(slurm_env, start, undisturbed):
     assert _comparable(done) == undisturbed
 
 
-def test_a_job_killed_at_once_is_lost_and_can_be_tried_again(slurm_env, start, undisturbed):
+def test_job_killed_at_once_is_lost_and_can_be_tried_again(slurm_env, start, undisturbed):
     out, job = start()
     kill(slurm_env, job)
     wait_for(lambda: status(out)["counts"]["lost"] == 1, "that it is lost")

@@ -67,7 +67,7 @@ def test_jobs_run_on_all_nodes_with_gpus_and_are_accounted_for(slurm_env, tmp_pa
 
 
 @needs_slurm
-def test_a_job_survives_the_controller(slurm_env, tmp_path):
+def test_job_survives_the_controller(slurm_env, tmp_path):
     job = submit(slurm_env, script=f"echo $$ >> {tmp_path}/starts; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done")
     until((tmp_path / "starts").exists)
     slurm_env.save(job)
@@ -83,7 +83,7 @@ def test_a_job_survives_the_controller(slurm_env, tmp_path):
 
 @needs_slurm
 @pytest.mark.slow
-def test_a_job_of_a_dead_node_starts_again(own_cluster, tmp_path):
+def test_job_of_a_dead_node_starts_again(own_cluster, tmp_path):
     cluster = own_cluster(nodes=2, accounting=False)
     starts = tmp_path / "starts"
     # The second start ends at once.
@@ -100,7 +100,7 @@ def test_a_job_of_a_dead_node_starts_again(own_cluster, tmp_path):
 
 
 @needs_slurm
-def test_a_preempted_job_gets_its_signal(own_cluster, tmp_path):
+def test_preempted_job_gets_its_signal(own_cluster, tmp_path):
     cluster = own_cluster(nodes=1, accounting=False)
     # The signal goes to the shell too (B:), which hears it when the sleep it waits for in the background is cut short.
     script = f"trap 'touch {tmp_path}/signal; exit' USR2; touch {tmp_path}/start; while :; do sleep 0.1; done"
@@ -224,7 +224,7 @@ def test_missing_programs_are_named_with_their_packages(short_path, monkeypatch)
     assert not (short_path / "c").exists()
 
 
-def test_a_foreign_folder_is_left_alone(short_path, monkeypatch):
+def test_foreign_folder_is_left_alone(short_path, monkeypatch):
     monkeypatch.setattr(packages, "check", lambda accounting: None)
     (short_path / "thesis.tex").touch()
     with pytest.raises(UsageError, match="something else in it"):

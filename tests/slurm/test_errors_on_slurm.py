@@ -23,7 +23,7 @@ def test_unknown_partition_and_too_many_gpus_are_refused(slurm_env, tmp_path):
     assert "not available" in refused(tmp_path / "out", tmp_path, "gpus = 99")
 
 
-def test_the_controller_is_down(slurm_env, tmp_path):
+def test_controller_that_is_down(slurm_env, tmp_path):
     out = tmp_path / "out"
     slurm_env.kill("slurmctld")
     line = refused(out, tmp_path, "time = 10")
@@ -33,7 +33,7 @@ def test_the_controller_is_down(slurm_env, tmp_path):
     assert status(out)["counts"]["done"] == 1
 
 
-def test_an_error_on_the_node_is_a_record(slurm_env, tmp_path):
+def test_error_on_the_node_is_a_record(slurm_env, tmp_path):
     out = tmp_path / "out"
     words = sleepy(out, 0.0, 1, "--cluster", "slurm", "--profile", profile(tmp_path, 'device = "cuda:7"'))
     bench(*words)

@@ -130,7 +130,7 @@ def test_news_are_the_events_since_the_last_look(notes):
     assert list(reader.news()) == []
 
 
-def test_history_counts_the_ends_of_all_attempts_but_the_one_at_work(notes):
+def test_history_counts_ends_of_all_attempts_but_the_current(notes):
     for how in (PREEMPTED, None, TIMED_OUT, PREEMPTED, TERMINATED, None, DONE):
         notes.start("some-s0", "1")
         if how:
@@ -252,7 +252,7 @@ for k in range(int(sys.argv[3])):
 """
 
 
-def test_what_many_processes_append_at_once_is_all_there(tmp_path):
+def test_lines_of_many_processes_are_all_kept(tmp_path):
     """Also while one of them is killed in the middle."""
     folder = tmp_path / "b1"
     folder.mkdir()

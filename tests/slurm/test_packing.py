@@ -1,17 +1,15 @@
 """How many runs go into one job: so many, or as many as earlier records let fit."""
 
 import itertools
-import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.batches import spec_of
-from support.records import record, spec_table
+from support.records import ended, finished, record
 
 from bench.records import store
-from bench.runs.execute import execute
 from slurm.batch import Task
 from slurm.packing import estimates, pack
 from slurm.profile import Profile
@@ -52,24 +50,19 @@ def test_jobs_have_as_many_runs_as_fit_and_no_fewer(times, minutes, at_once):
 
 
 @pytest.fixture
-def recorded(make_run, tmp_path):
+def recorded(make_run):
     """Leaves records of runs that took so long; a value is ``{(method, seed): seconds}``."""
-    spec, options = make_run(out=tmp_path / "made")
-    text = json.dumps(store.as_table(execute(spec, options)))
 
-    def leave(out, taken, status="ok", **settings):
+    def leave(out, taken, status="ok"):
         for (method, seed), seconds in taken.items():
-            spec, _ = make_run(method, seed=seed, **settings)
-            made = json.loads(text)
-            made |= {"id": spec.id, "spec": spec_table(spec), "spec_sha256": spec.sha256, "status": status}
-            made["error"] = None if status == "ok" else {"type": "X", "message": "x", "traceback": []}
-            made["clock"]["seconds"] = {"train": seconds - 1.0, "method": 0.0, "measure": 1.0}
-            store.write(store.path_of(out, spec), record(made))
+            spec, _ = make_run(method, seed=seed)
+            table = finished(spec, seconds) if status == "ok" else ended(status, spec)
+            store.write(store.path_of(out, spec), record(table))
 
     return leave
 
 
-def test_runs_of_the_same_kind_count_before_those_of_other_methods(recorded, make_run, tmp_path):
+def test_estimates_prefer_runs_of_the_same_kind(recorded, make_run, tmp_path):
     out = tmp_path / "out"
     taken = {("l1_norm", 0): 10, ("l1_norm", 1): 30, ("l1_norm", 2): 1000, ("random", 0): 5}
     recorded(out, taken)

@@ -132,15 +132,11 @@ def test_script_has_nothing_that_was_not_asked_for(script):
         assert name not in found
     assert not {"array", "error", "dependency"} & set(found)
     assert (found["time"], found["signal"], found["mail-user"]) == ("2", "USR2@40", "me@here")
+    for after, jobs in ((["12_3"], "12_3"), (["12_0", "12_3", "15"], "12:15")):  # whole arrays, for short
+        assert flags(script("", after=after))["dependency"] == f"afterany:{jobs}"  # however these end
 
 
-def test_jobs_wait_for_others_however_these_end(script):
-    assert flags(script("", after=["12", "15"]))["dependency"] == "afterany:12:15"
-    assert flags(script("", after=["12_3"]))["dependency"] == "afterany:12_3"
-    assert flags(script("", after=["12_0", "12_3", "15"]))["dependency"] == "afterany:12:15"  # for short
-
-
-def test_the_log_is_where_it_is_looked_for(script, tmp_path):
+def test_log_is_where_the_batch_has_it(script, tmp_path):
     """SLURM's placeholders filled in."""
     profile = load_profile(None)
     for elements, job, filled in ((1, "12", {"%j": "12"}), (3, "12_2", {"%A": "12", "%a": "2"})):
@@ -183,7 +179,7 @@ def batch(tmp_path):
     return made
 
 
-def test_jobs_that_have_not_ended(program, batch):
+def test_queue_is_asked_for_a_few_batches_at_a_time(program, batch):
     program("squeue", "echo '12_0|RUNNING|None'; echo '12_1|PENDING|Resources'; echo '12_2|COMPLETING|None'")
     assert Slurm().live([batch]) == {"12_0": (RUNNING, ""), "12_1": (WAITING, "Resources"), "12_2": (RUNNING, "")}
     (call,) = program.called()
@@ -192,15 +188,14 @@ def test_jobs_that_have_not_ended(program, batch):
     program("squeue", "echo '12_0|REQUEUE_HOLD|job|requeued in held state'; echo '12_1|PENDING|None'")
     assert Slurm().live([batch]) == {"12_0": (WAITING, "job|requeued in held state"), "12_1": (WAITING, "")}
     program("squeue", "")
-    assert Slurm().live([batch]) == {}
-
-
-def test_many_batches_are_asked_for_a_few_at_a_time(program, batch):
-    program("squeue", "")
-    Slurm().live([replace(batch, token=f"{k:08x}") for k in range(120)])
+    program.called()
+    assert Slurm().live([replace(batch, token=f"{k:08x}") for k in range(120)]) == {}
     names = [name for call in program.called() for name in call.split("-n ")[1].split()[0].split(",")]
     assert sorted(names) == sorted(f"some-{k:08x}" for k in range(120))
     assert max(map(len, names)) < 100
+    for answer, size in (("MaxArraySize            = 5'; echo 'MaxArrayTasks = 3", 5), ("nothing of it", 1000)):
+        program("scontrol", f"echo '{answer}'")
+        assert Slurm().max_array_size() == size
 
 
 def test_how_jobs_ended(program):
@@ -221,7 +216,7 @@ def test_how_jobs_ended(program):
         assert Slurm().ends(["12_0"]) == {}
 
 
-def test_whole_arrays_are_cancelled_at_once_and_single_jobs_by_name(program, batch):
+def test_whole_arrays_are_cancelled_at_once_others_by_job(program, batch):
     program("scancel", "")
     other = replace(batch, token="9", jobs=("15_0", "15_1", "15_2"))
     Slurm().cancel([batch, other], ["12_0", "12_1", "12_2", "15_1"])
@@ -230,13 +225,6 @@ def test_whole_arrays_are_cancelled_at_once_and_single_jobs_by_name(program, bat
     assert program.called() == []
     Slurm().withdraw(batch)
     assert program.called() == [f"scancel -n {batch.name}"]
-
-
-def test_the_largest_array(program):
-    program("scontrol", "echo 'MaxArraySize            = 5'; echo 'MaxArrayTasks = 3'")
-    assert Slurm().max_array_size() == 5
-    program("scontrol", "echo nothing of it")
-    assert Slurm().max_array_size() == 1000
 
 
 def test_refusal_is_one_line_and_a_limit_is_another_kind(program, batch):
@@ -294,7 +282,7 @@ def test_array_jobs_wait_for_their_own_jobs_only(program, batch, accepting):
     assert Slurm().submit(replace(batch, jobs=()), load_profile(None), [["7_0"], [], ["7_1"]]).jobs  # waits longer
 
 
-def test_a_cluster_that_is_silent_or_not_there(program, batch, monkeypatch):
+def test_cluster_that_is_silent_or_missing(program, batch, monkeypatch):
     program("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(SetupError, match=r"squeue: .*Unable to contact") as caught:
         Slurm().live([batch])

@@ -84,7 +84,7 @@ def test_kinds_of_epochs_are_not_compared_with_each_other():
     assert (sharing.count, sharing.settled) == (1, True)
 
 
-def test_first_epoch_of_each_process_after_a_change_does_not_count():
+def test_first_epoch_of_a_process_after_a_change_is_ignored():
     """Part of it passed before, or while the others were starting."""
     sharing = Sharing(2)
     for _ in range(4):

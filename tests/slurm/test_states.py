@@ -158,24 +158,18 @@ def test_silent_cluster_leaves_only_its_own_runs_unknown(tmp_path, clusters):
     assert found.problems == ["SLURM does not answer"]
 
 
-def test_an_interrupted_run_is_missing_unless_its_job_is_there(tmp_path, slurm):
-    spec = spec_of()
-    submitted(tmp_path, [spec])
-    leave(tmp_path, spec, "interrupted")
-    found = only(tmp_path, spec)
-    assert (found.state, found.detail) == (MISSING, "stopped")
-    slurm.alive["7"] = (WAITING, "Priority")
-    assert told(tmp_path, spec) == (WAITING, "Priority")
-
-
-def test_a_run_at_which_somebody_is_without_a_job_is_running(tmp_path, slurm):
+def test_interrupted_run_is_missing_unless_somebody_is_at_it(tmp_path, slurm):
     spec = spec_of()
     with run_lock(tmp_path, spec.id):
-        found = only(tmp_path, spec)
-        assert (found.state, found.detail, found.job) == (RUNNING, "not as a job", None)
+        held = only(tmp_path, spec)
+        assert (held.state, held.detail, held.job) == (RUNNING, "not as a job", None)
         submitted(tmp_path, [spec])  # whose job is gone
         assert only(tmp_path, spec).state == RUNNING
     assert only(tmp_path, spec).state == LOST
+    leave(tmp_path, spec, "interrupted")
+    assert told(tmp_path, spec) == (MISSING, "stopped")
+    slurm.alive["7"] = (WAITING, "Priority")
+    assert told(tmp_path, spec) == (WAITING, "Priority")
 
 
 # --- runs that are carried out again -------------------------------------------------------------------------

@@ -23,7 +23,7 @@ method = "uniform_thin"
 """
 
 
-def test_24_runs_as_arrays_over_four_nodes_are_those_of_this_process(slurm_env, tmp_path):
+def test_24_runs_on_four_nodes_are_those_of_this_process(slurm_env, tmp_path):
     file, out = tmp_path / "sweep.toml", tmp_path / "out"
     file.write_text(SWEEP)
     first = profile(tmp_path, "time = 30\nruns_per_job = 3", cpus=4)  # a whole node, so that all four are used
@@ -76,7 +76,7 @@ def test_thousand_runs_are_a_few_arrays(slurm_env, tmp_path):
     bench("cancel", file, "--out", out)
 
 
-def test_a_base_is_trained_once_and_waited_for(slurm_env, tmp_path):
+def test_base_is_trained_once_and_waited_for(slurm_env, tmp_path):
     out, file = tmp_path / "out", profile(tmp_path, "time = 30")
     words = ("run", "--method", "l1_norm", *TINY, "--plugin", "tests/plugins/small.py", "--out", out, "--epochs", 3)
     for share in (0.5, 0.25):

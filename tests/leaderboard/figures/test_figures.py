@@ -98,7 +98,7 @@ def test_costs_can_be_chosen_where_they_were_measured(board):
         assert draw.svg(spec).count('stroke-dasharray="1,3"') == lines_there
 
 
-def test_the_front_is_what_no_cheaper_row_beats():
+def test_front_is_what_no_cheaper_row_beats():
     base = large(3)
     table = base.tables[0]
     wanted = [(0.5, 90.0), (0.7, 85.0), (0.9, 95.0)]
@@ -195,7 +195,7 @@ def test_figures_of_a_board_are_written_for_papers(board, tmp_path):
     assert int.from_bytes(density[:4], "big") == round(300 / 0.0254)  # pixels a metre
 
 
-def test_a_spec_is_written_as_it_is(tmp_path):
+def test_spec_is_written_as_it_is(tmp_path):
     spec = draw.profile(PROFILE)
     draw.save(spec, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text()) == spec

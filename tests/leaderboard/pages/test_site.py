@@ -138,7 +138,7 @@ def test_record_page_has_the_run_and_its_file(found, whole, tmp_path):
     assert "cannot be shown" in (tmp_path / f"site/records/{run.page}.html").read_text()
 
 
-def test_what_is_said_of_methods_publications_and_problems(whole):
+def test_pages_describe_methods_publications_and_problems(whole):
     method = (whole / "methods/ddrop.html").read_text()
     assert "drops by distance" in method and '<a href="https://example.org/x"' in method
     assert method.count("93.25") == 2

@@ -126,7 +126,7 @@ def in_view(browser, figure):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_page_draws_asks_for_files_only_and_works_without_scripts(browser, open_page, pages, kind):
+def test_page_draws_loads_only_files_and_works_without_scripts(browser, open_page, pages, kind):
     open_page(kind)
     drawn(browser)
     assert browser.execute_script("return window.hacked") is None
@@ -172,7 +172,7 @@ def head(browser, name):
     raise AssertionError(name)
 
 
-def test_a_column_is_sorted_by_click_and_by_key(browser, open_page):
+def test_column_is_sorted_by_click_and_by_key(browser, open_page):
     from selenium.webdriver.common.keys import Keys
 
     def numbers(texts):
@@ -276,7 +276,7 @@ def test_keyboard_reaches_content_points_and_the_command(browser, open_page):
     until(lambda: button.text in ("Copied", "Selected"))
 
 
-def test_the_cost_and_the_budget_of_the_plot_are_chosen(browser, open_page):
+def test_cost_and_budget_of_the_plot_are_chosen(browser, open_page):
     from selenium.webdriver.support.ui import Select
 
     open_page("board")

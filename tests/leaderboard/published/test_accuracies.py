@@ -21,7 +21,7 @@ where = "Tab. 1"
 TWICE = ROW.split("\n", 2)[2] + "[[accuracies]]"
 
 
-def test_the_shipped_files():
+def test_published_files_are_complete():
     claims = accuracies()
     assert len(names()) > 10
     assert len(claims) > 50
@@ -86,7 +86,7 @@ def file(tmp_path):
     return write
 
 
-def test_a_row_is_what_it_says(file):
+def test_row_has_the_values_of_its_file(file):
     found = load(file(ROW))
     (row,) = found.accuracies
     told = {"base_percent": 93.36, "where": "Tab. 1", "source": "a paper, Tab. 1"}

@@ -108,7 +108,7 @@ def test_verdicts():
     assert exactly.verdicts[0].outcome == "met"
 
 
-def test_a_target_is_not_measured_unless_every_run_has_it():
+def test_target_is_measured_only_if_every_run_has_it():
     wanted = group(target("curve.val_top1", left=0.5))
     for records, complete in (([], True), ([made()], False), ([made(), made(curve=())], True)):
         verdict = judge("g", wanted, records, complete).verdicts[0]
@@ -211,7 +211,7 @@ def replay(tmp_path, file, monkeypatch, capsys):
     return run
 
 
-def test_a_claim_that_holds_and_one_that_does_not(replay, tmp_path):
+def test_claims_that_hold_and_fail(replay, tmp_path):
     code, out, err = replay()
     assert code == 1
     assert err.splitlines() == ["bench: error: 1 of 3 targets not met: missed final.top1 (missed)"]
@@ -234,7 +234,7 @@ def test_a_claim_that_holds_and_one_that_does_not(replay, tmp_path):
     assert [t["outcome"] for t in found["met"]["targets"]] == ["met", "met"]
 
 
-def test_a_run_that_fails_leaves_its_targets_unmeasured(replay):
+def test_run_that_fails_leaves_its_targets_unmeasured(replay):
     diverging = ('precision = "fp32", "train.lr" = 0.1', 'precision = "fp32", "train.lr" = 1e30')
     code, out, err = replay("--only", "met", "--seeds", "0", changes=[diverging])
     assert code == 1

@@ -128,7 +128,7 @@ def test_changed_file_is_read_again_and_a_lost_one_forgotten(tmp_path):
     assert [p.file for p in frame.attrs["problems"]] == [first.relative_to(tmp_path).as_posix()]
 
 
-def test_a_cache_that_came_with_the_records_is_not_believed(tmp_path):
+def test_cache_that_came_with_the_records_is_not_used(tmp_path):
     """The time of change is the kernel's: a copy has another one, whatever times of writing it pretends."""
 
     put(tmp_path / "theirs", made(wrong=100))

@@ -75,7 +75,7 @@ def numbers_of(instance):
     return [value for value in values if isinstance(value, float)]
 
 
-def test_what_a_record_says_stays_exact(folder):
+def test_values_of_a_record_stay_exact(folder):
     times = {run.times[0] for board in boards(folder) for t in board.tables for row in t.rows for run in row.runs}
     assert times <= {found["latency"][0]["speedup"] for found in RECORDS}
     assert any(time != derived(time) for time in times)

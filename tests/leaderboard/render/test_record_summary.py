@@ -77,7 +77,7 @@ def test_summary_has_a_column_and_a_line_for_each_runtime():
         (Budget(widths=(10,)), None),
     ],
 )
-def test_a_size_too_far_below_its_budget_is_noted(budget, said):
+def test_size_too_far_below_its_budget_is_noted(budget, said):
     spec = dataclasses.replace(SPEC, budget=budget)
     text = summary(RECORD | {"id": spec.id, "spec": spec_table(spec), "spec_sha256": spec.sha256})
     assert ("note: " in text) == (said is not None)

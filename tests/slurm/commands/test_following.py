@@ -72,7 +72,7 @@ def test_submission_is_printed(sweep, slurm, tmp_path):
 
 
 @pytest.mark.parametrize("words", [[], ["--shard", "2/3"], ["--data-dir", "some where"]])
-def test_the_command_to_follow_with_means_the_same_runs(sweep, bench, words):
+def test_follow_command_means_the_same_runs(sweep, bench, words):
     out = sweep(*words)[1]
     follow = shlex.split(re.search(r"^follow: python -m bench (.*)$", out, re.M)[1])
     code, shown, _ = bench(*follow, "--json")

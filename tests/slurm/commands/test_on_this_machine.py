@@ -42,7 +42,7 @@ def records(out):
 
 
 @pytest.mark.slow
-def test_a_sweep_on_this_machine_leaves_the_records_of_one_in_this_process(start, bench, tmp_path):
+def test_local_sweep_gives_the_records_of_one_in_this_process(start, bench, tmp_path):
     path, local, inline = write(tmp_path / "some.toml", DIGITS), tmp_path / "local", tmp_path / "inline"
     going = start("sweep", path, "--cluster", "local", "--jobs", 2, "--wait", "--threads", 1, "--out", local)
     assert bench("sweep", path, "--cluster", "inline", "--threads", 1, "-q", "--out", inline)[0] == 0
@@ -112,7 +112,7 @@ def test_interrupted_wait_leaves_the_jobs_alone(start, bench, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_who_reads_what_a_submission_says_need_not_wait_for_its_jobs(start, tiny, tmp_path):
+def test_output_of_a_submission_ends_before_its_jobs(start, tiny, tmp_path):
     """As ``bench sweep ... | tee log`` does."""
     path, words = tiny('method = "patient"')
     pipe = subprocess.PIPE

@@ -83,7 +83,7 @@ def test_wrong_words_and_places_are_one_line(bench, tmp_path, monkeypatch):
         assert ("default: all that was run or submitted" in text) == has
 
 
-def test_a_dry_run_for_slurm_needs_no_slurm(bench, tmp_path, monkeypatch):
+def test_dry_run_for_slurm_needs_no_slurm(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     path = write(tmp_path / "some.toml", DIGITS)
     profile = write(tmp_path / "mine.toml", 'partition = "gpu"\ntime = "2:00:00"\nruns_per_job = 2')
@@ -101,7 +101,7 @@ def test_a_dry_run_for_slurm_needs_no_slurm(bench, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_for_this_machine(bench, tmp_path):
+def test_dry_run_for_this_machine(bench, tmp_path):
     path = write(tmp_path / "some.toml", DIGITS)
     code, out, err = bench("sweep", path, "--cluster", "local", "--jobs", 3, "--dry-run", "--out", tmp_path / "out")
     assert (code, err) == (0, "5 of 5 runs would be submitted\n")

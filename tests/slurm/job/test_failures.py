@@ -45,7 +45,7 @@ def test_each_failure_leaves_its_record_and_costs_no_other_run(make_run, tmp_pat
     assert len(attempts(tmp_path, failing["not finite"])) == 1
 
 
-def test_a_run_of_damaged_images_leaves_a_failed_record(make_run, tmp_path):
+def test_run_of_damaged_images_leaves_a_failed_record(make_run, tmp_path):
     """Though what is behind it is an OSError, as that of a full disk is."""
     place = image_folders.write_folder(tmp_path / "data" / "pets", train=20)
     (place / "train" / "cat" / "003.png").write_bytes(b"no image")
@@ -69,7 +69,7 @@ def test_failed_base_is_reported_by_every_run_on_it(make_run, tmp_path):
     assert found(tmp_path, fine).status == "ok"
 
 
-def test_a_journal_that_takes_nothing_costs_no_run(make_run, tmp_path, monkeypatch):
+def test_journal_that_takes_nothing_costs_no_run(make_run, tmp_path, monkeypatch):
     spec, _ = make_run()
 
     def full(*given, **facts):
@@ -81,7 +81,7 @@ def test_a_journal_that_takes_nothing_costs_no_run(make_run, tmp_path, monkeypat
     assert found(tmp_path, spec).status == "ok"
 
 
-def test_a_debugged_job_raises_what_went_wrong(make_run, tmp_path, monkeypatch):
+def test_debugged_job_raises_the_error(make_run, tmp_path, monkeypatch):
     monkeypatch.delenv("SUBMITIT_EXECUTOR")
     monkeypatch.setenv("SUBMITIT_DEBUG_JOB_ID", "DEBUG_1")
     spec, _ = make_run("nan_scores")

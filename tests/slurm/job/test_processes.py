@@ -64,7 +64,7 @@ def test_two_jobs_with_the_same_runs_carry_out_each_once(make_run, tmp_path, wor
 
 
 @pytest.mark.slow
-def test_what_a_killed_job_was_at_is_taken_over_by_the_one_that_waits(make_run, tmp_path, workers):
+def test_run_of_a_killed_job_is_taken_over_by_a_waiting_one(make_run, tmp_path, workers):
     spec, options = make_run("patient", train__epochs=3)
     batch = workers.batch(tmp_path / "out", spec, jobs=2)
     started = workers(batch, "501", "502")

@@ -43,7 +43,7 @@ def test_job_leaves_the_record_that_the_run_command_leaves(finished, make_run, t
     assert len(attempts(batch.out, spec)) == 1
 
 
-def test_a_base_is_trained_once_for_all_runs(make_run, tmp_path):
+def test_base_is_trained_once_for_all_runs(make_run, tmp_path):
     specs = [make_run(method)[0] for method in ("l1_norm", "random")]
     base = Task(specs[0], base=True)
     batch = batch_of(tmp_path, base, *specs)
@@ -58,7 +58,7 @@ def test_a_base_is_trained_once_for_all_runs(make_run, tmp_path):
     assert len(attempts(tmp_path, base.key)) == 1
 
 
-def test_a_job_is_alive_while_it_works_and_not_after(make_run, tmp_path, monkeypatch):
+def test_job_is_alive_while_it_works_and_not_after(make_run, tmp_path, monkeypatch):
     batch = replace(batch_of(tmp_path, make_run()[0]), jobs=("77",))
     seen = []
     save = PhaseTrainer.save

@@ -169,7 +169,7 @@ def test_job_that_waits_for_anothers_run_hears_signals(make_run, tmp_path, at_wo
     assert attempts(tmp_path, spec) == []
 
 
-def test_what_another_does_is_waited_for_after_all_else_and_not_done_again(make_run, tmp_path, at_work, monkeypatch):
+def test_run_of_another_job_is_waited_for_last_and_not_repeated(make_run, tmp_path, at_work, monkeypatch):
     others, mine = make_run("l1_norm")[0], make_run("random")[0]
     batch = batch_of(tmp_path, others, mine)
     seen = []

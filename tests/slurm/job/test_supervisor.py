@@ -147,7 +147,7 @@ def test_job_continues_for_one_process_if_another_was_killed(make_users, tmp_pat
     assert sorted(str(attempts(batch.out, spec)[0].ended) for spec in specs) == ["None", "preempted"]
 
 
-def test_process_that_is_killed_is_survived_by_the_others_which_take_over_its_run(make_users, tmp_path, start):
+def test_run_of_a_killed_process_is_taken_over_by_another(make_users, tmp_path, start):
     specs = make_users(2, epochs=40, together=2)
     batch = users(tmp_path / "out", *specs, processes=2)
     process = start(batch)
