@@ -46,24 +46,14 @@ def processes_of(cluster) -> list[int]:
 
 
 @needs_slurm
-def test_jobs_run_on_all_nodes_with_gpus_and_are_accounted_for(slurm_env, tmp_path):
+def test_job_runs_and_is_accounted_for(slurm_env, tmp_path):
+    """Other jobs (arrays, GPUs, preempted, on a dead node): in test_sweep_, test_edges_ and test_attempts_on_slurm."""
     command = ["sbatch", "--wait", "-o", tmp_path / "out.txt", "--wrap", "echo on $SLURMD_NODENAME"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)  # found through os.environ
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out.txt").read_text().startswith("on n")
     job = result.stdout.split()[-1]
     until(lambda: states(slurm_env, job) == ["COMPLETED"])
-    seen = tmp_path / "nodes"
-    seen.mkdir()
-    script = f"touch {seen}/$SLURMD_NODENAME; while [ $(ls {seen} | wc -l) -lt 4 ]; do sleep 0.1; done"
-    job = submit(slurm_env, "--array=0-3", "--cpus-per-task=4", script=script)
-    until(lambda: states(slurm_env, job) == ["COMPLETED"] * 4)
-    assert sorted(file.name for file in seen.iterdir()) == slurm_env.nodes
-    out = tmp_path / "gpus.txt"
-    submit(slurm_env, "--gpus=3", script=f"echo $CUDA_VISIBLE_DEVICES > {out}.new; mv {out}.new {out}")
-    until(out.exists)
-    assert out.read_text() == "0,1,2\n"
-    assert slurm_env.run("sbatch", "--gpus-per-node=5", "--wrap", "true").returncode != 0
 
 
 @needs_slurm
@@ -79,37 +69,6 @@ def test_job_survives_the_controller(slurm_env, tmp_path):
     (tmp_path / "go").touch()
     until(lambda: states(slurm_env, job) == ["COMPLETED"])
     assert len((tmp_path / "starts").read_text().splitlines()) == 1
-
-
-@needs_slurm
-@pytest.mark.slow
-def test_job_of_a_dead_node_starts_again(own_cluster, tmp_path):
-    cluster = own_cluster(nodes=2, accounting=False)
-    starts = tmp_path / "starts"
-    # The second start ends at once.
-    job = submit(cluster, script=f"echo $SLURMD_NODENAME >> {starts}; [ $SLURM_RESTART_COUNT ] || sleep 300")
-    until(lambda: starts.exists() and starts.read_text())
-    node = starts.read_text().strip()
-    cluster.kill_node(node)
-    assert cluster.job_processes() == {}
-    until(job_is(cluster, job, "COMPLETED"), 90)
-    first, second = starts.read_text().split()
-    assert first == node != second
-    cluster.start("slurmd", node)
-    until(lambda: set(cluster.node_states().values()) == {"idle"})
-
-
-@needs_slurm
-def test_preempted_job_gets_its_signal(own_cluster, tmp_path):
-    cluster = own_cluster(nodes=1, accounting=False)
-    # The signal goes to the shell too (B:), which hears it when the sleep it waits for in the background is cut short.
-    script = f"trap 'touch {tmp_path}/signal; exit' USR2; touch {tmp_path}/start; while :; do sleep 0.1; done"
-    low = submit(cluster, "-p", "low", "--exclusive", "--signal=B:USR2@60", "-t", "60", script=script)
-    until((tmp_path / "start").exists)
-    submit(cluster, "-p", "high", "--exclusive", script=f"touch {tmp_path}/high")
-    until((tmp_path / "high").exists)
-    assert (tmp_path / "signal").exists()
-    assert cluster.run("scontrol", "show", "job", low).returncode == 0
 
 
 @needs_slurm

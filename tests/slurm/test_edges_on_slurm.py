@@ -49,16 +49,6 @@ def test_slow_set_up_is_on_the_clock_and_ends_a_hopeless_run(slurm_env, tmp_path
     assert failed.job.preemptions == 0
 
 
-def test_failing_line_of_the_set_up_is_named(slurm_env, tmp_path):
-    out = tmp_path / "out"
-    file = profile(tmp_path, 'time = 10\nsetup = ["true", "cd /no/such/folder", "touch /tmp/never"]')
-    bench(*sleepy(out, 0, 1, "--cluster", "slurm", "--profile", file))
-    wait_for(lambda: status(out)["counts"]["lost"] == 1, "that it is lost")
-    told = bench("status", "--out", out).stdout
-    assert "bench: error: set-up line failed with exit code 1: cd /no/such/folder" in told
-    assert attempts(out) == []
-
-
 def test_job_in_container_is_requeued_and_resumes(slurm_env, tmp_path):
     """A Python whose PATH has neither SLURM's programs nor git."""
     out = tmp_path / "out"

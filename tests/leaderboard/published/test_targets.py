@@ -11,6 +11,7 @@ from support.records import SPEC, finished, quality, record
 
 from bench.cli import main, parser
 from bench.errors import UsageError
+from bench.measure import latency
 from bench.spec.option_text import as_seeds
 from bench.spec.registry import ARCHS, DATASETS, METHODS
 from bench.spec.request import RunRequest
@@ -97,7 +98,7 @@ def test_measured_value_of_a_target():
         assert found == (None if value is None else pytest.approx(value)), quantity
 
 
-def test_verdicts():
+def test_target_is_met_within_its_tolerance_if_every_run_has_it():
     runs = [made(final) for final in (0.55, 0.60, 0.62)]
     result = judge("g", group(target(paper=60), target(paper=58.999, tolerance=0.001 - 1e-6)), runs, True)
     assert [verdict.outcome for verdict in result.verdicts] == ["met", "missed"]
@@ -106,9 +107,6 @@ def test_verdicts():
     assert first.half_width == pytest.approx(4.303 * 0.036056 / 3**0.5 * 100, rel=1e-4)
     exactly = judge("g", group(target(paper=55.0, tolerance=4.0)), runs, True)
     assert exactly.verdicts[0].outcome == "met"
-
-
-def test_target_is_measured_only_if_every_run_has_it():
     wanted = group(target("curve.val_top1", left=0.5))
     for records, complete in (([], True), ([made()], False), ([made(), made(curve=())], True)):
         verdict = judge("g", wanted, records, complete).verdicts[0]
@@ -192,8 +190,6 @@ def test_groups_of_the_suite_are_complete(capsys):
 
 @pytest.fixture
 def replay(tmp_path, file, monkeypatch, capsys):
-    from bench.measure import latency
-
     monkeypatch.setattr(latency, "WARMUP_S", 0.0)
     monkeypatch.setattr(latency, "ROUNDS", (3, 3))
     for registry in (METHODS, ARCHS, DATASETS):
