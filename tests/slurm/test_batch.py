@@ -12,7 +12,7 @@ from bench.errors import RunFailed, SetupError, UsageError
 from bench.records import store
 from bench.runs.execute import execute, train_base
 from bench.spec.registry import METHODS
-from slurm.batch import Batch, Task, base_key, batches, jobs_folder, trained_bases
+from slurm.batch import Batch, Task, base_key, batches, jobs_folder, new_token, trained_bases
 from slurm.journal import Journal
 
 # --- the file ------------------------------------------------------------------------------------------------
@@ -82,11 +82,11 @@ def test_unwritable_batch_folder_is_refused(tmp_path):
 
 def test_batches_come_oldest_first(tmp_path):
     assert list(batches(tmp_path / "none")) == []
-    made = [batch_of(tmp_path, Task(spec_of())) for _ in range(200)]
-    assert len({batch.token for batch in made}) == 200
-    for batch in made[:8]:  # of one second
+    assert len({new_token() for _ in range(200)}) == 200
+    made = [batch_of(tmp_path, Task(spec_of())) for _ in range(8)]
+    for batch in made:  # of one second
         batch.write()
-    assert [batch.token for batch in batches(tmp_path)] == [batch.token for batch in made[:8]]
+    assert [batch.token for batch in batches(tmp_path)] == [batch.token for batch in made]
     times = ["2026-03-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"]
     for token, when in zip("abc", times, strict=True):
         batch_of(tmp_path / "dated", Task(spec_of()), token=token, submitted_at=when).write()
