@@ -268,7 +268,10 @@ DROPNET = [  # parameters and units that can be dropped: Tan & Motani 2020, figu
 ]
 
 
-@pytest.mark.parametrize(("name", "shape", "params", "units"), DROPNET)
+@pytest.mark.parametrize(
+    ("name", "shape", "params", "units"),
+    [pytest.param(*row, marks=[pytest.mark.slow] * (row[2] > 12_000_000)) for row in DROPNET],
+)
 def test_dropnets_networks(name, shape, params, units):
     network = build(name, shape, 10)
     assert flops.parameters(network) == params

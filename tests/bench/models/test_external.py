@@ -6,11 +6,13 @@ import json
 import pytest
 import torch
 from support.networks import images
+from support.plugins import known
 from torch import nn
 from torchvision import models
 
 from bench.cli import main
 from bench.errors import RunFailed, SetupError, UsageError
+from bench.measure import latency
 from bench.models.build import build
 from bench.models.external import torchvision_names
 from bench.models.layers import Attention
@@ -26,12 +28,11 @@ SHAPE = (3, 64, 64)
 
 
 @pytest.fixture(autouse=True)
-def _forget(monkeypatch):
+def _forget():
     """Files made known in one test are unknown to the next."""
-    for each in (registry.METHODS, registry.ARCHS, registry.DATASETS):
-        monkeypatch.setattr(each, "_plugins", dict(each._plugins))
     before = list(registry.PLUGINS)
-    yield
+    with known():
+        yield
     registry.PLUGINS[:] = before
 
 
@@ -121,17 +122,14 @@ def test_attention_can_be_sliced_and_computes_the_same():
         torch.testing.assert_close(ours(images(2, (3, 32, 32))), theirs(images(2, (3, 32, 32))), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "said"),
-    [
+def test_images_that_do_not_fit():
+    for name, shape, said in (
         ("torchvision:alexnet", (3, 8, 8), "does not take images of 3x8x8"),
         ("torchvision:resnet18", (4, 64, 64), "images of 4 channels"),
-    ],
-)
-def test_images_that_do_not_fit(name, shape, said):
-    with pytest.raises(UsageError, match=said) as caught:
-        build(name, shape, 10)
-    one_line(caught)
+    ):
+        with pytest.raises(UsageError, match=said) as caught:
+            build(name, shape, 10)
+        one_line(caught)
 
 
 # --- published weights -----------------------------------------------------------------------------------------
@@ -157,12 +155,9 @@ def published(hub):
     return state
 
 
-def test_published_weights(published):
-    network = build(PRETRAINED, SHAPE, 1000)
-    assert all(torch.equal(t, published[n]) for n, t in network.state_dict().items())
-
-
 def test_published_weights_for_other_classes_and_grey_images(published):
+    same = build(PRETRAINED, SHAPE, 1000)
+    assert all(torch.equal(t, published[n]) for n, t in same.state_dict().items())
     network, again, other = (build(PRETRAINED, (1, 64, 64), 7, seed=seed) for seed in (0, 0, 1))
     changed = ("features.0.weight", "classifier.1.weight", "classifier.1.bias")
     for name, tensor in network.state_dict().items():
@@ -174,14 +169,12 @@ def test_published_weights_for_other_classes_and_grey_images(published):
     assert not torch.equal(network.classifier[1].weight, other.classifier[1].weight)
 
 
-def test_weights_that_are_not_here(hub):
+def test_weights_that_are_not_here_or_broken(hub, request):
     with pytest.raises(SetupError, match="--download") as caught:
         build(PRETRAINED, SHAPE, 10)
     assert str(hub) in one_line(caught)
     assert "squeezenet1_1-" in str(caught.value)
-
-
-def test_weights_that_are_broken(hub, published):
+    request.getfixturevalue("published")
     (file,) = hub.iterdir()
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(SetupError, match="cannot be loaded from") as caught:
@@ -272,12 +265,11 @@ def test_name_holds_the_files_content_and_not_its_folder(file, tmp_path, monkeyp
     assert model_file(name.removeprefix("file:")) == (file, "tiny")
 
 
-@pytest.mark.parametrize("function", ["tiny", "named"])
-def test_function_gets_what_it_asks_for(file, function):
-    network = build(model_name(f"file:{file}:{function}"), (2, 9, 9), 7, seed=4)
-    assert network(images(3, (2, 9, 9))).shape == (3, 7)
-    again = build(model_name(f"file:{file}:{function}"), (2, 9, 9), 7, seed=4)
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+def test_function_gets_what_it_asks_for(file):
+    for function in ("tiny", "named"):
+        network, again = (build(model_name(f"file:{file}:{function}"), (2, 9, 9), 7, seed=4) for _ in range(2))
+        assert network(images(3, (2, 9, 9))).shape == (3, 7)
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -298,18 +290,15 @@ def test_function_that_makes_no_classifier(file, function, kind, said):
     one_line(caught)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
+def test_invalid_name_is_refused():
+    for text, said in (
         ("file:nowhere.py:f", "no file nowhere.py"),
         ("file:net.py", "give file:PATH:FUNCTION"),
         ("file::f", "give file:PATH:FUNCTION"),
         ("file:net.py:no function", "give file:PATH:FUNCTION"),
-    ],
-)
-def test_invalid_name_is_refused(text, said):
-    with pytest.raises(UsageError, match=said):
-        model_name(text)
+    ):
+        with pytest.raises(UsageError, match=said):
+            model_name(text)
 
 
 def test_file_that_cannot_be_imported(tmp_path):
@@ -337,8 +326,6 @@ def test_recorded_name_wants_its_file(file):
 
 @pytest.fixture
 def quick(monkeypatch):
-    from bench.measure import latency
-
     monkeypatch.setattr(latency, "WARMUP_S", 0.0)
     monkeypatch.setattr(latency, "ROUNDS", (3, 3))
 
