@@ -52,22 +52,19 @@ def test_every_classifier_of_torchvision_has_a_name():
         ARCHS.require(f"torchvision:{name}")
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
+def test_name_that_torchvision_does_not_have():
+    for name, said in (
         ("torchvision:resnet_50", r"unknown torchvision model 'resnet_50': did you mean .*resnet50"),
         ("torchvision:fcn_resnet50", "unknown torchvision model"),
         ("torchvision:resnet18:IMAGENET1K_V2", r"weights of resnet18 'IMAGENET1K_V2': did you mean IMAGENET1K_V1"),
         ("torchvision:", "unknown architecture 'torchvision:'"),
         ("torchvision:resnet18:DEFAULT", "weights of resnet18 'DEFAULT': known: IMAGENET1K_V1"),
         ("torchhub:resnet18", "unknown architecture 'torchhub:resnet18'"),
-    ],
-)
-def test_name_that_torchvision_does_not_have(name, said):
-    for ask in (ARCHS.require, ARCHS.get):
-        with pytest.raises(UsageError, match=said) as caught:
-            ask(name)
-        one_line(caught)
+    ):
+        for ask in (ARCHS.require, ARCHS.get):
+            with pytest.raises(UsageError, match=said) as caught:
+                ask(name)
+            one_line(caught)
 
 
 def test_weights_are_torchvisions_under_the_seed():
@@ -272,9 +269,8 @@ def test_function_gets_what_it_asks_for(file):
         assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("function", "kind", "said"),
-    [
+def test_function_that_makes_no_classifier(file):
+    for function, kind, said in (
         ("absent", UsageError, "net.py has no function 'absent'"),
         ("number", UsageError, "net.py has no function 'number'"),
         ("needs", UsageError, "'needs' needs depth; it is given shape, num_classes, in_channels only"),
@@ -282,12 +278,10 @@ def test_function_gets_what_it_asks_for(file):
         ("wrong", UsageError, r"gives \(2, 8\) for two images, not logits \(2, 7\)"),
         ("several", UsageError, r"gives tuple for two images, not logits \(2, 7\)"),
         ("fails", RunFailed, "cannot be built: KeyError"),
-    ],
-)
-def test_function_that_makes_no_classifier(file, function, kind, said):
-    with pytest.raises(kind, match=said) as caught:
-        build(model_name(f"file:{file}:{function}"), (1, 8, 8), 7)
-    one_line(caught)
+    ):
+        with pytest.raises(kind, match=said) as caught:
+            build(model_name(f"file:{file}:{function}"), (1, 8, 8), 7)
+        one_line(caught)
 
 
 def test_invalid_name_is_refused():
