@@ -142,6 +142,7 @@ def test_base_is_shared_by_all_that_train_it_alike():
         {"rules": "9"},
         {"recipe": recipe(train=Stage(4, 0.1))},
         {"recipe": recipe(batch_size=1)},
+        {"recipe": recipe(augment="shift")},
         {"recipe": recipe(precision="fp32")},
         {"recipe": recipe(precision="bf16")},
     ]
@@ -244,6 +245,9 @@ def test_budget_of_widths():
     assert budget == Budget(widths=(3, 4))
     assert str(budget) == "widths 3-4"
     assert budget.keep == 1.0
+    for keep in (0, -0.5, 1.1):
+        with pytest.raises(UsageError, match=f"{keep}: give the share to keep"):
+            Budget(keep_macs=keep)
     for share in ({"keep_macs": 0.5}, {"keep_params": 0.5}):
         with pytest.raises(UsageError, match="--like without --keep-macs or --keep-params"):
             Budget(widths=(3, 4), **share)
