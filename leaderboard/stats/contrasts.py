@@ -22,9 +22,9 @@ from scipy.special import digamma, fdtri, polygamma, stdtr, stdtrit
 from leaderboard.reader.model import ALPHA
 from leaderboard.stats.statistics import Array, holm, inverse_trigamma, logs
 
-GUARD, GUARD_FREEDOM = 0.88, 60.0
-"""Quantile of F(d, 60) up to which a row's variance over the typical one passes for chance. A higher one finds more and
-makes worse intervals of noisy rows (``tools/timing/null_boards.py``)."""
+GUARD, GUARD_FREEDOM = 0.85, 60.0
+"""Quantile of F(d, 60) up to which a row's variance passes for one like the others. A higher one finds more and makes
+worse intervals of noisy rows; where the rows differ much, more false contrasts (``tools/timing/null_boards.py``)."""
 Flags = NDArray[np.bool_]
 
 
@@ -132,11 +132,17 @@ def make_prior(variances: Array, freedom: Array, prior: float, rows: int) -> Pri
 
 
 def noisy_rows(variances: Array, freedom: Array, plan: Flags) -> tuple[Prior, Flags]:
-    """What the plan's rows have in common, and which of all rows are clearly noisier than that."""
+    """What the plan's rows have in common, and which of all rows are clearly noisier than that.
+
+    A row's variance is compared with the geometric mean of the typical one and its own moderated one. The typical one
+    alone calls half of the rows noisy where they differ much; the moderated one alone follows a noisy row.
+    """
     mine = variances[plan], freedom[plan]
     prior = make_prior(*mine, prior_freedom(*mine), int(np.count_nonzero(mine[1])))
+    drawn, _ = moderate(variances, freedom, prior, False)
     with np.errstate(invalid="ignore"):
-        return prior, variances / prior.variance > fdtri(np.maximum(freedom, 1), GUARD_FREEDOM, GUARD)
+        ratio = variances / np.sqrt(prior.variance * drawn)
+        return prior, ratio > fdtri(np.maximum(freedom, 1), GUARD_FREEDOM, GUARD)
 
 
 def moderate(variances: Array, freedom: Array, prior: Prior, noisy: ArrayLike) -> tuple[Array, Array]:

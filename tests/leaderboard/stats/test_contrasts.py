@@ -61,7 +61,8 @@ def oracle(values, reference, quantum):
     for i, one, v in zip(others, differences, variances, strict=True):
         moderated = center(variances) if prior == math.inf else (prior * center(variances) + d * v) / (prior + d)
         degrees = min(prior + d, (rows - 1) * d)
-        if own[i] / center(own) > stats.f.ppf(0.88, d, 60):
+        of_row = center(own) if prior == math.inf else (prior * center(own) + d * own[i]) / (prior + d)
+        if own[i] / math.sqrt(center(own) * of_row) > stats.f.ppf(0.85, d, 60):
             moderated, degrees = max(v, moderated), d
         t = plain.mean(map(float, one)) / math.sqrt(moderated / seeds)
         found.append((plain.mean(map(float, one)), moderated, degrees, 2 * stats.t.sf(abs(t), degrees)))
