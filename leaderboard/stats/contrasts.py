@@ -131,7 +131,7 @@ def make_prior(variances: Array, freedom: Array, prior: float, rows: int) -> Pri
     return Prior(math.exp(float(_centered(variances[use], freedom[use]).mean()) + shift), prior, rows)
 
 
-def noisy_rows(variances: Array, freedom: Array, plan: Flags) -> tuple[Prior, Flags]:
+def noisy_rows(variances: Array, freedom: Array, plan: Flags, guard: float = GUARD) -> tuple[Prior, Flags]:
     """What the plan's rows have in common, and which of all rows are clearly noisier than that.
 
     A row's variance is compared with the geometric mean of the typical one and its own moderated one. The typical one
@@ -142,7 +142,7 @@ def noisy_rows(variances: Array, freedom: Array, plan: Flags) -> tuple[Prior, Fl
     drawn, _ = moderate(variances, freedom, prior, False)
     with np.errstate(invalid="ignore"):
         ratio = variances / np.sqrt(prior.variance * drawn)
-        return prior, ratio > fdtri(np.maximum(freedom, 1), GUARD_FREEDOM, GUARD)
+        return prior, ratio > fdtri(np.maximum(freedom, 1), GUARD_FREEDOM, guard)
 
 
 def moderate(variances: Array, freedom: Array, prior: Prior, noisy: ArrayLike) -> tuple[Array, Array]:
@@ -189,7 +189,7 @@ def all_pairs(values: ArrayLike, quantum: ArrayLike = 0.0, least: int = 5) -> Co
     """
     array, floor, _, plan = _prepare(values, quantum, None, 0)
     i, j = np.triu_indices(len(array), 1)
-    rows, noisy = noisy_rows(*row_variances(array, floor), plan)
+    rows, noisy = noisy_rows(*row_variances(array, floor), plan, math.sqrt(GUARD))  # either row may be noisy
     every, family = np.ones(len(i), dtype=bool), np.zeros(len(i), dtype=int)
     found = _tests(array[i] - array[j], floor[i] + floor[j], every, rows, noisy[i] | noisy[j], family, least)
 

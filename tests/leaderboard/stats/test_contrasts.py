@@ -314,7 +314,7 @@ def test_pairs_of_three_rows_are_those_against_each():
     own = [np.var(values[i] - values[j], ddof=1) for i, j in ((0, 1), (0, 2), (1, 2))]
     freedom = np.full(3, 5.0)
     prior = make_prior(np.array(own), freedom, prior_freedom(*row_variances(values)), 3)
-    noisy = noisy_rows(*row_variances(values), np.ones(3, dtype=bool))[1]
+    noisy = noisy_rows(*row_variances(values), np.ones(3, dtype=bool), math.sqrt(0.85))[1]
     believed, degrees = moderate(np.array(own), freedom, prior, noisy[[0, 0, 1]] | noisy[[1, 2, 2]])
     assert pairs.deviation[[0, 0, 1], [1, 2, 2]] ** 2 == pytest.approx(believed)
     assert pairs.freedom[[0, 0, 1], [1, 2, 2]] == pytest.approx(degrees)
