@@ -192,22 +192,13 @@ def all_pairs(values: ArrayLike, quantum: ArrayLike = 0.0, least: int = 5) -> Co
     rows, noisy = noisy_rows(*row_variances(array, floor), plan, math.sqrt(GUARD))  # either row may be noisy
     every, family = np.ones(len(i), dtype=bool), np.zeros(len(i), dtype=int)
     found = _tests(array[i] - array[j], floor[i] + floor[j], every, rows, noisy[i] | noisy[j], family, least)
-
-    def square(entries: NDArray, diagonal: float, other: NDArray) -> NDArray:
-        full = np.full(plan.shape * 2, diagonal, dtype=entries.dtype)
-        full[i, j], full[j, i] = entries, other
-        return full
-
-    alike = {
-        name: square(getattr(found, name), nothing, getattr(found, name))
-        for name, nothing in (("deviation", 0), ("freedom", math.nan), ("seeds", 0), ("family", -1), ("p", math.nan))
-    }
-    return Contrasts(
-        mean=square(found.mean, 0, -found.mean),
-        won=square(found.won, math.nan, found.seeds - found.won),
-        p_holm=square(found.p_holm, math.nan, found.p_holm),
-        **alike,
-    )
+    other = {"mean": -found.mean, "won": found.seeds - found.won}
+    diagonal = {"mean": 0, "deviation": 0, "seeds": 0, "family": -1}
+    square = {}
+    for name, entries in vars(found).items():
+        square[name] = np.full(plan.shape * 2, diagonal.get(name, math.nan), dtype=entries.dtype)
+        square[name][i, j], square[name][j, i] = entries, other.get(name, entries)
+    return Contrasts(**square)
 
 
 def headlines(boards: Sequence[Contrasts]) -> list[Array]:
@@ -216,6 +207,22 @@ def headlines(boards: Sequence[Contrasts]) -> list[Array]:
     corrected = holm(np.concatenate([p.ravel() for p in picked])) if picked else np.zeros(0)
     ends = np.cumsum([p.size for p in picked])[:-1]
     return [part.reshape(p.shape) for part, p in zip(np.split(corrected, ends), picked, strict=True)]
+
+
+def pooled(wrong: ArrayLike, images: ArrayLike) -> tuple[Array, Array]:
+    """The primary endpoint of headlines: top-1 over several budgets, as less the mean of ln((wrong + 0.5) / images).
+
+    Larger is better. A difference of d is an error that is 1 - exp(-d) of the other's smaller. Also returns the least
+    variance of each value, which is what rounding to whole images makes of it: the quantum of :func:`against`.
+
+    Args:
+        wrong: ``[budgets, rows, seeds]`` in images, NaN where a run is not there.
+        images: in the test set, broadcast to ``wrong``.
+    """
+    counts = np.asarray(wrong, dtype=float) + 0.5
+    shares = counts / np.asarray(images, dtype=float)
+    terms = logs(shares.ravel()).reshape(shares.shape)
+    return -terms.mean(axis=0), (1 / 12 / counts**2).sum(axis=0) / len(counts) ** 2
 
 
 def within(family: NDArray[np.int_], p: Array) -> Array:

@@ -18,6 +18,7 @@ from leaderboard.stats.contrasts import (
     make_prior,
     moderate,
     noisy_rows,
+    pooled,
     prior_freedom,
     row_variances,
     within,
@@ -326,6 +327,26 @@ def test_headlines_are_corrected_over_all_tables():
     ps = [*one.p[1:], two.p[0], two.p[2]]
     assert [*found[0][1:], found[1][0], found[1][2]] == pytest.approx(by_hand_holm(ps))
     assert math.isnan(found[1][3]) and math.isnan(found[0][0])
+
+
+def test_pooled_endpoint_by_hand():
+    wrong = np.array([[[3, 5], [NAN, 0]], [[10, 20], [7, 9]]])
+    values, quantum = pooled(wrong, np.array([355, 360]))
+    assert values[0, 1] == pytest.approx(-(math.log(5.5 / 360) + math.log(20.5 / 360)) / 2)
+    assert quantum[0, 1] == pytest.approx((1 / 12 / 5.5**2 + 1 / 12 / 20.5**2) / 4)
+    assert math.isnan(values[1, 0]) and values[1, 1] == pytest.approx(-(math.log(0.5 / 360) + math.log(9.5 / 360)) / 2)
+    halved = pooled(np.array([[[9.5], [19.5]]]), 100)[0]
+    assert 1 - math.exp(-(halved[0, 0] - halved[1, 0])) == pytest.approx(0.5)
+
+
+def test_equal_rows_seldom_differ_pooled_over_budgets():
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(200):
+        shared = rng.normal(0, 0.1, (4, 1, 5))
+        wrong = rng.poisson(np.array([5, 8, 15, 40])[:, None, None] * np.exp(shared + rng.normal(0, 0.2, (4, 20, 5))))
+        values, quantum = pooled(wrong, 355)
+        found += bool((against(values, 0, quantum=quantum).p_holm < ALPHA).any())
+    assert found / 200 <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
 
 
 # --- by simulation ----------------------------------------------------------------------------------------------------
