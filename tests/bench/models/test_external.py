@@ -2,15 +2,16 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
+from support.command_tools import answer
 from support.networks import images
 from support.plugins import known
 from torch import nn
 from torchvision import models
 
-from bench.cli import main
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import latency
 from bench.models.build import build
@@ -190,8 +191,9 @@ def test_weights_for_another_size_of_images(hub):
 def test_run_without_its_weights_writes_nothing(hub, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["run", "-m", "l1_norm", "-a", "torchvision:mobilenet_v3_small:IMAGENET1K_V1", "-d", "synthetic"]
-    assert main([*command, "--out", str(out), "--data-dir", str(tmp_path / "data")]) == 3
-    said = capsys.readouterr().err.strip().splitlines()[-1]
+    code, _, err = answer(capsys, *command, "--out", out, "--data-dir", tmp_path / "data")
+    assert code == 3
+    said = err.strip().splitlines()[-1]
     assert "--download" in said
     assert "mobilenet_v3_small-" in said
     assert not list(tmp_path.rglob("*.json"))
@@ -327,10 +329,7 @@ def quick(monkeypatch):
 def test_users_network_through_the_command_line(file, tmp_path, capsys, quick, monkeypatch):
     command = ["run", "-m", "l1_norm", "-d", "digits", "--epochs", "1", "--finetune-epochs", "1", "--out", tmp_path]
 
-    def run(*arguments):
-        code = main([str(a) for a in arguments])
-        return code, *capsys.readouterr()
-
+    run = partial(answer, capsys)
     _, planned, _ = run(*command, "-a", f"file:{file}:tiny", "--dry-run")
     monkeypatch.chdir(file.parent)
     _, same, _ = run(*command, "-a", "file:net.py:tiny", "--dry-run")
