@@ -1,6 +1,6 @@
 """How often a board says what is not so, and finds what is: simulated runs, with the old rule next to the present one.
 
-    python -m tools.timing.null_boards [--boards 2000] [--rule old] [--rule new] [--only WORD] [--records FOLDER]
+    python -m tools.timing.null_boards [--boards 2000] [--rule old] [--rule new] [--part equal] [--records FOLDER]
 
 A run's wrong images are the row's true number, plus what the seed does to all rows alike, plus noise of its own; row 0
 is the reference. Every line ends with the limit that a rule must keep; "!" marks what is more than two standard errors
@@ -18,11 +18,25 @@ import numpy as np
 from scipy.special import ndtri
 
 from leaderboard.reader.model import ALPHA
+from leaderboard.stats.boards import build
 from leaderboard.stats.contrasts import against, all_pairs
 from leaderboard.stats.image_intervals import image_interval
 from leaderboard.stats.reach import estimated, shown
 from leaderboard.stats.verdicts import decide
-from tools.timing.null_tables import COVERED, FACTORS, NULL, QUANTUM, counts, old_family, old_reach, permuted
+from tools.timing.null_tables import (
+    COVERED,
+    CURVES,
+    FACTORS,
+    NULL,
+    QUANTUM,
+    counts,
+    curves,
+    frame,
+    old_family,
+    old_reach,
+    permuted,
+    real_residuals,
+)
 
 SIZES = [(30, 5), (30, 10), (10, 5), (10, 10)]
 
@@ -40,26 +54,45 @@ class Judged:
     any_pair: bool
 
 
-def new(table, least=5):
-    found, pairs = against(-table, 0, quantum=QUANTUM, least=least), all_pairs(-table, quantum=QUANTUM, least=least)
-    return Judged(found.mean[1:], found.half[1:], found.p_holm[1:] < ALPHA, bool((pairs.p_holm < ALPHA).any()))
+def new(tables, least=5):
+    def one(table):
+        found, pairs = against(-table, 0, quantum=QUANTUM, least=least), all_pairs(-table, quantum=QUANTUM, least=least)
+        return Judged(found.mean[1:], found.half[1:], found.p_holm[1:] < ALPHA, (pairs.p_holm < ALPHA).any())
+
+    return [one(table) for table in tables]
 
 
-def old(table, least=5, moderate=True):
-    i, j = np.triu_indices(len(table), 1)
-    mean, half, p = old_family(table[0] - table[1:], len(table), 2, moderate)
-    pairs = old_family(table[j] - table[i], len(table), least, moderate)[2]
-    return Judged(mean, half, p < ALPHA, bool((pairs < ALPHA).any()))
+def old(tables, least=5, moderate=True):
+    def one(table):
+        i, j = np.triu_indices(len(table), 1)
+        mean, half, p = old_family(table[0] - table[1:], len(table), 2, moderate)
+        pairs = old_family(table[j] - table[i], len(table), least, moderate)[2]
+        return Judged(mean, half, p < ALPHA, (pairs < ALPHA).any())
+
+    return [one(table) for table in tables]
 
 
-JUDGES = {"old": old, "new": new, "plain": partial(old, moderate=False)}
+def board(tables, least=5):
+    """Through records and the real boards, whichever rule they have; every row needs all seeds."""
+    found = []
+    for made in build(frame(tables, IMAGES))[0]:
+        rows = sorted(made.tables[0].rows, key=lambda row: row.spec)
+        seen = [row.differences["random"] for row in rows[1:]]
+        mean, half = (np.array([getattr(one, name) for one in seen]) * IMAGES / 100 for name in ("mean", "half"))
+        found.append(Judged(mean, half, np.array([one.clear for one in seen]), any(row.rank > 1 for row in rows)))
+    return found
+
+
+IMAGES = 100_000
+JUDGES = {"old": old, "new": new, "plain": partial(old, moderate=False), "board": board}
+"""Rule -> what judges tables [boards, rows, seeds]."""
 
 
 class Report:
     """Prints one line a measure; ``beyond`` counts those of the present rule that miss their limit."""
 
-    def __init__(self, boards, rules, only):
-        self.boards, self.rules, self.only, self.beyond = boards, rules, only, 0
+    def __init__(self, boards, rules, only, residuals):
+        self.boards, self.rules, self.only, self.residuals, self.beyond = boards, rules, only, residuals, 0
 
     def title(self, text):
         """Heading of a part."""
@@ -82,9 +115,10 @@ def per_cent(judged, measure):
     return {rule: 100 * float(np.mean([measure(one) for one in found])) for rule, found in judged.items()}
 
 
-def equal_rows(report, residuals):
+def equal_rows(report):
     """Any false significant contrast, coverage, any two rows that differ significantly."""
-    scenarios = NULL | {f"residuals of {name}": (partial(permuted, residuals=r), 6) for name, r in residuals.items()}
+    real = report.residuals
+    scenarios = NULL | {f"residuals of {name}": (partial(permuted, residuals=r), 6) for name, r in real.items()}
     scenarios = {name: found for name, found in scenarios.items() if report.only in name}
     for rows, seeds in SIZES:
         judged = {}
@@ -92,7 +126,7 @@ def equal_rows(report, residuals):
         for k, (name, (draw, limit)) in enumerate(scenarios.items()):
             tables = draw(np.random.default_rng([k, rows, seeds]), (report.boards, rows, seeds))
             least = tables.shape[2] - 2 * ("lack" in name)
-            judged[name] = {rule: [JUDGES[rule](table, least) for table in tables] for rule in report.rules}
+            judged[name] = {rule: JUDGES[rule](tables, least) for rule in report.rules}
             report.line(name, per_cent(judged[name], lambda one: one.significant.any()), limit)
         report.title(f"{rows} rows, {seeds} seeds: intervals that hold the truth")
         for name, (place, least) in COVERED.items():
@@ -110,7 +144,7 @@ def power(report):
         truth = np.where(np.arange(rows) == 1, -50.0, 0)[:, None]
         shape = (report.boards, rows, seeds)
         tables = counts(np.random.default_rng([rows, seeds]), shape, 20, 700, 30, truth=truth)
-        judged = {rule: [JUDGES[rule](table) for table in tables] for rule in report.rules}
+        judged = {rule: JUDGES[rule](tables) for rule in report.rules}
         report.line(f"{rows} rows, {seeds} seeds", per_cent(judged, lambda one: one.significant[0]), least, least=True)
 
 
@@ -188,14 +222,8 @@ def images(report):
         held = {rule: [] for rule in ("old", "new", "plain")}
         for _ in range(boards):
             hard = rng.normal(size=count)
-            right = [
-                hard
-                + image * rng.normal(size=count)
-                + seed * rng.normal(size=(seeds, 1))
-                + rng.normal(size=(seeds, count))
-                < limit
-                for _ in range(6)
-            ]
+            own = image * rng.normal(size=(6, 1, count)) + seed * rng.normal(size=(6, seeds, 1))
+            right = hard + own + rng.normal(size=(6, seeds, count)) < limit
             wrong = count - np.count_nonzero(right, axis=2).astype(float)
             seen = against(-wrong, 0, quantum=QUANTUM)
             for k in range(1, 6):
@@ -211,24 +239,18 @@ def images(report):
 
 # --- reach ---
 
-CURVES = {
-    "at the margin everywhere": ([-1, -1, -1, -1], 0),
-    "equal, then at the margin from the third budget": ([0, 0, -1, -1], 2),
-}
-"""True differences to dense in margins, and the first budget that is not within."""
-
 
 def reach(report):
     report.title("shown reach: boards that claim too much of a row")
     for (rows, seeds), (name, (truth, first)), setting in itertools.product(SIZES, CURVES.items(), SETTINGS[1::2]):
         margin = setting[2] * setting[0] / 100
-        passed = [shown(*tests, margin).passed for _, tests in curves(report.boards, truth, rows, seeds, *setting)]
+        passed = [shown(*tests, margin).passed for _, tests in of_row_1(report.boards, truth, rows, seeds, *setting)]
         false = np.mean([last is not None and last >= first for last in passed])
         report.line(f"{rows} rows, {seeds} seeds, {setting[0]:,} images, {name}", {"new": 100 * false}, 5)
     images_, _, margin = SETTINGS[-1]
     report.title("estimated reach, 355 images, deviation 0.35, margin 1.0")
     for truth, seeds in itertools.product(([0, 0, 0, 0], [-0.1, -0.4, -0.8, -2.5]), (5, 10)):
-        drawn = [curve for curve, _ in curves(report.boards // 4, truth, 10, seeds, *SETTINGS[-1])]
+        drawn = [curve for curve, _ in of_row_1(report.boards // 4, truth, 10, seeds, *SETTINGS[-1])]
         present = [estimated(curve, FACTORS, margin * images_ / 100) for curve in drawn]
         before = [old_reach(curve, margin * images_ / 100) for curve in drawn]
         true = estimated(np.array(truth)[:, None], FACTORS, 1.0).times
@@ -243,55 +265,32 @@ def reach(report):
             report.line(f"{seeds} seeds, truly {true:.1f}: intervals that hold the truth", held)
 
 
-def curves(boards, truth, rows, seeds, count, deviation, margin):
+def of_row_1(boards, truth, rows, seeds, *setting):
     """Of row 1: differences to dense ``[budgets, seeds]`` in images, and their means, errors and freedoms."""
-    point = count / 100
-    rng = np.random.default_rng([rows, seeds, count, int(100 * deviation), len(truth)])
-    own = rng.normal(size=(len(truth), boards, rows, seeds))
-    own[1:, :, 0] = own[0, :, 0]  # dense is the same at all budgets
-    wrong = -margin * point * np.array(truth)[:, None, None] * (np.arange(rows) > 0)[:, None]
-    tables = [
-        counts(rng, own[0].shape, deviation * point, 0.1 * count, 0, noise=noise, truth=gap)
-        for noise, gap in zip(own, wrong, strict=True)
-    ]
-    for board in zip(*tables, strict=True):
+    for board in curves(boards, truth, rows, seeds, *setting):
         seen = [against(-table, 0, quantum=QUANTUM) for table in board]
         tests = np.array([(one.mean[1], one.error[1], one.freedom[1]) for one in seen]).T
         yield np.array([table[0] - table[1] for table in board]), tests
 
 
-def real_residuals(folder):
-    """Of each table with five seeds: wrong images of the rows that have them all, less the row's mean."""
-    from leaderboard.reader.frame import load
-    from leaderboard.stats.boards import build
-
-    found = {}
-    for board in build(load(folder))[0]:
-        for table in board.tables:
-            wrong = [list(row.wrong.values()) for row in table.rows if row.top1 and len(row.wrong) >= 5]
-            most = max(map(len, wrong), default=0)
-            whole = np.array([row for row in wrong if len(row) == most], dtype=float)
-            if len(whole) >= 10:
-                name = f"{board.key['arch']}, {board.key['precision']}, {table.slug}"
-                found[name] = whole - whole.mean(axis=1, keepdims=True)
-    return found
+PARTS = {"equal": equal_rows, "power": power, "verdicts": verdicts, "images": images, "reach": reach}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--boards", type=int, default=2000)
     parser.add_argument("--rule", action="append", choices=JUDGES, help="default: old and new")
-    parser.add_argument("--only", default="", help="scenarios of equal rows whose name has this, and nothing else")
-    parser.add_argument("--records", help="real runs whose residuals are exchanged")
+    parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
+    parser.add_argument("--only", default="", help="of the equal rows: scenarios whose name has this")
+    parser.add_argument("--records", help="of the equal rows: real runs whose residuals are exchanged")
     chosen = parser.parse_args()
-    report = Report(chosen.boards, chosen.rule or ["old", "new"], chosen.only)
+    residuals = real_residuals(chosen.records) if chosen.records else {}
+    report = Report(chosen.boards, chosen.rule or ["old", "new"], chosen.only, residuals)
     began = time.process_time()
     error = 100 * math.sqrt(0.0475 / chosen.boards)
     print(f"{chosen.boards} boards a line: 5 % have a standard error of {error:.1f}")
-    equal_rows(report, real_residuals(chosen.records) if chosen.records else {})
-    if not chosen.only:
-        for part in (power, verdicts, images, reach):
-            part(report)
+    for part in chosen.part or PARTS:
+        PARTS[part](report)
     print(f"\n{report.beyond} beyond the limit; {time.process_time() - began:.0f} s of one core")
 
 

@@ -4,9 +4,13 @@ import math
 from functools import partial
 
 import numpy as np
+import pandas as pd
 from scipy.special import digamma, polygamma, stdtr, stdtrit
 
+from leaderboard.reader.extract import COLUMNS
+from leaderboard.reader.frame import load
 from leaderboard.reader.model import ALPHA
+from leaderboard.stats.boards import build
 from leaderboard.stats.statistics import holm, interval, inverse_trigamma
 
 QUANTUM = 1 / 12
@@ -96,6 +100,60 @@ COVERED = {
     "reference 4.8x as noisy": (slice(None), 91),
 }
 """Scenario -> rows whose interval is looked at, and how many per cent must hold the truth."""
+
+
+CURVES = {
+    "at the margin everywhere": ([-1, -1, -1, -1], 0),
+    "equal, then at the margin from the third budget": ([0, 0, -1, -1], 2),
+}
+"""True differences to dense in margins, and the first budget that is not within."""
+
+
+def curves(boards, truth, rows, seeds, count, deviation, margin):
+    """Boards over budgets with one dense network: for each its tables ``[rows, seeds]``, row 0 dense."""
+    point = count / 100
+    rng = np.random.default_rng([rows, seeds, count, int(100 * deviation), len(truth)])
+    own = rng.normal(size=(len(truth), boards, rows, seeds))
+    own[1:, :, 0] = own[0, :, 0]  # dense is the same at all budgets
+    wrong = -margin * point * np.array(truth)[:, None, None] * (np.arange(rows) > 0)[:, None]
+    tables = [
+        counts(rng, own[0].shape, deviation * point, 0.1 * count, 0, noise=noise, truth=gap)
+        for noise, gap in zip(own, wrong, strict=True)
+    ]
+    return list(zip(*tables, strict=True))
+
+
+def real_residuals(folder):
+    """Of each table with five seeds: wrong images of the rows that have them all, less the row's mean."""
+    found = {}
+    for board in build(load(folder))[0]:
+        for table in board.tables:
+            wrong = [list(row.wrong.values()) for row in table.rows if row.top1 and len(row.wrong) >= 5]
+            most = max(map(len, wrong), default=0)
+            whole = np.array([row for row in wrong if len(row) == most], dtype=float)
+            if len(whole) >= 10:
+                name = f"{board.key['arch']}, {board.key['precision']}, {table.slug}"
+                found[name] = whole - whole.mean(axis=1, keepdims=True)
+    return found
+
+
+def frame(tables, images):
+    """Records of all boards ``[boards, rows, seeds]`` as the frame that ``leaderboard.load`` gives; row 0 is random."""
+    board, row, seed = (axis.ravel() for axis in np.indices(tables.shape))
+    spec = [f"{b:06d}{m:06d}".ljust(64, "0") for b, m in zip(board, row, strict=True)]
+    name = np.array(["random", *(f"m{k}" for k in range(1, tables.shape[1]))])[row]
+    values = dict.fromkeys(COLUMNS)
+    values |= {
+        **{"status": "ok", "track": "matched", "kind": "macs", "keep_share": 0.5, "recipe": "r", "dataset": "d"},
+        **{"file": [f"{s}{k}" for s, k in zip(spec, seed, strict=True)], "record_sha256": spec, "spec_sha256": spec},
+        **{"id": [f"{s[:12]}-s{k}" for s, k in zip(spec, seed, strict=True)], "arch": [f"net{b}" for b in board]},
+        **{"method": name, "name": name, "seed": seed, "test_images": images, "finetune_plan": "[]", "epochs": 1},
+        **{"final_wrong_images": tables.ravel(), "dense_macs": 200, "final_macs": 100, "dense_params": 2},
+        **{"final_params": 1, "training_macs": 1, "code_changed": False, "busy": False, "at_once": 1},
+    }
+    made = pd.DataFrame(values, columns=list(COLUMNS))[~np.isnan(tables.ravel())]
+    made.attrs |= {"problems": (), "root": ""}
+    return made
 
 
 # --- rules of 0.1 ---
