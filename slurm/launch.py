@@ -250,7 +250,6 @@ def _batch(
         "device": profile.device or options.device,
         "threads": options.threads or threads,
         "quiet": False,
-        "runtimes": options.runtimes,
         "plan_sha256": options.plan_sha256,
     }
     return Batch(

@@ -43,7 +43,6 @@ class Worker:
             **batch.options,
             "out": batch.out,
             "data_dir": Path(os.path.expandvars(batch.options["data_dir"])),
-            "runtimes": tuple(batch.options["runtimes"]),
         }
 
     def work(self) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from bench.api import Method
 from bench.data.loading import Images, TrainingData
-from bench.measure import latency, onnx_export
+from bench.measure import onnx_export
 from bench.models.build import build
 from bench.progress import Progress
 from bench.pruning.cost_model import Budget, CostModel
@@ -174,10 +174,8 @@ def plugins(monkeypatch):
 
 
 @pytest.fixture
-def make_run(plugins, tmp_path, monkeypatch):
-    """Specification and options of a small run; latency is measured in a moment."""
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
+def make_run(plugins, tmp_path):
+    """Specification and options of a small run."""
 
     def make(
         method="l1_norm", arch="two_layers", dataset="tiny", keep=0.5, seed=0, out=tmp_path, options=None, **settings

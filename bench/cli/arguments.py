@@ -44,7 +44,6 @@ def add_options(parser: argparse.ArgumentParser) -> Any:
     add_places(group, "records, bases, artifacts")
     group.add_argument("--download", action="store_true", help="fetch data set and weights if not there")
     add_machine(group)
-    add_runtimes(group)
     add_formats(group)
     group.add_argument("-q", "--quiet", action="store_true", help="no progress")
     return group
@@ -79,17 +78,6 @@ def add_machine(parser: Any) -> None:
     """Add ``--device`` and ``--threads``."""
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=whole, metavar="N", help="CPU threads; runs side by side need their share")
-
-
-def add_runtimes(parser: Any, default: tuple[str, ...] = RunOptions.runtimes) -> None:
-    """Add ``--runtimes``."""
-    parser.add_argument(
-        "--runtimes",
-        type=lambda text: tuple(dict.fromkeys(part.strip() for part in text.split(","))),
-        default=default,
-        metavar="NAME[,...]",
-        help=f"what latency is measured in: eager, onnxruntime ({','.join(default)})",
-    )
 
 
 def add_coupling(parser: Any, what: str) -> None:

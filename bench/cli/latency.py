@@ -49,7 +49,13 @@ def add_to(commands: Any) -> None:
 def _add_how(parser: Any, runtimes: tuple[str, ...]) -> None:
     arguments.add_machine(parser)
     parser.set_defaults(threads=1)
-    arguments.add_runtimes(parser, runtimes)
+    parser.add_argument(
+        "--runtimes",
+        type=lambda text: tuple(dict.fromkeys(part.strip() for part in text.split(","))),
+        default=runtimes,
+        metavar="NAME[,...]",
+        help=f"eager, onnxruntime ({','.join(runtimes)})",
+    )
     parser.add_argument("--batch", type=_batches, default=BATCHES, metavar="N[,...]", help="batch sizes (1,64)")
     parser.add_argument(
         "--wait", type=arguments.whole, default=WAIT_S, metavar="S", help=f"longest wait for a quiet machine ({WAIT_S})"

@@ -17,13 +17,14 @@ from torch import nn
 
 from bench.files import write_atomic
 from bench.measure import onnx_export
-from bench.measure.environment import device_name
 from bench.models.memory_format import LAYOUT, laid_out, place
 from bench.spec.near_names import unknown
 
 WARMUP_S, MEASURE_S = 0.5, 2.0
 ROUNDS = (20, 300)
 """Least and most rounds; in between, as many as fit in MEASURE_S."""
+QUICK_ROUNDS = 6
+"""Rounds of a time that is only printed."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +81,26 @@ def require(runtimes: Iterable[str]) -> None:
         RUNTIMES[name].require()
 
 
-def compare(
+@torch.inference_mode()
+def quick(
     dense: nn.Module,
-    sliced: nn.Module,
+    final: nn.Module,
     shape: tuple[int, ...],
     batches: Iterable[int],
     device: torch.device,
-    runtime: str = "eager",
     layout: str = LAYOUT,
-) -> list[dict[str, Any]]:
-    """Time ``dense`` and ``sliced`` in one runtime on ``[batch, *shape]``, float32; one entry a batch size.
+) -> list[tuple[int, float, float]]:
+    """Batch size and milliseconds of both networks on ``[batch, *shape]``, eager: the medians of a few rounds.
 
-    Both have the memory format ``layout`` where the runtime has none of its own.
-
-    Each has all samples in milliseconds, medians, and the speed-up (ratio of medians) with a 95 % bootstrap
-    interval over rounds. Raises RunFailed when the runtime cannot take one of the networks.
+    It says whether something is slow. It is no measurement: that needs a quiet machine and several processes.
     """
-    device, layout = place_of(runtime, device, layout)
-    bound = [RUNTIMES[runtime].load(network, shape, device, layout, None) for network in (dense, sliced)]
-    return [_compare(bound, torch.rand(batch, *shape, device=device), runtime, layout) for batch in batches]
+    clock, found = _clock(device), []
+    bound = [eager(network, shape, device, layout) for network in (dense, final)]
+    for batch in batches:
+        calls = [bind(torch.rand(batch, *shape, device=device)) for bind in bound]
+        medians = np.median(_timed(calls, clock, QUICK_ROUNDS)[1:], axis=0)  # the first warms up
+        found.append((batch, float(medians[0]), float(medians[1])))
+    return found
 
 
 def place_of(runtime: str, device: torch.device, layout: str) -> tuple[torch.device, str]:
@@ -112,44 +114,25 @@ def version_of(runtime: str) -> str:
     return metadata.version(RUNTIMES[runtime].package)
 
 
-def _compare(bound: list[onnx_export.Bind], x: torch.Tensor, runtime: str, layout: str) -> dict[str, Any]:
-    samples = interleaved([bind(x) for bind in bound], x.device)
-    rounds = len(samples)
-    median = np.median(samples, axis=0)
-    picks = np.random.default_rng(0).integers(0, rounds, (2000, rounds))
-    resampled = np.median(samples[picks], axis=1)
-    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], (0.025, 0.975))
-    return {
-        "batch": len(x),
-        "device": device_name(x.device),
-        "threads": torch.get_num_threads(),
-        "dtype": "float32",
-        "runtime": runtime,
-        "runtime_version": version_of(runtime),
-        "layout": layout,
-        "rounds": rounds,
-        "load_average": os.getloadavg()[0],
-        "dense_ms": float(median[0]),
-        "sliced_ms": float(median[1]),
-        "speedup": float(median[0] / median[1]),
-        "speedup_ci95": [float(low), float(high)],
-        "dense_samples_ms": samples[:, 0].tolist(),
-        "sliced_samples_ms": samples[:, 1].tolist(),
-    }
-
-
 @torch.inference_mode()
 def interleaved(calls: Sequence[Callable[[], Any]], device: torch.device) -> np.ndarray:
     """Milliseconds ``[rounds, calls]``, to the nanosecond; each round times every call, every second one backward."""
-    clock = _cuda_ms if device.type == "cuda" else _cpu_ms
+    clock = _clock(device)
     once = _warm_up(calls, clock)
-    rounds = int(np.clip(MEASURE_S * 1000 / max(once, 1e-3), *ROUNDS))
+    return _timed(calls, clock, int(np.clip(MEASURE_S * 1000 / max(once, 1e-3), *ROUNDS)))
+
+
+def _timed(calls: Sequence[Callable[[], Any]], clock: Callable[[Callable[[], Any]], float], rounds: int) -> np.ndarray:
     samples = np.empty((rounds, len(calls)))
     order = range(len(calls))
     for k in range(rounds):
         for which in order if k % 2 == 0 else reversed(order):
             samples[k, which] = clock(calls[which])
-    return samples.round(6)  # no clock here is finer, and a record holds hundreds
+    return samples.round(6)  # no clock here is finer
+
+
+def _clock(device: torch.device) -> Callable[[Callable[[], Any]], float]:
+    return _cuda_ms if device.type == "cuda" else _cpu_ms
 
 
 def _warm_up(calls: Sequence[Callable[[], Any]], clock: Callable[[Callable[[], Any]], float]) -> float:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -28,7 +28,7 @@ from bench.records.values import (
     Size,
     said,
 )
-from bench.spec.digest import digest
+from bench.spec.digest import widths_sha256
 from bench.spec.quiet_limits import OTHERS_CORES, STOLEN
 
 RESTARTS, LEAST_ROUNDS = 5, 20
@@ -136,11 +136,6 @@ _ENCODER = msgspec.json.Encoder(order="sorted")
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------
-
-
-def widths_sha256(widths: Mapping[str, tuple[int, int]]) -> str:
-    """Hash of the units that are left in each site, whatever the order of the sites."""
-    return digest({site: after for site, (_, after) in widths.items()})
 
 
 def speedup(ratios: Sequence[float], level: float = 1 - ALPHA) -> tuple[float, float, float]:

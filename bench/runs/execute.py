@@ -218,9 +218,6 @@ def _not_as_asked(found: Finished, spec: Spec, options: RunOptions) -> Iterator[
         yield f"this record was made with {machine.threads} threads, not {options.threads}"
     if options.device.partition(":")[0] not in ("auto", machine.device_type):
         yield f"this record was made on {machine.device_type}, not {options.device}"
-    lacking = set(options.runtimes) - {timing.runtime for timing in found.latency}
-    if lacking:
-        yield f"this record has no latency in {', '.join(sorted(lacking))}"
 
 
 def _rescue(path: Path, record: Record) -> str:

@@ -19,11 +19,12 @@ import torch
 from bench.errors import RunFailed
 from bench.measure import environment, latency
 from bench.measure.quiet import Load, Machine
-from bench.records.latency import RESTARTS, Key, Line, Quiet, Restart, Samples, Times, refused, times_of, widths_sha256
+from bench.records.latency import RESTARTS, Key, Line, Quiet, Restart, Samples, Times, refused, times_of
 from bench.records.schema import Environment, Finished
 from bench.runs.artifacts import RunArtifacts
 from bench.runs.latency_restart import Task, Window, Work, in_new_process
 from bench.runs.result import now
+from bench.spec.digest import widths_sha256
 from bench.spec.registry import PLUGINS
 
 SEED = 0

@@ -19,10 +19,14 @@ from bench.measure import latency
 from bench.measure.onnx_export import Bind
 from bench.measure.quiet import Load, Machine
 from bench.models.error_place import first_line
-from bench.records.latency import Key, Restart, widths_sha256
+from bench.records.latency import Key, Restart
 from bench.records.schema import Finished
 from bench.runs.artifacts import RunArtifacts
+from bench.spec.digest import widths_sha256
 from bench.spec.registry import PLUGINS, add_plugin
+
+GRACE_S = 10
+"""For a process to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,11 @@ def in_new_process(work: Work) -> Iterator[Window]:
     worker.start()
     theirs.close()
     try:
-        while (found := mine.recv()) is not None:
-            if isinstance(found, BaseException):
-                raise found
+        while isinstance(found := mine.recv(), Window):
             yield found
+        worker.join(GRACE_S)  # one that is killed leaves semaphores behind
+        if found is not None:
+            raise found
     except EOFError:
         worker.join()
         raise RunFailed(f"a process that timed networks ended with code {worker.exitcode}") from None

@@ -53,7 +53,6 @@ class RunPipeline:
         self, spec: Spec, options: RunOptions, progress: Progress | None = None, job: dict[str, Any] | None = None
     ) -> None:
         self.spec, self.options, self.job = spec, options, job
-        latency.require(options.runtimes)
         self.began = datetime.now(UTC)
         self.seconds: dict[str, float] = {}
         self.device = environment.pick_device(options.device)
@@ -183,7 +182,7 @@ class RunPipeline:
     def _measure(self, training: PhaseTrainer) -> None:
         """Everything that is read off the finished networks; the test set is loaded here and nowhere else."""
         began = datetime.now(UTC)
-        self.progress.note("measuring accuracy and latency")
+        self.progress.note("measuring accuracy")
         recipe, options = self.spec.recipe, self.options
         final = training.model.network
         masks = training.model.sliced_by or self.sites.ones()
@@ -212,24 +211,17 @@ class RunPipeline:
             "masks": save_tensors(folder / "masks.safetensors", {n: m.to(torch.uint8) for n, m in masks.items()}),
         }
         process_peak = environment.peak_rss_bytes()  # before an exporter takes memory that is not the run's
-        batches = list(dict.fromkeys((1, recipe.latency_batch)))
-        device, layout = self.device, self.layout
-        timings: list[dict[str, Any]] = []
-        for runtime in options.runtimes:
-            try:
-                timings += latency.compare(dense, final, self.shape, batches, device, runtime, layout)
-            except RunFailed as error:  # all else is measured: a runtime that cannot take the network is no failed run
-                self.progress.say(f"no latency in {runtime}: {error}")
-        if timings:
-            artifacts["samples"] = result.save_samples(folder, self.spec.id, timings)
-        batch = recipe.latency_batch
+        device, layout, batch = self.device, self.layout, recipe.latency_batch
+        times = latency.quick(dense, final, self.shape, dict.fromkeys((1, batch)), device, layout)
+        shown = ", ".join(f"{before:.2f} / {after:.2f} at batch {size}" for size, before, after in times)
+        self.progress.say(f"quick time, no measurement (bench latency makes one): dense / final {shown}, ms")
         memory = {
             "batch": batch,
             "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, device, layout),
             "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, device, layout),
             "process_peak_bytes": process_peak,
         }
-        self.result = result.filled(self.result, **parts, artifacts=artifacts, latency=timings, memory=memory)
+        self.result = result.filled(self.result, **parts, artifacts=artifacts, memory=memory)
         self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
 
     def _structure(self, training: PhaseTrainer, masks: dict[str, Tensor]) -> dict[str, Any]:

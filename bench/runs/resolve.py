@@ -72,10 +72,6 @@ def resolve(
             f"recipe {recipe.name}: precision auto depends on the machine, which neither a job nor a plan may: "
             "give --set precision=fp32 or bf16"
         )
-    if options.runtimes != HERE.runtimes:
-        from bench.measure import latency
-
-        latency.require(options.runtimes)
     first = make_spec(
         *(request.method, arch, dataset, recipe, budget_of(request)),
         *(request.seeds[0], request.coupling, request.options, options.device),

@@ -6,14 +6,12 @@ import re
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.errors import SUITE, RunFailed
-from bench.files import write_atomic
-from bench.records import schema, store
+from bench.records import schema
 from bench.records.schema import Record
 from bench.records.values import fitting
 from bench.spec.request import RunOptions
@@ -60,18 +58,6 @@ def filled(record: Record, **parts: Any) -> Record:
         except msgspec.ValidationError as error:
             raise RunFailed(f"the record would not be valid: {name}: {error}", blame=SUITE) from error
     return msgspec.structs.replace(record, **typed)
-
-
-def save_samples(folder: Path, name: str, timings: list[dict[str, Any]]) -> dict[str, Any]:
-    """Move the samples of the timings of run ``name`` to a file in ``folder``; returns what the record says of it."""
-    pairs = [schema.Pair(_ns(t.pop("dense_samples_ms")), _ns(t.pop("sliced_samples_ms"))) for t in timings]
-    described, data = store.samples_file(name, pairs)
-    write_atomic(folder / described.file, lambda path: path.write_bytes(data))
-    return dict(msgspec.to_builtins(described))
-
-
-def _ns(samples_ms: list[float]) -> list[int]:
-    return [round(1e6 * sample) for sample in samples_ms]
 
 
 def failed(record: Record, status: str, error: BaseException, blame: str) -> Record:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +11,10 @@ from bench.measure import flops
 from bench.measure.accuracy import logits_of, quality
 from bench.records import latency_files, store
 from bench.records.schema import Finished, Record, finished
-from bench.runs.artifacts import NotAvailable, RunArtifacts
+from bench.runs.artifacts import RunArtifacts
 
 TOP1_TOLERANCE = 1e-3
 """Difference in top-1 that another machine's arithmetic may make; one image at least."""
-
-NANOSECOND = 1e-6
-"""In milliseconds: samples are whole nanoseconds, the medians of some older records are not."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,6 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
         checks.append(Check("numbers", "not run", f"the run {found.status}: {message}"))
         return checks
     subject = _Subject(found, out)
-    check("latency from its samples", lambda: _latency(path, out, found))
     check("MACs and params from widths", subject.costs)
     check("masks", subject.check_masks)
     check("stored network", subject.check_file)
@@ -82,27 +76,6 @@ def verify_latency(file: Path) -> list[Check]:
 
 def _identity(found: Record, path: Path) -> str:
     assert found.id == store.id_of(path), f"the record's name is {found.id}"
-    return ""
-
-
-def _latency(path: Path, out: Path, found: Finished) -> str:
-    """Recorded medians are those of the samples, to the nanosecond."""
-    samples = store.samples_of(path, out, found)
-    if samples is None:
-        raise NotAvailable("its samples are neither next to its pack nor under --out")
-    assert len(samples.timings) == len(found.latency), "there are samples of other timings"
-    for timing, pair in zip(found.latency, samples.timings, strict=True):
-        for key, times, claimed in (
-            ("dense", pair.dense_ns, timing.dense_ms),
-            ("sliced", pair.sliced_ns, timing.sliced_ms),
-        ):
-            where = f"{timing.runtime}, batch {timing.batch}: {key}"
-            assert len(times) == timing.rounds, f"{where} has {len(times)} samples, rounds is {timing.rounds}"
-            assert min(times) > 0, f"{where} took {min(times)} ns once"
-            median = statistics.median(times) / 1e6
-            assert math.isclose(median, claimed, rel_tol=1e-9, abs_tol=NANOSECOND), (
-                f"{where}_ms is {claimed}, the median of its samples {median}"
-            )
     return ""
 
 

@@ -186,7 +186,6 @@ class RunOptions:
         plugins: files that define methods, architectures or data sets.
         out: folder of records, bases and artifacts.
         data_dir: folder of data sets.
-        runtimes: what latency is measured in.
         download: fetch data set and weights where they are missing.
         retry: run again where a record is there.
         quiet: no progress.
@@ -199,7 +198,6 @@ class RunOptions:
     plugins: tuple[str, ...] = ()
     out: Path = Path("results")
     data_dir: Path = Path("data")
-    runtimes: tuple[str, ...] = ("eager",)
     download: bool = False
     retry: bool = False
     quiet: bool = False
@@ -207,7 +205,7 @@ class RunOptions:
     replay_of: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("out", Path), ("data_dir", Path), ("plugins", tuple), ("runtimes", tuple)):
+        for name, kind in (("out", Path), ("data_dir", Path), ("plugins", tuple)):
             object.__setattr__(self, name, kind(getattr(self, name)))
 
     @classmethod

@@ -58,7 +58,7 @@ class Latencies:
             setting: one of :meth:`settings`.
             arch_sha256: ``structure.arch_sha256`` of a record.
             shape: ``data.shape`` of a record.
-            widths_sha256: :func:`bench.records.latency.widths_sha256` of ``structure.widths`` of a record.
+            widths_sha256: :func:`bench.spec.digest.widths_sha256` of ``structure.widths`` of a record.
         """
         what: dict[str, Any] = {"arch_sha256": arch_sha256, "shape": tuple(shape), "widths_sha256": widths_sha256}
         return self.lines.get(Key(**what, **vars(setting)))

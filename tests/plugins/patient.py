@@ -5,9 +5,6 @@ import time
 from pathlib import Path
 
 from bench.api import Method, method
-from bench.measure import latency
-
-latency.WARMUP_S, latency.ROUNDS = 0.0, (3, 3)
 
 
 @method("patient")

@@ -31,7 +31,7 @@ from slurm.states import LOST, WAITING, query_states
 
 def batch_of(out, *jobs, seed=0, device="cpu", elements=None):
     """A batch of this machine, with one run, whose jobs are these, or so many that were not started."""
-    options = {"device": device, "runtimes": ["eager"]}
+    options = {"device": device}
     facts = {"cluster": "local", "minutes": None, "count": elements or len(jobs), "jobs": jobs, "options": options}
     batch = made_batches.batch_of(out, spec_of(seed), **facts)
     batch.write()

@@ -27,7 +27,7 @@ def batch_of(out, *tasks, **changes):
         "tasks": {task.key: task.as_dict() for task in tasks},
         "elements": tuple((task.key,) for task in tasks),
         "count": len(tasks),
-        "options": {"data_dir": "/data", "device": "auto", "runtimes": ["eager"], "threads": 1},
+        "options": {"data_dir": "/data", "device": "auto", "threads": 1},
         "plugins": (),
         "minutes": 60,
         "signal_delay_s": 90,

@@ -36,7 +36,6 @@ def batch_of(out, *tasks, jobs=1, **changes):
             "device": "cpu",
             "threads": 1,
             "quiet": False,
-            "runtimes": ["eager"],
         },
         "plugins": tuple(str(PLUGINS / f"{name}.py") for name in ("small", "broken")),
         "minutes": None,

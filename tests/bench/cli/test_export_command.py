@@ -1,27 +1,20 @@
-"""``bench export`` of a run's networks, and onnxruntime as a runtime of its latency."""
+"""``bench export`` of a run's networks."""
 
 import dataclasses
 import json
-import re
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from support.command_tools import answer
 from support.image_folders import resolved, write_folder
-from support.paths import PLUGINS
 from support.records import line, read, seal
 
-from bench.errors import RunFailed, SetupError, UsageError
-from bench.measure import latency, onnx_export
+from bench.errors import SetupError
+from bench.measure import onnx_export
 from bench.records import store
 from bench.runs.artifacts import RunArtifacts
 from bench.runs.execute import execute
-from bench.runs.resolve import resolve
-from bench.spec.registry import add_plugin
-from bench.spec.request import RunOptions, RunRequest
-from leaderboard.render.record_summary import summary
 
 
 @pytest.fixture
@@ -184,85 +177,3 @@ def test_wrong_words(bench, made, tmp_path, monkeypatch):
     code, _, err = bench("export", "any", "--onnx", file)
     assert code == 3
     assert err == 'bench: error: no_such_package not installed here: pip install -e ".[onnx]"\n'
-
-
-# --- latency ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("onnx_extra")
-def test_run_measures_in_each_runtime(make_run):
-    spec, options = make_run("random", "two_layers", "tiny8")
-    done = execute(spec, dataclasses.replace(options, runtimes=("eager", "onnxruntime")))
-    assert [(t.runtime, t.batch) for t in done.latency] == [
-        (runtime, batch) for runtime in ("eager", "onnxruntime") for batch in (1, 4)
-    ]
-    eager, onnx = done.latency[0], done.latency[2]
-    assert (onnx.layout, onnx.threads, onnx.dtype) == ("channels_first", 1, "float32")
-    assert eager.runtime_version != onnx.runtime_version
-    lines = summary(done).splitlines()
-    assert len([line for line in lines if line.startswith("speed-up at batch")]) == 2
-    assert len([line for line in lines if line.startswith("onnxruntime speed-up at batch")]) == 2
-
-    assert execute(spec, options).id == done.id  # runtimes are no part of what a run is
-
-
-@pytest.mark.usefixtures("onnx_extra")
-def test_a_network_that_cannot_be_exported_costs_no_more_than_its_entry(make_run, capsys):
-    add_plugin(str(PLUGINS / "unexportable.py"))
-    spec, options = make_run("l1_norm", "bessel", "tiny8")
-    done = execute(spec, dataclasses.replace(options, quiet=False, runtimes=("onnxruntime", "eager")))
-    assert done.status == "ok"
-    assert {t.runtime for t in done.latency} == {"eager"}
-    assert done.memory.dense_peak_bytes > 0
-    assert re.search("no latency in onnxruntime: Bessel cannot be exported to ONNX", capsys.readouterr().err)
-
-
-def test_finished_record_without_requested_runtime_is_noted(make_run, capsys, monkeypatch):
-    monkeypatch.setattr(onnx_export, "PACKAGES", ())
-    spec, options = make_run()
-    execute(spec, options)
-    capsys.readouterr()
-    for runtimes, note in ((("eager",), ""), (("eager", "onnxruntime"), "no latency in onnxruntime; --retry")):
-        execute(spec, dataclasses.replace(options, quiet=False, runtimes=runtimes))
-        err = capsys.readouterr().err
-        assert note in err
-        assert bool(err) == bool(note)
-
-
-def test_runtimes_are_checked_before_anything_runs(tmp_path, monkeypatch):
-    asked = RunRequest("l1_norm", "resnet20")
-    spec = resolve(asked)[0][0]
-    for refuse in (partial(resolve, asked), partial(execute, spec)):
-        monkeypatch.undo()
-        with pytest.raises(UsageError, match="unknown runtime 'onnxruntme': did you mean onnxruntime"):
-            refuse(RunOptions(out=tmp_path, runtimes=("eager", "onnxruntme")))
-        monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
-        with pytest.raises(SetupError, match="no_such_package"):
-            refuse(RunOptions(out=tmp_path, runtimes=("onnxruntime",)))
-    assert not [*tmp_path.iterdir()]
-    assert RunOptions().runtimes == ("eager",)
-
-
-def test_run_with_a_runtime_that_cannot_be(bench, plugins, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
-    network = "--arch", "two_layers", "--dataset", "tiny", "--recipe", "synthetic"
-    for asked, code in (("eagre", 2), ("", 2), ("onnxruntime", 3)):
-        got, out, err = bench("run", "--method", "l1_norm", *network, "--runtimes", asked)
-        assert (got, out, len(err.splitlines())) == (code, "", 1), asked
-        assert not list(tmp_path.rglob("*.*"))
-
-
-@pytest.mark.usefixtures("onnx_extra")
-def test_onnxruntime_times_the_networks_it_is_given(monkeypatch):
-    """A clock that takes the number of outputs for milliseconds; a wrong export is not timed."""
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
-    monkeypatch.setattr(latency, "_cpu_ms", lambda call: float(call()[0].shape[1]))
-    wide, narrow, cpu = torch.nn.Conv2d(1, 6, 1), torch.nn.Conv2d(1, 2, 1), torch.device("cpu")
-    found = latency.compare(wide, narrow, (1, 2, 2), [1, 5], cpu, "onnxruntime")
-    assert [(t["batch"], t["dense_ms"], t["sliced_ms"], t["speedup"]) for t in found] == [(1, 6, 2, 3), (5, 6, 2, 3)]
-    convert = onnx_export.convert
-    monkeypatch.setattr(onnx_export, "convert", lambda network, shape: convert(torch.nn.Conv2d(1, 6, 1), shape))
-    with pytest.raises(RunFailed, match="differ by"):
-        latency.compare(wide, narrow, (1, 2, 2), [1], cpu, "onnxruntime")

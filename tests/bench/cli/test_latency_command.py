@@ -5,6 +5,7 @@ import json
 
 import pytest
 from support.command_tools import answer
+from support.paths import PLUGINS
 from support.quiet_machine import Simulated, always_quiet
 from support.records import line, read, seal
 from support.timed_shapes import Clock, made
@@ -15,7 +16,9 @@ from bench.records import latency_files, store
 from bench.records.latency import RESTARTS
 from bench.runs import latency_pass, latency_restart
 from bench.runs.artifacts import RunArtifacts
+from bench.runs.execute import execute
 from bench.runs.latency_restart import Task, Work, in_new_process, windows
+from bench.spec.registry import add_plugin
 
 
 @pytest.fixture
@@ -149,6 +152,13 @@ def test_wrong_words(bench, records, command, words, code, said):
     assert len(found[2].splitlines()) == 1
 
 
+def test_a_runtime_that_is_not_installed(bench, records, monkeypatch):
+    monkeypatch.setattr(onnx_export, "PACKAGES", ("no_such_package",))
+    code, out, err = bench("latency", records)
+    assert (code, out) == (3, "")
+    assert err == 'bench: error: no_such_package not installed here: pip install -e ".[onnx]"\n'
+
+
 def test_latency_of_nothing(bench, tmp_path):
     code, _, err = bench("latency", tmp_path / "none")
     assert (code, "no such file or folder" in err) == (2, True)
@@ -249,6 +259,15 @@ def test_what_a_runtime_cannot_take_is_a_failure_of_its_keys(finished_record, fe
     monkeypatch.setitem(latency.RUNTIMES, "other", dataclasses.replace(latency.RUNTIMES["eager"], load=refuse))
     found = list(windows(work_of(finished_record, tmp_path, ("other", "eager"))))
     assert [window.failure for window in found] == ["it cannot be exported"] * 2 + [""] * 2
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_a_network_that_cannot_be_exported_costs_no_more_than_its_keys(make_run, few_rounds, tmp_path):
+    add_plugin(str(PLUGINS / "unexportable.py"))
+    done = execute(*make_run("l1_norm", "bessel", "tiny8"))
+    first, *_, last = windows(work_of(done, tmp_path, ("onnxruntime", "eager")))
+    assert "Bessel cannot be exported to ONNX" in first.failure
+    assert (last.failure, last.key.runtime) == ("", "eager")
 
 
 @pytest.mark.slow

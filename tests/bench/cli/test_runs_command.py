@@ -10,7 +10,6 @@ from support.records import record
 from support.terminals import on_a_terminal
 
 from bench.cli import runs
-from bench.measure import latency
 from bench.records import store
 from leaderboard.reader.frame import load
 from leaderboard.render.text_table import wide
@@ -70,9 +69,6 @@ def test_list_runs_fits_the_terminal(out):
 
 @pytest.fixture
 def small(plugins, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
-
     def call(*words):
         return answer(capsys, "run", "-m", "l1_norm", *SMALL, "--out", tmp_path / "out", *words)
 

@@ -6,7 +6,6 @@ import pytest
 from support.command_tools import answer
 from support.paths import PLUGINS
 
-from bench.measure import latency
 from bench.records import store
 from bench.spec.registry import ARCHS, DATASETS, METHODS
 
@@ -26,8 +25,6 @@ def write(tmp_path):
 @pytest.fixture
 def sweep(plugins, tmp_path, monkeypatch, capsys):
     """``bench sweep`` on tiny data, in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
     for registry in (METHODS, ARCHS, DATASETS):
         registry._plugins.clear()
     places = [word for name in ("small", "broken") for word in ("--plugin", str(PLUGINS / f"{name}.py"))]

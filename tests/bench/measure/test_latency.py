@@ -1,11 +1,11 @@
-import statistics
 from itertools import cycle
 
 import pytest
 import torch
 from torch import nn
 
-from bench.measure import latency
+from bench.errors import RunFailed
+from bench.measure import latency, onnx_export
 
 CPU = torch.device("cpu")
 
@@ -25,22 +25,8 @@ class Recorder(nn.Module):
 
 
 @pytest.fixture
-def compare(monkeypatch):
-    """Compare two recorders in ``rounds`` rounds; returns result and calls."""
-
-    def run(rounds=6, batch=2):
-        monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-        monkeypatch.setattr(latency, "ROUNDS", (rounds, rounds))
-        calls = []
-        dense, sliced = Recorder("dense", calls).train(), Recorder("sliced", calls).train()
-        return latency.compare(dense, sliced, (3, 8, 8), [batch], CPU)[0], calls
-
-    return run
-
-
-@pytest.fixture
 def clock(monkeypatch):
-    """A clock that says each call took the next of the given milliseconds (in the order of the calls)."""
+    """A clock by which each call took the next of the given milliseconds (in the order of the calls)."""
 
     def set_to(milliseconds):
         times = cycle(milliseconds)
@@ -49,70 +35,75 @@ def clock(monkeypatch):
             call()
             return next(times)
 
+        monkeypatch.setattr(latency, "WARMUP_S", 0.0)
         monkeypatch.setattr(latency, "_cpu_ms", timed)
 
     return set_to
 
 
-@pytest.mark.parametrize("rounds", [3, 6])
-def test_all_samples_are_returned_and_the_medians_are_theirs(compare, rounds):
-    found, _ = compare(rounds, batch=5)
-    assert (found["rounds"], found["batch"]) == (rounds, 5)
-    for which in ("dense", "sliced"):
-        samples = found[f"{which}_samples_ms"]
-        assert len(samples) == rounds
-        assert all(isinstance(s, float) and s > 0 for s in samples)
-        assert all(len(f"{s!r}".partition(".")[2]) <= 6 for s in samples)  # nanoseconds
-        assert found[f"{which}_ms"] == pytest.approx(statistics.median(samples))
-    assert found["speedup"] == pytest.approx(found["dense_ms"] / found["sliced_ms"])
-    low, high = found["speedup_ci95"]
-    assert low <= high
-    assert (found["dtype"], found["layout"], found["runtime"]) == ("float32", "channels_last", "eager")
-    assert found["threads"] == torch.get_num_threads()
-    assert found["device"]
+def calls_of(runtime, *networks, shape=(1, 2, 2), batch=1):
+    x = torch.rand(batch, *shape)
+    layout = latency.place_of(runtime, CPU, "channels_last")[1]
+    return [latency.RUNTIMES[runtime].load(network, shape, CPU, layout, None)(x) for network in networks]
 
 
-def test_networks_take_turns_in_eval_mode(compare):
-    rounds = 6
-    _, calls = compare(rounds)
+def test_networks_take_turns_in_eval_mode(monkeypatch):
+    rounds, calls = 6, []
+    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
+    monkeypatch.setattr(latency, "ROUNDS", (rounds, rounds))
+    networks = [Recorder(name, calls).train() for name in ("dense", "final")]
+    samples = latency.interleaved(calls_of("eager", *networks, shape=(3, 8, 8), batch=2), CPU)
     measured = [call[0] for call in calls[-2 * rounds :]]
-    assert measured == ["dense", "sliced", "sliced", "dense"] * (rounds // 2)
+    assert measured == ["dense", "final", "final", "dense"] * (rounds // 2)
     assert {call[1:] for call in calls} == {((2, 3, 8, 8), torch.float32, True, False, False)}
     assert len(calls) > 2 * rounds  # warm-up
+    assert samples.shape == (rounds, 2)
+    assert all(sample > 0 and sample == round(sample, 6) for sample in samples.ravel())  # nanoseconds
 
 
-def test_speed_up_is_the_ratio_of_medians(monkeypatch):
+def test_samples_belong_to_their_networks(monkeypatch):
     """A clock by which a network takes its width in milliseconds, and ten times that once."""
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
     monkeypatch.setattr(latency, "ROUNDS", (5, 5))
     outliers = iter([10] + [1] * 1000)
     monkeypatch.setattr(latency, "_warm_up", lambda calls, timed: 1.0)
     monkeypatch.setattr(latency, "_cpu_ms", lambda call: float(call().shape[1]) * next(outliers))
-    [found] = latency.compare(nn.Conv2d(1, 6, 1), nn.Conv2d(1, 2, 1), (1, 2, 2), [1], CPU)
-    assert found["dense_samples_ms"] == [60.0, 6.0, 6.0, 6.0, 6.0]
-    assert found["sliced_samples_ms"] == [2.0] * 5
-    assert found["speedup"] == 3.0
-    low, high = found["speedup_ci95"]
-    assert low == 3.0
-    assert 3.0 <= high <= 30.0
-
-
-@pytest.mark.parametrize("ms", [0.5, 1.0, 4.0])
-def test_speed_up_of_equal_times_is_one_without_width(compare, clock, ms):
-    clock([ms])
-    found, _ = compare(5)
-    assert found["dense_samples_ms"] == found["sliced_samples_ms"] == [ms] * 5
-    assert (found["speedup"], found["speedup_ci95"]) == (1.0, [1.0, 1.0])
+    samples = latency.interleaved(calls_of("eager", nn.Conv2d(1, 6, 1), nn.Conv2d(1, 2, 1)), CPU)
+    assert samples[:, 0].tolist() == [60.0, 6.0, 6.0, 6.0, 6.0]
+    assert samples[:, 1].tolist() == [2.0] * 5
 
 
 @pytest.mark.parametrize(("ms", "rounds"), [(1e6, 20), (0.001, 300), (10.0, 100)])
-def test_rounds_are_as_many_as_fit(clock, monkeypatch, ms, rounds):
+def test_rounds_are_as_many_as_fit(clock, ms, rounds):
     """Two networks of 10 ms fit 100 times into two seconds; never below 20, never above 300."""
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
     clock([ms])
-    layer = nn.Conv2d(1, 1, 1)
-    [found] = latency.compare(layer, nn.Conv2d(1, 1, 1), (1, 2, 2), [1], CPU)
-    assert found["rounds"] == rounds
+    layers = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+    assert len(latency.interleaved(calls_of("eager", *layers), CPU)) == rounds
+
+
+def test_a_quick_time_is_the_median_of_a_few_rounds(clock):
+    clock([100, 100, 2, 6, 6, 2, 2, 6, 90, 90, 2, 6])  # turns: every second round begins with the final network
+    layers = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+    assert latency.quick(*layers, (1, 2, 2), [3], CPU) == [(3, 6.0, 2.0)]
+    calls = []
+    latency.quick(Recorder("dense", calls), Recorder("final", calls), (3, 8, 8), [1, 4], CPU)
+    assert [call[1][0] for call in calls] == [1] * 12 + [4] * 12
+    assert {call[3:] for call in calls} == {(True, False, False)}
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_onnxruntime_times_the_networks_it_is_given(monkeypatch):
+    """A clock that takes the number of outputs for milliseconds; a wrong export is not timed."""
+    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
+    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
+    monkeypatch.setattr(latency, "_cpu_ms", lambda call: float(call()[0].shape[1]))
+    wide, narrow = nn.Conv2d(1, 6, 1), nn.Conv2d(1, 2, 1)
+    for batch in (1, 5):
+        calls = calls_of("onnxruntime", wide, narrow, batch=batch)
+        assert latency.interleaved(calls, CPU).tolist() == [[6, 2]] * 3
+    convert = onnx_export.convert
+    monkeypatch.setattr(onnx_export, "convert", lambda network, shape: convert(nn.Conv2d(1, 6, 1), shape))
+    with pytest.raises(RunFailed, match="differ by"):
+        calls_of("onnxruntime", wide, narrow)
 
 
 def test_peak_memory_grows_with_the_batch():

@@ -13,7 +13,6 @@ from torch import nn
 from torchvision import models
 
 from bench.errors import RunFailed, SetupError, UsageError
-from bench.measure import latency
 from bench.models.build import build
 from bench.models.external import torchvision_names
 from bench.models.layers import Attention
@@ -320,13 +319,7 @@ def test_recorded_name_wants_its_file(file):
     ARCHS.require(name)
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
-
-
-def test_users_network_through_the_command_line(file, tmp_path, capsys, quick, monkeypatch):
+def test_users_network_through_the_command_line(file, tmp_path, capsys, monkeypatch):
     command = ["run", "-m", "l1_norm", "-d", "digits", "--epochs", "1", "--finetune-epochs", "1", "--out", tmp_path]
 
     run = partial(answer, capsys)

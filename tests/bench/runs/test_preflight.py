@@ -319,7 +319,6 @@ def test_run_of_unusual_network_verifies(unusual, make_run, arch):
     assert {check.outcome for check in verify_file(path, options.out, options.data_dir)} == {"ok"}
     layout = "channels_first" if arch == "by_view" else None
     assert done.training.layout == layout
-    assert {timing.layout for timing in done.latency} == {layout or "channels_last"}
     assert (", fp32 channels_first; seconds" in details(done)) == (arch == "by_view")
 
 

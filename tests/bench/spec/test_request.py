@@ -62,7 +62,6 @@ def test_request_survives_its_words(request):
         plugins=st.lists(TEXTS, max_size=3).map(tuple),
         out=NAMES.map(type(RunOptions.out)),
         data_dir=NAMES.map(type(RunOptions.out)),
-        runtimes=st.lists(NAMES.filter(lambda name: "," not in name), min_size=1, unique=True).map(tuple),
         download=st.booleans(),
         retry=st.booleans(),
         quiet=st.booleans(),

@@ -11,7 +11,6 @@ from support.records import SPEC, finished, quality, record
 
 from bench.cli import main, parser
 from bench.errors import UsageError
-from bench.measure import latency
 from bench.spec.option_text import as_seeds
 from bench.spec.registry import ARCHS, DATASETS, METHODS
 from bench.spec.request import RunRequest
@@ -190,8 +189,6 @@ def test_groups_of_the_suite_are_complete(capsys):
 
 @pytest.fixture
 def replay(tmp_path, file, monkeypatch, capsys):
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
     for registry in (METHODS, ARCHS, DATASETS):
         monkeypatch.setattr(registry, "_plugins", {})
     places = [word for name in ("small", "shrinks") for word in ("--plugin", PLUGINS / f"{name}.py")]

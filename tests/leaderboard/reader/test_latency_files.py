@@ -9,10 +9,11 @@ import pytest
 from support.timed_shapes import EAGER, made, measured
 
 from bench.errors import RunFailed
-from bench.records.latency import Restart, Samples, samples_sha256, widths_sha256
+from bench.records.latency import Restart, Samples, samples_sha256
 from bench.records.latency_files import SAMPLES, add, check_samples, encode, path_of, read, read_samples
 from bench.records.store import RecordError
 from bench.runs.latency_pass import wanted
+from bench.spec.digest import widths_sha256
 from leaderboard.reader.latency_files import Latencies, Setting, load
 
 WIDTHS = made(4).structure.widths

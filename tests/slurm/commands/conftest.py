@@ -11,7 +11,6 @@ from support.command_tools import jobs_below
 from support.paths import ROOT
 
 from bench.cli import main, submit
-from bench.measure import latency
 from bench.spec.registry import ARCHS, DATASETS, METHODS
 
 
@@ -27,8 +26,6 @@ def _environment(monkeypatch, tmp_path):
     monkeypatch.delenv("COLUMNS", raising=False)  # which Python's readline sets
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("GATE", str(tmp_path / "gate"))
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
     monkeypatch.chdir(tmp_path)
 
 

@@ -18,7 +18,7 @@ from slurm.batch import Task, claim, trained_bases
 from slurm.job import Job
 from slurm.states import LOST, MISSING, query_states
 
-FILES = 10
+FILES = 9
 """Files of a run with its base: checkpoints, the base and its facts, network and masks, the record."""
 
 
