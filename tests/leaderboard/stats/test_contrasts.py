@@ -1,4 +1,4 @@
-"""Against an oracle in plain loops, scipy's own tests, by hand, and by simulation with fixed seeds."""
+"""Against an oracle in plain loops, scipy's own tests, and by hand; by simulation in test_null_boards.py."""
 
 import math
 import statistics as plain
@@ -347,48 +347,3 @@ def test_equal_rows_seldom_differ_pooled_over_budgets():
         values, quantum = pooled(wrong, 355)
         found += bool((against(values, 0, quantum=quantum).p_holm < ALPHA).any())
     assert found / 200 <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
-
-
-# --- by simulation ----------------------------------------------------------------------------------------------------
-
-
-def false_alarm(scales, boards=200, seeds=5, draw=None):
-    rng, found = np.random.default_rng(0), 0
-    scales = np.asarray(scales, dtype=float)[:, None]
-    for _ in range(boards):
-        noise = rng.normal(0, 1, (len(scales), seeds)) if draw is None else draw(rng, (len(scales), seeds))
-        values = np.round(rng.normal(0, 3, seeds) + 2 * scales * noise)
-        found += bool((against(values, 0, quantum=1 / 12).p_holm < ALPHA).any())
-    return found / boards
-
-
-@pytest.mark.parametrize(
-    "scales",
-    [[1] * 30, [1, 5, *[1] * 28], [4.8, *[1] * 29], [1] * 10, [1, 5, *[1] * 8]],
-    ids=["alike", "one noisy", "noisy reference", "10 rows", "10 rows, one noisy"],
-)
-def test_equal_rows_seldom_differ(scales):
-    assert false_alarm(scales) <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
-
-
-def test_heavy_tails_are_no_differences():
-    found = false_alarm([1] * 30, draw=lambda rng, shape: rng.standard_t(2, shape))
-    assert found <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
-
-
-def test_a_noisy_row_s_interval_covers():
-    rng, covered = np.random.default_rng(1), 0
-    for _ in range(400):
-        values = rng.normal(0, 3, 5) + rng.normal(0, 2, (30, 5)) * np.array([1, 5, *[1] * 28])[:, None]
-        found = against(values, 0)
-        covered += abs(found.mean[1]) <= found.half[1]
-    assert covered / 400 >= 0.93 - 4 * math.sqrt(0.07 * 0.93 / 400)
-
-
-def test_half_a_point_is_found_with_ten_thousand_images():
-    rng, found = np.random.default_rng(2), 0
-    for _ in range(200):
-        values = np.round(rng.normal(0, 30, 5) + rng.normal(0, 20, (30, 5)))
-        values[1] += 50
-        found += against(values, 0, quantum=1 / 12).p_holm[1] < ALPHA
-    assert found / 200 >= 0.5 - 4 * math.sqrt(0.25 / 200)
