@@ -236,14 +236,14 @@ def within(family: NDArray[np.int_], p: Array) -> Array:
 def _prepare(
     values: ArrayLike, quantum: ArrayLike, owners: Sequence[Hashable] | None, reference: int
 ) -> tuple[Array, Array, list[Hashable], Flags]:
-    """Values, least variances of the same shape, owners with the plan's first, and which rows are the plan's."""
+    """Values and least variances at the plan's seeds, owners with the plan's first, and which rows are the plan's."""
     array = np.asarray(values, dtype=float)
     floor = np.broadcast_to(np.asarray(quantum, dtype=float), array.shape)
-    if owners is None:
-        return array, floor, [0], np.ones(len(array), dtype=bool)
-    mine = owners[reference]
-    names = [mine, *dict.fromkeys(owner for owner in owners if owner != mine)]
-    return array, floor, names, np.array([owner == mine for owner in owners], dtype=bool)
+    whose = [0] * len(array) if owners is None else list(owners)
+    names = list(dict.fromkeys([*whose[reference : reference + 1], *whose]))
+    plan = np.array([owner == names[0] for owner in whose], dtype=bool)
+    seeds = ~np.isnan(array[plan]).all(axis=0)  # those of others alone would change the rounding of sums
+    return array[:, seeds], floor[:, seeds], names, plan
 
 
 def _tests(

@@ -267,6 +267,17 @@ def test_rows_of_one_other_change_no_number_of_another_s(added, reference):
         assert getattr(with_others, name)[:11].tobytes() == getattr(alone, name).tobytes(), name
 
 
+def test_other_seeds_of_others_change_no_number_of_ours():
+    ours = noise(8, 5, start=4)
+    wide = np.full((11, 12), NAN)
+    wide[:8, [0, 2, 3, 7, 9]] = ours
+    wide[8:] = noise(3, 12, start=5)
+    alone, with_others = against(ours, 0, quantum=0.1), against(wide, 0, [*["suite"] * 8, *["acme"] * 3], 0.1)
+    for name in FIELDS:
+        assert getattr(with_others, name)[:8].tobytes() == getattr(alone, name).tobytes(), name
+    assert with_others.seeds[8:].tolist() == [5, 5, 5]
+
+
 def test_rows_of_others_are_tested_with_the_plan_s_prior():
     ours = noise(8, 5, start=4)
     copied = against(np.concatenate([ours, ours[3:4]]), 0, ["suite"] * 8 + ["acme"], 1 / 12)
