@@ -138,14 +138,14 @@ class LatencyPass:
         dense = {key: _dense(key, record) for key, record in todo.items()}
         by_control = {dense[key]: record for key, record in todo.items()}
         self.say(f"{len(by_control)} controls: dense networks against their copies")
-        controls = self._timed(_tasks(by_control, ("dense", "dense")), folder)
+        controls = self.timed(tasks_of(by_control, ("dense", "dense")), folder)
         times = {key: times_of(Samples(found.samples)) for key, found in controls.items()}
         self._require_equal(times, by_control)
         for key in [key for key in todo if dense[key] not in times]:
             self.failures.setdefault(key, self.failures.get(dense[key], "its dense network cannot be timed"))
         done = sum(key in self.failures for key in todo)
         for number, tasks in enumerate([[], *self._groups(todo, dense)]):
-            found = self._timed(tasks, folder) if tasks else {key: controls[key] for key in controls if key in todo}
+            found = self.timed(tasks, folder) if tasks else {key: controls[key] for key in controls if key in todo}
             lines, samples = [], [Samples(found_control.samples) for found_control in controls.values()]
             for key, measured in found.items():
                 own = Samples(measured.samples)
@@ -177,14 +177,14 @@ class LatencyPass:
     def _groups(self, todo: Mapping[Key, Finished], dense: Mapping[Key, Key]) -> Iterator[list[Task]]:
         """What is left to time in shuffled order, in groups of one network."""
         left = {key: todo[key] for key in todo if key != dense[key] and key not in self.failures}
-        tasks = _tasks(left, ("dense", "final"))
+        tasks = tasks_of(left, ("dense", "final"))
         self.random.shuffle(tasks)
         tasks.sort(key=_network)
         for _, of_one in itertools.groupby(tasks, _network):
             of_network = list(of_one)
             yield from (of_network[start : start + AT_ONCE] for start in range(0, len(of_network), AT_ONCE))
 
-    def _timed(self, tasks: Sequence[Task], folder: Path) -> dict[Key, Measured]:
+    def timed(self, tasks: Sequence[Task], folder: Path) -> dict[Key, Measured]:
         """Time all keys of some tasks in ``RESTARTS`` processes, in another order in each."""
         found: dict[Key, Measured] = {key: Measured() for task in tasks for key in task.keys}
         for _ in range(RESTARTS):
@@ -226,7 +226,7 @@ def _dense(key: Key, record: Finished) -> Key:
     return msgspec.structs.replace(key, widths_sha256=widths_sha256(whole))
 
 
-def _tasks(keys: Mapping[Key, Finished], pair: tuple[str, str]) -> list[Task]:
+def tasks_of(keys: Mapping[Key, Finished], pair: tuple[str, str]) -> list[Task]:
     """One task for each shape: its keys, with one of the records that have it."""
     by_shape: dict[tuple[str, tuple[int, int, int], str], list[Key]] = {}
     for key in keys:
