@@ -161,3 +161,6 @@ def test_hooks_are_there_only_while_needed():
         gates.remove()
         assert not hooks_of(network)
         assert torch.equal(run(network, images()), before)
+        gates.set({n: m.float() for n, m in sites.ones().items()})  # with hooks again, but without the module
+        assert torch.equal(run(network, images()), before)
+        gates.remove()

@@ -112,12 +112,9 @@ def test_the_best_rounding_is_the_best_of_all(sites, seed, share, least):
     else:
         assert widths.tolist() in choices.tolist()
         assert cost(widths) == costs[costs <= limit].max()
-        assert (
-            best_rounding(
-                [np.arange(1, n + 1) / n for n in dense], np.minimum(dense, least), cost, limit, above=cost(widths)
-            )
-            is None
-        )
+        enters, floors = [np.arange(1, n + 1) / n for n in dense], np.minimum(dense, least)
+        assert best_rounding(enters, floors, cost, limit, above=cost(widths)) is None
+        assert cost(best_rounding(enters, floors, cost, cost(widths), above=-1)) == cost(widths)  # to the last MAC
 
 
 def test_sixty_coarse_sites_are_rounded_within_the_budget():

@@ -84,6 +84,7 @@ def test_every_common_budget_is_kept_and_used_up():
 def test_global_ranking_keeps_the_best_units_of_equal_cost(parallel):
     sites, model = parallel
     assert model.macs(model.dense) == 240
+    assert [model.allowed(Budget(keep_macs=keep)) for keep in (0.1, 0.3, 0.5, 0.503)] == [24, 72, 120, 120]
     for seed in range(5):
         scores = random_scores(sites, seed)
         for keep in (0.9, 0.5, 0.3):

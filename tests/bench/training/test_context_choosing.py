@@ -123,6 +123,10 @@ def test_the_last_cut_brings_nothing_back_whatever_its_scores(make, ranking):
     assert ctx.fits(widths(after))
     assert all(not (after[n] & ~best_gone[n]).any() for n in after)
     assert all(m.any() for m in after.values())
+    equal = {n: torch.zeros(s.n_units) for n, s in ctx.sites.items()}
+    best = ctx.rank({n: mask.float() for n, mask in best_gone.items()}, ranking)  # pruned units are the worst of equals
+    after = ctx.prune_worst(equal, 0.6, ranking)
+    assert all(torch.equal(after[n], best[n] & best_gone[n]) for n in after)
 
 
 def test_the_users_ranking_wins(make):

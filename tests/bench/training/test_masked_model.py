@@ -54,6 +54,8 @@ def test_masked_units_are_held_through_steps(model, x):
         assert model.busy
         model.after_step()
     for name, site in model.sites.items():
+        moment = model.optimizer.state[site.weights()[0]]["momentum_buffer"].flatten(1)
+        assert not moment[~masks[name]].any() and moment[masks[name]].any()
         same = (site.rows() == before[name]).all(dim=1)
         assert same[~masks[name]].all() and not same[masks[name]].any()
 
