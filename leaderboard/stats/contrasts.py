@@ -204,9 +204,8 @@ def all_pairs(values: ArrayLike, quantum: ArrayLike = 0.0, least: int = 5) -> Co
 def headlines(boards: Sequence[Contrasts]) -> list[Array]:
     """Holm's p over the plan's contrasts of several tables at once, in the shape of each."""
     picked = [np.where(one.family == 0, one.p, np.nan) for one in boards]
-    corrected = holm(np.concatenate([p.ravel() for p in picked])) if picked else np.zeros(0)
-    ends = np.cumsum([p.size for p in picked])[:-1]
-    return [part.reshape(p.shape) for part, p in zip(np.split(corrected, ends), picked, strict=True)]
+    corrected = iter(holm([p for one in picked for p in one.ravel().tolist()]).tolist())
+    return [np.array([next(corrected) for _ in range(one.size)]).reshape(one.shape) for one in picked]
 
 
 def pooled(wrong: ArrayLike, images: ArrayLike) -> tuple[Array, Array]:

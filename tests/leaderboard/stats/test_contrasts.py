@@ -23,6 +23,7 @@ from leaderboard.stats.contrasts import (
     row_variances,
     within,
 )
+from leaderboard.stats.verdicts import decide
 
 NAN = math.nan
 
@@ -338,6 +339,27 @@ def test_headlines_are_corrected_over_all_tables():
     ps = [*one.p[1:], two.p[0], two.p[2]]
     assert [*found[0][1:], found[1][0], found[1][2]] == pytest.approx(by_hand_holm(ps))
     assert math.isnan(found[1][3]) and math.isnan(found[0][0])
+
+
+EDGES = {
+    "no run": np.full((3, 5), NAN),
+    "no seed": np.zeros((3, 0)),
+    "one row": np.ones((1, 5)),
+    "one seed": np.array([[1, NAN], [2, NAN], [3, 4]]),
+    "reference without runs": np.array([[NAN] * 4, [1, 2, 3, 4], [1, 2, 3, 6]]),
+    "all equal": np.zeros((4, 5)),
+    "few common seeds": np.array([[NAN, 1, 2, 3, 4], [1, 2, 3, 4, NAN]]),
+}
+
+
+@pytest.mark.parametrize("quantum", [0.0, 1 / 12])
+@pytest.mark.parametrize("name", EDGES)
+def test_tables_with_hardly_anything_find_nothing(name, quantum):
+    values = EDGES[name]
+    for found in (against(values, 0, quantum=quantum), all_pairs(values, quantum=quantum)):
+        assert not (found.p_holm < ALPHA).any() and not decide(found, 0.5).better.any()
+        assert np.shape(headlines([found])[0]) == found.p.shape
+    assert headlines([]) == []
 
 
 def test_pooled_endpoint_by_hand():
