@@ -17,7 +17,7 @@ from bench.records import pack, store
 from bench.records.lookup import find_one
 from bench.records.schema import Finished, Record, finished
 from bench.runs import rerun
-from bench.runs.resolve import resolve
+from bench.runs.resolve import require_published_images, resolve
 from bench.spec.near_names import unknown
 from bench.spec.option_text import as_seeds
 from bench.spec.request import RunOptions
@@ -71,7 +71,10 @@ def reproduce(chosen: argparse.Namespace) -> int:
     seeds = as_seeds(chosen.seeds or publication.seeds)
     options = RunOptions.from_args(chosen)
     requests = {name: dataclasses.replace(group.request, seeds=seeds) for name, group in groups.items()}
-    planned = {name: resolve(request, options)[0] for name, request in requests.items()}  # all before the first runs
+    planned = {}
+    for name, request in requests.items():  # all before the first runs
+        planned[name], where = resolve(request, options)
+        require_published_images(planned[name][0].dataset, where)
     if chosen.dry_run:
         for request in requests.values():
             output.print_command(rerun.command_line(request, options), chosen)
@@ -210,10 +213,11 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
         output.print_command(rerun.command_line(request, options), chosen)
         return 0
     options = _on_machine(path, machine, options)
+    from bench.measure import environment
     from bench.runs.execute import execute
 
     print(f"bench: {spec.id} again, in {options.out}", file=sys.stderr)
-    if given.spec.rules != RULES:
+    if given.spec.rules != RULES or given.code.commit != environment.code()["commit"]:
         print(f"bench: note: {given.id} was made with {rerun.made_with(given)}", file=sys.stderr)
     new = execute(spec, dataclasses.replace(options, plan_sha256=given.plan_sha256, replay_of=given.record_sha256))
     expected = predict(given, other_seeds(path, given))

@@ -12,6 +12,7 @@ import numpy as np
 from bench.data.image_files import Files, class_folders
 from bench.data.loading import Raw, dataset
 from bench.errors import SetupError
+from bench.spec.known_images import CIFAR10_JPEG75
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of ImageNet's channels that everybody uses (torchvision's reference training)."""
@@ -49,7 +50,17 @@ def digits(part: str, folder: Path, download: bool) -> Raw:
     ),
     source="MNIST",
 )
-@dataset("fashion_mnist", shape=(1, 28, 28), classes=10, sizes=(60_000, 10_000), recipe="mnist", source="FashionMNIST")
+@dataset(
+    "fashion_mnist",
+    shape=(1, 28, 28),
+    classes=10,
+    sizes=(60_000, 10_000),
+    sha256=(
+        "1f243a60b4b748a44c48b9a6f6907be2a08bee3e4e226f0e86fbde8e147b745a",
+        "9a494dc49efeb996f4076c469b31cd058152067b1594ba6ab85dd739fce3775e",
+    ),
+    source="FashionMNIST",
+)
 @dataset("kmnist", shape=(1, 28, 28), classes=10, sizes=(60_000, 10_000), recipe="mnist", source="KMNIST")
 @dataset("cifar10", shape=(3, 32, 32), classes=10, sizes=(50_000, 10_000), recipe="cifar", source="CIFAR10")
 @dataset("cifar100", shape=(3, 32, 32), classes=100, sizes=(50_000, 10_000), recipe="cifar", source="CIFAR100")
@@ -67,6 +78,26 @@ def from_torchvision(part: str, folder: Path, download: bool, source: str) -> Ra
             raise
         raise _absent(source, folder) from error
     return np.asarray(loaded.data), np.asarray(loaded.targets)
+
+
+@dataset(
+    "cifar10_jpeg75",
+    shape=(3, 32, 32),
+    classes=10,
+    sizes=(50_000, 10_000),
+    sha256=CIFAR10_JPEG75,
+    by_files=True,
+    recipe="cifar",
+)
+def cifar10_jpeg75(part: str, folder: Path, download: bool) -> Files:
+    """CIFAR-10 as JPEG files of quality 75, which is another data set; no numbers published for CIFAR-10 hold on it."""
+    root = folder / "cifar10_jpeg75"
+    if not root.is_dir():
+        raise SetupError(
+            f"data set cifar10_jpeg75 is not in {folder} and is not downloaded by a program: docs/data_and_recipes.md "
+            f"says where it is; place its images as {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
+        )
+    return class_folders(root, part)[0]
 
 
 @dataset("flowers102", shape=(3, 224, 224), classes=102, sizes=(2040, 6149))

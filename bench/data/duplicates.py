@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.data.cache import Cache
+from bench.data.file_hashes import whole
 from bench.data.image_files import THREADS, Files
 from bench.errors import SetupError
 
@@ -50,7 +51,7 @@ def _equal(train: Files, test: Files) -> list[list[int]]:
     chosen: list[Sequence[int]] = [range(len(train)), range(len(test))]
     keys: list[list[int | bytes]] = [[], []]
     with ThreadPoolExecutor(THREADS) as pool:
-        steps: tuple[Callable[[str], int | bytes], ...] = (_size, _tail, _whole)
+        steps: tuple[Callable[[str], int | bytes], ...] = (_size, _tail, whole)
         for step in steps:  # each compares the files that were equal in the step before
             keys = [
                 list(pool.map(step, map(files.path, some))) for files, some in zip((train, test), chosen, strict=True)
@@ -72,8 +73,3 @@ def _tail(path: str) -> bytes:
     with open(path, "rb") as file:
         file.seek(max(0, _size(path) - COMPARED))
         return hashlib.sha256(file.read()).digest()
-
-
-def _whole(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.data.cache import Cache
 from bench.data.duplicates import require_apart
+from bench.data.file_hashes import unordered
 from bench.data.image_files import Files, class_folders, inspected
 from bench.data.registration import Dataset
 from bench.errors import SetupError, UsageError
@@ -69,6 +70,12 @@ def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> 
     classes, sizes = int(train.labels.max()) + 1, (len(train), len(test))
     shape, recipe = (channels, height, width), RECIPES[max(height, width) > SMALL_SIDE]
     return Dataset(name, shape, classes, sizes, load, resize=size is not None, distinct=True, recipe=recipe)
+
+
+def test_files_sha256(name: str, data_dir: Path) -> str:
+    """Hash of the test files of the folder named by ``name``, whatever their names, order and classes."""
+    path, _, _ = _parts(name)
+    return unordered(_listed(data_dir / path)[1], "test", Cache(None))
 
 
 def content_hash(train: Files, test: Files) -> str:

@@ -42,6 +42,7 @@ class Dataset:
         resize: files are brought to ``shape``; False: they have it.
         distinct: no image may be in two classes.
         recipe: name of the default recipe.
+        by_files: its hashes are those of its files (``bench.data.file_hashes``), not of their pixels.
         folds: parts that take turns as test part, by seed, where none is the official one; 0: one is.
         fold: the test part; None until :meth:`for_seed` says which.
     """
@@ -56,6 +57,7 @@ class Dataset:
     resize: bool = True
     distinct: bool = False
     recipe: str = ""
+    by_files: bool = False
     folds: int = 0
     fold: int | None = None
 
@@ -84,6 +86,7 @@ def dataset(
     sha256: tuple[str, ...] | None = None,
     normal: Normal | None = None,
     recipe: str | None = None,
+    by_files: bool = False,
     folds: int = 0,
     **options: Any,
 ) -> Callable[[Callable], Callable]:
@@ -98,6 +101,7 @@ def dataset(
         sha256: hashes of pixels and labels of both parts where known; checked after loading. With folds one hash.
         normal: constants that normalise, on the scale 0..1; without them, those of the training images.
         recipe: name of the default recipe, a literal; None: the one called as the data set.
+        by_files: the hashes are of files, which decoders read differently from version to version, not of pixels.
         folds: for a set without an official test part: every so many-th image of each class tests, the first of them
             being image ``seed % folds``. The loader is called with the part ``all`` and returns all images, as arrays.
         options: passed on, so that one loader can serve several names.
@@ -109,7 +113,9 @@ def dataset(
 
         code = inspect.unwrap(loader).__code__
         origin = f"{code.co_filename}:{code.co_firstlineno} ({name})"
-        found = Dataset(name, shape, classes, sizes, load, sha256, normal, recipe=recipe or name, folds=folds)
+        found = Dataset(
+            *(name, shape, classes, sizes, load, sha256, normal), recipe=recipe or name, by_files=by_files, folds=folds
+        )
         DATASETS.register(name, found, origin)
         return loader
 

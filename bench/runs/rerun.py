@@ -25,8 +25,11 @@ NO_RESULT = ("training.base.id", "training.base.made", "structure.arch_sha256", 
 """What these parts say of how a run was made, or in words."""
 TABLES = ("structure.widths", "cost.dense.macs_by_op", "cost.final.macs_by_op", "curve.logged")
 """Tables whose keys are results, too; a key that one record lacks elsewhere was not recorded then."""
-CAUSES = ("training.precision", "environment.threads", "environment.device", "environment.instructions", "spec.rules")
-"""What may make other results, the likeliest first; after these the base, versions, and at last the code."""
+CAUSES = (
+    *("training.precision", "environment.threads", "code.commit"),
+    *("environment.device", "environment.instructions", "spec.rules"),
+)
+"""What may make other results: first what a user chooses, then the machine; after these the base, versions, code."""
 
 
 def request_of(found: Record, like: str = LIKE) -> tuple[RunRequest, RunOptions]:
@@ -62,11 +65,13 @@ def command_line(request: RunRequest, options: RunOptions) -> str:
 
 
 def made_with(found: Record) -> str:
-    """What no option of the command says: the state of the suite, the rules, torch, the machine."""
+    """What a run was made with: what its command says first, then what no option says: code, rules, torch, machine."""
     code, machine, rules = found.code, found.environment, found.spec.rules
     state = f"commit {code.commit or 'not known'}{' with local changes' if code.diff_sha256 else ''}"
     here = "" if rules == RULES else f" (here {RULES})"
-    return f"{state}, rules {rules}{here}, torch {machine.packages.get('torch')}, {machine.device}"
+    threads = f"{machine.threads} thread{'s' * (machine.threads > 1)}"
+    made = f"{today(found).recipe.precision}, {threads}, {state}, rules {rules}{here}"
+    return f"{made}, torch {machine.packages.get('torch')}, {machine.device}"
 
 
 # --- what came out ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from bench.records.consistency import unreadable
 from bench.records.schema import finished
 from bench.spec import method_traits
 from bench.spec.decode import non_default
+from bench.spec.known_images import TEST_SHA256, why_not_published
 from bench.spec.method_traits import Traits
 from bench.spec.recipe import Recipe, load_recipe
 from bench.spec.registry import ARCHS, DATASETS, add_plugin, method_names, model_name
@@ -139,6 +140,17 @@ def budget_of(request: RunRequest) -> Budget | None:
     elif keep_macs is None and request.keep_params is None:
         keep_macs = DEFAULT_KEEP_MACS
     return Budget(keep_macs, request.keep_params, request.ranking, request.min_keep, widths)
+
+
+def require_published_images(dataset: str, options: RunOptions) -> None:
+    """Raise UsageError for images that no published number is about, whatever the data set is called here."""
+    found = TEST_SHA256.get(dataset)
+    if dataset.startswith(FOLDER):
+        from bench.data.image_folder import test_files_sha256
+
+        found = test_files_sha256(dataset, options.data_dir)
+    if why := why_not_published(found):
+        raise UsageError(f"data set '{dataset}': {why}")
 
 
 def precision_of(device: str) -> Any:

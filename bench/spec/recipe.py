@@ -15,6 +15,8 @@ from bench.spec.digest import digest
 from bench.spec.near_names import unknown
 
 RECIPES = Path(__file__).parent / "recipes"
+PRECISION = "fp32"
+"""Of a recipe that does not say it; the class's own default is that of rules 0.1, whose hashes leave it out."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe called ``name`` (or the TOML file at that path), with ``overrides`` such as ``train.epochs``.
 
+    A file that does not say its precision means fp32, which every machine can repeat.
     Raises UsageError for an unknown name, key or value.
     """
     file = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
@@ -95,7 +98,9 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
         raise unknown("recipe", name, recipe_names())
     values = read_toml(file, f"recipe {file}")
     values.pop("description", None)
-    return decode_with(Recipe, {"name": file.stem, **values}, overrides or {}, f"recipe {file.stem}")
+    return decode_with(
+        Recipe, {"name": file.stem, "precision": PRECISION, **values}, overrides or {}, f"recipe {file.stem}"
+    )
 
 
 def _within(name: str, value: float, least: float, most: float = math.inf) -> None:

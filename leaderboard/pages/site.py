@@ -19,6 +19,7 @@ from bench.errors import SetupError, UsageError
 from bench.records import store
 from bench.records.schema import Record
 from bench.spec.digest import path_component
+from bench.spec.known_images import why_not_published
 from bench.spec.option_scan import Option
 from leaderboard.figures import draw, figure_list, figures_of_runs
 from leaderboard.figures.figure_list import Plate
@@ -241,6 +242,7 @@ class _Site:
         name = self.board_name(board)
         key = board.key
         published = [p for p in self.sources.published if (p.arch, p.dataset) == (key["arch"], key["dataset"])]
+        not_published = why_not_published(key.get("test_sha256"))
         overall = page_content.overall(board)
         self.page(
             f"boards/{name}.html",
@@ -251,7 +253,8 @@ class _Site:
             plates=self.drawn(figure_list.of_board(board, self.run_link, self.row_link), name),
             overall=overall,
             reach=sorted({(r.what, r.points) for curve in overall for r in curve.reach}, key=reach_order),
-            published=published,
+            published=[] if not_published else published,
+            not_published=not_published,
             method_slug=self.method_names,
         )
 

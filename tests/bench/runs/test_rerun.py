@@ -132,8 +132,8 @@ def test_parts_and_versions_that_differ():
     new = record(changed(new, ("metrics", "final", "loss"), 1.3))
     assert rerun.parts_that_differ(record(old), new) == ["metrics.final"]
     assert [*rerun.versions_that_differ(record(old), new)] == [
-        "environment.packages.torch: was 2.15.0, is 3.0",
         f"code.commit: was {'c' * 40}, is None",
+        "environment.packages.torch: was 2.15.0, is 3.0",
     ]
 
 
@@ -284,7 +284,7 @@ def test_replay_names_what_else_was_another(bench, given):
     assert code == 0
     keys = [line.strip().partition(":")[0] for line in lines[2:]]
     assert keys == [
-        *("environment.instructions", "base.device", "environment.packages.numpy", "code.commit"),
+        *("code.commit", "environment.instructions", "base.device", "environment.packages.numpy"),
         "not recorded then",
     ]
     assert lines[-1].endswith("not recorded then: environment.packages.pillow")

@@ -81,7 +81,7 @@ def test_recipe_from_a_file(tmp_path):
     file = tmp_path / "own.toml"
     file.write_text("description = 'mine'\n" + GOOD)
     found = load_recipe(str(file))
-    assert found == Recipe("own", Stage(2, 1.0), Stage(1, 0.1), batch_size=8)
+    assert found == Recipe("own", Stage(2, 1.0), Stage(1, 0.1), batch_size=8, precision="fp32")
     assert isinstance(found.train.lr, float)
 
 
