@@ -19,8 +19,10 @@ from bench.spec.near_names import near_matches, unknown
 from bench.spec.registry import add_plugin
 
 PROGRAM = "bench"
-RESUMED = ("run", "sweep", "reproduce")
-"""Commands that, once interrupted, resume where they were when they are given again."""
+RESUMED = dict.fromkeys(("run", "sweep", "reproduce"), "resumes after the last epoch") | {
+    "latency": "measures what is missing"
+}
+"""What a command that was interrupted does when it is given again."""
 EXAMPLES = """\
 examples:
   bench list methods
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: {kind}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        again = "; the same command resumes after the last epoch" if chosen and chosen.command in RESUMED else ""
+        again = f"; the same command {RESUMED[chosen.command]}" if chosen and chosen.command in RESUMED else ""
         print(f"{PROGRAM}: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of stdout (head, less) has seen enough

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import arguments, output
 from bench.cli.output import Column
 from bench.errors import UsageError
+from bench.files import require_writable
 from bench.records import store
 from bench.records.lookup import find_one
 from bench.records.schema import Finished, finished
@@ -26,6 +27,8 @@ COLUMNS = (
     *(Column("speed-up", right=True), Column("95 % interval", right=True, drop=1), Column("faster", drop=3)),
 )
 BATCHES, WAIT_S = (1, 64), 600
+ROOM = 64 * 2**20
+"""Bytes that the files of a device may need."""
 
 
 def add_to(commands: Any) -> None:
@@ -80,10 +83,13 @@ def latency(chosen: argparse.Namespace) -> int:
     done: list[Line] = []
 
     def keep(lines: list[Line], samples: list[Samples]) -> None:
-        for device, file in files.items():
-            add(file, [line for line in lines if line.key.device == device], samples)
+        for device in {line.key.device for line in lines}:
+            add(files[device], [line for line in lines if line.key.device == device], samples)
         done.extend(lines)
 
+    if left:
+        there = next(path for path in (chosen.out, *chosen.out.absolute().parents) if path.exists())
+        require_writable(there, ROOM)
     failures = _measure(left, chosen, keep)
     if chosen.json:
         output.print_json([json.loads(encode(line)) for line in done])

@@ -97,6 +97,24 @@ def test_verify_computes_the_numbers_again(bench, clock, records, tmp_path):
     assert [check["outcome"] for check in json.loads(text)[str(file)]] == ["FAILED", "FAILED"]
 
 
+def test_interrupted_it_says_what_the_same_command_does(bench, monkeypatch, machine, records, tmp_path):
+    def interrupted(work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latency_pass, "in_new_process", interrupted)
+    code, text, err = bench("latency", records, "--runtimes", "eager", "--out", tmp_path / "latency")
+    assert (code, text) == (130, "")
+    assert err.splitlines()[-1] == "bench: interrupted; the same command measures what is missing"
+
+
+def test_a_folder_that_cannot_be_written_is_named_first(bench, clock, records, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = bench("latency", records, "--runtimes", "eager", "--out", tmp_path / "file" / "latency")
+    assert code == 3
+    assert "cannot write to " in err
+    assert clock.works == []
+
+
 def test_on_a_busy_machine_nothing_is_written(bench, clock, machine, records, tmp_path):
     machine.others = lambda at: 0.8
     code, text, err = bench("latency", records, "--runtimes", "eager", "--out", tmp_path / "latency", "--wait", 60)
