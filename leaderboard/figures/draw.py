@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.errors import UsageError
 from leaderboard.figures.plot_style import COLOURS, Spec, figure, picked, series_of, short, tip
-from leaderboard.reader.model import Profile, Ranking
+from leaderboard.reader.curve_model import Profile, Ranking
 from leaderboard.render.tables import clean
 
 VERSION = "6.4"

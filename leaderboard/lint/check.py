@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench.errors import UsageError
-from leaderboard.lint import parse_tables, rerender, rules
+from leaderboard.lint import parse_tables, recompute, rerender, rules
 from leaderboard.lint.finding import Finding
 from leaderboard.lint.parse_tables import Entry, Sheet
 from leaderboard.reader.model import Board
@@ -61,8 +64,34 @@ def check_text(text: str, fmt: str, boards: Sequence[Board] | None = None) -> li
         return [Finding("", 0, "", "", "form", "no table in it")]
     if boards is not None:
         _compare(sheets, parse_tables.read(tables.render(boards, fmt), fmt))
-    found = [finding for sheet in sheets for finding in rules.apply_rules(sheet)]
+    found: list[Finding] = []
+    for _, own in itertools.groupby(sheets, key=lambda sheet: sheet.key):
+        board = list(own)
+        rows, curves = recompute.of_board(board)
+        if fmt == tables.JSON:
+            _compare_curves(board[0], curves)
+        found += [
+            finding for sheet, right in zip(board, rows, strict=True) for finding in rules.apply_rules(sheet, right)
+        ]
     return sorted(dict.fromkeys(found), key=lambda finding: finding.line)
+
+
+def _compare_curves(sheet: Sheet, right: Sequence[Any]) -> None:
+    """Note what JSON says over all budgets and its tables do not."""
+    for path, value, expected in _different(sheet.curves, json.loads(json.dumps(right)), ""):
+        sheet.add(None, "curves", "curve", f"{path}: {rules.shown(value)}, but {rules.shown(expected)} follows")
+
+
+def _different(value: Any, expected: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Where two trees of JSON differ, as far as arithmetic is exact."""
+    if isinstance(value, dict) and isinstance(expected, dict) and value.keys() == expected.keys():
+        for key in value:
+            yield from _different(value[key], expected[key], f"{path}.{key}"[:80])
+    elif isinstance(value, list) and isinstance(expected, list) and len(value) == len(expected):
+        for k, pair in enumerate(zip(value, expected, strict=True)):
+            yield from _different(*pair, f"{path}[{k}]"[:80])
+    elif isinstance(value, dict | list) or isinstance(expected, dict | list) or not rules.same(value, expected):
+        yield path, value, expected
 
 
 def _in(path: Path, found: Sequence[Finding]) -> list[Finding]:

@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from leaderboard.lint.finding import Finding
-from leaderboard.reader.model import KEY_SHOWN, REFERENCES, Board, Difference, Mean, Row, Run, Speed, Table, TableKind
-from leaderboard.render.columns import FAILED, FIELDS, MISSING, SHARE_LETTERS, SIZES, Field, Value
-from leaderboard.render.tables import CSV, KIND
+from leaderboard.lint.row_of_values import COUNTS, row_of
+from leaderboard.reader.model import KEY_SHOWN, Board, Row, Table, TableKind, Terms
+from leaderboard.render.exact_tables import CSV, KIND, PLAN
+from leaderboard.render.fields import FAILED, FIELDS, MISSING, Field, Value
 from leaderboard.stats.rows import most_common
-
-COUNTS = "wrong_test_images_by_seed"
-COUNT = re.compile(rf"(\d{{1,15}}):(\d{{1,15}}(?:/[1-9]\d{{0,14}})?|{FAILED}|{re.escape(MISSING)})")
-SHARES = {letter: name for name, letter in SHARE_LETTERS.items()}
 
 
 @dataclass
@@ -48,6 +45,9 @@ class Sheet:
     keep: float | None
     differs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    terms: Terms | None = None
+    timed: str = ""
+    curves: Any = None
     dense_macs: int | None = None
     dense_params: int | None = None
     entries: list[Entry] = field(default_factory=list)
@@ -74,7 +74,9 @@ def read(text: str, fmt: str) -> list[Sheet]:
     sheets = _csv(text) if fmt == CSV else _json(text)
     for sheet in sheets:
         for entry in sheet.entries:
-            entry.row = _row(sheet, entry)
+            entry.row, wrong = row_of(entry.name, entry.values)
+            for column, code, message in wrong:
+                sheet.add(entry, column, code, message)
     return sheets
 
 
@@ -82,7 +84,10 @@ def boards(sheets: Sequence[Sheet]) -> list[Board]:
     """The boards of some tables, in their order."""
     same = itertools.groupby(sheets, key=lambda sheet: sheet.key)
     grouped = [(key, list(found)) for key, found in same]
-    return [Board(key, own[0].differs, tuple(sheet.table for sheet in own), own[0].notes) for key, own in grouped]
+    return [
+        Board(key, own[0].differs, tuple(s.table for s in own), own[0].notes, own[0].terms, own[0].timed)
+        for key, own in grouped
+    ]
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------------
@@ -102,6 +107,7 @@ def _json(text: str) -> list[Sheet]:
             for table in board["tables"]:
                 sheet = Sheet(0, key, *_budget(table["kind"], table["keep"]))
                 sheet.differs, sheet.notes = tuple(board["differs"]), tuple(board["notes"])
+                sheet.terms, sheet.timed, sheet.curves = _terms(board["plan"]), str(board["timed"]), board["curves"]
                 sheet.dense_macs, sheet.dense_params = (_count(table[name]) for name in ("dense_macs", "dense_params"))
                 sheets.append(sheet)
                 for row in table["rows"]:
@@ -110,8 +116,8 @@ def _json(text: str) -> list[Sheet]:
                     for name in FIELDS.keys() - row.keys():
                         sheet.add(entry, name, "columns", "the field is not there")
                     _fields(sheet, entry, {name: row[name] for name in FIELDS if name in row})
+                    done = {f"{run['seed']}:{run['wrong']}" for run in row["runs"] if run["wrong"] is not None}
                     said = set(str(row.get(COUNTS)).split())
-                    done = {_count_of(run, "/" in str(said)) for run in row["runs"] if run["wrong"] is not None}
                     if done != {part for part in said if not part.endswith((FAILED, MISSING))}:
                         sheet.add(entry, COUNTS, "counts", f"the runs say {' '.join(sorted(done))[:80]}")
     except (KeyError, TypeError, AttributeError) as error:
@@ -165,6 +171,8 @@ def _csv_sheet(line: int, values: Mapping[str, str]) -> Sheet:
         key = {name: values[f"board_{name}"] for name in KEY_SHOWN}
         sheet = Sheet(line, key, *_budget(values["budget_kind"], keep))
         sheet.differs = tuple(values["board_differs"].split())
+        sheet.timed, plan = values["board_timed"], [values[f"board_{name}"] for name in PLAN]
+        sheet.terms = _terms(dict(zip(PLAN, (plan[0], *map(str.split, plan[1:])), strict=True))) if plan[0] else None
     except (KeyError, ValueError) as error:
         raise ValueError(f"no board: line {line}: {error}") from None
     sheet.notes = tuple(filter(None, values.get("board_notes", "").split("; ")))
@@ -200,6 +208,17 @@ def _budget(kind: Any, keep: Any) -> tuple[TableKind, float | None]:
     return cast(TableKind, kind), number
 
 
+def _terms(values: Any) -> Terms | None:
+    """What a file says of the plan; ValueError where it cannot be."""
+    if values is None:
+        return None
+    sha256, references, margins, endpoints = (values[name] for name in PLAN)
+    limits = [_number(margin) for margin in margins]
+    if not limits or not all(limit is not None and limit > 0 for limit in limits):
+        raise ValueError(f"no board: margins {str(margins)[:40]}")
+    return Terms(str(sha256), tuple(references), tuple(limit for limit in limits if limit), tuple(endpoints))
+
+
 def _number(value: Any) -> float | None:
     """A finite number; None for anything else."""
     try:
@@ -228,106 +247,3 @@ def _fields(sheet: Sheet, entry: Entry, values: Mapping[str, Any]) -> None:
             entry.values[name] = found
         else:
             sheet.add(entry, name, "cell", f"{str(value)[:40]!r} is no {kind}")
-
-
-def _row(sheet: Sheet, entry: Entry) -> Row:
-    """The row of some values; counts and speed-ups that cannot be read are left out and noted."""
-    get: Any = entry.values.get
-    try:
-        counts = _counts(str(get(COUNTS) or ""))
-    except ValueError as error:
-        counts = {}
-        sheet.add(entry, COUNTS, "counts", str(error))
-    speedups: list[dict[int, float]] = []
-    for size in SIZES:
-        try:
-            speedups.append(_speedups(str(get(f"{size}_speedups_by_seed") or "")))
-        except ValueError as error:
-            speedups.append({})
-            sheet.add(entry, f"{size}_speedups_by_seed", "cell", str(error))
-    diverged = re.search(r"(\d{1,6}) diverged", str(get("unfinished") or ""))
-    ended = itertools.repeat("diverged", int(diverged[1]) if diverged else 0)
-    runs = []
-    for seed, count in counts.items():
-        if count != MISSING:
-            count, _, own = count.partition("/")
-            wrong = None if count == FAILED else int(count)
-            images = 0 if wrong is None else int(own or get("test_images") or 0)
-            status = "ok" if wrong is not None else next(ended, "failed")
-            small, large = (by_seed.get(seed) for by_seed in speedups)
-            runs.append(Run("", "", "", seed, status, wrong, None, None, (small, large), images=images))
-    return Row(
-        spec=get("spec") or "",
-        method=get("method") or entry.name.partition(" ")[0],
-        name=get("name") or entry.name,
-        track=get("track") or "matched",
-        runs=tuple(runs),
-        missing=tuple(seed for seed, count in counts.items() if count == MISSING),
-        test_images=None if "/" in "".join(counts.values()) else get("test_images") or 0,
-        top1=_mean(get("top1_percent"), get("top1_half_points")),
-        pruned=_mean(get("pruned_top1_percent"), get("pruned_top1_half_points")),
-        macs=get("macs"),
-        params=get("params"),
-        macs_percent=get("macs_percent"),
-        params_percent=get("params_percent"),
-        differences={to: difference for to in REFERENCES if (difference := _difference(to, entry.values))},
-        rank=get("rank"),
-        unranked=get("unranked") or "",
-        group=get("tie_group") or "",
-        seeds_needed=get("seeds_needed"),
-        speeds=tuple(speed for size in SIZES if (speed := _speed(size, entry.values))),
-        epochs=get("epochs"),
-        training_macs=get("training_macs"),
-        cost=get("training_cost_times_dense"),
-        step_cost=get("step_cost_times_dense"),
-        shares=tuple(SHARES[letter] for letter in get("shares") or "" if letter in SHARES),
-        level=get("level") or "",
-        controls_missing=tuple(filter(None, (get("controls_missing") or "").split(", "))),
-        notes=tuple(filter(None, (get("notes") or "").split("; "))),
-    )
-
-
-def _count_of(run: Mapping[str, Any], of: bool) -> str:
-    """A run's count as the row has it, of its own number of images where rows have that."""
-    return f"{run['seed']}:{run['wrong']}{'/' + str(run['images']) if of else ''}"
-
-
-def _counts(text: str) -> dict[int, str]:
-    """Seed -> wrong test images (``4`` or ``4/364``), ``FAILED`` or ``MISSING``; ValueError where they cannot be."""
-    found: dict[int, str] = {}
-    for part in text.split():
-        match = COUNT.fullmatch(part)
-        if not match:
-            raise ValueError(f"{part[:30]!r} is no seed with its count")
-        if int(match[1]) in found:
-            raise ValueError(f"seed {match[1]} is there twice")
-        found[int(match[1])] = match[2]
-    return found
-
-
-def _speedups(text: str) -> dict[int, float]:
-    """Seed -> measured speed-up; ValueError where one cannot be."""
-    found = {}
-    for part in text.split():
-        seed, _, times = part.partition(":")
-        found[int(seed)] = float(times)
-        if not 0 < found[int(seed)] < math.inf:
-            raise ValueError(f"{part[:40]!r} is no speed-up")
-    return found
-
-
-def _mean(mean: float | None, half: float | None) -> Mean | None:
-    return None if mean is None else Mean(mean, half)
-
-
-def _difference(to: str, values: Mapping[str, Any]) -> Difference | None:
-    mean, half, seeds, p, p_holm = (
-        values.get(f"minus_{to}_{part}") for part in ("points", "half_points", "seeds", "p", "p_holm")
-    )
-    return None if mean is None else Difference(to, mean, half, seeds or 0, p, p_holm)
-
-
-def _speed(size: str, values: Mapping[str, Any]) -> Speed | None:
-    parts = ("batch", "dense_ms", "final_ms", "speedup_times", "speedup_low_times", "speedup_high_times", "busy")
-    found: list[Any] = [values.get(f"{size}_{part}") for part in parts]
-    return None if any(value is None for value in found) else Speed(*found)

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.spec.spec import BUDGET_TOLERANCE
+from leaderboard.lint import parse_tables
 from leaderboard.lint.parse_tables import Sheet
-from leaderboard.reader.model import Row, Speed
+from leaderboard.reader.model import Difference, Row
 from leaderboard.reader.numbers import ROUNDING
-from leaderboard.stats.boards import compared_rows, expected_epochs
-from leaderboard.stats.rows import accuracy, mean_speed, most_common, why_unranked
+from leaderboard.render.exact_tables import curves
+from leaderboard.stats.boards import headlines
+from leaderboard.stats.curves import is_part
+from leaderboard.stats.ranking import compared_rows, expected_epochs
+from leaderboard.stats.rows import accuracy, mean_loss, most_common, why_unranked
 
 
 def recompute(sheet: Sheet) -> list[Row]:
-    """The rows as they have to be, by the functions that make them from records."""
-    if not sheet.entries:
-        return []
+    """The rows as they have to be, in the order of the sheet, by the functions that make them from records."""
     rows = [_from_runs(sheet, row) for row in sheet.rows]
     epochs = expected_epochs(rows)
     rows = [dataclasses.replace(row, unranked=row.unranked or why(sheet, row, epochs)) for row in rows]
-    return compared_rows(rows, sheet.kind)
+    folds = any(d.refit_half is not None for row in rows for d in row.differences.values())
+    given = [row.differences for row in rows]
+    return [
+        dataclasses.replace(row, differences=_with_images(row.differences, own))
+        for row, own in zip(compared_rows(rows, sheet.kind, sheet.terms, None, folds), given, strict=True)
+    ]
+
+
+def of_board(sheets: Sequence[Sheet]) -> tuple[list[list[Row]], list[dict[str, Any]]]:
+    """The rows of each sheet of a board as they have to be, and what JSON has to say of its curves."""
+    tables = [dataclasses.replace(sheet.table, rows=tuple(recompute(sheet))) for sheet in sheets]
+    board = parse_tables.boards(sheets)[0]
+    whole = dataclasses.replace(board, tables=tuple(tables) if is_part(board) else headlines(tables))
+    return [list(table.rows) for table in whole.tables], curves(whole)
 
 
 def why(sheet: Sheet, row: Row, epochs: int | None) -> str:
@@ -47,24 +64,31 @@ def dense_cost(sheet: Sheet, what: str) -> int | None:
 
 def _from_runs(sheet: Sheet, row: Row) -> Row:
     """What follows from the row alone."""
-    wrong, images = [run.wrong for run in row.finished.values()], [run.images for run in row.finished.values()]
-    whole = all(images) and len(wrong) == len(row.runs)
+    runs = row.finished.values()
+    wrong, images = [run.wrong for run in runs], [run.images for run in runs]
+    pruned, losses = [run.pruned for run in runs], [run.loss for run in runs]
+    whole = bool(images) and all(images) and len(wrong) == len(row.runs)
     return dataclasses.replace(
         row,
         top1=accuracy(wrong, images) if whole else None,
         macs_percent=_percent(row.macs, dense_cost(sheet, "macs"), row.macs_percent),
         params_percent=_percent(row.params, dense_cost(sheet, "params"), row.params_percent),
-        speeds=tuple(_speed(row, place, speed) for place, speed in enumerate(row.speeds)),
+        pruned=accuracy(pruned, images) if whole else None,
+        loss=mean_loss(losses) if whole else None,
+        speeds=tuple(
+            dataclasses.replace(speed, times=speed.dense_ms / speed.final_ms) if speed.final_ms else speed
+            for speed in row.speeds
+        ),
     )
+
+
+def _with_images(computed: Mapping[str, Difference], given: Mapping[str, Difference]) -> dict[str, Difference]:
+    """Differences with the intervals that only the records can say, because they need each image."""
+    return {
+        to: dataclasses.replace(d, images_half=given[to].images_half) if to in given else d
+        for to, d in computed.items()
+    }
 
 
 def _percent(cost: float | None, dense: int | None, given: float | None) -> float | None:
     return 100 * cost / dense if cost is not None and dense else given
-
-
-def _speed(row: Row, place: int, speed: Speed) -> Speed:
-    times = [found for run in row.runs if (found := run.times[place]) is not None]
-    if not times:
-        return speed
-    mean, low, high = mean_speed(times, (speed.low, speed.high))
-    return dataclasses.replace(speed, times=mean, low=low, high=high)

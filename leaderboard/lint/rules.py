@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from bench.spec.spec import BUDGET_TOLERANCE
 from leaderboard.lint.finding import Finding
 from leaderboard.lint.parse_tables import Entry, Sheet
-from leaderboard.lint.recompute import below_budget, dense_cost, recompute, why
+from leaderboard.lint.recompute import below_budget, dense_cost, why
 from leaderboard.reader.model import REFERENCES, Row
 from leaderboard.reader.numbers import ROUNDING, agrees
-from leaderboard.render.columns import FIELDS, SIZES, Value
-from leaderboard.stats.boards import expected_epochs, place
+from leaderboard.render.fields import FIELDS, SIZES, UNITS, Value
+from leaderboard.stats.ranking import expected_epochs, place
 from leaderboard.stats.rows import most_common
 
 COUNTED = {
     **{"top1_percent": "mean", "top1_half_points": "interval", "seeds": "seeds", "unfinished": "outcome"},
-    **{"rank": "rank", "tie_group": "tie-group", "seeds_needed": "seeds-needed", "controls_missing": "control"},
+    **{"pruned_top1_percent": "mean", "pruned_top1_half_points": "interval", "loss_nats": "mean"},
+    **{"rank_best": "rank", "rank_worst": "rank", "order_shown": "rank", "tie_group": "tie-group"},
+    **{"seeds_needed": "seeds-needed", "controls_missing": "control"},
     **{
-        f"minus_{to}_{part}": code for to in REFERENCES for part, code in [("points", "difference"), ("clear", "clear")]
+        f"minus_{to}_{part}": code
+        for to in REFERENCES
+        for part, code in (
+            *(("points", "difference"), ("won_seeds", "difference"), ("clear", "clear"), ("verdicts", "verdict")),
+            *((f"{kind}half_points", "interval") for kind in ("", "refit_")),
+            *((part, "p") for part in ("seeds", "p", "p_holm", "p_board", "smallest_points")),
+        )
     },
-    **{f"minus_{to}_half_points": "interval" for to in REFERENCES},
-    **{f"minus_{to}_{part}": "p" for to in REFERENCES for part in ("seeds", "p", "p_holm")},
+    **{
+        f"{endpoint}_minus_{to}_{part}": code
+        for endpoint, unit in UNITS.items()
+        for to in REFERENCES
+        for part, code in (
+            *((unit, "difference"), (f"half_{unit}", "interval"), ("verdicts", "verdict")),
+            *((part, "p") for part in ("seeds", "p", "p_holm")),
+        )
+    },
 }
-"""What follows from counts of wrong images, and what is wrong where it is another."""
+"""What follows from counts of wrong images and losses, and what is wrong where it is another."""
 CODE_OF = COUNTED | {
     **{"macs_percent": "percent", "params_percent": "percent", "training_cost_times_dense": "cost"},
-    **{f"{size}_speedup{part}_times": "speed-mean" for size in SIZES for part in ("", "_low", "_high")},
+    **{f"{size}_speedup_times": "speed-mean" for size in SIZES},
     **{f"{size}_faster": "speed-claim" for size in SIZES},
 }
 MEANS = ("top1_percent", "pruned_top1_percent", *(f"minus_{to}_points" for to in REFERENCES))
@@ -38,10 +55,12 @@ NOT_NEGATIVE = re.compile(
 )
 
 
-def apply_rules(sheet: Sheet) -> list[Finding]:
-    """Everything that is wrong with a table, what reading it found included."""
-    for part in (_settings, _counts, _accuracies, _sizes, _speeds, _recomputed, _ranking):
+def apply_rules(sheet: Sheet, right: Sequence[Row]) -> list[Finding]:
+    """Everything that is wrong with a table, what reading it found included; ``right``: its rows, computed again."""
+    for part in (_settings, _counts, _accuracies, _sizes, _speeds):
         part(sheet)
+    _recomputed(sheet, right)
+    _ranking(sheet)
     return sheet.findings
 
 
@@ -149,9 +168,9 @@ def _sizes(sheet: Sheet) -> None:
 
 
 def _speeds(sheet: Sheet) -> None:
-    """Speed-ups in their intervals and of their times."""
-    for entry, row in _pairs(sheet):
-        for at, size in enumerate(SIZES):
+    """Speed-ups in their intervals."""
+    for entry in sheet.entries:
+        for size in SIZES:
             ends = ("", "_low", "_high")
             mean, low, high = (_number(entry, f"{size}_speedup{end}_times") for end in ends)
             key = f"{size}_speedup_times"
@@ -161,27 +180,19 @@ def _speeds(sheet: Sheet) -> None:
                 slack = ROUNDING * mean
                 if not low - slack <= mean <= high + slack:
                     sheet.add(entry, key, "speed-interval", f"{mean:g} in [{low:g}, {high:g}]")
-            # The ratio of two medians over seeds lies between the least and the largest ratio of a seed.
-            by_seed = [times for run in row.runs if (times := run.times[at]) is not None]
-            dense, final = _number(entry, f"{size}_dense_ms"), _number(entry, f"{size}_final_ms")
-            if by_seed and dense and final and min(dense, final) > 0:
-                least, most, ratio = min(by_seed), max(by_seed), dense / final
-                if not least * (1 - ROUNDING) <= ratio <= most * (1 + ROUNDING):
-                    text = f"{dense:.4g} / {final:.4g} ms is {ratio:.4g}, the runs say {least:.4g} to {most:.4g}"
-                    sheet.add(entry, f"{size}_dense_ms", "speed-ratio", text)
 
 
-def _recomputed(sheet: Sheet) -> None:
+def _recomputed(sheet: Sheet, expected_rows: Sequence[Row]) -> None:
     """Every cell that follows from others is what follows."""
-    table = sheet.table
-    for entry, row, right in zip(sheet.entries, sheet.rows, recompute(sheet), strict=True):
+    table = dataclasses.replace(sheet.table, rows=tuple(expected_rows))
+    for entry, row, right in zip(sheet.entries, sheet.rows, expected_rows, strict=True):
         counted = row.runs or row.missing or row.top1 is None  # else noted as claimed
         failed = any(run.wrong is None for run in row.runs)
         for key, code in CODE_OF.items():
             if key not in entry.values or (key in COUNTED and not counted):
                 continue
             value, expected = entry.values[key], FIELDS[key].get(right, table)
-            noted = (failed and key in MEANS and expected is None) or (key == "rank" and value is None)
+            noted = (failed and key in MEANS and expected is None) or (key.startswith("rank_") and row.rank is None)
             if not noted and not same(value, expected):
                 sheet.add(entry, key, code, f"{shown(value)}, but {shown(expected)} follows")
 
@@ -195,9 +206,9 @@ def _ranking(sheet: Sheet) -> None:
         if row.rank is not None and row.epochs not in (None, epochs):
             sheet.add(entry, "epochs", "mixed-epochs", f"{row.epochs} epochs, others {epochs}")
         if row.rank is not None and reason:
-            sheet.add(entry, "rank", "rank-not-allowed", reason)
+            sheet.add(entry, "rank_best", "rank-not-allowed", reason)
         if row.rank is None and not row.unranked:
-            sheet.add(entry, "rank", "no-rank", "neither a rank nor a reason for having none")
-        if before and place(row)[:4] < before[:4]:
-            sheet.add(entry, "rank", "order", "it is below a row that it comes before")
+            sheet.add(entry, "rank_best", "no-rank", "neither a rank nor a reason for having none")
+        if before and place(row)[:3] < before[:3]:
+            sheet.add(entry, "top1_percent", "order", "it is below a row that it comes before")
         before = place(row)

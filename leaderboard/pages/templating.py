@@ -10,8 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from leaderboard.render import board_sentences
-from leaderboard.render.columns import SHARE_LETTERS, faster, unfinished
+from leaderboard.render.fields import SHARE_LETTERS, unfinished
 from leaderboard.render.tables import clean
+from leaderboard.stats.speeds import faster
 
 TEMPLATES = Path(__file__).parent / "templates"
 MINUS = "\N{MINUS SIGN}"

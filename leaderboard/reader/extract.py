@@ -11,7 +11,8 @@ import msgspec
 
 from bench.errors import METHOD
 from bench.records import store
-from bench.records.schema import Data, Quality, Record, Timing, Training, finished
+from bench.records.latency import widths_sha256
+from bench.records.schema import Data, Quality, Record, Training, finished
 from bench.spec.recipe import Recipe
 from bench.spec.spec import Budget, Spec
 from leaderboard.reader.model import VOID
@@ -26,9 +27,7 @@ COLUMNS = (
     *("dense_wrong_images", "pruned_wrong_images", "final_wrong_images"),
     *("dense_macs", "final_macs", "dense_params", "final_params"),
     *("epochs", "finetune_plan", "base_sha256", "examples_images", "training_macs", "training_seconds"),
-    *("small_batch", "small_dense_ms", "small_final_ms", "small_speedup", "small_low", "small_high"),
-    *("large_batch", "large_dense_ms", "large_final_ms", "large_speedup", "large_low", "large_high"),
-    *("busy", "at_once", "differs", "frozen"),
+    *("final_loss", "correct", "masks", "network_sha256", "shape", "widths_sha256", "differs", "frozen"),
 )
 """Columns of the frame. Units are in the names; what has none is a text, a count or a ratio.
 
@@ -82,13 +81,14 @@ def _values(found: Record) -> Iterator[Any]:
     yield training.base.sha256 if training and from_base else None
     yield from (training.examples if training else None, training.macs if training else None)
     yield _seconds(found, from_base)
-    timings = sorted((t for t in found.latency if t.runtime == "eager"), key=lambda t: t.batch)
-    for timing in (timings[0], timings[-1]) if done and timings else (None, None):
-        yield from _timing(timing)
-    yield any(t.load_average > t.threads + 1 for t in timings)
+    network = found.artifacts.network
+    yield from (metrics.final.loss, metrics.final.correct) if metrics else (None, None)
+    structure, shape = done.structure if done else None, data.shape if data else None
+    yield from (structure.masks if structure else None, network.sha256 if network else None)
+    yield from (shape and "x".join(map(str, shape)), widths_sha256(structure.widths) if structure else None)
     job = found.job
     differs = (job.differs or ()) if job else ()
-    yield from ((job.at_once if job else None) or 1, ", ".join(text.partition(":")[0] for text in differs))
+    yield ", ".join(text.partition(":")[0] for text in differs)
     yield bool(training and training.freeze)
 
 
@@ -136,9 +136,3 @@ def _seconds(found: Record, from_base: bool) -> float | None:
         return None
     parts = [clock.seconds, *([clock.base_seconds] if from_base and clock.base_seconds else [])]
     return sum(part.get("train", 0.0) + part.get("method", 0.0) for part in parts)
-
-
-def _timing(timing: Timing | None) -> tuple[Any, ...]:
-    if timing is None:
-        return (None,) * 6
-    return (timing.batch, timing.dense_ms, timing.sliced_ms, timing.speedup, *timing.speedup_ci95)

@@ -6,10 +6,11 @@ Derived numbers are rounded where they enter (``leaderboard.reader.numbers``), s
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from leaderboard.reader.numbers import derived, settle
+from leaderboard.reader.numbers import settle
 
 CONTROLS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long")
 """Compulsory controls (RULES.md, 9), by name."""
@@ -18,25 +19,43 @@ CONTROLS_OF = {"spectral": ("spectral_energy",)}
 REFERENCES = ("dense", "random", "uniform_thin")
 """Controls that every row's difference is taken to."""
 LEAST_SHOWN, LEAST_RANKED = 3, 5
-"""Seeds that a row needs for an interval that is worth reading, and for a rank (RULES.md, 8.2)."""
+"""Seeds that a row needs for an interval that is worth reading, and for a test or a rank (RULES.md, 8.2)."""
+PRIMARY = "top1"
+SECONDARY = ("loss", "pruned_top1")
+"""Endpoints: top-1 of the final network; its test loss and top-1 before fine-tuning."""
 ALPHA = 0.05
 KEY = (
     *("dataset", "arch", "recipe_sha256", "coupling", "precision", "rules", "schema", "counter"),
-    *("device", "device_type", "threads", "arch_sha256", "train_sha256", "test_sha256"),
-    *("images", "dense_macs", "dense_params"),
+    *("arch_sha256", "train_sha256", "test_sha256", "images", "dense_macs", "dense_params"),
 )
-"""What records of one board have in common (RULES.md, 1); with the device, so that no table mixes latencies, and with
-all that the rows' numbers are relative to."""
+"""What records of one board have in common (RULES.md, 1): all that the rows' numbers are relative to."""
 KEY_SHOWN = (*KEY, "recipe")
 """What a board says of itself: the same, and the recipe in words: its name, epochs of training and of fine-tuning."""
 
 VOID = "void"
 """Status of a run that failed or diverged by no fault of its method (``error.blame`` of its record)."""
 AS_MISSING = ("interrupted", VOID)
-"""A run that ended so is as good as not there."""
+"""A run that ended so counts as missing."""
 
 Track = Literal["matched", "native", "like", "dense"]
 TableKind = Literal["macs", "params", "native", "like"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a plan settles before the first run (``bench.spec.sweep.Plan``): rows outside of it are exploratory.
+
+    Attributes:
+        sha256: of the file with the plan.
+        references: names of the rows that every row is compared with.
+        margins: in points of top-1, the smallest first.
+        endpoints: ``PRIMARY``, and those of ``SECONDARY`` that are compared too.
+    """
+
+    sha256: str
+    references: tuple[str, ...] = REFERENCES
+    margins: tuple[float, ...] = (0.5, 1.0)
+    endpoints: tuple[str, ...] = (PRIMARY, *SECONDARY)
 
 
 @dataclass(frozen=True)
@@ -52,52 +71,75 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference of top-1, in points, to another row, by moderated t tests (``stats.statistics.family``).
+    """Paired difference to a reference by seed; positive where the row is better (``stats.contrasts``).
 
     Attributes:
-        to: the other row's method.
-        seeds: how many seeds both have.
-        p: of this comparison alone; None with one common seed.
+        to: name of the reference.
+        mean: points of top-1; of errors and losses the natural logarithm of a ratio.
+        error, freedom: moderated standard error of the mean, degrees of freedom; None with one common seed.
+        half: of the 95 % interval over other seeds, uncorrected; None likewise.
+        seeds: that both have.
+        won: seeds at which the row is better, ties count half.
+        images_half: the same as ``half`` over other seeds and other test images; None where the records do not say
+            which images are right, or where each seed has test images of its own.
+        refit_half: ``half`` for test images that rotate with the seed, training sets that overlap included.
+        p: of this comparison alone; None where it was not tested.
         p_holm: corrected for all rows that are compared with the same one; None likewise.
+        p_board: corrected for all comparisons of the board with primary endpoints; None likewise.
+        smallest: true difference that this design finds with 80 % power, corrected; None likewise.
+        verdicts: for each margin of the plan what holds (``stats.verdicts.WORDS``); one for what has no margin.
     """
 
     to: str
     mean: float
+    error: float | None
+    freedom: float | None
     half: float | None
     seeds: int
-    p: float | None
-    p_holm: float | None
+    won: float
+    images_half: float | None = None
+    refit_half: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    p_board: float | None = None
+    smallest: float | None = None
+    verdicts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        settle(self, "mean", "half", "p", "p_holm")
+        halves = ("half", "images_half", "refit_half")
+        settle(self, "mean", "error", "freedom", *halves, "p", "p_holm", "p_board", "smallest")
 
     @property
     def clear(self) -> bool:
-        """Whether it is told from zero after the correction."""
+        """Whether it is significantly different from zero after the correction."""
         return self.p_holm is not None and self.p_holm < ALPHA
+
+    @property
+    def shown_half(self) -> float | None:
+        """Half of the 95 % interval that includes other test images, as far as the records allow it."""
+        return self.half if self.images_half is None else self.images_half
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Latency at one batch size over a row's seeds.
+    """Latency of a row's networks in one setting, from the files of ``bench latency``; over the shapes of its seeds.
 
     Attributes:
-        dense_ms, final_ms: medians over seeds of the runs' medians.
-        times: geometric mean of the runs' speed-ups.
-        low, high: its 95 % interval, over seeds; with one seed the run's own.
-        busy: whether the machine had other work in any of the runs: no basis for a claim (RULES.md, 7.5).
+        dense_ms, final_ms, final_p90_ms: medians and 90 % quantile, geometric means over restarts and shapes.
+        times: geometric mean of the speed-ups.
+        low, high: its 95 % interval over restarts.
     """
 
     batch: int
     dense_ms: float
     final_ms: float
+    final_p90_ms: float
     times: float
     low: float
     high: float
-    busy: bool
 
     def __post_init__(self) -> None:
-        settle(self, "dense_ms", "final_ms", "times", "low", "high")
+        settle(self, "dense_ms", "final_ms", "final_p90_ms", "times", "low", "high")
 
 
 class Run(NamedTuple):
@@ -109,11 +151,11 @@ class Run(NamedTuple):
         file: where the record lies, relative to the folder that was loaded, with ``/``.
         status: ``ok``, ``failed``, ``diverged``, ``interrupted`` or ``void``.
         wrong: test images that the final network gets wrong; None where the run did not finish.
+        images: test images of this seed; 0 likewise.
+        pruned: ``wrong`` before fine-tuning; None also without a prune.
+        loss: of the test images, nats; None where the run did not finish.
         macs, params: of the final network; None likewise.
-        times: speed-up at the smallest and at the largest batch; None where it was not measured.
-        ms: latency of the final network there, milliseconds.
         training_macs: of its training; None where it did not finish.
-        images: test images of the run.
     """
 
     id: str
@@ -122,12 +164,20 @@ class Run(NamedTuple):
     seed: int
     status: str
     wrong: int | None
-    macs: int | None
-    params: int | None
-    times: tuple[float | None, float | None]
-    ms: tuple[float | None, float | None] = (None, None)
-    training_macs: int | None = None
     images: int = 0
+    pruned: int | None = None
+    loss: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    training_macs: int | None = None
+
+
+class Copy(NamedTuple):
+    """Another specification that made the same networks as a row, seed by seed."""
+
+    name: str
+    spec: str = ""
+    runs: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,20 +187,24 @@ class Row:
     Attributes:
         spec: first 12 digits of their specification's hash.
         name: method, and what differs from its defaults: ``l1l2 share=30``.
-        runs: by seed.
-        missing: seeds that most rows of the table have and this one has not.
-        test_images: of each run; None where seeds are tested on different images.
+        runs: by seed; of a planned row those at seeds of the plan.
+        missing: seeds of the plan that this row does not have.
+        planned: whether the plan names it; else it is exploratory, and has no mark, verdict, rank or sentence.
+        copies: specifications that made the same networks on every seed.
         top1: per cent of the test images; None where a run failed or none finished.
         pruned: the same before fine-tuning.
+        loss: of the test images, nats, geometric mean over seeds; None likewise.
         macs, params: means over seeds of the final network.
         macs_percent, params_percent: of the dense network.
-        differences: to the references, where both have a mean.
-        rank: 1 and the number of ranked rows that are better after Holm's correction; None where it is not ranked.
+        differences: of top-1 to the references, where both have a mean.
+        secondary: the same for other endpoints.
+        rank: 1 and the rows that are significantly better, to the number of ranked rows less those that are worse;
+            None where it is not ranked.
         unranked: why not; empty where it is.
-        group: letters; two ranked rows share one exactly where they cannot be told apart.
-        seeds_needed: paired seeds to tell it from the row with the highest mean with 80 % power, at the correction
-            that is due; None for that row itself, without ranks, and beyond 1,000.
-        speeds: at the smallest and largest batch that was timed in eager mode; may be empty.
+        group: letters; two ranked rows share one exactly where they are not significantly different.
+        seeds_needed: for each margin the paired seeds that find a true difference of this size to ``random`` with
+            80 % power after the correction; None beyond 1,000, nothing without a test.
+        speeds: at the smallest and largest batch of the board's setting; may be empty.
         epochs: trained in all, the base's included; the most of its runs.
         training_macs: mean over seeds.
         cost: training MACs over those of dense; None without a dense row.
@@ -166,19 +220,22 @@ class Row:
     name: str
     track: Track
     runs: tuple[Run, ...]
-    missing: tuple[int, ...]
-    test_images: int | None
-    top1: Mean | None
-    pruned: Mean | None
-    macs: float | None
-    params: float | None
-    macs_percent: float | None
-    params_percent: float | None
+    missing: tuple[int, ...] = ()
+    planned: bool = False
+    copies: tuple[Copy, ...] = ()
+    top1: Mean | None = None
+    pruned: Mean | None = None
+    loss: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    macs_percent: float | None = None
+    params_percent: float | None = None
     differences: dict[str, Difference] = field(default_factory=dict)
-    rank: int | None = None
+    secondary: Mapping[str, dict[str, Difference]] = field(default_factory=dict)
+    rank: tuple[int, int] | None = None
     unranked: str = ""
     group: str = ""
-    seeds_needed: int | None = None
+    seeds_needed: tuple[int | None, ...] = ()
     speeds: tuple[Speed, ...] = ()
     epochs: int | None = None
     training_macs: float | None = None
@@ -190,7 +247,7 @@ class Row:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        settle(self, "macs", "params", "macs_percent", "params_percent", "training_macs", "cost", "step_cost")
+        settle(self, "loss", "macs", "params", "macs_percent", "params_percent", "training_macs", "cost", "step_cost")
 
     @property
     def control(self) -> bool:
@@ -207,10 +264,21 @@ class Row:
         """Seed -> run, of those that finished."""
         return {run.seed: run for run in self.runs if run.wrong is not None}
 
+    @property
+    def test_images(self) -> int | None:
+        """Of each run; None where seeds are tested on different images."""
+        sizes = {run.images for run in self.runs if run.wrong is not None}
+        return None if len(sizes) > 1 else next(iter(sizes), 0)
+
+    @property
+    def expected(self) -> set[int]:
+        """Seeds of the plan."""
+        return {run.seed for run in self.runs} | set(self.missing)
+
 
 @dataclass(frozen=True)
 class Table:
-    """All rows at one budget of one board, best first; the dense row stands first of all.
+    """All rows at one budget of one board, best first; the dense row is first of all.
 
     Attributes:
         kind: what is kept a share of: ``macs``, ``params``; ``native`` and ``like`` have none.
@@ -236,109 +304,35 @@ class Table:
         """The same as a name for files and anchors: ``macs-0.5``."""
         return self.kind if self.keep is None else f"{self.kind}-{self.keep:g}"
 
-
-@dataclass(frozen=True)
-class Point:
-    """One row on a curve over budgets."""
-
-    keep: float
-    row: Row
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Largest factor (dense over final) at which top-1 stays within ``points`` of the dense network's.
-
-    Attributes:
-        what: ``macs``, ``small`` or ``large`` (measured latency at the smallest and the largest batch).
-        times: mean over seeds, each interpolated between its budgets up to the first that falls below; None without
-            a dense row.
-        half: of the 95 % interval; None where it is a bound.
-        bound: some seed is still within ``points`` at the smallest budget, so that ``times`` is at least so much.
-    """
-
-    what: str
-    points: float
-    times: float | None
-    half: float | None
-    bound: bool
-
-    def __post_init__(self) -> None:
-        settle(self, "times", "half")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One method with one configuration over all budgets of a kind, from the most to the least kept.
-
-    Attributes:
-        area: mean over seeds of the area under top-1 (per cent) over the share kept, divided by the width of the
-            range, so that it is a mean accuracy; None where it lacks a budget of the board.
-        reach: see :class:`Reach`.
-        front: budgets at which no other row is both smaller and more accurate, by ``macs``, ``params``, ``small``,
-            ``large``, ``cost``.
-    """
-
-    name: str
-    method: str
-    kind: str
-    points: tuple[Point, ...]
-    area: Mean | None
-    reach: tuple[Reach, ...]
-    front: dict[str, tuple[float, ...]]
+    @property
+    def ordered(self) -> bool:
+        """Whether any two rows have different ranks: else no order is shown."""
+        return len({row.rank for row in self.rows} - {None}) > 1
 
 
 @dataclass(frozen=True)
 class Board:
-    """Everything that may stand side by side.
+    """All that may be compared with each other.
 
     Attributes:
         key: what all of its records have in common, by name of the key.
         differs: keys in which it differs from the other boards of the same data set and network.
         tables: by falling share; the native track and ``like`` last.
         notes: what else a reader must know of all of it.
+        terms: of the plan; None without one, and then all rows are exploratory.
+        timed: in which setting latencies were measured, in words; empty without any.
     """
 
     key: dict[str, str]
     differs: tuple[str, ...]
     tables: tuple[Table, ...]
     notes: tuple[str, ...] = ()
+    terms: Terms | None = None
+    timed: str = ""
 
     @property
     def title(self) -> str:
-        """Such as ``resnet20 on digits``, with what tells it from its like: ``(recipe mnist 10+5 0a1b2c3d)``."""
+        """Such as ``resnet20 on digits``, and where it differs from others: ``(recipe mnist 10+5 0a1b2c3d)``."""
         words = self.key | {"recipe_sha256": f"{self.key.get('recipe')} {self.key.get('recipe_sha256', '')[:8]}"}
         extra = ", ".join(f"{key.removesuffix('_sha256')} {words[key][:24]}" for key in self.differs)
         return f"{self.key['arch']} on {self.key['dataset']}" + (f" ({extra})" if extra else "")
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A performance profile: for each name, the share of tables in which it lies within tau of the best row.
-
-    Attributes:
-        axis: what tau is, with its unit.
-        lines: (name, ((tau, share), ...)) with rising tau.
-    """
-
-    axis: str
-    lines: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """A critical-difference diagram (Demsar 2006).
-
-    Attributes:
-        ranks: (name, mean rank), best first.
-        critical: difference of mean ranks that is needed to tell two names apart.
-        groups: names that cannot be told apart, each a stretch of ``ranks``.
-    """
-
-    ranks: tuple[tuple[str, float], ...]
-    critical: float
-    groups: tuple[tuple[str, ...], ...]
-
-    def __post_init__(self) -> None:
-        settle(self, "critical")
-        object.__setattr__(self, "ranks", tuple((name, derived(rank)) for name, rank in self.ranks))

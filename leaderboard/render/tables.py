@@ -6,48 +6,40 @@ has a meaning in it.
 
 from __future__ import annotations
 
-import csv
-import functools
-import io
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from tabulate import LATEX_ESCAPE_RULES, tabulate
+from tabulate import tabulate
 
 from bench.spec.near_names import unknown
-from leaderboard.reader.model import KEY_SHOWN, Board, Curve, Row, Table
-from leaderboard.render.columns import FIELDS, LATEX, MARKDOWN, NOTES_HEADER, TEXT, Value, columns, exact
-from leaderboard.stats.curves import of_tables
+from leaderboard.reader.model import Board, Row, Table, Terms
+from leaderboard.render.columns import LATEX, MARKDOWN, NOTES_HEADER, TEXT, columns, exact
+from leaderboard.render.escaping import clean, latex, markdown
+from leaderboard.render.exact_tables import CSV, JSON, KIND, csv_pieces, csv_whole, json_pieces, json_whole
+from leaderboard.render.fields import FIELDS, Value
 
-CSV, JSON = "csv", "json"
 ENDINGS = {".txt": TEXT, ".md": MARKDOWN, ".csv": CSV, ".json": JSON, ".tex": LATEX}
 """Ending of a file -> its format."""
+WHOLE: dict[str, Callable[[Sequence[str]], str]] = {CSV: csv_whole, JSON: json_whole}
 FORMATS = tuple(ENDINGS.values())
-KIND = "bench.board"
-"""What marks a JSON file, and the comments in LaTeX, as a board of this suite."""
 
-BOARD = (*KEY_SHOWN, "differs", "notes")
-"""What CSV says of the board in every line."""
 LEGEND = (
     "top-1 of the test images and 95 % interval of its mean over seeds; pruned: the same before fine-tuning.",
-    "- dense, - random, - uniform_thin: mean difference in points, paired by seed; * clear from zero after Holm.",
-    "rank: 1 and the number of rows that are better and clear of it; rows with a letter in common are not told apart.",
-    "x: measured speed-up at the smallest and largest batch; * its interval lies above 1; ~ busy machine, no claim.",
+    "- dense, - random, - uniform_thin: mean difference in points, paired by seed; after Holm's correction over the rows: "
+    "* significantly different, = equivalent within the largest margin of the plan.",
+    "verdict: better, worse, equivalent, non-inferior, undecided, one a margin; in brackets the seeds won.",
+    "loss: of the test images; over the reference's, \N{DOUBLE DAGGER} significantly different.",
+    "rank: 1 and the rows that are significantly better, to all rows less those that are worse; rows with a letter in "
+    "common are not significantly different. The letters are another analysis, over all pairs.",
+    "x: measured speed-up at the smallest and largest batch; * its interval lies above 1.03.",
     "cost: training MACs over those of dense. shares: what it has in common with random: Base, Epochs, Finetuning, "
     "Cost.",
-    "need: paired seeds that would tell it from the best mean with 80 % power.",
+    "need: for each margin, paired seeds that find such a difference to random with 80 % power.",
 )
 NOT_RANKED, NO_CONTROLS = "not ranked: ", "compulsory controls missing with these seeds: "
 """How the footnotes begin that say why a row has no rank, and which controls it lacks."""
-ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
-FORMULA = re.compile(r"'*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 HASH = re.compile(r"\b[0-9a-f]{64}\b")
-MARKDOWN_MARKS = re.compile(r"[\\`*\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.")
-_encode = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False).encode
-HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def render(boards: Sequence[Board], fmt: str) -> str:
@@ -62,8 +54,8 @@ def pieces(board: Board, fmt: str) -> list[str]:
     writers: dict[str, Callable[[Board], list[str]]] = {
         TEXT: _text,
         MARKDOWN: _markdown,
-        CSV: _csv,
-        JSON: _json,
+        CSV: csv_pieces,
+        JSON: json_pieces,
         LATEX: _latex,
     }
     return writers[fmt](board)
@@ -71,13 +63,8 @@ def pieces(board: Board, fmt: str) -> list[str]:
 
 def whole(parts: Sequence[str], fmt: str) -> str:
     """The text in one of ``FORMATS``, from the pieces of all boards in their order; ends with a new line."""
-    if fmt == CSV:
-        headers = ["table", *(f"board_{name}" for name in BOARD), "budget_kind", "budget_keep", *FIELDS]
-        rows = [f"{number},{row}\n" for number, part in enumerate(parts, 1) for row in part.split("\n")[:-1]]
-        return "".join([",".join(headers), "\n", *rows])
-    if fmt == JSON:
-        boards = "\n".join(["[", ",\n".join(parts), "]"]) if parts else "[]"
-        return f'{{\n"boards": {boards},\n"kind": {json.dumps(KIND)},\n"schema": 1\n}}\n'
+    if fmt in WHOLE:
+        return WHOLE[fmt](parts)
     head = ["% needs the packages booktabs, graphicx and rotating"] if fmt == LATEX else []
     legends = {
         TEXT: LEGEND,
@@ -87,43 +74,13 @@ def whole(parts: Sequence[str], fmt: str) -> str:
     return "\n".join([*head, *parts, *legends[fmt], ""])
 
 
-@functools.lru_cache(maxsize=65536)
-def clean(text: str) -> str:
-    """One line without escape codes, control, format (direction of text) and unassigned characters."""
-    if text.isascii() and text.isprintable():  # nearly always
-        return " ".join(text.split())
-    text = ANSI.sub("", text)
-    return " ".join("".join(" " if c.isspace() else c for c in text if c.isspace() or _harmless(c)).split())
-
-
-def _harmless(character: str) -> bool:
-    return (character.isascii() and character.isprintable()) or unicodedata.category(character)[0] != "C"
-
-
-@functools.lru_cache(maxsize=65536)
-def markdown(text: str) -> str:
-    """The text as Markdown shows it: no HTML, no links, no code, no cell ends."""
-    return MARKDOWN_MARKS.sub(r"\\\g<0>", "".join(HTML.get(c, c) for c in clean(text)))
-
-
-@functools.lru_cache(maxsize=65536)
-def latex(text: str) -> str:
-    """The text as LaTeX sets it: no commands, no comments, no mathematics."""
-    return "".join(LATEX_ESCAPE_RULES.get(c, c) for c in clean(text))
-
-
-def spreadsheet(text: str) -> str:
-    """The text with an apostrophe before it where a spreadsheet would take it for a formula."""
-    text = clean(text)
-    return f"'{text}" if FORMULA.match(text) else text
-
-
 def footnotes(table: Table) -> tuple[list[str], list[str]]:
     """The notes below a table, each once, and for each row the numbers of its own, such as ``1 3``."""
     numbers: dict[str, int] = {}
     marks = []
     for row in table.rows:
-        own = [NOT_RANKED + row.unranked] if row.unranked else []
+        own = [f"also {copy.name}: the same networks on every seed" for copy in row.copies]
+        own += [NOT_RANKED + row.unranked] if row.unranked else []
         own += [NO_CONTROLS + ", ".join(row.controls_missing)] if row.controls_missing else []
         own += row.notes
         marks.append(" ".join(str(numbers.setdefault(clean(note), len(numbers) + 1)) for note in own))
@@ -168,6 +125,19 @@ def about_dense(table: Table) -> str:
     return f"dense: {exact(table.dense_macs)} MACs, {exact(table.dense_params)} params"
 
 
+def about_plan(terms: Terms | None) -> str:
+    """Such as ``plan 0123456789ab: margins 0.5 and 1 points``; empty without a plan."""
+    if terms is None:
+        return ""
+    margins = " and ".join(f"{margin:g}" for margin in terms.margins)
+    return f"plan {terms.sha256[:12]}: against {', '.join(terms.references)}, margins {margins} points"
+
+
+def about_timing(board: Board) -> str:
+    """How latencies were measured; empty where they were not."""
+    return f"latency: {clean(board.timed)}" if board.timed else ""
+
+
 def about_batches(table: Table) -> str:
     """Which batch sizes are small and large in this table."""
     both = sorted({tuple(speed.batch for speed in row.speeds) for row in table.rows if row.speeds})
@@ -179,6 +149,7 @@ def _text(board: Board) -> list[str]:
     headers = [column.header for column in shown] + [NOTES_HEADER]
     sides = ["right" if column.right else "left" for column in shown] + ["left"]
     lines = [board_heading(board, TEXT), *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items())]
+    lines += [f"   {about}" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += [f"   note: {clean(note)}" for note in board.notes]
     for table in board.tables:
         # A cell is never empty: so the columns can be told apart whatever width a terminal gives a character.
@@ -202,6 +173,7 @@ def _markdown(board: Board) -> list[str]:
     rule = ["--:" if column.right else ":--" for column in shown] + [":--"]
     lines = [board_heading(board, MARKDOWN), ""]
     lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items()]
+    lines += [f"* {markdown(about)}" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
     for table in board.tables:
         lines += [table_heading(board, table, MARKDOWN), ""]
@@ -221,6 +193,7 @@ def _latex(board: Board) -> list[str]:
     lines = [f"% {KIND} {json.dumps(key)}", board_heading(board, LATEX)]
     shown_key = "; ".join(f"{latex(k)}: {latex(HASH.sub(_start, v))}" for k, v in key.items())
     lines += [rf"{{\raggedright\footnotesize {shown_key}.\par}}"]
+    lines += [f"{latex(about)}.\n" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += [f"{latex(note)}\n" for note in board.notes]
     for table in board.tables:
         body = cells(table, LATEX)
@@ -246,86 +219,3 @@ def _latex(board: Board) -> list[str]:
 
 def _start(found: re.Match[str]) -> str:
     return found[0][:12]
-
-
-def _csv(board: Board) -> list[str]:
-    """The rows of each table, without its number; no cell has a line end."""
-    said = board.key | {"differs": " ".join(board.differs), "notes": "; ".join(board.notes)}
-    common = [spreadsheet(said.get(name, "")) for name in BOARD]
-    found = []
-    for table in board.tables:
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        for row in table.rows:
-            values = [table.kind, table.keep, *(field.get(row, table) for field in FIELDS.values())]
-            writer.writerow([*common, *map(_csv_cell, values)])
-        found.append(out.getvalue())
-    return found
-
-
-def _csv_cell(value: Value) -> str | int | float:
-    if value is None or isinstance(value, str):
-        return spreadsheet(value or "")
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value
-
-
-def _json(board: Board) -> list[str]:
-    return [_lines(_board(board), 4)]
-
-
-def _lines(value: Any, depth: int) -> str:
-    """JSON with sorted keys, indented down to ``depth``: a row is one line. ValueError for NaN and infinity."""
-    if depth == 0 or not value or not isinstance(value, dict | list):
-        return _encode(value)
-    if isinstance(value, list):
-        opening, closing, parts = "[", "]", [_lines(part, depth - 1) for part in value]
-    else:
-        named = {json.dumps(key, ensure_ascii=False): part for key, part in sorted(value.items())}
-        opening, closing, parts = "{", "}", [f"{name}: {_lines(part, depth - 1)}" for name, part in named.items()]
-    return "\n".join([opening, ",\n".join(parts), closing])
-
-
-def _board(board: Board) -> dict[str, Any]:
-    return {
-        "key": {clean(name): clean(value) for name, value in board.key.items()},
-        "title": clean(board.title),
-        "differs": list(board.differs),
-        "notes": [clean(note) for note in board.notes],
-        "tables": [
-            {
-                "kind": table.kind,
-                "keep": table.keep,
-                "title": table.title,
-                "dense_macs": table.dense_macs,
-                "dense_params": table.dense_params,
-                "rows": [_row(row, table) for row in table.rows],
-            }
-            for table in board.tables
-        ],
-        "curves": [_curve(curve) for curve in of_tables(board.tables)],
-    }
-
-
-def _row(row: Row, table: Table) -> dict[str, Any]:
-    values = {key: field.get(row, table) for key, field in FIELDS.items()}
-    runs = [_cleaned(run._asdict()) for run in row.runs]
-    return {**_cleaned(values), "runs": runs}
-
-
-def _curve(curve: Curve) -> dict[str, Any]:
-    return _cleaned(
-        {
-            "name": curve.name,
-            "kind": curve.kind,
-            "keep": [point.keep for point in curve.points],
-            "area": vars(curve.area) if curve.area else None,
-            "reach": [vars(reach) for reach in curve.reach],
-            "front": {key: list(keeps) for key, keeps in curve.front.items()},
-        }
-    )
-
-
-def _cleaned(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: clean(value) if isinstance(value, str) else value for key, value in values.items()}

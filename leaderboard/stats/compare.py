@@ -1,4 +1,4 @@
-"""Two rows against each other, wherever both are: difference by seed, two tests, seeds needed, cost."""
+"""Two rows against each other, wherever both are: what the board says about them, and on request single tests."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import numpy as np
-
 from bench.errors import UsageError
 from bench.spec.near_names import unknown
-from leaderboard.reader.model import ALPHA, Board, Mean, Row, Table
+from leaderboard.reader.model import ALPHA, PRIMARY, Board, Mean, Row, Table
 from leaderboard.reader.numbers import settle
-from leaderboard.stats.boards import mean_images, wrong_of
-from leaderboard.stats.statistics import QUANTUM, family, holm, interval, seeds_needed
+from leaderboard.stats.comparisons import matrix, series
+from leaderboard.stats.contrasts import against
+from leaderboard.stats.ranking import pairs
+from leaderboard.stats.statistics import interval
+from leaderboard.stats.verdicts import verdict_text
 
 EXACT = 16
 """Seeds up to which all signs are tried."""
@@ -28,16 +29,16 @@ class Comparison:
     Attributes:
         seeds: that both have.
         a, b: top-1, per cent, over these seeds.
-        mean, half: of the difference in points, with its 95 % interval (None with one seed).
+        mean, half: of the difference in points, with its 95 % interval (None with one seed), as the board has it.
+        p_board: as the board corrects it: of a planned comparison with a reference within all of these, else within
+            all pairs of ranked rows; None where the board does not test the two.
+        verdict: what the board says, about ``subject``; empty likewise.
+        subject: ``a`` or ``b``.
         p: paired t test of this one comparison, uncorrected; None with one seed.
-        p_holm: corrected over all comparisons of the two rows (Holm); None likewise.
         p_exact: two-sided sign-flip permutation test over all 2^n signs; None beyond 16 seeds. With n seeds it cannot
             be below 2 / 2^n, which is 0.0625 for 5.
-        seeds_needed: paired seeds that find a difference such as this with 80 % power; None beyond 1,000 or at zero.
         cost: training MACs of ``a`` over those of ``b``.
         same: whether both trained for as many epochs.
-        on_board: whether the board, which corrects over all of its rows, finds them significantly different; None
-            where it does not compare the two.
     """
 
     board: Board
@@ -47,26 +48,16 @@ class Comparison:
     b: Mean
     mean: float
     half: float | None
+    p_board: float | None
+    verdict: str
+    subject: str
     p: float | None
     p_exact: float | None
-    seeds_needed: int | None
     cost: float | None
     same: bool
-    p_holm: float | None = None
-    on_board: bool | None = None
 
     def __post_init__(self) -> None:
-        settle(self, "mean", "half", "p", "p_exact", "cost", "p_holm")
-
-    @property
-    def verdict(self) -> str:
-        """In words, after the correction over all comparisons of the two rows, and whether the board says the same."""
-        if self.p_holm is None:
-            return "one seed: no verdict"
-        if self.p_holm >= ALPHA:
-            return "not significantly different"
-        better = "a is better" if self.mean > 0 else "b is better"
-        return f"{better} in these tests, not significantly on the board" if self.on_board is False else better
+        settle(self, "mean", "half", "p_board", "p", "p_exact", "cost")
 
 
 def compare(boards: Iterable[Board], a: str, b: str) -> list[Comparison]:
@@ -80,27 +71,17 @@ def compare(boards: Iterable[Board], a: str, b: str) -> list[Comparison]:
     for asked in (a, b):
         if asked not in names and not any(_is(spec, asked) for spec in specs):
             raise unknown("row", asked, names)
-    pairs = [
+    found = [
         _compare(board, table, first, second)
         for board in boards
         for table in board.tables
         for first in _named(table, a)
         for second in _named(table, b)
-        if first is not second
+        if first is not second and first.finished.keys() & second.finished.keys()
     ]
-    found = [comparison for comparison in pairs if comparison is not None]
     if not found:
         raise UsageError(f"compare {a} {b}: they are never on one board at one budget with a common seed")
-    adjusted = holm([math.nan if c.p is None else c.p for c in found])
-    return [replace(c, p_holm=None if math.isnan(p) else float(p)) for c, p in zip(found, adjusted, strict=True)]
-
-
-def _on_board(a: Row, b: Row) -> bool | None:
-    """Whether the board finds two rows significantly different: by its references, or by the letters of its ranks."""
-    for row, other in ((a, b), (b, a)):
-        if other.name in row.differences:
-            return row.differences[other.name].clear
-    return not set(a.group) & set(b.group) if a.group and b.group else None
+    return found
 
 
 def _is(spec: str, asked: str) -> bool:
@@ -112,32 +93,53 @@ def _named(table: Table, asked: str) -> list[Row]:
     return exact or [row for row in table.rows if _is(row.spec, asked)]
 
 
-def _compare(board: Board, table: Table, a: Row, b: Row) -> Comparison | None:
-    mine, theirs = a.wrong, b.wrong
-    seeds = [s for s in sorted(mine.keys() & theirs.keys()) if mine[s] is not None and theirs[s] is not None]
-    if not seeds:
-        return None
-    size = mean_images([a, b])
-    wrong = np.array([[wrong_of(row, seed, size) for seed in seeds] for row in (a, b)])
-    images = wrong[1] - wrong[0]
-    points, test = 100 / size, family(images[None], 2)
-    half, p = test.half[0], test.p[0]
-    needed = float(seeds_needed(*test.mean, *test.deviation)) if len(seeds) > 1 and images.any() else math.nan
-    return Comparison(
+def _compare(board: Board, table: Table, a: Row, b: Row) -> Comparison:
+    values, quantum, columns = matrix([series(a, PRIMARY, failed=True), series(b, PRIMARY, failed=True)])
+    alone = against(values, 1, None, quantum, least=2)
+    seeds = [seed for seed in columns if seed in a.finished and seed in b.finished]
+    common = values[:, [columns.index(seed) for seed in seeds]]
+    means = [Mean(*interval(row.tolist(), math.sqrt(float(quantum.max())))) for row in common]
+    found = Comparison(
         board=board,
         table=table,
         seeds=tuple(seeds),
-        a=_mean(list(wrong[0]), size),
-        b=_mean(list(wrong[1]), size),
-        mean=float(images.mean()) * points,
-        half=None if math.isnan(half) else float(half) * points,
-        p=None if math.isnan(p) else float(p),
-        p_exact=sign_flip_p(images),
-        seeds_needed=None if math.isnan(needed) else int(needed),
+        a=means[0],
+        b=means[1],
+        mean=float(alone.mean[0]),
+        half=_none(alone.half[0]),
+        p_board=None,
+        verdict="",
+        subject="a",
+        p=_none(alone.p[0]),
+        p_exact=sign_flip_p((common[0] - common[1]).tolist()),
         cost=a.training_macs / b.training_macs if a.training_macs and b.training_macs else None,
         same=a.epochs == b.epochs,
-        on_board=_on_board(a, b),
     )
+    return _as_on_board(found, a, b)
+
+
+def _as_on_board(found: Comparison, a: Row, b: Row) -> Comparison:
+    """The comparison with what the board says: of a row and its reference, or of two ranked rows."""
+    margins = found.board.terms.margins if found.board.terms else ()
+    for subject, sign, row, other in (("a", 1, a, b), ("b", -1, b, a)):
+        difference = row.differences.get(other.name)
+        if difference is not None and len(found.seeds) == difference.seeds:
+            verdict = verdict_text(difference.verdicts, margins)
+            return replace(
+                found,
+                mean=sign * difference.mean,
+                half=difference.shown_half,
+                p_board=difference.p_holm,
+                verdict=verdict,
+                subject=subject,
+            )
+    ranked = [row for row in found.table.rows if row.rank]
+    if a.rank and b.rank:
+        tests, i, j = pairs(ranked), ranked.index(a), ranked.index(b)
+        p = float(tests.p_holm[i, j])
+        verdict = "undecided" if not p < ALPHA else "better" if tests.mean[i, j] > 0 else "worse"
+        return replace(found, half=float(tests.half[i, j]), p_board=p, verdict=verdict)
+    return found
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -156,6 +158,5 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     return sum(ways for total, ways in sums.items() if abs(total) >= observed) / 2 ** len(differences)
 
 
-def _mean(wrong: Sequence[float], n: float) -> Mean:
-    mean, half = interval(wrong, QUANTUM)
-    return Mean(100 * (1 - mean / n), None if half is None else 100 * half / n)
+def _none(x: float) -> float | None:
+    return None if math.isnan(x) else float(x)

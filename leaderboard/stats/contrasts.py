@@ -161,7 +161,7 @@ def against(
     reference: int,
     owners: Sequence[Hashable] | None = None,
     quantum: ArrayLike = 0.0,
-    least: int = 5,
+    least: ArrayLike = 5,
 ) -> Contrasts:
     """Every row less one reference: the planned contrasts, arrays ``[rows]``; NaN at the reference itself.
 
@@ -172,7 +172,7 @@ def against(
             Those of each other owner are tested with that prior and are a family of their own, so that they change
             no number of another owner's row. None: all are the plan's.
         quantum: least variance of one value, broadcast to ``values``: 1/12 for counts.
-        least: common seeds that a test needs; with two there is an interval.
+        least: common seeds that a test needs, one number or one a row; with two there is an interval.
     """
     array, floor, names, plan = _prepare(values, quantum, owners, reference)
     rows, noisy = noisy_rows(*row_variances(array, floor, plan), plan)
@@ -182,16 +182,17 @@ def against(
     return _tests(differences, floor + floor[reference], plan, rows, noisy, family, least)
 
 
-def all_pairs(values: ArrayLike, quantum: ArrayLike = 0.0, least: int = 5) -> Contrasts:
+def all_pairs(values: ArrayLike, quantum: ArrayLike = 0.0, least: ArrayLike = 5) -> Contrasts:
     """All pairs of rows as one family, arrays ``[rows, rows]``: entry ``i, j`` is row i less row j; for the letters.
 
-    Arguments as for :func:`against`, rows of the plan only.
+    Arguments as for :func:`against`, rows of the plan only; ``least`` may be ``[rows, rows]``.
     """
     array, floor, _, plan = _prepare(values, quantum, None, 0)
     i, j = np.triu_indices(len(array), 1)
     rows, noisy = noisy_rows(*row_variances(array, floor), plan, math.sqrt(GUARD))  # either row may be noisy
     every, family = np.ones(len(i), dtype=bool), np.zeros(len(i), dtype=int)
-    found = _tests(array[i] - array[j], floor[i] + floor[j], every, rows, noisy[i] | noisy[j], family, least)
+    seeds = np.broadcast_to(np.asarray(least), plan.shape * 2)[i, j]
+    found = _tests(array[i] - array[j], floor[i] + floor[j], every, rows, noisy[i] | noisy[j], family, seeds)
     other = {"mean": -found.mean, "won": found.seeds - found.won}
     diagonal = {"mean": 0, "deviation": 0, "seeds": 0, "family": -1}
     square = {}
@@ -252,7 +253,7 @@ def _tests(
     rows: Prior,
     noisy: Flags,
     family: NDArray[np.int_],
-    least: int,
+    least: ArrayLike,
 ) -> Contrasts:
     known = ~np.isnan(differences)
     n = np.count_nonzero(known, axis=1)
@@ -263,7 +264,7 @@ def _tests(
     freedom = np.maximum(n - 1.0, 0.0)
     prior = make_prior(variance[plan], freedom[plan], rows.freedom, rows.rows)
     believed, degrees = moderate(variance, freedom, prior, noisy)
-    tested = n >= max(least, 2)
+    tested = n >= np.maximum(least, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(mean == 0, 0.0, mean * np.sqrt(n / believed))
         p = np.where(tested, 2 * stdtr(degrees, -np.abs(t)), np.nan)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from leaderboard.reader.model import ALPHA, Board, Profile, Ranking, Row, Table
+from leaderboard.reader.curve_model import Profile, Ranking
+from leaderboard.reader.model import ALPHA, Board, Row, Table
 
 FURTHEST = 4.0
 """Largest ratio of errors that a profile shows."""

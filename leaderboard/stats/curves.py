@@ -1,19 +1,20 @@
-"""Rows at several budgets as curves: area under accuracy, how far a method reaches, who is on the Pareto front."""
+"""Rows at several budgets as curves: errors pooled over the budgets, reach, who is on the Pareto front."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from leaderboard.reader.model import Curve, Mean, Point, Reach, Row, Run, Table
-from leaderboard.stats.statistics import QUANTUM, interval
+from leaderboard.reader.curve_model import Curve, Point, Reach
+from leaderboard.reader.model import PRIMARY, Board, Difference, Row, Run, Table, Terms
+from leaderboard.stats.comparisons import VALUES, Series, differences, with_board_p
+from leaderboard.stats.reach import estimated, front, shown
 
-SPEEDS = ("macs", "small", "large")
-"""What a reach counts in: MACs, and measured time at the smallest and the largest batch."""
-DROPS = (0.5, 1.0)
-"""Points of top-1 below dense at which the reach is taken."""
+KINDS = ("macs", "params")
 AXES: Mapping[str, Callable[[Row], float | None]] = {
     "macs": lambda row: row.macs_percent,
     "params": lambda row: row.params_percent,
@@ -24,107 +25,163 @@ AXES: Mapping[str, Callable[[Row], float | None]] = {
 """What accuracy is set against: share of MACs, share of params, milliseconds at two batch sizes, training cost."""
 
 
-def of_tables(tables: Sequence[Table]) -> tuple[Curve, ...]:
+def of_board(board: Board) -> tuple[Curve, ...]:
     """A curve for every row of the matched track, by what the budget is a share of, then by name."""
-    found: dict[tuple[str, str], list[Point]] = defaultdict(list)
-    for table in tables:
-        if table.keep is not None:
-            for row in table.rows:
-                if row.track == "matched":
-                    found[table.kind, row.name].append(Point(table.keep, row))
-    fronts = {kind: _fronts(tables, kind) for kind in ("macs", "params")}
-    keeps = {kind: {t.keep for t in tables if t.kind == kind} for kind in ("macs", "params")}
+    return tuple(curve for curves in _with_board_p([_of_kind(board, kind) for kind in KINDS]) for curve in curves)
+
+
+def _of_kind(board: Board, kind: str) -> list[Curve]:
+    tables = [table for table in board.tables if table.kind == kind and table.keep is not None]
+    named = _by_name(tables)
+    whole = {name: points for name, points in named.items() if len(points) == len(tables)}
     dense = next((row for table in tables for row in table.rows if row.name == "dense"), None)
-    return tuple(
+    if dense:
+        whole["dense"] = [Point(table.keep or 0.0, dense) for table in tables]
+    pooled = _pooled(whole, board.terms) if board.terms and len(tables) > 1 and not is_part(board) else {}
+    fronts = {axis: _front(tables, axis) for axis in AXES}
+    return [
         Curve(
             name=name,
             method=points[0].row.method,
             kind=kind,
             points=tuple(points),
-            area=area(points) if {point.keep for point in points} == keeps[kind] else None,
-            reach=reaches(points, dense),
-            front={axis: tuple(k for n, k in fronts[kind][axis] if n == name) for axis in AXES},
+            error=_error(points) if name in whole else None,
+            pooled={endpoint: own for endpoint, by in pooled.items() if (own := by.get(name))},
+            reach=_reaches(points, kind, dense, board.terms) if board.terms and points[0].row.planned else (),
+            front={axis: tuple(keep for keep, row in fronts[axis] if row == name) for axis in AXES},
         )
-        for (kind, name), points in sorted(found.items())
-    )
-
-
-def area(points: Sequence[Point]) -> Mean | None:
-    """Mean accuracy (per cent) over the range of shares: the area under the curve over its width, by seed."""
-    if len(points) < 2 or any(point.row.top1 is None for point in points):
-        return None
-    seeds = sorted(set.intersection(*(set(point.row.finished) for point in points)))
-    if not seeds:
-        return None
-    rising = points[::-1]
-    keeps = np.array([point.keep for point in rising])
-    accuracies = [[_accuracy(point.row, seed) for point in rising] for seed in seeds]
-    values = (np.trapezoid(accuracies, keeps) / (keeps[-1] - keeps[0])).tolist()
-    images = min(run.images for run in points[0].row.finished.values())
-    return Mean(*interval(values, 100 * QUANTUM / images / np.sqrt(len(points))))
-
-
-def reaches(points: Sequence[Point], dense: Row | None) -> tuple[Reach, ...]:
-    """How many times smaller or faster a network can be a little below dense; see :class:`Reach`."""
-    seeds = set.intersection(*(set(point.row.finished) for point in points), set(dense.finished if dense else ()))
-    if dense is None or not seeds or any(point.row.top1 is None for point in points):
-        return tuple(Reach(what, drop, None, None, False) for what in SPEEDS for drop in DROPS)
-    accuracies = {seed: [_accuracy(row, seed) for row in (dense, *(p.row for p in points))] for seed in sorted(seeds)}
-    found = []
-    for what in SPEEDS:
-        factors = {seed: [_factor(point.row.finished[seed], what, dense) for point in points] for seed in accuracies}
-        for drop in DROPS:
-            ends = [
-                _first_below([1.0, *known], accuracies[seed], accuracies[seed][0] - drop)
-                for seed, own in factors.items()
-                if len(known := [factor for factor in own if factor is not None]) == len(own)
-            ]
-            if len(ends) < len(factors):
-                found.append(Reach(what, drop, None, None, False))
-                continue
-            mean, half = interval([times for times, _ in ends])
-            bound = any(is_bound for _, is_bound in ends)
-            found.append(Reach(what, drop, mean, None if bound else half, bound))
-    return tuple(found)
-
-
-def _first_below(factors: Sequence[float], accuracies: Sequence[float], limit: float) -> tuple[float, bool]:
-    """Where the curve, from the largest network on, first falls below ``limit``; True where it never does."""
-    for k in range(1, len(factors)):
-        if accuracies[k] < limit:
-            share = (accuracies[k - 1] - limit) / (accuracies[k - 1] - accuracies[k])
-            return factors[k - 1] + share * (factors[k] - factors[k - 1]), False
-    return factors[-1], True
-
-
-def _fronts(tables: Sequence[Table], kind: str) -> dict[str, list[tuple[str, float]]]:
-    """By axis: name and share of the rows that no other row beats in both cost and accuracy."""
-    rows = [
-        (row, table.keep) for table in tables if table.kind == kind and table.keep is not None for row in table.rows
+        for name, points in sorted(named.items())
     ]
-    found: dict[str, list[tuple[str, float]]] = {}
-    for axis, cost_of in AXES.items():
-        points = [
-            (cost, -row.top1.mean, row.name, keep)
-            for row, keep in rows
-            if row.top1 is not None and (cost := cost_of(row)) is not None
-        ]
-        found[axis] = []
-        best = np.inf
-        for _, negative, name, keep in sorted(points):
-            if negative < best:
-                best = negative
-                found[axis].append((name, keep))
+
+
+def is_part(board: Board) -> bool:
+    """Whether tables were left out, so that nothing is corrected over all of the board (``stats.boards.at``)."""
+    every = [d for table in board.tables for row in table.rows for d in row.differences.values() if d.p is not None]
+    return bool(every) and all(d.p_board is None for d in every)
+
+
+def _by_name(tables: Sequence[Table]) -> dict[str, list[Point]]:
+    """Points of each name; what is a copy of one and the same row at all of its budgets is no curve of its own."""
+    found: dict[str, list[Point]] = defaultdict(list)
+    leads: dict[str, set[str | None]] = defaultdict(set)
+    for table in tables:
+        for row in table.rows:
+            if row.track == "matched" and table.keep is not None:
+                for name, lead in ((row.name, None), *((copy.name, row.name) for copy in row.copies)):
+                    found[name].append(Point(table.keep, row))
+                    leads[name].add(lead)
+    return {name: points for name, points in found.items() if None in leads[name] or len(leads[name]) > 1}
+
+
+# --- pooled ---------------------------------------------------------------------------------------------------------
+
+
+def _log_error(run: Run) -> tuple[float, float]:
+    """Negative logarithm of the share of wrong images, half an image added, and the variance of rounding to images."""
+    wrong = (run.wrong or 0) + 0.5
+    return -math.log(wrong / run.images), 1 / 12 / wrong**2
+
+
+POOLED: Mapping[str, Callable[[Run], tuple[float, float] | None]] = {PRIMARY: _log_error, "loss": VALUES["loss"]}
+"""Endpoint -> value of a run, to be averaged over the budgets."""
+
+
+def _pooled(whole: Mapping[str, Sequence[Point]], terms: Terms) -> dict[str, dict[str, dict[str, Difference]]]:
+    """Endpoint -> name -> reference -> difference of the means over the budgets; planned rows only."""
+    planned = {name: points for name, points in whole.items() if all(p.row.planned for p in points)}
+    found: dict[str, dict[str, dict[str, Difference]]] = {}
+    for endpoint in (endpoint for endpoint in terms.endpoints if endpoint in POOLED):
+        rows = [_mean_series(name, points, endpoint) for name, points in sorted(planned.items())]
+        for to in terms.references:
+            for row, difference in zip(rows, differences(rows, to), strict=True):
+                if difference:
+                    found.setdefault(endpoint, {}).setdefault(row.name, {})[to] = difference
     return found
 
 
-def _accuracy(row: Row, seed: int) -> float:
-    run = row.finished[seed]
-    return 100 * (1 - (run.wrong or 0) / run.images)
+def _mean_series(name: str, points: Sequence[Point], endpoint: str) -> Series:
+    """For each seed the mean over the budgets, of seeds that are there at all of them."""
+    rows = [point.row for point in points]
+    seeds = set.intersection(*(set(row.finished) if row.top1 else set() for row in rows))
+    cells = {}
+    for seed in sorted(seeds):
+        values = [POOLED[endpoint](row.finished[seed]) for row in rows]
+        known = [value for value in values if value is not None]
+        if len(known) == len(rows):
+            mean, variance = (math.fsum(value[k] for value in known) for k in (0, 1))
+            cells[seed] = mean / len(rows), variance / len(rows) ** 2
+    return Series(name, cells, set.union(*(row.expected for row in rows)))
 
 
-def _factor(run: Run, what: str, dense: Row) -> float | None:
-    """Dense over final: of the MACs, or of the latency at one of the batch sizes."""
-    if what == "macs":
-        return dense.macs / run.macs if run.macs and dense.macs else None
-    return run.times[0 if what == "small" else 1]
+def _error(points: Sequence[Point]) -> float | None:
+    cells = _mean_series("", points, PRIMARY).cells
+    return 100 * math.exp(-math.fsum(value for value, _ in cells.values()) / len(cells)) if cells else None
+
+
+def _with_board_p(kinds: Sequence[Sequence[Curve]]) -> list[list[Curve]]:
+    """The curves with p-values of the pooled primary endpoint corrected over all of them (headlines)."""
+    found = [[curve.pooled.get(PRIMARY, {}) for curve in curves] for curves in kinds]
+    return [
+        [
+            replace(curve, pooled={**curve.pooled, PRIMARY: own}) if own else curve
+            for curve, own in zip(curves, corrected, strict=True)
+        ]
+        for curves, corrected in zip(kinds, with_board_p(found), strict=True)
+    ]
+
+
+# --- reach ----------------------------------------------------------------------------------------------------------
+
+
+def _reaches(points: Sequence[Point], kind: str, dense: Row | None, terms: Terms) -> tuple[Reach, ...]:
+    """How much smaller a network can be within each margin of dense; nothing without dense."""
+    if dense is None or not dense.planned:
+        return ()
+    rows = [point.row for point in points]
+    tests = [row.differences.get("dense") for row in rows]
+    known = [d if d and d.p is not None else None for d in tests]
+    mean, error, freedom = (
+        [math.nan if d is None else getattr(d, name) for d in known] for name in ("mean", "error", "freedom")
+    )
+    keeps = [point.keep for point in points]
+    factors = _factors([row.macs_percent if kind == "macs" else row.params_percent for row in rows])
+    found = []
+    for margin in terms.margins:
+        at = shown(mean, error, freedom, margin)
+        passed, failed = (None if k is None else keeps[k] for k in (at.passed, at.failed))
+        if None in known or factors is None:
+            found.append(Reach(margin, passed, failed))
+            continue
+        fit = estimated(_to_dense(rows, dense), factors, margin)
+        found.append(Reach(margin, passed, failed, fit.times, fit.low, fit.high, fit.bound))
+    return tuple(found)
+
+
+def _factors(percent: Sequence[float | None]) -> list[float] | None:
+    """Dense over final at each budget; None where they do not rise from above 1."""
+    found = [100 / share for share in percent if share]
+    rising = all(a < b for a, b in zip([1.0, *found], found, strict=False))
+    return found if rising and len(found) == len(percent) else None
+
+
+def _to_dense(rows: Sequence[Row], dense: Row) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Points of top-1 above dense ``[budgets, seeds]``, of the seeds that all have."""
+    seeds = sorted(set.intersection(*(set(row.finished) for row in (dense, *rows))))
+    wrong = [[100 * (row.finished[s].wrong or 0) / row.finished[s].images for s in seeds] for row in (dense, *rows)]
+    return np.array(wrong[0]) - np.array(wrong[1:])
+
+
+# --- fronts ---------------------------------------------------------------------------------------------------------
+
+
+def _front(tables: Sequence[Table], axis: str) -> list[tuple[float, str]]:
+    """Share and name of the rows on the front of one cost; where there is a plan, of those that it names."""
+    rows = [(table.keep or 0.0, row) for table in tables for row in table.rows if row.top1]
+    if any(row.planned for _, row in rows):
+        rows = [(keep, row) for keep, row in rows if row.planned]
+    costs = [AXES[axis](row) for _, row in rows]
+    values = [row.top1.mean if row.top1 else math.nan for _, row in rows]
+    if not rows:
+        return []
+    on = front(np.array(costs, dtype=float), values)
+    return [(keep, row.name) for (keep, row), there in zip(rows, on.tolist(), strict=True) if there]

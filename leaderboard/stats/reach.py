@@ -78,7 +78,7 @@ def estimated(differences: ArrayLike, factors: ArrayLike, margin: float) -> Esti
     scale = np.array([0.0, *(math.log(factor) for factor in np.asarray(factors, dtype=float).tolist())])
     n = array.shape[1]
     middle = float(_crossing(falling(array.mean(axis=1)[None]), scale, margin)[0])
-    bound = middle >= scale[-1]
+    bound = bool(middle >= scale[-1])
     times = float(np.asarray(factors, dtype=float)[-1]) if bound else math.exp(middle)
     if n < 2:
         return EstimatedReach(times, None, None, bound)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench.spec.spec import BUDGET_TOLERANCE
-from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Mean, Row, Run, Speed
+from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Copy, Mean, Row, Run
 from leaderboard.stats.statistics import QUANTUM, interval
 
 if TYPE_CHECKING:
@@ -21,17 +19,18 @@ if TYPE_CHECKING:
 
 SAME_COST = 0.05
 """Relative difference of training MACs up to which two rows cost the same."""
-TIMINGS = tuple(
-    attrgetter(*(f"{size}_{what}" for what in ("batch", "dense_ms", "final_ms", "speedup", "low", "high")))
-    for size in ("small", "large")
-)
-"""What a record says of its latency at either batch size."""
 TRAINED = ("ok", "failed", "diverged")
-"""How a run can have ended; one that ended as ``AS_MISSING`` says is as good as missing."""
+"""How a run can have ended; one that ended as ``AS_MISSING`` says counts as missing."""
 
 
-def make_row(records: Sequence[Record]) -> Row:
-    """Everything of a row that its own records say; what depends on others is filled in by the table."""
+def make_row(same: Sequence[Sequence[Record]], planned: Set[int] | None) -> Row:
+    """Everything of a row that its own records say; what depends on others is filled in by the table.
+
+    Args:
+        same: its records by seed, and those of its copies.
+        planned: seeds of the plan; None where the plan does not name it.
+    """
+    records = same[0]
     first = records[0]
     done = [r for r in records if r.status == "ok"]
     failed = [r.seed for r in records if r.status in ("failed", "diverged")]
@@ -43,41 +42,20 @@ def make_row(records: Sequence[Record]) -> Row:
         name=first.name,
         track=(done or records)[0].track,
         runs=tuple(_run(r) for r in records),
-        missing=(),
-        test_images=None if len(set(images)) > 1 else images[0] if images else 0,
+        missing=tuple(sorted((planned or set()) - {r.seed for r in records if r.status in TRAINED})),
+        planned=planned is not None,
+        copies=tuple(Copy(c[0].name, c[0].spec_sha256[:12], tuple(map(_run, c))) for c in same[1:]),
         top1=accuracy([r.final_wrong_images for r in done], images) if whole else None,
         pruned=accuracy([r.pruned_wrong_images for r in done], images) if whole else None,
+        loss=mean_loss([r.final_loss for r in done]) if whole else None,
         macs=_mean(r.final_macs for r in done),
         params=_mean(r.final_params for r in done),
         macs_percent=_mean(100 * r.final_macs / r.dense_macs for r in done),
         params_percent=_mean(100 * r.final_params / r.dense_params for r in done),
-        speeds=speeds(done),
         epochs=max((int(r.epochs) for r in done), default=None),
         training_macs=_mean(r.training_macs for r in done),
         notes=tuple(_notes(records)),
     )
-
-
-def speeds(done: Sequence[Record]) -> tuple[Speed, ...]:
-    """Latency at the smallest and at the largest batch, over seeds."""
-    found = {}
-    for timing in TIMINGS:
-        timed = [(*timing(r), r.busy) for r in done]
-        batch = most_common([batch for batch, *_ in timed])
-        if batch is None:
-            continue
-        _, dense, final, times, lows, highs, busy = zip(*(one for one in timed if one[0] == batch), strict=True)
-        mean, low, high = mean_speed(times, (lows[0], highs[0]))
-        dense_ms, final_ms = statistics.median(dense), statistics.median(final)
-        found[batch] = Speed(int(batch), dense_ms, final_ms, mean, low, high, any(busy))
-    return tuple(found.values())
-
-
-def mean_speed(times: Sequence[float], alone: tuple[float, float]) -> tuple[float, float, float]:
-    """Geometric mean of the speed-ups of some runs, and its 95 % interval; of a single run the interval ``alone``."""
-    center, half = interval([math.log(x) for x in times])
-    low, high = alone if half is None else (_exp(center - half), _exp(center + half))
-    return _exp(center), low, high
 
 
 def shares(row: Sequence[Record], other: Sequence[Record]) -> tuple[tuple[str, ...], str]:
@@ -128,6 +106,8 @@ def why_unranked(row: Row, short: float, epochs: int | None, synthetic: bool) ->
     seeds = len(row.finished)
     if seeds < LEAST_RANKED:
         return f"{seeds} of {LEAST_RANKED} seeds" + ("" if seeds >= LEAST_SHOWN else ", too few to be read")
+    if not row.planned:
+        return "exploratory, no plan names it"
     if row.missing:
         return f"seed {', '.join(map(str, row.missing))} is missing"
     if row.epochs != epochs:
@@ -159,12 +139,12 @@ def _run(r: Record) -> Run:
         seed=r.seed,
         status=r.status,
         wrong=int(r.final_wrong_images) if done else None,
+        images=int(r.test_images) if done else 0,
+        pruned=int(r.pruned_wrong_images) if done and r.pruned_wrong_images is not None else None,
+        loss=r.final_loss if done else None,
         macs=int(r.final_macs) if done else None,
         params=int(r.final_params) if done else None,
-        times=(r.small_speedup, r.large_speedup),
-        ms=(r.small_final_ms, r.large_final_ms),
         training_macs=int(r.training_macs) if done else None,
-        images=int(r.test_images) if done else 0,
     )
 
 
@@ -175,6 +155,12 @@ def accuracy(wrong: Sequence[float | None], images: Sequence[int]) -> Mean | Non
         return None
     mean, half = interval(shares, 100 * QUANTUM / min(images))
     return Mean(100 - mean, half)
+
+
+def mean_loss(losses: Sequence[float | None]) -> float | None:
+    """Geometric mean of some losses; None where one is not known or not above 0."""
+    logs = [math.log(loss) for loss in losses if loss]
+    return math.exp(math.fsum(logs) / len(logs)) if logs and len(logs) == len(losses) else None
 
 
 def short_of_budget(done: Sequence[Record]) -> float:
@@ -200,8 +186,6 @@ def _notes(records: Sequence[Record]) -> list[str]:
         notes.append("layers were frozen while it trained")
     if changed := sorted({name for r in records if r.differs for name in r.differs.split(", ")}):
         notes.append(f"changed between the submission of a job and its start: {', '.join(changed)}")
-    if any(r.busy for r in records):
-        notes.append("timed beside other work: no basis for a claim about speed")
     return [note.replace("; ", ", ") for note in notes]  # tables in CSV and JSON join them by semicolons
 
 
@@ -220,7 +204,3 @@ def _epochs_of(plan: str) -> int:
 def _mean(values: Any) -> float | None:
     known = list(values)
     return math.fsum(known) / len(known) if known else None
-
-
-def _exp(x: float) -> float:
-    return math.exp(min(max(x, -700.0), 700.0))

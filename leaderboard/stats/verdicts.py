@@ -6,6 +6,7 @@ the margin. Both at once are possible: worse, by less than the margin.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from leaderboard.stats.contrasts import Contrasts, Flags
 from leaderboard.stats.statistics import POWER, Array
 
 WORDS = ("better", "worse", "equivalent", "non-inferior")
+UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,22 @@ class Verdicts:
         found = tuple(word for word, holds in every if holds[k])
         if "equivalent" in found or "better" in found:
             found = tuple(word for word in found if word != "non-inferior")
-        return found or ("undecided",)
+        return found or (UNDECIDED,)
+
+
+def verdict_text(verdicts: Sequence[str], margins: Sequence[float]) -> str:
+    """Verdicts of all margins as one text: ``worse, equivalent within 1``, the least margin that holds; empty of none.
+
+    Without margins it is the first verdict.
+    """
+    words = [set(verdict.split(", ")) for verdict in verdicts]
+    found = [word for word in WORDS[:2] if words and word in words[0]]
+    for word in WORDS[2:]:
+        within = [margin for own, margin in zip(words, margins, strict=False) if word in own]
+        if within:
+            found.append(f"{word} within {within[0]:g}")
+            break
+    return ", ".join(found) or (UNDECIDED if verdicts else "")
 
 
 def decide(contrasts: Contrasts, margin: float) -> Verdicts:

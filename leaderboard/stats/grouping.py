@@ -1,0 +1,108 @@
+"""Which records belong to one board, and which count: by network and by key, every run once, odd ones listed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+from leaderboard.reader.extract import COLUMNS, as_record
+from leaderboard.reader.extract import Values as Record
+from leaderboard.reader.frame import Problem
+from leaderboard.reader.model import KEY
+from leaderboard.reader.plan import Plan
+from leaderboard.stats.rows import most_common
+
+_KEY = attrgetter(*KEY)
+DATASET, ARCH = map(COLUMNS.index, KEY[:2])
+DETERMINED = {
+    **{"test_images": "test_sha256", "train_images": "train_sha256"},
+    **{"dense_macs": "arch_sha256", "dense_params": "arch_sha256"},
+}
+"""What a hash decides, for one network on one data set: column -> hash."""
+WITH_FOLDS = {"images": "test_sha256", "dense_macs": "arch_sha256", "dense_params": "arch_sha256"}
+"""The same where the test fold rotates with the seed."""
+Key = tuple[Any, ...]
+
+
+def by_network(rows: Iterable[Sequence[Any]]) -> list[list[Sequence[Any]]]:
+    """The rows of each network and data set, which no other's boards depend on, in the order of the boards."""
+    parts: dict[Key, list[Sequence[Any]]] = defaultdict(list)
+    for row in rows:
+        parts[row[DATASET], row[ARCH]].append(row)
+    return [parts[name] for name in sorted(parts)]
+
+
+def by_key(rows: Iterable[Sequence[Any]], plan: Plan | None) -> tuple[dict[Key, list[Record]], list[Problem]]:
+    """The records of each board of one network on one data set, in the order of the boards, and the problems."""
+    parts: dict[Key, list[Record]] = defaultdict(list)
+    loose: list[Record] = []
+    problems: list[Problem] = []
+    for r in map(as_record, rows):
+        if plan and r.seed not in plan.seeds.get(r.spec_sha256, (r.seed,)):
+            problems.append(Problem(r.file, f"{r.status}, seed {r.seed} is not in the plan: it does not count"))
+        elif r.status == "ok":
+            parts[_KEY(r)].append(r)
+        else:
+            loose.append(r)
+    _add_unfinished(parts, loose, problems)
+    problems += _disagreements([r for records in parts.values() for r in records])
+    ordered = sorted(parts, key=lambda key: tuple(map(str, key)))
+    return {key: _once(parts[key], problems) for key in ordered}, problems
+
+
+def whole(value: Any) -> Any:
+    """A count as a whole number: pandas has a column with gaps as floats."""
+    return int(value) if isinstance(value, float) else value
+
+
+def _disagreements(records: Iterable[Record]) -> list[Problem]:
+    """Records of another size than most with the same hash: one of both cannot be, so they make boards of their own."""
+    found = []
+    by_hash: dict[tuple[str, str, Any], list[Record]] = defaultdict(list)
+    for r in records:
+        for fact, of in (DETERMINED if r.fold is None else WITH_FOLDS).items():
+            by_hash[fact, of, getattr(r, of)].append(r)
+    for (fact, of, _), same in by_hash.items():
+        sizes = Counter(getattr(r, fact) for r in same)
+        if len(sizes) > 1:
+            usual = most_common([getattr(r, fact) for r in same])
+            found += [
+                Problem(r.file, f"{fact} is {_said(own)}, in {sizes[usual]} records of this {of} {_said(usual)}")
+                for r in same
+                if (own := getattr(r, fact)) not in (usual, None)
+            ]
+    return found
+
+
+def _add_unfinished(parts: Mapping[Key, list[Record]], loose: Iterable[Record], problems: list[Problem]) -> None:
+    """Runs that did not finish go where they would have belonged, as far as they came."""
+    for r in loose:
+        mine = _KEY(r)
+        homes = [key for key in parts if all(m is None or m == k for m, k in zip(mine, key, strict=True))]
+        for key in homes:
+            parts[key].append(r)
+        if not homes:
+            problems.append(Problem(r.file, f"{r.status} ({r.error[:120]}), and no finished run to compare it with"))
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else f"{whole(value):,}"
+
+
+def _once(records: Sequence[Record], problems: list[Problem]) -> list[Record]:
+    """Every run once: of several records a finished one stays, of those the one that finished first."""
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for r in records:
+        runs[r.id].append(r)
+    kept = []
+    for same in runs.values():
+        same.sort(key=lambda r: (r.status != "ok", r.finished_at or "", r.record_sha256, r.file))
+        kept.append(same[0])
+        for other in same[1:]:
+            equal = other.record_sha256 == same[0].record_sha256
+            agrees = (other.status, other.final_wrong_images) == (same[0].status, same[0].final_wrong_images)
+            what = "a copy of" if equal else "a second record of the run in" if agrees else "in conflict with"
+            problems.append(Problem(other.file, f"{what} {same[0].file}, which finished first and stays"))
+    return kept
