@@ -18,13 +18,18 @@ from leaderboard.render.text_table import sentences, table
 
 if TYPE_CHECKING:
     from leaderboard.reader.frame import Found, Problem
+    from leaderboard.reader.latency_files import Latencies
     from leaderboard.reader.model import Board
+    from leaderboard.reader.plan import Plan
     from leaderboard.stats.compare import Comparison
 
 FORMATS = ("text", "markdown", "csv", "json", "latex")
 DEFAULT = Path("results") / "records"
+LATENCY = Path("leaderboard") / "latency"
 RULE, BETWEEN, FOOTNOTE = re.compile(r"-+(  -+)+"), re.compile(r" {2,}"), "   ["
 """How the tables of the text format look: the line below the headers, what is between two cells, what follows."""
+WITHOUT = "give the plan of the runs with --plan FILE"
+TOO_FEW = "the plan does not name them, or seeds are missing"
 LEFT = ("tie", "method", "shares", "notes")
 DROPPED = {
     **{"need": 9, "shares": 8, "pruned %": 7, "params %": 6, "cost x": 5, "x small": 4, "- uniform_thin": 3},
@@ -48,16 +53,53 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=compare)
     p.add_argument("a", metavar="A", help="a row as a board names it ('l1l2 share=30'), or the start of its hash")
     p.add_argument("b", metavar="B", help="another one")
+    p.add_argument("--single", action="store_true", help="also an uncorrected test of each line alone")
     arguments.add_formats(p)
     _add_choice(p)
 
 
 def _add_choice(p: argparse.ArgumentParser) -> None:
     p.add_argument("path", nargs="?", type=Path, default=DEFAULT, metavar="PATH", help=f"records ({DEFAULT})")
+    add_plan(p)
     p.add_argument("-a", "--arch", metavar="NAME", help="only this network")
     p.add_argument("-d", "--dataset", metavar="NAME", help="only this data set")
     p.add_argument("--keep", type=float, action="append", metavar="SHARE", help="only this budget; repeatable")
     p.add_argument("--no-cache", action="store_true", help="read every record again")
+
+
+def add_plan(p: argparse.ArgumentParser) -> None:
+    """Add ``--plan`` and ``--latency``: what verdicts and speed-ups are taken from."""
+    p.add_argument(
+        "--plan", type=Path, metavar="FILE", help="sweep file with a table [plan]: what it names has verdicts"
+    )
+    p.add_argument(
+        "--latency", type=Path, default=LATENCY, metavar="DIR", help=f"what bench latency measured ({LATENCY})"
+    )
+
+
+def plan_of(chosen: argparse.Namespace) -> Plan | None:
+    """The plan that the command names; raises UsageError where the file has none."""
+    if chosen.plan is None:
+        return None
+    from bench.runs.resolve import resolve
+    from bench.spec.sweep import load_sweep
+    from leaderboard.reader import plan
+
+    sweep = load_sweep(chosen.plan)
+    if sweep.plan is None:
+        raise UsageError(f"{chosen.command} --plan {chosen.plan}: it has no table [plan] (docs/sweeps.md)")
+    return plan.plan_of(sweep, (spec for request in sweep.requests for spec in resolve(request, writes=False)[0]))
+
+
+def latencies_of(chosen: argparse.Namespace) -> Latencies:
+    """The latency files that the command names; lines that are not believed are named on stderr."""
+    from leaderboard.reader.latency_files import load
+    from leaderboard.render.escaping import clean
+
+    found = load(chosen.latency)
+    for problem in found.problems:
+        print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)
+    return found
 
 
 def board(chosen: argparse.Namespace) -> int:
@@ -107,10 +149,11 @@ def _tables(chosen: argparse.Namespace) -> str:
     from leaderboard.render.tables import pieces, whole
     from leaderboard.stats import boards as board
 
+    plan, latencies = plan_of(chosen), latencies_of(chosen)
     found = _found(chosen)
     parts, problems = [], set(found.problems)
     for rows in board.by_network(found.rows):
-        boards, own = board.of_network(rows)
+        boards, own = board.of_network(rows, plan, latencies)
         parts += [piece for one in board.at(boards, chosen.keep or ()) for piece in pieces(one, chosen.format)]
         problems |= set(own)
     _tell(chosen, parts, sorted(problems, key=lambda p: (p.file, p.message)))
@@ -140,32 +183,30 @@ def compare(chosen: argparse.Namespace) -> int:
 
     found = compare_rows(boards_of(chosen)[0], chosen.a, chosen.b)
     if chosen.json:
-        output.print_json([_as_json(c) for c in found])
+        output.print_json([_as_json(c, chosen.single) for c in found])
         return 0
     rows = [_comparison(c, chosen.a, chosen.b) for c in found]
-    output.print_table(_compared(chosen.a, chosen.b), rows, chosen)
-    output.print_text(_about_comparisons(found, chosen.a, chosen.b), chosen)
+    output.print_table(_compared(chosen.a, chosen.b, chosen.single), rows, chosen)
+    output.print_text(_about_comparisons(found, chosen), chosen)
     return 0
 
 
-def _compared(a: str, b: str) -> list[Column]:
+def _compared(a: str, b: str, single: bool) -> list[Column]:
+    alone = [Column("p (t)", right=True, drop=5), Column("p (signs)", right=True, drop=8)]
     return [
         Column("where", wrap=True),
         Column("budget", wrap=True),
         Column("seeds", right=True, drop=3),
         *(Column(name, right=True, drop=6 if a != b else 0) for name in dict.fromkeys((a, b))),
         Column("difference", right=True),
-        Column("p (t)", right=True, drop=5),
-        Column("p (Holm)", right=True),
-        Column("p (signs)", right=True, drop=8),
-        Column("seeds needed", right=True, drop=7),
+        Column("p (Holm)", right=True, drop=7),
+        *(alone if single else []),
         Column("cost", right=True, drop=4),
         Column("verdict", wrap=True),
     ]
 
 
 def _comparison(c: Comparison, a: str, b: str) -> dict[str, Any]:
-    verdict = re.sub(r"^[ab](?= is)", lambda found: a if found[0] == "a" else b, c.verdict)
     return {
         "where": c.board.title,
         "budget": c.table.title,
@@ -174,22 +215,24 @@ def _comparison(c: Comparison, a: str, b: str) -> dict[str, Any]:
         b: output.mean_text(c.b.mean, c.b.half),
         "difference": output.mean_text(c.mean, c.half, "+"),
         "p (t)": output.p_text(c.p),
-        "p (Holm)": output.p_text(c.p_holm),
+        "p (Holm)": output.p_text(c.p_board),
         "p (signs)": output.p_text(c.p_exact),
-        "seeds needed": "" if c.p is None else c.seeds_needed or "> 1000",
         "cost": f"{c.cost:.2f}x" if c.cost else "",
-        "verdict": verdict,
+        "verdict": f"{a if c.subject == 'a' else b}: {c.verdict}" if c.verdict else "none",
     }
 
 
-def _about_comparisons(found: Sequence[Comparison], a: str, b: str) -> str:
-    tests = sum(c.p is not None for c in found)
+def _about_comparisons(found: Sequence[Comparison], chosen: argparse.Namespace) -> str:
+    a, b = chosen.a, chosen.b
     lines = [
         f"difference: {a} less {b}, points of top-1 on the same seeds, with its 95 % interval.",
-        f"verdict: by p (Holm), corrected over the {tests} tests of these lines; the board corrects over all rows of "
-        "a table.",
-        f"seeds needed: to find such a difference with 80 % power. cost: training MACs of {a} over those of {b}.",
+        "verdict: the board's, corrected over all rows that are compared with the reference, or over all pairs (Holm).",
+        f"cost: training MACs of {a} over those of {b}.",
     ]
+    if not all(c.verdict for c in found):
+        lines.append(f"none: the board does not test these rows; {WITHOUT if chosen.plan is None else TOO_FEW}.")
+    if chosen.single:
+        lines.append(f"p (t), p (signs): of each line alone, uncorrected; {len(found)} lines are {len(found)} tests.")
     lines += [
         f"{c.board.title}, {c.table.title}: they trained for different numbers of epochs" for c in found if not c.same
     ]
@@ -200,7 +243,7 @@ def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     """The boards that the command asks for; prints problems on stderr. Raises UsageError without records."""
     from leaderboard.stats import boards as board
 
-    boards, problems = board.boards_of(_found(chosen))
+    boards, problems = board.boards_of(_found(chosen), plan_of(chosen), latencies_of(chosen))
     boards = board.at(boards, chosen.keep or ())
     _tell(chosen, boards, problems)
     return boards, problems
@@ -228,7 +271,7 @@ def _found(chosen: argparse.Namespace) -> Found:
 
 
 def _tell(chosen: argparse.Namespace, made: Sequence[Any], problems: Sequence[Problem]) -> None:
-    from leaderboard.render.tables import clean
+    from leaderboard.render.escaping import clean
 
     for problem in problems:
         print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)
@@ -236,7 +279,8 @@ def _tell(chosen: argparse.Namespace, made: Sequence[Any], problems: Sequence[Pr
         raise UsageError(f"{chosen.command} {chosen.path}: no finished record; bench run makes some")
 
 
-def _as_json(c: Comparison) -> dict[str, Any]:
-    values = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in ("board", "table", "a", "b")}
+def _as_json(c: Comparison, single: bool) -> dict[str, Any]:
+    left_out = ("board", "table", "a", "b", *(() if single else ("p", "p_exact")))
+    values = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in left_out}
     means = {name: dataclasses.asdict(getattr(c, name)) for name in ("a", "b")}
-    return {"board": c.board.key, "budget": c.table.slug, **means, **values, "verdict": c.verdict}
+    return {"board": c.board.key, "budget": c.table.slug, **means, **values}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.cli import arguments, output
+from bench.cli import arguments, board, output
 from bench.errors import UsageError
 
 
@@ -20,6 +20,7 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=lint)
     p.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables: .txt, .md, .csv, .json, .tex")
     p.add_argument("--records", type=Path, metavar="DIR", help="compare with the records that they were made of")
+    board.add_plan(p)
     arguments.add_json(p, "JSON instead of lines")
 
 
@@ -32,7 +33,10 @@ def lint(chosen: argparse.Namespace) -> int:
     for path in chosen.paths:
         if not path.is_file():
             raise UsageError(f"lint {path}: no such file")
-    boards = boards_of(find(chosen.records, cache=False))[0] if chosen.records else None
+    boards = None
+    if chosen.records:
+        found_there = find(chosen.records, cache=False)
+        boards, _ = boards_of(found_there, board.plan_of(chosen), board.latencies_of(chosen))
     found = list(dict.fromkeys(finding for path in chosen.paths for finding in check(path, boards)))
     if chosen.json:
         output.print_json([dataclasses.asdict(finding) for finding in found])

@@ -12,7 +12,7 @@ from leaderboard.figures.plot_style import Spec
 from leaderboard.reader.model import Board, Row, Run
 from leaderboard.render.naming import board_names
 from leaderboard.stats import cross_table
-from leaderboard.stats.curves import of_tables
+from leaderboard.stats.curves import of_board as curves_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def of_board(
             )
         )
     for kind, of in (("macs", "MACs"), ("params", "parameters")):
-        if any(curve.kind == kind and len(curve.points) > 1 for curve in of_tables(board.tables)):
+        if any(curve.kind == kind and len(curve.points) > 1 for curve in curves_of(board)):
             plates.append(
                 Plate(
                     f"curves-{kind}",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from leaderboard.figures.plot_style import GREY, WIDTH, Spec, band, figure, picked, series_of, short, tip
 from leaderboard.reader.model import Board, Row, Run, Table
 from leaderboard.render.tables import clean
-from leaderboard.stats.curves import of_tables
+from leaderboard.stats.curves import of_board
 
 Links = Callable[[Run], str]
 
@@ -158,7 +158,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
 
 def curves(board: Board, kind: str = "macs", row_link: Callable[[Row], str] | None = None) -> Spec:
     """Accuracy over the share kept, one line a row's name, with 95 % intervals as bands."""
-    chosen = [curve for curve in of_tables(board.tables) if curve.kind == kind]
+    chosen = [curve for curve in of_board(board) if curve.kind == kind]
     values: list[Spec] = []
     for curve in chosen:
         for point in curve.points:
@@ -259,8 +259,6 @@ def _run_value(table: Table, row: Row, run: Run, link: Links | None) -> Spec:
         "top1": short(100 * (1 - run.wrong / run.images)),
         "macs": percent(run.macs, table.dense_macs),
         "params": percent(run.params, table.dense_params),
-        "small": short(run.ms[0]),
-        "large": short(run.ms[1]),
         "cost": short(_cost(row, run)),
     } | ({"href": link(run)} if link else {})
 

@@ -49,7 +49,7 @@ def row_of(name: str, values: Mapping[str, Value]) -> tuple[Row, Wrong]:
         params=get("params"),
         macs_percent=get("macs_percent"),
         params_percent=get("params_percent"),
-        differences={to: found for to in REFERENCES if (found := _difference(to, f"minus_{to}", "points", values))},
+        differences={to: d for to in REFERENCES if (d := _difference(to, f"minus_{to}", "points", values))},
         secondary={
             endpoint: found
             for endpoint in SECONDARY

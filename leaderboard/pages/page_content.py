@@ -10,10 +10,11 @@ from typing import Any
 from bench.records import schema
 from bench.records.schema import Clock, Costs, Metrics, Quality, Record, Timing
 from bench.records.store import arithmetic
-from leaderboard.reader.model import Board, Curve, Row, Table
+from leaderboard.reader.curve_model import Curve
+from leaderboard.reader.model import Board, Row, Table
 from leaderboard.render.record_summary import busy_note
 from leaderboard.render.tables import footnotes
-from leaderboard.stats.curves import of_tables
+from leaderboard.stats.curves import of_board
 
 Widths = Mapping[str, Sequence[int]]
 """Site -> units before and after the prune."""
@@ -67,9 +68,9 @@ def sections(board: Board) -> list[dict[str, Any]]:
 
 
 def overall(board: Board) -> list[Curve]:
-    """Curves for the table over all budgets, the largest area first; empty where none has more than one budget."""
-    known = [curve for curve in of_tables(board.tables) if curve.area is not None and len(curve.points) > 1]
-    return sorted(known, key=lambda curve: (curve.kind, -curve.area.mean if curve.area else 0.0, curve.name))
+    """Curves for the table over all budgets, the fewest errors first; empty where none has more than one budget."""
+    known = [curve for curve in of_board(board) if curve.error is not None and len(curve.points) > 1]
+    return sorted(known, key=lambda curve: (curve.kind, curve.error or 0.0, curve.name))
 
 
 def rows_of(board: Board) -> list[tuple[Table, Row]]:

@@ -24,7 +24,7 @@ from bench.spec.option_scan import Option
 from leaderboard.figures import draw, figure_list, figures_of_runs
 from leaderboard.figures.figure_list import Plate
 from leaderboard.pages import page_content
-from leaderboard.pages.templating import environment, reach_order
+from leaderboard.pages.templating import environment
 from leaderboard.published.publications import PublishedAccuracy
 from leaderboard.reader.frame import Problem
 from leaderboard.reader.model import CONTROLS, Board, Row, Run, Table
@@ -180,7 +180,7 @@ class _Site:
     def write(self) -> None:
         for board in self.boards:
             for table, row in page_content.rows_of(board):
-                for run in row.runs:
+                for run in (*row.runs, *(run for copy in row.copies for run in copy.runs)):
                     self.record(board, table, row, run)
         for board in self.boards:
             self.board(board)
@@ -252,7 +252,6 @@ class _Site:
             sections=page_content.sections(board),
             plates=self.drawn(figure_list.of_board(board, self.run_link, self.row_link), name),
             overall=overall,
-            reach=sorted({(r.what, r.points) for curve in overall for r in curve.reach}, key=reach_order),
             published=[] if not_published else published,
             not_published=not_published,
             method_slug=self.method_names,

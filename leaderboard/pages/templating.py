@@ -10,20 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from leaderboard.render import board_sentences
-from leaderboard.render.fields import SHARE_LETTERS, unfinished
-from leaderboard.render.tables import clean
+from leaderboard.render.escaping import clean
+from leaderboard.render.fields import SHARE_LETTERS, seeds_needed_text, unfinished
 from leaderboard.stats.speeds import faster
+from leaderboard.stats.verdicts import verdict_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 MINUS = "\N{MINUS SIGN}"
-
-
-def reach_order(key: tuple[str, float]) -> tuple[int, float]:
-    """By which the columns (what, points) of savings are sorted."""
-    return list(REACH).index(key[0]) if key[0] in REACH else len(REACH), key[1]
-
-
-REACH = {"macs": "MACs", "small": "Latency, smallest batch,", "large": "Latency, largest batch,"}
 
 
 def environment() -> Environment:
@@ -48,7 +41,9 @@ def environment() -> Environment:
         "unfinished": unfinished,
         "short": board_sentences.short,
         "fair": lambda shares: "".join(letter if key in shares else "·" for key, letter in SHARE_LETTERS.items()),
-        "reach_name": lambda what: REACH.get(what, what),
+        "ratio": lambda logarithm: f"{math.exp(-logarithm):.2f}",
+        "verdict": verdict_text,
+        "needed": seeds_needed_text,
         "capitalfirst": lambda text: text[:1].upper() + text[1:],
         "web": lambda url: url.startswith(("https://", "http://")),
     }

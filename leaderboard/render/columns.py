@@ -90,7 +90,10 @@ class RankCell(CellFormat):
 
 
 class DifferenceCell(CellFormat):
-    """Difference to a reference: ``-0.51 ± 0.30*``, with marks for what is shown; the interval includes other images."""
+    """Difference to a reference: ``-0.51 ± 0.30*``, with marks for what is significant.
+
+    The interval includes other test images where the records say which are right.
+    """
 
     def _write(
         self, mean: float, clear: bool, verdicts: str | None, half: float | None = None, images: float | None = None

@@ -1,4 +1,4 @@
-"""Texts of records, which may be hostile, as each format shows them: no control characters, no commands, no cell ends."""
+"""Texts of records, which may be hostile, as each format shows them: no commands, no cell ends, nothing hidden."""
 
 from __future__ import annotations
 

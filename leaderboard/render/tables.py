@@ -26,8 +26,8 @@ FORMATS = tuple(ENDINGS.values())
 
 LEGEND = (
     "top-1 of the test images and 95 % interval of its mean over seeds; pruned: the same before fine-tuning.",
-    "- dense, - random, - uniform_thin: mean difference in points, paired by seed; after Holm's correction over the rows: "
-    "* significantly different, = equivalent within the largest margin of the plan.",
+    "- dense, - random, - uniform_thin: mean difference in points, paired by seed; after Holm's correction over the "
+    "rows: * significantly different, = equivalent within the largest margin of the plan.",
     "verdict: better, worse, equivalent, non-inferior, undecided, one a margin; in brackets the seeds won.",
     "loss: of the test images; over the reference's, \N{DOUBLE DAGGER} significantly different.",
     "rank: 1 and the rows that are significantly better, to all rows less those that are worse; rows with a letter in "

@@ -1,4 +1,4 @@
-"""From the frame to boards: a table for each budget, rows compared by seed, with verdicts where a plan asks for them."""
+"""From the frame to boards: a table for each budget, rows compared by seed, with verdicts where a plan names them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ORDER = ("macs", "params", "native", "like")
-NO_PLAN = "exploratory: no plan names these rows, so there are means and intervals, no verdicts and no ranks"
+NO_PLAN = (
+    "exploratory: no plan names these rows, so they have means and intervals, no verdicts and no ranks (--plan FILE)"
+)
 ONE_BUDGET = "one budget only: one point is no comparison (RULES.md, 5.3)"
 
 

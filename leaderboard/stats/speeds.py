@@ -54,7 +54,7 @@ def faster(speed: Speed) -> bool:
 
 
 def _mean(batch: int, times: Sequence[Times]) -> Speed:
-    """Geometric means over shapes, of the ends of the interval too: errors of one machine on one day add no evidence."""
+    """Geometric means over shapes, of the ends of the interval too: one machine's errors do not cancel out."""
 
     def mean(value: Callable[[Times], float]) -> float:
         return math.exp(math.fsum(math.log(value(one)) for one in times) / len(times))
