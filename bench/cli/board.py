@@ -69,9 +69,7 @@ def _add_choice(p: argparse.ArgumentParser) -> None:
 
 def add_plan(p: argparse.ArgumentParser) -> None:
     """Add ``--plan`` and ``--latency``: what verdicts and speed-ups are taken from."""
-    p.add_argument(
-        "--plan", type=Path, metavar="FILE", help="sweep file with a table [plan]: what it names has verdicts"
-    )
+    p.add_argument("--plan", type=Path, metavar="FILE", help="sweep file with a table [plan]: its rows have verdicts")
     p.add_argument(
         "--latency", type=Path, default=LATENCY, metavar="DIR", help=f"what bench latency measured ({LATENCY})"
     )

@@ -92,10 +92,11 @@ def _headlines(board: Board, references: Sequence[str]) -> list[Count]:
 def _overall(found: Count) -> str:
     better, worse = found.clear(1), found.clear(-1)
     most = f" ({better[0][0]}: {math.exp(-better[0][1].mean):.2f} times as many)" if better else ""
+    holm = f"Holm's correction over the {found.comparisons} comparisons of the board"
     return (
         f"Over all budgets {_of(better, found)} significantly fewer errors than {NAMES[found.to]}{most}, "
-        f"{_some(worse)} significantly more ({_seeds(found)}, Holm's correction over the {found.comparisons} "
-        f"comparisons of the board; {math.exp(-found.found):.2f} times as many errors would have been found with 80 % power)."
+        f"{_some(worse)} significantly more ({_seeds(found)}, {holm}; {math.exp(-found.found):.2f} times as many "
+        "errors would have been found with 80 % power)."
     )
 
 
@@ -106,12 +107,15 @@ def _at_budget(table: Table, found: Count, terms: Terms) -> str:
     lead = groups["better"][0] if groups["better"] else None
     most = f" ({lead[0]} by {lead[1].mean:.2f} points)" if lead else ""
     within = f"{terms.margins[-1]:g} point{'s' * (terms.margins[-1] != 1)}"
+    directions = (
+        f"{_of(groups[first], found, 'is', 'are')} significantly {first} than {NAMES[found.to]}{_cost(table, found)}"
+        f"{most * (first == 'better')}, {_some(groups[second], 'is', 'are')} significantly {second}"
+        f"{most * (second == 'better')}"
+    )
     return (
-        f"At {share} {_of(groups[first], found, 'is', 'are')} significantly {first} than {NAMES[found.to]}"
-        f"{_cost(table, found)}{most * (first == 'better')}, {_some(groups[second], 'is', 'are')} significantly "
-        f"{second}{most * (second == 'better')}, {_some(range(found.equivalent), 'is', 'are')} shown to be equivalent within "
-        f"{within} ({_seeds(found)}, Holm's correction over {found.comparisons} rows; a difference of "
-        f"{found.found:.2f} points would have been found with 80 % power)."
+        f"At {share} {directions}, {_some(range(found.equivalent), 'is', 'are')} shown to be equivalent within "
+        f"{within} ({_seeds(found)}, Holm's correction over {found.comparisons} rows; a difference of {found.found:.2f} points "
+        "would have been found with 80 % power)."
     )
 
 

@@ -7,7 +7,8 @@ from support.records import line
 
 import leaderboard
 from leaderboard.published.publications import PublishedAccuracy
-from leaderboard.reader.model import Board, Difference, Mean, Row, Run, Speed, Table
+from leaderboard.reader.model import Board, Difference, Mean, Row, Run, Speed, Table, Terms
+from leaderboard.reader.plan import Plan
 from leaderboard.stats.boards import build
 
 WRONG = {"random": 60, "l1_norm": 50, "uniform_thin": 40, "uniform_thin_long": 30, "slimming": 20, "ddrop": 45}
@@ -48,32 +49,62 @@ def put(folder, found):
     return Path(folder)
 
 
-def boards_of(folder):
+def boards_of(folder, plan=None):
     """Boards and problems of a folder of records."""
-    return build(leaderboard.load(folder, cache=False))
+    return build(leaderboard.load(folder, cache=False), plan)
+
+
+def plan_for(records, seeds=range(5), **terms):
+    """A plan that names all specifications of some records, at these seeds."""
+    return Plan(Terms("9" * 64, **terms), {found["spec_sha256"]: set(seeds) for found in records})
+
+
+def difference(to, mean=0.5, p_holm=0.3, seeds=5, **more):
+    """A difference of a row that a plan names."""
+    verdicts = ("undecided",) * 2 if p_holm >= 0.05 else ("better",) * 2 if mean > 0 else ("worse",) * 2
+    tests = {"p": 0.02, "p_holm": p_holm, "p_board": p_holm, "smallest": 0.9, "verdicts": verdicts}
+    return Difference(to, mean, 0.15, 6.0, 0.4, seeds, seeds / 2, **{**tests, **more})
 
 
 def row(number, keep, count=5):
     """One row of a large table."""
     runs = tuple(
         Run(
-            *(f"{number:012x}-s{s}", f"{number}-{keep}-{s}", f"{number}/{s}.json", s),
-            *("ok", 90 + s, 500, 50, (1.1, 1.4)),
-            images=1000,
+            *(f"{number:012x}-s{s}", f"{number}-{keep}-{s}", f"{number}/{s}.json", s, "ok", 90 + s),
+            *(1000, 200, 0.25, 500, 50, 10**12),
         )
         for s in range(count)
     )
-    difference = {to: Difference(to, 0.5, 0.4, count, 0.02, 0.3) for to in ("dense", "random", "uniform_thin")}
-    speeds = tuple(Speed(batch, 10.0, 8.0, 1.25, 1.2, 1.3, True) for batch in (1, 256))
     return Row(
-        *(f"{number:012x}", f"method_{number}", f"method_{number} share=0.{number}", "matched", runs, ()),
-        *(1000, Mean(91.0 - number / 100, 0.4), Mean(80.0, 1.0), 500.0, 50.0, 49.9, 48.1, difference, 1, "", "a"),
-        *(77, speeds, 40, 1e12, 1.1, 1.2, ("base", "epochs"), "S1 S2 SX-A"),
-        notes=("timed beside other work: no basis for a claim about speed",),
+        spec=f"{number:012x}",
+        method=f"method_{number}",
+        name=f"method_{number} share=0.{number}",
+        track="matched",
+        runs=runs,
+        planned=True,
+        top1=Mean(91.0 - number / 100, 0.4),
+        pruned=Mean(80.0, 1.0),
+        loss=0.25,
+        macs=500.0,
+        params=50.0,
+        macs_percent=49.9,
+        params_percent=48.1,
+        differences={to: difference(to) for to in ("dense", "random", "uniform_thin")},
+        rank=(1, 9),
+        group="a",
+        seeds_needed=(77, 21),
+        speeds=tuple(Speed(batch, 10.0, 8.0, 9.0, 1.25, 1.2, 1.3) for batch in (1, 256)),
+        epochs=40,
+        training_macs=1e12,
+        cost=1.1,
+        step_cost=1.2,
+        shares=("base", "epochs"),
+        level="S1 S2 SX-A",
+        notes=("layers were frozen while it trained",),
     )
 
 
 def large(rows, name="net", first=0, count=5):
     """A board of one table with so many rows, numbered from ``first`` on, of so many seeds."""
     table = Table("macs", 0.5, tuple(row(n, 0.5, count) for n in range(first, first + rows)), 1000, 100)
-    return Board({"arch": name, "dataset": "digits"}, (), (table,), ())
+    return Board({"arch": name, "dataset": "digits"}, (), (table,), (), Terms("9" * 64))

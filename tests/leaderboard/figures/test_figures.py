@@ -9,7 +9,8 @@ from support.boards import BUDGETS, WRONG, boards_of, large, put, records
 
 from bench.errors import UsageError
 from leaderboard.figures import draw, figure_list, figures_of_boards, figures_of_runs, plot_style
-from leaderboard.reader.model import Mean, Profile, Ranking, Run, Table
+from leaderboard.reader.curve_model import Profile, Ranking
+from leaderboard.reader.model import Mean, Run, Table
 
 HOSTILE = "\"'](alert(1))<script>'}\u202e"
 PROFILE = Profile("error over the least", (("a", ((1.0, 0.5), (1.5, 1.0), (4.0, 1.0))), ("random", ((1.0, 0.0),))))

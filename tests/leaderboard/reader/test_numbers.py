@@ -17,7 +17,7 @@ from support.paths import ROOT
 import leaderboard
 from leaderboard.lint.check import check_text
 from leaderboard.reader.numbers import agrees, derived
-from leaderboard.render.columns import FIELDS
+from leaderboard.render.fields import FIELDS
 from leaderboard.render.tables import FORMATS, render
 from leaderboard.stats import compare, cross_table, statistics
 from leaderboard.stats.boards import build

@@ -16,7 +16,8 @@ from bench.errors import UsageError
 from leaderboard.lint import parse_tables
 from leaderboard.lint.rerender import cells_of
 from leaderboard.render import tables
-from leaderboard.render.columns import FIELDS, columns
+from leaderboard.render.columns import columns
+from leaderboard.render.fields import FIELDS
 from leaderboard.stats.boards import build
 
 PEOPLE, EXACT = ("text", "markdown", "latex"), ("csv", "json")
