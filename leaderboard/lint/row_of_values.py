@@ -30,6 +30,7 @@ def row_of(name: str, values: Mapping[str, Value]) -> tuple[Row, Wrong]:
             wrong.append((column, code, str(error)))
             return {}
 
+    best, worst = get("rank_best"), get("rank_worst")
     counts = read(COUNTS, "counts", _counts)
     pruned = read(f"pruned_{COUNTS}", "counts", _counts)
     losses = read("loss_by_seed", "cell", _losses)
@@ -61,7 +62,7 @@ def row_of(name: str, values: Mapping[str, Value]) -> tuple[Row, Wrong]:
                 }
             )
         },
-        rank=(get("rank_best"), get("rank_worst")) if get("rank_best") and get("rank_worst") else None,
+        rank=(best or worst, worst or best) if best or worst else None,
         unranked=get("unranked") or "",
         group=get("tie_group") or "",
         seeds_needed=tuple(

@@ -112,10 +112,10 @@ def _at_budget(table: Table, found: Count, terms: Terms) -> str:
         f"{most * (first == 'better')}, {_some(groups[second], 'is', 'are')} significantly {second}"
         f"{most * (second == 'better')}"
     )
+    power = f"a difference of {found.found:.2f} points would have been found with 80 % power"
     return (
         f"At {share} {directions}, {_some(range(found.equivalent), 'is', 'are')} shown to be equivalent within "
-        f"{within} ({_seeds(found)}, Holm's correction over {found.comparisons} rows; a difference of {found.found:.2f} points "
-        "would have been found with 80 % power)."
+        f"{within} ({_seeds(found)}, Holm's correction over {found.comparisons} rows; {power})."
     )
 
 

@@ -26,12 +26,12 @@ FORMATS = tuple(ENDINGS.values())
 
 LEGEND = (
     "top-1 of the test images and 95 % interval of its mean over seeds; pruned: the same before fine-tuning.",
-    "- dense, - random, - uniform_thin: mean difference in points, paired by seed; after Holm's correction over the "
-    "rows: * significantly different, = equivalent within the largest margin of the plan.",
+    "- dense, - random, - uniform_thin: mean difference in points, paired by seed.",
+    "* significantly different, = equivalent within the largest margin of the plan (Holm's correction over the rows).",
     "verdict: better, worse, equivalent, non-inferior, undecided, one a margin; in brackets the seeds won.",
     "loss: of the test images; over the reference's, \N{DOUBLE DAGGER} significantly different.",
-    "rank: 1 and the rows that are significantly better, to all rows less those that are worse; rows with a letter in "
-    "common are not significantly different. The letters are another analysis, over all pairs.",
+    "rank: 1 and the rows that are significantly better, to all rows less those that are worse (over all pairs).",
+    "tie: rows with a letter in common are not significantly different (over all pairs, another analysis than -).",
     "x: measured speed-up at the smallest and largest batch; * its interval lies above 1.03.",
     "cost: training MACs over those of dense. shares: what it has in common with random: Base, Epochs, Finetuning, "
     "Cost.",

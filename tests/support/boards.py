@@ -1,12 +1,15 @@
 """Boards for tests of figures and pages: from made records, or made by hand where thousands of rows are wanted."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from support.made_records import made, seeds
 from support.records import line
 
 import leaderboard
+from bench.records.latency import Key, Times, widths_sha256
 from leaderboard.published.publications import PublishedAccuracy
+from leaderboard.reader.latency_files import Latencies
 from leaderboard.reader.model import Board, Difference, Mean, Row, Run, Speed, Table, Terms
 from leaderboard.reader.plan import Plan
 from leaderboard.stats.boards import build
@@ -34,8 +37,8 @@ def records():
     for keep in BUDGETS:
         for method, wrong in WRONG.items():
             counts = [round(wrong * (1.5 - keep)) + k for k in (0, 2, 1, 3, 1)]
-            found += seeds(method, counts, keep=keep, cost=1 + wrong / 100, speedup=1 + (1 - keep) / 2)
-        found += seeds("taylor", [70, 71, 69], keep=keep, busy=True)
+            found += seeds(method, counts, keep=keep, cost=1 + wrong / 100)
+        found += seeds("taylor", [70, 71, 69], keep=keep)
         found.append(made("taylor", 3, keep=keep, status="failed", error="the loss was odd"))
     return found + seeds("edropout", [22, 24, 23], keep=None, native=True)
 
@@ -49,14 +52,31 @@ def put(folder, found):
     return Path(folder)
 
 
-def boards_of(folder, plan=None):
+def boards_of(folder, plan=None, latencies=None):
     """Boards and problems of a folder of records."""
-    return build(leaderboard.load(folder, cache=False), plan)
+    return build(leaderboard.load(folder, cache=False), plan, latencies)
 
 
 def plan_for(records, seeds=range(5), **terms):
     """A plan that names all specifications of some records, at these seeds."""
     return Plan(Terms("9" * 64, **terms), {found["spec_sha256"]: set(seeds) for found in records})
+
+
+def latencies_for(records, times=1.5):
+    """Latencies of the shapes of some records: one machine, one thread, batch 1 and 64, onnxruntime."""
+    lines = {}
+    for found in records:
+        structure, shape = found["structure"], tuple(found["data"]["shape"])
+        widths = widths_sha256(structure["widths"])
+        share = sum(after for _, after in structure["widths"].values()) / structure["units_before"]
+        for batch in (1, 64):
+            faster = 1.0 if share == 1 else times * (1 + batch / 640)
+            setting = ("onnxruntime", "1.20", "a chip", 1, batch, "float32", "channels_last")
+            dense, final = [float(batch)] * 5, [batch / faster] * 5
+            one = Times([20] * 5, dense, dense, final, final, [faster] * 5, faster, (faster - 0.05, faster + 0.05), "0")
+            key = Key(structure["arch_sha256"], shape, widths, *setting)
+            lines[key] = SimpleNamespace(key=key, times=one)
+    return Latencies(lines)
 
 
 def difference(to, mean=0.5, p_holm=0.3, seeds=5, **more):

@@ -1,5 +1,6 @@
 """``bench board``, ``compare`` and ``lint`` as a user types them."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from support.command_tools import answer
 from support.made_records import made, put, seeds
 from support.terminals import on_a_terminal
 
+from bench.spec.recipe import load_recipe
 from leaderboard.render.text_table import wide
 
 RECORDS = (
@@ -43,8 +45,8 @@ def test_tables_in_every_format(records, tmp_path, capsys, monkeypatch):
 
 
 def test_choice_of_network_data_and_budget(records, capsys):
-    put(records, *seeds("random", [1, 2, 3], arch="other"))
-    assert "other" not in answer(capsys, "board", records, "--arch", "net")[1]
+    put(records, *seeds("random", [1, 2, 3], arch="lenet"))
+    assert "lenet" not in answer(capsys, "board", records, "--arch", "net")[1]
     out = answer(capsys, "board", records, "--arch", "net", "--keep", "0.25")[1]
     assert "keep 0.25" in out
     assert "keep 0.5 " not in out
@@ -72,13 +74,68 @@ def test_omitted_records_are_listed_and_not_fatal(records, capsys):
     assert "\x1b" not in err
 
 
-def test_compare(records, capsys):
-    code, out, _ = answer(capsys, "compare", "good", "random", records)
+PLAN = """
+[plan]
+margins = [1]
+
+[[runs]]
+method = ["random", "l1_norm"]
+arch = "resnet20"
+seeds = "0-4"
+
+[[runs]]
+method = ["dense", "uniform_thin"]
+arch = "resnet20"
+seeds = "0-4"
+"""
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Records that a plan names, and one that it does not; the file of the plan."""
+    recipe = dataclasses.replace(load_recipe("digits"), precision="auto")
+    asked = {"recipe": recipe, "arch": "resnet20"}
+    found = [
+        *seeds("dense", [5, 6, 4, 5, 6], keep=None, **asked),
+        *seeds("random", [30, 31, 33, 29, 30], **asked),
+        *seeds("l1_norm", [10, 11, 12, 10, 9], **asked),
+        *seeds("uniform_thin", [20, 21, 19, 22, 20], **asked),
+        *seeds("good", [1, 2, 1, 2, 1], **asked),
+    ]
+    (tmp_path / "plan.toml").write_text(PLAN)
+    return put(tmp_path / "planned", *found), tmp_path / "plan.toml"
+
+
+def test_plan_gives_verdicts_to_what_it_names(planned, capsys):
+    folder, plan = planned
+    code, out, err = answer(capsys, "board", folder, "--plan", plan)
+    assert (code, err) == (0, "")
+    assert "against dense, random, uniform_thin, margins 1 points" in out
+    lines = {line.split()[2]: line for line in out.splitlines() if line.count("  ") > 8}
+    assert "+4.04*" in lines["l1_norm"]
+    assert "+5.84 " in lines["good"]
+    assert "not ranked: exploratory, no plan names it" in out
+    code, out, _ = answer(capsys, "board", folder)
+    assert "note: exploratory: no plan names these rows" in out and "--plan FILE" in out
+    assert "*" not in out.partition("\ntop-1 of")[0]
+    plan.write_text(PLAN.replace("[plan]", "[defaults]").replace("margins = [1]", ""))
+    assert answer(capsys, "board", folder, "--plan", plan)[0] == 2
+
+
+def test_compare(planned, records, capsys):
+    folder, plan = planned
+    code, out, _ = answer(capsys, "compare", "l1_norm", "random", folder, "--plan", plan)
     assert code == 0
-    assert "good is better" in out
-    assert "keep 0.5 of the MACs" in out
-    found = json.loads(answer(capsys, "compare", "good", "random", records, "--json")[1])
-    assert [(c["budget"], c["verdict"], len(c["seeds"])) for c in found] == [("macs-0.5", "a is better", 5)]
+    assert "l1_norm: better" in out and "keep 0.5 of the MACs" in out
+    assert "p (t)" not in out
+    (found,) = json.loads(answer(capsys, "compare", "random", "l1_norm", folder, "--plan", plan, "--json")[1])
+    assert (found["budget"], found["verdict"], found["subject"], len(found["seeds"])) == ("macs-0.5", "better", "b", 5)
+    assert found["p_board"] < 0.05 and "p" not in found
+    code, out, _ = answer(capsys, "compare", "l1_norm", "random", folder, "--single")
+    assert "p (t)" in out and "uncorrected" in out and "give the plan of the runs" in out
+    (found,) = json.loads(answer(capsys, "compare", "l1_norm", "random", folder, "--single", "--json")[1])
+    assert (found["verdict"], found["p_board"]) == ("", None)
+    assert found["p"] < 0.05
     code, _, err = answer(capsys, "compare", "god", "random", records)
     assert code == 2
     assert "did you mean good?" in err

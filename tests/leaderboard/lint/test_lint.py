@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as some
-from support.boards import CONTROLS
+from support.boards import CONTROLS, boards_of, latencies_for, plan_for
 from support.made_records import made, put, seeds
 from support.paths import ROOT
 
@@ -25,18 +25,20 @@ from leaderboard.render import tables
 from leaderboard.stats.boards import build
 
 METHODS = (
-    *seeds("ddrop", [12, 12, 11, 13, 12], busy=True, changed=True),
+    *seeds("ddrop", [12, 12, 11, 13, 12], changed=True),
     *seeds("l1l2", [11, 13, 12, 12, 14], config={"share": 30}),
     *seeds("spectral", [15, 16, 17, 15], cost=2.0),
     made("spectral", 4, status="failed"),
-    *seeds("dropnet", [15, 16, 17], speedup=0.9),
-    *seeds("fpgm", [15, 18, 17, 16, 14], speedup=1.0),
+    *seeds("dropnet", [15, 16, 17]),
+    *seeds("fpgm", [15, 18, 17, 16, 14]),
 )
 
 
 @pytest.fixture(scope="module")
 def boards(tmp_path_factory):
-    return build(leaderboard.load(put(tmp_path_factory.mktemp("records"), *CONTROLS, *METHODS), cache=False))[0]
+    folder, records = tmp_path_factory.mktemp("records"), [*CONTROLS, *METHODS]
+    finished = [found for found in records if found["status"] == "ok"]
+    return boards_of(put(folder, *records), plan_for(records), latencies_for(finished))[0]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +79,7 @@ ROW = some.fixed_dictionaries(
         ),
         "wrong": some.lists(some.integers(0, 500), min_size=7, max_size=7),
         "epochs": some.sampled_from([8, 8, 8, 16]),
-        "busy": some.booleans(),
-        "speedup": some.floats(0.3, 4.0),
+        "planned": some.booleans(),
         "cost": some.floats(0.1, 9.0),
     }
 )
@@ -89,9 +90,9 @@ QUICK = {"phases": (Phase.explicit, Phase.reuse, Phase.generate), "suppress_heal
 @settings(max_examples=8, deadline=None, **QUICK)
 @given(some.lists(ROW, min_size=3, max_size=8, unique_by=lambda row: (row["method"], row["where"])))
 def test_any_records_make_clean_tables(rows):
-    records = {}
+    records, planned = {}, []
     for row in rows:
-        asked = {key: row[key] for key in ("epochs", "busy", "speedup", "cost")}
+        asked = {key: row[key] for key in ("epochs", "cost")}
         kind, keep = row["where"] if row["method"] != "dense" else ("macs", None)
         asked |= {"native": True} if kind == "native" else {"kind": kind}
         for seed, status in row["runs"].items():
@@ -99,8 +100,9 @@ def test_any_records_make_clean_tables(rows):
             asked["error"] = "one; two"
             found = made(row["method"], seed, row["wrong"][seed], keep, status=status, **asked)
             records[found["id"]] = found
+            planned += [found] * row["planned"]
     with tempfile.TemporaryDirectory() as folder:
-        boards, _ = build(leaderboard.load(put(Path(folder), *records.values()), cache=False))
+        boards, _ = boards_of(put(Path(folder), *records.values()), plan_for(planned))
     if boards:
         texts = {fmt: tables.render(boards, fmt) for fmt in tables.FORMATS}
         for fmt in EXACT:
@@ -131,8 +133,8 @@ def more(by):
 FAULTS = [
     ("cell", "ddrop", "top1_percent", "good"),
     ("cell", "ddrop", "seeds", "4.5"),
-    ("cell", "ddrop", "small_speedups_by_seed", "0:-1"),
-    ("mixed-key", "ddrop", "board_threads", "other"),
+    ("cell", "ddrop", "loss_by_seed", "0:-1"),
+    ("mixed-key", "ddrop", "board_counter", "other"),
     ("mixed-key", "ddrop", "budget_keep", "0.25"),
     ("mixed-test-set", "ddrop", "test_images", more(500)),
     ("mixed-dense", "ddrop", "dense_macs", more(1)),
@@ -147,18 +149,24 @@ FAULTS = [
     ("outcome", "spectral", "unfinished", "2 failed"),
     ("accuracy-range", "ddrop", "top1_percent", more(3.0)),
     ("accuracy-image", "l1_norm", "pruned_top1_percent", more(0.02)),
-    ("mean", "ddrop", "top1_percent", more(0.02)),
+    *(("mean", "ddrop", f"{of}_percent", more(0.02)) for of in ("top1", "pruned_top1")),
+    ("mean", "ddrop", "loss_nats", more(1e-6)),
     ("mean", "ddrop", "wrong_test_images_by_seed", "0:12 1:12 2:12 3:13 4:12"),
     ("interval", "ddrop", "top1_half_points", more(1e-6)),
     ("interval", "ddrop", "minus_random_half_points", more(0.1)),
     ("interval-alone", "ddrop", "pruned_top1_percent", ""),
     ("interval-alone", "l1_norm", "small_speedup_low_times", ""),
+    ("interval", "ddrop", "pruned_top1_minus_random_half_points", more(1e-6)),
     ("difference", "ddrop", "minus_random_points", more(0.2)),
+    ("difference", "ddrop", "minus_random_won_seeds", more(-1)),
+    ("difference", "ddrop", "loss_minus_random_log", more(1e-6)),
+    *(("p", "ddrop", f"minus_random_{part}", more(1e-6)) for part in ("p_board", "smallest_points")),
+    ("p", "ddrop", "loss_minus_random_p_holm", more(1e-6)),
+    *(("verdict", "ddrop", f"{of}minus_random_verdicts", "worse; worse") for of in ("", "loss_", "pruned_top1_")),
     ("p", "ddrop", "minus_random_p_holm", more(1e-6)),
     ("p", "ddrop", "minus_random_p", more(1.0)),
     ("p", "ddrop", "minus_random_seeds", more(-1)),
     ("clear", "ddrop", "minus_random_clear", "no"),
-    ("clear", "fpgm", "minus_uniform_thin_clear", "no"),
     ("failed-mean", "spectral", "top1_percent", "97.0"),
     ("claimed", "ddrop", "wrong_test_images_by_seed", ""),
     ("negative", "ddrop", "epochs", more(-30)),
@@ -167,21 +175,20 @@ FAULTS = [
     ("below-budget", "ddrop", "macs", more(-2000)),
     *(("percent", "ddrop", f"{of}_percent", more(0.1)) for of in ("macs", "params")),
     ("cost", "spectral", "training_cost_times_dense", more(-0.5)),
-    ("speed-ratio", "l1_norm", "large_dense_ms", more(5.0)),
+    ("speed-mean", "l1_norm", "large_dense_ms", more(5.0)),
     ("speed-mean", "l1_norm", "small_speedup_times", more(0.001)),
     ("speed-interval", "l1_norm", "small_speedup_times", more(0.5)),
-    ("speed-claim", "dropnet", "small_faster", "yes"),
-    ("speed-claim", "fpgm", "small_faster", "yes"),
+    ("speed-claim", "dense", "small_faster", "yes"),
     ("speed-claim", "l1_norm", "small_faster", "no"),
-    ("rank", "ddrop", "rank", more(1)),
+    *(("rank", "ddrop", f"rank_{end}", more(1)) for end in ("best", "worst")),
+    ("rank", "ddrop", "order_shown", "no"),
     ("tie-group", "random", "tie_group", "a"),
     ("tie-group", "dropnet", "tie_group", "z"),
-    ("seeds-needed", "random", "seeds_needed", more(1)),
-    *(("rank-not-allowed", row, "rank", "1") for row in ("dropnet", "spectral", "dense")),
+    ("seeds-needed", "ddrop", "seeds_needed", "2, 2"),
+    *(("rank-not-allowed", row, "rank_best", "1") for row in ("dropnet", "spectral", "dense")),
     ("rank-not-allowed", "ddrop", "epochs", more(8)),
     ("rank-not-allowed", "ddrop", "macs", more(-2000)),
-    ("no-rank", "ddrop", "rank", ""),
-    ("order", "random", "rank", more(-3)),
+    ("order", "random", "top1_percent", more(3.9)),
     ("control", "ddrop", "controls_missing", "random"),
     ("control", "spectral", "controls_missing", ""),
 ]
@@ -196,36 +203,56 @@ def test_planted_fault_is_found(texts):
 def test_faults_of_rows_columns_and_tables_are_found(texts):
     text = texts["csv"]
     lines = text.split("\n")
-    at = next(n for n, line in enumerate(lines) if ",ddrop,ddrop," in line)
+    at = next(n for n, line in enumerate(lines) if ",ddrop,,ddrop," in line)
     twice = check_text("\n".join([*lines[:at], lines[at], *lines[at:]]), "csv")
     assert [(f.row, f.line) for f in twice if f.code == "duplicate"] == [("ddrop", at + 2)]
-    assert "control" in codes("\n".join(line for line in lines if ",random,random," not in line), "ddrop")
+    assert "control" in codes("\n".join(line for line in lines if ",random,,random," not in line), "ddrop")
     assert "rank-not-allowed" in codes(text.replace("digits", "synthetic"), "ddrop")
     assert "rank-not-allowed" in codes(text.replace(",macs,0.5,", ",native,,"), "ddrop")
     assert "columns" in codes(text.replace(",test_images,", ",images,", 1))
     without_reason = plant(text, "dropnet", "unranked", "")
     assert {f.row for f in check_text(without_reason, "csv")} == {"dropnet"}
     assert "no-rank" in codes(without_reason, "dropnet")
+    without_rank = plant(plant(text, "ddrop", "rank_best", ""), "ddrop", "rank_worst", "")
+    assert "no-rank" in codes(without_rank, "ddrop")
     document = json.loads(texts["json"])
     rows = document["boards"][0]["tables"][0]["rows"]
     rows[1]["runs"][0]["wrong"] += 1  # is not the count of the row
-    del rows[2]["rank"]
+    del rows[2]["rank_best"]
     text = json.dumps(document)
     assert codes(text, rows[1]["name"], fmt="json") == {"counts"}
     assert "columns" in codes(text, rows[2]["name"], fmt="json")
 
 
+def test_changed_values_over_all_budgets_are_found(tmp_path):
+    records = [*CONTROLS, *(r for r in seeds("random", [60, 62, 61, 65, 60], keep=0.25))]
+    records += [r for keep in (0.5, 0.25) for r in seeds("ddrop", [12, 15, 11, 13, 12], keep=keep)]
+    made_of, _ = boards_of(put(tmp_path, *records), plan_for(records))
+    document = json.loads(tables.render(made_of, "json"))
+    assert check_text(json.dumps(document), "json") == []
+    curve = next(curve for curve in document["boards"][0]["curves"] if curve["name"] == "ddrop")
+    changes = [
+        *((curve, "error_percent", 1.0), (curve["front"], "macs", []), (curve["reach"][1], "passed", 0.1)),
+        *((curve["reach"][0], "times", 9.0), (curve["pooled_log_ratio"]["top1"]["random"], "p_board", 0.5)),
+        (curve["pooled_log_ratio"]["loss"]["dense"], "verdict", "better"),
+    ]
+    for where, key, value in changes:
+        before, where[key] = where[key], value
+        assert {f.code for f in check_text(json.dumps(document), "json")} == {"curve"}, key
+        where[key] = before
+
+
 def test_records_say_which_cell_row_and_table_differ(texts, boards):
-    key = "pruned_top1_percent"  # follows from nothing else in the table
-    text = plant(texts["csv"], "ddrop", key, more(0.2))
+    key = "level"  # follows from nothing else in the table
+    text = plant(texts["csv"], "ddrop", key, "S1")
     assert codes(text) == set()
     (found,) = check_text(text, "csv", boards)
     assert (found.code, found.row, found.column) == ("record-cell", "ddrop", key)
-    assert codes(texts["csv"].replace(",fpgm,fpgm,", ",mine,mine,"), boards=boards) == {"record-row"}
-    less = "\n".join(line for line in texts["csv"].split("\n") if ",dropnet,dropnet," not in line)
+    assert codes(texts["csv"].replace(",fpgm,,fpgm,", ",mine,,mine,"), boards=boards) == {"record-row"}
+    less = "\n".join(line for line in texts["csv"].split("\n") if ",dropnet,,dropnet," not in line)
     (found,) = (f for f in check_text(less, "csv", boards) if f.code == "record-row")
     assert found.message == "the row dropnet of the records is missing"
-    assert "record-table" in codes(texts["csv"].replace("a chip", "no chip"), boards=boards)
+    assert "record-table" in codes(texts["csv"].replace(",fvcore,", ",thop,"), boards=boards)
 
 
 # --- tables for people ---------------------------------------------------------------------------------------------
@@ -261,7 +288,7 @@ def test_changed_line_has_its_code_and_number(texts, boards):
         ("markdown", "fpgm", "mine", "record-row"),
         ("latex", '"epochs": "8"', '"epochs": "9"', "record-row"),
         ("markdown", "dense: 100,000 MACs", "dense: 200,000 MACs", "record-table"),
-        ("text", "   device: a chip", "   device: my chip", "record-table"),
+        ("text", "   counter: fvcore", "   device: my chip", "record-table"),
     ]:
         assert old in texts[fmt]
         found = compare(texts[fmt].replace(old, new, 1), fmt, boards, "it")
@@ -344,7 +371,17 @@ def test_every_code_is_explained_and_can_happen():
     page = (ROOT / "docs" / "lint.md").read_text()
     listed = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page, re.M))
     assert listed == CODES
-    elsewhere = {"form", "columns", "footnote", "duplicate", "record-table", "record-row", "record-cell"}
+    elsewhere = {
+        "curve",
+        "no-rank",
+        "form",
+        "columns",
+        "footnote",
+        "duplicate",
+        "record-table",
+        "record-row",
+        "record-cell",
+    }
     assert {code for code, *_ in FAULTS} | elsewhere == set(CODES)
     found = Finding("a.csv", 2, "\x1b[31mA\n=B\x07", "Delta", "difference", "+0.3, but +0.1 follows")
     assert str(found) == "a.csv:2: A =B: Delta: +0.3, but +0.1 follows [difference]"  # one line, whatever it says

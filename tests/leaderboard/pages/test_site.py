@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.boards import PUBLISHED, boards_of, large, put, records
+from support.boards import PUBLISHED, boards_of, large, plan_for, put, records
 from support.html_pages import Page, broken_links, pages
 from support.made_records import made
 from support.records import seal
@@ -40,7 +40,7 @@ def found(tmp_path_factory):
     """Folder of records, boards, problems."""
     folder = put(tmp_path_factory.mktemp("work") / "records", records())
     (folder / "broken-s0.json").write_text("{")
-    return folder, *boards_of(folder)
+    return folder, *boards_of(folder, plan_for(records()))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_site_has_whole_pages_that_ask_for_nothing_outside(found, whole):
 def test_same_records_same_bytes_and_a_site_is_replaced(found, tmp_path):
     folder, boards, problems = found
     site.write(tmp_path / "one", [], sources(folder))
-    for name, read in (("one", boards), ("two", boards_of(folder)[0])):
+    for name, read in (("one", boards), ("two", boards_of(folder, plan_for(records()))[0])):
         site.write(tmp_path / name, read, sources(folder, problems=problems))
     assert texts(tmp_path / "one") == texts(tmp_path / "two")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
@@ -110,7 +110,9 @@ def test_board_page_has_the_numbers_of_the_board(found, whole):
                 assert (shown if float(f"{difference.mean:.2f}") else "0.00") in text
             assert all(note in text for note in row.notes)
     assert "1 failed" in text
-    assert "slimming leads it by" in (whole / "index.html").read_text()
+    index = (whole / "index.html").read_text()
+    assert "significantly fewer errors than random units (slimming:" in index
+    assert "significantly better than random units (slimming by" in index
 
 
 def test_record_page_has_the_run_and_its_file(found, whole, tmp_path):
@@ -131,7 +133,7 @@ def test_record_page_has_the_run_and_its_file(found, whole, tmp_path):
     assert not any(link.endswith(".json") for link in far.links)
     assert good.file in far.said
     copied = put(tmp_path / "records", [made("ddrop", 0)])
-    boards, _ = boards_of(copied)
+    boards, _ = boards_of(copied, plan_for(records()))
     run = boards[0].tables[0].rows[0].runs[0]
     (copied / run.file).write_text("{}")  # it cannot be read any more
     site.write(tmp_path / "site", boards, sources(copied))

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from support.boards import PUBLISHED, boards_of, put, records
+from support.boards import PUBLISHED, boards_of, plan_for, put, records
 from support.made_records import made
 from support.records import seal
 from support.waiting import until
@@ -59,7 +59,7 @@ def pages(tmp_path_factory):
     common = {"device": HOSTILE}
     beside = [made("random", s, 25, keep, **common) for s in range(3) for keep in (0.5, 0.25, 0.1)]
     put(folder / "records", [*records(), *map(seal, hostile), *beside])
-    boards, problems = boards_of(folder / "records")
+    boards, problems = boards_of(folder / "records", plan_for(records()))
     assert not problems and len(boards) == 2
     about = {HOSTILE: About(HOSTILE, HOSTILE, "javascript:hacked=1", HOSTILE, HOSTILE, (Option(*[HOSTILE] * 4),))}
     more = {

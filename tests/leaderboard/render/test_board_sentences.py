@@ -3,70 +3,98 @@
 from dataclasses import replace
 
 import pytest
-from support.boards import large
+from support.boards import boards_of, difference, large, plan_for
+from support.made_records import put, seeds
 
-from leaderboard.reader.model import Difference, Table
+from leaderboard.reader.model import Table
 from leaderboard.render import board_sentences
 
+POWER = "a difference of 0.90 points would have been found with 80 % power"
 
-def board(outcomes, seeds=5):
-    """One table a budget: for each method its difference to random and to thin, and whether they are clear."""
-    base = large(3)
+
+def board(outcomes, references=("random",)):
+    """One table a budget: for each method its difference to each reference, and whether it is significant."""
+    base = large(5)
     tables = []
     for keep, methods in outcomes.items():
-        rows = []
-        for row, (name, to_random, to_thin) in zip(base.tables[0].rows, methods, strict=False):
-            differences = {
-                to: Difference(to, mean, 0.1, seeds, 0.01, 0.01 if clear else 0.9)
-                for to, (mean, clear) in (("random", to_random), ("uniform_thin", to_thin))
-            }
-            rows.append(replace(row, method=name, name=name, differences=differences))
+        rows = [
+            replace(row, method=name, name=name, differences={to: difference(to, mean, p) for to in references})
+            for row, (name, mean, p) in zip(base.tables[0].rows, methods, strict=False)
+        ]
         tables.append(Table("macs", keep, tuple(rows), 1000, 100))
     return replace(base, tables=tuple(tables))
 
 
-SAME = ("a", (0.1, False), (-0.1, False))
-BETTER = ("b", (1.5, True), (0.4, True))
-WORSE = ("c", (-2.0, True), (-2.0, True))
+SAME, BETTER, WORSE = ("a", 0.1, 0.9), ("b", 1.5, 0.01), ("c", -2.0, 0.01)
 
 
-def test_budgets_without_a_difference_are_named_together():
-    assert board_sentences.sentences(board({0.75: [SAME], 0.5: [SAME], 0.25: [SAME]})) == [
-        "No method can be told from random at keep 0.75, 0.5 and 0.25 (5 seeds).",
-        "No method is better than a thin network trained from scratch at any budget.",
+def test_both_directions_reference_seeds_correction_and_power_are_named():
+    assert board_sentences.sentences(board({0.1: [SAME, BETTER, WORSE, ("d", -3.0, 0.02)]})) == [
+        "At 10 % of the MACs 2 of 4 methods are significantly worse than random units, 1 is significantly better "
+        "(b by 1.50 points), none is shown to be equivalent within 1 point (5 seeds, Holm's correction over 4 rows; "
+        f"{POWER})."
     ]
-    assert board_sentences.sentences(board({0.5: [("random", *BETTER[1:]), ("l1_norm", *WORSE[1:])]})) == [
-        "There are only controls here."
-    ]
-    assert board_sentences.listed(["a"]) == "a"
-    assert board_sentences.listed(["keep 0.5", "keep 0.25", "native track"]) == "keep 0.5, keep 0.25 and native track"
-    assert board_sentences.listed(["keep 0.5", "keep 0.5 of the params"]) == "keep 0.5 and 0.5 of the params"
 
 
-def test_methods_that_are_better_or_worse_are_counted():
-    said = board_sentences.sentences(board({0.5: [SAME], 0.25: [SAME, BETTER, WORSE]}))
-    assert said == [
-        "No method can be told from random at keep 0.5 (5 seeds).",
-        "At keep 0.25, 1 of 3 methods is better than random, 1 worse; b leads it by 1.50 points.",
-        "Better than a thin network trained from scratch: 1 of 3 methods at keep 0.25, none at keep 0.5.",
-    ]
-    assert board_sentences.sentences(board({0.5: [WORSE]})) == [
-        "At keep 0.5, no method is better than random and 1 of 1 methods is worse.",
-        "No method is better than a thin network trained from scratch at any budget.",
-    ]
+def test_what_is_not_significant_is_not_said_to_be_equal():
+    (said,) = board_sentences.sentences(board({0.5: [SAME]}, ("uniform_thin",)))
+    assert said == (
+        "At 50 % of the MACs none of 1 method is significantly better than a thin network trained from scratch, none "
+        "is significantly worse, none is shown to be equivalent within 1 point "
+        f"(5 seeds, Holm's correction over 1 rows; {POWER})."
+    )
+
+
+def test_equivalent_rows_and_the_cost_of_the_reference_are_named():
+    made = board({0.5: [SAME, ("uniform_thin", 0.0, 1.0)]}, ("uniform_thin",))
+    row, thin = made.tables[0].rows
+    equal = replace(row, differences={"uniform_thin": difference("uniform_thin", verdicts=("undecided", "equivalent"))})
+    table = replace(made.tables[0], rows=(replace(equal, cost=1.0), replace(thin, cost=0.5, differences={})))
+    (said,) = board_sentences.sentences(replace(made, tables=(table,)))
+    assert "trained from scratch at 0.5 times the training cost, none" in said
+    assert ", 1 is shown to be equivalent within 1 point (" in said
+
+
+def test_controls_do_not_count():
+    (said,) = board_sentences.sentences(board({0.5: [SAME, ("l1_norm", *WORSE[1:])]}))
+    assert "none of 1 method" in said
+
+
+def test_first_sentence_is_over_all_budgets_and_corrected_over_the_board(tmp_path):
+    by_method = {"random": [30, 31, 33, 29, 30], "new": [10, 12, 11, 12, 10], "other": [30, 33, 31, 30, 29]}
+    records = [r for keep in (0.5, 0.25) for name, wrong in by_method.items() for r in seeds(name, wrong, keep=keep)]
+    records += seeds("dense", [5, 6, 4, 5, 6], keep=None)
+    (made,), _ = boards_of(put(tmp_path, *records), plan_for(records))
+    random, dense, *each = board_sentences.sentences(made)
+    assert random.startswith(
+        "Over all budgets 1 of 2 methods makes significantly fewer errors than random units (new: 0.37 times as many), "
+        "none makes significantly more (5 seeds, Holm's correction over the 5 comparisons of the board; "
+    )
+    assert dense.startswith(
+        "Over all budgets none of 2 methods makes significantly fewer errors than the dense network"
+    )
+    assert [said[:14] for said in each] == ["At 50 % of the"] * 2 + ["At 25 % of the"] * 2
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"differences": {}}, "Nothing can be told from random: there are too few seeds in common with it."),
+        ({"differences": {}}, "No verdicts: fewer than 5 seeds in common, or seeds of the plan are missing."),
+        ({}, "Exploratory: no plan names these rows, so there are no verdicts (bench board --plan FILE)."),
         ({"track": "native"}, "Methods chose their own sparsity here; they differ in size, so they are not ranked."),
+        ({"method": "random"}, "There are only controls here."),
     ],
 )
 def test_why_nothing_is_said(change, said):
     base = large(2)
     kind = "native" if "track" in change else "macs"
-    table = Table(
-        kind, None if kind == "native" else 0.5, tuple(replace(r, **change) for r in base.tables[0].rows), 1, 1
-    )
-    assert board_sentences.sentences(replace(base, tables=(table,))) == [said]
+    rows = tuple(replace(r, **change) for r in base.tables[0].rows)
+    table = Table(kind, None if kind == "native" else 0.5, rows, 1, 1)
+    terms = base.terms if "differences" in change else None
+    assert board_sentences.sentences(replace(base, tables=(table,), terms=terms)) == [said]
+
+
+def test_lists_in_words():
+    assert board_sentences.listed(["a"]) == "a"
+    assert board_sentences.listed(["keep 0.5", "keep 0.25", "native track"]) == "keep 0.5, keep 0.25 and native track"
+    assert board_sentences.listed(["keep 0.5", "keep 0.5 of the params"]) == "keep 0.5 and 0.5 of the params"

@@ -1,36 +1,33 @@
-"""Boards: what stands together, who has a rank, and what must not change when records come, go or move."""
+"""Boards: what is compared, who has a rank, and what must not change when records come, go or move."""
 
 import math
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from scipy import stats
+from support.boards import CONTROLS, plan_for
+from support.boards import boards_of as with_plan
 from support.made_records import DENSE, IMAGES, made, put, seeds
 from support.records import cost as record_cost
 from support.records import seal
 
 import leaderboard
 from bench.errors import PARTIES
-from leaderboard.stats.boards import build
-from leaderboard.stats.statistics import QUANTUM
-
-CONTROLS = (
-    *seeds("dense", [5, 6, 4, 5, 6], keep=None),
-    *seeds("random", [30, 31, 33, 29, 30]),
-    *seeds("l1_norm", [20, 21, 22, 20, 19]),
-    *seeds("uniform_thin", [21, 20, 23, 22, 20], starts_from="init", cost=0.5),
-    *seeds("uniform_thin_long", [10, 9, 11, 12, 10], starts_from="init", epochs=16),
-)
+from leaderboard.stats.boards import NO_PLAN, ONE_BUDGET, at, build
+from leaderboard.stats.image_intervals import image_interval
+from leaderboard.stats.statistics import QUANTUM, holm
 
 
-def boards_of(folder, *records):
-    return build(leaderboard.load(put(folder, *records), cache=False))
+def boards_of(folder, *records, seeds_of_plan=range(5)):
+    return with_plan(put(folder, *records), plan_for(records, seeds_of_plan))
 
 
-def table_of(folder, *records):
-    (board,), _ = boards_of(folder, *records)
+def table_of(folder, *records, **asked):
+    (board,), _ = boards_of(folder, *records, **asked)
     return board.tables[0]
 
 
@@ -67,24 +64,12 @@ def test_each_reference_is_one_family_for_holm(tmp_path):
 def test_equal_seeds_are_not_a_certainty(tmp_path):
     """Five differences of exactly one image have no deviation; they are rounded, and that is one."""
     table = table_of(tmp_path, *CONTROLS, *seeds("same", [19, 20, 21, 19, 18]))
-    (board,), _ = build(leaderboard.load(tmp_path, cache=False))
-    assert table == board.tables[0]
+    assert row(table, "same").differences["uniform_thin"].error > 0
     found = row(table_of(tmp_path / "b", *seeds("random", [9] * 5), *seeds("one", [8] * 5)), "one")
     difference = found.differences["random"]
     t = stats.t.ppf(0.975, 4)
     assert difference.half == pytest.approx(100 / IMAGES * t * QUANTUM * math.sqrt(2 / 5))
     assert difference.p > 0
-
-
-def test_speed_is_the_geometric_mean_with_its_interval(tmp_path):
-    records = [made("random", s, speedup=x) for s, x in enumerate([1.2, 1.3, 1.4])]
-    small, large = row(table_of(tmp_path, *records), "random").speeds
-    assert (small.batch, large.batch) == (1, 64)
-    logs = [math.log(x) for x in (1.2, 1.3, 1.4)]
-    assert math.log(small.times) == pytest.approx(sum(logs) / 3)
-    assert math.log(small.high) - math.log(small.times) == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem(logs))
-    assert not small.busy
-    assert row(table_of(tmp_path / "b", made("random", busy=True)), "random").speeds[0].busy
 
 
 def test_cost_is_over_dense(tmp_path):
@@ -100,13 +85,118 @@ def test_cost_is_over_dense(tmp_path):
 def test_ranks_and_ties(tmp_path):
     table = table_of(tmp_path, *CONTROLS)
     ranks = {r.name: (r.rank, r.group) for r in table.rows}
-    assert ranks["l1_norm"] == ranks["uniform_thin"] == (1, "a")
-    assert ranks["random"] == (3, "b")
+    assert ranks["l1_norm"] == ranks["uniform_thin"] == ((1, 2), "a")
+    assert ranks["random"] == ((3, 3), "b")
     assert ranks["dense"] == ranks["uniform_thin_long"] == (None, "")
     assert [r.name for r in table.rows] == ["dense", "l1_norm", "uniform_thin", "random", "uniform_thin_long"]
-    assert row(table, "l1_norm").seeds_needed is None
-    assert 1 < row(table, "random").seeds_needed <= 5
-    assert row(table, "uniform_thin").seeds_needed > 5
+    assert table.ordered
+    half, one = row(table, "l1_norm").seeds_needed
+    assert 1 < one < half <= 10
+    assert row(table, "random").seeds_needed == ()
+
+
+def test_no_order_is_shown_where_no_two_rows_differ(tmp_path):
+    table = table_of(tmp_path, *seeds("random", [30, 31, 33, 29, 30]), *seeds("new", [30, 32, 31, 30, 30]))
+    assert {r.rank for r in table.rows} == {(1, 2)}
+    assert not table.ordered
+
+
+def test_without_a_plan_there_are_means_and_intervals_only(tmp_path):
+    (board,), _ = with_plan(put(tmp_path, *CONTROLS))
+    assert (board.terms, board.notes) == (None, (ONE_BUDGET, NO_PLAN))
+    for r in board.tables[0].rows:
+        assert r.top1.half > 0
+        assert (r.rank, r.group, r.planned, r.seeds_needed, r.secondary) == (None, "", False, (), {})
+        for d in r.differences.values():
+            assert (d.p, d.p_holm, d.p_board, d.verdicts, d.clear) == (None, None, None, (), False)
+            assert d.half > 0
+
+
+def test_rows_outside_the_plan_change_no_number_of_the_others(tmp_path):
+    junk = [*seeds("wild", [1, 90, 3, 200, 5]), *seeds("flat", [9] * 5), *seeds("aaa", [20, 21, 22, 20, 19])]
+    alone = table_of(tmp_path / "a", *CONTROLS).rows
+    (board,), _ = with_plan(put(tmp_path / "b", *CONTROLS, *junk), plan_for(CONTROLS))
+    kept = tuple(r for r in board.tables[0].rows if r.planned)
+    assert [replace(r, controls_missing=()) for r in kept] == [replace(r, controls_missing=()) for r in alone]
+    wild = row(board.tables[0], "wild")
+    assert (wild.unranked, wild.differences["random"].p) == ("exploratory, no plan names it", None)
+    assert wild.differences["random"].half > 0
+
+
+def test_seeds_outside_the_plan_are_listed_and_do_not_count(tmp_path):
+    alone = table_of(tmp_path / "a", *CONTROLS)
+    failed = made("random", 77, status="failed", error="no")
+    (board,), problems = with_plan(put(tmp_path / "b", *CONTROLS, failed, made("l1_norm", 9, 400)), plan_for(CONTROLS))
+    assert board.tables[0] == alone
+    assert sorted(p.message for p in problems) == [
+        "failed, seed 77 is not in the plan: it does not count",
+        "ok, seed 9 is not in the plan: it does not count",
+    ]
+
+
+def test_a_test_needs_five_seeds_and_all_of_the_plan(tmp_path):
+    wrong = {"random": [30 + k % 3 for k in range(10)], "new": [10 + k % 4 for k in range(10)]}
+    ten = [r for method, counts in wrong.items() for r in seeds(method, counts)]
+    for number, (records, planned, tested) in enumerate(
+        [(ten, 10, True), (ten[:-1], 10, False), (ten, 5, True), (ten[:5] + ten[10:14], 5, False), (ten, 4, False)]
+    ):
+        folder = put(tmp_path / str(number), *records)
+        new = row(with_plan(folder, plan_for(ten, range(planned)))[0][0].tables[0], "new")
+        assert (new.differences["random"].p is not None) == bool(new.differences["random"].verdicts) == tested
+        assert (new.rank is not None) == tested
+        assert new.differences["random"].half > 0
+
+
+def test_copies_are_one_row(tmp_path):
+    same = seeds("tp_l1_first", [20, 21, 22, 20, 19])
+    for one, other in zip(same, CONTROLS[10:15], strict=True):
+        one["artifacts"]["network"] = other["artifacts"]["network"]
+    alone, both = table_of(tmp_path / "a", *CONTROLS), table_of(tmp_path / "b", *CONTROLS, *map(seal, same))
+    l1 = row(both, "l1_norm")
+    assert [(copy.name, len(copy.runs)) for copy in l1.copies] == [("tp_l1_first", 5)]
+    assert [replace(r, copies=()) for r in both.rows] == list(alone.rows)
+    same[3]["artifacts"]["network"] = None
+    assert row(table_of(tmp_path / "c", *CONTROLS, *map(seal, same)), "l1_norm").copies == ()
+
+
+def test_secondary_endpoints_are_losses_and_accuracies_before_fine_tuning(tmp_path):
+    table = table_of(tmp_path, *CONTROLS)
+    found = row(table, "l1_norm").secondary
+    losses = [[r["metrics"]["final"]["loss"] for r in CONTROLS[k : k + 5]] for k in (10, 5)]
+    ratios = [math.log(b / a) for a, b in zip(*losses, strict=True)]
+    assert found["loss"]["random"].mean == pytest.approx(sum(ratios) / 5)
+    assert found["loss"]["random"].verdicts == ("better",)
+    assert row(table, "l1_norm").loss == pytest.approx(stats.gmean(losses[0]))
+    assert found["pruned_top1"]["random"].mean == pytest.approx(row(table, "l1_norm").differences["random"].mean)
+    assert "dense" not in found["pruned_top1"]
+
+
+def test_headlines_are_corrected_over_all_tables(tmp_path):
+    wrong = {"random": [60, 62, 61, 65, 60], "l1_norm": [59, 57, 61, 60, 58]}
+    other = [r for name, counts in wrong.items() for r in seeds(name, counts, keep=0.25)]
+    (board,), _ = boards_of(tmp_path, *CONTROLS, *other)
+    every = [d for t in board.tables for r in t.rows for d in r.differences.values()]
+    assert [d.p_board for d in every] == pytest.approx(list(holm([d.p for d in every])))
+    (part,) = at([board], [0.5])
+    assert {d.p_board for r in part.tables[0].rows for d in r.differences.values()} == {None}
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_intervals_include_other_test_images(tmp_path, folds):
+    records = [*seeds("random", [30, 31, 33, 29, 30], rules="0.2"), *seeds("new", [10, 14, 12, 10, 11], rules="0.2")]
+    for found in records:
+        if folds:
+            found["data"] |= {"fold": found["spec"]["seed"], "folds_sha256": "5" * 64}
+    (difference,) = row(table_of(tmp_path, *map(seal, records)), "new").differences.values()
+    if folds:
+        assert (difference.images_half, difference.refit_half) == (None, pytest.approx(1.5 * difference.half))
+        return
+    wrong = ([10, 14, 12, 10, 11], [30, 31, 33, 29, 30])  # the last ones, as the bits of made records have them
+    right = [np.array([[k < IMAGES - n for k in range(IMAGES)] for n in counts]) for counts in wrong]
+    variance = (difference.error / 100) ** 2 * 5
+    expected = image_interval(*right, variance, difference.freedom).half
+    assert difference.images_half == difference.shown_half == pytest.approx(100 * expected)
+    assert difference.images_half > difference.half
 
 
 @pytest.mark.parametrize(
@@ -114,8 +204,8 @@ def test_ranks_and_ties(tmp_path):
     [
         (seeds("new", [1, 2]), "2 of 5 seeds, too few to be read"),
         (seeds("new", [1, 2, 3, 4]), "4 of 5 seeds"),
-        ([*seeds("new", [1, 2, 3, 4, 5]), made("new", 5, status="failed")], "the run of seed 5 failed"),
-        ([*seeds("new", [1, 2, 3, 4]), made("new", 5, 9)], "seed 4 is missing"),
+        ([*seeds("new", [1, 2, 3, 4]), made("new", 4, status="failed")], "the run of seed 4 failed"),
+        ([*seeds("new", [1, 2, 3, 4]), made("new", 5, 9)], "4 of 5 seeds"),
         (seeds("new", [1, 2, 3, 4, 5], epochs=40), "40 epochs in all, others 8"),
         ([made("new", s, keep=None, native=True) for s in range(5)], "native track"),
         (seeds("new", [1, 2, 3, 4, 5]), ""),
@@ -141,8 +231,8 @@ def test_a_row_far_below_its_budget_has_no_rank(tmp_path):
     assert table.rows[0].unranked == "0.6 % of the dense cost below the budget"
 
 
-def test_missing_seeds_are_those_that_most_have(tmp_path):
-    table = table_of(tmp_path, *CONTROLS, *[made("new", s, 9) for s in (0, 1, 2, 4)], made("random", 7, 30))
+def test_missing_seeds_are_those_of_the_plan(tmp_path):
+    table = table_of(tmp_path, *CONTROLS, *[made("new", s, 9) for s in (0, 1, 2, 4)])
     assert row(table, "new").missing == (3,)
     assert row(table, "l1_norm").missing == ()
 
@@ -158,7 +248,7 @@ def test_a_failed_run_leaves_no_mean(tmp_path):
 
 
 @pytest.mark.parametrize("blame", sorted(set(PARTIES) - {"method"}))
-def test_run_that_others_made_fail_is_as_good_as_missing(tmp_path, blame):
+def test_run_that_others_made_fail_counts_as_missing(tmp_path, blame):
     lost = made("new", 4, status="failed", blame=blame, error="no such layer")
     table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), lost)
     new = row(table, "new")
@@ -180,8 +270,8 @@ def test_row_is_marked_when_code_changed_after_submission(tmp_path, differs, not
     job |= dict.fromkeys(("preemptions", "timeouts", "terminations", "kills"), 0)
     changed = seal(made("new", 4, 3) | {"job": job})
     table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), changed)
-    told = [text for text in row(table, "new").notes if "submission" in text]
-    assert told == ([f"changed between the submission of a job and its start: {note}"] if note else [])
+    notes = [text for text in row(table, "new").notes if "submission" in text]
+    assert notes == ([f"changed between the submission of a job and its start: {note}"] if note else [])
     assert not any("submission" in text for text in row(table, "l1_norm").notes)
 
 
@@ -212,16 +302,15 @@ def test_fairness_is_computed_from_the_records(tmp_path):
 
 
 def test_missing_controls_are_named(tmp_path):
-    table = table_of(tmp_path, *CONTROLS, *seeds("spectral", [9] * 5), *seeds("more", [9] * 6))
+    table = table_of(tmp_path, *CONTROLS, *seeds("spectral", [9] * 5), *seeds("more", [9] * 6), seeds_of_plan=range(6))
     assert row(table, "l1_norm").controls_missing == ()
     assert row(table, "spectral").controls_missing == ("spectral_energy",)
     assert row(table, "more").controls_missing == ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long")
 
 
-# --- what stands together ------------------------------------------------------------------------------------------
+# --- what is on one board ------------------------------------------------------------------------------------------
 
 DIFFERENT = {
-    "device": {"device": "another chip"},
     "precision": {"precision": "bf16"},
     "rules": {"rules": "0.2"},
     "counter": {"counter": "thop"},
@@ -279,13 +368,13 @@ def test_tables_are_by_budget(tmp_path):
 
 
 def test_a_failed_run_goes_where_it_would_have_belonged(tmp_path):
-    both = [*CONTROLS, made("random", device="another chip")]
+    both = [*CONTROLS, made("random", counter="thop")]
     boards, problems = boards_of(tmp_path, *both, made("bad", status="failed"))
-    where = [board.key["device"] for board in boards if any(r.name == "bad" for r in board.tables[0].rows)]
-    assert where == ["a chip"]
+    where = [board.key["counter"] for board in boards if any(r.name == "bad" for r in board.tables[0].rows)]
+    assert where == ["fvcore", "thop"]
     assert problems == []
     _, problems = boards_of(tmp_path / "alone", made("bad", status="failed", error="no"))
-    assert [p.message for p in problems] == ["failed (no), and no finished run to put it beside"]
+    assert [p.message for p in problems] == ["failed (no), and no finished run to compare it with"]
 
 
 def test_a_failed_run_without_a_budget_goes_with_the_other_seeds_of_its_row(tmp_path):
@@ -334,8 +423,9 @@ def test_the_order_of_records_changes_nothing(tmp_path, wanted, order):
     one = boards_of(fresh(tmp_path), *records)
     order.shuffle(records)
     frame = leaderboard.load(put(fresh(tmp_path), *records), cache=False)
-    assert build(frame) == one
-    assert build(frame.sample(frac=1, random_state=1)) == one
+    plan = plan_for(records)
+    assert build(frame, plan) == one
+    assert build(frame.sample(frac=1, random_state=1), plan) == one
 
 
 @SLOW

@@ -1,4 +1,4 @@
-"""One board of thirty records, to the last byte: ties, missing seeds, failed runs, two devices.
+"""One board of thirty records, to the last byte: ties, missing seeds, failed runs, two counters.
 
 After a change that is meant: RENEW_GOLDEN=1 pytest tests/leaderboard/stats/test_golden.py, and read the difference.
 """
@@ -8,11 +8,10 @@ import random
 from pathlib import Path
 
 import pytest
+from support.boards import boards_of, latencies_for, plan_for
 from support.made_records import made, put, seeds
 
-import leaderboard
 from leaderboard.render.tables import FORMATS, render
-from leaderboard.stats.boards import build
 
 GOLDEN = Path(__file__).parent / "golden"
 ENDING = {"text": "txt", "latex": "tex"}
@@ -25,12 +24,13 @@ RECORDS = (
     *[made("lacking", seed, 22 + seed) for seed in (0, 1, 2, 4)],
     *[made("broken", seed, 1) for seed in (0, 1)],
     made("broken", 2, status="diverged", error="the loss of epoch 3 is not finite"),
-    *[made("alone", seed, 20 + seed, device="another chip", busy=True) for seed in range(3)],
+    *[made("alone", seed, 20 + seed, counter="thop") for seed in range(3)],
 )
+FINISHED = [found for found in RECORDS if found["status"] == "ok" and found["spec"]["method"] != "alone"]
 
 
 def table(folder, fmt, records=RECORDS):
-    boards, problems = build(leaderboard.load(put(folder, *records), cache=False))
+    boards, problems = boards_of(put(folder, *records), plan_for(records), latencies_for(FINISHED))
     assert problems == []
     return render(boards, fmt)
 

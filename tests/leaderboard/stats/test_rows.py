@@ -2,18 +2,19 @@
 
 from types import SimpleNamespace
 
-from leaderboard.stats.boards import expected_epochs
+from leaderboard.stats.ranking import expected_epochs
 from leaderboard.stats.rows import short_of_budget
 
 
-def row(name, track, epochs):
-    return SimpleNamespace(name=name, track=track, epochs=epochs)
+def row(name, track, epochs, planned=False):
+    return SimpleNamespace(name=name, track=track, epochs=epochs, planned=planned)
 
 
 def test_expected_epochs_are_those_of_random_else_of_most_pruned_rows():
     rows = [row("dense", "dense", 16), row("dense epochs=16", "dense", 16), row("a", "matched", 8)]
     assert expected_epochs(rows) == 8
     assert expected_epochs([*rows, row("b", "matched", 8), row("random", "matched", 4)]) == 4
+    assert expected_epochs([*rows, row("b", "matched", 5, planned=True)]) == 5
     assert expected_epochs(rows[:2]) is None
 
 
