@@ -116,7 +116,9 @@ def _json(text: str) -> list[Sheet]:
                     for name in FIELDS.keys() - row.keys():
                         sheet.add(entry, name, "columns", "the field is not there")
                     _fields(sheet, entry, {name: row[name] for name in FIELDS if name in row})
-                    done = {f"{run['seed']}:{run['wrong']}" for run in row["runs"] if run["wrong"] is not None}
+                    each = ("seed", "wrong") if row.get("test_images") is not None else ("seed", "wrong", "images")
+                    texts = [[str(run[name]) for name in each] for run in row["runs"] if run["wrong"] is not None]
+                    done = {f"{seed}:{'/'.join(count)}" for seed, *count in texts}
                     said = set(str(row.get(COUNTS)).split())
                     if done != {part for part in said if not part.endswith((FAILED, MISSING))}:
                         sheet.add(entry, COUNTS, "counts", f"the runs say {' '.join(sorted(done))[:80]}")

@@ -35,6 +35,7 @@ from tools.timing.null_tables import (
     old_family,
     old_reach,
     permuted,
+    plan_of,
     real_residuals,
 )
 
@@ -73,13 +74,13 @@ def old(tables, least=5, moderate=True):
 
 
 def board(tables, least=5):
-    """Through records and the real boards, whichever rule they have; every row needs all seeds."""
+    """Through records, a plan that names them and the real boards; every row needs all seeds."""
     found = []
-    for made in build(frame(tables, IMAGES))[0]:
+    for made in build(frame(tables, IMAGES), plan_of(tables))[0]:
         rows = sorted(made.tables[0].rows, key=lambda row: row.spec)
         seen = [row.differences["random"] for row in rows[1:]]
         mean, half = (np.array([getattr(one, name) for one in seen]) * IMAGES / 100 for name in ("mean", "half"))
-        found.append(Judged(mean, half, np.array([one.clear for one in seen]), any(row.rank > 1 for row in rows)))
+        found.append(Judged(mean, half, np.array([one.clear for one in seen]), any(row.rank[0] > 1 for row in rows)))
     return found
 
 

@@ -9,7 +9,8 @@ from scipy.special import digamma, polygamma, stdtr, stdtrit
 
 from leaderboard.reader.extract import COLUMNS
 from leaderboard.reader.frame import load
-from leaderboard.reader.model import ALPHA
+from leaderboard.reader.model import ALPHA, Terms
+from leaderboard.reader.plan import Plan
 from leaderboard.stats.boards import build
 from leaderboard.stats.statistics import holm, interval, inverse_trigamma
 
@@ -137,10 +138,22 @@ def real_residuals(folder):
     return found
 
 
+def spec_of(board, row):
+    """What is the hash of a row's specification."""
+    return f"{board:06d}{row:06d}".ljust(64, "0")
+
+
+def plan_of(tables):
+    """A plan that names all rows of :func:`frame`, at all seeds, against row 0."""
+    boards, rows, seeds = tables.shape
+    named = {spec_of(b, m): set(range(seeds)) for b in range(boards) for m in range(rows)}
+    return Plan(Terms("0" * 64, references=("random",)), named)
+
+
 def frame(tables, images):
     """Records of all boards ``[boards, rows, seeds]`` as the frame that ``leaderboard.load`` gives; row 0 is random."""
     board, row, seed = (axis.ravel() for axis in np.indices(tables.shape))
-    spec = [f"{b:06d}{m:06d}".ljust(64, "0") for b, m in zip(board, row, strict=True)]
+    spec = [spec_of(b, m) for b, m in zip(board, row, strict=True)]
     name = np.array(["random", *(f"m{k}" for k in range(1, tables.shape[1]))])[row]
     values = dict.fromkeys(COLUMNS)
     values |= {
@@ -149,7 +162,7 @@ def frame(tables, images):
         **{"id": [f"{s[:12]}-s{k}" for s, k in zip(spec, seed, strict=True)], "arch": [f"net{b}" for b in board]},
         **{"method": name, "name": name, "seed": seed, "test_images": images, "finetune_plan": "[]", "epochs": 1},
         **{"final_wrong_images": tables.ravel(), "dense_macs": 200, "final_macs": 100, "dense_params": 2},
-        **{"final_params": 1, "training_macs": 1, "code_changed": False, "busy": False, "at_once": 1},
+        **{"final_params": 1, "training_macs": 1, "code_changed": False},
     }
     made = pd.DataFrame(values, columns=list(COLUMNS))[~np.isnan(tables.ravel())]
     made.attrs |= {"problems": (), "root": ""}
