@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from bench.errors import RunFailed
-from bench.files import Lock, write_atomic
+from bench.files import write_atomic
 from bench.records import pack, store
 from bench.records.latency import (
     LEAST_ROUNDS,
@@ -110,19 +110,18 @@ def read_samples(file: Path) -> dict[str, Samples]:
 
 
 def add(file: Path, lines: Iterable[Line], samples: Iterable[Samples]) -> None:
-    """Add lines and samples to a file and its neighbour; a reader sees all of them or none.
+    """Add lines and samples to a file and its neighbour, first the samples; a reader sees all lines or none.
 
     Raises RunFailed where the file has lines that are not believed.
     """
-    with Lock(file.parent, file.name):
-        known = require_whole(file)
-        kept = known | {line.key: line for line in lines}
-        named = {times.samples_sha256 for line in kept.values() for times in (line.times, line.control)}
-        there = read_samples(file) | {samples_sha256(one): one for one in samples}
-        data = [(name, _ENCODER.encode(one) + b"\n") for name, one in there.items() if name in named]
-        pack.write(file.with_name(file.name.removesuffix(SUFFIX) + SAMPLES), data)
-        text = b"".join(encode(kept[key]) for key in sorted(kept))
-        write_atomic(file, lambda temporary: temporary.write_bytes(text))
+    known = require_whole(file)
+    kept = known | {line.key: line for line in lines}
+    named = {times.samples_sha256 for line in kept.values() for times in (line.times, line.control)}
+    there = read_samples(file) | {samples_sha256(one): one for one in samples}
+    data = [(name, _ENCODER.encode(one) + b"\n") for name, one in there.items() if name in named]
+    pack.write(file.with_name(file.name.removesuffix(SUFFIX) + SAMPLES), data)
+    text = b"".join(encode(kept[key]) for key in sorted(kept))
+    write_atomic(file, lambda temporary: temporary.write_bytes(text))
 
 
 def require_whole(file: Path) -> dict[Key, Line]:
