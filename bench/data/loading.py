@@ -20,7 +20,7 @@ from bench.data.duplicates import require_one_class_each
 from bench.data.file_hashes import labelled
 from bench.data.image_files import DECODING, Files, inspected
 from bench.data.image_folder import PREFIX, find_folder, resolve
-from bench.data.image_set import Images, ImageSet
+from bench.data.image_set import Images, ImageSet, moments
 from bench.data.image_stream import Stream, decode_all, workers_for
 from bench.data.registration import Dataset, Raw, dataset, fold_of_each
 from bench.errors import SetupError
@@ -130,6 +130,13 @@ def load_test(
     everything = torch.ones(len(labels), dtype=torch.bool)
     images = loading.images(source, labels, everything, like.mean, like.std, like.labels.device)
     return images.laid_out(like.layout), digest
+
+
+def labels_of_test(what: Dataset, folder: Path, cache: Path | None = None) -> tuple[Tensor, str]:
+    """Labels of the test images, int64 ``[N]`` on the CPU, and the hash of both."""
+    loading = _Loading(what, folder, False, Cache(cache), SILENT)
+    _, labels, digest = loading.checked("test", loading.read("test"))
+    return labels, digest
 
 
 def validation_split(labels: Tensor, seed: int) -> Tensor:
@@ -279,17 +286,6 @@ class _Loading:
         chosen = torch.zeros(len(files), dtype=torch.bool)
         chosen[torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[:SAMPLE]] = True
         return self._decoded(files.take(chosen), "sample")
-
-
-def moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel of ``pixels``, uint8 ``[N, C, H, W]``, as float32 ``[1, C, 1, 1]``."""
-    # Counted, not summed: exact, and without a copy of eight times the size.
-    counts = torch.stack([torch.bincount(pixels[:, c].reshape(-1), minlength=256) for c in range(pixels.shape[1])])
-    values, counts = torch.arange(256.0, dtype=torch.double), counts.double()
-    total = counts.sum(dim=1, keepdim=True)
-    mean = (counts * values).sum(dim=1, keepdim=True) / total
-    std = ((counts * (values - mean).square()).sum(dim=1, keepdim=True) / (total - 1)).sqrt()
-    return mean.float().reshape(1, -1, 1, 1), std.float().reshape(1, -1, 1, 1)
 
 
 def _digest(*tensors: Tensor) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.data.loading import ImageSet, find, load_test, load_training
+from bench.data.loading import ImageSet, find, labels_of_test, load_test, load_training
 from bench.data.registration import Dataset
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import flops
@@ -156,6 +156,18 @@ class RunArtifacts:
                 raise RunFailed(f"data set '{name}' in {data_dir} has other {part} images than the record")
         return test.laid_out(self.layout)
 
+    def test_labels(self, data_dir: Path) -> Tensor:
+        """Labels of the test images of the run, int64 ``[N]``."""
+        spec, expected = self.record.spec, self.record.data.test_sha256
+        try:
+            found = find(spec.dataset, data_dir, self.out / "cache").for_seed(spec.seed)
+            labels, sha256 = _test_labels(found, data_dir, self.out / "cache")
+        except (SetupError, UsageError) as error:
+            raise NotAvailable(str(error)) from error
+        if sha256 != expected:
+            raise RunFailed(f"data set '{spec.dataset}' in {data_dir} has other test images than the record")
+        return labels
+
     def image_size(self, data_dir: Path) -> str:
         """How an image came to the size that the networks take."""
         _, height, width = self.shape
@@ -168,6 +180,11 @@ class RunArtifacts:
         if file is None:
             raise NotAvailable(f"the record of {self.record.id} names no such file")
         return _present(self.out / "artifacts" / self.record.id / file.file)
+
+
+@functools.lru_cache(maxsize=8)  # many records have one test part
+def _test_labels(dataset: Dataset, data_dir: Path, cache: Path) -> tuple[Tensor, str]:
+    return labels_of_test(dataset, data_dir, cache)
 
 
 @functools.lru_cache(maxsize=4)

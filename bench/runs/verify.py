@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from bench.errors import BenchError, SetupError
 from bench.measure import flops
-from bench.measure.accuracy import logits_of, quality
-from bench.records import latency_files, store
+from bench.measure.accuracy import correct, logits_of
+from bench.records import bits, latency_files, store
 from bench.records.schema import Finished, Record, finished
-from bench.runs.artifacts import RunArtifacts
+from bench.runs.artifacts import NotAvailable, RunArtifacts
 
 TOP1_TOLERANCE = 1e-3
 """Difference in top-1 that another machine's arithmetic may make; one image at least."""
@@ -56,6 +59,7 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
     subject = _Subject(found, out)
     check("MACs and params from widths", subject.costs)
     check("masks", subject.check_masks)
+    check("worst class from labels", lambda: subject.worst_class(data_dir))
     check("stored network", subject.check_file)
     check("accuracy of the stored network", lambda: subject.evaluate(data_dir))
     return checks
@@ -106,6 +110,21 @@ class _Subject:
         assert {n: int(m.sum()) for n, m in self.stored.masks().items()} == after, "masks and widths differ"
         return ""
 
+    def worst_class(self, data_dir: Path) -> str:
+        """The share of right images of the worst class is that of the recorded bits."""
+        metrics = self.record.metrics.final
+        if metrics.correct is None:
+            raise NotAvailable("records of rules 0.1 do not say which images are right")
+        labels = self.stored.test_labels(data_dir)
+        right = torch.from_numpy(bits.unpack(metrics.correct, len(labels)))
+        of_class = {int(label): float(right[labels == label].double().mean()) for label in labels.unique()}
+        own, least = of_class.get(metrics.worst_class), min(of_class.values())
+        said = f"class {metrics.worst_class} at {metrics.worst_class_top1:.4f}"
+        assert own == least and math.isclose(own, metrics.worst_class_top1, rel_tol=1e-9, abs_tol=1e-12), (
+            f"{said} claimed, by labels and bits the least is {least:.4f}"
+        )
+        return said
+
     def check_file(self) -> str:
         """The stored network has the recorded hash and fits the masks."""
         self.stored.final()
@@ -114,8 +133,11 @@ class _Subject:
     def evaluate(self, data_dir: Path) -> str:
         """Evaluate the stored network on the test images again."""
         network, test = self.stored.final(), self.stored.test_images(data_dir)
-        again = quality(logits_of(network, test), test.labels)["top1"]
-        claimed = self.record.metrics.final.top1
+        right = correct(logits_of(network, test), test.labels)
+        again, claimed = right.double().mean().item(), self.record.metrics.final
         tolerance = max(TOP1_TOLERANCE, 1.5 / len(test))
-        assert abs(again - claimed) <= tolerance, f"top-1 {again:.4f}, claimed {claimed:.4f}"
+        assert abs(again - claimed.top1) <= tolerance, f"top-1 {again:.4f}, claimed {claimed.top1:.4f}"
+        if claimed.correct is not None:
+            other = int((right != torch.from_numpy(bits.unpack(claimed.correct, len(test)))).sum())
+            assert other <= tolerance * len(test), f"{other} of {len(test):,} images are right here or there only"
         return f"top-1 {again:.4f}"
