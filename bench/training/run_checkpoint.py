@@ -95,12 +95,12 @@ def restore_run(ctx: Context, parts: Parts, finalize: Callable[[], None], state:
     now.pruned = state["pruned"]
     parts.load(state["method"])
     model.insert_only({site: parts.method.get_submodule(n) for site, n in state["inserted"].items()})
-    model.masks = state["masks"]
+    model.network.load_state_dict(state["network"])
+    model.masks = state["masks"]  # which holds masked units at the weights that the network has now
     model.snapshots |= state["snapshots"]
     model.tracked |= state["tracked"]
     model.per_unit.load(state["per_unit"])
     ctx.rng.set_state(state["rng"].cpu())
     model.ledger.counts = state["ledger"]  # what prepare looked at was counted the first time
     now.logged, now.prune_result, now.tuned = state["logged"], state["prune_result"], state["tuned"]
-    model.network.load_state_dict(state["network"])
     model.frozen.load(state["frozen"])

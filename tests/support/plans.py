@@ -69,13 +69,8 @@ def resumed(start: Callable[[Path], PhaseTrainer], plan: Plan, file: Path) -> Ph
             return trainer
 
 
-def check_resume(
-    start: Callable[[Path | None], PhaseTrainer], plan: Plan, file: Path, tracked: bool = True
-) -> PhaseTrainer:
-    """Check that a training stopped after each checkpoint equals an uninterrupted one to the bit; return the latter.
-
-    Without ``tracked``, running statistics of activations are not compared.
-    """
+def check_resume(start: Callable[[Path | None], PhaseTrainer], plan: Plan, file: Path) -> PhaseTrainer:
+    """Check that a training stopped after each checkpoint equals an uninterrupted one to the bit; return the latter."""
     whole = start(None)
     carry_out(whole, plan, prune)
     again = resumed(start, plan, file)
@@ -88,7 +83,7 @@ def check_resume(
     assert same(again.model.sliced_by or {}, whole.model.sliced_by or {})
     assert again.model.snapshots.keys() == whole.model.snapshots.keys()
     assert all(same(again.model.snapshots[tag], snapshot) for tag, snapshot in whole.model.snapshots.items())
-    assert not tracked or same(again.model.tracked, whole.model.tracked)
+    assert same(again.model.tracked, whole.model.tracked)
     return whole
 
 
