@@ -40,7 +40,7 @@ DROPPED = {
 
 def add_to(commands: Any) -> None:
     """Add the commands to the parser."""
-    p = commands.add_parser("board", help="tables of who wins, at which budget, on which device, and how sure that is")
+    p = commands.add_parser("board", help="tables of who wins, at which budget, and how sure that is")
     p.set_defaults(function=board)
     p.add_argument("--format", choices=FORMATS, help="of the tables (text)")
     arguments.add_formats(p, "JSON, as --format json does")
@@ -49,7 +49,7 @@ def add_to(commands: Any) -> None:
     p.add_argument("--verified", type=Path, metavar="FILE", help="for --site: what bench verify --json printed")
     p.add_argument("--pack", type=Path, metavar="DIR", help="write the records as packs, to publish them, no tables")
     _add_choice(p)
-    p = commands.add_parser("compare", help="two methods against each other, seed by seed")
+    p = commands.add_parser("compare", help="two methods against each other: what the board says")
     p.set_defaults(function=compare)
     p.add_argument("a", metavar="A", help="a row as a board names it ('l1l2 share=30'), or the start of its hash")
     p.add_argument("b", metavar="B", help="another one")
@@ -75,17 +75,15 @@ def add_plan(p: argparse.ArgumentParser) -> None:
     )
 
 
-def plan_of(chosen: argparse.Namespace) -> Plan | None:
-    """The plan that the command names; raises UsageError where the file has none."""
-    if chosen.plan is None:
+def read_plan(file: Path | None) -> Plan | None:
+    """The plan in a sweep file; None without a file. Raises UsageError where it has none."""
+    if file is None:
         return None
     from bench.runs.resolve import resolve
     from bench.spec.sweep import load_sweep
     from leaderboard.reader import plan
 
-    sweep = load_sweep(chosen.plan)
-    if sweep.plan is None:
-        raise UsageError(f"{chosen.command} --plan {chosen.plan}: it has no table [plan] (docs/sweeps.md)")
+    sweep = load_sweep(file)
     return plan.plan_of(sweep, (spec for request in sweep.requests for spec in resolve(request, writes=False)[0]))
 
 
@@ -147,7 +145,7 @@ def _tables(chosen: argparse.Namespace) -> str:
     from leaderboard.render.tables import pieces, whole
     from leaderboard.stats import boards as board
 
-    plan, latencies = plan_of(chosen), latencies_of(chosen)
+    plan, latencies = read_plan(chosen.plan), latencies_of(chosen)
     found = _found(chosen)
     parts, problems = [], set(found.problems)
     for rows in board.by_network(found.rows):
@@ -241,7 +239,7 @@ def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     """The boards that the command asks for; prints problems on stderr. Raises UsageError without records."""
     from leaderboard.stats import boards as board
 
-    boards, problems = board.boards_of(_found(chosen), plan_of(chosen), latencies_of(chosen))
+    boards, problems = board.boards_of(_found(chosen), read_plan(chosen.plan), latencies_of(chosen))
     boards = board.at(boards, chosen.keep or ())
     _tell(chosen, boards, problems)
     return boards, problems

@@ -31,7 +31,7 @@ def check(path: Path, boards: Sequence[Board] | None = None) -> list[Finding]:
         boards: made of the records that the table was made of; JSON and CSV are compared with them, too.
 
     Raises:
-        UsageError: there is no such file, its ending is none of these, or there is nothing to compare it with.
+        UsageError: there is no such file, its ending is another, or there is nothing to compare it with.
     """
     if path.suffix not in tables.ENDINGS:
         raise UsageError(f"lint {path}: not one of {', '.join(tables.ENDINGS)}")

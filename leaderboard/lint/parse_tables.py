@@ -70,7 +70,7 @@ class Sheet:
 
 
 def read(text: str, fmt: str) -> list[Sheet]:
-    """The tables of a file in CSV or JSON; ValueError where it is none of this suite."""
+    """The tables of a file in CSV or JSON; ValueError where this suite did not write them."""
     sheets = _csv(text) if fmt == CSV else _json(text)
     for sheet in sheets:
         for entry in sheet.entries:

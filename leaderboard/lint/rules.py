@@ -72,7 +72,7 @@ def shown(value: Value) -> str:
 
 
 def same(value: Value, expected: Value) -> bool:
-    """Whether a value is what was computed, as far as arithmetic is exact; an empty text is none."""
+    """Whether a value is what was computed, as far as arithmetic is exact; an empty text is nothing."""
     if isinstance(value, int | float) and isinstance(expected, int | float) and not isinstance(expected, bool):
         return agrees(value, expected)
     return (value or None) == (expected or None) if isinstance(expected, str | None) else value == expected

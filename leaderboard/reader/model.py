@@ -77,16 +77,16 @@ class Difference:
         to: name of the reference.
         mean: points of top-1; of errors and losses the natural logarithm of a ratio.
         error, freedom: moderated standard error of the mean, degrees of freedom; None with one common seed.
-        half: of the 95 % interval over other seeds, uncorrected; None likewise.
+        half: of the 95 % interval over other seeds, uncorrected; None with one common seed.
         seeds: that both have.
         won: seeds at which the row is better, ties count half.
         images_half: the same as ``half`` over other seeds and other test images; None where the records do not say
             which images are right, or where each seed has test images of its own.
         refit_half: ``half`` for test images that rotate with the seed, training sets that overlap included.
         p: of this comparison alone; None where it was not tested.
-        p_holm: corrected for all rows that are compared with the same one; None likewise.
-        p_board: corrected for all comparisons of the board with primary endpoints; None likewise.
-        smallest: true difference that this design finds with 80 % power, corrected; None likewise.
+        p_holm: corrected for all rows that are compared with the same one; None without a test.
+        p_board: corrected for all comparisons of the board with primary endpoints; None without a test.
+        smallest: true difference that this design finds with 80 % power, corrected; None without a test.
         verdicts: for each margin of the plan what holds (``stats.verdicts.WORDS``); one for what has no margin.
     """
 
@@ -151,10 +151,10 @@ class Run(NamedTuple):
         file: where the record lies, relative to the folder that was loaded, with ``/``.
         status: ``ok``, ``failed``, ``diverged``, ``interrupted`` or ``void``.
         wrong: test images that the final network gets wrong; None where the run did not finish.
-        images: test images of this seed; 0 likewise.
+        images: test images of this seed; 0 where the run did not finish.
         pruned: ``wrong`` before fine-tuning; None also without a prune.
         loss: of the test images, nats; None where the run did not finish.
-        macs, params: of the final network; None likewise.
+        macs, params: of the final network; None where the run did not finish.
         training_macs: of its training; None where it did not finish.
     """
 
@@ -193,7 +193,7 @@ class Row:
         copies: specifications that made the same networks on every seed.
         top1: per cent of the test images; None where a run failed or none finished.
         pruned: the same before fine-tuning.
-        loss: of the test images, nats, geometric mean over seeds; None likewise.
+        loss: of the test images, nats, geometric mean over seeds; None where a run failed.
         macs, params: means over seeds of the final network.
         macs_percent, params_percent: of the dense network.
         differences: of top-1 to the references, where both have a mean.

@@ -29,10 +29,12 @@ class Plan:
 def plan_of(sweep: Sweep, specs: Iterable[Spec]) -> Plan:
     """The plan of a sweep file with these specifications; raises UsageError where it has none that a board can keep."""
     if sweep.plan is None:
-        raise UsageError(f"plan {sweep.name}: the file has no table [plan] (docs/sweeps.md)")
+        raise UsageError(f"--plan: {sweep.name} has no table [plan] (docs/sweeps.md)")
     foreign = [name for name in sweep.plan.references if name not in REFERENCES]
     if foreign:
-        raise UsageError(f"plan {sweep.name}: reference '{foreign[0]}': a board compares with {', '.join(REFERENCES)}")
+        raise UsageError(
+            f"--plan: {sweep.name}: reference '{foreign[0]}': a board compares with {', '.join(REFERENCES)}"
+        )
     seeds: dict[str, set[int]] = defaultdict(set)
     for spec in specs:
         for sha256 in _hashes(spec):

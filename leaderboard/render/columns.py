@@ -142,7 +142,7 @@ class Column:
 
     Attributes:
         header: with the unit; no two in one format are the same.
-        formats: where it stands.
+        formats: which ones have it.
         audit: needed to compute the others again: a column in Markdown, in LaTeX a comment.
     """
 

@@ -152,7 +152,7 @@ def _text(board: Board) -> list[str]:
     lines += [f"   {about}" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += [f"   note: {clean(note)}" for note in board.notes]
     for table in board.tables:
-        # A cell is never empty: so the columns can be told apart whatever width a terminal gives a character.
+        # A cell is never empty: so that columns are separate whatever width a terminal gives a character.
         rows = [[clean(cell) or "-" for cell in row] for row in cells(table, TEXT)]
         lines += ["", table_heading(board, table, TEXT)]
         lines += [f"   {part}" for part in (about_dense(table), about_batches(table)) if part]

@@ -17,8 +17,8 @@ class Column:
     """One column of a table.
 
     Attributes:
-        header: what stands above it, and the key of its cells in a row.
-        right: numbers stand at its right edge.
+        header: what is above it, and the key of its cells in a row.
+        right: numbers are at its right edge.
         wrap: its cells are texts that may take several lines.
         drop: which column a narrow terminal leaves out first, the highest; 0: never.
     """
@@ -102,7 +102,7 @@ def _least(columns: Sequence[Column], natural: Mapping[str, int]) -> int:
 
 
 def _widths(columns: Sequence[Column], natural: Mapping[str, int], width: int) -> dict[str, int]:
-    """Widths of columns that fit: texts shrink first, the widest most; what still does not fit shrinks likewise."""
+    """Widths of columns that fit: texts shrink first, the widest most, then whatever is still too wide."""
     widths = {column.header: natural[column.header] for column in columns}
     for able, least in (([c.header for c in columns if c.wrap], NARROW), (list(widths), NARROWEST)):
         while sum(widths.values()) + len(GAP) * (len(columns) - 1) > width:

@@ -32,7 +32,7 @@ class Comparison:
         mean, half: of the difference in points, with its 95 % interval (None with one seed), as the board has it.
         p_board: as the board corrects it: of a planned comparison with a reference within all of these, else within
             all pairs of ranked rows; None where the board does not test the two.
-        verdict: what the board says, about ``subject``; empty likewise.
+        verdict: what the board says, about ``subject``; empty where the board has no test.
         subject: ``a`` or ``b``.
         p: paired t test of this one comparison, uncorrected; None with one seed.
         p_exact: two-sided sign-flip permutation test over all 2^n signs; None beyond 16 seeds. With n seeds it cannot

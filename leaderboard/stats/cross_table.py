@@ -19,7 +19,7 @@ LEAST_TABLES = 3
 def errors(boards: Iterable[Board]) -> list[dict[str, float]]:
     """For each table of the matched track: name -> mean number of test images that are wrong, over their number.
 
-    Of rows with as many epochs as ``random``, and with a mean; half an image at least, since a ratio to none is none.
+    Of rows with as many epochs as ``random``, and with a mean; half an image at least, since there is no ratio to 0.
     """
     return [found for board in boards for table in board.tables if (found := _errors(table))]
 
@@ -48,7 +48,7 @@ def ranking(boards: Iterable[Board]) -> Ranking | None:
     """Mean ranks over tables with the critical difference of Nemenyi's test (Demsar 2006, section 3.2.2).
 
     Of the names that are in every table; None with fewer than 3 of them, or in fewer than 3 tables, or where
-    Friedman's test does not tell any two apart, so that there is no post-hoc test to be made.
+    Friedman's test finds no difference, so that there is no post-hoc test.
 
     Tables of one network at several budgets are not independent of each other, which the test takes them to be.
     """

@@ -123,7 +123,7 @@ def step_seconds(done: Sequence[Record]) -> float | None:
 
 
 def most_common(values: Sequence[Any]) -> Any:
-    """The value that stands there most often, the smallest of several; None of nothing."""
+    """The most frequent value, the smallest of several; None of nothing."""
     if len(set(values)) == 1:  # nearly always
         return values[0]
     counts = Counter(value for value in values if value is not None)

@@ -6,10 +6,8 @@ from support.paths import ROOT
 
 import leaderboard
 from bench.cli import main
-from bench.runs.resolve import resolve
-from bench.spec.sweep import load_sweep
+from bench.cli.board import read_plan
 from leaderboard.lint.check import check
-from leaderboard.reader.plan import plan_of
 from leaderboard.render.tables import ENDINGS, render
 from leaderboard.stats.boards import build
 
@@ -24,17 +22,12 @@ def frame():
 
 @pytest.fixture(scope="module")
 def boards(frame):
-    return build(frame, plan())[0]
-
-
-def plan():
-    sweep = load_sweep(BOARD / "board.toml")
-    return plan_of(sweep, (spec for request in sweep.requests for spec in resolve(request, writes=False)[0]))
+    return build(frame, read_plan(BOARD / "board.toml"))[0]
 
 
 def test_every_record_is_taken(frame):
     assert frame.attrs["problems"] == ()
-    assert build(frame, plan())[1] == []
+    assert build(frame, read_plan(BOARD / "board.toml"))[1] == []
     assert (frame["status"] != "interrupted").all()
 
 

@@ -66,7 +66,7 @@ def test_letters_are_shared_exactly_by_what_is_not_significantly_different(p):
             assert bool(set(letters[i]) & set(letters[j])) == (p[i, j] >= ALPHA)
 
 
-def test_letters_that_would_be_too_many_are_none():
+def test_too_many_letters_are_left_out():
     n = 120  # a row of n/2 separate pairs that are alike in all ways but one: 2^(n/2) groups
     p = np.ones((n, n))
     for k in range(0, n, 2):

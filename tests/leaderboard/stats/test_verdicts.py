@@ -131,7 +131,7 @@ def test_smallest_difference_is_found_as_often_as_it_says():
     assert hits / boards == pytest.approx(0.8, abs=4 * math.sqrt(0.16 / boards))
 
 
-def test_rank_ranges_count_what_is_told_apart():
+def test_rank_ranges_count_significant_pairs():
     mean = np.array([[0, 1, 2, 3], [-1, 0, 1, 2], [-2, -1, 0, 1], [-3, -2, -1, 0]], dtype=float)
     p = np.full((4, 4), np.nan)
     for i, j in itertools.permutations(range(4), 2):
