@@ -36,6 +36,13 @@ def sweep(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     submit.require_sense(chosen)
     specs, options = specs_of(chosen.sweep, chosen)
+    if options.plan_sha256 is not None:
+        from bench.runs.planned_budgets import require_reachable
+
+        try:
+            require_reachable(specs, options.data_dir, None if chosen.dry_run else options.out / "cache")
+        except UsageError as error:
+            raise UsageError(f"sweep {chosen.sweep}: {error}") from error
     if chosen.cluster == "inline":
         return _inline(chosen, specs, options)
     retry = [chosen.again] if chosen.again else []

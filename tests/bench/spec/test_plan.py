@@ -148,6 +148,18 @@ def test_precision_auto_is_refused_in_a_plan(sweep, write, tmp_path):
     assert not (tmp_path / "out" / "records").exists()
 
 
+def test_budget_that_equal_shares_cannot_hit_is_refused_in_a_plan(sweep, write, tmp_path):
+    missed = RUNS.replace("recipe =", "keep_macs = [0.5, 0.8]\nrecipe =")
+    code, _, err = sweep(write(PLAN + missed))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert (
+        "plan: two_layers on tiny cannot be cut to 0.8 of the MACs by equal shares: the nearest below is 0.7500" in err
+    )
+    assert not (tmp_path / "out" / "records").exists()
+    assert sweep(write(missed), "--dry-run")[0] == 0  # without a plan a row is only not ranked
+    assert sweep(write(PLAN + RUNS.replace("recipe =", "keep_macs = 0.5\nrecipe =")), "--dry-run")[0] == 0
+
+
 def test_failed_and_interrupted_runs_have_the_plan_too(make_run, monkeypatch, tmp_path):
     from bench.errors import RunFailed
     from bench.runs import pipeline
