@@ -63,17 +63,24 @@ def predict(given: Finished, others: Sequence[Finished]) -> Prediction:
 
 
 def other_seeds(path: Path, given: Finished) -> list[Finished]:
-    """Finished runs of the same specification on the same test images with other seeds, next to ``path``."""
+    """Finished runs of the same specification on the same data with other seeds, next to ``path``.
+
+    Where the test fold rotates with the seed, each has test images of its own.
+    """
     found: list[Finished] = []
     for file in store.neighbours(path):
         if not store.id_of(file).startswith(f"{given.spec_sha256[:12]}-s"):
             continue
         with suppress(store.RecordError):
             other = store.load(file)
-            same = finished(other) and (other.spec_sha256, other.data.test_sha256)
-            if same == (given.spec_sha256, given.data.test_sha256) and finished(other) and other.id != given.id:
+            if finished(other) and _subject(other) == _subject(given) and other.id != given.id:
                 found.append(other)
     return found
+
+
+def _subject(found: Finished) -> tuple[str, str | None]:
+    """Specification and images of a run."""
+    return found.spec_sha256, found.data.folds_sha256 or found.data.test_sha256
 
 
 def top1(found: Finished) -> float:

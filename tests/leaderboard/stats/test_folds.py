@@ -100,3 +100,17 @@ def test_run_without_test_images_has_no_part_in_a_mean():
     one = row(1, 0.5, 2)
     lost = dataclasses.replace(one, runs=(one.runs[0]._replace(images=0), one.runs[1]))
     assert list(series(lost, "top1").cells) == [1]
+
+
+def test_other_seeds_of_all_folds_make_a_prediction(tmp_path):
+    from support.records import record
+
+    from bench.records import store
+    from leaderboard.stats.prediction import other_seeds
+
+    made_ones = [folded("random", seed, 10) for seed in range(5)]
+    made_ones.append(folded("random", 5, 10, folds_sha256=sha("others")))
+    for found in made_ones:
+        (tmp_path / f"{found['id']}.json").write_bytes(store.encode(record(found)))
+    given = record(made_ones[0])
+    assert [found.spec.seed for found in other_seeds(tmp_path / f"{given.id}.json", given)] == [1, 2, 3, 4]
