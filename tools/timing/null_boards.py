@@ -80,7 +80,9 @@ def board(tables, least=5):
         rows = sorted(made.tables[0].rows, key=lambda row: row.spec)
         seen = [row.differences["random"] for row in rows[1:]]
         mean, half = (np.array([getattr(one, name) for one in seen]) * IMAGES / 100 for name in ("mean", "half"))
-        found.append(Judged(mean, half, np.array([one.clear for one in seen]), any(row.rank[0] > 1 for row in rows)))
+        found.append(
+            Judged(mean, half, np.array([one.clear for one in seen]), any(row.rank and row.rank[0] > 1 for row in rows))
+        )
     return found
 
 
@@ -288,8 +290,7 @@ def main():
     residuals = real_residuals(chosen.records) if chosen.records else {}
     report = Report(chosen.boards, chosen.rule or ["old", "new"], chosen.only, residuals)
     began = time.process_time()
-    error = 100 * math.sqrt(0.0475 / chosen.boards)
-    print(f"{chosen.boards} boards a line: 5 % have a standard error of {error:.1f}")
+    print(f"{chosen.boards} boards a line: 5 % have a standard error of {(475 / chosen.boards) ** 0.5:.1f}")
     for part in chosen.part or PARTS:
         PARTS[part](report)
     print(f"\n{report.beyond} beyond the limit; {time.process_time() - began:.0f} s of one core")
