@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, output
 from bench.errors import UsageError
-from bench.records import store
+from bench.records import pack, store
 from bench.records.latency_files import SUFFIX
 from bench.records.lookup import find_all, find_one
+
+if TYPE_CHECKING:
+    from bench.runs.verify import Check
 
 
 def add_to(commands: Any) -> None:
@@ -29,6 +33,28 @@ def add_to(commands: Any) -> None:
     arguments.add_places(p, "where artifacts are", "data sets, to evaluate again")
     arguments.add_plugin(p)
     arguments.add_formats(p, "JSON instead of lines")
+
+
+def _compared(asked: Sequence[Path]) -> dict[str, list[Check]]:
+    """The checks of records in folders and packs compared with all records that these belong to, by resolved path."""
+    from bench.runs.verify import Check
+    from leaderboard.reader import trust
+    from leaderboard.reader.frame import find
+
+    made: dict[str, list[Check]] = {}
+    for root in sorted({trust.all_records(path) for path in asked if path.is_dir() or pack.is_pack(path)}):
+        found = find(root, screened=True)
+        names = [str(row[0]) for row in found.rows] + [problem.file for problem in found.problems]
+        place = root if root.is_dir() else root.parent
+        for name in names:
+            made[str(place / name)] = []
+        for problem in found.problems:
+            if problem.kind:
+                outcome = "FAILED" if problem.refused else "not run" if problem.kind == "unranked" else "ok"
+                made[str(place / problem.file)].append(Check("compared with all records", outcome, problem.message, 2))
+        for checks in made.values():
+            checks += [] if checks else [Check("compared with all records", "ok", "", 2)]
+    return made
 
 
 def show(chosen: argparse.Namespace) -> int:
@@ -51,19 +77,26 @@ def show(chosen: argparse.Namespace) -> int:
 
 def verify(chosen: argparse.Namespace) -> int:
     """Check records and files of latencies; exit 1 when one does not hold."""
-    from bench.runs.verify import verify_file, verify_latency
+    from bench.runs.verify import LEVELS, level_of, verify_file, verify_latency
 
     asked = chosen.paths or [chosen.out / "records"]
     files = [file for path in asked for file in ([path] if path.suffix == SUFFIX else sorted(path.glob(f"*{SUFFIX}")))]
     paths = [path for text in asked if text not in files for path in find_all(str(text), chosen.out)]
     results = {str(file): verify_latency(file) for file in files}
+    latencies = {*results}
     results |= {str(path): verify_file(path, chosen.out, chosen.data_dir) for path in paths}
+    compared = _compared(asked)
+    for record in paths:
+        checks = results[str(record)]
+        checks += [] if level_of(checks) is None else compared.get(str(record.resolve()), [])
     if chosen.json:
         output.print_json({path: [vars(c) for c in checks] for path, checks in results.items()})
     else:
-        for path, checks in results.items():
+        for name, checks in results.items():
             lines = [f"  {c.outcome:7} {c.name}{': ' + c.detail if c.detail else ''}" for c in checks]
-            output.print_text("\n".join([path, *lines]), chosen)
+            reached = None if name in latencies else level_of(checks)
+            lines += [] if reached is None else [f"  level   {reached} ({LEVELS[reached]})"]
+            output.print_text("\n".join([name, *lines]), chosen)
     bad = sum(any(c.outcome == "FAILED" for c in checks) for checks in results.values())
     what = f"{len(paths)} records" + (f" and {len(files)} files of latencies" if files else "")
     print(f"{what}, {bad} do not hold", file=sys.stderr)

@@ -58,8 +58,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def device_name(device: torch.device) -> str:
-    """Model of the CPU or GPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu()[0]
+    """Model of the CPU or GPU, as records take it: at most 100 characters of printable ASCII."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu()[0]
+    return " ".join(ascii(name)[1:-1].split())[:100].strip() or device.type
 
 
 def peak_rss_bytes() -> int:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from bench.records import bits
+from bench.records import bits, training_checks
 from bench.records.schema import Costs, Curve, Data, Environment, Metrics, Record, Structure, Timing, Training
-from bench.records.values import Label, MethodName, Name, Settings, hidden, said, wrong
+from bench.records.values import ROW, Label, MethodName, Name, Settings, hidden, said, wrong
+from bench.spec.option_text import LARGEST_SEED
 from bench.spec.recipe import Recipe
 from bench.spec.spec import Budget, Spec
 
 WORK = 10**24
 """Largest number of training MACs."""
-OPTIONS = 500
-"""Most characters of a method's options, as JSON."""
 SLACK = 1.05
 """A ratio of medians may lie a little outside of its bootstrap interval."""
 FINISHED = ("data", "training", "structure", "cost", "metrics", "memory")
 """Parts that are None where a run did not come so far."""
 WITHOUT_BITS = ("0.1",)
-"""Rules whose records do not say which images are right and which units are kept."""
+"""Rules whose records do not say which images are right and which units are kept, and whose work is not checked."""
 _SPEC = tuple[str, str, str, Recipe, Budget | None, int, str, dict[str, Any], str]
 
 
@@ -34,14 +32,17 @@ def contradictions(record: Record) -> Iterator[str]:
     shared = (spec.method, spec.arch, spec.dataset, spec.recipe, spec.budget, 0, spec.coupling, spec.config, spec.rules)
     problems, expected = _of_spec(msgspec.json.encode(shared))
     yield from problems
-    if record.spec.seed < 0:
-        yield f"spec.seed is {record.spec.seed}, less than 0"
+    if not 0 <= record.spec.seed <= LARGEST_SEED:
+        yield f"spec.seed is {said(record.spec.seed)}, not from 0 to {LARGEST_SEED}"
     if record.spec_sha256 != expected:
         yield f"spec_sha256 is {record.spec_sha256}, the hash of the specification is {expected}"
     name = f"{record.spec_sha256[:12]}-s{record.spec.seed}"
     if record.id != name:
         yield f"id is {record.id}, by spec_sha256 and spec.seed it is {name}"
     clock = record.clock
+    for key in ("started_at", "finished_at"):
+        if getattr(clock, key).utcoffset():
+            yield f"clock.{key} is {getattr(clock, key).isoformat()}: times are UTC, with Z"
     if clock.finished_at < clock.started_at:
         yield f"clock.finished_at is {clock.finished_at.isoformat()}, before clock.started_at"
     if (record.status == "ok") != (record.error is None):
@@ -72,6 +73,14 @@ def contradictions(record: Record) -> Iterator[str]:
         yield from _of_structure(record.structure, budget)
         for k, timing in enumerate(record.latency):
             yield from _of_timing(f"latency[{k}]", timing, record.environment)
+        if record.memory and record.spec.rules not in WITHOUT_BITS:
+            curve = record.curve or Curve([], [], [], [], [], [])
+            yield from training_checks.contradictions(
+                record.training, curve, record.data, record.spec.recipe, record.cost, record.metrics
+            )
+            yield from training_checks.of_result(
+                record.structure, record.training, record.cost, record.memory, record.clock
+            )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -96,8 +105,8 @@ def unreadable(spec: Spec) -> Iterator[str]:
         yield from hidden(value, f"spec.{what}")
         if problem := wrong(value, kind):
             yield f"spec.{what} {problem}"
-    if (length := len(json.dumps(config, ensure_ascii=False))) > OPTIONS:
-        yield f"spec.config has {length:,} characters, more than {OPTIONS}"
+    if (length := len(spec.name)) > ROW:
+        yield f"spec: method and options have {length:,} characters, more than {ROW}"
 
 
 def _missing(record: Record) -> Iterator[str]:

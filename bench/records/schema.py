@@ -13,6 +13,7 @@ from bench.records.values import (
     Commit,
     Count,
     FileName,
+    Label,
     Moment,
     Name,
     Positive,
@@ -41,7 +42,7 @@ class Code(Part, frozen=True):
 
 
 class Environment(Part, frozen=True):
-    device: Name
+    device: Label
     device_type: Name
     threads: Size
     os: Name
@@ -106,6 +107,7 @@ class Training(Part, frozen=True):
     selection: Name
     base: Base
     method_examples: dict[Literal["forward", "backward"], Count] | None = None
+    method_macs: Count | None = None
     layout: Literal["channels_last", "channels_first"] | None = None
     freeze: list[Freeze] | None = None
 

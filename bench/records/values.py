@@ -20,8 +20,11 @@ HIDDEN = (
 """Not in names: what no font shows, what Python cannot print, and what JavaScript holds as two characters."""
 CONTROL = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 """Not in messages: control characters but tab and line ends, and marks that turn the writing direction."""
-LABEL, NAME, TEXT, WHOLE = 80, 200, 10_000, 2**63 - 1
-"""Most characters of what a user names (a method, a network), of any other name, of a message; the largest count."""
+LABEL, ROW, VALUE, NAME, TEXT, WHOLE = 100, 80, 40, 200, 10_000, 2**63 - 1
+"""Most characters of a network, data set or device, of a row's name (method and options), of an option's value, of any
+other name, of a message; the largest count."""
+SETTINGS = 20
+"""Most options of a method."""
 
 Count = Annotated[int, Meta(ge=0, le=WHOLE)]
 Size = Annotated[int, Meta(ge=1, le=WHOLE)]
@@ -30,8 +33,10 @@ Amount = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(ge=1e-9, le=1e12)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME, extra_json_schema={"pattern": f"^[^{HIDDEN}]+{END}"})]
 """The characters of names and messages are checked by :func:`hidden`, in one go."""
-Label = Annotated[str, Meta(min_length=1, max_length=LABEL, pattern=f"^[^ {HIDDEN}]+(?: [^ {HIDDEN}]+)*{END}")]
-MethodName = Annotated[str, Meta(min_length=1, max_length=LABEL, pattern=f"^[!-~]+{END}")]
+Label = Annotated[str, Meta(min_length=1, max_length=LABEL, pattern=f"^[!-~]+(?: [!-~]+)*{END}")]
+MethodName = Annotated[str, Meta(min_length=1, max_length=ROW, pattern=f"^[a-z0-9_]+(?:\\+[a-z0-9_]+)*{END}")]
+OptionName = Annotated[str, Meta(min_length=1, max_length=ROW, pattern=f"^(?:[a-z0-9_]+\\.)?[a-z_][a-z0-9_]*{END}")]
+"""Of a composition with the part that it belongs to: ``slimming.weight``."""
 Text = Annotated[str, Meta(max_length=TEXT, extra_json_schema={"pattern": f"^[^{CONTROL}]*{END}"})]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}", max_length=64)]
 Commit = Annotated[str, Meta(pattern=f"^(?:[0-9a-f]{{40}}|[0-9a-f]{{64}}){END}")]
@@ -40,13 +45,14 @@ FileName = Annotated[str, Meta(pattern=f"^[A-Za-z0-9_][A-Za-z0-9._+-]*{END}", ma
 Bits = Annotated[str, Meta(pattern=f"^[A-Za-z0-9+/]*=?=?{END}", max_length=200_000)]
 """As ``bench.records.bits`` packs them; a million and more."""
 Moment = Annotated[datetime, Meta(tz=True)]
-Scalar = None | bool | int | float | Annotated[str, Meta(pattern=f"^[^{HIDDEN}]*{END}", max_length=LABEL)]
-Settings = dict[MethodName, Scalar | list[Scalar]]
+Scalar = None | bool | int | float | Annotated[str, Meta(pattern=f"^[ -~]*{END}", max_length=VALUE)]
+Settings = Annotated[dict[OptionName, Scalar | list[Scalar]], Meta(max_length=SETTINGS)]
 """Options of a method."""
 
 _WORDS = {
-    Label: "printable characters, without spaces at an end or next to each other",
-    MethodName: "visible ASCII characters only",
+    Label: "printable ASCII characters, without spaces at an end or next to each other",
+    MethodName: "a-z, 0-9 and _, with + between the parts of a composition",
+    OptionName: "the name of an option: a-z, 0-9 and _",
     Sha256: "a hash of 64 hexadecimal digits",
     Commit: "a commit: 40 or 64 hexadecimal digits",
     RunId: "12 hexadecimal digits, -s and a seed",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bench.data.loading import ImageSet, find, labels_of_test, load_test, load_training
+from bench.data.loading import ImageSet, TrainingData, find, labels_of_test, load_test, load_training
 from bench.data.registration import Dataset
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.measure import flops
@@ -22,11 +23,15 @@ from bench.pruning.sites import Sites
 from bench.records.schema import File, Finished
 from bench.records.values import given
 from bench.runs.identity import arch_sha256, arch_source, packed_masks
+from bench.runs.method_factory import make_method
 from bench.runs.network_trial import Situation
 from bench.runs.preflight import Fit, fit
-from bench.spec.registry import ARCHS, DATASETS, Registry
+from bench.spec.registry import ARCHS, DATASETS, METHODS, Registry
 from bench.training import dense_baseline as bases
 from bench.training.checkpoint import load_tensors
+from bench.training.context import Context
+from bench.training.masked_model import MaskedModel
+from bench.training.plan import Phase
 
 NETWORKS = ("final", "dense")
 
@@ -168,6 +173,27 @@ class RunArtifacts:
             raise RunFailed(f"data set '{spec.dataset}' in {data_dir} has other test images than the record")
         return labels
 
+    def data_facts(self, data_dir: Path) -> dict[str, Any]:
+        """What a record says of its data set, computed again from the data."""
+        spec = self.record.spec
+        try:
+            return _data_facts(spec.dataset, spec.seed, data_dir, self.out / "cache")
+        except (SetupError, UsageError) as error:
+            raise NotAvailable(str(error)) from error
+
+    def plan(self) -> tuple[list[Any], str]:
+        """The plan of the method, each phase as epochs, part and rewind, and what it starts from."""
+        spec = self.record.spec
+        for name in spec.method.split("+"):
+            _require_known(METHODS, name)
+        network, sites = self.parts()
+        own, cpu, no_data = copied(network), torch.device("cpu"), cast("TrainingData", None)  # plans need none
+        masked = MaskedModel(own, sites.bind(own), self.model(), cpu, self.record.training.precision)
+        method = make_method(spec.method, spec.config)
+        plan = method.plan(Context(masked, no_data, spec.recipe, spec.budget, spec.seed))
+        steps = [(step.epochs, step.part, step.rewind) if isinstance(step, Phase) else "prune" for step in plan]
+        return steps, method.starts_from
+
     def image_size(self, data_dir: Path) -> str:
         """How an image came to the size that the networks take."""
         _, height, width = self.shape
@@ -191,6 +217,14 @@ def _test_labels(dataset: Dataset, data_dir: Path, cache: Path) -> tuple[Tensor,
 def _built(arch: str, situation: Situation) -> tuple[nn.Module, Fit]:
     network = build(arch, situation.shape, situation.classes, 0)
     return network, fit(arch, network, situation)
+
+
+@functools.lru_cache(maxsize=32)
+def _data_facts(name: str, seed: int, data_dir: Path, cache: Path) -> dict[str, Any]:
+    found = find(name, data_dir, cache).for_seed(seed)
+    training = load_training(found, data_dir, False, seed, torch.device("cpu"), cache)
+    test, digest = load_test(found, data_dir, training.train, cache)
+    return training.facts | {"test": len(test), "test_sha256": digest}
 
 
 @functools.lru_cache(maxsize=4)

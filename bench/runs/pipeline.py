@@ -264,6 +264,7 @@ class RunPipeline:
             "examples": training.examples + (base.facts["examples"] if from_base else 0),
             "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
             "method_examples": {kind: training.model.ledger.counts[kind] for kind in ("forward", "backward")},
+            "method_macs": training.model.ledger.macs,
             **({"freeze": training.model.frozen.log} if training.model.frozen.log else {}),
             "selection": "last epoch",
             "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256", "made")},

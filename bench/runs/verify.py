@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,17 +17,27 @@ from bench.records import bits, latency_files, store
 from bench.records.schema import Finished, Record, finished
 from bench.runs.artifacts import NotAvailable, RunArtifacts
 
-TOP1_TOLERANCE = 1e-3
-"""Difference in top-1 that another machine's arithmetic may make; one image at least."""
+LEVELS = ("form", "self", "cross", "weights", "replayed")
+"""What is known of a record, level by level: its form; what it says of itself; it compared with all records and the
+repository's history; its stored network evaluated again; the run done again by somebody else."""
+TOLERANCE = 1e-3
+"""Share of the test images on which another machine's arithmetic may decide otherwise; one image at least."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a verification: ``ok``, ``FAILED`` or ``not run`` (with the reason)."""
+    """One line of a verification: ``ok``, ``FAILED`` or ``not run`` (with the reason), and which level it is of."""
 
     name: str
     outcome: str
     detail: str = ""
+    level: int = 0
+
+
+def level_of(checks: Iterable[Check]) -> int | None:
+    """The highest level that a record reaches: nothing at or below it failed, something of it holds; None for none."""
+    failed = min((check.level for check in checks if check.outcome == "FAILED"), default=len(LEVELS))
+    return max((check.level for check in checks if check.outcome == "ok" and check.level < failed), default=None)
 
 
 def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
@@ -43,25 +54,27 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
         return [Check("form", "FAILED", str(error))]
     checks = [Check("form, bounds and own hash", "ok")]
 
-    def check(name: str, test: Callable[[], str]) -> None:
+    def check(level: int, name: str, test: Callable[[], str]) -> None:
         try:
-            checks.append(Check(name, "ok", test()))
+            checks.append(Check(name, "ok", test(), level))
         except SetupError as why:
-            checks.append(Check(name, "not run", str(why)))
+            checks.append(Check(name, "not run", str(why), level))
         except (BenchError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            checks.append(Check(name, "FAILED", str(error) or type(error).__name__))
+            checks.append(Check(name, "FAILED", str(error) or type(error).__name__, level))
 
-    check("file name", lambda: _identity(found, path))
+    check(0, "file name", lambda: _identity(found, path))
     if not finished(found):
         message = found.error.message if found.error else ""
         checks.append(Check("numbers", "not run", f"the run {found.status}: {message}"))
         return checks
     subject = _Subject(found, out)
-    check("MACs and params from widths", subject.costs)
-    check("masks", subject.check_masks)
-    check("worst class from labels", lambda: subject.worst_class(data_dir))
-    check("stored network", subject.check_file)
-    check("accuracy of the stored network", lambda: subject.evaluate(data_dir))
+    check(1, "MACs and params from widths", subject.costs)
+    check(1, "plan of the method", subject.check_plan)
+    check(1, "data set and its split", lambda: subject.check_data(data_dir))
+    check(1, "worst class from labels", lambda: subject.worst_class(data_dir))
+    check(3, "masks", subject.check_masks)
+    check(3, "stored network", subject.check_file)
+    check(3, "accuracy of the stored network", lambda: subject.evaluate(data_dir))
     return checks
 
 
@@ -104,6 +117,25 @@ class _Subject:
             assert claimed.params == params, f"{which}: {claimed.params:,} params, not {params:,}"
         return f"{claimed.macs:,} MACs, {claimed.params:,} params"
 
+    def check_plan(self) -> str:
+        """The plan is that which the method makes of recipe, budget and options."""
+        expected, starts_from = self.stored.plan()
+        training = self.record.training
+        claimed = [step if step == "prune" else (step.epochs, step.part, step.rewind) for step in training.plan]
+        assert starts_from == training.starts_from, f"starts from {training.starts_from}, not {starts_from}"
+        assert claimed == expected, f"training.plan is {_words(claimed)}, of the method {_words(expected)}"
+        return _words(claimed)
+
+    def check_data(self, data_dir: Path) -> str:
+        """Sizes, classes, hashes and split are those of the data set, the worst class that of the bits."""
+        facts = self.stored.data_facts(data_dir)
+        claimed = self.record.data
+        for key, value in facts.items():
+            own = getattr(claimed, key)
+            found = list(own) if isinstance(own, tuple) else own
+            assert found in (None, value), f"data.{key} is {found}, of {self.record.spec.dataset} it is {value}"
+        return f"{claimed.train} + {claimed.val} + {claimed.test} images"
+
     def check_masks(self) -> str:
         """Stored masks have the recorded hash and widths."""
         after = {name: w[1] for name, w in self.record.structure.widths.items()}
@@ -135,9 +167,13 @@ class _Subject:
         network, test = self.stored.final(), self.stored.test_images(data_dir)
         right = correct(logits_of(network, test), test.labels)
         again, claimed = right.double().mean().item(), self.record.metrics.final
-        tolerance = max(TOP1_TOLERANCE, 1.5 / len(test))
+        tolerance = max(TOLERANCE, 1.5 / len(test))
         assert abs(again - claimed.top1) <= tolerance, f"top-1 {again:.4f}, claimed {claimed.top1:.4f}"
         if claimed.correct is not None:
             other = int((right != torch.from_numpy(bits.unpack(claimed.correct, len(test)))).sum())
             assert other <= tolerance * len(test), f"{other} of {len(test):,} images are right here or there only"
         return f"top-1 {again:.4f}"
+
+
+def _words(plan: Sequence[Any]) -> str:
+    return " ".join(step if step == "prune" else f"{step[1]} {step[0]}" for step in plan)

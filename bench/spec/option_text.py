@@ -7,6 +7,8 @@ from typing import Any
 
 from bench.errors import WordsError
 
+LARGEST_SEED = 999
+
 
 def pairs(texts: Iterable[str], flag: str) -> dict[str, str]:
     """``KEY=VALUE`` texts as a dictionary; raises WordsError."""
@@ -30,6 +32,8 @@ def as_seeds(given: Any) -> tuple[int, ...]:
             first, dash, last = part.partition("-")
             if not first.isdecimal() or (dash and not last.isdecimal()):
                 raise WordsError(f"--seeds {one}: give whole numbers such as 0, 0-4 or 1,5")
+            if int(last or first) > LARGEST_SEED:
+                raise WordsError(f"--seeds {one}: the largest seed is {LARGEST_SEED}")
             seeds += range(int(first), int(last or first) + 1)
     if not seeds:
         raise WordsError(f"--seeds {given}: no seed")

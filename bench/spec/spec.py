@@ -110,6 +110,15 @@ class Spec:
         """Name of the run: 12 hexadecimal digits of its hash, and the seed."""
         return f"{self.sha256[:12]}-s{self.seed}"
 
+    @property
+    def name(self) -> str:
+        """Method with what was asked of it beyond its defaults, as one text: ``l1l2 share=30 ranking=layer``."""
+        budget = self.budget or Budget()
+        extra = {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(self.config.items())}
+        extra |= {"ranking": budget.ranking} if budget.ranking else {}
+        extra |= {"min_keep": budget.min_keep} if budget.min_keep != 1 else {}
+        return " ".join([self.method, *(f"{key}={value}" for key, value in extra.items())])
+
     def base_id(self, **known: str | int | None) -> str:
         """Name of the dense network this run starts from or is compared with.
 

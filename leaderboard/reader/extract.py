@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,13 +13,13 @@ import msgspec
 from bench.errors import METHOD
 from bench.records import store
 from bench.records.latency import widths_sha256
-from bench.records.schema import Data, Quality, Record, Training, finished
+from bench.records.schema import Data, Environment, Made, Quality, Record, Training, finished
 from bench.spec.recipe import Recipe
-from bench.spec.spec import Budget, Spec
+from bench.spec.spec import Budget
 from leaderboard.reader.model import VOID
 
 COLUMNS = (
-    *("file", "id", "record_sha256", "status", "error", "finished_at"),
+    *("file", "submitter", "doubt", "id", "record_sha256", "status", "error", "finished_at"),
     *("schema", "rules", "arch", "arch_sha256", "dataset", "train_sha256", "test_sha256", "recipe", "recipe_sha256"),
     *("coupling", "precision", "counter", "device", "device_type", "threads"),
     *("spec_sha256", "method", "name", "seed", "track", "kind", "keep_share"),
@@ -28,10 +29,14 @@ COLUMNS = (
     *("dense_macs", "final_macs", "dense_params", "final_params"),
     *("epochs", "finetune_plan", "base_sha256", "examples_images", "training_macs", "training_seconds"),
     *("final_loss", "correct", "masks", "network_sha256", "shape", "widths_sha256", "differs", "frozen"),
+    *("base_name", "base_made_on", "base_all_sha256", "base_work", "base_metrics", "machine", "split_sha256"),
+    *("plan_sha256", "replay_of"),
 )
 """Columns of the frame. Units are in the names; what has none is a text, a count or a ratio.
 
 Where the test fold rotates with the seed, ``train_sha256`` and ``test_sha256`` both are the hash of all folds.
+``submitter`` is whose folder the record lies in, ``doubt`` why it is below level 2 of ``bench verify``; both are found
+out when all records are read. ``base_all_sha256`` is of the base that a run is compared with, whatever it starts from.
 ``images`` is what all runs on one data set have in common: both sizes, or with folds their sum.
 """
 Values = Any
@@ -42,7 +47,7 @@ as_record: Callable[[Iterable[Any]], Values] = _Record._make
 
 
 def read(line: bytes) -> tuple[Any, ...] | str:
-    """The values of the record in a line, in the order of ``COLUMNS`` (without ``file``), or why it is not believed."""
+    """The values of the record in a line, in the order of ``COLUMNS`` from ``id`` on, or why it is not believed."""
     try:
         return tuple(_values(store.decode(line, "")))
     except store.RecordError as error:
@@ -64,7 +69,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield from (f"{recipe.name} {recipe.train.epochs}+{recipe.finetune.epochs}", _sha256(recipe))
     yield from (spec.coupling, store.arithmetic(training), done.cost.final.counter if done else None)
     yield from (environment.device, environment.device_type, environment.threads)
-    yield from (found.spec_sha256, spec.method, name_of(spec), spec.seed)
+    yield from (found.spec_sha256, spec.method, spec.name, spec.seed)
     yield from _track(spec.budget or Budget(), done.training if done else None)
     yield from (code.commit, code.diff_sha256 is not None, code.method_sha256)
     yield environment.packages.get("torch")
@@ -90,6 +95,23 @@ def _values(found: Record) -> Iterator[Any]:
     differs = (job.differs or ()) if job else ()
     yield ", ".join(text.partition(":")[0] for text in differs)
     yield bool(training and training.freeze)
+    base = training.base if training else None
+    yield from (base.id if base else None, _machine(base.made or environment) if base else None)
+    yield base.sha256 if base else None
+    yield f"{base.epochs} {base.examples} {base.macs} {cost.dense.macs} {cost.dense.params}" if base and cost else None
+    yield _short(metrics.dense) if metrics else None
+    yield _short([environment.device, environment.threads, environment.instructions, environment.packages])
+    yield from (data.split_sha256 if data else None, found.plan_sha256, found.replay_of)
+
+
+def _machine(made: Made | Environment) -> str:
+    """What else decides a base's weights."""
+    return f"{made.device} {made.threads} {made.instructions}"
+
+
+def _short(part: Any) -> str:
+    """Enough of a hash of a part of a record to see that two are equal."""
+    return hashlib.sha256(msgspec.json.encode(part, order="sorted")).hexdigest()[:16]
 
 
 def _images(data: Data) -> tuple[Any, ...]:
@@ -101,15 +123,6 @@ def _images(data: Data) -> tuple[Any, ...]:
 @functools.lru_cache(maxsize=256)
 def _sha256(recipe: Recipe) -> str:
     return recipe.sha256
-
-
-def name_of(spec: Spec) -> str:
-    """Method with what was asked of it beyond its defaults, as one text: ``l1l2 share=30 ranking=layer``."""
-    budget = spec.budget or Budget()
-    extra = {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(spec.config.items())}
-    extra |= {"ranking": budget.ranking} if budget.ranking else {}
-    extra |= {"min_keep": budget.min_keep} if budget.min_keep != 1 else {}
-    return " ".join([spec.method, *(f"{key}={value}" for key, value in extra.items())])
 
 
 def _track(budget: Budget, training: Training | None) -> tuple[Any, ...]:

@@ -13,27 +13,52 @@ import msgspec
 
 from bench.errors import UsageError
 from bench.files import write_atomic
-from bench.records import consistency, pack, schema, store, values
+from bench.records import consistency, cross_checks, method_history, pack, schema, store, values
 from bench.spec import decode, digest, recipe, spec
-from leaderboard.reader import extract
+from leaderboard.reader import extract, trust
 from leaderboard.reader.extract import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CACHE = ".board-cache.json"
-"""Next to the records, not one of them: what was read of each file last time. May be deleted at any time."""
-_MODULES = (extract, store, pack, schema, values, consistency, decode, digest, recipe, spec)
+CACHE, CROSS_CACHE = ".board-cache.json", ".board-cross-cache.json"
+"""Next to the records, none of them: what was read of each file last time, and what was found wrong between them. May
+be deleted at any time."""
+_MODULES = (
+    cross_checks,
+    method_history,
+    trust,
+    extract,
+    store,
+    pack,
+    schema,
+    values,
+    consistency,
+    decode,
+    digest,
+    recipe,
+    spec,
+)
 CODE = (__file__, *(str(module.__file__) for module in _MODULES))
 """The files that read: a cache that others wrote is ignored."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A record that was left out, or that contradicts another: which file, and why, in one line."""
+    """A record that was left out, or that contradicts another: which file, and why, in one line.
+
+    Attributes:
+        kind: ``refused``, ``conflict``, ``flagged`` or ``unranked`` of ``bench verify``; empty for any other.
+    """
 
     file: str
     message: str
+    kind: str = ""
+
+    @property
+    def refused(self) -> bool:
+        """Whether ``bench board`` and ``bench verify`` end with exit code 1 for it."""
+        return self.kind in trust.REFUSED
 
 
 @dataclass(frozen=True)
@@ -86,8 +111,8 @@ def of_frame(frame: pd.DataFrame) -> Found:
     return Found(frame.attrs["root"], list(zip(*columns, strict=True)), frame.attrs["problems"])
 
 
-def find(path: Path | str, cache: bool = True) -> Found:
-    """What :func:`load` returns, in plain values."""
+def find(path: Path | str, cache: bool = True, screened: bool = False) -> Found:
+    """What :func:`load` returns, in plain values; ``screened``: without records that contradict others."""
     path = Path(path)
     if not path.exists():
         raise UsageError(f"board {path}: no such file or folder")
@@ -103,15 +128,32 @@ def find(path: Path | str, cache: bool = True) -> Found:
     if cache and path.is_dir() and found != known:
         remember(cached, edition, found)
     rows: list[Sequence[Any]] = []
-    problems, stamps = [], {}
-    for stamp, records in found.values():
+    problems, stamps, folders = [], {}, path.is_dir() and trust.has_folders(path)
+    for file, (stamp, records) in found.items():
+        submitter = trust.submitter_of(file, folders)
         for name, row in records:
             stamps[name] = stamp
             if isinstance(row, str):
-                problems.append(Problem(name, row))
+                problems.append(Problem(name, row, "refused"))
             else:
-                rows.append((name, *row))
+                rows.append((name, submitter, "", *row))
+    if screened and rows:
+        wrong = _findings(rows, root, edition, stamps, cache and path.is_dir())
+        rows = trust.screened(rows, wrong)
+        problems += [Problem(one.file, one.message, one.kind) for one in wrong]
     return Found(str(root), rows, tuple(problems), stamps)
+
+
+def _findings(rows: Sequence[Sequence[Any]], root: Path, edition: str, stamps: Any, cache: bool) -> list[trust.Finding]:
+    """What is wrong between records; known until a file, the code or the repository changes."""
+    content = msgspec.json.encode([edition, trust.head(), sorted(stamps.items())])
+    key = hashlib.sha256(content).hexdigest()
+    known = recall(root / CROSS_CACHE, key) if cache else {}
+    if not known:
+        known = {"all": trust.findings(rows, root)}
+        if cache:
+            remember(root / CROSS_CACHE, key, known)
+    return [trust.Finding(*one) for one in known["all"]]
 
 
 def _read(root: Path, file: str) -> list[tuple[str, tuple[Any, ...] | str]]:

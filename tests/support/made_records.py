@@ -69,8 +69,11 @@ def made(
     found["training"] |= {"plan": plan, "precision": precision, "starts_from": starts_from}
     found["training"] |= {"layout": layout} if layout else {}
     found["training"] |= {"epochs": epochs, "examples": 900 * epochs, "macs": int(1e9 * cost)}
-    found["training"]["base"] |= {"sha256": sha((arch, seed)), "epochs": epochs - own}
-    found["curve"] = {key: column * own for key, column in found["curve"].items()} | {"epoch": [*range(own)]}
+    base = (arch, dataset, precision, recipe.sha256, rules, seed, epochs - own if starts_from == "base" else EPOCHS[0])
+    found["training"]["base"] |= {"id": f"base-{sha(base)[:8]}-s{seed}", "sha256": sha(base), "epochs": base[-1]}
+    rate = {"train_loss": [0.5] * own, "val_top1": [0.5] * own, "val_loss": [0.7] * own, "units_left": [0.5] * own}
+    phases = [(k, step["part"], e + 1) for k, step in enumerate(plan) if step != "prune" for e in range(step["epochs"])]
+    found["curve"] = dict(zip(("phase", "part", "epoch"), map(list, zip(*phases, strict=True)), strict=True)) | rate
     units = max(1, round(10 * share)) if prunes else 10
     found["structure"] |= {"widths": {"one": [10, units]}, "units_before": 10, "units_after": units}
     found["structure"]["arch_sha256"] = sha(arch)
@@ -89,6 +92,11 @@ def made(
     found["clock"]["finished_at"] = finished
     found["clock"]["seconds"] |= {"train": 2.0 * cost, "method": 0.1}
     found["clock"]["base_seconds"] = {"train": 6.0, "method": 0.0}
+    if rules != "0.1":
+        records.fitted(found)
+        extra = max(0, int(1e10 * cost) - found["training"]["macs"])
+        found["training"] |= {"macs": found["training"]["macs"] + extra, "method_macs": extra}
+        found["curve"]["val_top1"] = [(IMAGES - wrong) / IMAGES] * own
     if status != "ok":
         described = {"type": "Error", "message": error, "traceback": ["somewhere"]}
         described |= {"blame": blame} if blame else {}

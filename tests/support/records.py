@@ -9,6 +9,7 @@ import msgspec
 from bench.errors import BenchError
 from bench.records import bits, store
 from bench.records.schema import Pair, Record
+from bench.records.training_checks import examples_of_epoch
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
 
@@ -24,8 +25,9 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         seconds: of training.
         started: when, and when it ended, too.
     """
-    work = {"epochs": 2, "examples": 200, "macs": 600_000}
-    return {
+    before, own = spec.recipe.train.epochs, spec.recipe.finetune.epochs
+    work = {"epochs": before + own, "examples": 0, "macs": 0}
+    table = {
         "schema": 2,
         "kind": "bench.run",
         "id": spec.id,
@@ -42,9 +44,9 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
             **{"train_sha256": "1" * 64, "test_sha256": "2" * 64, "split_sha256": "3" * 64},
         },
         "training": {
-            **{"plan": ["prune", {"epochs": 1, "part": "finetune", "rewind": None}], "precision": "fp32"},
+            **{"plan": ["prune", {"epochs": own, "part": "finetune", "rewind": None}], "precision": "fp32"},
             **{"starts_from": "base", **work, "selection": "last epoch"},
-            "base": {"id": "base-s0", "sha256": "4" * 64, "epochs": 1, "examples": 100, "macs": 300_000},
+            "base": {"id": "base-s0", "sha256": "4" * 64, "epochs": before, "examples": 0, "macs": 0},
         },
         "structure": {
             **{"widths": {"0": [8, 4]}, "units_before": 8, "units_after": 4},
@@ -53,8 +55,8 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         "cost": {"dense": cost(1000, 200), "final": cost(490, 90)},
         "metrics": {"dense": quality(), "pruned": quality(), "final": quality()},
         "curve": {
-            **{"phase": [1], "part": ["finetune"], "epoch": [1], "train_loss": [0.5], "val_top1": [0.5]},
-            **{"val_loss": [0.7], "units_left": [0.5]},
+            **{"phase": [1] * own, "part": ["finetune"] * own, "epoch": [*range(1, own + 1)]},
+            **{"train_loss": [0.5] * own, "val_top1": [0.5] * own, "val_loss": [0.7] * own, "units_left": [0.5] * own},
         },
         "artifacts": {
             "network": {"file": "network.safetensors", "bytes": 400, "sha256": "7" * 64},
@@ -70,6 +72,24 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         "job": None,
         "error": None,
     }
+    return fitted(table)
+
+
+def fitted(table):
+    """The table of a finished run with work and memory that fit its plan and costs; changed in place."""
+    training, data, costs = table["training"], table["data"], table["cost"]
+    images = examples_of_epoch(data["train"], table["spec"]["recipe"]["batch_size"])
+    base, plan, epochs = training["base"], training["plan"], table["curve"]["phase"]
+    prune = plan.index("prune") if "prune" in plan else -1
+    base["examples"] = base["epochs"] * images
+    base["macs"] = 3 * base["examples"] * costs["dense"]["macs"]
+    shared = training["starts_from"] == "base"
+    training["examples"] = len(epochs) * images + shared * base["examples"]
+    own = sum(costs["dense" if phase < prune else "final"]["macs"] for phase in epochs)
+    training["macs"] = 3 * images * own + shared * base["macs"] + training.get("method_macs", 0)
+    for which in ("dense", "final"):
+        table["memory"][f"{which}_peak_bytes"] = costs[which]["weight_bytes"] + 100
+    return table
 
 
 def ended(status="failed", spec=SPEC, message="why"):

@@ -5,13 +5,13 @@ import copy
 import pytest
 from safetensors.torch import load_file, save_file
 from support.networks import two_sites
-from support.records import line, seal
+from support.records import fitted, line, seal
 
 from bench import RULES
 from bench.records import bits
 from bench.records import store as record
 from bench.runs.identity import arch_sha256
-from bench.runs.verify import verify_file
+from bench.runs.verify import Check, level_of, verify_file
 from bench.spec.digest import digest
 from bench.spec.registry import ARCHS
 
@@ -36,13 +36,15 @@ def failed(made):
 def test_honest_record_holds(made):
     found = outcomes(made)
     assert {outcome for outcome, _ in found.values()} == {"ok"}
-    assert len(found) == 7
+    assert len(found) == 9
+    assert level_of(verify_file(made[0], made[2].out, made[2].data_dir)) == 3
 
 
 def shift(record, which, macs):
-    """Claim so many MACs more, with a sum that fits."""
+    """Claim so many MACs more, with a sum and work that fit."""
     record["cost"][which]["macs"] += macs
     record["cost"][which]["macs_by_op"]["conv"] += macs
+    fitted(record)
 
 
 def narrow(record, site):
@@ -64,11 +66,26 @@ def other_masks(record):
 
 
 def all_right(record):
-    """Claim that every test image is right."""
+    """Claim that every image is right."""
+    record["curve"]["val_top1"][-1] = 1.0
     record["metrics"]["final"] |= {"top1": 1.0, "top5": 1.0, "worst_class_top1": 0.0}
     del record["metrics"]["final"]["correct"]  # made to fit
 
 
+def other_bits(record):
+    """Claim that as many other test images are right."""
+    final, images = record["metrics"]["final"], record["data"]["test"]
+    right = bits.unpack(final["correct"], images)[::-1]
+    final["correct"] = bits.pack(right)
+
+
+def without_base(record):
+    """The training of a run that never had the base's epochs."""
+    training, base = record["training"], record["training"]["base"]
+    return {key: training[key] - base[key] for key in ("epochs", "examples", "macs")}
+
+
+PLAN, DATA = "plan of the method", "data set and its split"
 WIDTHS, NETWORK = "MACs and params from widths", "accuracy of the stored network"
 FORGERIES = [
     (lambda r: shift(r, "final", -1), WIDTHS),
@@ -80,6 +97,12 @@ FORGERIES = [
     (lambda r: r["artifacts"]["network"].update(sha256="0" * 64), "stored network"),
     (all_right, NETWORK),
     (lambda r: r["data"].update(test_sha256="0" * 64), NETWORK),
+    (lambda r: r["data"].update(test_sha256="0" * 64), DATA),
+    (lambda r: r["data"].update(split_sha256="0" * 64), DATA),
+    (lambda r: r["data"].update(train=r["data"]["train"] - 1, val=r["data"]["val"] + 1), DATA),
+    (other_bits, NETWORK),
+    (lambda r: r["training"]["plan"][-1].update(rewind="base"), PLAN),
+    (lambda r: r["training"].update(starts_from="init", **without_base(r)), PLAN),
     (lambda r: r["spec"]["recipe"].update(weight_decay=0.1), "form"),
     (lambda r: r["spec"].update(method="l1_norm"), "form"),
     (lambda r: r["spec"].update(seed=3), "form"),
@@ -96,6 +119,14 @@ def test_forged_record_fails_verify(made):
         change(forged)
         path.write_bytes(line(seal(forged)))
         assert check in failed(made), f"forgery {number}"
+
+
+def test_level_is_below_what_failed_and_up_to_what_holds():
+    def level(*outcomes):
+        return level_of([Check(str(k), outcome, "", k) for k, outcome in enumerate(outcomes)])
+
+    assert [level("FAILED"), level("ok"), level("ok", "ok", "FAILED", "ok")] == [None, 0, 1]
+    assert [level("ok", "ok", "not run", "ok"), level("ok", "not run")] == [3, 0]
 
 
 def test_change_without_a_new_hash_fails_verify(made):

@@ -152,14 +152,15 @@ def test_pages_describe_methods_publications_and_problems(whole):
 
 
 def test_nothing_of_a_record_becomes_part_of_a_page(tmp_path):
-    hostile = made(HOSTILE, 0, config={HOSTILE: HOSTILE}, device=HOSTILE)
-    failed = made(HOSTILE, 1, config={HOSTILE: HOSTILE}, status="failed", error=HOSTILE)
-    folder = put(tmp_path / "records", [hostile, failed, made("random", 0)])
+    names = {"arch": HOSTILE, "dataset": HOSTILE, "config": {"p": HOSTILE[:40]}}
+    hostile = made("own", 0, device=HOSTILE, **names)
+    failed = made("own", 1, status="failed", error=HOSTILE, **names)
+    folder = put(tmp_path / "records", [hostile, failed])
     boards, problems = boards_of(folder)
-    assert not problems and HOSTILE in {row.method for board in boards for table in board.tables for row in table.rows}
+    assert not problems and HOSTILE in {board.key["arch"] for board in boards}
     problems = [Problem(WORSE, WORSE)]
-    about = {HOSTILE: About(WORSE, WORSE, WORSE, WORSE, WORSE, (Option(*[WORSE] * 4),))}
-    published = [replace(PUBLISHED, method=HOSTILE, note=WORSE, source=WORSE)]
+    about = {"own": About(WORSE, WORSE, WORSE, WORSE, WORSE, (Option(*[WORSE] * 4),))}
+    published = [replace(PUBLISHED, method="own", note=WORSE, source=WORSE)]
     all_checks = {hostile["record_sha256"]: [(WORSE, "ok", WORSE)]}
     command = sources(folder, about=about, published=published, problems=problems, verified=all_checks)
     site.write(tmp_path / "site", boards, command)

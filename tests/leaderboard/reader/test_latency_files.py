@@ -117,7 +117,7 @@ FORGED = [
     ({"widths": {"0": (8, 9)}, "key__widths_sha256": widths_sha256({"0": (8, 9)})}, "'0' has 9 of 8 units"),
     ({"quiet__others_cores": 0.8}, "others used 0.8 cores"),
     ({"quiet__stolen": 0.02}, "2 % was stolen"),
-    ({"arch": "net\u034f"}, "arch: expected printable characters"),
+    ({"arch": "net\u034f"}, "arch: expected printable ASCII characters"),
     ({"widths": {"0\u034f": (8, 4)}}, "U+034F"),
     ({"schema": 2}, "Invalid enum value 2"),
     ({"line_sha256": "x"}, "a doubled key"),

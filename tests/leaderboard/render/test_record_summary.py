@@ -16,7 +16,15 @@ TIMING = timing(
     batch=1, dense_ms=2.0, sliced_ms=1.6, speedup=1.25, speedup_ci95=[1.2, 1.3], threads=2, load_average=1.0
 )
 SPEC = Spec(
-    "m", "net", "data", Recipe("r", Stage(1, 0.1), Stage(1, 0.1), precision="fp32"), Budget(0.504), 0, "inner", {"a": 1}
+    "m",
+    "net",
+    "data",
+    Recipe("r", Stage(1, 0.1), Stage(1, 0.1), precision="fp32"),
+    Budget(0.504),
+    0,
+    "inner",
+    {"a": 1},
+    "0.1",
 )
 RECORD = finished(SPEC)
 RECORD["environment"]["threads"] = 2

@@ -18,7 +18,7 @@ ALL = sum(SIZES)
 
 def folded(method, seed, wrong, **changes):
     """The record of a run that gets so many of the images of its fold wrong."""
-    found, images = made(method, seed, 10, rules="0.2", keep=None if method == "dense" else 0.5), SIZES[seed % 5]
+    found, images = made(method, seed, 10, rules="0.1", keep=None if method == "dense" else 0.5), SIZES[seed % 5]
     for key in ("dense", "pruned", "final"):
         if found["metrics"].get(key):
             right = (images - (20 if key == "pruned" else wrong)) / images

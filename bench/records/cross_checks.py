@@ -1,0 +1,251 @@
+"""Rules between records: what several of them cannot all say. Linear in their number; needs no torch.
+
+A record is compared with those of its own submitter and of the suite only, so that nobody's record is refused, and no
+number changes, because of what somebody else submits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from bench.records.bits import unpack
+
+if TYPE_CHECKING:
+    from bench.records.method_history import MethodHistory
+
+SUITE = "suite"
+"""Folder of the suite's own records."""
+LEAST_ERRORS = 4
+"""Wrong images from which on equal bits of two networks are no chance."""
+LEAST_OTHERS = 5
+"""Other runs that are needed to know which images are hard."""
+NORMAL = 3.0902
+"""99.9 % quantile of the normal distribution."""
+
+
+class Facts(Protocol):
+    """What the rules need of a record; None where the run did not finish."""
+
+    file: str
+    status: str
+    submitter: str
+    rules: str
+    spec_sha256: str
+    seed: int
+    dataset: str
+    method: str
+    base_name: str | None
+    base_made_on: str | None
+    base_all_sha256: str | None
+    base_work: str | None
+    base_metrics: str | None
+    dense_wrong_images: int | None
+    machine: str
+    train_sha256: str | None
+    test_sha256: str | None
+    split_sha256: str | None
+    test_images: int | None
+    fold: int | None
+    final_wrong_images: int | None
+    correct: str | None
+    network_sha256: str | None
+    code_commit: str | None
+    code_changed: bool
+    method_sha256: str | None
+    finished_at: str
+
+
+class Finding(NamedTuple):
+    """A record that contradicts others, or that nothing proves.
+
+    Attributes:
+        kind: ``refused``: it does not count; ``unranked``: it is below level 2; ``flagged``: a reader must look at it.
+    """
+
+    file: str
+    kind: str
+    message: str
+
+
+def check(
+    records: Iterable[Facts],
+    history: MethodHistory | None = None,
+    added: Mapping[str, int] | None = None,
+    older: Sequence[str] = ("0.1",),
+) -> list[Finding]:
+    """What is wrong with records compared with each other, sorted by file.
+
+    Args:
+        records: of every submitter. Runs that did not finish are not looked at.
+        history: of the repository; None: nobody asks which method's source belongs to a commit.
+        added: file -> when the commit was made that added it, in seconds since 1970.
+        older: rules whose records do not say enough for level 2; they are compared, not held to the history.
+    """
+    done = [r for r in records if r.status == "ok"]
+    found: list[Finding] = []
+    for own in _scopes(done):
+        found += _equal(
+            own, lambda r: (r.base_name, r.base_made_on), "base_all_sha256", "training.base.sha256", only_own=True
+        )
+        found += _equal(own, lambda r: (r.base_all_sha256, r.test_sha256), "base_work", "cost and work of the base")
+        same = "metrics.dense on this machine"
+        found += _equal(own, lambda r: (r.base_all_sha256, r.test_sha256, r.machine), "base_metrics", same)
+        found += _near(own)
+        found += _equal(own, lambda r: (r.train_sha256, r.seed), "split_sha256", "data.split_sha256")
+        found += _data(own)
+        found += _copied_bits(own)
+        found += _concentration(own)
+    for r in done:
+        if r.code_changed and r.rules not in older:
+            found.append(Finding(r.file, "unranked", "made from a working tree with local changes"))
+        if history is not None and r.rules not in older:
+            why = history.wrong(r.code_commit, r.method, r.method_sha256)
+            kind = "refused" if r.submitter and not r.code_changed else "unranked"
+            found += [Finding(r.file, kind, why)] if why else []
+        when = (added or {}).get(r.file.partition("#")[0])
+        if when is not None and datetime.fromisoformat(r.finished_at).timestamp() > when:
+            message = f"clock.finished_at is {r.finished_at}, after the commit that adds it"
+            found.append(Finding(r.file, "refused", message))
+    return sorted(set(found))
+
+
+class _Scope(NamedTuple):
+    """Records of one submitter, and those of the suite that they are compared with."""
+
+    own: list[Facts]
+    suite: list[Facts]
+
+
+def _scopes(records: Iterable[Facts]) -> Iterator[_Scope]:
+    by_submitter: dict[str, list[Facts]] = defaultdict(list)
+    for r in records:
+        by_submitter[r.submitter].append(r)
+    suite = by_submitter.get(SUITE, [])
+    for submitter, own in sorted(by_submitter.items()):
+        yield _Scope(own, [] if submitter == SUITE else suite)
+
+
+def _equal(
+    scope: _Scope, key: Callable[[Facts], tuple[Any, ...]], value: str, what: str, only_own: bool = False
+) -> Iterator[Finding]:
+    """Records with one key and several values: the suite's value holds, else what most have, else none.
+
+    Two submitters may make another base under one name (``only_own``): their machines differ.
+    """
+    groups: dict[tuple[Any, ...], list[Facts]] = defaultdict(list)
+    for r in scope.own:
+        if None not in key(r) and getattr(r, value) is not None:
+            groups[key(r)].append(r)
+    known = {} if only_own else {key(r): r for r in scope.suite if key(r) in groups and getattr(r, value) is not None}
+    for name, same in groups.items():
+        counts = Counter(getattr(r, value) for r in same)
+        holds = known.get(name)
+        if len(counts) == 1 and (holds is None or getattr(holds, value) in counts):
+            continue
+        first, *rest = counts.most_common(2)
+        if holds is None and not (rest and rest[0][1] == first[1]):
+            holds = next(r for r in same if getattr(r, value) == first[0])
+        for r in same:
+            if holds is not None and getattr(r, value) == getattr(holds, value):
+                continue
+            other = holds or next(o for o in same if getattr(o, value) != getattr(r, value))
+            message = f"{what} is another than in {other.file}, which has the same {_named(name)}"
+            yield Finding(r.file, "refused", message)
+
+
+def _named(key: tuple[Any, ...]) -> str:
+    return ", ".join(str(part)[:60] for part in key[:2])
+
+
+def _near(scope: _Scope) -> Iterator[Finding]:
+    """One dense network on one set of test images: on another machine it may get one more image wrong."""
+    groups: dict[tuple[Any, ...], list[Facts]] = defaultdict(list)
+    for r in scope.suite + scope.own:
+        if r.base_all_sha256 is not None and r.dense_wrong_images is not None:
+            groups[r.base_all_sha256, r.test_sha256].append(r)
+    own = {r.file for r in scope.own}
+    for same in groups.values():
+        counts = Counter(int(r.dense_wrong_images or 0) for r in (same if same[0].file in own else same[:1]))
+        if len({r.dense_wrong_images for r in same}) == 1:
+            continue
+        (most, often), *rest = counts.most_common(2)
+        holds = None if rest and rest[0][1] == often else most
+        for r in same:
+            wrong = int(r.dense_wrong_images or 0)
+            others = [o for o in same if abs(int(o.dense_wrong_images or 0) - wrong) > 1]
+            if r.file in own and others and (holds is None or abs(wrong - holds) > 1):
+                message = f"metrics.dense has {wrong} wrong images, the same base in {others[0].file}"
+                yield Finding(r.file, "refused", f"{message} {int(others[0].dense_wrong_images or 0)}")
+
+
+def _data(scope: _Scope) -> Iterator[Finding]:
+    """A data set's name means the same images as in the suite's records; those of a folder are named by content."""
+    known: dict[str, Facts] = {}
+    for r in scope.suite:
+        known.setdefault(r.dataset, r)
+    for r in scope.own:
+        other = known.get(r.dataset)
+        if other is not None and (r.train_sha256, r.test_sha256) != (other.train_sha256, other.test_sha256):
+            yield Finding(r.file, "refused", f"its images of {r.dataset} are others than in {other.file}")
+
+
+def _copied_bits(scope: _Scope) -> Iterator[Finding]:
+    """Two networks that get the same images wrong, more than a few: one record has the other's bits."""
+    groups: dict[tuple[Any, ...], list[Facts]] = defaultdict(list)
+    for r in scope.suite + scope.own:
+        if r.correct is not None and (r.final_wrong_images or 0) >= LEAST_ERRORS:
+            groups[r.test_sha256, r.test_images, r.fold, r.correct].append(r)
+    own = {r.file for r in scope.own}
+    for same in groups.values():
+        if len({r.network_sha256 for r in same}) == 1:
+            continue
+        for r in same:
+            other = next(
+                (o for o in same if o.network_sha256 != r.network_sha256 and o.spec_sha256 != r.spec_sha256), None
+            )
+            if r.file in own and other is not None:
+                yield Finding(r.file, "refused", f"metrics.final.correct is that of {other.file}, another network")
+
+
+def _concentration(scope: _Scope) -> Iterator[Finding]:
+    """Networks get the same hard images wrong: a run whose wrong images are easy for the others is looked at."""
+    import numpy as np
+
+    groups: dict[tuple[Any, ...], list[Facts]] = defaultdict(list)
+    for r in scope.suite + scope.own:
+        if r.correct is not None and r.test_images:
+            groups[r.test_sha256, r.test_images, r.fold].append(r)
+    own = {r.file for r in scope.own}
+    for (_, images, _), same in groups.items():
+        if len(same) <= LEAST_OTHERS or not any(r.file in own for r in same):
+            continue
+        wrong = [np.flatnonzero(~unpack(str(r.correct), int(images))) for r in same]
+        counts = np.bincount(np.concatenate(wrong), minlength=int(images)).astype(float)
+        for r, mine in zip(same, wrong, strict=True):
+            if r.file not in own or len(mine) < LEAST_ERRORS:
+                continue
+            others = counts.copy()
+            others[mine] -= 1
+            rates = others / (len(same) - 1)
+            if rates.any() and rates[mine].mean() < random_quantile(rates, len(mine)):
+                share = f"its {len(mine)} wrong images are wrong in {100 * rates[mine].mean():.2f} % of the other runs"
+                yield Finding(r.file, "flagged", f"{share}, as images chosen at random are: run it again")
+
+
+def random_quantile(rates: Any, count: int) -> float:
+    """The 99.9 % quantile of the mean of ``count`` of the ``rates``, float ``[N]``, drawn at random without return.
+
+    By the first three moments of that mean (Cornish and Fisher).
+    """
+    images = len(rates)
+    if count >= images:
+        return float(rates.mean())
+    deviation = float(rates.std())
+    error = deviation * math.sqrt((images - count) / (count * (images - 1)))
+    third = float(((rates - rates.mean()) ** 3).mean()) / deviation**3 if deviation else 0.0
+    skew = third * (images - 2 * count) / (images - 2) * math.sqrt((images - 1) / (count * (images - count)))
+    return float(rates.mean()) + error * (NORMAL + skew * (NORMAL**2 - 1) / 6)

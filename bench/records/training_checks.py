@@ -1,0 +1,145 @@
+"""Rules between a run's plan, its recipe, its work and its results. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from bench.records.schema import Clock, Costs, Curve, Data, Memory, Metrics, Phase, Structure, Training
+from bench.records.values import said
+from bench.spec.recipe import Recipe
+
+SELECTION = "last epoch"
+GATE = 1e-4
+"""Largest difference between the outputs of the masked and of the sliced network, relative to the largest output."""
+ERRORS = 6
+"""Standard errors between the accuracies on validation and on test images."""
+STEP = 3
+"""Forward passes that a training step costs: the backward pass counts as two."""
+
+
+class Work(NamedTuple):
+    """Epochs in the curve before and after the prune, and examples of one epoch."""
+
+    before: int
+    after: int
+    examples: int
+
+
+def contradictions(
+    training: Training, curve: Curve, data: Data, recipe: Recipe, costs: Costs, metrics: Metrics
+) -> Iterator[str]:
+    """What plan, curve, work and accuracies of a finished run contradict each other in, one line each."""
+    plan = training.plan
+    if training.selection != SELECTION:
+        yield f"training.selection is {said(training.selection)}, rules ask for '{SELECTION}'"
+    if any(not 0 <= phase < len(plan) or plan[phase] == "prune" for phase in curve.phase):
+        yield "curve.phase names a step that training.plan does not train in"
+        return
+    yield from _of_plan(training, curve, recipe)
+    prune = plan.index("prune") if "prune" in plan else -1
+    work = Work(
+        sum(phase < prune for phase in curve.phase),
+        sum(phase > prune for phase in curve.phase),
+        examples_of_epoch(data.train, recipe.batch_size),
+    )
+    yield from _of_work(training, work, curve, costs)
+    if curve.phase and curve.phase[-1] > prune and curve.val_top1[-1] is not None and data.val:
+        yield from _of_accuracies(curve.val_top1[-1], data.val, metrics.final.top1, data.test)
+
+
+def of_result(structure: Structure, training: Training, costs: Costs, memory: Memory, clock: Clock) -> Iterator[str]:
+    """What is impossible for a network that was pruned, stored and timed, one line each."""
+    gate = structure.gate_slice_difference
+    if "prune" in training.plan and (gate is None or gate > GATE):
+        yield f"structure.gate_slice_difference is {said(gate)}, more than {GATE:g} or none"
+    for which, cost, peak in (
+        ("dense", costs.dense, memory.dense_peak_bytes),
+        ("final", costs.final, memory.final_peak_bytes),
+    ):
+        if cost.weight_bytes < 4 * cost.params:
+            yield f"cost.{which}.weight_bytes is {cost.weight_bytes:,}, {cost.params:,} params take {4 * cost.params:,}"
+        if peak < cost.weight_bytes:
+            yield f"memory.{which}_peak_bytes is {peak:,}, its weights alone take {cost.weight_bytes:,}"
+    base_seconds = (clock.base_seconds or {}).get("train", 0.0)
+    own = training.epochs - (training.base.epochs if training.starts_from == "base" else 0)
+    if (own and clock.seconds["train"] <= 0) or (training.base.epochs and base_seconds <= 0):
+        yield "clock: training took no time"
+
+
+def examples_of_epoch(images: int, batch: int) -> int:
+    """Training images that one epoch uses: whole batches only, where there are more images than one has."""
+    return images - images % batch if images > batch else images
+
+
+def _of_plan(training: Training, curve: Curve, recipe: Recipe) -> Iterator[str]:
+    """Epochs of base and plan are those of the recipe; every phase is in the curve, epoch by epoch."""
+    base, asked = training.base.epochs, recipe.train.epochs
+    if base > asked or (base < asked and not recipe.train.patience):
+        yield f"training.base.epochs is {base}, of the recipe {asked}"
+    plan = training.plan
+    prune = plan.index("prune") if "prune" in plan else -1
+    tuned = sum(step.epochs for step in plan[prune + 1 :] if step != "prune")
+    if prune >= 0 and tuned < recipe.finetune.epochs:
+        yield f"training.plan trains {tuned} epochs after the prune, the recipe says {recipe.finetune.epochs}"
+    if curve.phase != sorted(curve.phase):
+        yield "curve.phase goes back"
+    for index, step in enumerate(plan):
+        if not isinstance(step, Phase):
+            continue
+        own = [k for k, phase in enumerate(curve.phase) if phase == index]
+        stage = recipe.finetune if step.part == "finetune" else recipe.train
+        may_stop = index < prune or step.active or stage.patience
+        if len(own) > step.epochs or (len(own) < step.epochs and not may_stop):
+            yield f"curve has {len(own)} epochs of step {index} of training.plan, which has {step.epochs}"
+        if [curve.epoch[k] for k in own] != [*range(1, len(own) + 1)]:
+            yield f"curve.epoch does not count the epochs of step {index} of training.plan"
+        if any(curve.part[k] != step.part for k in own):
+            yield f"curve.part is not '{said(step.part)[1:-1]}' in step {index} of training.plan"
+
+
+def _of_work(training: Training, work: Work, curve: Curve, costs: Costs) -> Iterator[str]:
+    """Examples and MACs are those of base, epochs and widths, and of the forwards that the method declares."""
+    base, dense, final = training.base, costs.dense.macs, costs.final.macs
+    of_base = base.epochs * work.examples
+    for key, value, expected in (
+        ("base.examples", base.examples, of_base),
+        ("base.macs", base.macs, STEP * of_base * dense),
+        (
+            "examples",
+            training.examples,
+            (work.before + work.after) * work.examples + (of_base if training.starts_from == "base" else 0),
+        ),
+    ):
+        if value != expected:
+            yield f"training.{key} is {value:,}, by epochs, images and batch size {expected:,}"
+    declared = training.method_examples or {}
+    passes = declared.get("forward", 0) + STEP * declared.get("backward", 0)
+    extra = training.method_macs
+    share = STEP if training.freeze else 1  # no gradient is computed for what is frozen
+    least = passes * final // share
+    if extra is not None and extra < least:
+        yield f"training.method_macs is {extra:,}, by method_examples at least {least:,}"
+    whole = sum(1 for k in range(work.before) if (curve.units_left or [None] * work.before)[k] in (None, 1.0))
+    steps = STEP * work.examples
+    low = steps * (whole * dense + (work.before - whole) * final + work.after * final) // share
+    high = steps * (work.before * dense + work.after * final)
+    shared = base.macs if training.starts_from == "base" else 0
+    low += shared + (least if extra is None else extra)
+    high += shared + (passes * dense if extra is None else extra)
+    if not low <= training.macs <= high:
+        what = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        yield f"training.macs is {training.macs:,}, by plan, widths and the method's own forwards {what}"
+
+
+def _of_accuracies(val: float, val_images: int, test: float, test_images: int) -> Iterator[str]:
+    """Validation and test images are of one kind: their accuracies differ by no more than chance allows."""
+    images = val_images + test_images
+    share = (val * val_images + test * test_images + 1) / (images + 2)
+    error = math.sqrt(share * (1 - share) * (1 / val_images + 1 / test_images))
+    if abs(val - test) > ERRORS * error:
+        yield (
+            f"metrics.final.top1 is {test:.4f}, curve.val_top1 ends at {val:.4f}: "
+            f"{abs(val - test) / error:.0f} standard errors apart, more than {ERRORS}"
+        )

@@ -1,0 +1,142 @@
+"""Plan, recipe, work and results of one record fit each other: a record that claims otherwise is refused."""
+
+import copy
+
+import msgspec
+import pytest
+from support.records import ended, finished, fitted, line, quality, record
+
+from bench.records.store import RecordError
+from bench.spec.recipe import Recipe, Stage
+from bench.spec.spec import Budget, Spec
+
+TRAIN = {"epochs": 2, "part": "train", "rewind": None}
+TUNE = {"epochs": 1, "part": "finetune", "rewind": None}
+SPEC = Spec("ddrop", "net", "set", Recipe("r", Stage(2, 0.1), Stage(1, 0.1), precision="fp32"), Budget(keep_macs=0.5))
+
+
+def honest(**training):
+    """The record of a method that trains two epochs, prunes, fine-tunes one; on 5,000 training and test images."""
+    table = finished(SPEC)
+    table["data"] |= {"train": 4500, "val": 500, "test": 5000}
+    table["metrics"] = {which: quality(examples=5000) for which in ("dense", "pruned", "final")}
+    table["training"] |= {"plan": [TRAIN, "prune", TUNE], "starts_from": "init", "epochs": 3} | training
+    columns = {"phase": [0, 0, 2], "part": ["train", "train", "finetune"], "epoch": [1, 2, 1]}
+    table["curve"] |= columns | {"train_loss": [0.5] * 3, "val_top1": [0.4, 0.5, 0.5], "val_loss": [0.7] * 3}
+    table["curve"]["units_left"] = [1.0, 1.0, 0.5]
+    return fitted(table)
+
+
+def refusal(*changes):
+    """Why the honest record is refused after these changes of (path, value)."""
+    table = honest()
+    for path, value in changes:
+        at = table
+        *keys, last = path.split(".")
+        for key in keys:
+            at = at[key]
+        at[last] = value
+    with pytest.raises(RecordError) as caught:
+        record(table)
+    return str(caught.value)
+
+
+def test_honest_records_are_read():
+    record(honest())
+    shrinking = honest()
+    shrinking["curve"]["units_left"][1] = 0.75  # its second epoch trained fewer units
+    record(shrinking)
+    least = shrinking["training"]["macs"] - 3 * 4480 * (1000 - 490)
+    shrinking["training"]["macs"] = least
+    record(shrinking)
+    shrinking["training"]["macs"] = least - 1
+    with pytest.raises(RecordError, match=r"training\.macs"):
+        record(shrinking)
+
+
+FORGED = {
+    "validated on test images": (
+        [("curve.val_top1", [0.1, 0.1, 0.1]), ("metrics.final", quality(examples=5000, top1=0.9))],
+        "standard errors apart, more than 6",
+    ),
+    "cut wrongly": ([("structure.gate_slice_difference", 0.9)], "gate_slice_difference is 0.9, more than 0.0001"),
+    "no gate": ([("structure.gate_slice_difference", None)], "gate_slice_difference is null"),
+    "best epoch": ([("training.selection", "best on test")], "training.selection is 'best on test'"),
+    "no fine-tuning": ([("training.plan", [TRAIN, "prune"]), ("training.epochs", 2)], ""),
+    "short fine-tuning": (
+        [("training.plan", [TRAIN | {"epochs": 3}, "prune", TUNE | {"epochs": 0}])],
+        "trains 0 epochs after the prune",
+    ),
+    "no curve": ([("curve", None)], "curve has 0 epochs"),
+    "an epoch twice": ([("curve.epoch", [1, 1, 1])], "curve.epoch does not count the epochs of step 0"),
+    "other phases": ([("curve.phase", [0, 0, 1])], "names a step that training.plan does not train in"),
+    "phases go back": ([("curve.phase", [2, 0, 0])], "curve.phase goes back"),
+    "another part": ([("curve.part", ["train"] * 3)], "curve.part is not 'finetune' in step 2"),
+    "other epochs of the base": ([("training.base.epochs", 1)], "training.base.epochs is 1, of the recipe 2"),
+    "no time": ([("clock.seconds", {"train": 0.0, "method": 0.0})], "training took no time"),
+    "no time for the base": ([("clock.base_seconds", {"train": 0.0})], "training took no time"),
+    "one MAC": ([("training.macs", 1)], "training.macs is 1, by plan, widths"),
+    "one MAC more": ([("training.macs", 3 * 4480 * (2000 + 490) + 1)], "training.macs is 33,465,601"),
+    "one example": ([("training.examples", 1)], "training.examples is 1, by epochs, images and batch size 13,440"),
+    "many examples": ([("training.examples", 10**15)], "training.examples is 1,000,000,000,000,000"),
+    "a cheap base": ([("training.base.macs", 5)], "training.base.macs is 5"),
+    "hidden forwards": (
+        [("training.method_examples", {"forward": 100}), ("training.method_macs", 5)],
+        "training.method_macs is 5, by method_examples at least 49,000",
+    ),
+    "light weights": ([("cost.final.weight_bytes", 1)], "cost.final.weight_bytes is 1, 90 params take 360"),
+    "no memory": ([("memory.final_peak_bytes", 1)], "memory.final_peak_bytes is 1, its weights alone take 360"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_record_is_refused(name):
+    changes, said = FORGED[name]
+    assert said in refusal(*changes)
+
+
+def test_declared_forwards_count():
+    """Whole passes are between the costs of the final and of the dense network; parts of a pass are told as MACs."""
+    for training, extra, accepted in (
+        ({"method_examples": {"forward": 10}}, 4900, True),
+        ({"method_examples": {"forward": 10}}, 10_000, True),
+        ({"method_examples": {"forward": 10}}, 10_001, False),
+        ({"method_examples": {"backward": 10}}, 30_000, True),
+        ({"method_examples": {"backward": 10}}, 14_699, False),
+        ({"method_examples": {}, "method_macs": 77}, 77, True),
+        ({"method_examples": {}, "method_macs": 77}, 78, False),
+    ):
+        table = honest(**training)
+        table["training"]["macs"] += extra - training.get("method_macs", 0)
+        if accepted:
+            record(table)
+        else:
+            with pytest.raises(RecordError, match=r"training\.macs is"):
+                record(table)
+
+
+def test_frozen_layers_cost_a_forward_at_least():
+    table = honest(freeze=[{"phase": 0, "epoch": 0, "upto": "conv", "macs": 900}])
+    table["training"]["macs"] //= 3
+    record(table)
+    table["training"]["macs"] -= 1
+    with pytest.raises(RecordError, match=r"training\.macs is"):
+        record(table)
+
+
+def test_patience_may_end_a_phase_early():
+    table = honest()
+    table["training"]["plan"][2] = TUNE | {"epochs": 2}
+    with pytest.raises(RecordError, match="curve has 1 epochs of step 2"):
+        record(table)
+    table["training"]["plan"][2] = TUNE | {"epochs": 2, "active": ["ddrop"]}
+    record(table)
+
+
+def test_runs_of_older_rules_and_failed_runs_are_read_as_they_were():
+    old = copy.deepcopy(honest())
+    old["training"]["macs"] += 1
+    spec = Spec(**{key: getattr(SPEC, key) for key in SPEC.__dataclass_fields__} | {"rules": "0.1"})
+    old |= {"spec": msgspec.to_builtins(spec), "spec_sha256": spec.sha256, "id": spec.id}
+    record(old)
+    assert line(ended())
