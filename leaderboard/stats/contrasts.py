@@ -202,13 +202,6 @@ def all_pairs(values: ArrayLike, quantum: ArrayLike = 0.0, least: ArrayLike = 5)
     return Contrasts(**square)
 
 
-def headlines(boards: Sequence[Contrasts]) -> list[Array]:
-    """Holm's p over the plan's contrasts of several tables at once, in the shape of each."""
-    picked = [np.where(one.family == 0, one.p, np.nan) for one in boards]
-    corrected = iter(holm([p for one in picked for p in one.ravel().tolist()]).tolist())
-    return [np.array([next(corrected) for _ in range(one.size)]).reshape(one.shape) for one in picked]
-
-
 def pooled(wrong: ArrayLike, images: ArrayLike) -> tuple[Array, Array]:
     """The primary endpoint of headlines: top-1 over several budgets, as less the mean of ln((wrong + 0.5) / images).
 

@@ -10,11 +10,13 @@ from dataclasses import replace
 import numpy as np
 
 from leaderboard.reader.curve_model import Curve, Point, Reach
-from leaderboard.reader.model import PRIMARY, Board, Difference, Row, Run, Table, Terms
+from leaderboard.reader.model import PRIMARY, Board, Difference, Row, Table, Terms
 from leaderboard.stats.comparisons import VALUES, Series, differences, with_board_p
+from leaderboard.stats.contrasts import pooled
 from leaderboard.stats.reach import estimated, front, shown
 
 KINDS = ("macs", "params")
+COUNTS = ("wrong", "images")
 AXES: Mapping[str, Callable[[Row], float | None]] = {
     "macs": lambda row: row.macs_percent,
     "params": lambda row: row.params_percent,
@@ -37,7 +39,7 @@ def _of_kind(board: Board, kind: str) -> list[Curve]:
     dense = next((row for table in tables for row in table.rows if row.name == "dense"), None)
     if dense:
         whole["dense"] = [Point(table.keep or 0.0, dense) for table in tables]
-    pooled = _pooled(whole, board.terms) if board.terms and len(tables) > 1 and not is_part(board) else {}
+    found = _pooled(whole, board.terms) if board.terms and len(tables) > 1 and not is_part(board) else {}
     fronts = {axis: _front(tables, axis) for axis in AXES}
     return [
         Curve(
@@ -46,7 +48,7 @@ def _of_kind(board: Board, kind: str) -> list[Curve]:
             kind=kind,
             points=tuple(points),
             error=_error(points) if name in whole else None,
-            pooled={endpoint: own for endpoint, by in pooled.items() if (own := by.get(name))},
+            pooled={endpoint: own for endpoint, by in found.items() if (own := by.get(name))},
             reach=_reaches(points, kind, dense, board.terms) if board.terms and points[0].row.planned else (),
             front={axis: tuple(keep for keep, row in fronts[axis] if row == name) for axis in AXES},
         )
@@ -76,21 +78,11 @@ def _by_name(tables: Sequence[Table]) -> dict[str, list[Point]]:
 # --- pooled ---------------------------------------------------------------------------------------------------------
 
 
-def _log_error(run: Run) -> tuple[float, float]:
-    """Negative logarithm of the share of wrong images, half an image added, and the variance of rounding to images."""
-    wrong = (run.wrong or 0) + 0.5
-    return -math.log(wrong / run.images), 1 / 12 / wrong**2
-
-
-POOLED: Mapping[str, Callable[[Run], tuple[float, float] | None]] = {PRIMARY: _log_error, "loss": VALUES["loss"]}
-"""Endpoint -> value of a run, to be averaged over the budgets."""
-
-
 def _pooled(whole: Mapping[str, Sequence[Point]], terms: Terms) -> dict[str, dict[str, dict[str, Difference]]]:
     """Endpoint -> name -> reference -> difference of the means over the budgets; planned rows only."""
     planned = {name: points for name, points in whole.items() if all(p.row.planned for p in points)}
     found: dict[str, dict[str, dict[str, Difference]]] = {}
-    for endpoint in (endpoint for endpoint in terms.endpoints if endpoint in POOLED):
+    for endpoint in (endpoint for endpoint in terms.endpoints if endpoint in (PRIMARY, "loss")):
         rows = [_mean_series(name, points, endpoint) for name, points in sorted(planned.items())]
         for to in terms.references:
             for row, difference in zip(rows, differences(rows, to), strict=True):
@@ -102,14 +94,15 @@ def _pooled(whole: Mapping[str, Sequence[Point]], terms: Terms) -> dict[str, dic
 def _mean_series(name: str, points: Sequence[Point], endpoint: str) -> Series:
     """For each seed the mean over the budgets, of seeds that are there at all of them."""
     rows = [point.row for point in points]
-    seeds = set.intersection(*(set(row.finished) if row.top1 else set() for row in rows))
-    cells = {}
-    for seed in sorted(seeds):
-        values = [POOLED[endpoint](row.finished[seed]) for row in rows]
-        known = [value for value in values if value is not None]
-        if len(known) == len(rows):
-            mean, variance = (math.fsum(value[k] for value in known) for k in (0, 1))
-            cells[seed] = mean / len(rows), variance / len(rows) ** 2
+    seeds = sorted(set.intersection(*(set(row.finished) if row.top1 else set() for row in rows)))
+    runs = [[row.finished[seed] for seed in seeds] for row in rows]
+    if endpoint == PRIMARY:
+        values, quantum = pooled(*(np.array([[getattr(run, of) for run in own] for own in runs]) for of in COUNTS))
+        cells = dict(zip(seeds, zip(values.tolist(), quantum.tolist(), strict=True), strict=True))
+    else:
+        by_seed = [[VALUES[endpoint](run) for run in own] for own in zip(*runs, strict=True)]
+        known = {seed: [value[0] for value in own if value] for seed, own in zip(seeds, by_seed, strict=True)}
+        cells = {seed: (math.fsum(own) / len(rows), 0.0) for seed, own in known.items() if len(own) == len(rows)}
     return Series(name, cells, set.union(*(row.expected for row in rows)))
 
 

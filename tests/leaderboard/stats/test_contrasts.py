@@ -14,7 +14,6 @@ from leaderboard.stats.contrasts import (
     _median,
     against,
     all_pairs,
-    headlines,
     make_prior,
     moderate,
     noisy_rows,
@@ -333,14 +332,6 @@ def test_pairs_of_three_rows_are_those_against_each():
     assert pairs.freedom[[0, 0, 1], [1, 2, 2]] == pytest.approx(degrees)
 
 
-def test_headlines_are_corrected_over_all_tables():
-    one, two = against(noise(5, 5, start=1), 0), against(noise(4, 5, start=2), 1, ["s", "s", "s", "x"])
-    found = headlines([one, two])
-    ps = [*one.p[1:], two.p[0], two.p[2]]
-    assert [*found[0][1:], found[1][0], found[1][2]] == pytest.approx(by_hand_holm(ps))
-    assert math.isnan(found[1][3]) and math.isnan(found[0][0])
-
-
 EDGES = {
     "no run": np.full((3, 5), NAN),
     "no seed": np.zeros((3, 0)),
@@ -358,8 +349,6 @@ def test_tables_with_hardly_anything_find_nothing(name, quantum):
     values = EDGES[name]
     for found in (against(values, 0, quantum=quantum), all_pairs(values, quantum=quantum)):
         assert not (found.p_holm < ALPHA).any() and not decide(found, 0.5).better.any()
-        assert np.shape(headlines([found])[0]) == found.p.shape
-    assert headlines([]) == []
 
 
 def test_pooled_endpoint_by_hand():
