@@ -99,7 +99,7 @@ def latencies_of(chosen: argparse.Namespace) -> Latencies:
 
 
 def board(chosen: argparse.Namespace) -> int:
-    """Print the tables, or write the site or the figures; problems go to stderr."""
+    """Print the tables, or write the site or the figures; problems go to stderr. 1 where records contradict others."""
     if chosen.verified and not chosen.site:
         raise WordsError("board --verified: it goes with --site")
     if chosen.json and chosen.format not in (None, "json"):
@@ -108,12 +108,12 @@ def board(chosen: argparse.Namespace) -> int:
     if chosen.pack:
         return _pack(chosen)
     if not chosen.site and not chosen.figures:
-        text, width = _tables(chosen), output.limit(chosen)
+        (text, conflict), width = _tables(chosen), output.limit(chosen)
         if chosen.format != "text":
             output.print_data(text)
         else:
             print(text if width is None else _fitted(text, width), end="")
-        return 0
+        return int(conflict)
     boards, problems = boards_of(chosen)
     if chosen.site:
         from bench.cli.board_site import write
@@ -125,7 +125,7 @@ def board(chosen: argparse.Namespace) -> int:
 
         for path in write_all(boards, chosen.figures):
             print(path)
-    return 0
+    return int(any(problem.refused for problem in problems))
 
 
 def _pack(chosen: argparse.Namespace) -> int:
@@ -140,8 +140,11 @@ def _pack(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _tables(chosen: argparse.Namespace) -> str:
-    """The text of all tables, made network by network, so that only one network's boards are in memory."""
+def _tables(chosen: argparse.Namespace) -> tuple[str, bool]:
+    """The text of all tables, and whether records contradict each other.
+
+    Made network by network, so that only one network's boards are in memory.
+    """
     from leaderboard.render.tables import pieces, whole
     from leaderboard.stats import boards as board
 
@@ -153,7 +156,7 @@ def _tables(chosen: argparse.Namespace) -> str:
         parts += [piece for one in board.at(boards, chosen.keep or ()) for piece in pieces(one, chosen.format)]
         problems |= set(own)
     _tell(chosen, parts, sorted(problems, key=lambda p: (p.file, p.message)))
-    return whole(parts, chosen.format)
+    return whole(parts, chosen.format), any(problem.refused for problem in problems)
 
 
 def _fitted(text: str, width: int) -> str:

@@ -92,17 +92,29 @@ def _said(value: Any) -> str:
 
 
 def _once(records: Sequence[Record], problems: list[Problem]) -> list[Record]:
-    """Every run once: of several records a finished one stays, of those the one that finished first."""
+    """Every run once: a finished record before others; none where finished ones contradict each other (RULES.md, 8.5).
+
+    No time decides anything: whoever writes a record chooses it.
+    """
     runs: dict[str, list[Record]] = defaultdict(list)
     for r in records:
         runs[r.id].append(r)
     kept = []
     for same in runs.values():
-        same.sort(key=lambda r: (r.status != "ok", r.finished_at or "", r.record_sha256, r.file))
-        kept.append(same[0])
-        for other in same[1:]:
-            equal = other.record_sha256 == same[0].record_sha256
-            agrees = (other.status, other.final_wrong_images) == (same[0].status, same[0].final_wrong_images)
-            what = "a copy of" if equal else "a second record of the run in" if agrees else "in conflict with"
-            problems.append(Problem(other.file, f"{what} {same[0].file}, which finished first and stays"))
+        same.sort(key=lambda r: (r.status != "ok", r.file))
+        first, results = same[0], {_result(r) for r in same if r.status == "ok"}
+        if len(results) < 2:
+            kept.append(first)
+        for other in same if len(results) > 1 else same[1:]:
+            if other.status == "ok" and len(results) > 1:
+                others = ", ".join(r.file for r in same if r.status == "ok" and r is not other)
+                problems.append(Problem(other.file, f"another result than {others}: none of them counts", "conflict"))
+            else:
+                equal = other.record_sha256 == first.record_sha256
+                what = "a copy of" if equal else "a second record of the run in"
+                problems.append(Problem(other.file, f"{what} {first.file}, which stays"))
     return kept
+
+
+def _result(r: Record) -> tuple[Any, ...]:
+    return r.final_wrong_images, r.final_loss, r.correct, r.masks, r.network_sha256

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SAME_COST = 0.05
 """Relative difference of training MACs up to which two rows cost the same."""
+CHANGED = "made from a working tree with local changes"
 TRAINED = ("ok", "failed", "diverged")
 """How a run can have ended; one that ended as ``AS_MISSING`` says counts as missing."""
 
@@ -108,6 +109,8 @@ def why_unranked(row: Row, short: float, epochs: int | None, synthetic: bool) ->
         return f"{seeds} of {LEAST_RANKED} seeds" + ("" if seeds >= LEAST_SHOWN else ", too few to be read")
     if not row.planned:
         return "exploratory, no plan names it"
+    if CHANGED in row.notes:
+        return CHANGED
     if row.missing:
         return f"seed {', '.join(map(str, row.missing))} is missing"
     if row.epochs != epochs:
@@ -176,7 +179,7 @@ def _notes(records: Sequence[Record]) -> list[str]:
         found = [r for r in records if r.status == status]
         notes += [f"seed {r.seed} {status}: {r.error[:120]}" for r in found]
     if any(r.code_changed for r in records):
-        notes.append("made from a working tree with local changes")
+        notes.append(CHANGED)
     for column, what in (("method_sha256", "the method's file"), ("torch", "torch")):
         if len({getattr(r, column) for r in records if r.status == "ok"}) > 1:
             notes.append(f"its seeds were made with different versions of {what}")

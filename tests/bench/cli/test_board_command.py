@@ -122,6 +122,14 @@ def test_plan_gives_verdicts_to_what_it_names(planned, capsys):
     assert answer(capsys, "board", folder, "--plan", plan)[0] == 2
 
 
+def test_records_that_contradict_each_other_are_listed_with_exit_code_1(records, capsys):
+    put(records, made("good", 0, 400))
+    code, out, err = answer(capsys, "board", records)
+    assert code == 1
+    assert err.count("none of them counts") == 2
+    assert "1 missing" not in out and "good" in out
+
+
 def test_compare(planned, records, capsys):
     folder, plan = planned
     code, out, _ = answer(capsys, "compare", "l1_norm", "random", folder, "--plan", plan)

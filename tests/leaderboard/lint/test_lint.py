@@ -25,7 +25,7 @@ from leaderboard.render import tables
 from leaderboard.stats.boards import build
 
 METHODS = (
-    *seeds("ddrop", [12, 12, 11, 13, 12], changed=True),
+    *seeds("ddrop", [12, 12, 11, 13, 12]),
     *seeds("l1l2", [11, 13, 12, 12, 14], config={"share": 30}),
     *seeds("spectral", [15, 16, 17, 15], cost=2.0),
     made("spectral", 4, status="failed"),

@@ -207,6 +207,7 @@ def test_intervals_include_other_test_images(tmp_path, folds):
         ([*seeds("new", [1, 2, 3, 4]), made("new", 4, status="failed")], "the run of seed 4 failed"),
         ([*seeds("new", [1, 2, 3, 4]), made("new", 5, 9)], "4 of 5 seeds"),
         (seeds("new", [1, 2, 3, 4, 5], epochs=40), "40 epochs in all, others 8"),
+        (seeds("new", [1, 2, 3, 4, 5], changed=True), "made from a working tree with local changes"),
         ([made("new", s, keep=None, native=True) for s in range(5)], "native track"),
         (seeds("new", [1, 2, 3, 4, 5]), ""),
     ],
@@ -387,11 +388,16 @@ def test_a_failed_run_without_a_budget_goes_with_the_other_seeds_of_its_row(tmp_
     assert [r.name for r in matched.rows] == ["dense", "random"]
 
 
-def test_duplicates_and_conflicts(tmp_path):
-    first, later = made(wrong=10), made(wrong=1, finished="2026-01-02T00:00:00+00:00")
-    (board,), problems = boards_of(tmp_path, later, first, first)
+def test_two_results_of_one_run_do_not_count_and_copies_count_once(tmp_path):
+    first, later = made(wrong=10), made(wrong=1, finished="2026-01-01T02:00:00+00:00")
+    again = made(wrong=10, finished="2026-01-02T00:00:00+00:00")
+    boards, problems = boards_of(tmp_path / "a", made("random"), later, first)
+    assert [r.name for r in boards[0].tables[0].rows] == ["random"]
+    assert [(p.message.partition(" than")[0], p.kind) for p in problems] == [("another result", "conflict")] * 2
+    (board,), problems = boards_of(tmp_path / "b", first, again, first)
     assert board.tables[0].rows[0].wrong == {0: 10}
-    assert sorted(p.message.split(" l1_norm")[0] for p in problems) == ["a copy of", "in conflict with"]
+    assert sorted(p.message.split(" l1_norm")[0] for p in problems) == ["a copy of", "a second record of the run in"]
+    assert not any(p.refused for p in problems)
 
 
 def test_a_finished_run_stays_before_a_failed_one(tmp_path):
