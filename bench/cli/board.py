@@ -99,7 +99,7 @@ def latencies_of(chosen: argparse.Namespace) -> Latencies:
 
 
 def board(chosen: argparse.Namespace) -> int:
-    """Print the tables, or write the site or the figures; problems go to stderr. 1 where records contradict others."""
+    """Print the tables, or write the site or the figures; problems go to stderr. 1 where records are refused."""
     if chosen.verified and not chosen.site:
         raise WordsError("board --verified: it goes with --site")
     if chosen.json and chosen.format not in (None, "json"):

@@ -64,11 +64,11 @@ def test_filter_without_records_names_what_there_is(records, capsys, command):
         assert answer(capsys, *command, records, *words) == (2, "", f"bench: usage: {says}\n")
 
 
-def test_omitted_records_are_listed_and_not_fatal(records, capsys):
+def test_omitted_records_are_listed_with_exit_code_1(records, capsys):
     (records / "bad-s0.json").write_text("{")
     (records / "\x1b[31mred-s0.json").write_text("{")
     code, out, err = answer(capsys, "board", records)
-    assert code == 0
+    assert code == 1
     assert "good" in out
     assert "bench: bad-s0.json: not JSON" in err
     assert "\x1b" not in err
@@ -222,7 +222,8 @@ def test_no_line_is_longer_than_the_terminal(records, words, columns):
 )
 def test_terminal_of_ascii_only(tmp_path, fmt):
     """Question marks for people; what may be kept in a file is written as it is."""
-    folder = put(tmp_path, *seeds("good", [10, 11, 12], dataset="\u0441\u043d\u0438\u043c\u043a\u0438"))
+    failed = made("good", 3, status="failed", error="\u0441\u043d\u0438\u043c\u043a\u0438")
+    folder = put(tmp_path, *seeds("good", [10, 11, 12]), failed)
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "bench", "board", str(folder), *fmt]
     plain = subprocess.run(command, capture_output=True, check=True, env=os.environ | ascii_only)
