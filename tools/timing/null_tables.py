@@ -159,7 +159,7 @@ def frame(tables, images):
     values |= {
         **{"status": "ok", "track": "matched", "kind": "macs", "keep_share": 0.5, "recipe": "r", "dataset": "d"},
         **{"file": [f"{s}{k}" for s, k in zip(spec, seed, strict=True)], "record_sha256": spec, "spec_sha256": spec},
-        **{"id": [f"{s[:12]}-s{k}" for s, k in zip(spec, seed, strict=True)], "arch": [f"net{b}" for b in board]},
+        **{"id": [f"{s[:12]}-s{k}" for s, k in zip(spec, seed, strict=True)], "arch": [f"net{b:06d}" for b in board]},
         **{"method": name, "name": name, "seed": seed, "test_images": images, "finetune_plan": "[]", "epochs": 1},
         **{"final_wrong_images": tables.ravel(), "dense_macs": 200, "final_macs": 100, "dense_params": 2},
         **{"final_params": 1, "training_macs": 1, "code_changed": False},
