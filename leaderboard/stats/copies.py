@@ -32,11 +32,10 @@ def _place(records: Sequence[Record]) -> tuple[bool, str, str]:
 
 
 def _networks(records: Sequence[Record]) -> Iterator[Hashable]:
-    """What two specifications have in common where their networks are the same on every seed; nothing where one failed.
+    """What two specifications have in common where their networks are the same on every seed.
 
-    The networks' files; or which units they keep and which test images they get right.
+    The networks' files; or which units they keep and which test images they get right. A run that failed has neither.
     """
-    if all(r.status == "ok" for r in records):
-        for facts in ([(r.network_sha256,) for r in records], [(r.masks, r.correct) for r in records]):
-            if all(all(fact) for fact in facts):
-                yield records[0].track, tuple((r.seed, *fact) for r, fact in zip(records, facts, strict=True))
+    for facts in ([(r.network_sha256,) for r in records], [(r.masks, r.correct) for r in records]):
+        if all(all(fact) for fact in facts):
+            yield records[0].track, tuple((r.seed, *fact) for r, fact in zip(records, facts, strict=True))
