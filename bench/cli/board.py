@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +108,12 @@ def board(chosen: argparse.Namespace) -> int:
     if chosen.pack:
         return _pack(chosen)
     if not chosen.site and not chosen.figures:
-        (text, conflict), width = _tables(chosen), output.limit(chosen)
+        (text, problems), width = _tables(chosen), output.limit(chosen)
         if chosen.format != "text":
             output.print_data(text)
         else:
             print(text if width is None else _fitted(text, width), end="")
-        return int(conflict)
+        return exit_code(problems)
     boards, problems = boards_of(chosen)
     if chosen.site:
         from bench.cli.board_site import write
@@ -125,6 +125,11 @@ def board(chosen: argparse.Namespace) -> int:
 
         for path in write_all(boards, chosen.figures):
             print(path)
+    return exit_code(problems)
+
+
+def exit_code(problems: Iterable[Problem]) -> int:
+    """1 where a record is refused or in conflict, which a person has to look at; all else is shown."""
     return int(any(problem.refused for problem in problems))
 
 
@@ -140,11 +145,8 @@ def _pack(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _tables(chosen: argparse.Namespace) -> tuple[str, bool]:
-    """The text of all tables, and whether records contradict each other.
-
-    Made network by network, so that only one network's boards are in memory.
-    """
+def _tables(chosen: argparse.Namespace) -> tuple[str, list[Problem]]:
+    """The text of all tables, and the problems; one network after the other, so that only its boards are in memory."""
     from leaderboard.render.tables import pieces, whole
     from leaderboard.stats import boards as board
 
@@ -155,8 +157,9 @@ def _tables(chosen: argparse.Namespace) -> tuple[str, bool]:
         boards, own = board.of_network(rows, plan, latencies)
         parts += [piece for one in board.at(boards, chosen.keep or ()) for piece in pieces(one, chosen.format)]
         problems |= set(own)
-    _tell(chosen, parts, sorted(problems, key=lambda p: (p.file, p.message)))
-    return whole(parts, chosen.format), any(problem.refused for problem in problems)
+    ordered = sorted(problems, key=lambda p: (p.file, p.message))
+    _tell(chosen, parts, ordered)
+    return whole(parts, chosen.format), ordered
 
 
 def _fitted(text: str, width: int) -> str:
@@ -253,7 +256,7 @@ def _found(chosen: argparse.Namespace) -> Found:
     from leaderboard.reader.extract import COLUMNS
     from leaderboard.reader.frame import find
 
-    found = find(chosen.path, cache=not chosen.no_cache)
+    found = find(chosen.path, cache=not chosen.no_cache, screened=True)
     for name, noun in (("dataset", "data set"), ("arch", "network")):
         asked, place = getattr(chosen, name), COLUMNS.index(name)
         if asked:
@@ -273,7 +276,9 @@ def _tell(chosen: argparse.Namespace, made: Sequence[Any], problems: Sequence[Pr
     from leaderboard.render.escaping import clean
 
     for problem in problems:
-        print(f"bench: {clean(problem.file)}: {clean(problem.message)}", file=sys.stderr)
+        if problem.kind != "unranked":  # the row says it
+            kind = f"{problem.kind}: " if problem.kind else ""
+            print(f"bench: {clean(problem.file)}: {kind}{clean(problem.message)}", file=sys.stderr)
     if not made:
         raise UsageError(f"{chosen.command} {chosen.path}: no finished record; bench run makes some")
 

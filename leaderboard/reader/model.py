@@ -27,6 +27,7 @@ ALPHA = 0.05
 KEY = (
     *("dataset", "arch", "recipe_sha256", "coupling", "precision", "rules", "schema", "counter"),
     *("arch_sha256", "train_sha256", "test_sha256", "images", "dense_macs", "dense_params"),
+    "submitter",
 )
 """What records of one board have in common (RULES.md, 1): all that the rows' numbers are relative to."""
 KEY_SHOWN = (*KEY, "recipe")

@@ -148,7 +148,7 @@ def _text(board: Board) -> list[str]:
     shown = columns(TEXT)
     headers = [column.header for column in shown] + [NOTES_HEADER]
     sides = ["right" if column.right else "left" for column in shown] + ["left"]
-    lines = [board_heading(board, TEXT), *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items())]
+    lines = [board_heading(board, TEXT), *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items() if v)]
     lines += [f"   {about}" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += [f"   note: {clean(note)}" for note in board.notes]
     for table in board.tables:
@@ -172,7 +172,7 @@ def _markdown(board: Board) -> list[str]:
     headers = [column.header for column in shown] + [NOTES_HEADER]
     rule = ["--:" if column.right else ":--" for column in shown] + [":--"]
     lines = [board_heading(board, MARKDOWN), ""]
-    lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items()]
+    lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items() if v]
     lines += [f"* {markdown(about)}" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
     for table in board.tables:
@@ -189,7 +189,7 @@ def _latex(board: Board) -> list[str]:
     headers = [column.header for column in shown] + [NOTES_HEADER]
     sides = ["right" if column.right else "left" for column in shown] + ["left"]
     places = [place for place, column in enumerate(columns(LATEX)) if not column.audit] + [len(columns(LATEX))]
-    key = {clean(k): clean(v) for k, v in board.key.items()}
+    key = {clean(k): clean(v) for k, v in board.key.items() if v}
     lines = [f"% {KIND} {json.dumps(key)}", board_heading(board, LATEX)]
     shown_key = "; ".join(f"{latex(k)}: {latex(HASH.sub(_start, v))}" for k, v in key.items())
     lines += [rf"{{\raggedright\footnotesize {shown_key}.\par}}"]

@@ -17,7 +17,7 @@ from leaderboard.stats.comparisons import Bits, with_board_p
 from leaderboard.stats.copies import collapsed
 from leaderboard.stats.grouping import Key, by_key, by_network, whole
 from leaderboard.stats.ranking import compared_rows, expected_epochs, place
-from leaderboard.stats.rows import make_row, shares, short_of_budget, step_seconds, why_unranked
+from leaderboard.stats.rows import doubt, make_row, shares, short_of_budget, step_seconds, why_unranked
 from leaderboard.stats.speeds import in_words, settings, speeds
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ def of_network(
 ) -> tuple[list[Board], list[Problem]]:
     """All boards of one network on one data set, and the problems of its runs."""
     parts, problems = by_key(rows, plan)
-    makers = [_Maker(key, list(parts), plan, latencies) for key in parts]
+    owner = next(iter(parts), ("",))[-1]  # of the first board; those of others have references from it
+    alike = {key: [other for other in parts if other[-1] in (owner, key[-1])] for key in parts}
+    makers = [_Maker(key, alike[key], plan, latencies) for key in parts]
     return [maker.board(records) for maker, records in zip(makers, parts.values(), strict=True)], problems
 
 
@@ -143,7 +145,7 @@ class _Maker:
                 row,
                 shares=shared,
                 level=level,
-                unranked=why_unranked(row, short_of_budget(done[k]), epochs, synthetic),
+                unranked=why_unranked(row, short_of_budget(done[k]), epochs, synthetic) or doubt(done[k]),
                 step_cost=own / base if own is not None and base else None,
                 speeds=speeds(done[k], self.settings, self.latencies),
             )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
+from bench.records.cross_checks import SUITE
 from leaderboard.reader.extract import COLUMNS, as_record
 from leaderboard.reader.extract import Values as Record
 from leaderboard.reader.frame import Problem
-from leaderboard.reader.model import KEY
+from leaderboard.reader.model import KEY, REFERENCES
 from leaderboard.reader.plan import Plan
 from leaderboard.stats.rows import most_common
 
@@ -39,17 +41,41 @@ def by_key(rows: Iterable[Sequence[Any]], plan: Plan | None) -> tuple[dict[Key, 
     parts: dict[Key, list[Record]] = defaultdict(list)
     loose: list[Record] = []
     problems: list[Problem] = []
-    for r in map(as_record, rows):
-        if plan and r.seed not in plan.seeds.get(r.spec_sha256, (r.seed,)):
+    records = [as_record(row) for row in rows]
+    owner = owner_of(records)
+    for r in records:
+        if r.submitter != owner:
+            r = _of_another(r)
+        elif plan and r.seed not in plan.seeds.get(r.spec_sha256, (r.seed,)):
             problems.append(Problem(r.file, f"{r.status}, seed {r.seed} is not in the plan: it does not count"))
-        elif r.status == "ok":
+            continue
+        if r.status == "ok":
             parts[_KEY(r)].append(r)
         else:
             loose.append(r)
     _add_unfinished(parts, loose, problems)
     problems += _disagreements([r for records in parts.values() for r in records])
-    ordered = sorted(parts, key=lambda key: tuple(map(str, key)))
-    return {key: _once(parts[key], problems) for key in ordered}, problems
+    ordered = sorted(parts, key=lambda key: (key[-1] != owner, *map(str, key)))
+    boards = {key: _once(parts[key], problems) for key in ordered}
+    for key in ordered:
+        if key[-1] != owner:
+            shares = {(r.kind, r.keep_share) for r in boards[key]}
+            ours = boards.get((*key[:-1], owner), ())
+            boards[key] += [
+                r for r in ours if r.name in REFERENCES and (r.kind is None or (r.kind, r.keep_share) in shares)
+            ]
+    return boards, problems
+
+
+def owner_of(records: Iterable[Record]) -> str:
+    """Whose rows are references and planned: the suite's, where records have submitters."""
+    return SUITE if any(r.submitter for r in records) else ""
+
+
+def _of_another(r: Record) -> Record:
+    """The record as one of a row of its submitter's own, which the plan does not know."""
+    row = hashlib.sha256(f"{r.submitter}/{r.spec_sha256}".encode()).hexdigest()
+    return r._replace(name=f"{r.name} ({r.submitter})", spec_sha256=row)
 
 
 def whole(value: Any) -> Any:
@@ -60,11 +86,11 @@ def whole(value: Any) -> Any:
 def _disagreements(records: Iterable[Record]) -> list[Problem]:
     """Records of another size than most with the same hash: one of both cannot be, so they make boards of their own."""
     found = []
-    by_hash: dict[tuple[str, str, Any], list[Record]] = defaultdict(list)
+    by_hash: dict[tuple[str, str, str, Any], list[Record]] = defaultdict(list)
     for r in records:
         for fact, of in (DETERMINED if r.fold is None else WITH_FOLDS).items():
-            by_hash[fact, of, getattr(r, of)].append(r)
-    for (fact, of, _), same in by_hash.items():
+            by_hash[r.submitter, fact, of, getattr(r, of)].append(r)
+    for (_, fact, of, _), same in by_hash.items():
         sizes = Counter(getattr(r, fact) for r in same)
         if len(sizes) > 1:
             usual = most_common([getattr(r, fact) for r in same])

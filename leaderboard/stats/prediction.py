@@ -14,12 +14,13 @@ from bench.records.schema import Finished, finished
 
 FEWEST = 3
 """Other runs that a prediction from their spread needs."""
-Z975 = 1.96
+USUAL, RARE = 0.05, 0.001
+"""Shares of honest runs outside of an interval: one that is no error, one that asks for an explanation."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Where final top-1 (a share) of one more run of a specification lies in 95 of 100 cases.
+    """Where final top-1 (a share) of one more run of a specification lies in 95 of 100 cases, or another share.
 
     Attributes:
         runs: other runs that it is made of; 0 where they were too few and it is made of the record's own value.
@@ -42,8 +43,13 @@ class Prediction:
         return f"{100 * self.low:.2f} to {100 * self.high:.2f} %, {basis}"
 
 
-def predict(given: Finished, others: Sequence[Finished]) -> Prediction:
+def predict(given: Finished, others: Sequence[Finished], outside: float = USUAL) -> Prediction:
     """The prediction interval for a new run of a finished record's specification.
+
+    Args:
+        given: the record.
+        others: of other seeds.
+        outside: share of honest runs that lie outside of it.
 
     From ``FEWEST`` other runs on: mean +- t(n - 1) s sqrt(1 + 1/n). With fewer: the record's value +- the error of two
     accuracies on that many test images (binomial, with Agresti and Coull's two hits and two misses added).
@@ -51,14 +57,14 @@ def predict(given: Finished, others: Sequence[Finished]) -> Prediction:
     images, own = given.metrics.final.examples, top1(given)
     if len(others) < FEWEST:
         share = (own * images + 2) / (images + 4)
-        half = Z975 * math.sqrt(2 * share * (1 - share) / images)
+        half = statistics.NormalDist().inv_cdf(1 - outside / 2) * math.sqrt(2 * share * (1 - share) / images)
         return Prediction(max(own - half, 0.0), min(own + half, 1.0), 0)
     from leaderboard.stats.statistics import QUANTUM, student_quantile  # scipy is slow to load
 
     values = [top1(other) for other in others]
     n, mean = len(values), statistics.fmean(values)
     spread = max(statistics.stdev(values), QUANTUM / images)
-    half = student_quantile(n - 1) * spread * math.sqrt(1 + 1 / n)
+    half = student_quantile(n - 1, outside) * spread * math.sqrt(1 + 1 / n)
     return Prediction(max(mean - half, 0.0), min(mean + half, 1.0), n)
 
 

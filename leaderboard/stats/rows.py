@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bench.records.cross_checks import SUITE
 from bench.spec.spec import BUDGET_TOLERANCE
 from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Copy, Mean, Row, Run
 from leaderboard.stats.statistics import QUANTUM, interval
@@ -120,6 +121,11 @@ def why_unranked(row: Row, short: float, epochs: int | None, synthetic: bool) ->
     return ""
 
 
+def doubt(done: Sequence[Record]) -> str:
+    """Why a row with runs below level 2 of ``bench verify`` has no rank; empty where all are at it."""
+    return next((f"seed {r.seed}: {r.doubt}" for r in done if r.doubt), "")
+
+
 def step_seconds(done: Sequence[Record]) -> float | None:
     """Seconds of training an image, hooks included; mean over seeds."""
     return _mean(r.training_seconds / r.examples_images for r in done if r.training_seconds and r.examples_images)
@@ -175,6 +181,8 @@ def short_of_budget(done: Sequence[Record]) -> float:
 
 def _notes(records: Sequence[Record]) -> list[str]:
     notes = []
+    if (submitter := records[0].submitter) not in ("", SUITE):
+        notes.append(f"as submitted by {submitter}")
     for status in ("failed", "diverged", *AS_MISSING):
         found = [r for r in records if r.status == status]
         notes += [f"seed {r.seed} {status}: {r.error[:120]}" for r in found]

@@ -46,9 +46,9 @@ def half_width(deviation: float, n: int) -> float:
 
 
 @functools.cache
-def student_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t with so many degrees of freedom."""
-    return float(stdtrit(freedom, 1 - ALPHA / 2))
+def student_quantile(freedom: int, outside: float = ALPHA) -> float:
+    """The quantile of Student's t with so many degrees of freedom beyond which, on both sides, ``outside`` lies."""
+    return float(stdtrit(freedom, 1 - outside / 2))
 
 
 def logs(values: Array) -> Array:

@@ -220,7 +220,8 @@ def test_tampered_accuracy_is_found(bench, given):
     assert "error: final top-1 of the replay is outside of" in err
     put_other_seeds(given, honest)  # which show that the record is the one that is wrong
     code, out, err = bench("reproduce", given)
-    assert code == 0
+    assert code == 1
+    assert "error: the replay is right on other test images than the record" in err
     assert "the record lies OUTSIDE, as 1 in 20 honest records does" in out
     assert "the replay lies inside" in out
     assert "nothing recorded explains it" in out

@@ -80,8 +80,8 @@ def test_site_and_figures_are_written_despite_refused_names(tmp_path):
     for name in REFUSED.values():
         altered = sealed_as(made("l1_norm", 0, 10), name)
         (tmp_path / "r" / f"{altered['id']}.json").write_bytes(line(altered))
-    assert main(["board", str(tmp_path / "r"), "--no-cache", "--site", str(tmp_path / "site")]) == 0
-    assert main(["board", str(tmp_path / "r"), "--no-cache", "--figures", str(tmp_path / "figures")]) == 0
+    assert main(["board", str(tmp_path / "r"), "--no-cache", "--site", str(tmp_path / "site")]) == 1
+    assert main(["board", str(tmp_path / "r"), "--no-cache", "--figures", str(tmp_path / "figures")]) == 1
 
 
 def test_names_of_networks_and_data_sets_are_any_printable_ascii(tmp_path):

@@ -40,8 +40,8 @@ def test_the_prediction_from_the_record_alone(others):
     expected = predict(run(0.5), [run(0.9)] * others)
     assert expected.runs == 0
     assert (expected.low, expected.high) == (
-        pytest.approx(0.5 - 1.96 * math.sqrt(0.5 / 1000)),
-        pytest.approx(0.5 + 1.96 * math.sqrt(0.5 / 1000)),
+        pytest.approx(0.5 - 1.96 * math.sqrt(0.5 / 1000), rel=1e-5),
+        pytest.approx(0.5 + 1.96 * math.sqrt(0.5 / 1000), rel=1e-5),
     )
     assert "alone" in str(expected)
     sure = predict(run(1.0, images=40), [])

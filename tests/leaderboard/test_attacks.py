@@ -1,0 +1,214 @@
+"""What a hostile submitter may try with records, and what the command then does: refused, listed, or a row of its own.
+
+Forged records are honest ones that were changed, sealed again and written under their ids.
+"""
+
+import json
+
+import pytest
+from support.made_records import IMAGES, made, put, seeds
+from support.records import fitted, line, quality, seal
+
+from bench.cli import main
+from bench.spec.spec import Budget
+
+OURS = [
+    *seeds("dense", [5, 6, 4, 5, 6], keep=None),
+    *seeds("random", [30, 31, 33, 29, 30]),
+    *seeds("l1_norm", [20, 21, 22, 20, 19]),
+    *seeds("uniform_thin", [25, 24, 27, 26, 24], starts_from="init", cost=0.5),
+]
+TAMPERED = "refused"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    """A folder with the suite's records, and what the board says of it."""
+    folder = tmp_path_factory.mktemp("honest")
+    put(folder / "suite", *OURS)
+    return folder
+
+
+@pytest.fixture
+def board(tmp_path, capsys, suite):
+    """A function of somebody's records: exit code, our board in JSON, other boards, and what is printed on stderr."""
+
+    def run(*forged, submitter="acme", beside=OURS):
+        put(tmp_path / "suite", *beside)
+        if forged:
+            put(tmp_path / submitter, *forged)
+        code = main(["board", str(tmp_path), "--json", "--no-cache"])
+        printed = capsys.readouterr()
+        boards = json.loads(printed.out)["boards"]
+        own = [board for board in boards if board["key"]["submitter"] == "suite"]
+        return code, own, [board for board in boards if board not in own], printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def honest(suite):
+    """Our boards where nobody else submits anything."""
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["board", str(suite), "--json", "--no-cache"]) == 0
+    return json.loads(out.getvalue())["boards"]
+
+
+def altered(found, **parts):
+    """A record with other values in some of its parts, sealed again."""
+    for part, values in parts.items():
+        found[part] |= values
+    return seal(found)
+
+
+def names(boards):
+    return {row["name"] for board in boards for table in board["tables"] for row in table["rows"]}
+
+
+def forged_rows():
+    """Records of another submitter that must not change ours."""
+    bad = made("random", 77, status="failed")
+    yield "a failed run of a control", [bad]
+    long_ago = {"started_at": "2020-01-01T00:00:00Z", "finished_at": "2020-01-01T00:00:00Z"}
+    yield "a control of long ago", [altered(r, clock=long_ago) for r in seeds("random", [60] * 5)]
+    yield "very noisy rows", [r for k in range(3) for r in seeds(f"noisy_{k}", [0, 400, 3, 250, 90])]
+    yield "constant rows", [r for k in range(6) for r in seeds(f"constant_{k}", [9] * 5)]
+    yield "copies of a control", [r for k in range(3) for r in seeds("random", [30, 31, 33, 29, 30], config={"k": k})]
+    yield "other seeds", [made("fpgm", seed, 10) for seed in range(10)]
+    yield "nothing right", seeds("zeros", [IMAGES - 50] * 5)
+    yield "all right and ten times as fast", seeds("best", [0] * 5, speedup=10.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "forged"), [*forged_rows()], ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_nothing_of_another_submitter_changes_our_rows(board, honest, name, forged):
+    code, own, others, err = board(*forged)
+    assert own == honest
+    assert code == 0
+    shown = {row for row in names(others) if row.endswith(" (acme)")}
+    assert shown or "failed" in err
+    for each in others:
+        assert each["key"]["submitter"] == "acme"
+        for table in each["tables"]:
+            for row in table["rows"]:
+                if row["name"].endswith(" (acme)"):
+                    assert row["rank_best"] is None and not row["planned"]
+                    assert "as submitted by acme" in row["notes"]
+                    assert all(value is None for key, value in row.items() if key.endswith("p_holm"))
+
+
+def test_known_method_with_another_file_is_a_row_of_its_own(board, honest):
+    forged = [altered(r, code={"method_sha256": "0" * 64}) for r in seeds("random", [60] * 5)]
+    _, own, (theirs,), _ = board(*forged)
+    assert own == honest
+    assert {"random (acme)", "random"} <= names([theirs])
+
+
+def test_of_two_results_of_one_run_neither_counts(board, honest):
+    better = made("l1_norm", 0, 1, finished="2026-01-02T00:00:00Z")
+    code, own, _, err = board(beside=[*OURS, better])
+    assert code == 1
+    assert err.count("conflict: another result of the run in") == 2
+    (row,) = [row for row in own[0]["tables"][0]["rows"] if row["name"] == "l1_norm"]
+    assert row["wrong_test_images_by_seed"] == "1:21 2:22 3:20 4:19"
+    (code, own, _, err) = board(better)
+    assert (own == honest) or code == 1
+
+
+@pytest.mark.parametrize("time", ["2026-01-01T00:00:00-08:00", "9999-01-01", "20260101T000000Z", "2026-01-01T00:00:00"])
+def test_time_that_is_not_utc_with_z_is_refused(board, honest, time):
+    forged = made("random", 9, 1)
+    forged["clock"] |= {"started_at": time, "finished_at": time}
+    code, own, others, err = board(seal(forged))
+    assert (code, own, others) == (1, honest, [])
+    assert "acme/random/" in err and "refused: " in err
+
+
+def contradictions():
+    """Forged records, and what is said of each."""
+    dense = made("taylor", 1, 10)
+    dense["metrics"]["dense"] = quality(examples=IMAGES, top1=1.0, top5=1.0, worst_class_top1=1.0)
+    yield "a better base", dense, "metrics.dense has 0 wrong images, the same base in suite/"
+    images = made("taylor", 1, 10)
+    images["data"]["test_sha256"] = "0" * 64
+    yield "other test images", images, "its images of digits are others than in suite/"
+    split = made("taylor", 1, 10)
+    split["data"]["split_sha256"] = "0" * 64
+    split["training"]["base"]["sha256"] = "0" * 64
+    yield "another split", split, ""
+    base = made("taylor", 1, 10)
+    base["training"]["base"]["macs"] = 7
+    yield "a cheap base", base, "cost and work of the base is another than in suite/"
+
+
+@pytest.mark.parametrize(("name", "forged", "said"), [*contradictions()], ids=lambda v: v if isinstance(v, str) else "")
+def test_contradiction_to_the_suite_is_refused(board, honest, name, forged, said):
+    code, own, others, err = board(seal(forged))
+    assert own == honest
+    if said:
+        assert (code, others) == (1, [])
+        assert f"refused: {said}" in err
+
+
+def test_unknown_commit_and_other_source_are_refused(board, honest):
+    for changes in ({"commit": "f" * 40}, {"method_sha256": "0" * 64}):
+        forged = altered(made("ddrop", 0, 1, rules="0.2"), code=changes)
+        code, own, others, err = board(forged)
+        assert (code, own, others) == (1, honest, [])
+        assert "refused: code." in err
+
+
+def test_local_changes_cost_the_rank(tmp_path, capsys):
+    put(tmp_path, *(made("l1_norm", seed, 20 + seed, rules="0.2", changed=True) for seed in range(5)))
+    assert main(["board", str(tmp_path), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["boards"]
+    (row,) = found["tables"][0]["rows"]
+    assert row["rank_best"] is None
+    assert "made from a working tree with local changes" in row["notes"]
+
+
+def test_recipe_that_is_edited_under_our_name_makes_another_board(board, honest):
+    import dataclasses
+
+    from bench.spec.recipe import Recipe, Stage
+
+    recipe = dataclasses.replace(Recipe("tiny", Stage(6, 0.1), Stage(2, 0.01), precision="auto"), weight_decay=0.0123)
+    code, own, (theirs,), _ = board(*(made("l1_norm", seed, 1, recipe=recipe) for seed in range(5)))
+    assert (code, own) == (0, honest)
+    assert "recipe" in theirs["title"]
+
+
+def test_budget_that_is_a_little_smaller_is_another_table(board, honest):
+    _, own, (theirs,), _ = board(*(made("l1_norm", seed, 1, keep=0.4999) for seed in range(5)))
+    assert own == honest
+    assert [table["keep"] for table in theirs["tables"]] == [0.4999]
+    assert Budget(keep_macs=0.4999)
+
+
+def test_hostile_file_is_refused(tmp_path, capsys, honest):
+    put(tmp_path / "suite", *OURS)
+    folder = tmp_path / "acme"
+    folder.mkdir()
+    good = line(made("fpgm", 0, 1))
+    for number, content in enumerate(
+        (b"\xef\xbb\xbf" + good, good.replace(b'"resumes":0', b'"resumes":NaN'), b"[" * 100_000)
+    ):
+        (folder / f"{number:012x}-s0.json").write_bytes(content)
+    (folder / "00000000000a-s0.json").symlink_to("/dev/zero")
+    assert main(["board", str(tmp_path), "--json", "--no-cache"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["boards"] == honest
+    assert printed.err.count("refused: ") == 4
+
+
+def test_work_that_the_plan_does_not_make_is_refused(board, honest):
+    honest_one = made("fpgm", 0, 1, rules="0.2")
+    assert fitted(honest_one)
+    forged = altered(made("fpgm", 0, 1, rules="0.2"), training={"macs": 1})
+    code, own, others, err = board(forged)
+    assert (code, own, others) == (1, honest, [])
+    assert "training.macs is 1" in err
