@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from bench.spec.near_names import unknown
 from leaderboard.reader.model import Board, Row, Table, Terms
+from leaderboard.render.advice_sentence import advice
 from leaderboard.render.columns import LATEX, MARKDOWN, NOTES_HEADER, TEXT, columns, exact
 from leaderboard.render.escaping import clean, latex, markdown
 from leaderboard.render.exact_tables import CSV, JSON, KIND, csv_pieces, csv_whole, json_pieces, json_whole
@@ -144,6 +145,11 @@ def about_batches(table: Table) -> str:
     return "; ".join("speed-ups at batch " + " and ".join(map(str, sizes)) for sizes in both)
 
 
+def about_table(table: Table) -> tuple[str, str]:
+    """What stands above a table: the dense network, the batch sizes."""
+    return about_dense(table), about_batches(table)
+
+
 def _text(board: Board) -> list[str]:
     shown = columns(TEXT)
     headers = [column.header for column in shown] + [NOTES_HEADER]
@@ -155,7 +161,7 @@ def _text(board: Board) -> list[str]:
         # A cell is never empty: so that columns are separate whatever width a terminal gives a character.
         rows = [[clean(cell) or "-" for cell in row] for row in cells(table, TEXT)]
         lines += ["", table_heading(board, table, TEXT)]
-        lines += [f"   {part}" for part in (about_dense(table), about_batches(table)) if part]
+        lines += [f"   {part}" for part in (*about_table(table), clean(advice(board, table))) if part]
         lines += _simple([headers, *rows], sides) if rows else []
         lines += [f"   [{n}] {note}" for n, note in enumerate(footnotes(table)[0], 1)]
     return [*lines, ""]
@@ -177,7 +183,7 @@ def _markdown(board: Board) -> list[str]:
     lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
     for table in board.tables:
         lines += [table_heading(board, table, MARKDOWN), ""]
-        lines += [f"{part}\n" for part in (about_dense(table), about_batches(table)) if part]
+        lines += [f"{part}\n" for part in (*about_table(table), markdown(advice(board, table))) if part]
         body = [[markdown(cell) for cell in row] for row in cells(table, MARKDOWN)]
         lines += [f"| {' | '.join(row)} |" for row in [headers, rule, *body]]
         lines += ["", *(f"{n}. {markdown(note)}" for n, note in enumerate(footnotes(table)[0], 1)), ""]
@@ -210,7 +216,7 @@ def _latex(board: Board) -> list[str]:
         if visible:
             grid = tabulate(visible, headers, "latex_booktabs", colalign=sides, disable_numparse=True)
             lines += [r"\resizebox{\linewidth}{!}{", grid, r"}\medskip"]
-        about = [part for part in (about_dense(table), about_batches(table)) if part]
+        about = [part for part in (*about_table(table), advice(board, table)) if part]
         lines += [rf"\par {latex(part)}" for part in about]
         lines += [rf"\par {n}: {latex(note)}" for n, note in enumerate(footnotes(table)[0], 1)]
         lines += [r"\end{sidewaystable}"]
