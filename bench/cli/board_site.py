@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, UsageError
+from bench.measure.environment import code
 from bench.records import store
 from bench.records.schema import Record
-from bench.runs.rerun import command
+from bench.runs.rerun import command, made_with
 from bench.spec.registry import METHODS
 from leaderboard.pages.site import About, Sources
 from leaderboard.pages.site import write as write_pages
@@ -26,7 +27,8 @@ def write(
 ) -> list[Path]:
     """Write the site into ``folder``; raises UsageError where that is something else, SetupError where it cannot."""
     root = records if records.is_dir() else records.parent
-    sources = Sources(root, _command, about_methods(), accuracies(), problems, read_verified(verified))
+    about, commit = about_methods(), code()["commit"] or ""
+    sources = Sources(root, _command, about, accuracies(), problems, read_verified(verified), made_with, commit)
     return write_pages(folder, boards, sources)
 
 

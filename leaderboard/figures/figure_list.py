@@ -14,6 +14,9 @@ from leaderboard.render.naming import board_names
 from leaderboard.stats import cross_table
 from leaderboard.stats.curves import of_board as curves_of
 
+LEAST_TABLES = 8
+"""Tables from which on a profile and mean ranks say more than the tables themselves."""
+
 
 @dataclass(frozen=True)
 class Plate:
@@ -41,8 +44,6 @@ def of_board(
                 "Accuracy against cost",
                 "Large points: means over seeds with 95 % intervals; each opens its method. Small points: single runs; "
                 "each opens its record. Grey: controls. Grey line: rows that no cheaper row beats. Dashed: dense. "
-                "On the axes of MACs and parameters the rows of a budget are shifted sideways, the best at its place, "
-                "the others left of it; the dotted line is the budget. "
                 "A click on a name in the legend shows it alone.",
                 figures_of_boards.costs(board, run_link, row_link),
             )
@@ -53,18 +54,23 @@ def of_board(
                 Plate(
                     f"curves-{kind}",
                     f"Accuracy over the share of {of}",
-                    "Means over seeds; each point opens its method. "
-                    "A click on a name in the legend shows it alone, with its 95 % interval.",
+                    "Means over seeds at the share that is really left; each point opens its method. In colour: up to "
+                    "six rows, first those with the fewest errors over all budgets; a click on a name in the legend "
+                    "shows its 95 % interval. Grey: all other rows. Dashed: dense.",
                     figures_of_boards.curves(board, kind, row_link),
                 )
             )
-    several = sum(table.keep is not None for table in board.tables) >= cross_table.LEAST_TABLES
-    return plates + (across([board]) if several else [])
+    return plates + across([board])
 
 
 def across(boards: Sequence[Board]) -> list[Plate]:
-    """The figures over several tables at once, where there is something to compare."""
-    plates = []
+    """The figures over several tables at once, where there are enough of them; captions name the methods in all."""
+    plates: list[Plate] = []
+    tables = cross_table.errors(boards)
+    if len(tables) < LEAST_TABLES:
+        return plates
+    everywhere = sorted(set.intersection(*map(set, tables)))
+    named = f" Of {len(tables)} tables; in all of them: {', '.join(everywhere) or 'no method'}."
     methods = {name: method for board in boards for name, method in figures_of_boards.methods_of(board).items()}
     profile, ranking = cross_table.profile(boards), cross_table.ranking(boards)
     if profile and len(profile.lines) > 1:
@@ -72,7 +78,8 @@ def across(boards: Sequence[Board]) -> list[Plate]:
             Plate(
                 "profile",
                 "Performance profile",
-                "Share of the tables in which a method's error is within a factor of the least one. Higher is better.",
+                "Share of the tables in which a method's error is within a factor of the least one. Higher is better."
+                + named,
                 draw.profile(profile, methods),
             )
         )
@@ -82,7 +89,8 @@ def across(boards: Sequence[Board]) -> list[Plate]:
                 "ranking",
                 "Mean ranks",
                 "Over all tables, best on top. A bar on the right spans methods without a significant "
-                "difference in Nemenyi's test. It takes tables for independent, which budgets of one network are not.",
+                "difference in Nemenyi's test. It takes tables for independent, which budgets of one network are not."
+                + named,
                 draw.ranking(ranking),
             )
         )

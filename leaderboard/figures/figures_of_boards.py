@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from leaderboard.figures.plot_style import GREY, WIDTH, Spec, band, figure, picked, series_of, short, tip
-from leaderboard.reader.model import Board, Row, Run, Table
+from leaderboard.figures.plot_style import COLOURS, GREY, SHAPES, Spec, band, figure, picked, series_of, short, tip
+from leaderboard.reader.model import CONTROLS, Board, Row, Run, Table
 from leaderboard.render.tables import clean
 from leaderboard.stats.curves import of_board
 
@@ -19,14 +19,9 @@ AXES = {
     "large": "latency at the largest batch, ms",
     "cost": "training cost, dense = 1",
 }
-SHIFTED = "axis == 'macs' || axis == 'params'"
-"""For which costs the rows of one budget lie one upon the other, so that they are drawn side by side."""
-SPREAD = 96
-"""Pixels over which they are, the best one at its place; half as many where all budgets are shown, so that none seems
-to keep much less than it does, and fewer in a plot that is narrower than usual."""
 ALL = "all budgets"
-FEW = 4
-"""Curves of which all bands are drawn; of more, only those that are picked in the legend."""
+CHOSEN = 6
+"""Curves in colour."""
 
 
 def methods_of(board: Board) -> dict[str, str]:
@@ -45,13 +40,12 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         (table, row) for table in board.tables if table.kind != "like" for row in table.rows if row.track != "dense"
     ]
     values: list[Spec] = []
-    for (table, row), place in zip(rows, _places(rows), strict=True):
-        common = {"series": clean(row.name), "budget": table.title, "shift": place}
+    for table, row in rows:
+        common = {"series": clean(row.name), "budget": table.title}
         values += [common | _run_value(table, row, run, run_link) for run in row.runs if run.wrong is not None]
         if row.top1 is not None:
             values.append(common | _row_value(row, row_link))
     axes = [axis for axis in AXES if any(value.get(axis) is not None for value in values)]
-    budgets = [ALL, *(table.title for table in board.tables if any(table is t for t, _ in rows))]
     budget = [{"filter": f"budget == '{ALL}' || datum.budget == budget"}]
     chosen = [*budget, {"calculate": "datum[axis]", "as": "x"}, {"filter": "isValid(datum.x)"}]
     means = [{"filter": "datum.is == 'row'"}, *chosen]
@@ -65,14 +59,12 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
     x = {
         "field": "x",
         "type": "quantitative",
-        "scale": {"zero": {"expr": SHIFTED}},
+        "scale": {"zero": False},
         "axis": {"title": {"signal": "axis_title"}},
     }
     y = {"field": "top1", "type": "quantitative", "scale": {"zero": False}, "title": "top-1, %"}
     href = {"href": {"field": "href"}} if run_link or row_link else {}
     hand = {"cursor": "pointer"} if href else {}
-    narrow = f"min(1, width / {WIDTH}) / (budget == '{ALL}' ? 2 : 1)"
-    shift = {"xOffset": {"expr": f"{SHIFTED} ? datum.shift * {narrow} : 0"}}
     identity = [tip("series", "method"), tip("budget")]
     numbers = [
         tip("macs", "MACs kept, %", ".2f"),
@@ -81,18 +73,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         tip("large", "ms, largest batch", ".3f"),
         tip("cost", "training cost, dense = 1", ".2f"),
     ]
-    shares = [
-        {"axis": table.kind, "budget": table.title, "share": short(100 * table.keep)}
-        for table in board.tables
-        if table.keep is not None and any(table is t for t, _ in rows)
-    ]
     layers: list[Spec] = [
-        {
-            "data": {"values": shares},
-            "transform": [{"filter": "datum.axis == axis"}, *budget],
-            "mark": {"type": "rule", "strokeDash": [1, 3], "color": GREY},
-            "encoding": {"x": {**x, "field": "share"}},
-        },
         {
             "transform": front,
             "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.2, "opacity": 0.65, "color": GREY},
@@ -100,7 +81,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         },
         {
             "transform": [{"filter": "datum.is == 'run'"}, *chosen],
-            "mark": {"type": "point", "filled": True, "size": 12, **shift, **hand},
+            "mark": {"type": "point", "filled": True, "size": 12, **hand},
             "encoding": {
                 "x": x,
                 "y": y,
@@ -111,13 +92,13 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         },
         {
             "transform": means,
-            "mark": {"type": "rule", "strokeWidth": 1.2, **shift},
+            "mark": {"type": "rule", "strokeWidth": 1.2},
             "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "opacity": picked(0.7, 0.06)},
         },
         {
             "params": [{"name": "pick", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}],
             "transform": means,
-            "mark": {"type": "point", "filled": True, "size": 55, **shift, **hand},
+            "mark": {"type": "point", "filled": True, "size": 55, **hand},
             "encoding": {
                 "x": x,
                 "y": y,
@@ -134,7 +115,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         },
     ]
     series = series_of(methods_of(board), {value["series"] for value in values})
-    runs, intervals, points = layers[2:]
+    runs, intervals, points = layers[1:]
     runs["encoding"] |= {"color": series["color"], "shape": series["shape"]}
     intervals["encoding"] |= {"color": series["color"]}
     points["encoding"] |= series
@@ -145,11 +126,11 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
         params=[
             {
                 "name": "axis",
-                "value": "macs",
+                "value": "cost" if "cost" in axes else axes[0] if axes else "macs",
                 "bind": {"input": "select", "name": "cost ", "options": axes, "labels": [AXES[axis] for axis in axes]},
             },
             {"name": "axis_title", "expr": f"({json.dumps(AXES)})[axis]"},
-            {"name": "budget", "value": ALL, "bind": {"input": "select", "name": "budget ", "options": budgets}},
+            {"name": "budget", "value": ALL},
         ],
         layer=[*_dense(board, "24"), *layers],
         height=420,
@@ -157,78 +138,105 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
 
 
 def curves(board: Board, kind: str = "macs", row_link: Callable[[Row], str] | None = None) -> Spec:
-    """Accuracy over the share kept, one line a row's name, with 95 % intervals as bands."""
-    chosen = [curve for curve in of_board(board) if curve.kind == kind]
+    """Accuracy over the share that is really left, one line a row's name; ``CHOSEN`` in colour, the others in grey.
+
+    Those in colour are the param ``chosen`` and the domains of colour and shape, which a page may set to others.
+    """
+    known = [curve for curve in of_board(board) if curve.kind == kind]
+    share = "macs_percent" if kind == "macs" else "params_percent"
     values: list[Spec] = []
-    for curve in chosen:
+    for curve in known:
         for point in curve.points:
-            if point.row.top1 is None:
+            if point.row.top1 is None or point.row.track == "dense":
                 continue
             mean, half = point.row.top1.mean, point.row.top1.half
             values.append(
-                {"series": clean(curve.name), "keep": point.keep, "top1": short(mean), **band(mean, half)}
+                {"series": clean(curve.name), "keep": short(getattr(point.row, share)), "budget": point.keep}
+                | {"top1": short(mean), **band(mean, half)}
                 | ({"href": row_link(point.row)} if row_link else {})
             )
-    shares = sorted({value["keep"] for value in values})
-    series = series_of(methods_of(board), {value["series"] for value in values})
+    names = {value["series"] for value in values}
+    methods = [c for c in known if c.method not in CONTROLS and clean(c.name) in names]
+    chosen = [clean(c.name) for c in sorted(methods, key=lambda c: (c.error is None, c.error or 0.0, c.name))][:CHOSEN]
+    keeps = [value["keep"] for value in values]
     x = {
         "field": "keep",
         "type": "quantitative",
-        "scale": {"type": "log", "nice": False},
-        "axis": {"values": shares, "format": "~g"},
-        "title": "share of the MACs kept" if kind == "macs" else "share of the params kept",
+        "scale": {"type": "log", "nice": False} | ({"domain": [min(keeps), max(keeps)]} if keeps else {}),
+        "axis": {"values": sorted({100 * value["budget"] for value in values}), "format": "~g"},
+        "title": "MACs kept, % of dense" if kind == "macs" else "parameters kept, % of dense",
     }
-    y: Spec = {"field": "top1", "type": "quantitative", "scale": {"zero": False}, "title": "top-1, %"}
-    bands = 0.12 if len(chosen) <= FEW else 0
-    if not bands and values:  # room for what is seen, not for the bands that are not
-        means = [value["top1"] for value in values]
-        room = 0.05 * (max(means) - min(means)) + 0.1
-        y["scale"] = {"domain": [short(min(means) - room), short(max(means) + room)], "zero": False}
-    layers = [
+    means = [value["top1"] for value in values] or [0.0]
+    room = 0.05 * (max(means) - min(means)) + 0.1  # for what is seen, not for the bands that are not
+    domain = [short(min(means) - room), short(min(max(means) + room, 100.0))]
+    y: Spec = {"field": "top1", "type": "quantitative", "title": "top-1, %", "scale": {"domain": domain, "zero": False}}
+    looks = {
+        channel: {
+            "field": "series",
+            "type": "nominal",
+            "title": None,
+            "scale": {"domain": chosen, "range": list(found)},
+            "legend": {"columns": 1, "symbolOpacity": 1},
+        }
+        for channel, found in (("color", COLOURS), ("shape", SHAPES))
+    }
+    detail = {"field": "series", "type": "nominal"}
+    own = [{"filter": "indexof(chosen, datum.series) >= 0"}]
+    tips = [
+        tip("series", "method"),
+        tip("keep", AXES[kind], ".2f"),
+        tip("top1", "top-1, %", ".2f"),
+        tip("half", "± (95 %)", ".2f"),
+    ]
+    layers: list[Spec] = [
         {
+            "transform": [{"filter": "indexof(chosen, datum.series) < 0"}],
+            "mark": {
+                "type": "line",
+                "strokeWidth": 1,
+                "opacity": 0.5,
+                "color": GREY,
+                "point": {"size": 12, "color": GREY},
+            },
+            "encoding": {"x": x, "y": y, "detail": detail, "tooltip": tips},
+        },
+        {
+            "transform": own,
             "mark": {"type": "area", "clip": True},
             "encoding": {
                 "x": x,
                 "y": {**y, "field": "low"},
                 "y2": {"field": "high"},
-                "color": series["color"],
-                "opacity": {"condition": {"param": "pick", "empty": False, "value": 0.25}, "value": bands},
+                "color": looks["color"],
+                "opacity": {"condition": {"param": "pick", "empty": False, "value": 0.25}, "value": 0},
             },
         },
         {
-            "mark": {"type": "line", "strokeWidth": 1.4},
-            "encoding": {"x": x, "y": y, "color": series["color"], "opacity": picked(0.8, 0.08)},
+            "transform": own,
+            "mark": {"type": "line", "strokeWidth": 1.8},
+            "encoding": {"x": x, "y": y, "color": looks["color"], "opacity": picked(0.9, 0.12)},
         },
         {
             "params": [{"name": "pick", "select": {"type": "point", "fields": ["series"]}, "bind": "legend"}],
-            "mark": {"type": "point", "filled": True, "size": 45, **({"cursor": "pointer"} if row_link else {})},
+            "transform": own,
+            "mark": {"type": "point", "filled": True, "size": 55, **({"cursor": "pointer"} if row_link else {})},
             "encoding": {
                 "x": x,
                 "y": y,
-                **series,
-                "opacity": picked(0.95, 0.08),
-                "tooltip": [
-                    tip("series", "method"),
-                    tip("keep", "share kept", "~g"),
-                    tip("top1", "top-1, %", ".2f"),
-                    tip("half", "± (95 %)", ".2f"),
-                ],
+                **looks,
+                "opacity": picked(1, 0.12),
+                "tooltip": tips,
                 **({"href": {"field": "href"}} if row_link else {}),
             },
         },
     ]
-    return figure("Accuracy over the share kept.", values, layer=[*_dense(board, "width / 2"), *layers], height=360)
-
-
-def _places(rows: Sequence[tuple[Table, Row]]) -> list[int]:
-    """How many pixels to the left each row is drawn, so that the rows of a budget rise to the best one at its place."""
-    tables: dict[str, list[int]] = {}
-    heights = [row.top1.mean if row.top1 else 0.0 for _, row in rows]
-    for n in sorted(range(len(rows)), key=lambda n: -heights[n]):
-        tables.setdefault(rows[n][0].slug, []).append(n)
-    spread = min(SPREAD, 400 // max(len(tables), 1))
-    shift = {n: round(-spread * place / len(order)) for order in tables.values() for place, n in enumerate(order)}
-    return [shift[n] for n in range(len(rows))]
+    return figure(
+        "Accuracy over the share kept.",
+        values,
+        params=[{"name": "chosen", "value": chosen}],
+        layer=[*_dense(board, "width / 2"), *layers],
+        height=360,
+    )
 
 
 def _row_value(row: Row, link: Callable[[Row], str] | None) -> Spec:

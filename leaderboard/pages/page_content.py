@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 from bench.records import schema
 from bench.records.schema import Clock, Costs, Metrics, Quality, Record, Timing
 from bench.records.store import arithmetic
+from leaderboard.pages.forest import forest
 from leaderboard.reader.curve_model import Curve
 from leaderboard.reader.model import Board, Row, Table
+from leaderboard.render.advice_sentence import advice
 from leaderboard.render.record_summary import busy_note
 from leaderboard.render.tables import footnotes
+from leaderboard.stats.advice import near_dense, of_table
 from leaderboard.stats.curves import of_board
 
 Widths = Mapping[str, Sequence[int]]
@@ -48,23 +52,73 @@ class Heat:
 
 
 def sections(board: Board) -> list[dict[str, Any]]:
-    """The tables of a board: lines, footnotes, batch sizes and size of the test set where all rows have the same."""
+    """What the page shows of each table: advice, rows near dense, speed, forest plot, lines with footnotes.
+
+    ``shared`` are notes that all rows but dense have; they are no footnotes. ``fast`` is the row of the advice, else
+    the first one with a measured speed; ``batches`` and ``test_images`` are there where all rows have the same.
+    """
     found = []
     for table in board.tables:
-        notes, marks = footnotes(table)
-        lines = [Line(row, table, tuple(map(int, own.split()))) for row, own in zip(table.rows, marks, strict=True)]
+        shared, notes, lines = _noted(table)
         batches = {(row.speeds[0].batch, row.speeds[-1].batch) for row in table.rows if row.speeds}
         sizes = {row.test_images or 0 for row in table.rows}
+        near, taken = near_dense(table, board.terms), of_table(table, board.terms)
+        timed = [row for row in [*([taken.row] if taken else []), *table.rows] if row.speeds and row.track != "dense"]
         found.append(
             {
                 "table": table,
+                "advice": advice(board, table),
+                "near": near,
+                "compared": sum(row.track == "matched" for row in table.rows),
+                "fast": next(iter(timed), None),
+                "forest": forest(table, board.terms),
                 "lines": lines,
                 "notes": notes,
+                "shared": shared,
+                "no_order": not table.ordered,
                 "batches": min(batches) if len(batches) == 1 else None,
                 "test_images": min(sizes) if len(sizes) == 1 else None,
             }
         )
     return found
+
+
+def _noted(table: Table) -> tuple[list[str], list[str], list[Line]]:
+    """Notes that all rows but dense have, the other ones, and the lines with the numbers of those."""
+    notes, marks = footnotes(table)
+    own = [[notes[int(mark) - 1] for mark in each.split()] for each in marks]
+    others = [set(each) for row, each in zip(table.rows, own, strict=True) if row.track != "dense"]
+    shared = set.intersection(*others) if len(others) > 1 else set()
+    numbers: dict[str, int] = {}
+    lines = []
+    for row, each in zip(table.rows, own, strict=True):
+        mine = [note for note in each if note not in shared and row.track != "dense"]
+        lines.append(Line(row, table, tuple(numbers.setdefault(note, len(numbers) + 1) for note in mine)))
+    return sorted(shared), list(numbers), lines
+
+
+def first_budget(board: Board) -> str:
+    """The budget that a page shows first: half of the MACs where it is there."""
+    slugs = [table.slug for table in board.tables]
+    return "macs-0.5" if "macs-0.5" in slugs else next(iter(slugs), "")
+
+
+def families(board: Board) -> int:
+    """How many families of 5 % a board shows: by table, reference and endpoint; letters; endpoints over budgets."""
+    found = set()
+    for table in board.tables:
+        for row in table.rows:
+            if row.group:
+                found.add((table.slug, "letters", ""))
+            for endpoint, by in {"top1": row.differences, **row.secondary}.items():
+                found |= {(table.slug, to, endpoint) for to, d in by.items() if d.p is not None}
+    found |= {("all budgets", "", endpoint) for curve in of_board(board) for endpoint in curve.pooled}
+    return len(found)
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key that sorts ``blocks.2`` before ``blocks.10``."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def overall(board: Board) -> list[Curve]:
@@ -165,7 +219,7 @@ def record_values(record: Record) -> dict[str, Any]:
     ]
     made = [
         ("code", (code.commit or "no commit")[:12] + (" with local changes" if code.diff_sha256 else "")),
-        ("device", f"{environment.device}, {environment.threads} threads"),
+        ("device", f"{environment.device}, {_threads(environment.threads)}"),
         ("torch", environment.packages.get("torch", "")),
         ("finished", record.clock.finished_at.isoformat()),
         ("seconds", _seconds(record.clock)),
@@ -179,6 +233,7 @@ def record_values(record: Record) -> dict[str, Any]:
     structure = record.structure
     sites = structure.widths.items() if structure else ()
     widths = [(site, before, after, round(100 * after / before)) for site, (before, after) in sites]
+    widths.sort(key=lambda one: natural(one[0]))
     return {
         "asked": asked,
         "made": made,
@@ -251,9 +306,13 @@ def _latency(timing: Timing) -> dict[str, Any]:
         "times": f"{timing.speedup:.3f}",
         "interval": f"{low:.3f} to {high:.3f}",
         "rounds": f"{timing.rounds:,}",
-        "how": f"{timing.device}, {timing.threads} threads, {timing.dtype}, {timing.layout}",
+        "how": f"{timing.device}, {_threads(timing.threads)}, {timing.dtype}, {timing.layout}",
         "busy": busy_note(timing.load_average, timing.threads),
     }
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def _epochs(curve: schema.Curve | None) -> list[list[str]]:

@@ -5,6 +5,7 @@ Same boards and records, same bytes. Nothing a page needs lies outside the folde
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -15,10 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from bench import RULES, __version__
 from bench.errors import SetupError, UsageError
 from bench.records import store
 from bench.records.schema import Record
-from bench.spec.digest import path_component
+from bench.spec.digest import digest, path_component
 from bench.spec.known_images import why_not_published
 from bench.spec.option_scan import Option
 from leaderboard.figures import draw, figure_list, figures_of_runs
@@ -28,13 +30,15 @@ from leaderboard.pages.templating import environment
 from leaderboard.published.publications import PublishedAccuracy
 from leaderboard.reader.frame import Problem
 from leaderboard.reader.model import CONTROLS, Board, Row, Run, Table
-from leaderboard.render.board_sentences import listed, sentences, short
+from leaderboard.render.board_sentences import sentences
 from leaderboard.render.naming import board_names, names
+from leaderboard.render.tables import render
 
 HERE = Path(__file__).parent
 MARKER = "bench-site.txt"
 """In every site: says whose it is, and lists its files."""
 HEAD = "Written by bench board. Everything listed here is replaced when the site is written again."
+LICENCE = "Apache-2.0"
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)
 """What reading a record that lacks something raises."""
 
@@ -73,6 +77,8 @@ class Sources:
         published: accuracies of others.
         problems: files left out or in doubt.
         verified: record_sha256 -> checks of ``bench verify``; what is not in it was not verified.
+        made_with: precision, threads, commit and the like of a record, in words.
+        commit: of the suite that writes the pages; empty where it is not known.
     """
 
     root: Path
@@ -81,6 +87,8 @@ class Sources:
     published: Sequence[PublishedAccuracy] = ()
     problems: Sequence[Problem] = ()
     verified: Mapping[str, Checks] = field(default_factory=dict)
+    made_with: Callable[[Record], str] = lambda found: ""
+    commit: str = ""
 
 
 class Folder:
@@ -176,6 +184,9 @@ class _Site:
         self.widths: dict[str, Mapping[str, Sequence[int]]] = {}
         self.records = _relative(sources.root.resolve(), place)
         self.templates = environment()
+        self.templates.globals["footer"] = {
+            **{"version": __version__, "rules": RULES, "commit": sources.commit, "licence": LICENCE}
+        }
 
     def write(self) -> None:
         for board in self.boards:
@@ -201,7 +212,7 @@ class _Site:
         return self.board_names[id(board)]
 
     def index(self) -> None:
-        boards = [self._summary(board) for board in self.boards]
+        boards = [self._summary(board) for board in sorted(self.boards, key=_planned_first)]
         methods = []
         for method in sorted(self.method_names, key=lambda name: (name in CONTROLS, name)):
             about = self.sources.about.get(method)
@@ -228,30 +239,41 @@ class _Site:
 
     def _summary(self, board: Board) -> dict[str, Any]:
         rows = [row for _, row in page_content.rows_of(board)]
+        first = page_content.first_budget(board)
         return {
             "slug": self.board_name(board),
             "title": board.title,
             "methods": len({row.method for row in rows}),
             "seeds": len({run.seed for row in rows for run in row.runs}),
             "runs": sum(len(row.runs) for row in rows),
-            "budgets": listed([short(table) for table in board.tables]) if board.tables else "",
-            "say": " ".join(sentences(board)),
+            "tables": board.tables,
+            "advice": next((s["advice"] for s in page_content.sections(board) if s["table"].slug == first), ""),
+            "say": next(iter(sentences(board)), ""),
         }
 
     def board(self, board: Board) -> None:
         name = self.board_name(board)
+        stem = name if len(name) <= 60 else f"{name[:50]}-{digest(name)[:8]}"  # more is added to it
         key = board.key
         published = [p for p in self.sources.published if (p.arch, p.dataset) == (key["arch"], key["dataset"])]
         not_published = why_not_published(key.get("test_sha256"))
-        overall = page_content.overall(board)
+        for table in board.tables:
+            for ending in ("csv", "json"):
+                text = render([dataclasses.replace(board, tables=(table,))], ending)
+                self.made.add(f"data/{stem}-{table.slug}.{ending}", text)
         self.page(
             f"boards/{name}.html",
             "board.html",
+            name=name,
+            stem=stem,
             board=board,
+            boards=[(self.board_name(other), other.title) for other in sorted(self.boards, key=_planned_first)],
+            first=page_content.first_budget(board),
+            families=page_content.families(board),
             say=sentences(board),
             sections=page_content.sections(board),
-            plates=self.drawn(figure_list.of_board(board, self.run_link, self.row_link), name),
-            overall=overall,
+            plates=self.drawn(figure_list.of_board(board, self.run_link, self.row_link), stem),
+            overall=page_content.overall(board),
             published=[] if not_published else published,
             not_published=not_published,
             method_slug=self.method_names,
@@ -296,12 +318,12 @@ class _Site:
                 raise ValueError(f"{run.file} and {self.files[run.page]} have one page, {run.page}")
             return
         self.files[run.page] = run.file
-        values, command, damaged = None, "", ""
+        values, command, made_with, damaged = None, "", "", ""
         checks: Checks = ()
         try:
             found = store.load(self.sources.root / run.file)
             values = page_content.record_values(found)
-            command = self.sources.command(found)
+            command, made_with = self.sources.command(found), self.sources.made_with(found)
             checks = tuple(self.sources.verified.get(found.record_sha256, ()))
             self.widths[run.page] = {site: (before, after) for site, before, after, _ in values["widths"]}
         except store.RecordError as error:
@@ -321,9 +343,16 @@ class _Site:
             v=values,
             damaged=damaged,
             command=command,
+            made_with=made_with,
             checks=checks,
             verify=shlex.join(["python", "-m", "bench", "verify", self.place(run)]),
         )
+
+
+def _planned_first(board: Board) -> tuple[bool, bool, bool, str]:
+    """Boards with ranked rows first, then those with a plan; full precision before others."""
+    ranked = any(row.rank for table in board.tables for row in table.rows)
+    return not ranked, board.terms is None, board.key.get("precision", "") != "fp32", board.title
 
 
 def _relative(root: Path, place: Path) -> str:

@@ -29,7 +29,15 @@ function themes() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { name(); redraw(); });
 }
 
-// Sorting: the first number of a cell, or its text. Empty cells come last whichever way.
+// What a reader chose, in the address after #: budget, sort, text, controls. A plain name there is a place on the page.
+const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+const remember = (key, value) => {
+  if (value) state.set(key, value);
+  else state.delete(key);
+  history.replaceState(null, "", `#${state}`);
+};
+
+// Sorting: the first number of a cell, or its text; the best first. Empty cells come last whichever way.
 const number = (text) => {
   const found = text.replace(/−/g, "-").replace(/,/g, "").match(/^\s*(?:≥\s*)?([+-]?\d+(?:\.\d+)?)(?![\d.]|\s*[a-z])/i);
   return found ? Number(found[1]) : null;
@@ -41,9 +49,9 @@ function sortable(table) {
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
-    button.addEventListener("click", () => {
-      const text = head.classList.contains("t"), now = head.getAttribute("aria-sort");
-      const order = now === "ascending" ? "descending" : "ascending";
+    const text = head.classList.contains("t"), name = button.textContent;
+    const best = text || head.classList.contains("low") ? ["ascending", "descending"] : ["descending", "ascending"];
+    const sort = (order) => {
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", order);
       const sign = order === "ascending" ? 1 : -1;
@@ -56,31 +64,71 @@ function sortable(table) {
         const a = keys.get(x), b = keys.get(y);
         return a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b);
       }));
+    };
+    button.addEventListener("click", () => {
+      const order = best[Number(head.getAttribute("aria-sort") === best[0])];
+      sort(order);
+      remember("sort", `${name} ${order}`);
     });
+    for (const order of best) if (state.get("sort") === `${name} ${order}`) sort(order);
   });
 }
 
 function filter(form) {
-  const {text, budget, controls} = form.elements, output = form.querySelector("output");
+  const {network, text, budget, controls} = form.elements, output = form.querySelector("output");
+  const sections = all("section.budget"), first = budget.value;
   const apply = () => {
     const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0, of = 0;
-    for (const section of all("section.budget")) {
+    for (const section of sections) {
       section.hidden = budget.value !== "" && section.dataset.budget !== budget.value;
-      for (const row of all("tbody tr", section)) {
-        const name = row.cells[0].textContent.toLowerCase();
+      for (const row of all("tbody tr, .forest li", section)) {
+        const name = row.querySelector("th, .name").textContent.toLowerCase();
         row.hidden = !words.every((word) => name.includes(word))
           || (!controls.checked && row.classList.contains("control"));
+        if (section.hidden || row.localName !== "tr") continue;
         of += 1;
-        shown += !row.hidden && !section.hidden;
+        shown += !row.hidden;
       }
     }
-    output.textContent = shown === of ? "" : `${shown} of ${of} rows`;
+    output.textContent = shown === of ? "" : shown ? `${shown} of ${of} rows` : "no row matches";
+    all("figure[data-figure]").forEach(atBudget);
   };
+  const goTo = () => {
+    const at = document.getElementById(location.hash.slice(1)), section = at?.closest("section.budget");
+    if (!section?.hidden) return;
+    budget.value = section.dataset.budget;
+    apply();
+    at.scrollIntoView();
+  };
+  if (state.has("budget") && [...budget.options].some((option) => option.value === state.get("budget").replace("all", ""))) {
+    budget.value = state.get("budget").replace("all", "");
+  }
+  text.value = state.get("text") || "";
+  controls.checked = state.get("controls") !== "no";
   form.hidden = false;
-  for (const event of ["input", "change"]) form.addEventListener(event, apply);
+  for (const event of ["input", "change"]) form.addEventListener(event, () => {
+    apply();
+    remember("budget", budget.value === first ? "" : budget.value || "all");
+    remember("text", text.value);
+    remember("controls", controls.checked ? "" : "no");
+  });
+  network.addEventListener("change", () => {
+    location.href = `${network.value}#${new URLSearchParams({budget: budget.value || "all"})}`;
+  });
   form.addEventListener("submit", (event) => event.preventDefault());
+  addEventListener("hashchange", () => {
+    if (location.hash.includes("=")) location.reload();
+    else goTo();
+  });
   apply();
+  goTo();
+}
+
+// The plot of costs shows the budget that the page shows.
+function atBudget(figure) {
+  const section = document.querySelector("section.budget:not([hidden])"), alone = all("section.budget:not([hidden])").length === 1;
+  if (figure.view?.getState().signals.budget) figure.view.signal("budget", alone ? section.dataset.title : "all budgets").runAsync();
 }
 
 function copying(pre) {
@@ -133,6 +181,7 @@ function colours() {
     axis: {labelColor: soft, titleColor: ink, domainColor: soft, tickColor: soft, gridColor: line},
     legend: {labelColor: ink, titleColor: ink},
     text: {color: ink},
+    rule: {color: ink},
   };
 }
 const merged = (one, other) => Object.fromEntries([...new Set([...Object.keys(one), ...Object.keys(other)])].map((key) => {
@@ -141,11 +190,44 @@ const merged = (one, other) => Object.fromEntries([...new Set([...Object.keys(on
   return [key, both ? merged(a, b) : b === undefined ? a : b];
 }));
 
+// Curves: which rows are in colour, six at most.
+const chosenOf = (spec) => spec.params?.find((param) => param.name === "chosen");
+function withChosen(spec, names) {
+  chosenOf(spec).value = names;
+  for (const {encoding} of spec.layer) for (const channel of ["color", "shape"]) {
+    if (encoding?.[channel]?.scale) encoding[channel].scale.domain = names;
+  }
+  return spec;
+}
+function choosable(figure, spec) {
+  const first = chosenOf(spec);
+  if (!first || figure.querySelector("details.choose")) return;
+  figure.chosen = first.value;
+  const details = document.createElement("details");
+  details.className = "choose";
+  details.append(Object.assign(document.createElement("summary"), {textContent: "Rows in colour, six at most"}));
+  for (const name of [...new Set(spec.data.values.map((value) => value.series))].sort()) {
+    const label = document.createElement("label"), box = document.createElement("input");
+    Object.assign(box, {type: "checkbox", value: name, checked: figure.chosen.includes(name)});
+    label.append(box, ` ${name}`);
+    details.append(label);
+  }
+  const boxes = all("input", details);
+  const limit = () => boxes.forEach((box) => { box.disabled = !box.checked && figure.chosen.length > 5; });
+  details.addEventListener("change", () => {
+    figure.chosen = boxes.filter((box) => box.checked).map((box) => box.value);
+    limit();
+    draw(figure);
+  });
+  limit();
+  figure.append(details);
+}
+
 async function draw(figure) {
   const holder = figure.querySelector(".plot");
   try {
     await Promise.all([load("vega.js"), load("specs.js")]);
-    const spec = specOf(figure), narrow = holder.clientWidth < 620;
+    const given = specOf(figure), spec = figure.chosen ? withChosen(given, figure.chosen) : given, narrow = holder.clientWidth < 620;
     spec.width = "container";
     spec.autosize = {type: "fit-x", contains: "padding"};
     spec.config = merged(spec.config, colours());
@@ -162,6 +244,8 @@ async function draw(figure) {
     figure.view = view;
     still.forEach((node) => node.remove());
     place.style.minHeight = "";
+    atBudget(figure);
+    choosable(figure, given);
     walkable(figure, place);
   } catch (error) {
     all(".drawn", holder).slice(1).forEach((node) => node.remove());
@@ -217,9 +301,14 @@ function walkable(figure, place) {
 // Boxes that scroll sideways can be reached by keyboard, and are called after the heading above them.
 function reachable() {
   let heading = "";
+  const seen = {};
   for (const element of all("h1, h2, summary, .scroll")) {
     if (!element.classList.contains("scroll")) heading = element.textContent;
-    else for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", heading]]) element.setAttribute(name, value);
+    else {
+      seen[heading] = (seen[heading] || 0) + 1;
+      const name = `${heading}, table${seen[heading] > 1 ? ` ${seen[heading]}` : ""}`;
+      for (const [key, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", name]]) element.setAttribute(key, value);
+    }
   }
 }
 
@@ -234,5 +323,6 @@ document.addEventListener("DOMContentLoaded", () => {
     draw(one.target);
   }), {rootMargin: "400px"});
   all("figure[data-figure]").forEach((figure) => near.observe(figure));
+  addEventListener("scroll", () => document.getElementById("vg-tooltip-element")?.classList.remove("visible"), {passive: true});
 });
 })();

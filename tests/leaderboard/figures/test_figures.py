@@ -93,10 +93,6 @@ def test_costs_can_be_chosen_where_they_were_measured(board):
         for each in (board, with_row(large(1), speeds=(), cost=None))
     ]
     assert options == [["macs", "params", "cost"], ["macs", "params"]]
-    spec = figures_of_boards.costs(large(3))
-    for axis, lines_there in (("macs", 1), ("params", 0), ("cost", 0)):  # a budget is a share of MACs
-        spec["params"][0]["value"] = axis
-        assert draw.svg(spec).count('stroke-dasharray="1,3"') == lines_there
 
 
 def test_front_is_what_no_cheaper_row_beats():
@@ -115,28 +111,25 @@ def test_front_is_what_no_cheaper_row_beats():
     assert y1 == y2 > y3 and x1 < x2 == x3
 
 
-def test_rows_of_a_budget_rise_to_the_best_one_at_its_place():
-    spec = figures_of_boards.costs(large(40))
-    shift = {v["series"]: v["shift"] for v in values(spec) if v["is"] == "row"}
-    assert shift["method_0 share=0.0"] == 0
-    assert min(shift.values()) >= -figures_of_boards.SPREAD
-    order = sorted(shift, key=shift.get, reverse=True)
-    assert [name.split()[0] for name in order[:3]] == ["method_0", "method_1", "method_2"]
-    assert all(v["shift"] == shift[v["series"]] for v in values(spec))
+def test_no_point_is_shifted(board):
+    for spec in (figures_of_boards.costs(board), figures_of_boards.curves(board)):
+        assert not [key for _, key in strings(spec) if key in ("shift", "xOffset", "yOffset")]
 
 
 def test_curves_have_every_budget_and_dense_as_a_line(board):
     spec = figures_of_boards.curves(board)
-    points = [(v["series"], v["keep"]) for v in values(spec)]
-    assert sorted(points) == sorted((name, keep) for name in WRONG for keep in BUDGETS)
+    places = {(row.name, t.keep): row.macs_percent for t in board.tables for row in t.rows if t.kind == "macs"}
+    points = {(v["series"], v["budget"]): v["keep"] for v in values(spec)}
+    assert points == {(name, keep): pytest.approx(places[name, keep], abs=1e-4) for name in WRONG for keep in BUDGETS}
     (dense,) = [layer["data"]["values"][0]["dense"] for layer in spec["layer"] if layer["mark"]["type"] == "rule"]
     assert dense == pytest.approx(100 * (1 - 8.8 / 500), abs=1e-4)
 
 
-def test_name_has_one_colour_and_shape_in_all_figures(board):
+def test_name_has_one_colour_and_shape_where_all_have_one(board):
     looks = {}
-    for plate in figure_list.of_board(board):
-        for layer in plate.spec["layer"]:
+    profile = draw.profile(PROFILE, figures_of_boards.methods_of(board) | {"a": "a"})
+    for spec in (figures_of_boards.costs(board), profile):
+        for layer in spec["layer"]:
             for channel in ("color", "shape"):
                 scale = layer["encoding"].get(channel, {}).get("scale")
                 for name, look in zip(scale["domain"], scale["range"], strict=True) if scale else ():
@@ -146,6 +139,32 @@ def test_name_has_one_colour_and_shape_in_all_figures(board):
     names = {f"m{n:02}": f"m{n:02}" for n in range(36)}
     scale = plot_style.series_of(names, names)
     assert len({*zip(scale["color"]["scale"]["range"], scale["shape"]["scale"]["range"], strict=True)}) == 36
+
+
+def test_curves_have_six_rows_in_colour_the_least_errors_first():
+    base = large(9)
+    tables = [
+        replace(base.tables[0], keep=keep, rows=tuple(replace(r, macs_percent=100 * keep) for r in base.tables[0].rows))
+        for keep in (0.5, 0.25)
+    ]
+    rows = [
+        replace(row, runs=tuple(run._replace(wrong=90 - n) for run in row.runs)) for n, row in enumerate(tables[0].rows)
+    ]
+    board = replace(base, tables=(replace(tables[0], rows=tuple(rows)), replace(tables[1], rows=tuple(rows))))
+    spec = figures_of_boards.curves(board)
+    chosen = spec["params"][0]["value"]
+    assert chosen == [f"method_{n} share=0.{n}" for n in (8, 7, 6, 5, 4, 3)]
+    shapes = [layer["encoding"]["shape"]["scale"]["domain"] for layer in spec["layer"] if "shape" in layer["encoding"]]
+    assert shapes == [chosen]
+    assert len({v["series"] for v in values(spec)}) == 9  # the others are there, in grey
+
+
+def test_profile_and_ranks_need_eight_tables(board):
+    assert not [plate for plate in figure_list.of_board(board) if plate.name in ("profile", "ranking")]
+    assert figure_list.across([board] * 2) == []
+    plates = figure_list.across([board] * 3)  # nine tables
+    assert [plate.name for plate in plates] == ["profile", "ranking"]
+    assert all("in all of them: ddrop, l1_norm, random, slimming, uniform_thin" in plate.caption for plate in plates)
 
 
 def test_names_are_data_and_nothing_else():

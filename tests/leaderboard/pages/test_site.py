@@ -112,7 +112,7 @@ def test_board_page_has_the_numbers_of_the_board(found, whole):
     assert "1 failed" in text
     index = (whole / "index.html").read_text()
     assert "significantly fewer errors than random units (slimming:" in index
-    assert "than random units at 1.2 times the training cost (slimming by 8.00 points)" in index
+    assert "than random units at 1.2 times the training cost (slimming by 8.00 points)" in text
 
 
 def test_record_page_has_the_run_and_its_file(found, whole, tmp_path):
@@ -121,7 +121,7 @@ def test_record_page_has_the_run_and_its_file(found, whole, tmp_path):
     text = (whole / f"records/{good.page}.html").read_text()
     said = " ".join(Page(text).said)
     command = "python -m bench run --method slimming -p 'a=b  c'"
-    assert all(piece in said for piece in (good.id, command, "100,000", "50,000", "a chip, 1 threads"))
+    assert all(piece in said for piece in (good.id, command, "100,000", "50,000", "a chip, 1 thread"))
     assert "another hash" in said and "were checked when this page" not in said
     assert f"<td>{100 * (1 - good.wrong / 500):.2f}" in text
     failed = (whole / f"records/{bad.page}.html").read_text()
