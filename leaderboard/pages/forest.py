@@ -66,8 +66,8 @@ def forest(table: Table, terms: Terms | None) -> Forest | None:
         verdict = verdict_text(difference.verdicts, terms.margins) if difference and terms else ""
         shape = verdict.split()[0].strip(",") if verdict else "untested"
         mean = _mean(row)
-        ends = [place(mean - (half or 0)), place(mean), place(mean + (half or 0))]
-        marks.append(Mark(row, *ends, half, shape, verdict or NOT_TESTED))
+        left, right = place(mean - (half or 0)), place(mean + (half or 0))
+        marks.append(Mark(row, left, place(mean), right, half, shape, verdict or NOT_TESTED))
     ticks = [low + k * step for k in range(round(width / step) + 1)]
     return Forest(
         tuple(marks),
@@ -82,7 +82,9 @@ def _mean(row: Row) -> float:
 
 def _half(row: Row) -> float | None:
     difference = row.differences.get("dense")
-    return difference.shown_half if difference else row.top1 and row.top1.half
+    if difference is not None:
+        return difference.shown_half
+    return row.top1.half if row.top1 else None
 
 
 def _step(width: float, wanted: Sequence[float] = (1, 2, 5, 10)) -> float:

@@ -104,16 +104,14 @@ def first_budget(board: Board) -> str:
 
 
 def families(board: Board) -> int:
-    """How many families of 5 % a board shows: by table, reference and endpoint; letters; endpoints over budgets."""
-    found = set()
-    for table in board.tables:
-        for row in table.rows:
-            if row.group:
-                found.add((table.slug, "letters", ""))
-            for endpoint, by in {"top1": row.differences, **row.secondary}.items():
-                found |= {(table.slug, to, endpoint) for to, d in by.items() if d.p is not None}
-    found |= {("all budgets", "", endpoint) for curve in of_board(board) for endpoint in curve.pooled}
-    return len(found)
+    """How many families of 5 % a page shows: for each table and reference the differences and each margin; for each
+    table the letters; one over all budgets."""
+    compared = {
+        (t.slug, to) for t in board.tables for r in t.rows for to, d in r.differences.items() if d.p is not None
+    }
+    letters = sum(any(row.group for row in table.rows) for table in board.tables)
+    pooled = any(curve.pooled.get("top1") for curve in of_board(board))
+    return len(compared) * (1 + len(board.terms.margins if board.terms else ())) + letters + pooled
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from bench import RULES, __version__
-from bench.errors import SetupError, UsageError
+from bench.errors import SetupError
 from bench.records import store
 from bench.records.schema import Record
-from bench.spec.digest import digest, path_component
+from bench.spec.digest import digest
 from bench.spec.known_images import why_not_published
 from bench.spec.option_scan import Option
 from leaderboard.figures import draw, figure_list, figures_of_runs
 from leaderboard.figures.figure_list import Plate
 from leaderboard.pages import page_content
+from leaderboard.pages.site_folder import HEAD, MARKER, Folder, check_place, exchange
 from leaderboard.pages.templating import environment
 from leaderboard.published.publications import PublishedAccuracy
 from leaderboard.reader.frame import Problem
@@ -35,9 +35,6 @@ from leaderboard.render.naming import board_names, names
 from leaderboard.render.tables import render
 
 HERE = Path(__file__).parent
-MARKER = "bench-site.txt"
-"""In every site: says whose it is, and lists its files."""
-HEAD = "Written by bench board. Everything listed here is replaced when the site is written again."
 LICENCE = "Apache-2.0"
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)
 """What reading a record that lacks something raises."""
@@ -91,25 +88,6 @@ class Sources:
     commit: str = ""
 
 
-class Folder:
-    """Files of a site that is being written; no name is given twice, also where case does not count."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.names: dict[str, str] = {}
-
-    def add(self, name: str, text: str) -> None:
-        """Write a file; ValueError for a name that leads out of the folder or is taken."""
-        parts = PurePosixPath(name).parts
-        if not parts or any(path_component(part) != part or part in (".", "..") for part in parts) or len(parts) > 2:
-            raise ValueError(f"{name!r} is no name of a page")
-        if self.names.setdefault(name.lower(), name) != name or (self.path / name).exists():
-            raise ValueError(f"two pages are called {name}")
-        file = self.path / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8", newline="\n")
-
-
 def write(folder: Path, boards: Sequence[Board], sources: Sources) -> list[Path]:
     """Write the site, all of it or nothing, and return its files.
 
@@ -121,7 +99,7 @@ def write(folder: Path, boards: Sequence[Board], sources: Sources) -> list[Path]
     """
     folder = folder.resolve()
     try:
-        _check_place(folder)
+        check_place(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             new, old = Path(temporary) / "new", Path(temporary) / "old"
@@ -129,48 +107,11 @@ def write(folder: Path, boards: Sequence[Board], sources: Sources) -> list[Path]
             made = Folder(new)
             _Site(boards, sources, folder, made).write()
             made.add(MARKER, "\n".join([HEAD, *sorted(made.names.values()), MARKER]) + "\n")
-            _check_place(folder)
-            _exchange(folder, new, old)
+            check_place(folder)
+            exchange(folder, new, old)
     except OSError as error:
         raise SetupError(f"cannot write the site {folder}: {error.strerror}") from error
     return sorted(folder / name for name in made.names.values())
-
-
-def _check_place(folder: Path) -> None:
-    """Refuse what is no site, and a site with files that are not its own."""
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise UsageError(f"site {folder}: there is a file of this name; choose another folder")
-    there = {
-        Path(where, name).relative_to(folder).as_posix()
-        for where, folders, files in os.walk(folder)
-        for name in [*files, *(f for f in folders if Path(where, f).is_symlink())]
-    }
-    marker = folder / MARKER
-    own = (
-        marker.read_text(encoding="utf-8", errors="replace").splitlines()
-        if MARKER in there and not marker.is_symlink()
-        else []
-    )
-    if there and own[:1] != [HEAD]:
-        raise UsageError(f"site {folder}: the folder is not empty and no site of bench board; choose another")
-    foreign = sorted(there - set(own[1:]))
-    if foreign:
-        raise UsageError(f"site {folder}: {foreign[0]} is not the site's (of {len(foreign)}); move it elsewhere first")
-
-
-def _exchange(folder: Path, new: Path, old: Path) -> None:
-    """Put ``new`` in the place of ``folder``, which goes to ``old``; what was there comes back when that fails."""
-    had = folder.exists()
-    if had:
-        folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        if had:
-            old.rename(folder)
-        raise
 
 
 class _Site:

@@ -37,8 +37,10 @@ def of_table(table: Table, terms: Terms | None) -> Advice | None:
     best = max(ranked, key=_mean)
     fit = [row for row in ranked if set(row.group) & set(best.group) and row.cost is not None]
     near = [row for row in fit if margin_of(row, terms.margins) is not None]
-    row = min(near or fit, key=lambda row: (round(row.cost or 0.0, 2), -_mean(row), row.name), default=None)
-    return row and Advice(row, best, margin_of(row, terms.margins))
+    if not fit:
+        return None
+    row = min(near or fit, key=lambda row: (round(row.cost or 0.0, 2), -_mean(row), row.name))
+    return Advice(row, best, margin_of(row, terms.margins))
 
 
 def near_dense(table: Table, terms: Terms | None) -> list[tuple[float, list[Row]]]:

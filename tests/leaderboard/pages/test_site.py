@@ -14,7 +14,7 @@ from support.records import seal
 from bench.errors import SetupError, UsageError
 from bench.spec.option_scan import Option
 from leaderboard.figures import draw
-from leaderboard.pages import site, templating
+from leaderboard.pages import site, site_folder, templating
 from leaderboard.pages.site import About, Sources
 from leaderboard.reader.frame import Problem
 from leaderboard.render import naming
@@ -232,7 +232,7 @@ def test_writing_that_fails_leaves_the_old_site(found, tmp_path, monkeypatch):
 
 
 def test_page_has_a_plain_name_of_its_own(tmp_path):
-    folder = site.Folder(tmp_path)
+    folder = site_folder.Folder(tmp_path)
     for name in ("../x.html", "a/../../x.html", "/x.html", "a/b/c.html", "", "..", "a b.html"):
         with pytest.raises(ValueError, match="no name of a page"):
             folder.add(name, "x")

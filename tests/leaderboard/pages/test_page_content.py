@@ -1,0 +1,98 @@
+"""What a page shows, before it is HTML: forest plots, notes that all rows share, order of sites, downloads."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from support.boards import boards_of, difference, large, plan_for, put, records
+from support.html_pages import broken_links
+
+from bench import RULES
+from leaderboard.figures import draw
+from leaderboard.pages import page_content, site
+from leaderboard.pages.forest import forest
+from leaderboard.pages.site import Sources
+from leaderboard.reader.model import Mean
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Folder of records and the board of them."""
+    folder = put(tmp_path_factory.mktemp("work") / "records", records())
+    ((board,), _) = boards_of(folder, plan_for(records()))
+    return folder, board
+
+
+def test_forest_has_each_mean_and_interval_at_its_place(found):
+    board = found[1]
+    table = board.tables[0]
+    plot = forest(table, board.terms)
+    means = {row.name: row.top1.mean for row in table.rows if row.top1}
+    assert [mark.row.name for mark in plot.marks] == sorted(means.keys() - {"dense"}, key=lambda name: -means[name])
+    assert [name for name, _, _ in plot.lines] == ["dense", "random", "uniform_thin"]
+    (low, first), *_, (high, last) = [(float(text), at) for text, at in plot.ticks]
+    assert (first, last) == (0.0, 100.0)
+    for mark in plot.marks:
+        half, d = mark.half, mark.row.differences["dense"]
+        assert half == d.shown_half and mark.verdict.split()[0].strip(",") == mark.shape
+        wanted = [100 * (mark.row.top1.mean + by - low) / (high - low) for by in (-half, 0, half)]
+        assert [mark.low, mark.at, mark.high] == pytest.approx([min(max(w, 0), 100) for w in wanted], abs=0.01)
+    for name, mean, at in plot.lines:
+        assert mean == means[name] and at == pytest.approx(100 * (mean - low) / (high - low), abs=0.01)
+
+
+def test_forest_says_what_was_not_tested_and_needs_a_mean():
+    board = large(2)
+    one, other = board.tables[0].rows
+    table = replace(board.tables[0], rows=(replace(one, differences={}), other))
+    marks = {mark.row.name: mark for mark in forest(table, board.terms).marks}
+    assert (marks[one.name].verdict, marks[one.name].shape, marks[one.name].half) == ("not tested", "untested", 0.4)
+    assert marks[other.name].verdict == "undecided"
+    same = replace(one, top1=Mean(100.0, None), differences={})
+    assert forest(replace(table, rows=(same,)), None).marks[0].half is None
+    assert forest(replace(table, rows=(replace(one, top1=None),)), board.terms) is None
+    for wide in (0.001, 70.0):  # ticks at round numbers, five steps at most
+        far = replace(other, differences={"dense": replace(difference("dense"), half=wide)})
+        assert 2 <= len(forest(replace(table, rows=(far,)), board.terms).ticks) <= 7
+
+
+def test_note_that_all_rows_share_is_there_once():
+    board = large(3)
+    rows = [replace(row, notes=("of all", f"of {n}")) for n, row in enumerate(board.tables[0].rows)]
+    ((section,)) = page_content.sections(replace(board, tables=(replace(board.tables[0], rows=tuple(rows)),)))
+    assert section["shared"] == ["of all"] and section["notes"] == ["of 0", "of 1", "of 2"]
+    assert [line.marks for line in section["lines"]] == [(1,), (2,), (3,)]
+
+
+def test_sites_are_in_the_order_of_their_numbers():
+    sites = ["blocks.10.conv1", "blocks.2.conv2", "conv", "blocks.2.conv1", "1a"]
+    assert sorted(sites, key=page_content.natural) == [
+        *("1a", "blocks.2.conv1", "blocks.2.conv2", "blocks.10.conv1", "conv"),
+    ]
+
+
+def test_families_are_counted(found):
+    board = found[1]
+    budgets, references, questions = 3, 3, 3  # is there a difference, is it within each of two margins
+    letters, pooled = 3, 1
+    assert page_content.families(board) == budgets * references * questions + letters + pooled
+    assert page_content.families(replace(board, terms=None, tables=())) == 0
+
+
+def test_downloads_are_the_tables_and_links_hold_far_from_the_records(found, tmp_path, monkeypatch):
+    folder, board = found
+    monkeypatch.setattr(draw, "svg", lambda spec: "<svg/>")
+    monkeypatch.setattr(draw, "bundle", lambda: "// draws")
+    more = {"made_with": lambda record: "fp32, 1 thread, commit 0123", "commit": "f" * 40}
+    site.write(tmp_path / "far/site", [board], Sources(folder, lambda record: "bench run", **more))
+    assert broken_links(tmp_path / "far/site") == []
+    for table in board.tables:
+        text = (tmp_path / f"far/site/data/digits-net-{table.slug}.json").read_text()
+        (shown,) = json.loads(text)["boards"][0]["tables"]
+        assert [row["name"] for row in shown["rows"]] == [row.name for row in table.rows]
+        assert (tmp_path / f"far/site/data/digits-net-{table.slug}.csv").read_text().count("\n") == len(table.rows) + 1
+    page = (tmp_path / "far/site/boards/digits-net.html").read_text()
+    wanted = (f"rules {RULES}, commit ffffffffffff", f"Plan {board.terms.sha256[:12]}, 31 families", "Apache-2.0")
+    assert all(words in page for words in wanted)
+    record = next((tmp_path / "far/site/records").iterdir()).read_text()
+    assert "Made with fp32, 1 thread, commit 0123." in record
