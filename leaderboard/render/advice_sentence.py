@@ -7,7 +7,7 @@ from collections import Counter
 from leaderboard.reader.model import Board, Table
 from leaderboard.stats.advice import of_table
 
-TOLD = {
+CALLED = {
     "dense": "",
     "random": " (random units)",
     "uniform_thin": " (a thin network trained from scratch)",
@@ -24,7 +24,7 @@ def advice(board: Board, table: Table) -> str:
         return f"No advice: {_why(board, table)}."
     row, best, margin = found
     mean = f"{row.top1.mean:.2f} %" if row.top1 else ""
-    named = f"{row.name}{TOLD.get(row.method, '')}"
+    named = f"{row.name}{CALLED.get(row.method, '')}"
     cost = f"{mean} at {row.cost:.2f} times the training cost of dense"
     than = "the best" + ("" if row is best else f" ({best.name})")
     if margin is not None:

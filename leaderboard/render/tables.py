@@ -146,7 +146,7 @@ def about_batches(table: Table) -> str:
 
 
 def about_table(table: Table) -> tuple[str, str]:
-    """What stands above a table: the dense network, the batch sizes."""
+    """What comes before a table: the dense network, the batch sizes."""
     return about_dense(table), about_batches(table)
 
 
