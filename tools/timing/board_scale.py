@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from bench.cli.board import FORMATS
-from bench.records import pack, store
+from bench.records import bits, pack, store
 from bench.spec.spec import Budget, Spec
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +35,11 @@ def template():
     return next(found for path in store.find(packs) if (found := store.load(path)).spec.method == "l1_norm")
 
 
+def sha256(*facts):
+    """A hash of its own for these facts."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
 def generate(folder, count):
     """Write the records, one pack a network."""
     like = template()
@@ -44,15 +49,21 @@ def generate(folder, count):
         for method in METHODS:
             skill = rng.normal(0, 3)
             for keep in KEEPS:
-                asked = Spec(method, f"net{net}", like.spec.dataset, like.spec.recipe, Budget(keep_macs=keep))
+                asked = Spec(
+                    method, f"net{net}", like.spec.dataset, like.spec.recipe, Budget(keep_macs=keep), rules="0.1"
+                )
                 for seed in range(SEEDS):
                     wrong = int(np.clip(20 + 5 / keep + skill + rng.normal(0, 2), 0, images))
                     macs = int(dense.macs * keep) - 10
-                    base = hashlib.sha256(f"{net} {seed}".encode()).hexdigest()
+                    right = np.ones(images, dtype=bool)
+                    right[rng.permutation(images)[: wrong // 2]] = right[: wrong - wrong // 2] = False
+                    wrong = images - int(right.sum())
+                    base = sha256(net, seed)
                     own = {"top1": (images - wrong) / images, "top5": 1.0, "worst_class_top1": 0.0}
                     of_dense = {"top1": (images - 9) / images, "top5": 1.0, "worst_class_top1": 0.0}
                     cost = msgspec.structs.replace(final, macs=macs, macs_by_op={"conv": macs})
-                    trained = msgspec.structs.replace(like.training.base, sha256=base)
+                    trained = msgspec.structs.replace(like.training.base, id=f"base {base[:8]}", sha256=base)
+                    network = msgspec.structs.replace(like.artifacts.network, sha256=sha256(asked.sha256, seed))
                     record = msgspec.structs.replace(
                         like,
                         id=f"{asked.sha256[:12]}-s{seed}",
@@ -63,8 +74,10 @@ def generate(folder, count):
                         metrics=msgspec.structs.replace(
                             like.metrics,
                             dense=msgspec.structs.replace(like.metrics.dense, **of_dense),
-                            final=msgspec.structs.replace(like.metrics.final, **own),
+                            final=msgspec.structs.replace(like.metrics.final, correct=bits.pack(right), **own),
                         ),
+                        artifacts=msgspec.structs.replace(like.artifacts, network=network),
+                        data=msgspec.structs.replace(like.data, split_sha256=sha256(seed)),
                     )
                     made.append((record.id, store.encode(record)))
         pack.write(folder / f"net{net}{pack.SUFFIX}", made[: max(0, count - net * len(made))])
