@@ -255,8 +255,10 @@ def _found(chosen: argparse.Namespace) -> Found:
     """What the folder holds of the network and data set that the command asks for."""
     from leaderboard.reader.extract import COLUMNS
     from leaderboard.reader.frame import find
+    from leaderboard.stats.replays import with_replays
 
     found = find(chosen.path, cache=not chosen.no_cache, screened=True)
+    found = dataclasses.replace(found, rows=with_replays(found.rows, Path(found.root)))
     for name, noun in (("dataset", "data set"), ("arch", "network")):
         asked, place = getattr(chosen, name), COLUMNS.index(name)
         if asked:

@@ -19,7 +19,7 @@ from bench.spec.spec import Budget
 from leaderboard.reader.model import VOID
 
 COLUMNS = (
-    *("file", "submitter", "doubt", "id", "record_sha256", "status", "error", "finished_at"),
+    *("file", "submitter", "doubt", "replays", "id", "record_sha256", "status", "error", "finished_at"),
     *("schema", "rules", "arch", "arch_sha256", "dataset", "train_sha256", "test_sha256", "recipe", "recipe_sha256"),
     *("coupling", "precision", "counter", "device", "device_type", "threads"),
     *("spec_sha256", "method", "name", "seed", "track", "kind", "keep_share"),
@@ -35,8 +35,9 @@ COLUMNS = (
 """Columns of the frame. Units are in the names; what has none is a text, a count or a ratio.
 
 Where the test fold rotates with the seed, ``train_sha256`` and ``test_sha256`` both are the hash of all folds.
-``submitter`` is whose folder the record lies in, ``doubt`` why it is below level 2 of ``bench verify``; both are found
-out when all records are read. ``base_all_sha256`` is of the base that a run is compared with, whatever it starts from.
+``submitter`` is whose folder the record lies in, ``doubt`` why it is below level 2 of ``bench verify``, ``replays`` who
+ran it again, with what status: found out when all records are read. ``base_all_sha256`` is of the base that a run is
+compared with, whatever it starts from.
 ``images`` is what all runs on one data set have in common: both sizes, or with folds their sum.
 """
 Values = Any

@@ -136,7 +136,7 @@ def find(path: Path | str, cache: bool = True, screened: bool = False) -> Found:
             if isinstance(row, str):
                 problems.append(Problem(name, row, "refused"))
             else:
-                rows.append((name, submitter, "", *row))
+                rows.append((name, submitter, "", "", *row))
     if screened and rows:
         wrong = _findings(rows, root, edition, stamps, cache and path.is_dir())
         rows = trust.screened(rows, wrong)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
+from bench.records import store
 from bench.records.bits import unpack
-from bench.records.schema import Finished
+from bench.records.cross_checks import SUITE
+from bench.records.schema import Finished, finished
+from leaderboard.reader.extract import as_record
 from leaderboard.stats.prediction import RARE, predict, top1
 
 EQUAL, INSIDE, UNUSUAL, OUTSIDE = "equal", "inside", "unusual", "outside"
@@ -30,6 +34,30 @@ def status(original: Finished, replay: Finished, seeds: Sequence[Finished]) -> s
     if not predict(original, seeds, RARE).holds(top1(replay)) or not _agree(original, replay, seeds):
         return OUTSIDE
     return INSIDE if predict(original, seeds).holds(top1(replay)) else UNUSUAL
+
+
+def with_replays(rows: Sequence[Sequence[Any]], root: Path) -> list[Sequence[Any]]:
+    """The rows of a folder of records, those of records that others ran again with who did and with what status.
+
+    Rows of the suite stay as they are: nobody changes them. Records that cannot be loaded again are no replays.
+    """
+    records = [as_record(row) for row in rows]
+    originals = {r.record_sha256: place for place, r in enumerate(records) if r.submitter not in ("", SUITE)}
+    found = list(rows)
+    for r in records:
+        place = originals.get(r.replay_of)
+        if place is None or r.status != "ok" or records[place].submitter == r.submitter:
+            continue
+        given = records[place]
+        row = (given.submitter, given.spec_sha256, given.status)
+        seeds = [o for o in records if (o.submitter, o.spec_sha256, o.status) == row and o.seed != given.seed]
+        if (given.spec_sha256, given.seed) != (r.spec_sha256, r.seed):
+            continue
+        loaded = [store.load(f"{root}/{one.file}") for one in (given, r, *seeds)]
+        original, replay, *others = [one for one in loaded if finished(one)]
+        said = [*filter(None, [as_record(found[place]).replays]), f"{r.submitter} ({status(original, replay, others)})"]
+        found[place] = tuple(as_record(found[place])._replace(replays=", ".join(said)))
+    return found
 
 
 def _results(found: Finished) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ import msgspec
 from bench.records.cross_checks import SUITE
 from bench.spec.spec import BUDGET_TOLERANCE
 from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Copy, Mean, Row, Run
+from leaderboard.stats.replays import OUTSIDE
 from leaderboard.stats.statistics import QUANTUM, interval
 
 if TYPE_CHECKING:
@@ -179,10 +180,18 @@ def short_of_budget(done: Sequence[Record]) -> float:
     return max((float(keep - final / dense) for keep, final, dense in budgets), default=0.0)
 
 
+def _provenance(submitter: str, records: Sequence[Record]) -> str:
+    """What is known of a row of somebody else: nothing, or that others ran it again."""
+    replayed = [r.replays for r in records if r.replays]
+    if not replayed or any(OUTSIDE in text for text in replayed):
+        return ", ".join([f"as submitted by {submitter}", *replayed])
+    return f"{len(records)} records by {submitter}, {len(replayed)} replayed by {', '.join(sorted(set(replayed)))}"
+
+
 def _notes(records: Sequence[Record]) -> list[str]:
     notes = []
     if (submitter := records[0].submitter) not in ("", SUITE):
-        notes.append(f"as submitted by {submitter}")
+        notes.append(_provenance(submitter, records))
     for status in ("failed", "diverged", *AS_MISSING):
         found = [r for r in records if r.status == status]
         notes += [f"seed {r.seed} {status}: {r.error[:120]}" for r in found]

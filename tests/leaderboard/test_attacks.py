@@ -101,6 +101,19 @@ def test_nothing_of_another_submitter_changes_our_rows(board, honest, name, forg
                     assert all(value is None for key, value in row.items() if key.endswith("p_holm"))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(20, "as submitted by acme, suite (outside)"), (0, "5 records by acme, 1 replayed by suite (equal)")],
+)
+def test_replay_says_whether_a_row_is_as_submitted(board, wrong, said):
+    best = seeds("best", [0] * 5)
+    again = made("best", 0, wrong) | {"replay_of": best[0]["record_sha256"]}
+    _, _, theirs, _ = board(*best, beside=[*OURS, seal(again)])
+    rows = [row for one in theirs for table in one["tables"] for row in table["rows"]]
+    (notes,) = [row["notes"] for row in rows if row["name"] == "best (acme)"]
+    assert said in notes
+
+
 def test_known_method_with_another_file_is_a_row_of_its_own(board, honest):
     forged = [altered(r, code={"method_sha256": "0" * 64}) for r in seeds("random", [60] * 5)]
     _, own, (theirs,), _ = board(*forged)

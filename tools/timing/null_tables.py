@@ -155,7 +155,7 @@ def frame(tables, images):
     board, row, seed = (axis.ravel() for axis in np.indices(tables.shape))
     spec = [spec_of(b, m) for b, m in zip(board, row, strict=True)]
     name = np.array(["random", *(f"m{k}" for k in range(1, tables.shape[1]))])[row]
-    values = dict.fromkeys(COLUMNS) | {"submitter": "", "doubt": ""}
+    values = dict.fromkeys(COLUMNS) | {"submitter": "", "doubt": "", "replays": ""}
     values |= {
         **{"status": "ok", "track": "matched", "kind": "macs", "keep_share": 0.5, "recipe": "r", "dataset": "d"},
         **{"file": [f"{s}{k}" for s, k in zip(spec, seed, strict=True)], "record_sha256": spec, "spec_sha256": spec},
