@@ -158,12 +158,13 @@ def curves(board: Board, kind: str = "macs", row_link: Callable[[Row], str] | No
     names = {value["series"] for value in values}
     methods = [c for c in known if c.method not in CONTROLS and clean(c.name) in names]
     chosen = [clean(c.name) for c in sorted(methods, key=lambda c: (c.error is None, c.error or 0.0, c.name))][:CHOSEN]
-    keeps = [value["keep"] for value in values]
+    shares = sorted({100 * value["budget"] for value in values})
+    ends = [*shares, *(value["keep"] for value in values)]
     x = {
         "field": "keep",
         "type": "quantitative",
-        "scale": {"type": "log", "nice": False} | ({"domain": [min(keeps), max(keeps)]} if keeps else {}),
-        "axis": {"values": sorted({100 * value["budget"] for value in values}), "format": "~g"},
+        "scale": {"type": "log", "nice": False} | ({"domain": [min(ends), max(ends)]} if ends else {}),
+        "axis": {"values": shares, "format": "~g"},
         "title": "MACs kept, % of dense" if kind == "macs" else "parameters kept, % of dense",
     }
     means = [value["top1"] for value in values] or [0.0]

@@ -73,7 +73,7 @@ def busy_note(load_average: float, threads: int) -> str | None:
     if load_average <= threads + 1:
         return None
     return (
-        f"the machine was busy while timing (load {load_average:.1f} for {threads} threads): "
+        f"the machine was busy while timing (load {load_average:.1f} for {threads} thread{'s' * (threads != 1)}): "
         "do not trust these latencies"
     )
 
