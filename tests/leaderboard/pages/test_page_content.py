@@ -1,6 +1,7 @@
 """What a page shows, before it is HTML: forest plots, notes that all rows share, order of sites, downloads."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -96,3 +97,42 @@ def test_downloads_are_the_tables_and_links_hold_far_from_the_records(found, tmp
     assert all(words in page for words in wanted)
     record = next((tmp_path / "far/site/records").iterdir()).read_text()
     assert "Made with fp32, 1 thread, commit 0123." in record
+
+
+KEYS = {
+    "Top-1, %": ("top1_percent", "top1_half_points"),
+    "\N{MINUS SIGN} random": ("minus_random_points", "minus_random_half_points"),
+    "\N{MINUS SIGN} thin": ("minus_uniform_thin_points", "minus_uniform_thin_half_points"),
+    "\N{MINUS SIGN} dense": ("minus_dense_points", "minus_dense_half_points"),
+    "Not tuned, %": ("pruned_top1_percent",),
+    "MACs, %": ("macs_percent",),
+    "Params, %": ("params_percent",),
+    "Training \N{MULTIPLICATION SIGN}": ("training_cost_times_dense",),
+    "Step \N{MULTIPLICATION SIGN}": ("step_cost_times_dense",),
+}
+"""Column of a page's table -> its fields in JSON."""
+
+
+def test_numbers_of_a_page_are_those_of_its_json(found, tmp_path, monkeypatch):
+    folder, board = found
+    monkeypatch.setattr(draw, "svg", lambda spec: "<svg/>")
+    monkeypatch.setattr(draw, "bundle", lambda: "// draws")
+    site.write(tmp_path / "site", [board], Sources(folder, lambda record: "bench run"))
+    page = (tmp_path / "site/boards/digits-net.html").read_text()
+    count = 0
+    for slug, body in re.findall(r'<section class="budget" data-budget="([^"]+)"(.*?)</section>', page, re.DOTALL):
+        (table,) = json.loads((tmp_path / f"site/data/digits-net-{slug}.json").read_text())["boards"][0]["tables"]
+        rows = {row["name"]: row for row in table["rows"]}
+        heads = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', body)
+        for line in re.findall(r"<tr[^>]*>(<th scope=\"row\".*?)</tr>", body, re.DOTALL):
+            cells = [re.sub("<.*?>", "", c) for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, re.DOTALL)]
+            row = rows[cells[0]]
+            for head, cell in zip(heads, cells, strict=True):
+                wanted = [f"{row[key]:.2f}" for key in KEYS.get(head, ()) if row[key] is not None]
+                shown = re.findall(r"-?\d+\.\d+", cell.replace("\N{MINUS SIGN}", "-")) if head in KEYS else []
+                assert list(map(float, shown)) == list(map(float, wanted)), (slug, cells[0], head)
+                count += len(shown)
+        for name, top1 in re.findall(r'class="name"[^>]*>(.*?)</a> <span class="top1">([\d.]+)', body):
+            assert top1 == f"{rows[name]['top1_percent']:.2f}"
+            count += 1
+    assert count > 200
