@@ -97,7 +97,7 @@ def comparison(values: Sequence[Mapping[str, Any]] = ()) -> Spec:
         layer=[
             {
                 "transform": [{"filter": "datum.key == 'top1'"}],
-                "mark": {"type": "area", "opacity": 0.15, "color": COLOURS[0]},
+                "mark": {"type": "area", "opacity": 0.3, "color": COLOURS[0]},
                 "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
             },
             {"mark": {"type": "line", "strokeWidth": 1.4}, "encoding": {"x": x, "y": y, "color": colour}},

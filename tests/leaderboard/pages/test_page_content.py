@@ -93,7 +93,12 @@ def test_downloads_are_the_tables_and_links_hold_far_from_the_records(found, tmp
         assert [row["name"] for row in shown["rows"]] == [row.name for row in table.rows]
         assert (tmp_path / f"far/site/data/digits-net-{table.slug}.csv").read_text().count("\n") == len(table.rows) + 1
     page = (tmp_path / "far/site/boards/digits-net.html").read_text()
-    wanted = (f"rules {RULES}, commit ffffffffffff", f"Plan {board.terms.sha256[:12]}, 31 families", "Apache-2.0")
+    wanted = (
+        f"rules {RULES}, commit ffffffffffff",
+        f"Plan {board.terms.sha256[:12]}, 31 families",
+        "Apache-2.0",
+        "Records of rules 0.1.",
+    )
     assert all(words in page for words in wanted)
     record = next((tmp_path / "far/site/records").iterdir()).read_text()
     assert "Made with fp32, 1 thread, commit 0123." in record
