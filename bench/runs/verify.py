@@ -14,6 +14,7 @@ from bench.errors import BenchError, SetupError
 from bench.measure import flops
 from bench.measure.accuracy import correct, logits_of
 from bench.records import bits, latency_files, store
+from bench.records.consistency import WITHOUT_BITS
 from bench.records.schema import Finished, Record, finished
 from bench.runs.artifacts import NotAvailable, RunArtifacts
 
@@ -128,6 +129,8 @@ class _Subject:
 
     def check_data(self, data_dir: Path) -> str:
         """Sizes, classes, hashes and split are those of the data set, the worst class that of the bits."""
+        if self.record.spec.rules in WITHOUT_BITS:
+            raise NotAvailable(f"it is of rules {self.record.spec.rules}: its test images were chosen otherwise")
         facts = self.stored.data_facts(data_dir)
         claimed = self.record.data
         for key, value in facts.items():

@@ -80,7 +80,7 @@ def conflicts(records: Iterable[Any]) -> list[Finding]:
         for r in same:
             others = [o for o in same if _results(o) != _results(r)]
             if others:
-                message = f"another result of the run in {others[0].file}: neither counts"
+                message = f"another result than {others[0].file}: none of them counts"
                 found.append(Finding(r.file, "conflict", message))
     return found
 

@@ -125,7 +125,7 @@ def test_of_two_results_of_one_run_neither_counts(board, honest):
     better = made("l1_norm", 0, 1, finished="2026-01-02T00:00:00Z")
     code, own, _, err = board(beside=[*OURS, better])
     assert code == 1
-    assert err.count("conflict: another result of the run in") == 2
+    assert err.count("conflict: another result than") == 2
     (row,) = [row for row in own[0]["tables"][0]["rows"] if row["name"] == "l1_norm"]
     assert row["wrong_test_images_by_seed"] == "1:21 2:22 3:20 4:19"
     (code, own, _, err) = board(better)

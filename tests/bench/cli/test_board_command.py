@@ -70,7 +70,7 @@ def test_omitted_records_are_listed_with_exit_code_1(records, capsys):
     code, out, err = answer(capsys, "board", records)
     assert code == 1
     assert "good" in out
-    assert "bench: bad-s0.json: not JSON" in err
+    assert "bench: bad-s0.json: refused: not JSON" in err
     assert "\x1b" not in err
 
 
