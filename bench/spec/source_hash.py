@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 import textwrap
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages: of these the version is recorded, not the source."""
 WITHOUT_EFFECT = ("ctx", "kind", "type_comment", "type_params", "annotation", "returns")
 """Fields of a syntax tree that decide nothing when the program runs."""
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of syntax trees for all threads together, and fails when two parse at once."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def _imports_of(content: bytes) -> list[tuple[int, list[str], list[str]]]:
 def _tree(content: bytes) -> ast.Module:
     """The syntax tree of a file; an empty one where there is none, as of a compiled module."""
     try:
-        return ast.parse(content)
+        with _PARSING:
+            return ast.parse(content)
     except (SyntaxError, ValueError):
         return ast.Module([], [])
 
@@ -173,7 +177,8 @@ def of_definitions(*start: Any, folder: Path, without: Iterable[str] = ()) -> So
         key = f"{module.__name__}.{getattr(thing, '__qualname__', '')}"
         if key in found:
             continue
-        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+        with _PARSING:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
         used: set[str] = set()
         found[key] = [name, _plain(tree, used, set(without))]
         packages |= {parts[0] for level, parts, _ in _imports(tree) if not level and _is_foreign(parts[0])}
