@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bench.records import bits, training_checks
+from bench.records import bits
 from bench.records.schema import Costs, Curve, Data, Environment, Metrics, Record, Structure, Timing, Training
 from bench.records.values import ROW, Label, MethodName, Name, Settings, hidden, said, wrong
 from bench.spec.option_text import LARGEST_SEED
@@ -73,14 +73,6 @@ def contradictions(record: Record) -> Iterator[str]:
         yield from _of_structure(record.structure, budget)
         for k, timing in enumerate(record.latency):
             yield from _of_timing(f"latency[{k}]", timing, record.environment)
-        if record.memory and record.spec.rules not in WITHOUT_BITS:
-            curve = record.curve or Curve([], [], [], [], [], [])
-            yield from training_checks.contradictions(
-                record.training, curve, record.data, record.spec.recipe, record.cost, record.metrics
-            )
-            yield from training_checks.of_result(
-                record.structure, record.training, record.cost, record.memory, record.clock
-            )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,4 +1,7 @@
-"""Rules between a run's plan, its recipe, its work and its results. Needs no torch."""
+"""Rules between a run's plan, its recipe, its work and its results, for who reads a record that others made.
+
+No run is refused its record for them: they are no part of :func:`bench.records.store.seal`. Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,20 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bench.records.schema import Clock, Costs, Curve, Data, Memory, Metrics, Phase, Structure, Training
+from bench.records.consistency import WITHOUT_BITS
+from bench.records.schema import (
+    Clock,
+    Costs,
+    Curve,
+    Data,
+    Memory,
+    Metrics,
+    Phase,
+    Record,
+    Structure,
+    Training,
+    finished,
+)
 from bench.records.values import said
 from bench.spec.recipe import Recipe
 
@@ -14,7 +30,7 @@ SELECTION = "last epoch"
 GATE = 1e-4
 """Largest difference between the outputs of the masked and of the sliced network, relative to the largest output."""
 ERRORS = 6
-"""Standard errors between the accuracies on validation and on test images."""
+"""Most standard errors by which the accuracy on test images is above that on validation images."""
 STEP = 3
 """Forward passes that a training step costs: the backward pass counts as two."""
 
@@ -25,6 +41,16 @@ class Work(NamedTuple):
     before: int
     after: int
     examples: int
+
+
+def of_record(record: Record) -> Iterator[str]:
+    """What is impossible or contradictory in a finished record, one line each; nothing of rules without bits."""
+    if not finished(record) or record.spec.rules in WITHOUT_BITS:
+        return
+    curve = record.curve or Curve([], [], [], [], [], [])
+    recipe, costs = record.spec.recipe, record.cost
+    yield from contradictions(record.training, curve, record.data, recipe, costs, record.metrics)
+    yield from of_result(record.structure, record.training, costs, record.memory, record.clock)
 
 
 def contradictions(
@@ -80,9 +106,6 @@ def _of_plan(training: Training, curve: Curve, recipe: Recipe) -> Iterator[str]:
         yield f"training.base.epochs is {base}, of the recipe {asked}"
     plan = training.plan
     prune = plan.index("prune") if "prune" in plan else -1
-    tuned = sum(step.epochs for step in plan[prune + 1 :] if step != "prune")
-    if prune >= 0 and tuned < recipe.finetune.epochs:
-        yield f"training.plan trains {tuned} epochs after the prune, the recipe says {recipe.finetune.epochs}"
     if curve.phase != sorted(curve.phase):
         yield "curve.phase goes back"
     for index, step in enumerate(plan):
@@ -134,12 +157,12 @@ def _of_work(training: Training, work: Work, curve: Curve, costs: Costs) -> Iter
 
 
 def _of_accuracies(val: float, val_images: int, test: float, test_images: int) -> Iterator[str]:
-    """Validation and test images are of one kind: their accuracies differ by no more than chance allows."""
+    """No network is better on the test images by more than chance; worse it may be, as these can be of another kind."""
     images = val_images + test_images
     share = (val * val_images + test * test_images + 1) / (images + 2)
     error = math.sqrt(share * (1 - share) * (1 / val_images + 1 / test_images))
-    if abs(val - test) > ERRORS * error:
+    if test - val > ERRORS * error:
         yield (
             f"metrics.final.top1 is {test:.4f}, curve.val_top1 ends at {val:.4f}: "
-            f"{abs(val - test) / error:.0f} standard errors apart, more than {ERRORS}"
+            f"{(test - val) / error:.0f} standard errors apart, more than {ERRORS}"
         )

@@ -13,7 +13,7 @@ import torch
 from bench.errors import BenchError, SetupError
 from bench.measure import flops
 from bench.measure.accuracy import correct, logits_of
-from bench.records import bits, latency_files, store
+from bench.records import bits, latency_files, store, training_checks
 from bench.records.consistency import WITHOUT_BITS
 from bench.records.schema import Finished, Record, finished
 from bench.runs.artifacts import NotAvailable, RunArtifacts
@@ -69,6 +69,7 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
         checks.append(Check("numbers", "not run", f"the run {found.status}: {message}"))
         return checks
     subject = _Subject(found, out)
+    check(1, "plan, epochs, work and accuracies", lambda: _believable(found))
     check(1, "MACs and params from widths", subject.costs)
     check(1, "plan of the method", subject.check_plan)
     check(1, "data set and its split", lambda: subject.check_data(data_dir))
@@ -94,6 +95,12 @@ def verify_latency(file: Path) -> list[Check]:
 
 def _identity(found: Record, path: Path) -> str:
     assert found.id == store.id_of(path), f"the record's name is {found.id}"
+    return ""
+
+
+def _believable(found: Finished) -> str:
+    problems = list(training_checks.of_record(found))
+    assert not problems, "; ".join(problems)
     return ""
 
 

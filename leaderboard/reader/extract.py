@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bench.errors import METHOD
-from bench.records import store
+from bench.records import store, training_checks
 from bench.records.latency import widths_sha256
 from bench.records.schema import Data, Environment, Made, Quality, Record, Training, finished
 from bench.spec.recipe import Recipe
@@ -50,7 +50,8 @@ as_record: Callable[[Iterable[Any]], Values] = _Record._make
 def read(line: bytes) -> tuple[Any, ...] | str:
     """The values of the record in a line, in the order of ``COLUMNS`` from ``id`` on, or why it is not believed."""
     try:
-        return tuple(_values(store.decode(line, "")))
+        record = store.decode(line, "")
+        return next(training_checks.of_record(record), None) or tuple(_values(record))
     except store.RecordError as error:
         return str(error).removeprefix("record : ")
 

@@ -13,7 +13,7 @@ import msgspec
 
 from bench.errors import UsageError
 from bench.files import write_atomic
-from bench.records import consistency, cross_checks, method_history, pack, schema, store, values
+from bench.records import consistency, cross_checks, method_history, pack, schema, store, training_checks, values
 from bench.spec import decode, digest, recipe, spec
 from leaderboard.reader import extract, trust
 from leaderboard.reader.extract import COLUMNS
@@ -34,6 +34,7 @@ _MODULES = (
     schema,
     values,
     consistency,
+    training_checks,
     decode,
     digest,
     recipe,
