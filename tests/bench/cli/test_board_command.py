@@ -126,7 +126,7 @@ def test_records_that_contradict_each_other_are_listed_with_exit_code_1(records,
     put(records, made("good", 0, 400))
     code, out, err = answer(capsys, "board", records)
     assert code == 1
-    assert err.count("none of them counts") == 2
+    assert err.count("conflict: another result than") == 2
     assert "1 missing" not in out and "good" in out
 
 

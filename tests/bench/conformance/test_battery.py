@@ -36,7 +36,7 @@ BROKEN = {
     "needs_norms": ("every_network", "check_concatenation: TypeError"),
     "over_budget": ("budget_macs", "the budget of 0.75 of the MACs"),
     "scales_by_width": ("gate_is_slice", "check_chain: gated and sliced network differ"),
-    "pays_back": ("record", "training.macs is -"),
+    "pays_back": ("record", "training: Expected `int` >= 0"),
     "moves_the_goal": ("runs", "the budget of 0.5 of the MACs"),
     "macs_only": ("budget_params", "TypeError"),
     "one_unit": ("min_keep", "keeps 1 units; --min-keep is 3"),

@@ -7,6 +7,7 @@ import pytest
 from support.records import ended, finished, fitted, line, quality, record
 
 from bench.records.store import RecordError
+from bench.records.training_checks import of_record
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
 
@@ -27,6 +28,14 @@ def honest(**training):
     return fitted(table)
 
 
+def refusals(table):
+    """Why a reader refuses this record, as one text."""
+    try:
+        return "; ".join(of_record(record(table)))
+    except RecordError as error:
+        return str(error)
+
+
 def refusal(*changes):
     """Why the honest record is refused after these changes of (path, value)."""
     table = honest()
@@ -36,22 +45,22 @@ def refusal(*changes):
         for key in keys:
             at = at[key]
         at[last] = value
-    with pytest.raises(RecordError) as caught:
-        record(table)
-    return str(caught.value)
+    return refusals(table)
 
 
 def test_honest_records_are_read():
-    record(honest())
+    assert refusals(honest()) == ""
+    worse = honest()  # its test images are of another kind than its validation images
+    worse["metrics"]["final"] = quality(examples=5000, top1=0.1, worst_class_top1=0.0)
+    assert refusals(worse) == ""
     shrinking = honest()
     shrinking["curve"]["units_left"][1] = 0.75  # its second epoch trained fewer units
-    record(shrinking)
+    assert refusals(shrinking) == ""
     least = shrinking["training"]["macs"] - 3 * 4480 * (1000 - 490)
     shrinking["training"]["macs"] = least
-    record(shrinking)
+    assert refusals(shrinking) == ""
     shrinking["training"]["macs"] = least - 1
-    with pytest.raises(RecordError, match=r"training\.macs"):
-        record(shrinking)
+    assert "training.macs" in refusals(shrinking)
 
 
 FORGED = {
@@ -63,10 +72,6 @@ FORGED = {
     "no gate": ([("structure.gate_slice_difference", None)], "gate_slice_difference is null"),
     "best epoch": ([("training.selection", "best on test")], "training.selection is 'best on test'"),
     "no fine-tuning": ([("training.plan", [TRAIN, "prune"]), ("training.epochs", 2)], ""),
-    "short fine-tuning": (
-        [("training.plan", [TRAIN | {"epochs": 3}, "prune", TUNE | {"epochs": 0}])],
-        "trains 0 epochs after the prune",
-    ),
     "no curve": ([("curve", None)], "curve has 0 epochs"),
     "an epoch twice": ([("curve.epoch", [1, 1, 1])], "curve.epoch does not count the epochs of step 0"),
     "other phases": ([("curve.phase", [0, 0, 1])], "names a step that training.plan does not train in"),
@@ -92,11 +97,12 @@ FORGED = {
 @pytest.mark.parametrize("name", FORGED)
 def test_forged_record_is_refused(name):
     changes, said = FORGED[name]
-    assert said in refusal(*changes)
+    found = refusal(*changes)
+    assert found and said in found
 
 
 def test_declared_forwards_count():
-    """Whole passes are between the costs of the final and of the dense network; parts of a pass are told as MACs."""
+    """Whole passes are between the costs of the final and of the dense network; parts of a pass have MACs."""
     for training, extra, accepted in (
         ({"method_examples": {"forward": 10}}, 4900, True),
         ({"method_examples": {"forward": 10}}, 10_000, True),
@@ -108,29 +114,23 @@ def test_declared_forwards_count():
     ):
         table = honest(**training)
         table["training"]["macs"] += extra - training.get("method_macs", 0)
-        if accepted:
-            record(table)
-        else:
-            with pytest.raises(RecordError, match=r"training\.macs is"):
-                record(table)
+        assert ("training.macs is" not in refusals(table)) == accepted
 
 
 def test_frozen_layers_cost_a_forward_at_least():
     table = honest(freeze=[{"phase": 0, "epoch": 0, "upto": "conv", "macs": 900}])
     table["training"]["macs"] //= 3
-    record(table)
+    assert refusals(table) == ""
     table["training"]["macs"] -= 1
-    with pytest.raises(RecordError, match=r"training\.macs is"):
-        record(table)
+    assert "training.macs is" in refusals(table)
 
 
 def test_patience_may_end_a_phase_early():
     table = honest()
     table["training"]["plan"][2] = TUNE | {"epochs": 2}
-    with pytest.raises(RecordError, match="curve has 1 epochs of step 2"):
-        record(table)
+    assert "curve has 1 epochs of step 2" in refusals(table)
     table["training"]["plan"][2] = TUNE | {"epochs": 2, "active": ["ddrop"]}
-    record(table)
+    assert refusals(table) == ""
 
 
 def test_runs_of_older_rules_and_failed_runs_are_read_as_they_were():
@@ -138,5 +138,5 @@ def test_runs_of_older_rules_and_failed_runs_are_read_as_they_were():
     old["training"]["macs"] += 1
     spec = Spec(**{key: getattr(SPEC, key) for key in SPEC.__dataclass_fields__} | {"rules": "0.1"})
     old |= {"spec": msgspec.to_builtins(spec), "spec_sha256": spec.sha256, "id": spec.id}
-    record(old)
+    assert refusals(old) == ""
     assert line(ended())

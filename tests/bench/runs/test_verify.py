@@ -36,7 +36,7 @@ def failed(made):
 def test_honest_record_holds(made):
     found = outcomes(made)
     assert {outcome for outcome, _ in found.values()} == {"ok"}
-    assert len(found) == 9
+    assert len(found) == 10
     assert level_of(verify_file(made[0], made[2].out, made[2].data_dir)) == 3
 
 
