@@ -19,8 +19,8 @@ from bench.errors import SetupError
 from bench.spec.registry import DATASETS
 
 CPU = torch.device("cpu")
-MNIST = ROOT / "../shared/data"
-needs_mnist = pytest.mark.skipif(not (MNIST / "MNIST/raw").is_dir(), reason="MNIST is not at ../shared/data")
+MNIST = ROOT / "data"
+needs_mnist = pytest.mark.skipif(not (MNIST / "MNIST/raw").is_dir(), reason="not run: MNIST is not in data/")
 
 
 def load(name="digits", seed=0, folder=Path("nowhere")):

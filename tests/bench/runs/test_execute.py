@@ -57,7 +57,7 @@ def check_run(make_run, method, arch, dataset, **settings):
     path = store.path_of(options.out, spec)
     assert store.load(path) == done
     checks = verify_file(path, options.out, options.data_dir)
-    assert [check.outcome for check in checks] == ["ok"] * 9, checks
+    assert [check.outcome for check in checks] == ["ok"] * 10, checks
     if done.spec.budget:
         assert done.structure.gate_slice_difference <= 1e-4
         key = "params" if spec.budget.keep_params else "macs"
