@@ -93,7 +93,7 @@ def test_one_spec_in_two_jobs_at_once_is_one_run(slurm_env, tmp_path):
     bench(*words, "--cluster", "slurm", "--profile", file)
     wait_for(lambda: epochs(out) > 1, "the job is at it")
     done = bench(*words, "--json")  # beside it, in this process: waits, and gets the job's record
-    assert "waiting for another process" in done.stderr
+    assert "another process is executing this run" in done.stderr
     assert json.loads(done.stdout)["job"]["cluster"] == "slurm"
     assert only_record(out).record_sha256 == json.loads(done.stdout)["record_sha256"]
     assert not list(out.rglob("superseded"))
