@@ -158,7 +158,7 @@ def test_a_damaged_file_is_not_added_to(bench, clock, records, tmp_path):
         (["--batch", "0"], 2, "a batch has at least 1 image"),
         (["--batch", "1,x"], 2, "'x' is not a whole number"),
         (["--runtimes", "egaer"], 2, "did you mean eager"),
-        (["--device", "abacus"], 3, "not a device"),
+        (["--device", "abacus", "--runtimes", "eager"], 3, "not a device"),
         (["--wait", "long"], 2, "'long' is not a whole number"),
     ],
 )
