@@ -1,12 +1,11 @@
 import pytest
 import torch
+from support.counted import SHAPE, products
 from torch import nn
 from torch.nn import functional as F
 
 from bench.errors import RunFailed
 from bench.measure import flops
-
-SHAPE = (3, 8, 8)
 
 
 def network():
@@ -133,22 +132,6 @@ def test_operators_without_a_rule_are_listed():
     counted = flops.count(nn.Sequential(*layers, nn.Linear(16, 5)), SHAPE)
     assert counted.unsupported == {"aten::max_pool2d": 2, "aten::sigmoid": 1}
     assert counted.total == 4 * 27 * 64 + 80
-
-
-class Applied(nn.Module):
-    """Calls a function; holds a parameter of a shape, if given one."""
-
-    def __init__(self, function, *shape):
-        super().__init__()
-        self.function = function
-        self.weight = nn.Parameter(torch.ones(shape)) if shape else None
-
-    def forward(self, x):
-        return self.function(x) if self.weight is None else self.function(x, self.weight)
-
-
-def products(function, *shape, before=nn.Identity):
-    return flops.count(nn.Sequential(before(), Applied(function, *shape)), SHAPE).products
 
 
 @pytest.mark.parametrize(

@@ -2,33 +2,16 @@
 
 import pytest
 import torch
+from support.counted import SHAPE, Applied, products
 from torch import nn
 from torch.nn import functional as F
 
 from bench.errors import RunFailed
 from bench.measure import flops
 
-SHAPE = (3, 8, 8)
-
 
 def network():
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
-
-
-class Applied(nn.Module):
-    """Calls a function; holds a parameter of a shape, if given one."""
-
-    def __init__(self, function, *shape):
-        super().__init__()
-        self.function = function
-        self.weight = nn.Parameter(torch.ones(shape)) if shape else None
-
-    def forward(self, x):
-        return self.function(x) if self.weight is None else self.function(x, self.weight)
-
-
-def products(function, *shape, before=nn.Identity):
-    return flops.count(nn.Sequential(before(), Applied(function, *shape)), SHAPE).products
 
 
 def deform(x, weight):
