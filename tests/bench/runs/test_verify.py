@@ -102,6 +102,7 @@ FORGERIES = [
     (lambda r: r["data"].update(train=r["data"]["train"] - 1, val=r["data"]["val"] + 1), DATA),
     (other_bits, NETWORK),
     (lambda r: r["training"]["plan"][-1].update(rewind="base"), PLAN),
+    (lambda r: r["training"]["plan"].reverse(), PLAN),  # all epochs before the prune
     (lambda r: r["training"].update(starts_from="init", **without_base(r)), PLAN),
     (lambda r: r["spec"]["recipe"].update(weight_decay=0.1), "form"),
     (lambda r: r["spec"].update(method="l1_norm"), "form"),
