@@ -1,4 +1,4 @@
-"""Plant small faults, one at a time, in a copy of the repository, and count how many the tests find.
+"""Plant small faults, one at a time, in a clone of the repository, and count how many the tests find.
 
     python tools/mutate.py [--all] [NUMBER ...]
 
@@ -7,7 +7,6 @@ The faults are those of tools/mutations.toml. For each, the fast tests of the ro
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 NO_TESTS = 5
 """Exit code of pytest where nothing was chosen; a failure is 1, or 2 with several workers and ``-x``."""
-LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", "*_cache", "results", "*.egg-info")
+GIT = ("git", "-c", "user.name=mutate", "-c", "user.email=")
+"""Each fault is a commit of the clone: some tests look at the commit and at changes since."""
 
 
 def rooms(file: str) -> list[str]:
@@ -43,7 +43,9 @@ def main() -> int:
     missed = []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
-        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        subprocess.run(["git", "clone", "-q", ROOT, copy], check=True)
+        if is_found(copy):
+            raise SystemExit("the fast tests fail without any fault: nothing can be concluded")
         for number in chosen.numbers or range(1, len(faults) + 1):
             fault = faults[number - 1]
             file = copy / fault["file"]
@@ -51,9 +53,10 @@ def main() -> int:
             if text.count(fault["old"]) != 1:
                 raise SystemExit(f"fault {number}: its text is {text.count(fault['old'])} times in {fault['file']}")
             file.write_text(text.replace(fault["old"], fault["new"]))
+            subprocess.run([*GIT, "commit", "-qam", "A planted fault"], cwd=copy, check=True)
             stages = [*((tests,) for tests in rooms(fault["file"])), (), *([("-m", "")] if chosen.all else [])]
             by = next((" ".join(words) or "all fast tests" for words in stages if is_found(copy, *words)), None)
-            file.write_text(text)
+            subprocess.run(["git", "reset", "-q", "--hard", "HEAD~"], cwd=copy, check=True)
             missed += [] if by else [number]
             print(f"{number:3} {fault['file']}: {f'found by {by}' if by else 'NOT FOUND'}", flush=True)
     print(f"{len(missed)} of {len(chosen.numbers or faults)} faults were not found")
