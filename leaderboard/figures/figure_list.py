@@ -1,4 +1,4 @@
-"""Which figures the pages show, under which heading and with which caption."""
+"""Which figures there are of boards, under which heading and with which caption."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import SetupError
-from leaderboard.figures import draw, figures_of_boards
+from leaderboard.figures import draw, figures_of_boards, forest
 from leaderboard.figures.plot_style import Spec
 from leaderboard.reader.model import Board, Row, Run
 from leaderboard.render.naming import board_names
@@ -97,13 +97,24 @@ def across(boards: Sequence[Board]) -> list[Plate]:
     return plates
 
 
+def forests(board: Board) -> list[Plate]:
+    """The forest plot of each budget of a planned board, for papers; pages have their own."""
+    plates = []
+    for table in board.tables if board.terms else ():
+        spec = forest.drawn(table, board.terms) if table.keep is not None else None
+        if spec:
+            caption = "Means over seeds with the 95 % interval of the difference to dense; verdict against dense."
+            plates.append(Plate(f"forest-{table.slug}", table.title, caption, spec))
+    return plates
+
+
 def write_all(boards: Sequence[Board], folder: Path) -> list[Path]:
     """Write every figure of every board as SVG and PNG; raises SetupError where the folder cannot be written."""
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for board, name in zip(boards, board_names(boards), strict=True):
-            for plate in of_board(board):
+            for plate in (*of_board(board), *forests(board)):
                 for ending in (".svg", ".png"):
                     paths.append(folder / f"{name}-{plate.name}{ending}")
                     draw.save(plate.spec, paths[-1])

@@ -11,7 +11,8 @@ from typing import Any
 from bench.records import schema
 from bench.records.schema import Clock, Costs, Metrics, Quality, Record, Timing
 from bench.records.store import arithmetic
-from leaderboard.pages.forest import forest
+from bench.spec.wording import plural
+from leaderboard.figures.forest import forest
 from leaderboard.reader.curve_model import Curve
 from leaderboard.reader.model import Board, Row, Table
 from leaderboard.render.advice_sentence import advice
@@ -217,7 +218,7 @@ def record_values(record: Record) -> dict[str, Any]:
     ]
     made = [
         ("code", (code.commit or "no commit")[:12] + (" with local changes" if code.diff_sha256 else "")),
-        ("device", f"{environment.device}, {_threads(environment.threads)}"),
+        ("device", f"{environment.device}, {plural(environment.threads, 'thread')}"),
         ("torch", environment.packages.get("torch", "")),
         ("finished", record.clock.finished_at.isoformat()),
         ("seconds", _seconds(record.clock)),
@@ -304,13 +305,9 @@ def _latency(timing: Timing) -> dict[str, Any]:
         "times": f"{timing.speedup:.3f}",
         "interval": f"{low:.3f} to {high:.3f}",
         "rounds": f"{timing.rounds:,}",
-        "how": f"{timing.device}, {_threads(timing.threads)}, {timing.dtype}, {timing.layout}",
+        "how": f"{timing.device}, {plural(timing.threads, 'thread')}, {timing.dtype}, {timing.layout}",
         "busy": busy_note(timing.load_average, timing.threads),
     }
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count != 1)}"
 
 
 def _epochs(curve: schema.Curve | None) -> list[list[str]]:

@@ -9,7 +9,6 @@ something does not hold.
 """
 
 import argparse
-import os
 import random
 import shutil
 import signal
@@ -24,9 +23,10 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.records import store
-from slurm.batch import batches, jobs_folder
+from slurm.batch import batches
 from tools.devcluster import DevCluster
 from tools.devcluster.processes import JOB, find
+from tools.timing.chaos_events import EVENTS
 from tools.timing.chaos_verdict import Log, bench_sweep, sweep_file, undisturbed, verdict
 
 DISK_MB = 512
@@ -37,7 +37,6 @@ SUBMIT_EVERY, LOOK_EVERY_S = 5, 3
 """Events after which the sweep is submitted again in any case; seconds between looks at the cluster."""
 DEADLINE_S, ROUNDS = 15 * 60, 6
 """For what is left after the last event."""
-RUNNING = ("-t", "RUNNING")
 PROFILE = 'description = "one job a node, two runs a job"\ncpus = 4\nmem_gb = 2\ntime = 60\nruns_per_job = 2\n'
 
 
@@ -170,105 +169,16 @@ class _Chaos:
                 self.log.say(f"administrator: {job} was {state}, released")
                 self.counts["jobs released"] += 1
 
-    # --- events: what each did, or None when there was nothing to hit ------------------------------------------
-
-    def kill_process(self) -> str | None:
-        work = {p: Path(f"/proc/{p.pid}/comm") for p in self.at_work()}
-        with suppress(OSError, IndexError):  # there is none, or it has ended meanwhile
-            names = {p: comm.read_text().strip() for p, comm in work.items()}
-            wanted = self.rng.choice(("python", "python", "slurm_script", "srun"))
-            target = self.rng.choice([p for p, name in names.items() if name == wanted])
-            os.kill(target.pid, signal.SIGKILL)
-            return f"pid {target.pid} ({wanted}) of job {target.job} on {target.node}"
-        return None
-
-    def kill_node(self) -> str | None:
-        work = self.at_work()
-        if not (nodes := sorted({p.node for p in work if p.node})):
-            return None
-        node = self.rng.choice(nodes)
-        self.cluster.kill_node(node)
-        away = self.later(f"slurmd {node} started", lambda: self.cluster.start("slurmd", node))
-        return f"{node} with job {', '.join(sorted({p.job for p in work if p.node == node}))}, {away}"
-
-    def kill_submitter(self) -> str | None:
-        if self.calls or not self.unclaimed():
-            return None
-        early, seconds = self.rng.random() < 0.3, self.rng.uniform(0, 4)
-        files = set(jobs_folder(self.out).glob("*/batch.json"))
-        process, log = self.sweep(True, "to be killed")
-        end = time.monotonic() + (seconds if early else 60)
-        while time.monotonic() < end and process.poll() is None:
-            if not early and set(jobs_folder(self.out).glob("*/batch.json")) - files:  # it is about to call sbatch
-                seconds /= 150
-                time.sleep(seconds)
-                break
-            time.sleep(0.005)
-        process.kill()
-        if process.wait() != -signal.SIGKILL or "submitted now" in log.read_text():  # it was done before
-            return None
-        return f"pid {process.pid}, {seconds:.2f} s after {'its start' if early else 'it wrote a batch'}"
-
-    def command(self, *words: str, of: tuple[str, ...] = (), arrays: bool = False) -> str | None:
-        """Apply a command to one of the jobs."""
-        jobs = self.jobs(*of) or {}
-        names = sorted({job.partition("_")[0] for job in jobs if "_" in job} if arrays else jobs)
-        job = self.rng.choice(names) if names else ""
-        return None if not job or self.ask(*words, job) is None else " ".join((*words, job, jobs.get(job, "")))
-
-    def kill_daemon(self, *names: str) -> str | None:
-        """Kill one of them; those after it in the order of the start may go with it."""
-        if not all(map(self.cluster.running, names)) or not self.jobs():
-            return None
-        name = self.rng.choice(names)
-        self.cluster.kill(name)
-
-        def start() -> None:
-            for each in names:
-                self.cluster.start(each)
-
-        return f"{name} {self.later(f'{name} started', start)}"
-
-    def fill_disk(self) -> str | None:
-        ballast = self.out.parent / "ballast"
-        if ballast.exists() or not self.at_work():
-            return None
-        with ballast.open("wb", buffering=0) as file:
-            for block in (bytes(2**20), bytes(4096)):
-                with suppress(OSError):  # it is full
-                    while file.write(block) == len(block):
-                        pass
-        return self.later("room on the disk", ballast.unlink)
-
-    def two_sweeps(self) -> str | None:
-        if self.calls or not self.unclaimed():
-            return None
-        return " and ".join(f"pid {self.sweep(True, 'one of two')[0].pid}" for _ in range(2))
-
-    EVENTS = {
-        "SIGKILL of a process of a job": kill_process,
-        "death of a node": kill_node,
-        "SIGKILL of the submitting process": kill_submitter,
-        "scontrol requeue": lambda self: self.command("scontrol", "requeue", of=RUNNING),
-        "USR2 to a job": lambda self: self.command("scancel", "--signal=USR2", of=RUNNING),
-        "scancel of a job": lambda self: self.command("scancel"),
-        "scancel of an array": lambda self: self.command("scancel", arrays=True),
-        "slurmctld killed": lambda self: self.kill_daemon("slurmctld"),
-        "database killed": lambda self: self.kill_daemon("mariadbd", "slurmdbd"),
-        "disk full": fill_disk,
-        "two sweeps at the same time": two_sweeps,
-    }
-
     def disturb(self, number: int) -> None:
         """Events until there were so many, or all runs are finished."""
-        kinds = [kind for kind in self.EVENTS if self.small or kind != "disk full"]
+        kinds = [kind for kind in EVENTS if self.small or kind != "disk full"]
         todo = (kinds * max(1, number * 3 // 5 // len(kinds)))[:number]  # some of every kind, the others as it comes
         todo += self.rng.choices(kinds, k=number - len(todo))
         self.rng.shuffle(todo)
         while todo and self.unfinished():
             self.pause(self.rng.uniform(*BETWEEN_S))
             for kind in dict.fromkeys(todo):  # the next one that finds something to hit
-                if effect := self.EVENTS[kind](self):
+                if effect := EVENTS[kind](self):
                     todo.remove(kind)
                     self.counts[kind] += 1
                     self.log.say(f"event {number - len(todo)}: {kind}: {effect}")

@@ -17,6 +17,7 @@ from bench.records.schema import Record
 from bench.spec.digest import digest
 from slurm import journal
 from slurm.batch import Batch, jobs_folder
+from tools.timing.chaos_events import EVENTS
 
 EPOCHS = {"mlp_40_40": (60, 40), "resnet20": (6, 4)}
 KINDS = list(itertools.product(("ddrop", "l1_norm", "l1l2", "random", "uniform_thin"), (0.5, 0.25)))
@@ -120,9 +121,9 @@ def verdict(chaos, seconds: float) -> bool:
         say("\n            ".join([f"{'BROKEN' if bad else 'holds '}  {what}: {len(bad)}", *bad]))
 
     say("verdict")
-    for kind in chaos.EVENTS:
+    for kind in EVENTS:
         say(f"{chaos.counts[kind]:5}  {kind}")
-    say(f"{sum(chaos.counts[kind] for kind in chaos.EVENTS):5}  events")
+    say(f"{sum(chaos.counts[kind] for kind in EVENTS):5}  events")
     say(", ".join(f"{chaos.counts[what]} {what}" for what in ("calls of sweep", "nodes resumed", "jobs released")))
     check("torn or damaged files", damaged(out, found))
     mine = {path: found.get(out / "records" / path) for path in chaos.expected}

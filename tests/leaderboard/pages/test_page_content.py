@@ -1,19 +1,17 @@
-"""What a page shows, before it is HTML: forest plots, notes that all rows share, order of sites, downloads."""
+"""what a page shows, before it is HTML: notes that all rows share, order of sites, downloads."""
 
 import json
 import re
 from dataclasses import replace
 
 import pytest
-from support.boards import boards_of, difference, large, plan_for, put, records
+from support.boards import boards_of, large, plan_for, put, records
 from support.html_pages import broken_links
 
 from bench import RULES
 from leaderboard.figures import draw
 from leaderboard.pages import page_content, site
-from leaderboard.pages.forest import forest
 from leaderboard.pages.site import Sources
-from leaderboard.reader.model import Mean
 
 
 @pytest.fixture(scope="module")
@@ -22,39 +20,6 @@ def found(tmp_path_factory):
     folder = put(tmp_path_factory.mktemp("work") / "records", records())
     ((board,), _) = boards_of(folder, plan_for(records()))
     return folder, board
-
-
-def test_forest_has_each_mean_and_interval_at_its_place(found):
-    board = found[1]
-    table = board.tables[0]
-    plot = forest(table, board.terms)
-    means = {row.name: row.top1.mean for row in table.rows if row.top1}
-    assert [mark.row.name for mark in plot.marks] == sorted(means.keys() - {"dense"}, key=lambda name: -means[name])
-    assert [name for name, _, _ in plot.lines] == ["dense", "random", "uniform_thin"]
-    (low, first), *_, (high, last) = [(float(text), at) for text, at in plot.ticks]
-    assert (first, last) == (0.0, 100.0)
-    for mark in plot.marks:
-        half, d = mark.half, mark.row.differences["dense"]
-        assert half == d.shown_half and mark.verdict.split()[0].strip(",") == mark.shape
-        wanted = [100 * (mark.row.top1.mean + by - low) / (high - low) for by in (-half, 0, half)]
-        assert [mark.low, mark.at, mark.high] == pytest.approx([min(max(w, 0), 100) for w in wanted], abs=0.01)
-    for name, mean, at in plot.lines:
-        assert mean == means[name] and at == pytest.approx(100 * (mean - low) / (high - low), abs=0.01)
-
-
-def test_forest_says_what_was_not_tested_and_needs_a_mean():
-    board = large(2)
-    one, other = board.tables[0].rows
-    table = replace(board.tables[0], rows=(replace(one, differences={}), other))
-    marks = {mark.row.name: mark for mark in forest(table, board.terms).marks}
-    assert (marks[one.name].verdict, marks[one.name].shape, marks[one.name].half) == ("not tested", "untested", 0.4)
-    assert marks[other.name].verdict == "undecided"
-    same = replace(one, top1=Mean(100.0, None), differences={})
-    assert forest(replace(table, rows=(same,)), None).marks[0].half is None
-    assert forest(replace(table, rows=(replace(one, top1=None),)), board.terms) is None
-    for wide in (0.001, 70.0):  # ticks at round numbers, five steps at most
-        far = replace(other, differences={"dense": replace(difference("dense"), half=wide)})
-        assert 2 <= len(forest(replace(table, rows=(far,)), board.terms).ticks) <= 7
 
 
 def test_note_that_all_rows_share_is_there_once():

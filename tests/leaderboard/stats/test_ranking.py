@@ -1,0 +1,108 @@
+"""Who has a rank on a board, and what is only listed: plans, seeds, budgets, epochs."""
+
+from dataclasses import replace
+
+import pytest
+from support.boards import CONTROLS, boards_of, plan_for, planned_boards, row_of, table_of
+from support.made_records import made, put, seeds
+from support.records import seal
+
+from leaderboard.stats.boards import NO_PLAN, ONE_BUDGET
+
+
+def test_ranks_and_ties(tmp_path):
+    table = table_of(tmp_path, *CONTROLS)
+    ranks = {r.name: (r.rank, r.group) for r in table.rows}
+    assert ranks["l1_norm"] == ranks["uniform_thin"] == ((1, 2), "a")
+    assert ranks["random"] == ((3, 3), "b")
+    assert ranks["dense"] == ranks["uniform_thin_long"] == (None, "")
+    assert [r.name for r in table.rows] == ["dense", "l1_norm", "uniform_thin", "random", "uniform_thin_long"]
+    assert table.ordered
+    half, one = row_of(table, "l1_norm").seeds_needed
+    assert 1 < one < half <= 10
+    assert row_of(table, "random").seeds_needed == ()
+
+
+def test_no_order_is_shown_where_no_two_rows_differ(tmp_path):
+    table = table_of(tmp_path, *seeds("random", [30, 31, 33, 29, 30]), *seeds("new", [30, 32, 31, 30, 30]))
+    assert {r.rank for r in table.rows} == {(1, 2)}
+    assert not table.ordered
+
+
+def test_without_a_plan_there_are_means_and_intervals_only(tmp_path):
+    (board,), _ = boards_of(put(tmp_path, *CONTROLS))
+    assert (board.terms, board.notes) == (None, (ONE_BUDGET, NO_PLAN))
+    for r in board.tables[0].rows:
+        assert r.top1.half > 0
+        assert (r.rank, r.group, r.planned, r.seeds_needed, r.secondary) == (None, "", False, (), {})
+        for d in r.differences.values():
+            assert (d.p, d.p_holm, d.p_board, d.verdicts, d.clear) == (None, None, None, (), False)
+            assert d.half > 0
+
+
+def test_rows_outside_the_plan_change_no_number_of_the_others(tmp_path):
+    junk = [*seeds("wild", [1, 90, 3, 200, 5]), *seeds("flat", [9] * 5), *seeds("aaa", [20, 21, 22, 20, 19])]
+    alone = table_of(tmp_path / "a", *CONTROLS).rows
+    (board,), _ = boards_of(put(tmp_path / "b", *CONTROLS, *junk), plan_for(CONTROLS))
+    kept = tuple(r for r in board.tables[0].rows if r.planned)
+    assert [replace(r, controls_missing=()) for r in kept] == [replace(r, controls_missing=()) for r in alone]
+    wild = row_of(board.tables[0], "wild")
+    assert (wild.unranked, wild.differences["random"].p) == ("exploratory, no plan names it", None)
+    assert wild.differences["random"].half > 0
+
+
+def test_seeds_outside_the_plan_are_listed_and_do_not_count(tmp_path):
+    alone = table_of(tmp_path / "a", *CONTROLS)
+    failed = made("random", 77, status="failed", error="no")
+    (board,), problems = boards_of(put(tmp_path / "b", *CONTROLS, failed, made("l1_norm", 9, 400)), plan_for(CONTROLS))
+    assert board.tables[0] == alone
+    assert sorted(p.message for p in problems) == [
+        "failed, seed 77 is not in the plan: it does not count",
+        "ok, seed 9 is not in the plan: it does not count",
+    ]
+
+
+def test_a_test_needs_five_seeds_and_all_of_the_plan(tmp_path):
+    wrong = {"random": [30 + k % 3 for k in range(10)], "new": [10 + k % 4 for k in range(10)]}
+    ten = [r for method, counts in wrong.items() for r in seeds(method, counts)]
+    for number, (records, planned, tested) in enumerate(
+        [(ten, 10, True), (ten[:-1], 10, False), (ten, 5, True), (ten[:5] + ten[10:14], 5, False), (ten, 4, False)]
+    ):
+        folder = put(tmp_path / str(number), *records)
+        new = row_of(boards_of(folder, plan_for(ten, range(planned)))[0][0].tables[0], "new")
+        assert (new.differences["random"].p is not None) == bool(new.differences["random"].verdicts) == tested
+        assert (new.rank is not None) == tested
+        assert new.differences["random"].half > 0
+
+
+@pytest.mark.parametrize(
+    ("records", "why"),
+    [
+        (seeds("new", [1, 2]), "2 of 5 seeds, too few to be read"),
+        (seeds("new", [1, 2, 3, 4]), "4 of 5 seeds"),
+        ([*seeds("new", [1, 2, 3, 4]), made("new", 4, status="failed")], "the run of seed 4 failed"),
+        ([*seeds("new", [1, 2, 3, 4]), made("new", 5, 9)], "4 of 5 seeds"),
+        (seeds("new", [1, 2, 3, 4, 5], epochs=40), "40 epochs in all, others 8"),
+        (seeds("new", [1, 2, 3, 4, 5], changed=True), "made from a working tree with local changes"),
+        ([made("new", s, keep=None, native=True) for s in range(5)], "native track"),
+        (seeds("new", [1, 2, 3, 4, 5]), ""),
+    ],
+)
+def test_why_a_row_has_no_rank(tmp_path, records, why):
+    (board,), _ = planned_boards(tmp_path, *CONTROLS, *records)
+    (found,) = [r for table in board.tables for r in table.rows if r.name == "new"]
+    assert found.unranked == why
+    assert (found.rank is None) == bool(why)
+
+
+def test_nothing_is_ranked_on_synthetic_data(tmp_path):
+    table = table_of(tmp_path, *seeds("random", [1, 2, 3, 4, 5], dataset="synthetic"))
+    assert table.rows[0].unranked == "nothing measured on synthetic data is a result"
+
+
+def test_a_row_far_below_its_budget_has_no_rank(tmp_path):
+    records = seeds("thin", [1, 2, 3, 4, 5])
+    for found in records:
+        found["cost"]["final"] |= {"macs": 49_400, "macs_by_op": {"conv": 49_300, "linear": 100}}
+    table = table_of(tmp_path, *map(seal, records))
+    assert table.rows[0].unranked == "0.6 % of the dense cost below the budget"
