@@ -16,6 +16,7 @@ from bench.files import require_writable
 from bench.records import store
 from bench.records.lookup import find_one
 from bench.records.schema import Finished, finished
+from bench.spec.wording import plural
 from leaderboard.reader.latency_files import FOLDER
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def measure(chosen: argparse.Namespace) -> int:
         output.print_text("\n" * bool(number) + f"{what}: {cost.final.macs:,} MACs left ({share:.1f} %)", chosen)
         output.print_table(COLUMNS[1:], map(_row, lines), chosen)
     for key in list(todo)[:1]:
-        output.print_text(f"here: {key.device}, {key.threads} threads, {key.dtype}", chosen)
+        output.print_text(f"here: {key.device}, {plural(key.threads, 'thread')}, {key.dtype}", chosen)
     return 1 if failures else 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import output
 from bench.cli.output import Column
 from bench.errors import SetupError
+from bench.spec.wording import plural
 
 if TYPE_CHECKING:
     from bench.spec.spec import Spec
@@ -143,11 +144,6 @@ def title(spec: Spec) -> str:
     budget = [f"keeping {spec.budget}"] if spec.budget else []
     what = " ".join([spec.method, *options, "on", spec.arch])
     return ", ".join([what, spec.dataset, *budget, f"seed {spec.seed}"])
-
-
-def plural(number: int, noun: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def tail(file: Path, lines: int) -> list[str]:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli.run_states import plural, show, title
+from bench.cli.run_states import show, title
 from bench.errors import RunFailed, WordsError
 from bench.progress import Progress
 from bench.spec.registry import PLUGINS
 from bench.spec.request import RunOptions
+from bench.spec.wording import plural
 from slurm import CLUSTERS
 from slurm.profile import load_profile
 

@@ -41,6 +41,7 @@ from bench.runs.method_factory import make_method, method_digest
 from bench.runs.pipeline import RunPipeline
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
+from bench.spec.wording import plural
 
 
 def disk_full(error: BaseException) -> bool:
@@ -215,7 +216,7 @@ def _not_as_asked(found: Finished, spec: Spec, options: RunOptions) -> Iterator[
     if code.network_sha256 != arch_source(spec.arch).sha256:
         yield f"the source of {spec.arch} has changed since this record"
     if options.threads not in (None, machine.threads):
-        yield f"this record was made with {machine.threads} threads, not {options.threads}"
+        yield f"this record was made with {plural(machine.threads, 'thread')}, not {options.threads}"
     if options.device.partition(":")[0] not in ("auto", machine.device_type):
         yield f"this record was made on {machine.device_type}, not {options.device}"
 

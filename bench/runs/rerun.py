@@ -16,6 +16,7 @@ from bench.records.store import as_table
 from bench.spec.option_text import flat
 from bench.spec.request import LIKE, RunOptions, RunRequest
 from bench.spec.spec import Spec
+from bench.spec.wording import plural
 
 OLDER_RULES = ("0.1",)
 """Rules whose specifications can still be asked for, under today's."""
@@ -69,8 +70,7 @@ def made_with(found: Record) -> str:
     code, machine, rules = found.code, found.environment, found.spec.rules
     state = f"commit {code.commit or 'not known'}{' with local changes' if code.diff_sha256 else ''}"
     here = "" if rules == RULES else f" (here {RULES})"
-    threads = f"{machine.threads} thread{'s' * (machine.threads > 1)}"
-    made = f"{today(found).recipe.precision}, {threads}, {state}, rules {rules}{here}"
+    made = f"{today(found).recipe.precision}, {plural(machine.threads, 'thread')}, {state}, rules {rules}{here}"
     return f"{made}, torch {machine.packages.get('torch')}, {machine.device}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from bench.spec.wording import plural
 from leaderboard.reader.model import Board, Table
 from leaderboard.stats.advice import of_table
 
@@ -28,7 +29,7 @@ def advice(board: Board, table: Table) -> str:
     cost = f"{mean} at {row.cost:.2f} times the training cost of dense"
     than = "the best" + ("" if row is best else f" ({best.name})")
     if margin is not None:
-        points = f"{margin:g} point{'s' * (margin != 1)}"
+        points = plural(margin, "point")
         return f"Take {named}: {cost}, not significantly worse than {than}, shown to be at most {points} below dense."
     return f"Cheapest of those not significantly worse than {than}: {named}, {cost}; not shown to be equal to dense."
 

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.spec.wording import plural
 from leaderboard.reader.model import ALPHA, PRIMARY, Board, Difference, Row, Table, Terms
 from leaderboard.stats.curves import of_board
 
@@ -106,7 +107,7 @@ def _at_budget(table: Table, found: Count, terms: Terms) -> str:
     first, second = sorted(groups, key=lambda word: -len(groups[word]))
     lead = groups["better"][0] if groups["better"] else None
     most = f" ({lead[0]} by {lead[1].mean:.2f} points)" if lead else ""
-    within = f"{terms.margins[-1]:g} point{'s' * (terms.margins[-1] != 1)}"
+    within = plural(terms.margins[-1], "point")
     directions = (
         f"{_of(groups[first], found, 'is', 'are')} significantly {first} than {NAMES[found.to]}{_cost(table, found)}"
         f"{most * (first == 'better')}, {_some(groups[second], 'is', 'are')} significantly {second}"

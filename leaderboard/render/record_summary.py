@@ -10,6 +10,7 @@ from typing import Any
 from bench.records.schema import Finished, Quality, Record, Timing, finished
 from bench.records.store import arithmetic
 from bench.spec.spec import BUDGET_TOLERANCE, Budget
+from bench.spec.wording import plural
 from leaderboard.render.text_table import Column, sentences, table
 
 STEPS = (("dense", "dense"), ("pruned", "pruned, not fine-tuned"), ("final", "final"))
@@ -43,7 +44,7 @@ def summary(record: Finished, width: int | None = None) -> str:
         low, high = t.speedup_ci95
         lines.append(
             f"{_prefix(t)}speed-up at batch {t.batch}: {t.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
-            f"{t.rounds} interleaved rounds, {t.runtime} {t.dtype}, {t.threads} threads, {t.device})"
+            f"{t.rounds} interleaved rounds, {t.runtime} {t.dtype}, {plural(t.threads, 'thread')}, {t.device})"
         )
     if missed := budget_note(record):
         lines.append(missed)
@@ -73,7 +74,7 @@ def busy_note(load_average: float, threads: int) -> str | None:
     if load_average <= threads + 1:
         return None
     return (
-        f"the machine was busy while timing (load {load_average:.1f} for {threads} thread{'s' * (threads != 1)}): "
+        f"the machine was busy while timing (load {load_average:.1f} for {plural(threads, 'thread')}): "
         "do not trust these latencies"
     )
 
@@ -90,7 +91,7 @@ def details(record: Record, width: int | None = None) -> str:
         f"recipe    {spec.recipe.name} ({spec.recipe.sha256[:12]})",
         f"code      {(record.code.commit or 'no commit')[:12]}"
         + (" with local changes" if record.code.diff_sha256 else ""),
-        f"machine   {record.environment.device}, {record.environment.threads} threads, "
+        f"machine   {record.environment.device}, {plural(record.environment.threads, 'thread')}, "
         f"torch {record.environment.packages['torch']}",
     ]
     if differs := record.job and record.job.differs:

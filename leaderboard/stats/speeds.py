@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.records.latency import SAME, Line, Times
+from bench.spec.wording import plural
 from leaderboard.reader.latency_files import Latencies, Setting
 from leaderboard.reader.model import Speed
 
@@ -27,7 +28,7 @@ def in_words(shown: Sequence[Setting]) -> str:
     if not shown:
         return ""
     one = shown[0]
-    threads = f"{one.threads} thread{'s' * (one.threads > 1)}"
+    threads = plural(one.threads, "thread")
     return f"{one.runtime} {one.runtime_version}, {threads}, {one.dtype} {one.layout}, on {one.device}"
 
 

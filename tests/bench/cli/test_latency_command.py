@@ -196,7 +196,7 @@ def test_measure_is_a_pass_of_one_record_that_writes_nothing(bench, clock, recor
     assert (one[1], three[1]) == ("1", "3")
     assert float(one[2]) == pytest.approx(2.0, rel=0.05)
     assert one[-1] == "yes"
-    assert "1 threads, float32" in text
+    assert "1 thread, float32" in text
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -340,7 +340,7 @@ def test_suite_hash_covers_what_runs_and_no_command(monkeypatch, tmp_path):
 def test_finished_record_of_another_machine_is_named(finished, capsys):
     spec, done, given = finished()
     for options, said in (
-        ({"threads": 2}, "made with 1 threads, not 2"),
+        ({"threads": 2}, "made with 1 thread, not 2"),
         ({"device": "cuda"}, "made on cpu, not cuda"),
         ({"threads": 1, "device": "cpu"}, ""),
         ({}, ""),
