@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UsageError
 from bench.spec import source_hash
 from bench.spec.decode import method_config
+from bench.spec.method_traits import options_of
 from bench.spec.registry import METHODS, method_names
 from bench.spec.source_hash import Source
 from bench.training.composition import compose
@@ -24,13 +24,7 @@ def make_method(text: str, options: Mapping[str, Any]) -> Method:
     methods = []
     for name in names:
         cls = METHODS.get(name)
-        mine = {
-            k.removeprefix(f"{name}."): v for k, v in options.items() if k.startswith(f"{name}.") or len(names) == 1
-        }
-        methods.append(cls(method_config(cls.Config, mine, name)))
-    stray = [k for k in options if len(names) > 1 and k.partition(".")[0] not in names]
-    if stray:
-        raise UsageError(f"option '{stray[0]}': say whose it is, such as {names[0]}.{stray[0]}")
+        methods.append(cls(method_config(cls.Config, options_of(name, names, options), name)))
     return compose(methods)
 
 

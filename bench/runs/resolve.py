@@ -1,7 +1,7 @@
 """A request becomes specifications: names and options are checked, and what was not asked gets its default.
 
-Names and options are read from source, so torch is loaded only where a default is not a literal, the method is a
-composition, or a GPU may be there. The command line adds what a request needs to know, but decides no default.
+Names and options are read from source, so torch is loaded only where a default is not a literal or a GPU may be there.
+The command line adds what a request needs to know, but decides no default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from bench.records import store
 from bench.records.consistency import unreadable
 from bench.records.schema import finished
 from bench.spec import method_traits
-from bench.spec.decode import non_default
 from bench.spec.known_images import TEST_SHA256, why_not_published
 from bench.spec.method_traits import Traits
 from bench.spec.recipe import Recipe, load_recipe
@@ -165,14 +164,10 @@ def precision_of(device: str) -> Any:
 
 def _traits(names: list[str], options: Mapping[str, Any]) -> Traits:
     """What a method, or a composition, is with these options: read from its source, else off the method itself."""
-    found = method_traits.of(names[0], options) if len(names) == 1 else None
+    text = "+".join(names)
+    found = method_traits.of(text, options)
     if found is not None:
         return found
     from bench.runs.method_factory import make_method
 
-    made = make_method("+".join(names), options)
-    config: dict[str, Any] = {}
-    for part in made.members:
-        changed = non_default(part.config)
-        config |= {f"{part.name}.{key}" if len(names) > 1 else key: value for key, value in changed.items()}
-    return Traits(made.starts_from, made.ranking, made.prunes, made.native, frozenset(), config)
+    return method_traits.of_method(make_method(text, options))

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,13 @@ from bench.spec.decode import method_config, non_default
 from bench.spec.entries import HIDDEN, ROOT
 from bench.spec.registry import METHODS
 
-ATTRIBUTES = ("starts_from", "ranking", "prunes", "native")
+ATTRIBUTES = {"starts_from": str, "ranking": str, "prunes": bool, "native": bool, "active": str}
+"""What is read of a method, and its type."""
+LAYER = "layer"
+"""How units are ranked where no method says otherwise."""
+RANKS, PLANS = "rank the units", "plan the training"
+DECISIONS = {RANKS: ("scores", "select"), PLANS: ("plan",)}
+"""What at most one part of a composition may do, and the hooks that do it."""
 KNOWN = {"dataclass": dataclass, "dataclasses": dataclasses, "field": dataclasses.field, "Literal": Literal}
 KNOWN |= {"math": math, "UsageError": UsageError}
 """Names that a ``Config`` may use."""
@@ -42,20 +48,88 @@ class Traits:
     """What a method is with some options.
 
     Attributes:
-        starts_from, ranking, prunes, native: see :class:`bench.api.Method`.
+        starts_from, ranking, prunes, native, active: see :class:`bench.api.Method`.
         depends: which of these depend on the options.
         config: the options that differ from their defaults.
+        decides: of ``DECISIONS`` what the method does itself.
     """
 
     starts_from: str
     ranking: str
     prunes: bool
     native: bool
+    active: str
     depends: frozenset[str]
     config: Mapping[str, Any]
+    decides: frozenset[str]
 
 
-def of(name: str, options: Mapping[str, Any] | None = None) -> Traits | None:
+def of(text: str, options: Mapping[str, Any] | None = None) -> Traits | None:
+    """The traits of a method, or of a composition ``a+b``; None where a source is not in a file or has to be executed.
+
+    Args:
+        text: names in the registry.
+        options: values, or texts, which are parsed; of a composition ``a.key``.
+
+    Raises:
+        UsageError: an option is unknown or has a wrong value, or the parts do not go together.
+    """
+    names = text.split("+")
+    found = [(name, _of_name(name, options_of(name, names, options or {}))) for name in names]
+    parts = [(name, traits) for name, traits in found if traits is not None]
+    return together(parts) if len(parts) == len(names) else None
+
+
+def options_of(name: str, names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one method of several, without its name before them; UsageError where one is nobody's."""
+    if len(names) == 1:
+        return dict(options)
+    stray = [key for key in options if key.partition(".")[0] not in names]
+    if stray:
+        raise UsageError(f"option '{stray[0]}': say whose it is, such as {names[0]}.{stray[0]}")
+    return {key.removeprefix(f"{name}."): value for key, value in options.items() if key.startswith(f"{name}.")}
+
+
+def together(parts: Sequence[tuple[str, Traits]]) -> Traits:
+    """The traits of methods that are composed; raises UsageError where two of them want the same decision.
+
+    The part that ranks the units says how they are ranked and whether it is native; without one the first part that
+    ranks otherwise than by layer, and any part that is native. The part with a plan says where the whole starts;
+    without one it starts from the base if all parts do.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    names, traits = [name for name, _ in parts], [each for _, each in parts]
+    ranker, planner = deciding(RANKS, parts), deciding(PLANS, parts)
+    rankings = [each.ranking for each in traits if each.ranking != LAYER]
+    start = "base" if all(each.starts_from == "base" for each in traits) else "init"
+    keepers = [name for name, each in parts if not each.prunes]
+    if ranker is not None and keepers:
+        raise UsageError(f"{keepers[0]} keeps every unit: it cannot be composed with {names[ranker]}")
+    late = [name for name, each in parts if each.active == "after"]
+    if late and keepers:
+        raise UsageError(f"{late[0]} acts after the prune, and in {'+'.join(names)} nothing is pruned")
+    return Traits(
+        starts_from=start if planner is None else traits[planner].starts_from,
+        ranking=(*rankings, LAYER)[0] if ranker is None else traits[ranker].ranking,
+        prunes=not keepers,
+        native=any(each.native for each in traits) if ranker is None else traits[ranker].native,
+        active="before",
+        depends=frozenset(),
+        config={f"{name}.{key}": value for name, each in parts for key, value in each.config.items()},
+        decides=frozenset().union(*(each.decides for each in traits)),
+    )
+
+
+def deciding(decision: str, parts: Sequence[tuple[str, Traits]]) -> int | None:
+    """Place of the one part that takes a decision itself, None where none does; UsageError where several do."""
+    able = [k for k, (_, traits) in enumerate(parts) if decision in traits.decides]
+    if len(able) > 1:
+        raise UsageError(f"{' and '.join(parts[k][0] for k in able)} cannot be composed: both {decision}")
+    return able[0] if able else None
+
+
+def _of_name(name: str, options: Mapping[str, Any] | None = None) -> Traits | None:
     """The traits of a registered method; None where its source is not in a file or has to be executed.
 
     Args:
@@ -71,32 +145,45 @@ def of(name: str, options: Mapping[str, Any] | None = None) -> Traits | None:
     try:
         tree = _tree(str(ROOT / place))
         node = next(n for n in ast.walk(tree) if isinstance(n, DEFINITIONS) and n.lineno == int(line))
-        config, attributes = _of_class(node, tree) if isinstance(node, ast.ClassDef) else _of_function(name, node)
+        found = _of_class(node, tree) if isinstance(node, ast.ClassDef) else _of_function(name, node)
+        config, attributes, decides = found
         made = method_config(config, options or {}, name)
         values = {key: _value(expression, made) for key, (expression, _) in attributes.items()}
     except UNREADABLE:
         return None
-    if not all(isinstance(values[key], kind) for key, kind in zip(ATTRIBUTES, (str, str, bool, bool), strict=True)):
+    if not all(isinstance(values[key], kind) for key, kind in ATTRIBUTES.items()):
         return None
     depends = frozenset(key for key, (_, computed) in attributes.items() if computed)
-    return Traits(**values, depends=depends, config=non_default(made))
+    return Traits(**values, depends=depends, config=non_default(made), decides=decides)
 
 
 def of_class(cls: Any) -> Traits:
     """The traits of a method's class, which was imported, with its default options."""
-    method = cls()
-    depends = frozenset(key for key in ATTRIBUTES if isinstance(inspect.getattr_static(cls, key), property))
-    starts, ranking, prunes, native = (getattr(method, key) for key in ATTRIBUTES)
-    return Traits(starts, ranking, prunes, native, depends, {})
+    return of_method(cls())
+
+
+def of_method(method: Any) -> Traits:
+    """The traits of a method, or a composition, that was made."""
+    depends = frozenset(key for key in ATTRIBUTES if isinstance(inspect.getattr_static(type(method), key), property))
+    decides = frozenset(what for what, hooks in DECISIONS.items() if any(map(method.bound, hooks)))
+    values = {key: getattr(method, key) for key in ATTRIBUTES}
+    config = {
+        key if part is method else f"{part.name}.{key}": value
+        for part in method.members
+        for key, value in non_default(part.config).items()
+    }
+    return Traits(**values, depends=depends, config=config, decides=decides)
 
 
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef)
 Attributes = dict[str, tuple[ast.expr, bool]]
 """Name -> the expression of an attribute, and whether it is computed from the options."""
+Facts = tuple[type, Attributes, frozenset[str]]
+"""Class of the options, attributes, decisions."""
 
 
-def _of_function(name: str, node: ast.FunctionDef) -> tuple[type, Attributes]:
-    """Options and attributes of a function under one of the decorators that make a method of it."""
+def _of_function(name: str, node: ast.FunctionDef) -> Facts:
+    """What is known of a function under one of the decorators that make a method of it."""
     call = next(
         call
         for call in node.decorator_list
@@ -108,17 +195,31 @@ def _of_function(name: str, node: ast.FunctionDef) -> tuple[type, Attributes]:
     if "needs" in given and ast.literal_eval(given["needs"]):
         fields.append(("batches", int | None, dataclasses.field(default=None)))
     fields += [(key, type(value), dataclasses.field(default=value)) for key, value in options.items()]
-    starts = "base" if getattr(call.func, "id", "") == "importance" else "init"
-    ranking = ast.literal_eval(given["ranking"]) if "ranking" in given else "layer"
-    values = dict(zip(ATTRIBUTES, (starts, ranking, True, False), strict=True))
+    ranks = getattr(call.func, "id", "") == "importance"
+    ranking = ast.literal_eval(given["ranking"]) if "ranking" in given else LAYER
+    values = dict(zip(ATTRIBUTES, ("base" if ranks else "init", ranking, True, False, "before"), strict=True))
     attributes: Attributes = {key: (ast.Constant(value), False) for key, value in values.items()}
-    return dataclasses.make_dataclass("Config", fields, frozen=True), attributes
+    decides = frozenset({RANKS} if ranks else ())
+    return dataclasses.make_dataclass("Config", fields, frozen=True), attributes, decides
 
 
-def _of_class(node: ast.ClassDef, tree: ast.Module) -> tuple[type, Attributes]:
-    """Options and attributes of a class; LookupError where one is not found."""
+def _of_class(node: ast.ClassDef, tree: ast.Module) -> Facts:
+    """What is known of a class; LookupError where an attribute is not found."""
     chain = [*_chain(node, tree)]
-    return _config(chain), {key: _attribute(key, chain) for key in ATTRIBUTES}
+    own = {name for each in chain if each.name != ROOT_CLASS for line in each.body for name in _defined(line)}
+    decides = frozenset(what for what, hooks in DECISIONS.items() if own & set(hooks))
+    return _config(chain), {key: _attribute(key, chain) for key in ATTRIBUTES}, decides
+
+
+def _defined(line: ast.stmt) -> Iterator[str]:
+    """Names that a line of a class defines."""
+    if isinstance(line, ast.FunctionDef):
+        yield line.name
+    yield from (target.id for target in _targets(line) if isinstance(target, ast.Name))
+
+
+def _targets(line: ast.stmt) -> list[ast.expr | None]:
+    return [*line.targets] if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
 
 
 def _chain(node: ast.ClassDef, tree: ast.Module) -> Iterator[ast.ClassDef]:
@@ -164,7 +265,7 @@ def _attribute(name: str, chain: list[ast.ClassDef]) -> tuple[ast.expr, bool]:
     """The expression of a class's attribute, and whether it is computed from the options; LookupError without one."""
     for node in chain:
         for line in node.body:
-            targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+            targets = _targets(line)
             value = getattr(line, "value", None)
             if value is not None and any(isinstance(t, ast.Name) and t.id == name for t in targets):
                 inner = value.args[0] if isinstance(value, ast.Call) and value.args else None

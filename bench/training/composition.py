@@ -8,15 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from bench.errors import UsageError
 from bench.pruning.masks import Masks, Scores
 from bench.pruning.sites import Sites
+from bench.spec.method_traits import PLANS, RANKS, deciding, of_method, together
 from bench.spec.spec import Budget
 from bench.training.context import Context
 from bench.training.method import Method
 from bench.training.plan import Plan
-
-DECISIONS = {"rank the units": ("scores", "select"), "plan the training": ("plan",)}
 
 
 class Composed(Method):
@@ -33,19 +31,11 @@ class Composed(Method):
         self.parts = nn.ModuleList(parts)
         methods = self.members
         self.name = "+".join(part.name for part in methods)
-        self.ranker, planner = self._part_deciding("rank the units"), self._part_deciding("plan the training")
-        rankings = [part.ranking for part in methods if part.ranking != Method.ranking]
-        self.ranking = self.ranker.ranking if self.ranker else (*rankings, Method.ranking)[0]
-        together = "base" if all(part.starts_from == "base" for part in methods) else "init"
-        self.starts_from = planner.starts_from if planner else together
-        self.native = self.ranker.native if self.ranker else any(part.native for part in methods)
-        self.prunes = all(part.prunes for part in methods)
-        if self.ranker and not self.prunes:
-            keeper = next(part.name for part in methods if not part.prunes)
-            raise UsageError(f"{keeper} keeps every unit: it cannot be composed with {self.ranker.name}")
-        late = [part.name for part in methods if part.active == "after"]
-        if late and not self.prunes:
-            raise UsageError(f"{late[0]} acts after the prune, and in {self.name} nothing is pruned")
+        own = [(part.name, of_method(part)) for part in methods]
+        traits, ranker, self._planner = together(own), deciding(RANKS, own), deciding(PLANS, own)
+        self.ranker = None if ranker is None else methods[ranker]
+        for name in ("ranking", "starts_from", "native", "prunes"):
+            setattr(self, name, getattr(traits, name))
         for part in methods:
             object.__setattr__(part, "_whole", self)  # as a submodule it would contain itself
             if not isinstance(inspect.getattr_static(part, "ranking"), property):
@@ -55,13 +45,6 @@ class Composed(Method):
     def members(self) -> list[Method]:
         """Its parts."""
         return [part for part in self.parts if isinstance(part, Method)]
-
-    def _part_deciding(self, decision: str) -> Method | None:
-        """The one part that takes a decision itself, if any does."""
-        able = [part for part in self.members if any(part.bound(hook) for hook in DECISIONS[decision])]
-        if len(able) > 1:
-            raise UsageError(f"{' and '.join(part.name for part in able)} cannot be composed: both {decision}")
-        return able[0] if able else None
 
     def bound(self, hook: str) -> list[Callable[..., Any]]:
         """The implementations of all parts."""
@@ -74,8 +57,7 @@ class Composed(Method):
 
     def plan(self, ctx: Context) -> Plan:
         """The plan of the part that has one; otherwise train (if any part does), prune, fine-tune."""
-        planner = self._part_deciding("plan the training")
-        return planner.plan(ctx) if planner else super().plan(ctx)
+        return super().plan(ctx) if self._planner is None else self.members[self._planner].plan(ctx)
 
     def scores(self, ctx: Context) -> Scores:
         """Of the part that ranks."""

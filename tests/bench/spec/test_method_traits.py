@@ -27,6 +27,9 @@ OPTIONS = {
     "slimming": ({}, {"strength": "0.001"}),
     "random": ({},),
     "tp_taylor": ({}, {"batches": "3"}),
+    "dropout+l1_norm": ({}, {"dropout.p": "0.1"}),
+    "l1_penalty+dropout": ({}, {"l1_penalty.strength": "0.1"}),
+    "uniform_thin+dropout": ({},),
 }
 CASES = [(name, options) for name, several in OPTIONS.items() for options in several]
 
@@ -53,12 +56,19 @@ def test_spec_from_source_equals_spec_from_import(monkeypatch):
             assert read == make_spec(*asked)
 
 
-def test_wrong_options_have_the_message_of_the_method():
-    for options in ({"p_mni": "1"}, {"p_min": "x"}, {"p_min": "0.9", "p_max": "0.3"}):
+WRONG = [
+    *(("ddrop", options) for options in ({"p_mni": "1"}, {"p_min": "x"}, {"p_min": "0.9", "p_max": "0.3"})),
+    *(("dropout+l1_norm", options) for options in ({"p": "0.1"}, {"dropout.q": "0.1"}, {"dropout.p": "2"})),
+    *((name, {}) for name in ("l1_norm+taylor", "dropnet+edropout", "dense+l1_norm")),
+]
+
+
+def test_what_is_wrong_has_the_message_of_the_method():
+    for name, options in WRONG:
         with pytest.raises(UsageError) as expected:
-            make_method("ddrop", options)
+            make_method(name, options)
         with pytest.raises(UsageError) as caught:
-            method_traits.of("ddrop", options)
+            method_traits.of(name, options)
         assert str(caught.value) == str(expected.value)
 
 
@@ -143,6 +153,7 @@ LIGHT = [
     ["list", "runs"],
     ["show", "RECORD"],
     ["board", "RECORDS"],
+    ["board", "RECORDS", "--plan", "PLAN"],
 ]
 RUN_ALL = """
 import sys
@@ -156,9 +167,11 @@ for words in {commands}:
 
 def test_commands_that_need_no_torch_do_not_import_it(tmp_path):
     sweep = tmp_path / "sweep.toml"
-    sweep.write_text('[[runs]]\narch = "lenet"\nmethod = ["l1_norm", "dropnet"]\ndataset = "mnist"\nseeds = "0-4"\n')
+    runs = '[[runs]]\narch = "lenet"\nmethod = ["random", "dropout+l1_norm", "dropnet"]\ndataset = "mnist"\n'
+    sweep.write_text(runs)
+    (plan := tmp_path / "plan.toml").write_text('[plan]\nreferences = ["random"]\n' + runs)
     records = ROOT / "leaderboard" / "records" / "bf16"
-    places = {"SWEEP": sweep, "RECORDS": records, "RECORD": next(store.find(records))}
+    places = {"SWEEP": sweep, "PLAN": plan, "RECORDS": records, "RECORD": next(store.find(records))}
     code = RUN_ALL.format(commands=[[str(places.get(word, word)) for word in words] for words in LIGHT])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from bench.errors import RunFailed, UsageError
 from bench.pruning.selection import select
 from bench.runs.method_factory import make_method
 from bench.runs.resolve import make_spec
+from bench.spec import method_traits
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import METHODS
 from bench.spec.spec import Budget
@@ -43,6 +44,7 @@ def test_ranking_of_every_composition_is_the_one_asked_for(every):
         other = {"layer": "global", "global": "layer"}[own.ranking]
         method, plain, changed = make_method(name, {}), spec(name), spec(name, other)
         assert (method.ranking, method.native) == (own.ranking, own.native), name
+        assert method_traits.of(name) == method_traits.of_method(method), name
         assert plain.id == spec(name, own.ranking).id != changed.id, name
         assert (plain.budget.ranking, changed.budget.ranking) == (None, other), name
 
