@@ -13,7 +13,6 @@ import bench
 from bench import RULES, __version__
 from bench.cli import parser
 from bench.measure import environment
-from bench.records.schema import Record
 from bench.runs import python_api
 from bench.runs.execute import execute
 from bench.spec.entries import scan
@@ -122,11 +121,6 @@ def test_readme_names_the_id_of_its_first_run():
         found = set(re.findall(r"\b[0-9a-f]{12}-s[0-9]+", page.read_text())) - {"0123456789ab-s0"}
         assert found <= {expected}, page
     assert expected in readme
-
-
-def test_the_page_on_records_names_every_key():
-    text = (ROOT / "docs" / "records.md").read_text()
-    assert [key for key in Record.__struct_fields__ if not re.search(rf"`{key}[`.]", text)] == []
 
 
 def test_every_method_has_its_options_on_a_page(plugins):

@@ -8,6 +8,7 @@ method can read of its run), or ``record``: the fields of a record.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -21,7 +22,9 @@ from bench.cli import method_page, parser
 from bench.cli.method_page import table
 from bench.errors import UsageError
 from bench.records import schema
+from bench.spec import recipe, spec
 from bench.spec.entries import ROOT
+from bench.spec.option_scan import comments_of
 from bench.spec.registry import METHODS
 
 DOCS = ROOT / "docs"
@@ -92,24 +95,39 @@ def context_values() -> str:
 
 
 def record_fields() -> str:
-    """Every field of a record with its type, in a table."""
-    whole = schema.json_schema()
+    """Every field of a record with its type and meaning, in a table."""
+    whole, meanings = schema.json_schema(), field_comments()
     rows: list[list[str]] = []
 
-    def add(name: str, node: dict[str, Any]) -> None:
+    def add(name: str, node: dict[str, Any], meaning: str = "") -> None:
         kinds = [_resolved(kind, whole) for kind in node.get("anyOf", [node])]
         if name:
-            rows.append([f"`{name}`", " or ".join(map(_kind, kinds))])
+            rows.append([f"`{name}`", " or ".join(map(_kind, kinds)), meaning])
         for kind in kinds:
             for key, inner in kind.get("properties", {}).items():
-                add(f"{name}.{key}".lstrip("."), inner)
+                add(f"{name}.{key}".lstrip("."), inner, meanings.get(kind["title"], {}).get(key, ""))
             for mark, key in (("[]", "items"), (".*", "additionalProperties")):
                 inner = kind.get(key)
                 if isinstance(inner, dict) and "properties" in _resolved(inner, whole):
                     add(name + mark, inner)
 
     add("", whole)
-    return "\n".join(table(["field", "type"], rows))
+    return "\n".join(table(["field", "type", "meaning"], rows))
+
+
+def field_comments() -> dict[str, dict[str, str]]:
+    """Class -> field -> the comment behind the field or above it, of the parts of a record."""
+    found: dict[str, dict[str, str]] = {}
+    for module in (recipe, spec, schema):
+        text = Path(str(module.__file__)).read_text(encoding="utf-8")
+        comments = comments_of(text)
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef):
+                bases = [found.get(ast.unparse(base), {}) for base in node.bases]
+                fields = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+                own = {ast.unparse(line.target): comments.get(line.lineno, "") for line in fields}
+                found[node.name] = {name: text for of in (*bases, own) for name, text in of.items()}
+    return found
 
 
 def _resolved(node: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:

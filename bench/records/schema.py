@@ -34,140 +34,144 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Code(Part, frozen=True):
-    version: Name
-    commit: Commit | None
-    diff_sha256: Sha256 | None
-    method_sha256: Sha256 | None
-    network_sha256: Sha256 | None = None
+    version: Name  # of the suite
+    commit: Commit | None  # of the working tree, null outside git
+    diff_sha256: Sha256 | None  # of uncommitted changes to tracked files of bench/ and methods/, null without any
+    method_sha256: Sha256 | None  # of what defines the method
+    network_sha256: Sha256 | None = None  # of what defines the architecture
 
 
 class Environment(Part, frozen=True):
-    device: Label
-    device_type: Name
-    threads: Size
-    os: Name
-    python: Name
-    cuda: Name | None
-    packages: dict[Name, Name]
-    instructions: Name | None = None
+    device: Label  # processor or GPU
+    device_type: Name  # cpu or cuda
+    threads: Size  # of torch
+    os: Name  # no host, user or path
+    python: Name  # version
+    cuda: Name | None  # version
+    packages: dict[Name, Name]  # versions, of those too that method or architecture import
+    instructions: Name | None = None  # that torch and oneDNN choose their CPU kernels by
 
 
 class Data(Part, frozen=True):
-    train: Count
-    val: Count
-    test: Count
+    train: Count  # images
+    val: Count  # images
+    test: Count  # images
+    # pixels and labels of training part and validation; streamed: names, labels and sizes of the files
     train_sha256: Sha256
-    split_sha256: Sha256
-    test_sha256: Sha256 | None = None
-    shape: tuple[Size, Size, Size] | None = None
-    classes: Size | None = None
-    fold: Count | None = None
-    folds_sha256: Sha256 | None = None
+    split_sha256: Sha256  # which training images are for validation
+    test_sha256: Sha256 | None = None  # as train_sha256
+    shape: tuple[Size, Size, Size] | None = None  # channels, height, width of an image, pixels
+    classes: Size | None = None  # how many there are
+    fold: Count | None = None  # without an official test part: the one that tests, the seed modulo their number
+    folds_sha256: Sha256 | None = None  # all images, labels and folds: the same for every seed
 
 
 class Phase(Part, frozen=True):
-    epochs: Count
-    part: Name
-    rewind: Name | None
-    active: list[Name] | None = None
+    epochs: Count  # at most
+    part: Name  # train or finetune
+    rewind: Name | None  # weights that it begins with, null: those that are there
+    active: list[Name] | None = None  # parts of the method whose hooks run in it, after the prune
 
 
 class Made(Part, frozen=True):
-    init_sha256: Sha256
-    commit: Commit | None
-    torch: Name
-    device: Name
-    threads: Size
-    instructions: Name | None = None
+    init_sha256: Sha256  # of the initial weights
+    commit: Commit | None  # of the suite
+    torch: Name  # version
+    device: Name  # processor or GPU
+    threads: Size  # of torch
+    instructions: Name | None = None  # as in environment
 
 
 class Base(Part, frozen=True):
-    id: Name
-    epochs: Count
-    examples: Count
-    macs: int
-    sha256: Sha256
-    made: Made | None = None
+    id: Name  # name of its files
+    epochs: Count  # that it was trained
+    examples: Count  # images seen in training
+    macs: int  # of its training
+    sha256: Sha256  # of its weights
+    made: Made | None = None  # when and where it was trained
 
 
 class Freeze(Part, frozen=True):
-    phase: Count
-    epoch: Count
-    upto: Name
-    macs: Count
+    phase: Count  # index in the plan
+    epoch: Count  # epochs of the phase that were done
+    upto: Name  # the last module that is frozen
+    macs: Count  # of the frozen part in a forward of one image
 
 
 class Training(Part, frozen=True):
-    plan: list[Phase | Literal["prune"]]
-    precision: Literal["fp32", "bf16"]
-    starts_from: Name
+    plan: list[Phase | Literal["prune"]]  # phases and "prune", in order
+    precision: Literal["fp32", "bf16"]  # as used
+    starts_from: Name  # init or base
+    # all, those of the base too where the method starts from it; fewer than planned where one ended early
     epochs: Count
-    examples: Count
-    macs: int
-    selection: Name
-    base: Base
+    examples: Count  # images seen in training, in that of the base too
+    macs: int  # of the steps, of the base's too, and of the method's own forwards (RULES.md, 2.3)
+    selection: Name  # which epoch's weights are kept: last epoch
+    base: Base  # the dense baseline
+    # images that the method passed through the network itself: without and with a gradient
     method_examples: dict[Literal["forward", "backward"], Count] | None = None
-    method_macs: Count | None = None
-    layout: Literal["channels_last", "channels_first"] | None = None
-    freeze: list[Freeze] | None = None
+    method_macs: Count | None = None  # of the method's own forwards, of parts of the network too
+    layout: Literal["channels_last", "channels_first"] | None = None  # memory format, where it is not channels_last
+    freeze: list[Freeze] | None = None  # what the method froze, in order
 
 
 class Structure(Part, frozen=True):
-    widths: dict[Name, tuple[Count, Count]]
-    units_before: Count
-    units_after: Count
+    widths: dict[Name, tuple[Count, Count]]  # site: units before and after
+    units_before: Count  # sum
+    units_after: Count  # sum
+    # largest difference of outputs on 64 validation images, over the largest output where that exceeds 1
     gate_slice_difference: Amount | None
-    arch_sha256: Sha256
-    rejected: dict[Name, Text]
-    masks: Bits | None = None
+    arch_sha256: Sha256  # of the dense architecture
+    rejected: dict[Name, Text]  # candidate: why it is no site
+    masks: Bits | None = None  # bits of the units that are kept: the sites in sorted order, one after the other
     masks_sha256: Sha256 | None = None  # of rules 0.1, which had no masks
 
 
 class Cost(Part, frozen=True):
-    macs: Count
-    macs_by_op: dict[Name, Count]
-    unsupported_ops: dict[Name, Count]
-    counter: Name
-    params: Count
-    weight_bytes: Count
+    macs: Count  # in a forward of one image
+    macs_by_op: dict[Name, Count]  # kind of operation: MACs
+    unsupported_ops: dict[Name, Count]  # kind of operation: how often it occurs, counted as nothing
+    counter: Name  # that counted
+    params: Count  # how many there are
+    weight_bytes: Count  # of the stored weights
 
 
 class Costs(Part, frozen=True):
-    dense: Cost
-    final: Cost
+    dense: Cost  # the unpruned network
+    final: Cost  # what is physically left
 
 
 class Quality(Part, frozen=True):
-    examples: Size
-    top1: Share
-    top5: Share
-    loss: Amount | None
-    ece: Share | None
-    worst_class: Count
-    worst_class_top1: Share
+    examples: Size  # test images
+    top1: Share  # share of the test images
+    top5: Share  # share of the test images
+    loss: Amount | None  # nats, mean; as many digits as its float32 needs
+    ece: Share | None  # expected calibration error
+    worst_class: Count  # label of the class with the lowest share
+    worst_class_top1: Share  # its share
 
 
 class FinalQuality(Quality, frozen=True):
-    correct: Bits | None = None
+    correct: Bits | None = None  # bits of the test images that are right, in the data set's order
 
 
 class Metrics(Part, frozen=True):
-    dense: Quality
-    pruned: Quality | None
-    final: FinalQuality
+    dense: Quality  # the unpruned network
+    pruned: Quality | None  # before fine-tuning, null without a prune
+    final: FinalQuality  # after all training
 
 
 class Curve(Part, frozen=True):
     """One list a field, one value an epoch; ``logged`` has what the method logged, null where it logged nothing."""
 
-    phase: list[Count]
-    part: list[Name]
-    epoch: list[Count]
-    train_loss: list[float | None]
-    val_top1: list[Share | None]
-    val_loss: list[float | None]
-    units_left: list[Share | None] | None = None
-    logged: dict[Name, list[float | None]] = {}
+    phase: list[Count]  # index in the plan
+    part: list[Name]  # train or finetune
+    epoch: list[Count]  # of the phase, from 1
+    train_loss: list[float | None]  # nats, penalties not included
+    val_top1: list[Share | None]  # share of the validation images
+    val_loss: list[float | None]  # nats
+    units_left: list[Share | None] | None = None  # share of the dense network's units that are there and not masked
+    logged: dict[Name, list[float | None]] = {}  # name: values
 
     @classmethod
     def of(cls, entries: Sequence[Mapping[str, Any]]) -> Curve:
@@ -181,95 +185,95 @@ class Curve(Part, frozen=True):
 
 
 class File(Part, frozen=True):
-    file: FileName
-    bytes: Count
-    sha256: Sha256
+    file: FileName  # name, without folders
+    bytes: Count  # size
+    sha256: Sha256  # of its bytes
 
 
 class Artifacts(Part, frozen=True):
-    network: File | None = None
-    masks: File | None = None
-    samples: File | None = None
+    network: File | None = None  # the final one
+    masks: File | None = None  # of each site
+    samples: File | None = None  # of latency, rules 0.1
 
 
 class Timing(Part, frozen=True):
     """Latency at one batch size; the samples are a file of the run, in the same order (``artifacts.samples``)."""
 
-    batch: Size
-    device: Name
-    threads: Size
-    dtype: Name
-    runtime: Name
-    layout: Name
-    rounds: Size
-    load_average: Amount
-    dense_ms: Positive
-    sliced_ms: Positive
-    speedup: Positive
-    speedup_ci95: tuple[Positive, Positive]
-    runtime_version: Name | None = None
+    batch: Size  # images
+    device: Name  # that timed
+    threads: Size  # of the runtime
+    dtype: Name  # of weights and images
+    runtime: Name  # that ran the networks
+    layout: Name  # memory format
+    rounds: Size  # in which both networks take turns
+    load_average: Amount  # of the machine, last minute
+    dense_ms: Positive  # median
+    sliced_ms: Positive  # median
+    speedup: Positive  # dense over sliced
+    speedup_ci95: tuple[Positive, Positive]  # its 95 % interval
+    runtime_version: Name | None = None  # of the runtime
 
 
 class Memory(Part, frozen=True):
-    batch: Count
-    dense_peak_bytes: Count
-    final_peak_bytes: Count
-    process_peak_bytes: Count
+    batch: Count  # images
+    dense_peak_bytes: Count  # of a forward of the dense network
+    final_peak_bytes: Count  # of a forward of the final network
+    process_peak_bytes: Count  # of the whole run
 
 
 class Clock(Part, frozen=True):
-    started_at: Moment
-    finished_at: Moment
-    resumes: Count
-    base_seconds: dict[Name, Amount] | None
-    seconds: dict[Name, Amount]
+    started_at: Moment  # UTC, of the process that wrote the record
+    finished_at: Moment  # UTC
+    resumes: Count  # how often training was taken up again
+    base_seconds: dict[Name, Amount] | None  # of the base, whenever and by whichever run it was trained
+    seconds: dict[Name, Amount]  # train, method (hooks), evaluate (validation), measure; without the base's training
 
 
 class Job(Part, frozen=True):
-    cluster: Name | None = None
-    id: Name | None = None
-    at_once: Count | None = None
-    attempts: Count | None = None
-    preemptions: Count | None = None
-    timeouts: Count | None = None
-    terminations: Count | None = None
-    kills: Count | None = None
-    differs: list[Text] | None = None
+    cluster: Name | None = None  # such as slurm
+    id: Name | None = None  # as the cluster has it
+    at_once: Count | None = None  # runs side by side in the job, or in all local jobs of the submission
+    attempts: Count | None = None  # how often a job began to work on the run
+    preemptions: Count | None = None  # attempts that ended so
+    timeouts: Count | None = None  # attempts that ended so
+    terminations: Count | None = None  # attempts that ended so
+    kills: Count | None = None  # attempts that ended so
+    differs: list[Text] | None = None  # what of code and versions was another at submission
 
 
 class Error(Part, frozen=True):
-    type: Name
-    message: Text
-    traceback: list[Text]
-    blame: Literal["method", "architecture", "data", "recipe", "machine", "suite"] | None = None
+    type: Name  # of the exception
+    message: Text  # one line
+    traceback: list[Text]  # file names without folders
+    blame: Literal["method", "architecture", "data", "recipe", "machine", "suite"] | None = None  # whose fault it is
 
 
 class Record(Part, frozen=True):
     """All that is known of a run. What the run did not reach is None, or empty."""
 
-    id: RunId
-    kind: Literal["bench.run"]
-    schema: Literal[2]
-    status: Literal["ok", "failed", "diverged", "interrupted"]
-    spec: Spec
-    spec_sha256: Sha256
-    code: Code
-    environment: Environment
-    clock: Clock
-    job: Job | None
-    error: Error | None
-    data: Data | None = None
-    training: Training | None = None
-    structure: Structure | None = None
-    cost: Costs | None = None
-    metrics: Metrics | None = None
-    curve: Curve | None = None
-    artifacts: Artifacts = Artifacts()
-    latency: list[Timing] = []
-    memory: Memory | None = None
-    plan_sha256: Sha256 | None = None
-    replay_of: Sha256 | None = None
-    converted_from: Sha256 | None = None
+    id: RunId  # first 12 digits of spec_sha256, and the seed
+    kind: Literal["bench.run"]  # what the file is
+    schema: Literal[2]  # version of this schema
+    status: Literal["ok", "failed", "diverged", "interrupted"]  # how the run ended
+    spec: Spec  # what was asked for
+    spec_sha256: Sha256  # of the specification without seed
+    code: Code  # the source that ran
+    environment: Environment  # the machine and its versions
+    clock: Clock  # when and how long
+    job: Job | None  # null outside of jobs
+    error: Error | None  # null where the run finished
+    data: Data | None = None  # images, as loaded
+    training: Training | None = None  # what was trained
+    structure: Structure | None = None  # what was cut
+    cost: Costs | None = None  # of inference
+    metrics: Metrics | None = None  # on the test images
+    curve: Curve | None = None  # of the method's own training; the base's is in its own file
+    artifacts: Artifacts = Artifacts()  # files below artifacts/ID
+    latency: list[Timing] = []  # of rules 0.1; later records hold none
+    memory: Memory | None = None  # of a forward pass
+    plan_sha256: Sha256 | None = None  # of the sweep file with the plan that asked for the run; absent without one
+    replay_of: Sha256 | None = None  # record_sha256 of the record that bench reproduce ran again
+    converted_from: Sha256 | None = None  # record_sha256 of the record of schema 1 that this one was made from
     record_sha256: str = ""  # last in the line, of the bytes before it: the store adds and checks it
 
 

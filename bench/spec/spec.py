@@ -75,11 +75,11 @@ class Budget:
 class Spec:
     """One run: method and its configuration, architecture, data set, recipe, budget, coupling, seed."""
 
-    method: str
+    method: str  # or several, a+b
     arch: str
     dataset: str
-    recipe: Recipe
-    budget: Budget | None
+    recipe: Recipe  # with all its values
+    budget: Budget | None  # null for a method that does not prune, and on the native track
     seed: int = 0
     coupling: str = "inner"
     config: Mapping[str, Any] = field(default_factory=dict)  # only what differs from the method's defaults

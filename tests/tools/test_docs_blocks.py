@@ -68,6 +68,15 @@ def test_wrong_marks_are_refused(folder, capsys):
         docs_blocks.stale(folder)
 
 
+def test_every_field_of_a_record_has_a_type_and_a_meaning():
+    rows = [line.strip("| ").split(" | ") for line in docs_blocks.record_fields().splitlines()[2:]]
+    without = [row[0] for row in rows if len(row) < 3 and not re.search(r"^`spec\.|\[\]`$", row[0])]
+    assert without == [] and len(rows) > 150
+    said = {row[0]: row[1:] for row in rows}
+    assert said["`metrics.final.top1`"] == ["number >= 0 <= 1", "share of the test images"]  # of a struct above it
+    assert said["`training.method_examples`"][1].startswith("images that the method passed")  # above its line
+
+
 def test_command_reference_has_every_option_in_help(capsys):
     reference = docs_blocks.commands()
     for name in parser()._subparsers._group_actions[0].choices:
