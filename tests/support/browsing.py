@@ -60,3 +60,9 @@ def sized(browser, width, height):
     """The page as a screen of this size has it; a narrow one is a phone."""
     screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+
+
+def in_theme(browser, theme=""):
+    """The page as a reader has it whose system is ``light`` or ``dark``."""
+    features = [{"name": "prefers-color-scheme", "value": theme}] if theme else []
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

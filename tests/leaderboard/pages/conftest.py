@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from support.boards import PUBLISHED, boards_of, plan_for, put, records
-from support.browsing import HOSTILE, with_name
+from support.browsing import HOSTILE, in_theme, with_name
 from support.made_records import made
 from support.records import seal
 
@@ -90,6 +90,7 @@ def pages(tmp_path_factory):
 def open_page(browser, pages):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    in_theme(browser)
 
     def go(kind):
         browser.get(pages[kind].as_uri())
