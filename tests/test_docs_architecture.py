@@ -77,3 +77,9 @@ def test_picture_has_every_room():
     picture = (ROOT / "docs" / "architecture.svg").read_text()
     labels = {label.rstrip("/") for label in re.findall(r">([a-z.]+/?)</text>", picture)}
     assert {room.removeprefix("bench.") for room in ROOMS} - {"__main__"} == labels
+
+
+def test_functions_of_the_page_on_statistics_exist():
+    named = re.findall(r"`(\w+)\.(\w+)`", (ROOT / "docs" / "statistics.md").read_text())
+    assert len(named) > 25
+    assert [(file, name) for file, name in named if name not in names(f"leaderboard/stats/{file}.py")] == []
