@@ -6,7 +6,8 @@ Forged records are honest ones that were changed, sealed again and written under
 import json
 
 import pytest
-from support.made_records import IMAGES, made, put, seeds
+from support.history import made, seeds
+from support.made_records import IMAGES, put
 from support.records import fitted, line, quality, seal
 
 from bench.cli import main
@@ -74,12 +75,12 @@ def forged_rows():
     yield "a failed run of a control", [bad]
     long_ago = {"started_at": "2020-01-01T00:00:00Z", "finished_at": "2020-01-01T00:00:00Z"}
     yield "a control of long ago", [altered(r, clock=long_ago) for r in seeds("random", [60] * 5)]
-    yield "very noisy rows", [r for k in range(3) for r in seeds(f"noisy_{k}", [0, 400, 3, 250, 90])]
-    yield "constant rows", [r for k in range(6) for r in seeds(f"constant_{k}", [9] * 5)]
+    yield "very noisy rows", [r for k in range(3) for r in seeds("ddrop", [0, 400, 3, 250, 90], config={"noisy": k})]
+    yield "constant rows", [r for k in range(6) for r in seeds("slimming", [9] * 5, config={"constant": k})]
     yield "copies of a control", [r for k in range(3) for r in seeds("random", [30, 31, 33, 29, 30], config={"k": k})]
     yield "other seeds", [made("fpgm", seed, 10) for seed in range(10)]
-    yield "nothing right", seeds("zeros", [IMAGES - 50] * 5)
-    yield "all right and ten times as fast", seeds("best", [0] * 5, speedup=10.0)
+    yield "nothing right", seeds("dropnet", [IMAGES - 50] * 5)
+    yield "all right", seeds("taylor", [0] * 5)
 
 
 @pytest.mark.parametrize(
@@ -106,16 +107,16 @@ def test_nothing_of_another_submitter_changes_our_rows(board, honest, name, forg
     [(20, "as submitted by acme, suite (outside)"), (0, "5 records by acme, 1 replayed by suite (equal)")],
 )
 def test_replay_says_whether_a_row_is_as_submitted(board, wrong, said):
-    best = seeds("best", [0] * 5)
-    again = made("best", 0, wrong) | {"replay_of": best[0]["record_sha256"]}
+    best = seeds("taylor", [0] * 5)
+    again = made("taylor", 0, wrong) | {"replay_of": best[0]["record_sha256"]}
     _, _, theirs, _ = board(*best, beside=[*OURS, seal(again)])
     rows = [row for one in theirs for table in one["tables"] for row in table["rows"]]
-    (notes,) = [row["notes"] for row in rows if row["name"] == "best (acme)"]
+    (notes,) = [row["notes"] for row in rows if row["name"] == "taylor (acme)"]
     assert said in notes
 
 
 def test_known_method_with_another_file_is_a_row_of_its_own(board, honest):
-    forged = [altered(r, code={"method_sha256": "0" * 64}) for r in seeds("random", [60] * 5)]
+    forged = [altered(r, code={"method_sha256": "0" * 64, "diff_sha256": "1" * 64}) for r in seeds("random", [60] * 5)]
     _, own, (theirs,), _ = board(*forged)
     assert own == honest
     assert {"random (acme)", "random"} <= names([theirs])
@@ -154,8 +155,8 @@ def contradictions():
     split["training"]["base"]["sha256"] = "0" * 64
     yield "another split", split, ""
     base = made("taylor", 1, 10)
-    base["training"]["base"]["macs"] = 7
-    yield "a cheap base", base, "cost and work of the base is another than in suite/"
+    base["cost"]["dense"]["params"] -= 1
+    yield "a smaller base", base, "cost and work of the base is another than in suite/"
 
 
 @pytest.mark.parametrize(("name", "forged", "said"), [*contradictions()], ids=lambda v: v if isinstance(v, str) else "")
@@ -169,14 +170,14 @@ def test_contradiction_to_the_suite_is_refused(board, honest, name, forged, said
 
 def test_unknown_commit_and_other_source_are_refused(board, honest):
     for changes in ({"commit": "f" * 40}, {"method_sha256": "0" * 64}):
-        forged = altered(made("ddrop", 0, 1, rules="0.2"), code=changes)
+        forged = altered(made("ddrop", 0, 1), code=changes)
         code, own, others, err = board(forged)
         assert (code, own, others) == (1, honest, [])
         assert "refused: code." in err
 
 
 def test_local_changes_cost_the_rank(tmp_path, capsys):
-    put(tmp_path, *(made("l1_norm", seed, 20 + seed, rules="0.2", changed=True) for seed in range(5)))
+    put(tmp_path, *(made("l1_norm", seed, 20 + seed, changed=True) for seed in range(5)))
     assert main(["board", str(tmp_path), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["boards"]
     (row,) = found["tables"][0]["rows"]
@@ -189,7 +190,7 @@ def test_recipe_that_is_edited_under_our_name_makes_another_board(board, honest)
 
     from bench.spec.recipe import Recipe, Stage
 
-    recipe = dataclasses.replace(Recipe("tiny", Stage(6, 0.1), Stage(2, 0.01), precision="auto"), weight_decay=0.0123)
+    recipe = dataclasses.replace(Recipe("tiny", Stage(6, 0.1), Stage(2, 0.01), precision="fp32"), weight_decay=0.0123)
     code, own, (theirs,), _ = board(*(made("l1_norm", seed, 1, recipe=recipe) for seed in range(5)))
     assert (code, own) == (0, honest)
     assert "recipe" in theirs["title"]
@@ -219,9 +220,9 @@ def test_hostile_file_is_refused(tmp_path, capsys, honest):
 
 
 def test_work_that_the_plan_does_not_make_is_refused(board, honest):
-    honest_one = made("fpgm", 0, 1, rules="0.2")
+    honest_one = made("fpgm", 0, 1)
     assert fitted(honest_one)
-    forged = altered(made("fpgm", 0, 1, rules="0.2"), training={"macs": 1})
+    forged = altered(made("fpgm", 0, 1), training={"macs": 1})
     code, own, others, err = board(forged)
     assert (code, own, others) == (1, honest, [])
     assert "training.macs is 1" in err

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from support import records
 
+from bench import RULES
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
 
@@ -34,13 +35,13 @@ def made(
     precision: str = "fp32",
     layout: str | None = None,
     status: str = "ok",
-    epochs: int = 8,
+    epochs: int | None = None,
     starts_from: str = "base",
     cost: float = 1.0,
     speedup: float = 1.5,
     busy: bool = False,
     pruned_wrong: int | None = None,
-    rules: str = "0.1",
+    rules: str = RULES,
     counter: str = "fvcore",
     recipe: Recipe | None = None,
     native: bool = False,
@@ -50,16 +51,17 @@ def made(
     blame: str | None = None,
 ) -> dict:
     """One record; ``keep`` None is dense, or with ``native`` the native track."""
-    settled = "auto" if rules == "0.1" else precision  # later rules know no auto
-    recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01), precision=settled)
+    recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01), precision=precision)
     budget = Budget(**{f"keep_{kind}": keep}) if keep is not None else None
     spec = Spec(method, arch, dataset, recipe, budget, seed, "inner", config or {}, rules)
     prunes = keep is not None or native
     share = keep if keep is not None else 0.3 if native else 1.0
     after = {key: int(value * share) for key, value in DENSE.items()}
-    own = EPOCHS[1] if starts_from == "base" else epochs
-    before = [{"epochs": own - EPOCHS[1], "part": "train", "rewind": None}] if own > EPOCHS[1] else []
-    after_it = {"epochs": EPOCHS[1], "part": "finetune", "rewind": None}
+    trained, tuned = recipe.train.epochs, recipe.finetune.epochs
+    epochs = trained + tuned if epochs is None else epochs
+    own = tuned if starts_from == "base" else epochs
+    before = [{"epochs": own - tuned, "part": "train", "rewind": None}] if own > tuned else []
+    after_it = {"epochs": tuned, "part": "finetune", "rewind": None}
     found = records.finished(spec)
     found["code"] |= {"method_sha256": sha(method), "diff_sha256": sha("diff") if changed else None}
     found["environment"]["device"] = device
@@ -69,7 +71,7 @@ def made(
     found["training"] |= {"plan": plan, "precision": precision, "starts_from": starts_from}
     found["training"] |= {"layout": layout} if layout else {}
     found["training"] |= {"epochs": epochs, "examples": 900 * epochs, "macs": int(1e9 * cost)}
-    base = (arch, dataset, precision, recipe.sha256, rules, seed, epochs - own if starts_from == "base" else EPOCHS[0])
+    base = (arch, dataset, precision, recipe.sha256, rules, seed, trained)
     found["training"]["base"] |= {"id": f"base-{sha(base)[:8]}-s{seed}", "sha256": sha(base), "epochs": base[-1]}
     rate = {"train_loss": [0.5] * own, "val_top1": [0.5] * own, "val_loss": [0.7] * own, "units_left": [0.5] * own}
     phases = [(k, step["part"], e + 1) for k, step in enumerate(plan) if step != "prune" for e in range(step["epochs"])]
@@ -92,11 +94,10 @@ def made(
     found["clock"]["finished_at"] = finished
     found["clock"]["seconds"] |= {"train": 2.0 * cost, "method": 0.1}
     found["clock"]["base_seconds"] = {"train": 6.0, "method": 0.0}
-    if rules != "0.1":
-        records.fitted(found)
-        extra = max(0, int(1e10 * cost) - found["training"]["macs"])
-        found["training"] |= {"macs": found["training"]["macs"] + extra, "method_macs": extra}
-        found["curve"]["val_top1"] = [(IMAGES - wrong) / IMAGES] * own
+    records.fitted(found)
+    extra = max(0, int(1e10 * cost) - found["training"]["macs"])
+    found["training"] |= {"macs": found["training"]["macs"] + extra, "method_macs": extra}
+    found["curve"]["val_top1"] = [(IMAGES - wrong) / IMAGES] * own
     if status != "ok":
         described = {"type": "Error", "message": error, "traceback": ["somewhere"]}
         described |= {"blame": blame} if blame else {}

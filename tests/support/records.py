@@ -124,7 +124,7 @@ def with_bits(table):
     """The table of a finished run with bits that agree with its counts, where it has none."""
     new = copy.deepcopy(table)
     with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        if new["status"] == "ok" and new["spec"]["rules"] != "0.1":
+        if new["status"] == "ok":
             final, widths = new["metrics"]["final"], sorted(new["structure"]["widths"].items())
             right = range(round(final["top1"] * final["examples"]))
             final.setdefault("correct", bits.pack([k in right for k in range(final["examples"])]))
@@ -146,6 +146,13 @@ def line(table):
 def seal(table):
     """The table with the hash that its line has."""
     return msgspec.json.decode(line({k: v for k, v in table.items() if k != "record_sha256"}))
+
+
+def refitted(table):
+    """The table of a finished run after its counts were changed: sealed again, with bits, work and memory that fit."""
+    table["metrics"]["final"].pop("correct", None)
+    table["structure"].pop("masks", None)
+    return seal(fitted(table))
 
 
 def record(table):

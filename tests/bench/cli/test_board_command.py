@@ -1,12 +1,12 @@
 """``bench board``, ``compare`` and ``lint`` as a user types them."""
 
-import dataclasses
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from support import history
 from support.command_tools import answer
 from support.made_records import made, put, seeds
 from support.terminals import on_a_terminal
@@ -93,14 +93,13 @@ seeds = "0-4"
 @pytest.fixture
 def planned(tmp_path):
     """Records that a plan names, and one that it does not; the file of the plan."""
-    recipe = dataclasses.replace(load_recipe("digits"), precision="auto")
-    asked = {"recipe": recipe, "arch": "resnet20"}
+    asked = {"recipe": load_recipe("digits"), "arch": "resnet20"}
     found = [
-        *seeds("dense", [5, 6, 4, 5, 6], keep=None, **asked),
-        *seeds("random", [30, 31, 33, 29, 30], **asked),
-        *seeds("l1_norm", [10, 11, 12, 10, 9], **asked),
-        *seeds("uniform_thin", [20, 21, 19, 22, 20], **asked),
-        *seeds("good", [1, 2, 1, 2, 1], **asked),
+        *history.seeds("dense", [5, 6, 4, 5, 6], keep=None, **asked),
+        *history.seeds("random", [30, 31, 33, 29, 30], **asked),
+        *history.seeds("l1_norm", [10, 11, 12, 10, 9], **asked),
+        *history.seeds("uniform_thin", [20, 21, 19, 22, 20], **asked),
+        *history.seeds("taylor", [1, 2, 1, 2, 1], **asked),
     ]
     (tmp_path / "plan.toml").write_text(PLAN)
     return put(tmp_path / "planned", *found), tmp_path / "plan.toml"
@@ -113,7 +112,7 @@ def test_plan_gives_verdicts_to_what_it_names(planned, capsys):
     assert "against dense, random, uniform_thin, margins 1 points" in out
     lines = {line.split()[2]: line for line in out.splitlines() if line.count("  ") > 8}
     assert "+4.04*" in lines["l1_norm"]
-    assert "+5.84 " in lines["good"]
+    assert "+5.84 " in lines["taylor"]
     assert "not ranked: exploratory, no plan names it" in out
     code, out, _ = answer(capsys, "board", folder)
     assert "note: exploratory: no plan names these rows" in out and "--plan FILE" in out

@@ -1,7 +1,6 @@
 """Bits as text: what was packed is unpacked, and nothing else passes for so many bits."""
 
 import base64
-import dataclasses
 import zlib
 
 import msgspec
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.records import SPEC, changed, finished, record, with_bits
+from support.records import changed, finished, record, with_bits
 
 from bench.records import bits, store
 from bench.records.schema import Record
@@ -137,8 +136,3 @@ def test_masks_are_of_the_sites_in_sorted_order():
     table["structure"] |= {"widths": {"b.2": [3, 2], "b.10": [2, 1], "a": [4, 3]}}
     with pytest.raises(RecordError, match=r"structure\.masks keep 2 units of 'b\.10', structure\.widths 1"):
         record(changed(table, MASKS, bits.pack(kept)))
-
-
-def test_records_of_rules_0_1_need_no_bits():
-    found = record(finished(dataclasses.replace(SPEC, rules="0.1")))
-    assert (found.metrics.final.correct, found.structure.masks) == (None, None)

@@ -9,7 +9,7 @@ import pytest
 from support.boards import PUBLISHED, boards_of, large, plan_for, put, records
 from support.html_pages import Page, broken_links, pages
 from support.made_records import made
-from support.records import seal
+from support.records import refitted
 
 from bench.errors import SetupError, UsageError
 from bench.spec.option_scan import Option
@@ -272,7 +272,7 @@ def test_pages_of_many_rows_boards_and_epochs_are_light(tmp_path):
     run["curve"] |= {"val_top1": [n / 41 for n in range(1, 41)], "units_left": [1.0] * 40}
     run["structure"]["widths"] = {f"blocks.{n}.conv1": [64, 31] for n in range(9)}
     run["structure"] |= {"units_before": 9 * 64, "units_after": 9 * 31}
-    folder = put(tmp_path / "records", [seal(run)])
+    folder = put(tmp_path / "records", [refitted(run)])
     boards, problems = boards_of(folder)
     assert not problems
     site.write(tmp_path / "site", boards, sources(folder))

@@ -57,7 +57,7 @@ def group(*targets):
 
 
 def made(final=0.6, curve=((1.0, 0.9), (0.8, 0.8), (0.5, 0.7)), after=5):
-    table = finished(dataclasses.replace(SPEC, budget=Budget(keep_macs=1.0), rules="0.1"))
+    table = finished(dataclasses.replace(SPEC, budget=Budget(keep_macs=1.0)))
     left, top1 = zip(*curve, (None, 0.1), strict=True)
     epochs = len(left)
     table["training"]["plan"] = [{"epochs": epochs, "part": "train", "rewind": None}, "prune"]

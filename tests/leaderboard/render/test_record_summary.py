@@ -24,7 +24,6 @@ SPEC = Spec(
     0,
     "inner",
     {"a": 1},
-    "0.1",
 )
 RECORD = finished(SPEC)
 RECORD["environment"]["threads"] = 2

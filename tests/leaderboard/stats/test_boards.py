@@ -92,7 +92,7 @@ def test_headlines_are_corrected_over_all_tables(tmp_path):
 
 @pytest.mark.parametrize("folds", [False, True])
 def test_intervals_include_other_test_images(tmp_path, folds):
-    records = [*seeds("random", [30, 31, 33, 29, 30], rules="0.2"), *seeds("new", [10, 14, 12, 10, 11], rules="0.2")]
+    records = [*seeds("random", [30, 31, 33, 29, 30]), *seeds("new", [10, 14, 12, 10, 11])]
     for found in records:
         if folds:
             found["data"] |= {"fold": found["spec"]["seed"], "folds_sha256": "5" * 64}

@@ -4,13 +4,13 @@ import pytest
 from support.boards import CONTROLS, planned_boards, row_of
 from support.made_records import made, seeds
 from support.records import cost as record_cost
-from support.records import seal
+from support.records import refitted, seal
 
 from bench.spec.recipe import Recipe, Stage
 
 DIFFERENT = {
     "precision": {"precision": "bf16"},
-    "rules": {"rules": "0.2"},
+    "rules": {"rules": "0.3"},
     "counter": {"counter": "thop"},
 }
 
@@ -33,7 +33,8 @@ def test_board_of_another_memory_format_is_another_and_named(tmp_path):
 
 
 def test_another_recipe_makes_another_board(tmp_path):
-    boards, _ = planned_boards(tmp_path, *CONTROLS, made("new", recipe=Recipe("tiny", Stage(9, 0.1), Stage(2, 0.01))))
+    recipe = Recipe("tiny", Stage(9, 0.1), Stage(2, 0.01), precision="fp32")
+    boards, _ = planned_boards(tmp_path, *CONTROLS, made("new", recipe=recipe))
     assert [board.differs for board in boards] == [("recipe_sha256",)] * 2
     assert {board.title.rpartition(" ")[0] for board in boards} == {
         "net on digits (recipe tiny 6+2",
@@ -105,7 +106,7 @@ def test_a_finished_run_stays_before_a_failed_one(tmp_path):
 def altered(found, **parts):
     for key, values in parts.items():
         found[key] = found[key] | values
-    return seal(found)
+    return refitted(found)
 
 
 def larger_test_set(method, seed):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from support.boards import CONTROLS, boards_of, plan_for, planned_boards, row_of, table_of
 from support.made_records import made, put, seeds
-from support.records import seal
+from support.records import refitted
 
 from leaderboard.stats.boards import NO_PLAN, ONE_BUDGET
 
@@ -82,7 +82,7 @@ def test_a_test_needs_five_seeds_and_all_of_the_plan(tmp_path):
         (seeds("new", [1, 2, 3, 4]), "4 of 5 seeds"),
         ([*seeds("new", [1, 2, 3, 4]), made("new", 4, status="failed")], "the run of seed 4 failed"),
         ([*seeds("new", [1, 2, 3, 4]), made("new", 5, 9)], "4 of 5 seeds"),
-        (seeds("new", [1, 2, 3, 4, 5], epochs=40), "40 epochs in all, others 8"),
+        (seeds("new", [1, 2, 3, 4, 5], starts_from="init", epochs=40), "40 epochs in all, others 8"),
         (seeds("new", [1, 2, 3, 4, 5], changed=True), "made from a working tree with local changes"),
         ([made("new", s, keep=None, native=True) for s in range(5)], "native track"),
         (seeds("new", [1, 2, 3, 4, 5]), ""),
@@ -104,5 +104,5 @@ def test_a_row_far_below_its_budget_has_no_rank(tmp_path):
     records = seeds("thin", [1, 2, 3, 4, 5])
     for found in records:
         found["cost"]["final"] |= {"macs": 49_400, "macs_by_op": {"conv": 49_300, "linear": 100}}
-    table = table_of(tmp_path, *map(seal, records))
+    table = table_of(tmp_path, *map(refitted, records))
     assert table.rows[0].unranked == "0.6 % of the dense cost below the budget"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from support.boards import boards_of, latencies_for, plan_for
 from support.made_records import put, seeds
-from support.records import seal
+from support.records import refitted
 
 from leaderboard.reader.latency_files import Latencies, Setting
 from leaderboard.render.fields import FIELDS
@@ -22,7 +22,7 @@ def row_of(folder, records, latencies, name="random"):
 
 def with_widths(record, after):
     structure = record["structure"] | {"widths": {"one": [10, after]}, "units_after": after}
-    return seal(record | {"structure": structure})
+    return refitted(record | {"structure": structure})
 
 
 def test_a_row_has_the_numbers_of_its_shape_at_both_batches(tmp_path):
