@@ -33,6 +33,7 @@ INSIDE = {
 }
 GLOBAL = ("register_module_", "register_optimizer_step_", "set_default_dtype", "set_num_threads")
 OUTSIDE = {"socket", "urllib", "http", "requests", "subprocess", "multiprocessing", "shutil", "tempfile"}
+OUTSIDE |= {"threading", "concurrent", "asyncio"}  # other threads are not watched
 FILES = {"open", "write_text", "write_bytes", "mkdir", "unlink", "save", "load", "savez", "tofile", "fromfile"}
 ADAPTERS = [ROOT / "methods" / "torch_pruning_adapter.py"]
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+from unittest.mock import patch
 
 from bench.conformance.checks import Broken, check, require
 from bench.conformance.subject import HOOKS, RECIPE, Subject
 from bench.spec.spec import Budget
+from bench.training import run_checkpoint
 from bench.training.context import Context
 
 CLOCKS = {"phase", "epoch", "step", "progress", "curve", "recipe", "epochs"}
@@ -49,6 +51,18 @@ def hooks_ran(subject: Subject) -> str | None:
         raise Broken(f"{place} is not reached in a run of {epochs}: the hook waits for '{why}'")
     missed = [f"{hook.file.name}:{line}" for hook in hooks for line in hook.missed(executed)]
     return f"not reached with the default options: {', '.join(missed)}" if missed else f"{len(defined)} hooks"
+
+
+@check("full_recipe", "What waits for the epochs of a whole recipe was not tried in a shorter run.")
+def full_recipe(subject: Subject) -> str | None:
+    """A run of as many epochs as the suite's longest recipes have, one step each; it refuses files of data sets.
+
+    So does every run (:mod:`bench.spec.off_limits`): what fails here fails there.
+    """
+    with patch.object(run_checkpoint, "save_state", lambda path, state: None):  # most of the time
+        run = subject.run(train__epochs="200", finetune__epochs="40", batch_size="500")
+    epochs = run.done.epochs + (run.base.facts["epochs"] if run.method.starts_from == "base" and run.base else 0)
+    return f"{epochs} epochs"
 
 
 def _of_another(cls: type, hook: str) -> bool:

@@ -16,6 +16,7 @@ from bench.data.image_set import Decoded, ImageSet, augmented, crop_boxes, mirro
 from bench.errors import SetupError
 from bench.models.memory_format import LAYOUT
 from bench.progress import Progress
+from bench.spec.off_limits import lift
 
 CHUNK = 32
 """Images that a worker decodes for one answer: few enough that all workers have a share of every batch."""
@@ -99,6 +100,7 @@ def chunks(
         prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
         pin_memory=pin,
         generator=torch.Generator(),  # it would draw from the global one
+        worker_init_fn=lift,
     )
     for pixels in loader:
         if isinstance(pixels, str):

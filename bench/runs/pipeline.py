@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from bench.runs.method_factory import make_method
 from bench.runs.network_trial import BATCH, Situation
 from bench.runs.preflight import fit
 from bench.runs.prune import prune
+from bench.spec.off_limits import off_limits
 from bench.spec.request import RunOptions
 from bench.spec.spec import Budget, Spec
 from bench.training import dense_baseline as bases
@@ -83,15 +85,28 @@ class RunPipeline:
     def go(self) -> None:
         """All steps: sites, dense baseline, plan, measuring."""
         self._find_sites()
-        self.method.require(self.sites)
-        self.model.require(self.spec.budget or Budget())
-        self.ctx = ctx = self._context(self.network)
-        plan = check_plan(self.method.plan(ctx), self.method.prunes)
+        with self._off_limits():
+            self.method.require(self.sites)
+            self.model.require(self.spec.budget or Budget())
+            self.ctx = ctx = self._context(self.network)
+            self.plan = plan = check_plan(self.method.plan(ctx), self.method.prunes)
         identity = f"{self.spec.id} {self.base_id} {self.identity.code['method_sha256']}"
         self.training = training = self._training(ctx, self.method, self.checkpoint, identity)
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
         self.base = self._ensure_base(epochs)
         training.model.snapshots["base"] = self.base.state
+        with self._off_limits():
+            self._train(training, epochs)
+        self._measure(training)
+
+    def _off_limits(self) -> AbstractContextManager[None]:
+        """Within the block, where code of the method runs, no file of a data set is opened."""
+        options = self.options
+        return off_limits(f"the method {self.spec.method}", options.data_dir, self.cache, but=options.out)
+
+    def _train(self, training: PhaseTrainer, epochs: int) -> None:
+        """From the base to the final network, with the method, of which nothing is left then."""
+        ctx, plan = training.ctx, self.plan
         if self.method.starts_from == "base":
             ctx.rewind("base")  # before prepare, which may copy or measure the network, on resume too
         training.prepare()
@@ -99,12 +114,10 @@ class RunPipeline:
             trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
             self.progress.skip(trained + training.position[1])
             self.progress.say(f"resuming after epoch {trained + training.position[1]} of {epochs}")
-        self.plan = plan
         self._carry_out(training, plan)
         training.finalize(last=True)
         training.model.remove_hooks()
         training.guard.check_network()
-        self._measure(training)
 
     def _carry_out(self, trainer: PhaseTrainer, plan: Plan) -> None:
         """The steps of ``plan`` from the trainer's position on, each saved once it is done."""

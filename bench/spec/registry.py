@@ -10,7 +10,8 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from bench.errors import UsageError, WordsError
 from bench.spec.entries import ROOT, Entry, scan
 from bench.spec.near_names import near_matches, unknown
+from bench.spec.off_limits import off_limits
 from bench.spec.source_hash import of_files
 
 PREFIXES = "torchvision:NAME[:WEIGHTS] and file:PATH:FUNCTION"
@@ -72,7 +74,9 @@ class Registry:
             for point in _entry_points(self.group):
                 found.setdefault(
                     point.name,
-                    Entry(point.name, "entry point", point.value, "from an installed package", (), None, point.load),
+                    Entry(
+                        point.name, "entry point", point.value, "from an installed package", (), None, _loader(point)
+                    ),
                 )
         return dict(sorted(found.items()))
 
@@ -138,6 +142,14 @@ def _entry_points(group: str) -> metadata.EntryPoints:
     return metadata.entry_points(group=group)
 
 
+def _loader(point: metadata.EntryPoint) -> Callable[[], object]:
+    def load() -> object:
+        with off_limits("it"):
+            return point.load()
+
+    return load
+
+
 @cache
 def import_file(file: Path) -> object:
     """Import a plugin file under a name of its own; raises UsageError in one line when it cannot be."""
@@ -147,8 +159,10 @@ def import_file(file: Path) -> object:
         raise UsageError(f"plugin {file}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    loads = scan(file, DATASETS.decorators, list)  # a file with a data set may import what loads it
     try:
-        spec.loader.exec_module(module)
+        with nullcontext() if loads else off_limits("it"):
+            spec.loader.exec_module(module)
     except UsageError:
         raise
     except Exception as error:

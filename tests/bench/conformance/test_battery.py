@@ -76,6 +76,7 @@ BROKEN = {
     "two_rankings": ("hooks_ran", "scores of two_rankings is not called in a run of 4 + 4 epochs"),
     "late_step": ("hooks_ran", "40 + 20 epochs: the hook waits for 'ctx.epoch < 100'"),
     "long_recipes_only": ("hooks_ran", "the hook waits for 'ctx.recipe.train.epochs >= 150'"),
+    "reads_digits_when_it_is_late": ("full_recipe", "the method reads_digits_when_it_is_late "),
     "zero_penalty": ("penalty", "penalty is 0 in every step"),
     "later_penalty": ("penalty", "penalty is 0 in every step"),
 }
@@ -90,7 +91,9 @@ APART = {"gpu", "imports", "context", "device", "files"}
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_plugins():
-    files = (PLUGINS / f"{name}.py" for name in ("broken", "nonconforming", "disturbing", "dormant", "declaring"))
+    files = (
+        PLUGINS / f"{name}.py" for name in ("broken", "nonconforming", "disturbing", "dormant", "declaring", "reading")
+    )
     with known(*files, tiny_networks.__file__):
         yield
 
