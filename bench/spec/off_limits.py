@@ -1,6 +1,6 @@
 """What is refused while code of a method runs: files of data sets, modules that load them, connections. Needs no torch.
 
-Python tells an audit hook of every file that it opens, every import and every connection. This stops accidents and
+Python calls an audit hook for every file that it opens, every import and every connection. This stops accidents and
 simple cheating. It is no sandbox: other threads, other programs and libraries that open files in C are not seen.
 """
 

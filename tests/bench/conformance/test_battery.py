@@ -119,8 +119,8 @@ def test_every_check_can_fail():
 
 TEXTS = {
     "imports": ("from bench.data.loading import load_test", "load_test; of the harness only bench.api is for methods"),
-    "imports digits": ("from sklearn.datasets import load_digits", "images come from ctx.batches"),
-    "imports mnist": ("import torchvision.datasets as sets", "images come from ctx.batches"),
+    "imports digits": ("def late():\n    from sklearn.datasets import load_digits", "images come from ctx.batches"),
+    "imports mnist": ("def late():\n    import torchvision.datasets as sets", "images come from ctx.batches"),
     "imports loader": ("from torch.utils.data import DataLoader", "images come from ctx.batches"),
     "imports gc": ("import gc", "a way around ctx"),
     "imports late": ("def late():\n    import importlib", "a way around ctx"),
