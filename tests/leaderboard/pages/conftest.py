@@ -50,7 +50,7 @@ def pages(tmp_path_factory):
     hostile = [made("odd", s, 20, **where) for s in range(3)]
     hostile.append(made("odd", 3, **where, status="failed", error=HOSTILE))
     epochs = len(hostile[0]["curve"]["epoch"])
-    hostile[0]["curve"] |= {"part": [HOSTILE] * epochs, "logged": {HOSTILE: [1.0] * epochs}}
+    hostile[0]["curve"]["logged"] = {HOSTILE: [1.0] * epochs}
     for budget in (0.25, 0.1):
         hostile.append(made("odd", 0, 30, budget, **where))
     beside = [made("random", s, 25, keep, **where) for s in range(3) for keep in (0.5, 0.25, 0.1)]
