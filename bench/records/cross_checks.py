@@ -50,6 +50,10 @@ class Facts(Protocol):
     train_sha256: str | None
     test_sha256: str | None
     split_sha256: str | None
+    arch_sha256: str | None
+    counter: str | None
+    dense_macs: int | None
+    train_images: int | None
     test_images: int | None
     fold: int | None
     final_wrong_images: int | None
@@ -98,6 +102,9 @@ def check(
         found += _equal(own, lambda r: (r.base_all_sha256, r.test_sha256, r.machine), "base_metrics", same)
         found += _near(own)
         found += _equal(own, lambda r: (r.train_sha256, r.seed), "split_sha256", "data.split_sha256")
+        found += _equal(own, lambda r: (r.test_sha256, str(r.fold)), "test_images", "data.test")
+        found += _equal(own, lambda r: (r.train_sha256, str(r.fold)), "train_images", "data.train + data.val")
+        found += _equal(own, lambda r: (r.arch_sha256, f"{r.dataset} {r.counter}"), "dense_macs", "cost.dense.macs")
         found += _data(own)
         found += _copied_bits(own)
         found += _concentration(own)

@@ -76,6 +76,7 @@ def row_of(name: str, values: Mapping[str, Value]) -> tuple[Row, Wrong]:
         shares=tuple(SHARES[letter] for letter in get("shares") or "" if letter in SHARES),
         level=get("level") or "",
         controls_missing=tuple(filter(None, (get("controls_missing") or "").split(", "))),
+        checked=get("checked") or "",
         notes=tuple(filter(None, (get("notes") or "").split("; "))),
     ), wrong
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections import namedtuple
@@ -14,7 +15,8 @@ from bench.errors import METHOD
 from bench.records import store, training_checks
 from bench.records.latency import widths_sha256
 from bench.records.schema import Data, Environment, Made, Quality, Record, Training, finished
-from bench.spec.recipe import Recipe
+from bench.spec.option_text import flat
+from bench.spec.recipe import Recipe, load_recipe, recipe_names
 from bench.spec.spec import Budget
 from leaderboard.reader.model import VOID
 
@@ -40,6 +42,8 @@ ran it again, with what status: found out when all records are read. ``base_all_
 compared with, whatever it starts from.
 ``images`` is what all runs on one data set have in common: both sizes, or with folds their sum.
 """
+SAID_ELSEWHERE = ("name", "train.epochs", "finetune.epochs", "precision", "latency_batch")
+"""Values of a recipe that its name, its epochs, or another part of a board's key say, or that change no result."""
 Values = Any
 """One row as a named tuple; None where it has no value."""
 _Record: Any = namedtuple("Record", COLUMNS)  # type: ignore[misc]  # mypy wants to read the fields
@@ -67,8 +71,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield from (found.schema, spec.rules, spec.arch, found.structure.arch_sha256 if found.structure else None)
     yield spec.dataset
     yield from (data.folds_sha256 or data.train_sha256, data.folds_sha256 or data.test_sha256) if data else (None, None)
-    recipe = spec.recipe
-    yield from (f"{recipe.name} {recipe.train.epochs}+{recipe.finetune.epochs}", _sha256(recipe))
+    yield from _recipe(spec.recipe)
     yield from (spec.coupling, store.arithmetic(training), done.cost.final.counter if done else None)
     yield from (environment.device, environment.device_type, environment.threads)
     yield from (found.spec_sha256, spec.method, spec.name, spec.seed)
@@ -123,8 +126,17 @@ def _images(data: Data) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def _sha256(recipe: Recipe) -> str:
-    return recipe.sha256
+def _recipe(recipe: Recipe) -> tuple[str, str]:
+    """Name, epochs and what else differs from the recipe of that name of the suite; the hash.
+
+    A name is no part of the hash: only what differs says that it is another recipe.
+    """
+    said = f"{recipe.name} {recipe.train.epochs}+{recipe.finetune.epochs}"
+    if recipe.name in recipe_names():
+        ours, own = flat(dataclasses.asdict(load_recipe(recipe.name))), flat(dataclasses.asdict(recipe))
+        edited = {key: own[key] for key in own if own[key] != ours[key] and key not in SAID_ELSEWHERE}
+        said = ", ".join([said, *(f"{key} {value}" for key, value in edited.items())])
+    return said, recipe.sha256
 
 
 def _track(budget: Budget, training: Training | None) -> tuple[Any, ...]:

@@ -87,15 +87,15 @@ def load(path: Path | str, cache: bool = True) -> pd.DataFrame:
         cache: read and write the file ``CACHE`` in the folder. It holds nothing that is not in the records.
 
     Returns:
-        The frame; ``frame.attrs["problems"]`` is the tuple of :class:`Problem` and ``frame.attrs["root"]`` the
-        folder that ``file`` is relative to, as text.
+        The frame, without records that level 2 of ``bench verify`` refuses; ``frame.attrs["problems"]`` is the tuple
+        of :class:`Problem` and ``frame.attrs["root"]`` the folder that ``file`` is relative to, as text.
 
     Raises:
         UsageError: nothing is there.
     """
     import pandas as pd  # slow, and the tables need none
 
-    found = find(path, cache)
+    found = find(path, cache, screened=True)
     frame = pd.DataFrame.from_records(found.rows, columns=COLUMNS)
     frame.attrs |= {"problems": found.problems, "root": found.root}
     return frame
@@ -113,7 +113,7 @@ def of_frame(frame: pd.DataFrame) -> Found:
 
 
 def find(path: Path | str, cache: bool = True, screened: bool = False) -> Found:
-    """What :func:`load` returns, in plain values; ``screened``: without records that contradict others."""
+    """What :func:`load` returns, in plain values; not ``screened``: with records that contradict others."""
     path = Path(path)
     if not path.exists():
         raise UsageError(f"board {path}: no such file or folder")

@@ -213,6 +213,7 @@ class Row:
         shares: of ``base``, ``epochs``, ``finetune``, ``cost`` those that it has in common with ``random``.
         level: the same on the ladder of Wang et al. 2023 (S1, S2, S3.1, S3.2, SX-A, SX-B).
         controls_missing: compulsory controls that are not there with the same seeds.
+        checked: what level of ``bench verify`` its records reach, and who ran them again.
         notes: what else a reader must know, one sentence each.
     """
 
@@ -245,6 +246,7 @@ class Row:
     shares: tuple[str, ...] = ()
     level: str = ""
     controls_missing: tuple[str, ...] = ()
+    checked: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -333,7 +335,15 @@ class Board:
 
     @property
     def title(self) -> str:
-        """Such as ``resnet20 on digits``, and where it differs from others: ``(recipe mnist 10+5 0a1b2c3d)``."""
-        words = self.key | {"recipe_sha256": f"{self.key.get('recipe')} {self.key.get('recipe_sha256', '')[:8]}"}
-        extra = ", ".join(f"{key.removesuffix('_sha256')} {words[key][:24]}" for key in self.differs)
+        """Such as ``resnet20 on digits``, and where it differs from others: ``(recipe mnist 10+5 0a1b2c3d)``.
+
+        A recipe with other values than the suite's of that name says so: ``(recipe mnist 10+5, weight_decay 0.1)``.
+        """
+        recipe = self.key.get("recipe", "")
+        edited = ("recipe_sha256",) if ", " in recipe else ()
+        words = self.key | {"recipe_sha256": recipe if edited else f"{recipe} {self.key.get('recipe_sha256', '')[:8]}"}
+        extra = ", ".join(
+            f"{key.removesuffix('_sha256')} {words[key][: 100 if key in edited else 24]}"
+            for key in dict.fromkeys((*edited, *self.differs))
+        )
         return f"{self.key['arch']} on {self.key['dataset']}" + (f" ({extra})" if extra else "")

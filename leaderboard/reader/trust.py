@@ -87,7 +87,8 @@ def conflicts(records: Iterable[Any]) -> list[Finding]:
 
 def _results(r: Any) -> tuple[Any, ...]:
     """What two records of one run have in common, unless one of them is of another run."""
-    return (r.final_wrong_images, r.correct, r.masks, r.final_macs, r.training_macs)
+    numbers = (r.final_wrong_images, r.final_loss, r.final_macs, r.training_macs)
+    return (*numbers, r.correct, r.masks, r.network_sha256)
 
 
 def _marked(row: Sequence[Any], doubts: Mapping[str, list[str]]) -> Sequence[Any]:

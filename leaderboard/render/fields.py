@@ -172,6 +172,7 @@ FIELDS: dict[str, Field] = {
         Field("unfinished", "text", lambda row, table: unfinished(row)),
         Field("unranked", "text", lambda row, table: row.unranked),
         Field("controls_missing", "text", lambda row, table: ", ".join(row.controls_missing)),
+        Field("checked", "text", lambda row, table: row.checked),
         Field("notes", "text", lambda row, table: "; ".join(row.notes)),
     ]
 }

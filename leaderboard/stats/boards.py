@@ -100,7 +100,7 @@ class _Maker:
 
     def board(self, records: Sequence[Record]) -> Board:
         """The board of the records of one key."""
-        names = self.key | {"recipe": ", ".join(sorted({r.recipe for r in records}))}
+        names = self.key | {"recipe": " or ".join(sorted({r.recipe for r in records}))}
         by_row: dict[str, list[Record]] = defaultdict(list)
         for r in sorted(records, key=lambda r: (r.spec_sha256, r.seed)):
             by_row[r.spec_sha256].append(r)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -14,17 +14,9 @@ from leaderboard.reader.extract import Values as Record
 from leaderboard.reader.frame import Problem
 from leaderboard.reader.model import KEY, REFERENCES
 from leaderboard.reader.plan import Plan
-from leaderboard.stats.rows import most_common
 
 _KEY = attrgetter(*KEY)
 DATASET, ARCH = map(COLUMNS.index, KEY[:2])
-DETERMINED = {
-    **{"test_images": "test_sha256", "train_images": "train_sha256"},
-    **{"dense_macs": "arch_sha256", "dense_params": "arch_sha256"},
-}
-"""What a hash decides, for one network on one data set: column -> hash."""
-WITH_FOLDS = {"images": "test_sha256", "dense_macs": "arch_sha256", "dense_params": "arch_sha256"}
-"""The same where the test fold rotates with the seed."""
 Key = tuple[Any, ...]
 
 
@@ -54,7 +46,6 @@ def by_key(rows: Iterable[Sequence[Any]], plan: Plan | None) -> tuple[dict[Key, 
         else:
             loose.append(r)
     _add_unfinished(parts, loose, problems)
-    problems += _disagreements([r for records in parts.values() for r in records])
     ordered = sorted(parts, key=lambda key: (key[-1] != owner, *map(str, key)))
     boards = {key: _once(parts[key], problems) for key in ordered}
     for key in ordered:
@@ -83,25 +74,6 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) else value
 
 
-def _disagreements(records: Iterable[Record]) -> list[Problem]:
-    """Records of another size than most with the same hash: one of both cannot be, so they make boards of their own."""
-    found = []
-    by_hash: dict[tuple[str, str, str, Any], list[Record]] = defaultdict(list)
-    for r in records:
-        for fact, of in (DETERMINED if r.fold is None else WITH_FOLDS).items():
-            by_hash[r.submitter, fact, of, getattr(r, of)].append(r)
-    for (_, fact, of, _), same in by_hash.items():
-        sizes = Counter(getattr(r, fact) for r in same)
-        if len(sizes) > 1:
-            usual = most_common([getattr(r, fact) for r in same])
-            found += [
-                Problem(r.file, f"{fact} is {_said(own)}, in {sizes[usual]} records of this {of} {_said(usual)}")
-                for r in same
-                if (own := getattr(r, fact)) not in (usual, None)
-            ]
-    return found
-
-
 def _add_unfinished(parts: Mapping[Key, list[Record]], loose: Iterable[Record], problems: list[Problem]) -> None:
     """Runs that did not finish go where they would have belonged, as far as they came."""
     for r in loose:
@@ -113,34 +85,20 @@ def _add_unfinished(parts: Mapping[Key, list[Record]], loose: Iterable[Record], 
             problems.append(Problem(r.file, f"{r.status} ({r.error[:120]}), and no finished run to compare it with"))
 
 
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else f"{whole(value):,}"
-
-
 def _once(records: Sequence[Record], problems: list[Problem]) -> list[Record]:
-    """Every run once: a finished record before others; none where finished ones contradict each other (RULES.md, 8.5).
+    """Every run once: a finished record before others, a replay after its original.
 
-    No time decides anything: whoever writes a record chooses it.
+    Results that contradict each other are left out before (``leaderboard.reader.trust.conflicts``).
     """
     runs: dict[str, list[Record]] = defaultdict(list)
     for r in records:
         runs[r.id].append(r)
     kept = []
     for same in runs.values():
-        same.sort(key=lambda r: (r.status != "ok", r.file))
-        first, results = same[0], {_result(r) for r in same if r.status == "ok"}
-        if len(results) < 2:
-            kept.append(first)
-        for other in same if len(results) > 1 else same[1:]:
-            if other.status == "ok" and len(results) > 1:
-                others = ", ".join(r.file for r in same if r.status == "ok" and r is not other)
-                problems.append(Problem(other.file, f"another result than {others}: none of them counts", "conflict"))
-            else:
-                equal = other.record_sha256 == first.record_sha256
-                what = "a copy of" if equal else "a second record of the run in"
-                problems.append(Problem(other.file, f"{what} {first.file}, which stays"))
+        same.sort(key=lambda r: (r.status != "ok", bool(r.replay_of), r.file))
+        first = same[0]
+        kept.append(first)
+        for other in same[1:]:
+            what = "a copy of" if other.record_sha256 == first.record_sha256 else "a second record of the run in"
+            problems.append(Problem(other.file, f"{what} {first.file}, which stays"))
     return kept
-
-
-def _result(r: Record) -> tuple[Any, ...]:
-    return r.final_wrong_images, r.final_loss, r.correct, r.masks, r.network_sha256

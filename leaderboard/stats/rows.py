@@ -57,6 +57,7 @@ def make_row(same: Sequence[Sequence[Record]], planned: Set[int] | None) -> Row:
         params_percent=_mean(100 * r.final_params / r.dense_params for r in done),
         epochs=max((int(r.epochs) for r in done), default=None),
         training_macs=_mean(r.training_macs for r in done),
+        checked=checked(records),
         notes=tuple(_notes(records)),
     )
 
@@ -180,18 +181,27 @@ def short_of_budget(done: Sequence[Record]) -> float:
     return max((float(keep - final / dense) for keep, final, dense in budgets), default=0.0)
 
 
-def _provenance(submitter: str, records: Sequence[Record]) -> str:
-    """What is known of a row of somebody else: nothing, or that others ran it again."""
-    replayed = [r.replays for r in records if r.replays]
-    if not replayed or any(OUTSIDE in text for text in replayed):
-        return ", ".join([f"as submitted by {submitter}", *replayed])
-    return f"{len(records)} records by {submitter}, {len(replayed)} replayed by {', '.join(sorted(set(replayed)))}"
+def checked(records: Sequence[Record]) -> str:
+    """The level of ``bench verify`` that the finished records of a row reach, and who ran them again.
+
+    Such as ``5 records: 5 consistent, 2 replayed by acme (inside)``; a row of another submitter that nobody has run
+    again with a usual result is "as submitted".
+    """
+    done = [r for r in records if r.status == "ok"]
+    sure = sum(not r.doubt for r in done)
+    parts = [f"{sure} consistent"] + [f"{len(done) - sure} not proved"] * (sure < len(done))
+    replays = Counter(who for r in done for who in r.replays.split(", ") if who)
+    parts += [f"{times} replayed by {who}" for who, times in sorted(replays.items())]
+    said = f"{len(done)} record{'s' * (len(done) != 1)}: {', '.join(parts)}"
+    submitter = records[0].submitter
+    alone = submitter not in ("", SUITE) and (not replays or any(OUTSIDE in who for who in replays))
+    return f"as submitted by {submitter}, {said}" if alone else said
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
     notes = []
-    if (submitter := records[0].submitter) not in ("", SUITE):
-        notes.append(_provenance(submitter, records))
+    if records[0].submitter not in ("", SUITE):
+        notes.append(checked(records))
     for status in ("failed", "diverged", *AS_MISSING):
         found = [r for r in records if r.status == status]
         notes += [f"seed {r.seed} {status}: {r.error[:120]}" for r in found]

@@ -104,15 +104,19 @@ def test_nothing_of_another_submitter_changes_our_rows(board, honest, name, forg
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [(20, "as submitted by acme, suite (outside)"), (0, "5 records by acme, 1 replayed by suite (equal)")],
+    [
+        (20, "as submitted by acme, 5 records: 5 consistent, 1 replayed by suite (outside)"),
+        (0, "5 records: 5 consistent, 1 replayed by suite (equal)"),
+    ],
 )
 def test_replay_says_whether_a_row_is_as_submitted(board, wrong, said):
     best = seeds("taylor", [0] * 5)
     again = made("taylor", 0, wrong) | {"replay_of": best[0]["record_sha256"]}
     _, _, theirs, _ = board(*best, beside=[*OURS, seal(again)])
     rows = [row for one in theirs for table in one["tables"] for row in table["rows"]]
-    (notes,) = [row["notes"] for row in rows if row["name"] == "taylor (acme)"]
-    assert said in notes
+    (row,) = [row for row in rows if row["name"] == "taylor (acme)"]
+    assert row["checked"] == said
+    assert said in row["notes"]
 
 
 def test_known_method_with_another_file_is_a_row_of_its_own(board, honest):
@@ -157,6 +161,15 @@ def contradictions():
     base = made("taylor", 1, 10)
     base["cost"]["dense"]["params"] -= 1
     yield "a smaller base", base, "cost and work of the base is another than in suite/"
+    fewer = made("taylor", 1, 10)
+    fewer["data"]["test"] = 400
+    for which in ("dense", "pruned", "final"):
+        fewer["metrics"][which] = quality(examples=400, top1=1.0, top5=1.0, worst_class_top1=1.0)
+    yield "fewer test images", fewer, "data.test is another than in suite/"
+    one = made("taylor", 1, 10)
+    one["data"]["train"] = 1
+    fitted(one)
+    yield "one training image", one, "data.train + data.val is another than in suite/"
 
 
 @pytest.mark.parametrize(("name", "forged", "said"), [*contradictions()], ids=lambda v: v if isinstance(v, str) else "")
@@ -186,14 +199,13 @@ def test_local_changes_cost_the_rank(tmp_path, capsys):
 
 
 def test_recipe_that_is_edited_under_our_name_makes_another_board(board, honest):
-    import dataclasses
+    from bench.spec.recipe import load_recipe
 
-    from bench.spec.recipe import Recipe, Stage
-
-    recipe = dataclasses.replace(Recipe("tiny", Stage(6, 0.1), Stage(2, 0.01), precision="fp32"), weight_decay=0.0123)
+    recipe = load_recipe("digits", {"train.epochs": "6", "finetune.epochs": "2", "weight_decay": "0.0123"})
     code, own, (theirs,), _ = board(*(made("l1_norm", seed, 1, recipe=recipe) for seed in range(5)))
     assert (code, own) == (0, honest)
-    assert "recipe" in theirs["title"]
+    assert "recipe digits 6+2, weight_decay 0.0123" in theirs["title"]
+    assert not any(row["planned"] or row["rank_best"] for table in theirs["tables"] for row in table["rows"])
 
 
 def test_budget_that_is_a_little_smaller_is_another_table(board, honest):

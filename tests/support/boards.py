@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 from support import made_records
 from support.made_records import made, seeds
@@ -10,6 +11,8 @@ from support.records import line
 import leaderboard
 from bench.records.latency import Key, Times, widths_sha256
 from leaderboard.published.publications import PublishedAccuracy
+from leaderboard.reader import trust
+from leaderboard.reader.extract import as_record
 from leaderboard.reader.latency_files import Latencies
 from leaderboard.reader.model import Board, Difference, Mean, Row, Run, Speed, Table, Terms
 from leaderboard.reader.plan import Plan
@@ -58,9 +61,17 @@ def put(folder, found):
     return Path(folder)
 
 
+def load(folder):
+    """The frame of a folder of records that are compared in nothing but two results of one run: made ones agree in
+    less than honest ones.
+    """
+    with patch.object(trust, "findings", lambda rows, root: trust.conflicts([as_record(row) for row in rows])):
+        return leaderboard.load(folder, cache=False)
+
+
 def boards_of(folder, plan=None, latencies=None):
-    """Boards and problems of a folder of records."""
-    return build(leaderboard.load(folder, cache=False), plan, latencies)
+    """Boards and problems of a folder of such records."""
+    return build(load(folder), plan, latencies)
 
 
 def plan_for(records, seeds=range(5), **terms):

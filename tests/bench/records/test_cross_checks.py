@@ -22,6 +22,7 @@ def facts(method="l1_norm", seed=0, submitter="suite", **changes):
         **{"base_name": base, "base_made_on": "a CPU", "base_all_sha256": base, "base_work": "40 4000 9"},
         **{"base_metrics": f"metrics of seed {seed}", "dense_wrong_images": 14, "machine": "a CPU"},
         **{"train_sha256": "train", "test_sha256": "test", "split_sha256": f"split {seed}", "test_images": IMAGES},
+        **{"train_images": 9000, "arch_sha256": "network", "counter": "fvcore", "dense_macs": 50},
         **{"fold": None, "final_wrong_images": 0, "correct": None, "network_sha256": f"{method}, {seed}"},
         **{"code_commit": "c" * 40, "code_changed": False, "method_sha256": "m", "finished_at": "2026-01-01T00:00:00Z"},
     }
@@ -46,6 +47,9 @@ CONTRADICTIONS = {
     "other metrics of the dense network": {"base_metrics": "better", "dense_wrong_images": 0},
     "other metrics of the dense network, on another machine": {"machine": "b", "dense_wrong_images": 0},
     "another split": {"split_sha256": "other"},
+    "fewer test images": {"test_images": IMAGES - 60},
+    "one training image": {"train_images": 1},
+    "a larger dense network": {"dense_macs": 51},
 }
 
 

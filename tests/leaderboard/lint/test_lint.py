@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as some
-from support.boards import CONTROLS, boards_of, plan_for
+from support.boards import CONTROLS, boards_of, load, plan_for
 from support.lint_tables import EXACT, PEOPLE, more, plant
 from support.made_records import made, put, seeds
 
-import leaderboard
 from bench.errors import UsageError
 from leaderboard.lint import parse_tables
 from leaderboard.lint.check import check, check_text
@@ -128,7 +127,7 @@ def test_changed_line_has_its_code_and_number(texts, boards):
 
 def test_file_of_one_budget_is_compared_with_that_budget(tmp_path):
     records = [*CONTROLS, *seeds("ddrop", [30, 31, 33, 29, 30], keep=0.25)]
-    (board,), _ = build(leaderboard.load(put(tmp_path, *records), cache=False))
+    (board,), _ = build(load(put(tmp_path, *records)))
     other = dataclasses.replace(board, tables=board.tables[:1])
     assert len(board.tables) == 2
     for fmt in PEOPLE:

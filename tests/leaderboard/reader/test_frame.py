@@ -23,6 +23,12 @@ def problems(folder, **asked):
     return {p.file: p.message for p in leaderboard.load(folder, **asked).attrs["problems"]}
 
 
+@pytest.fixture(autouse=True)
+def _uncompared(monkeypatch):
+    """Records are read here, not compared with each other."""
+    monkeypatch.setattr("leaderboard.reader.trust.findings", lambda rows, root: [])
+
+
 def test_frame_has_one_row_a_record(tmp_path):
     put(tmp_path, *seeds("l1_norm", [10, 11, 12]), made("dense", wrong=5, keep=None))
     frame = leaderboard.load(tmp_path)

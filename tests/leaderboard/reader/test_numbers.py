@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from support.boards import plan_for
+from support.boards import load, plan_for
 from support.made_records import put, seeds
 from support.paths import ROOT
 
-import leaderboard
 from leaderboard.lint.check import check_text
 from leaderboard.reader.numbers import agrees, derived
 from leaderboard.render.fields import FIELDS
@@ -39,7 +38,7 @@ LAST_BITS = {
 
 
 def boards(folder):
-    return build(leaderboard.load(folder, cache=False), plan_for(RECORDS))[0]
+    return build(load(folder), plan_for(RECORDS))[0]
 
 
 @pytest.fixture(scope="module")

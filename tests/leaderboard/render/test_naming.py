@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from support.boards import load
 from support.made_records import made, put, seeds
 from support.records import line, seal
 
-import leaderboard
 from bench.cli import main
 from bench.errors import UsageError
 from bench.runs.resolve import make_spec
@@ -49,7 +49,7 @@ ACCEPTED = {
 
 
 def found_in(folder):
-    return build(leaderboard.load(folder, cache=False))
+    return build(load(folder))
 
 
 def sealed_as(found, method):

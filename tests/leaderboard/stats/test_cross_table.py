@@ -4,9 +4,9 @@ import math
 
 import pytest
 from scipy import stats
+from support.boards import load
 from support.made_records import made, put, seeds
 
-import leaderboard
 from leaderboard.stats import cross_table
 from leaderboard.stats.boards import build
 
@@ -19,7 +19,7 @@ def boards(folder, wanted):
         for method, wrong in methods.items()
         for s in range(2)
     ]
-    return build(leaderboard.load(put(folder, *records), cache=False))[0]
+    return build(load(put(folder, *records)))[0]
 
 
 def test_a_profile_says_how_often_one_is_near_the_least_error(tmp_path):
@@ -34,13 +34,13 @@ def test_a_profile_says_how_often_one_is_near_the_least_error(tmp_path):
 def test_rows_with_other_epochs_or_a_failed_run_are_not_compared(tmp_path):
     records = [*seeds("random", [9, 9]), *seeds("long", [1, 1], epochs=99), *seeds("bad", [1])]
     records += [made("bad", 1, status="failed")]
-    found = build(leaderboard.load(put(tmp_path, *records), cache=False))[0]
+    found = build(load(put(tmp_path, *records)))[0]
     assert [set(table) for table in cross_table.errors(found)] == [{"random"}]
 
 
 def test_no_error_at_all_counts_as_half_an_image(tmp_path):
     records = [made("x", 0, 0), made("y", 0, 2)]
-    found = build(leaderboard.load(put(tmp_path, *records), cache=False))[0]
+    found = build(load(put(tmp_path, *records)))[0]
     (table,) = cross_table.errors(found)
     assert table["y"] / table["x"] == pytest.approx(4)
 

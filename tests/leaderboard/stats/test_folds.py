@@ -61,10 +61,9 @@ def test_other_images_are_another_board(tmp_path, changes, differs):
     put(
         tmp_path, *(folded("random", s, 10) for s in range(5)), *(folded("l1_norm", s, 10, **changes) for s in range(5))
     )
-    boards, problems = boards_of(tmp_path)
+    boards, _ = boards_of(tmp_path)
     assert len(boards) == 2
     assert differs in boards[0].differs
-    assert {problem.message.partition(" is ")[0] for problem in problems} == ({"images"} if "val" in changes else set())
 
 
 @pytest.mark.parametrize("fmt", ["csv", "json"])

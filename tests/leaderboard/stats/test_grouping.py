@@ -65,7 +65,7 @@ def test_tables_are_by_budget(tmp_path):
 
 
 def test_a_failed_run_goes_where_it_would_have_belonged(tmp_path):
-    both = [*CONTROLS, made("random", counter="thop")]
+    both = [*CONTROLS, made("other", counter="thop")]
     boards, problems = planned_boards(tmp_path, *both, made("bad", status="failed"))
     where = [board.key["counter"] for board in boards if any(r.name == "bad" for r in board.tables[0].rows)]
     assert where == ["fvcore", "thop"]
@@ -125,18 +125,14 @@ def larger_training_set(method, seed):
 
 
 @pytest.mark.parametrize(
-    ("alter", "key", "says"),
-    [
-        (larger_test_set, "images", "test_images is 9,940, in 25 records of this test_sha256 500"),
-        (larger_network, "dense_macs", "dense_macs is 200,000, in 25 records of this arch_sha256 100,000"),
-        (larger_training_set, "images", "train_images is 1,050, in 25 records of this train_sha256 1,000"),
-    ],
+    ("alter", "key"),
+    [(larger_test_set, "images"), (larger_network, "dense_macs"), (larger_training_set, "images")],
 )
-def test_another_size_under_one_hash_is_another_board(tmp_path, alter, key, says):
-    boards, problems = planned_boards(tmp_path, *CONTROLS, *(alter("fpgm", seed) for seed in range(5)))
+def test_another_size_under_one_hash_is_another_board(tmp_path, alter, key):
+    """Where it is not refused: of records that nobody compared."""
+    boards, _ = planned_boards(tmp_path, *CONTROLS, *(alter("fpgm", seed) for seed in range(5)))
     assert [board.differs for board in boards] == [(key,)] * 2
     assert sorted(len(board.tables[0].rows) for board in boards) == [1, 5]
-    assert [problem.message for problem in problems] == [says] * 5
 
 
 def test_a_specification_of_another_hash_is_left_out(tmp_path):
