@@ -6,11 +6,13 @@ Forged records are honest ones that were changed, sealed again and written under
 import json
 
 import pytest
+from support.boards import boards_of, plan_for
 from support.history import made, seeds
 from support.made_records import IMAGES, put
 from support.records import fitted, line, quality, seal
 
 from bench.cli import main
+from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget
 
 OURS = [
@@ -199,8 +201,6 @@ def test_local_changes_cost_the_rank(tmp_path, capsys):
 
 
 def test_recipe_that_is_edited_under_our_name_makes_another_board(board, honest):
-    from bench.spec.recipe import load_recipe
-
     recipe = load_recipe("digits", {"train.epochs": "6", "finetune.epochs": "2", "weight_decay": "0.0123"})
     code, own, (theirs,), _ = board(*(made("l1_norm", seed, 1, recipe=recipe) for seed in range(5)))
     assert (code, own) == (0, honest)
@@ -212,7 +212,20 @@ def test_budget_that_is_a_little_smaller_is_another_table(board, honest):
     _, own, (theirs,), _ = board(*(made("l1_norm", seed, 1, keep=0.4999) for seed in range(5)))
     assert own == honest
     assert [table["keep"] for table in theirs["tables"]] == [0.4999]
+    assert not any(row["planned"] or row["rank_best"] for table in theirs["tables"] for row in table["rows"])
     assert Budget(keep_macs=0.4999)
+
+
+def test_budget_and_recipe_that_no_plan_names_are_exploratory(tmp_path):
+    recipe = load_recipe("digits", {"train.epochs": "6", "finetune.epochs": "2", "weight_decay": "0.0123"})
+    put(tmp_path, *OURS, *seeds("l1_norm", [1] * 5, keep=0.4999), *seeds("l1_norm", [1] * 5, recipe=recipe))
+    boards, _ = boards_of(tmp_path, plan_for(OURS))
+    edited = next(board for board in boards if "weight_decay" in board.title)
+    assert edited.title == "net on digits (recipe digits 6+2, weight_decay 0.0123)"
+    smaller = next(table for board in boards for table in board.tables if table.keep == 0.4999)
+    for row in (*edited.tables[0].rows, smaller.rows[-1]):
+        assert (row.name, row.planned, row.rank) == ("l1_norm", False, None)
+        assert row.unranked == "exploratory, no plan names it"
 
 
 def test_hostile_file_is_refused(tmp_path, capsys, honest):

@@ -72,6 +72,11 @@ def texts(folder):
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+def test_row_says_what_verify_found_of_its_records(whole):
+    for page in (whole / "methods" / "l1_norm.html", *(whole / "boards").glob("*.html")):
+        assert 'title="5 records: 5 consistent"' in page.read_text()
+
+
 def test_site_has_whole_pages_that_ask_for_nothing_outside(found, whole):
     boards, names = found[1], set(texts(whole))
     runs = {run.page for table in boards[0].tables for row in table.rows for run in row.runs}
