@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 SUITE = "suite"
 """Folder of the suite's own records."""
 LEAST_ERRORS = 4
-"""Wrong images from which on equal bits of two networks are no chance."""
+"""Wrong images from which on a run's wrong images say something."""
 LEAST_OTHERS = 5
 """Other runs that are needed to know which images are hard."""
-ABOVE = 0.9
-"""Our quantile of few random positions lies up to 10 % above that of many draws: honest runs were between the two."""
-NORMAL = 3.0902
-"""99.9 % quantile of the normal distribution."""
+ANYWHERE = 10
+"""So many runs that are wrong anywhere are added to the others: an image that none of them has wrong may still be."""
+COPIED = 1e-6
+"""Equal bits of two networks are a copy where the chance of any such pair is below this."""
 
 
 class Facts(Protocol):
@@ -106,8 +106,7 @@ def check(
         found += _equal(own, lambda r: (r.train_sha256, str(r.fold)), "train_images", "data.train + data.val")
         found += _equal(own, lambda r: (r.arch_sha256, f"{r.dataset} {r.counter}"), "dense_macs", "cost.dense.macs")
         found += _data(own)
-        found += _copied_bits(own)
-        found += _concentration(own)
+        found += _wrong_images(own)
     for r in done:
         if r.code_changed and r.rules not in older:
             found.append(Finding(r.file, "unranked", "made from a working tree with local changes"))
@@ -202,26 +201,13 @@ def _data(scope: _Scope) -> Iterator[Finding]:
             yield Finding(r.file, "refused", f"its images of {r.dataset} are others than in {other.file}")
 
 
-def _copied_bits(scope: _Scope) -> Iterator[Finding]:
-    """Two networks that get the same images wrong, more than a few: one record has the other's bits."""
-    groups: dict[tuple[Any, ...], list[Facts]] = defaultdict(list)
-    for r in scope.suite + scope.own:
-        if r.correct is not None and (r.final_wrong_images or 0) >= LEAST_ERRORS:
-            groups[r.test_sha256, r.test_images, r.fold, r.correct].append(r)
-    own = {r.file for r in scope.own}
-    for same in groups.values():
-        if len({r.network_sha256 for r in same}) == 1:
-            continue
-        for r in same:
-            other = next(
-                (o for o in same if o.network_sha256 != r.network_sha256 and o.spec_sha256 != r.spec_sha256), None
-            )
-            if r.file in own and other is not None:
-                yield Finding(r.file, "refused", f"metrics.final.correct is that of {other.file}, another network")
+def _wrong_images(scope: _Scope) -> Iterator[Finding]:
+    """Networks get the same hard images wrong: what that makes unlikely, as random positions or another's bits.
 
-
-def _concentration(scope: _Scope) -> Iterator[Finding]:
-    """Networks get the same hard images wrong: a run whose wrong images are easy for the others is looked at."""
+    Each other run is taken to be wrong at an image with the rate of all others, alone. A run is flagged if its wrong
+    images are less likely by these rates than by one rate for all images. The chance of any two of n runs with the same
+    set of wrong images, of probability P or less, is at most n (n - 1) / 2 P.
+    """
     import numpy as np
 
     groups: dict[tuple[Any, ...], list[Facts]] = defaultdict(list)
@@ -234,27 +220,37 @@ def _concentration(scope: _Scope) -> Iterator[Finding]:
             continue
         wrong = [np.flatnonzero(~unpack(str(r.correct), int(images))) for r in same]
         counts = np.bincount(np.concatenate(wrong), minlength=int(images)).astype(float)
+        alike: dict[str, list[Facts]] = defaultdict(list)
+        for r in same:
+            alike[str(r.correct)].append(r)
         for r, mine in zip(same, wrong, strict=True):
             if r.file not in own or len(mine) < LEAST_ERRORS:
                 continue
-            others = counts.copy()
-            others[mine] -= 1
-            rates = others / (len(same) - 1)
-            if rates.any() and rates[mine].mean() < ABOVE * random_quantile(rates, len(mine)):
-                share = f"its {len(mine)} wrong images are wrong in {100 * rates[mine].mean():.2f} % of the other runs"
-                yield Finding(r.file, "flagged", f"{share}, as images chosen at random are: run it again")
+            rates = _rates(counts, mine, len(same), 1)
+            if np.log(rates[mine] / rates.mean()).sum() < 0:
+                message = f"its {len(mine)} wrong images are where chance puts them, not where other runs have theirs"
+                yield Finding(r.file, "flagged", f"{message}: run it again")
+            equal = alike[str(r.correct)]
+            other = next(
+                (o for o in equal if o.network_sha256 != r.network_sha256 and o.spec_sha256 != r.spec_sha256), None
+            )
+            if other is not None and len(same) - len(equal) >= LEAST_OTHERS:
+                rates = _rates(counts, mine, len(same), len(equal))
+                chance = np.log(rates[mine] / (1 - rates[mine])).sum() + np.log1p(-rates).sum()
+                if math.log(len(same) * (len(same) - 1) / 2) + chance < math.log(COPIED):
+                    yield Finding(r.file, "refused", f"metrics.final.correct is that of {other.file}, another network")
 
 
-def random_quantile(rates: Any, count: int) -> float:
-    """The 99.9 % quantile of the mean of ``count`` of the ``rates``, float ``[N]``, drawn at random without return.
+def _rates(counts: Any, mine: Any, runs: int, left_out: int) -> Any:
+    """Rate at which runs are wrong at each image, float ``[N]``, between 0 and 1.
 
-    By the first three moments of that mean (Cornish and Fisher).
+    Args:
+        counts: of all runs, ``[N]``; changed by none.
+        mine: images that the runs which are left out have wrong.
+        runs: how many there are.
+        left_out: how many of them.
     """
-    images = len(rates)
-    if count >= images:
-        return float(rates.mean())
-    deviation = float(rates.std())
-    error = deviation * math.sqrt((images - count) / (count * (images - 1)))
-    third = float(((rates - rates.mean()) ** 3).mean()) / deviation**3 if deviation else 0.0
-    skew = third * (images - 2 * count) / (images - 2) * math.sqrt((images - 1) / (count * (images - count)))
-    return float(rates.mean()) + error * (NORMAL + skew * (NORMAL**2 - 1) / 6)
+    others = counts.copy()
+    others[mine] -= left_out
+    others = others + ANYWHERE * (others.mean() + 0.5 / len(others)) / (runs - left_out)
+    return others / (runs - left_out + ANYWHERE + 1)
