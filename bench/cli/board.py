@@ -135,12 +135,12 @@ def exit_code(problems: Iterable[Problem]) -> int:
 
 def _pack(chosen: argparse.Namespace) -> int:
     """Write what the folder holds as packs; records that are not believed are named and left out."""
-    from bench.records.publish import read_entries, write_packs
+    from bench.records import store
+    from bench.records.publish import write_packs
 
     found = _found(chosen)
     _tell(chosen, found.rows, found.problems)
-    out = chosen.path.parent if chosen.path.is_dir() else chosen.path.parent.parent
-    for file in write_packs(chosen.pack, read_entries((Path(found.root, row[0]) for row in found.rows), out)):
+    for file in write_packs(chosen.pack, (store.load(Path(found.root, row[0])) for row in found.rows)):
         print(file)
     return 0
 

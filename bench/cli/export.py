@@ -16,6 +16,7 @@ from bench.errors import BenchError, UsageError, WordsError
 from bench.records import store
 from bench.records.lookup import find_one
 from bench.records.schema import finished
+from bench.spec.wording import plural
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +53,6 @@ def export(chosen: argparse.Namespace) -> int:
 
     from bench.measure.onnx_export import require, require_free, to_onnx
     from bench.runs.artifacts import NETWORKS, RunArtifacts
-    from leaderboard.render.record_summary import busy_note
 
     if chosen.batch == 0:
         raise WordsError("--batch 0: at least 1")
@@ -94,9 +94,10 @@ def export(chosen: argparse.Namespace) -> int:
         output.print_json(rows)
     else:
         _show(rows, chosen)
-    note = busy_note(os.getloadavg()[0], torch.get_num_threads())
-    if note:
-        print(note, file=sys.stderr)
+    load, threads = os.getloadavg()[0], torch.get_num_threads()
+    if load > threads + 1:
+        words = f"load {load:.1f} for {plural(threads, 'thread')}): do not trust these latencies"
+        print(f"the machine was busy while timing ({words}", file=sys.stderr)
     return 0
 
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import RULES
 from bench.cli import arguments, output
 from bench.cli.output import Column
 from bench.errors import RunFailed, SetupError, UsageError, WordsError
@@ -204,10 +203,10 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
     if not finished(given):
         raise UsageError(f"{path}: that run {given.status}, there is nothing to compare with")
     request, machine = rerun.request_of(given, like=str(path))
-    wanted, options = rerun.today(given), RunOptions.from_args(chosen)
+    options = RunOptions.from_args(chosen)
     (spec,), _ = resolve(request, dataclasses.replace(options, device=machine.device))
-    if spec.sha256 != wanted.sha256:
-        raise UsageError(f"{path}: here its specification is {spec.id}, not {given.id} ({_other(wanted, spec)})")
+    if spec.sha256 != given.spec_sha256:
+        raise UsageError(f"{path}: here its specification is {spec.id}, not {given.id} ({_other(given.spec, spec)})")
     options = dataclasses.replace(options, out=_fresh(path, given, spec, options.out))
     if chosen.dry_run:
         options = dataclasses.replace(options, device=machine.device, threads=machine.threads)
@@ -218,7 +217,7 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
     from bench.runs.execute import execute
 
     print(f"bench: {spec.id} again, in {options.out}", file=sys.stderr)
-    if given.spec.rules != RULES or given.code.commit != environment.code()["commit"]:
+    if given.code.commit != environment.code()["commit"]:
         print(f"bench: note: {given.id} was made with {rerun.made_with(given)}", file=sys.stderr)
     new = execute(spec, dataclasses.replace(options, plan_sha256=given.plan_sha256, replay_of=given.record_sha256))
     others = other_seeds(path, given)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -81,7 +81,6 @@ def check(
     records: Iterable[Facts],
     history: MethodHistory | None = None,
     added: Mapping[str, int] | None = None,
-    older: Sequence[str] = ("0.1",),
 ) -> list[Finding]:
     """What is wrong with records compared with each other, sorted by file.
 
@@ -89,7 +88,6 @@ def check(
         records: of every submitter. Runs that did not finish are not looked at.
         history: of the repository; None: nobody asks which method's source belongs to a commit.
         added: file -> when the commit was made that added it, in seconds since 1970.
-        older: rules whose records do not say enough for level 2; they are compared, not held to the history.
     """
     done = [r for r in records if r.status == "ok"]
     found: list[Finding] = []
@@ -108,9 +106,9 @@ def check(
         found += _data(own)
         found += _wrong_images(own)
     for r in done:
-        if r.code_changed and r.rules not in older:
+        if r.code_changed:
             found.append(Finding(r.file, "unranked", "made from a working tree with local changes"))
-        if history is not None and r.rules not in older:
+        if history is not None:
             why = history.wrong(r.code_commit, r.method, r.method_sha256)
             kind = "refused" if r.submitter and not r.code_changed else "unranked"
             found += [Finding(r.file, kind, why)] if why else []

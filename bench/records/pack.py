@@ -1,4 +1,4 @@
-"""Packs: many records in one file, one line each, sorted by id; their latency samples lie in a second one.
+"""Packs: many records in one file, one line each, sorted by id.
 
 A pack is gzip with a fixed time stamp, so that equal records make equal bytes. Needs no torch.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 from bench.errors import UsageError
 from bench.files import write_atomic
 
-SUFFIX, SAMPLES = ".jsonl.gz", ".samples.gz"
+SUFFIX = ".jsonl.gz"
 LARGEST = 16 * 2**20
 """Most bytes of a line."""
-_ID = re.compile(rb'"id":"([0-9a-f]{12}-s[0-9]+)","(?:job|timings)":')
+_ID = re.compile(rb'"id":"([0-9a-f]{12}-s[0-9]+)","job":')
 """In a line with sorted keys; within a text the quotes would be escaped, and no inner table has these two keys."""
 
 
@@ -32,7 +32,7 @@ def is_pack(name: Path | str) -> bool:
 def split(path: Path | str) -> tuple[Path, str]:
     """``PACK#ID`` as file and id; the id is empty for any other path."""
     file, sign, name = str(path).rpartition("#")
-    return (Path(file), name) if sign and file.endswith((SUFFIX, SAMPLES)) else (Path(path), "")
+    return (Path(file), name) if sign and file.endswith(SUFFIX) else (Path(path), "")
 
 
 def lines(file: Path) -> Iterator[tuple[str, bytes]]:

@@ -16,7 +16,6 @@ from bench.records.values import (
     Label,
     Moment,
     Name,
-    Positive,
     RunId,
     Sha256,
     Share,
@@ -30,7 +29,7 @@ STATUSES = ("ok", "failed", "diverged", "interrupted")
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A table of the record. A field with a default was added later, or is not in every record."""
+    """A table of the record. A field with a default is not in every record."""
 
 
 class Code(Part, frozen=True):
@@ -38,7 +37,7 @@ class Code(Part, frozen=True):
     commit: Commit | None  # of the working tree, null outside git
     diff_sha256: Sha256 | None  # of uncommitted changes to tracked files of bench/ and methods/, null without any
     method_sha256: Sha256 | None  # of what defines the method
-    network_sha256: Sha256 | None = None  # of what defines the architecture
+    network_sha256: Sha256 | None = None  # of what defines the architecture; absent where the run could not start
 
 
 class Environment(Part, frozen=True):
@@ -49,7 +48,7 @@ class Environment(Part, frozen=True):
     python: Name  # version
     cuda: Name | None  # version
     packages: dict[Name, Name]  # versions, of those too that method or architecture import
-    instructions: Name | None = None  # that torch and oneDNN choose their CPU kernels by
+    instructions: Name  # that torch and oneDNN choose their CPU kernels by
 
 
 class Data(Part, frozen=True):
@@ -59,9 +58,9 @@ class Data(Part, frozen=True):
     # pixels and labels of training part and validation; streamed: names, labels and sizes of the files
     train_sha256: Sha256
     split_sha256: Sha256  # which training images are for validation
+    shape: tuple[Size, Size, Size]  # channels, height, width of an image, pixels
+    classes: Size  # how many there are
     test_sha256: Sha256 | None = None  # as train_sha256
-    shape: tuple[Size, Size, Size] | None = None  # channels, height, width of an image, pixels
-    classes: Size | None = None  # how many there are
     fold: Count | None = None  # without an official test part: the one that tests, the seed modulo their number
     folds_sha256: Sha256 | None = None  # all images, labels and folds: the same for every seed
 
@@ -79,7 +78,7 @@ class Made(Part, frozen=True):
     torch: Name  # version
     device: Name  # processor or GPU
     threads: Size  # of torch
-    instructions: Name | None = None  # as in environment
+    instructions: Name  # as in environment
 
 
 class Base(Part, frozen=True):
@@ -88,7 +87,7 @@ class Base(Part, frozen=True):
     examples: Count  # images seen in training
     macs: int  # of its training
     sha256: Sha256  # of its weights
-    made: Made | None = None  # when and where it was trained
+    made: Made  # when and where it was trained
 
 
 class Freeze(Part, frozen=True):
@@ -109,7 +108,7 @@ class Training(Part, frozen=True):
     selection: Name  # which epoch's weights are kept: last epoch
     base: Base  # the dense baseline
     # images that the method passed through the network itself: without and with a gradient
-    method_examples: dict[Literal["forward", "backward"], Count] | None = None
+    method_examples: dict[Literal["forward", "backward"], Count]
     method_macs: Count | None = None  # of the method's own forwards, of parts of the network too
     layout: Literal["channels_last", "channels_first"] | None = None  # memory format, where it is not channels_last
     freeze: list[Freeze] | None = None  # what the method froze, in order
@@ -123,8 +122,7 @@ class Structure(Part, frozen=True):
     gate_slice_difference: Amount | None
     arch_sha256: Sha256  # of the dense architecture
     rejected: dict[Name, Text]  # candidate: why it is no site
-    masks: Bits | None = None  # bits of the units that are kept: the sites in sorted order, one after the other
-    masks_sha256: Sha256 | None = None  # of rules 0.1, which had no masks
+    masks: Bits  # bits of the units that are kept: the sites in sorted order, one after the other
 
 
 class Cost(Part, frozen=True):
@@ -152,7 +150,7 @@ class Quality(Part, frozen=True):
 
 
 class FinalQuality(Quality, frozen=True):
-    correct: Bits | None = None  # bits of the test images that are right, in the data set's order
+    correct: Bits  # bits of the test images that are right, in the data set's order
 
 
 class Metrics(Part, frozen=True):
@@ -193,25 +191,6 @@ class File(Part, frozen=True):
 class Artifacts(Part, frozen=True):
     network: File | None = None  # the final one
     masks: File | None = None  # of each site
-    samples: File | None = None  # of latency, rules 0.1
-
-
-class Timing(Part, frozen=True):
-    """Latency at one batch size; the samples are a file of the run, in the same order (``artifacts.samples``)."""
-
-    batch: Size  # images
-    device: Name  # that timed
-    threads: Size  # of the runtime
-    dtype: Name  # of weights and images
-    runtime: Name  # that ran the networks
-    layout: Name  # memory format
-    rounds: Size  # in which both networks take turns
-    load_average: Amount  # of the machine, last minute
-    dense_ms: Positive  # median
-    sliced_ms: Positive  # median
-    speedup: Positive  # dense over sliced
-    speedup_ci95: tuple[Positive, Positive]  # its 95 % interval
-    runtime_version: Name | None = None  # of the runtime
 
 
 class Memory(Part, frozen=True):
@@ -245,7 +224,7 @@ class Error(Part, frozen=True):
     type: Name  # of the exception
     message: Text  # one line
     traceback: list[Text]  # file names without folders
-    blame: Literal["method", "architecture", "data", "recipe", "machine", "suite"] | None = None  # whose fault it is
+    blame: Literal["method", "architecture", "data", "recipe", "machine", "suite"]  # whose fault it is
 
 
 class Record(Part, frozen=True):
@@ -269,11 +248,9 @@ class Record(Part, frozen=True):
     metrics: Metrics | None = None  # on the test images
     curve: Curve | None = None  # of the method's own training; the base's is in its own file
     artifacts: Artifacts = Artifacts()  # files below artifacts/ID
-    latency: list[Timing] = []  # of rules 0.1; later records hold none
     memory: Memory | None = None  # of a forward pass
     plan_sha256: Sha256 | None = None  # of the sweep file with the plan that asked for the run; absent without one
     replay_of: Sha256 | None = None  # record_sha256 of the record that bench reproduce ran again
-    converted_from: Sha256 | None = None  # record_sha256 of the record of schema 1 that this one was made from
     record_sha256: str = ""  # last in the line, of the bytes before it: the store adds and checks it
 
 
@@ -291,20 +268,6 @@ class Finished(Record, frozen=True, kw_only=True):
 def finished(record: Record) -> TypeGuard[Finished]:
     """Whether the run finished; the rules between fields make sure that nothing is missing then."""
     return record.status == "ok"
-
-
-class Pair(Part, frozen=True):
-    """Samples of one timing, nanoseconds, in the order in which they were taken."""
-
-    dense_ns: list[Count]
-    sliced_ns: list[Count]
-
-
-class Samples(Part, frozen=True):
-    """The file ``artifacts.samples``: one entry for each entry of ``latency``."""
-
-    id: RunId
-    timings: list[Pair]
 
 
 def json_schema() -> dict[str, Any]:

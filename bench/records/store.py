@@ -19,7 +19,7 @@ import msgspec
 
 from bench.errors import BenchError, RunFailed, UsageError
 from bench.records import pack, schema
-from bench.records.consistency import contradictions
+from bench.records.consistency import OLD, OLD_RULES, contradictions
 from bench.records.schema import FORMAT_VERSION, Record
 from bench.records.values import explained, hidden, printable, said
 from bench.spec.digest import path_component
@@ -27,11 +27,8 @@ from bench.spec.spec import Spec
 
 LARGEST = 16 * 2**20
 """Most bytes of a record."""
-VOLATILE = (
-    *("clock", "latency", "memory", "job", "artifacts"),
-    *("plan_sha256", "replay_of", "converted_from", "record_sha256"),
-)
-"""Parts that differ between two equal runs: when, how fast, where, what for. Of ``artifacts`` only the samples do."""
+VOLATILE = ("clock", "memory", "job", "plan_sha256", "replay_of", "record_sha256")
+"""Parts that differ between two equal runs: when, how fast, where, what for."""
 HASH = b',"record_sha256":"'
 TAIL = len(HASH) + 64 + len(b'"}')
 _ENCODER = msgspec.json.Encoder(order="sorted")
@@ -173,9 +170,9 @@ def _not_a_line(
         newer = ": update the suite" if type(number) is int else ""
         return f"schema {said(number)}, this is {FORMAT_VERSION}{newer}"
     if number < FORMAT_VERSION:
-        of = ", made by version 0.1" if number == 1 else ""
-        return f"schema {number}{of}; schema {FORMAT_VERSION} is read (tools/convert_records.py converts schema 1)"
-    return otherwise
+        return f"schema {said(number)}, {OLD}" if number == 1 else f"schema {said(number)}, this is {FORMAT_VERSION}"
+    rules = found["spec"].get("rules") if isinstance(found.get("spec"), dict) else None
+    return f"rules {rules}, {OLD}" if rules in OLD_RULES else otherwise
 
 
 def _field(message: str, body: bytes) -> str:
@@ -259,45 +256,12 @@ def write(path: Path, record: Record, replace: bool = False) -> Record:
     return record
 
 
-def samples_file(name: str, timings: list[schema.Pair]) -> tuple[schema.File, bytes]:
-    """The file of a run's latency samples, and what its record says of it."""
-    data = _ENCODER.encode(schema.Samples(name, timings)) + b"\n"
-    return schema.File("samples.json", len(data), hashlib.sha256(data).hexdigest()), data
-
-
-def samples_line(path: Path, out: Path, record: Record) -> bytes | None:
-    """The file of a record's latency samples, next to its pack or under ``out``; None where it is not.
-
-    Raises RecordError where it is not the recorded one.
-    """
-    file, name = pack.split(path)
-    there = Path(str(file).removesuffix(pack.SUFFIX) + pack.SAMPLES) if name else None
-    own, described = out / "artifacts" / record.id / "samples.json", record.artifacts.samples
-    if described is None or not (there.is_file() if there else own.is_file()):
-        return None
-    found = line_of(f"{there}#{name}" if there else own)
-    if hashlib.sha256(found).hexdigest() != described.sha256:
-        raise RecordError(f"{there or own}: the latency samples are not the recorded ones")
-    return found
-
-
-def samples_of(path: Path, out: Path, record: Record) -> schema.Samples | None:
-    """The latency samples that :func:`samples_line` finds; raises RecordError where they cannot be read."""
-    found = samples_line(path, out, record)
-    try:
-        return None if found is None else msgspec.json.decode(found, type=schema.Samples)
-    except msgspec.MsgspecError as error:
-        raise RecordError(f"{path}: its latency samples are damaged: {printable(str(error))}") from error
-
-
 # --- views ------------------------------------------------------------------------------------------------------
 
 
 def without_timing(record: Record) -> Mapping[str, Any]:
     """The part of a record that two equal runs share to the last bit."""
-    artifacts = msgspec.structs.replace(record.artifacts, samples=None)
-    kept = {key: getattr(record, key) for key in record.__struct_fields__ if key not in VOLATILE}
-    return kept | {"artifacts": artifacts}
+    return {key: getattr(record, key) for key in record.__struct_fields__ if key not in VOLATILE}
 
 
 def arithmetic(training: schema.Training | None) -> str | None:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bench.records.consistency import WITHOUT_BITS
 from bench.records.schema import (
     Clock,
     Costs,
@@ -44,8 +43,8 @@ class Work(NamedTuple):
 
 
 def of_record(record: Record) -> Iterator[str]:
-    """What is impossible or contradictory in a finished record, one line each; nothing of rules without bits."""
-    if not finished(record) or record.spec.rules in WITHOUT_BITS:
+    """What is impossible or contradictory in a finished record, one line each."""
+    if not finished(record):
         return
     curve = record.curve or Curve([], [], [], [], [], [])
     recipe, costs = record.spec.recipe, record.cost
@@ -137,7 +136,7 @@ def _of_work(training: Training, work: Work, curve: Curve, costs: Costs) -> Iter
     ):
         if value != expected:
             yield f"training.{key} is {value:,}, by epochs, images and batch size {expected:,}"
-    declared = training.method_examples or {}
+    declared = training.method_examples
     passes = declared.get("forward", 0) + STEP * declared.get("backward", 0)
     extra = training.method_macs
     share = STEP if training.freeze else 1  # no gradient is computed for what is frozen

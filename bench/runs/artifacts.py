@@ -26,7 +26,7 @@ from bench.runs.identity import arch_sha256, arch_source, packed_masks
 from bench.runs.method_factory import make_method
 from bench.runs.network_trial import Situation
 from bench.runs.preflight import Fit, fit
-from bench.spec.registry import ARCHS, DATASETS, METHODS, Registry
+from bench.spec.registry import ARCHS, METHODS, Registry
 from bench.training import dense_baseline as bases
 from bench.training.checkpoint import load_tensors
 from bench.training.context import Context
@@ -52,19 +52,12 @@ class RunArtifacts:
     @property
     def shape(self) -> Shape:
         """Channels, height and width of one image."""
-        return self.record.data.shape or self._dataset().shape
+        return self.record.data.shape
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return self.record.data.classes or self._dataset().classes
-
-    def _dataset(self) -> Dataset:
-        """The registered data set, for older records, which do not say the images' shape."""
-        name = self.record.spec.dataset
-        _require_known(DATASETS, name)
-        found: Dataset = DATASETS.get(name)
-        return found
+        return self.record.data.classes
 
     @property
     def layout(self) -> str:
@@ -78,7 +71,7 @@ class RunArtifacts:
         """
         spec = self.record.spec
         network, found = self._built()
-        if arch_sha256(spec.arch, network, spec.rules) != self.record.structure.arch_sha256:
+        if arch_sha256(spec.arch, network) != self.record.structure.arch_sha256:
             self._require_versions(spec.arch)
             raise RunFailed(f"architecture '{spec.arch}' is another one here than in the record")
         return network, found.sites
@@ -108,12 +101,9 @@ class RunArtifacts:
 
     def masks(self) -> dict[str, Tensor]:
         """Site -> boolean mask ``[n_units]``, as chosen in the run."""
-        file = self.record.artifacts.masks
-        path = self._artifact(file)
+        path = self._artifact(self.record.artifacts.masks)
         masks = {name: mask.bool() for name, mask in load_tensors(path).items()}
-        if self.record.structure.masks is None:  # rules 0.1
-            _require_hash(path, given(file).sha256)
-        elif packed_masks(masks) != self.record.structure.masks:
+        if packed_masks(masks) != self.record.structure.masks:
             raise RunFailed(f"{path}: the stored masks are not the recorded ones")
         return masks
 

@@ -106,17 +106,14 @@ def _of_suite(*things: Any) -> Source:
     return source_hash.of_definitions(*things, folder=ARCHS.path, without=HARNESS_ONLY)
 
 
-def arch_sha256(name: str, network: nn.Module, rules: str = RULES) -> str:
+def arch_sha256(name: str, network: nn.Module) -> str:
     """Hash of an architecture: its source, the suite's layers in it, its modules with settings, shapes of its weights.
 
-    Equal on every machine: no output and no weight is part of it. ``network`` is what ``name`` makes. Rules 0.1 left
-    the source out.
+    Equal on every machine: no output and no weight is part of it. ``network`` is what ``name`` makes.
     """
     shapes = {key: list(t.shape) for key, t in network.state_dict().items() if isinstance(t, Tensor)}
     whole = sorted(getattr(network, "whole", ()))
     described = [str(network), shapes, *([whole] if whole else [])]
-    if rules == "0.1":
-        return digest(described)
     source = source_hash.joined(arch_source(name), _of_suite(*{type(module) for module in network.modules()}))
     options = {key: repr(value) for key, value in getattr(ARCHS.get(name), "options", {}).items()}
     versions = environment.versions_of(source.packages - VERSIONLESS)

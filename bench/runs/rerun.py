@@ -5,7 +5,6 @@ Needs no torch.
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,21 +14,15 @@ from bench.records.schema import Finished, Record
 from bench.records.store import as_table
 from bench.spec.option_text import flat
 from bench.spec.request import LIKE, RunOptions, RunRequest
-from bench.spec.spec import Spec
 from bench.spec.wording import plural
 
-OLDER_RULES = ("0.1",)
-"""Rules whose specifications can still be asked for, under today's."""
 RESULTS = ("data", "training", "structure", "cost", "metrics", "curve", "artifacts")
 """Parts that two equal runs share to the last bit."""
 NO_RESULT = ("training.base.id", "training.base.made", "structure.arch_sha256", "structure.rejected")
 """What these parts say of how a run was made, or in words."""
 TABLES = ("structure.widths", "cost.dense.macs_by_op", "cost.final.macs_by_op", "curve.logged")
 """Tables whose keys are results, too; a key that one record lacks elsewhere was not recorded then."""
-CAUSES = (
-    *("training.precision", "environment.threads", "code.commit"),
-    *("environment.device", "environment.instructions", "spec.rules"),
-)
+CAUSES = (*("environment.threads", "code.commit", "environment.device", "environment.instructions"),)
 """What may make other results: first what a user chooses, then the machine; after these the base, versions, code."""
 
 
@@ -43,15 +36,7 @@ def request_of(found: Record, like: str = LIKE) -> tuple[RunRequest, RunOptions]
     Raises UsageError for a specification that no command makes here.
     """
     machine = found.environment
-    return RunRequest.from_spec(today(found), like), RunOptions(machine.device_type, machine.threads)
-
-
-def today(found: Record) -> Spec:
-    """The specification that the record's command makes here: with the precision it was trained in, today's rules."""
-    spec = found.spec
-    precision = found.training.precision if found.training else spec.recipe.precision
-    recipe = dataclasses.replace(spec.recipe, precision=precision)
-    return dataclasses.replace(spec, recipe=recipe, rules=RULES if spec.rules in OLDER_RULES else spec.rules)
+    return RunRequest.from_spec(found.spec, like), RunOptions(machine.device_type, machine.threads)
 
 
 def command(found: Record) -> str:
@@ -70,7 +55,7 @@ def made_with(found: Record) -> str:
     code, machine, rules = found.code, found.environment, found.spec.rules
     state = f"commit {code.commit or 'not known'}{' with local changes' if code.diff_sha256 else ''}"
     here = "" if rules == RULES else f" (here {RULES})"
-    made = f"{today(found).recipe.precision}, {plural(machine.threads, 'thread')}, {state}, rules {rules}{here}"
+    made = f"{found.spec.recipe.precision}, {plural(machine.threads, 'thread')}, {state}, rules {rules}{here}"
     return f"{made}, torch {machine.packages.get('torch')}, {machine.device}"
 
 
@@ -96,7 +81,7 @@ def parts_that_differ(old: Finished, new: Finished) -> list[str]:
         if part not in before or part not in after:  # a curve without epochs
             found += [part] if (part in before) != (part in after) else []
             continue
-        keys = [key for key in before[part] if key in after[part] and (part, key) != ("artifacts", "samples")]
+        keys = [key for key in before[part] if key in after[part]]
         found += [f"{part}.{key}" for key in keys if _differ(before[part][key], after[part][key], f"{part}.{key}")]
     return found
 
@@ -125,13 +110,8 @@ def versions_that_differ(old: Finished, new: Finished) -> Iterator[str]:
 
 def _made(found: Finished) -> dict[str, Any]:
     """How a run was made, by dotted keys."""
-    table, rules = as_table(found), found.spec.rules
-    known = {"training": {"precision": found.training.precision}, "spec": {"rules": rules}}
-    made = flat(known) | flat({"base": table["training"]["base"].get("made", {})})
-    made |= flat({key: table[key] for key in ("environment", "code")})
-    if rules in OLDER_RULES:
-        del made["code.method_sha256"]  # was that of one file, without what it imports
-    return made
+    table = as_table(found)
+    return flat({"base": table["training"]["base"]["made"]} | {key: table[key] for key in ("environment", "code")})
 
 
 def _likeliest(key: str) -> tuple[int, str]:

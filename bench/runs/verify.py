@@ -14,9 +14,8 @@ from bench.errors import BenchError, SetupError
 from bench.measure import flops
 from bench.measure.accuracy import correct, logits_of
 from bench.records import bits, latency_files, store, training_checks
-from bench.records.consistency import WITHOUT_BITS
 from bench.records.schema import Finished, Record, finished
-from bench.runs.artifacts import NotAvailable, RunArtifacts
+from bench.runs.artifacts import RunArtifacts
 
 LEVELS = ("form", "self", "cross", "weights", "replayed")
 """What is known of a record, level by level: its form; what it says of itself; it compared with all records and the
@@ -136,8 +135,6 @@ class _Subject:
 
     def check_data(self, data_dir: Path) -> str:
         """Sizes, classes, hashes and split are those of the data set, the worst class that of the bits."""
-        if self.record.spec.rules in WITHOUT_BITS:
-            raise NotAvailable(f"it is of rules {self.record.spec.rules}: its test images were chosen otherwise")
         facts = self.stored.data_facts(data_dir)
         claimed = self.record.data
         for key, value in facts.items():
@@ -155,8 +152,6 @@ class _Subject:
     def worst_class(self, data_dir: Path) -> str:
         """The share of right images of the worst class is that of the recorded bits."""
         metrics = self.record.metrics.final
-        if metrics.correct is None:
-            raise NotAvailable("records of rules 0.1 do not say which images are right")
         labels = self.stored.test_labels(data_dir)
         right = torch.from_numpy(bits.unpack(metrics.correct, len(labels)))
         of_class = {int(label): float(right[labels == label].double().mean()) for label in labels.unique()}
@@ -179,9 +174,8 @@ class _Subject:
         again, claimed = right.double().mean().item(), self.record.metrics.final
         tolerance = max(TOLERANCE, 1.5 / len(test))
         assert abs(again - claimed.top1) <= tolerance, f"top-1 {again:.4f}, claimed {claimed.top1:.4f}"
-        if claimed.correct is not None:
-            other = int((right != torch.from_numpy(bits.unpack(claimed.correct, len(test)))).sum())
-            assert other <= tolerance * len(test), f"{other} of {len(test):,} images are right here or there only"
+        other = int((right != torch.from_numpy(bits.unpack(claimed.correct, len(test)))).sum())
+        assert other <= tolerance * len(test), f"{other} of {len(test):,} images are right here or there only"
         return f"top-1 {again:.4f}"
 
 

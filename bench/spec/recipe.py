@@ -16,7 +16,8 @@ from bench.spec.near_names import unknown
 
 RECIPES = Path(__file__).parent / "recipes"
 PRECISION = "fp32"
-"""Of a recipe that does not say it; the class's own default is that of rules 0.1, whose hashes leave it out."""
+"""Of a recipe that does not say it. The class's own default is resolved before anything is hashed, so that every hash
+has the precision in it."""
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.records import schema
-from bench.records.schema import Clock, Costs, Metrics, Quality, Record, Timing
+from bench.records.schema import Clock, Costs, Metrics, Quality, Record
 from bench.records.store import arithmetic
 from bench.spec.wording import plural
 from leaderboard.figures.forest import forest
 from leaderboard.reader.curve_model import Curve
 from leaderboard.reader.model import Board, Row, Table
 from leaderboard.render.advice_sentence import advice
-from leaderboard.render.record_summary import busy_note
 from leaderboard.render.tables import footnotes
 from leaderboard.stats.advice import near_dense, of_table
 from leaderboard.stats.curves import of_board
@@ -243,7 +242,6 @@ def record_values(record: Record) -> dict[str, Any]:
         "widths": widths,
         "units": (structure.units_before, structure.units_after) if structure else (None, None),
         "difference": structure.gate_slice_difference if structure else None,
-        "latency": [_latency(timing) for timing in record.latency],
         "memory": record.memory,
         "epochs": _epochs(record.curve),
         "error": record.error,
@@ -293,21 +291,6 @@ def _ops(cost: Costs | None) -> list[tuple[str, str, str]]:
         return []
     dense, final = cost.dense.macs_by_op, cost.final.macs_by_op
     return [(op, f"{dense.get(op, 0):,}", f"{final.get(op, 0):,}") for op in sorted({*dense, *final})]
-
-
-def _latency(timing: Timing) -> dict[str, Any]:
-    low, high = timing.speedup_ci95
-    return {
-        "runtime": timing.runtime,
-        "batch": f"{timing.batch:,}",
-        "dense": f"{timing.dense_ms:.3f}",
-        "final": f"{timing.sliced_ms:.3f}",
-        "times": f"{timing.speedup:.3f}",
-        "interval": f"{low:.3f} to {high:.3f}",
-        "rounds": f"{timing.rounds:,}",
-        "how": f"{timing.device}, {plural(timing.threads, 'thread')}, {timing.dtype}, {timing.layout}",
-        "busy": busy_note(timing.load_average, timing.threads),
-    }
 
 
 def _epochs(curve: schema.Curve | None) -> list[list[str]]:

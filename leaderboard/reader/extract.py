@@ -14,7 +14,7 @@ import msgspec
 from bench.errors import METHOD
 from bench.records import store, training_checks
 from bench.records.latency import widths_sha256
-from bench.records.schema import Data, Environment, Made, Quality, Record, Training, finished
+from bench.records.schema import Data, Made, Quality, Record, Training, finished
 from bench.spec.option_text import flat
 from bench.spec.recipe import Recipe, load_recipe, recipe_names
 from bench.spec.spec import Budget
@@ -64,7 +64,7 @@ def _values(found: Record) -> Iterator[Any]:
     spec, code, environment, data, training = found.spec, found.code, found.environment, found.data, found.training
     done = found if finished(found) else None
     error = found.error
-    void = error is not None and error.blame not in (None, METHOD) and found.status != "interrupted"
+    void = error is not None and error.blame != METHOD and found.status != "interrupted"
     message = "" if error is None else f"fault of the {error.blame}: {error.message}" if void else error.message
     yield from (found.id, found.record_sha256, VOID if void else found.status)
     yield from (message[:500], found.clock.finished_at.isoformat())
@@ -101,7 +101,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield ", ".join(text.partition(":")[0] for text in differs)
     yield bool(training and training.freeze)
     base = training.base if training else None
-    yield from (base.id if base else None, _machine(base.made or environment) if base else None)
+    yield from (base.id if base else None, _machine(base.made) if base else None)
     yield base.sha256 if base else None
     yield f"{base.epochs} {base.examples} {base.macs} {cost.dense.macs} {cost.dense.params}" if base and cost else None
     yield _short(metrics.dense) if metrics else None
@@ -109,7 +109,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield from (data.split_sha256 if data else None, found.plan_sha256, found.replay_of)
 
 
-def _machine(made: Made | Environment) -> str:
+def _machine(made: Made) -> str:
     """What else decides a base's weights."""
     return f"{made.device} {made.threads} {made.instructions}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
@@ -37,12 +36,5 @@ def plan_of(sweep: Sweep, specs: Iterable[Spec]) -> Plan:
         )
     seeds: dict[str, set[int]] = defaultdict(set)
     for spec in specs:
-        for sha256 in _hashes(spec):
-            seeds[sha256].add(spec.seed)
+        seeds[spec.sha256].add(spec.seed)
     return Plan(Terms(sweep.sha256, sweep.plan.references, sweep.plan.margins, sweep.plan.endpoints), seeds)
-
-
-def _hashes(spec: Spec) -> tuple[str, str]:
-    """Its hash, and that of the same under rules 0.1, which left the precision to the machine."""
-    recipe = dataclasses.replace(spec.recipe, precision="auto")
-    return spec.sha256, dataclasses.replace(spec, rules="0.1", recipe=recipe).sha256

@@ -70,10 +70,10 @@ def screened(rows: Iterable[Sequence[Any]], found: Iterable[Finding]) -> list[Se
 
 def conflicts(records: Iterable[Any]) -> list[Finding]:
     """Finished records of one run by one submitter: a copy is listed, of different results none counts."""
-    runs: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
+    runs: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for r in records:
         if r.status == "ok" and not r.replay_of:
-            runs[r.submitter, r.id, r.precision].append(r)  # rules 0.1 leave the precision out of the id
+            runs[r.submitter, r.id].append(r)
     found = []
     for same in runs.values():
         same.sort(key=lambda r: r.file)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bench.records.schema import Finished, Quality, Record, Timing, finished
+from bench.records.schema import Finished, Quality, Record, finished
 from bench.records.store import arithmetic
 from bench.spec.spec import BUDGET_TOLERANCE, Budget
 from bench.spec.wording import plural
@@ -17,8 +17,8 @@ STEPS = (("dense", "dense"), ("pruned", "pruned, not fine-tuned"), ("final", "fi
 
 
 def summary(record: Finished, width: int | None = None) -> str:
-    """Dense, pruned before fine-tuning and final network: accuracy, cost and measured latency; at most so wide."""
-    cost, metrics, timings = record.cost, record.metrics, record.latency
+    """Dense, pruned before fine-tuning and final network: accuracy and cost; at most so wide."""
+    cost, metrics = record.cost, record.metrics
     dense, final = cost.dense, cost.final
     rows = []
     for key, name in STEPS:
@@ -26,31 +26,19 @@ def summary(record: Finished, width: int | None = None) -> str:
         if quality is None:
             continue
         own = dense if key == "dense" else final
-        row = {
-            "network": name,
-            "top-1 %": f"{100 * quality.top1:.2f}",
-            "MACs": _share(own.macs, dense.macs),
-            "params": _share(own.params, dense.params),
-            "MiB": _mib(own.weight_bytes),
-        }
-        if key != "pruned":
-            row |= {_ms(t): f"{t.dense_ms if key == 'dense' else t.sliced_ms:.3f}" for t in timings}
-        rows.append(row)
-    columns = [Column("network", wrap=True), Column("top-1 %", right=True), Column("MACs", right=True)]
-    columns += [Column("params", right=True, drop=2), Column("MiB", right=True, drop=3)]
-    columns += [Column(_ms(t), right=True, drop=1 if place else 0) for place, t in enumerate(timings)]
-    lines = []
-    for t in timings:
-        low, high = t.speedup_ci95
-        lines.append(
-            f"{_prefix(t)}speed-up at batch {t.batch}: {t.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f}, "
-            f"{t.rounds} interleaved rounds, {t.runtime} {t.dtype}, {plural(t.threads, 'thread')}, {t.device})"
+        rows.append(
+            {
+                "network": name,
+                "top-1 %": f"{100 * quality.top1:.2f}",
+                "MACs": _share(own.macs, dense.macs),
+                "params": _share(own.params, dense.params),
+                "MiB": _mib(own.weight_bytes),
+            }
         )
-    if missed := budget_note(record):
-        lines.append(missed)
-    busy = next(filter(None, (busy_note(t.load_average, t.threads) for t in timings)), None)
-    lines += [busy] if busy else []
-    return "\n".join([table(columns, rows, width), *(sentences(line, width) for line in lines)])
+    columns = [Column("network", wrap=True), Column("top-1 %", right=True), Column("MACs", right=True)]
+    columns += [Column("params", right=True, drop=1), Column("MiB", right=True, drop=2)]
+    missed = budget_note(record)
+    return "\n".join([table(columns, rows, width), *([sentences(missed, width)] if missed else [])])
 
 
 def budget_note(record: Finished) -> str | None:
@@ -67,16 +55,6 @@ def budget_note(record: Finished) -> str | None:
                 f"--{option} {math.ceil(1e4 * kept) / 1e4:g} asks for this size"
             )
     return None
-
-
-def busy_note(load_average: float, threads: int) -> str | None:
-    """What to say of latencies that were measured on a machine with other work; None when it had none."""
-    if load_average <= threads + 1:
-        return None
-    return (
-        f"the machine was busy while timing (load {load_average:.1f} for {plural(threads, 'thread')}): "
-        "do not trust these latencies"
-    )
 
 
 def details(record: Record, width: int | None = None) -> str:
@@ -128,15 +106,6 @@ def details(record: Record, width: int | None = None) -> str:
     ]
     parts = [sentences("\n".join(lines), width), summary(record, width), table(sites, rows, width)]
     return "\n\n".join(parts)
-
-
-def _prefix(timing: Timing) -> str:
-    return "" if timing.runtime == "eager" else f"{timing.runtime} "
-
-
-def _ms(timing: Timing) -> str:
-    """Header of the column of a latency."""
-    return f"{_prefix(timing)}ms, batch {timing.batch}"
 
 
 def _share(value: int, dense: int) -> str:

@@ -38,8 +38,6 @@ def made(
     epochs: int | None = None,
     starts_from: str = "base",
     cost: float = 1.0,
-    speedup: float = 1.5,
-    busy: bool = False,
     pruned_wrong: int | None = None,
     rules: str = RULES,
     counter: str = "fvcore",
@@ -48,7 +46,7 @@ def made(
     changed: bool = False,
     finished: str = "2026-01-01T01:00:00+00:00",
     error: str = "it did not work",
-    blame: str | None = None,
+    blame: str = "method",
 ) -> dict:
     """One record; ``keep`` None is dense, or with ``native`` the native track."""
     recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01), precision=precision)
@@ -89,7 +87,6 @@ def made(
         "pruned": _quality(pruned) if prunes else None,
         "final": _quality(wrong),
     }
-    found["latency"] = [_timing(1, speedup, busy, device), _timing(64, speedup * 1.2, busy, device)]
     found["artifacts"]["network"] |= {"sha256": sha((spec.sha256, seed, wrong))}
     found["clock"]["finished_at"] = finished
     found["clock"]["seconds"] |= {"train": 2.0 * cost, "method": 0.1}
@@ -99,8 +96,7 @@ def made(
     found["training"] |= {"macs": found["training"]["macs"] + extra, "method_macs": extra}
     found["curve"]["val_top1"] = [(IMAGES - wrong) / IMAGES] * own
     if status != "ok":
-        described = {"type": "Error", "message": error, "traceback": ["somewhere"]}
-        described |= {"blame": blame} if blame else {}
+        described = {"type": "Error", "message": error, "traceback": ["somewhere"], "blame": blame}
         found = records.unfinished(found) | {"status": status, "error": described}
     return records.seal(found)
 
@@ -109,15 +105,6 @@ def _quality(wrong: int) -> dict:
     top1 = (IMAGES - wrong) / IMAGES
     return records.quality(
         examples=IMAGES, top1=top1, top5=1.0, worst_class_top1=top1 / 2, loss=math.log(1 + wrong + 1) / 32
-    )
-
-
-def _timing(batch: int, speedup: float, busy: bool, device: str) -> dict:
-    dense, sliced = batch * speedup, float(batch)
-    return records.timing(
-        device=device,
-        **{"batch": batch, "load_average": 9.0 if busy else 0.5, "rounds": 2, "dense_ms": dense, "sliced_ms": sliced},
-        **{"speedup": dense / sliced, "speedup_ci95": [speedup * 0.99, speedup * 1.01]},
     )
 
 

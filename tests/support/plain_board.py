@@ -5,6 +5,7 @@ For boards whose rows all are in the plan and have the same seeds.
 
 import bisect
 import gzip
+import hashlib
 import json
 import math
 import statistics as plain
@@ -15,6 +16,8 @@ import numpy as np
 from scipy import optimize, special, stats
 
 ALPHA, GUARD, LEAST = 0.05, 0.85, 5
+REFIT = math.sqrt((1 / 5 + 1 / 4) / (1 / 5))
+"""Factor of intervals over five folds, whose training images overlap (Nadeau and Bengio 2003)."""
 
 
 @cache
@@ -22,6 +25,39 @@ def pack(file):
     """id -> record of a pack."""
     lines = gzip.decompress(Path(file).read_bytes()).decode().splitlines()
     return {record["id"]: record for record in map(json.loads, lines)}
+
+
+@cache
+def timings(folder, runtime="onnxruntime"):
+    """(architecture, image, widths, batch) -> what a folder of latency files says of it, for one runtime."""
+    lines = [json.loads(text) for file in Path(folder).glob("*.jsonl") for text in file.read_text().splitlines()]
+    keys = ((line["key"], line["times"]) for line in lines if line["key"]["runtime"] == runtime)
+    return {(k["arch_sha256"], tuple(k["shape"]), k["widths_sha256"], k["batch"]): times for k, times in keys}
+
+
+def latency(row, folder, batch):
+    """Fields of a row at one batch size, without the prefix of the field; empty where a shape was not measured."""
+    shapes = set()
+    for record in row.records:
+        after = {site: kept for site, (_, kept) in record["structure"]["widths"].items()}
+        widths = hashlib.sha256(json.dumps(after, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        shapes.add((record["structure"]["arch_sha256"], tuple(record["data"]["shape"]), widths, batch))
+    found = [timings(folder).get(shape) for shape in shapes]
+    if None in found:
+        return {}
+    logs = np.log([np.divide(one["dense_p50_ms"], one["final_p50_ms"]) for one in found])
+    half = [stats.t.ppf(0.975, len(one) - 1) * np.std(one, ddof=1) / math.sqrt(len(one)) for one in logs]
+    low = math.exp(np.mean(logs.mean(axis=1) - half))
+    return {
+        "batch": batch,
+        "dense_ms": float(stats.gmean([one["dense_p50_ms"] for one in found], axis=None)),
+        "final_ms": float(stats.gmean([one["final_p50_ms"] for one in found], axis=None)),
+        "final_p90_ms": float(stats.gmean([one["final_p90_ms"] for one in found], axis=None)),
+        "speedup_times": math.exp(logs.mean()),
+        "speedup_low_times": low,
+        "speedup_high_times": math.exp(np.mean(logs.mean(axis=1) + half)),
+        "faster": low > 1.03,
+    }
 
 
 class Runs:
@@ -175,6 +211,8 @@ def compared(names, values, quantum, to, margins=()):
         made[names[k]] = {
             "mean": mean,
             "half": stats.t.ppf(0.975, degrees) * error,
+            "refit": REFIT * stats.t.ppf(0.975, degrees) * error,
+            "clear": clear if tested else None,
             "seeds": values.shape[1],
             "won": float((gained > 0).sum() + (gained == 0).sum() / 2),
             "p": p if tested else None,

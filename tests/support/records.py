@@ -8,12 +8,16 @@ import msgspec
 
 from bench.errors import BenchError
 from bench.records import bits, store
-from bench.records.schema import Pair, Record
+from bench.records.schema import Record
 from bench.records.training_checks import examples_of_epoch
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
 
 RECIPE = Recipe("r", Stage(1, 0.1), Stage(1, 0.1), precision="fp32")
+MADE = {
+    **{"init_sha256": "5" * 64, "commit": "c" * 40, "torch": "2.15.0"},
+    **{"device": "a CPU", "threads": 1, "instructions": "AVX2"},
+}
 SPEC = Spec("l1_norm", "two_layers", "digits", RECIPE, Budget(keep_macs=0.5))
 
 
@@ -34,10 +38,13 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         "status": "ok",
         "spec": spec_table(spec),
         "spec_sha256": spec.sha256,
-        "code": {"version": "0.2.0", "commit": "c" * 40, "diff_sha256": None, "method_sha256": "d" * 64},
+        "code": {
+            **{"version": "0.2.0", "commit": "c" * 40, "diff_sha256": None},
+            **{"method_sha256": "d" * 64, "network_sha256": "e" * 64},
+        },
         "environment": {
             **{"device": "a CPU", "device_type": "cpu", "threads": 1, "os": "Linux", "python": "3.11.7", "cuda": None},
-            "packages": {"torch": "2.15.0"},
+            **{"instructions": "AVX2", "packages": {"torch": "2.15.0"}},
         },
         "data": {
             **{"train": 90, "val": 10, "test": 10, "shape": [1, 8, 8], "classes": 10},
@@ -46,7 +53,8 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         "training": {
             **{"plan": ["prune", {"epochs": own, "part": "finetune", "rewind": None}], "precision": "fp32"},
             **{"starts_from": "base", **work, "selection": "last epoch"},
-            "base": {"id": "base-s0", "sha256": "4" * 64, "epochs": before, "examples": 0, "macs": 0},
+            **{"method_examples": {"forward": 0, "backward": 0}},
+            "base": {"id": "base-s0", "sha256": "4" * 64, "epochs": before, "examples": 0, "macs": 0, "made": MADE},
         },
         "structure": {
             **{"widths": {"0": [8, 4]}, "units_before": 8, "units_after": 4},
@@ -61,9 +69,7 @@ def finished(spec=SPEC, seconds=12.0, started="2026-01-01T00:00:00+00:00"):
         "artifacts": {
             "network": {"file": "network.safetensors", "bytes": 400, "sha256": "7" * 64},
             "masks": {"file": "masks.safetensors", "bytes": 80, "sha256": "8" * 64},
-            "samples": described(1),
         },
-        "latency": [timing()],
         "memory": {"batch": 4, "dense_peak_bytes": 900, "final_peak_bytes": 500, "process_peak_bytes": 10_000},
         "clock": {
             **{"started_at": started, "finished_at": started, "base_seconds": {"train": 1.0, "method": 0.0}},
@@ -94,7 +100,7 @@ def fitted(table):
 
 def ended(status="failed", spec=SPEC, message="why"):
     """The record of a run that did not finish, as a table without its hash."""
-    error = {"type": "RunFailed", "message": message, "traceback": ["run.py:1 go: x"]}
+    error = {"type": "RunFailed", "message": message, "traceback": ["run.py:1 go: x"], "blame": "method"}
     return unfinished(finished(spec)) | {"status": status, "error": error}
 
 
@@ -109,27 +115,17 @@ def unfinished(table):
     return {key: table[key] for key in required}
 
 
-def samples(timings, name=SPEC.id):
-    """The file of latency samples of so many of :func:`timing`, and what a record says of it."""
-    pairs = [Pair([1_900_000, 2_000_000, 2_100_000], [1_000_000, 1_000_000, 1_100_000])] * timings
-    return store.samples_file(name, pairs)
-
-
-def described(timings):
-    """What a record says of its samples' file."""
-    return msgspec.to_builtins(samples(timings)[0])
-
-
 def with_bits(table):
     """The table of a finished run with bits that agree with its counts, where it has none."""
-    new = copy.deepcopy(table)
-    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        if new["status"] == "ok":
-            final, widths = new["metrics"]["final"], sorted(new["structure"]["widths"].items())
-            right = range(round(final["top1"] * final["examples"]))
-            final.setdefault("correct", bits.pack([k in right for k in range(final["examples"])]))
-            kept = [k < after for _, (before, after) in widths for k in range(before)]
-            new["structure"].setdefault("masks", bits.pack(kept))
+    new, none = copy.deepcopy(table), (AttributeError, KeyError, TypeError, ValueError, OverflowError)
+    with contextlib.suppress(*none):
+        final = new["metrics"]["final"]
+        right = range(round(final["top1"] * final["examples"]))
+        final.setdefault("correct", bits.pack([k in right for k in range(final["examples"])]))
+    with contextlib.suppress(*none):
+        widths = sorted(new["structure"]["widths"].items())
+        kept = [k < after for _, (before, after) in widths for k in range(before)]
+        new["structure"].setdefault("masks", bits.pack(kept))
     return new
 
 
@@ -186,16 +182,6 @@ def cost(macs, params):
     by_op = {"conv": macs - min(macs, 1), "linear": min(macs, 1)}
     counted = {"macs": macs, "macs_by_op": by_op, "unsupported_ops": {"aten::add": 1}, "counter": "fvcore"}
     return counted | {"params": params, "weight_bytes": 4 * params}
-
-
-def timing(**changes):
-    """Latency at batch 4, three rounds."""
-    return {
-        **{"batch": 4, "device": "a CPU", "threads": 1, "dtype": "float32", "runtime": "eager"},
-        **{"runtime_version": "2.15.0", "layout": "channels_last", "rounds": 3, "load_average": 0.5},
-        **{"dense_ms": 2.0, "sliced_ms": 1.0, "speedup": 2.0, "speedup_ci95": [1.5, 2.5]},
-        **changes,
-    }
 
 
 def changed(record, path, value):

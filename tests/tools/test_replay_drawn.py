@@ -85,10 +85,10 @@ def test_runs_that_join_a_pack_are_the_new_ones(records, asked):
 
 
 def packed(folder):
-    entries = publish.read_entries(store.find(folder), folder)
+    found = [store.load(file) for file in store.find(folder)]
     for file in [file for file in folder.rglob("*") if file.is_file()]:
         file.unlink()
-    publish.write_packs(folder, entries)
+    publish.write_packs(folder, found)
 
 
 def test_run_for_which_there_is_no_time_or_no_machine_is_named_and_no_error(records, asked, capsys):

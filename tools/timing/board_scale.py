@@ -2,8 +2,8 @@
 
     python -m tools.timing.board_scale [RECORDS] [FOLDER]
 
-The records are copies of one that a real run left, as the suite writes them, each with a specification, an accuracy, a
-cost and hashes of its own: 40 methods at 4 budgets with 5 seeds, on so many networks as it takes. What is in FOLDER
+The records are copies of those that real runs left, as the suite writes them, each with a specification, an accuracy, a
+cost and hashes of its own: 40 rows at 4 budgets with 5 seeds, on so many networks as it takes. What is in FOLDER
 already is used again.
 """
 
@@ -25,14 +25,16 @@ from bench.spec.spec import Budget, Spec
 
 ROOT = Path(__file__).parents[2]
 KEEPS = (0.75, 0.5, 0.25, 0.1)
-METHODS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long", *(f"method{k}" for k in range(35)))
+CONTROLS = ("dense", "random", "uniform_thin", "uniform_thin_long", "l1_norm")
+ROWS = [*((name, {}) for name in CONTROLS), *(("l1_norm", {"row": k}) for k in range(35))]
+"""Methods with their options, none of which needs to be known."""
 SEEDS = 5
 
 
-def template():
-    """A record that a real run left."""
-    packs = ROOT / "leaderboard" / "records" / "fp32" / "digits-resnet20.jsonl.gz"
-    return next(found for path in store.find(packs) if (found := store.load(path)).spec.method == "l1_norm")
+def templates():
+    """Records that real runs left: (method, seed) -> one of them."""
+    packs = ROOT / "leaderboard" / "records" / "suite" / "digits-resnet20.jsonl.gz"
+    return {(found.spec.method, found.spec.seed): found for found in map(store.load, store.find(packs))}
 
 
 def sha256(*facts):
@@ -40,46 +42,51 @@ def sha256(*facts):
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
+def record(like, code, asked, seed, wrong, net):
+    """A record as a run of that specification leaves it, made of one with the same data, by the code of its method."""
+    images, dense, base = like.data.test, like.cost.dense, like.training.base
+    right = np.ones(images, dtype=bool)
+    own = np.random.default_rng([net, seed, int(asked.sha256[:8], 16)])
+    right[own.permutation(images)[: wrong // 2]] = right[: wrong - wrong // 2] = False
+    top1, macs = int(right.sum()) / images, int(dense.macs * asked.budget.keep_macs) - 10
+    steps = 3 * (base.examples // base.epochs) * asked.recipe.finetune.epochs
+    change = msgspec.structs.replace
+    final = change(like.cost.final, macs=macs, macs_by_op={"conv": macs})
+    of_dense = {"top1": (images - 9) / images, "top5": 1.0, "worst_class_top1": 0.0}
+    named = change(base, id=f"base {sha256(net, seed)[:8]}", sha256=sha256(net, seed))
+    macs_of_training = base.macs + steps * macs + (like.training.method_macs or 0)
+    return change(
+        like,
+        id=f"{asked.sha256[:12]}-s{seed}",
+        spec=dataclasses.replace(asked, seed=seed),
+        spec_sha256=asked.sha256,
+        code=code,
+        cost=change(like.cost, final=final),
+        training=change(like.training, base=named, macs=macs_of_training),
+        metrics=change(
+            like.metrics,
+            dense=change(like.metrics.dense, **of_dense),
+            final=change(like.metrics.final, correct=bits.pack(right), top1=top1, top5=1.0, worst_class_top1=0.0),
+        ),
+        artifacts=change(like.artifacts, network=change(like.artifacts.network, sha256=sha256(asked.sha256, seed))),
+    )
+
+
 def generate(folder, count):
     """Write the records, one pack a network."""
-    like = template()
-    rng, images, dense, final = np.random.default_rng(0), like.data.test, like.cost.dense, like.cost.final
-    for net in range(-(-count // (len(METHODS) * len(KEEPS) * SEEDS))):
+    known, rng = templates(), np.random.default_rng(0)
+    like = [known["l1_norm", seed] for seed in range(SEEDS)]
+    for net in range(-(-count // (len(ROWS) * len(KEEPS) * SEEDS))):
         made = []
-        for method in METHODS:
+        for method, config in ROWS:
             skill = rng.normal(0, 3)
             for keep in KEEPS:
-                asked = Spec(
-                    method, f"net{net}", like.spec.dataset, like.spec.recipe, Budget(keep_macs=keep), rules="0.1"
-                )
+                spec = like[0].spec
+                asked = Spec(method, f"net{net}", spec.dataset, spec.recipe, Budget(keep_macs=keep), config=config)
                 for seed in range(SEEDS):
-                    wrong = int(np.clip(20 + 5 / keep + skill + rng.normal(0, 2), 0, images))
-                    macs = int(dense.macs * keep) - 10
-                    right = np.ones(images, dtype=bool)
-                    right[rng.permutation(images)[: wrong // 2]] = right[: wrong - wrong // 2] = False
-                    wrong = images - int(right.sum())
-                    base = sha256(net, seed)
-                    own = {"top1": (images - wrong) / images, "top5": 1.0, "worst_class_top1": 0.0}
-                    of_dense = {"top1": (images - 9) / images, "top5": 1.0, "worst_class_top1": 0.0}
-                    cost = msgspec.structs.replace(final, macs=macs, macs_by_op={"conv": macs})
-                    trained = msgspec.structs.replace(like.training.base, id=f"base {base[:8]}", sha256=base)
-                    network = msgspec.structs.replace(like.artifacts.network, sha256=sha256(asked.sha256, seed))
-                    record = msgspec.structs.replace(
-                        like,
-                        id=f"{asked.sha256[:12]}-s{seed}",
-                        spec=dataclasses.replace(asked, seed=seed),
-                        spec_sha256=asked.sha256,
-                        cost=msgspec.structs.replace(like.cost, final=cost),
-                        training=msgspec.structs.replace(like.training, base=trained),
-                        metrics=msgspec.structs.replace(
-                            like.metrics,
-                            dense=msgspec.structs.replace(like.metrics.dense, **of_dense),
-                            final=msgspec.structs.replace(like.metrics.final, correct=bits.pack(right), **own),
-                        ),
-                        artifacts=msgspec.structs.replace(like.artifacts, network=network),
-                        data=msgspec.structs.replace(like.data, split_sha256=sha256(seed)),
-                    )
-                    made.append((record.id, store.encode(record)))
+                    wrong = int(np.clip(20 + 5 / keep + skill + rng.normal(0, 2), 0, like[seed].data.test))
+                    one = record(like[seed], known[method, seed].code, asked, seed, wrong, net)
+                    made.append((one.id, store.encode(one)))
         pack.write(folder / f"net{net}{pack.SUFFIX}", made[: max(0, count - net * len(made))])
 
 

@@ -160,7 +160,10 @@ def test_existing_file_stays_without_force(bench, made, tmp_path, monkeypatch):
 def test_wrong_words(bench, made, tmp_path, monkeypatch):
     _, path = made
     monkeypatch.setattr(onnx_export, "PACKAGES", ())
-    failed = read(path) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
+    failed = read(path) | {
+        "status": "failed",
+        "error": {"type": "E", "message": "m", "traceback": [], "blame": "method"},
+    }
     other = tmp_path / "failed-s0.json"
     other.write_bytes(line(seal(failed)))
     file = tmp_path / "network.onnx"

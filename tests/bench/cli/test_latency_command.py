@@ -211,7 +211,10 @@ def test_measure_gives_records_of_one_shape_the_same_number(bench, clock, record
 
 def test_a_run_that_left_no_network(bench, clock, records):
     path = next(records.rglob("*-s0.json"))
-    failed = read(path) | {"status": "failed", "error": {"type": "E", "message": "m", "traceback": []}}
+    failed = read(path) | {
+        "status": "failed",
+        "error": {"type": "E", "message": "m", "traceback": [], "blame": "method"},
+    }
     other = path.parent / "failed-s0.json"
     other.write_bytes(line(seal(failed)))
     code, out, err = bench("measure", path, other)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from support.image_folders import CLASSES, encoded, resolved, save, write_folder
-from support.records import line, seal
 
 from bench.data.loading import Images, Stream, find, load_test, load_training, resolve
 from bench.errors import SetupError, UsageError
@@ -293,16 +292,6 @@ def test_streamed_runs_agree_whatever_the_workers_and_the_stops(folder, tmp_path
     done = execute(*start(2))
     assert done.clock.resumes == 1
     assert store.without_timing(done) == store.without_timing(whole)
-
-
-def test_old_record_has_its_shape_from_the_registry(make_run, tmp_path):
-    spec, options = make_run("random", "two_layers", "tiny8")
-    done = execute(spec, options)
-    path = store.path_of(options.out, spec)
-    old = store.as_table(done)
-    del old["data"]["shape"], old["data"]["classes"]
-    path.write_bytes(line(seal(old)))
-    assert outcomes(path, options.out, options.data_dir)["MACs and params from widths"] == "ok"
 
 
 @pytest.mark.parametrize("extra", [[], ["--recipe", "synthetic"]])

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from support.paths import ROOT
-from support.records import SPEC, changed, cost, ended, finished, fitted, line, record, samples
+from support.records import SPEC, changed, cost, ended, finished, fitted, line, record
 
 from bench.errors import RunFailed, UsageError
 from bench.records import pack, store
 from bench.records.lookup import find_one
-from bench.records.publish import read_entries, write_packs
+from bench.records.publish import write_packs
 from bench.records.schema import STATUSES, Record, json_schema
 from bench.records.store import RecordError, find, load, names, path_of, write
 from bench.runs.verify import verify_file
@@ -96,8 +96,7 @@ def test_written_record_is_read_as_it_was(ok, tmp_path):
 
 
 def test_part_without_timing(ok):
-    later = changed(changed(ok, ("clock", "resumes"), 9), ("latency",), []) | {"job": {"id": "1"}}
-    later = changed(later, ("artifacts", "samples"), None) | {"converted_from": "0" * 64}
+    later = changed(ok, ("clock", "resumes"), 9) | {"job": {"id": "1"}, "plan_sha256": "0" * 64}
     assert store.without_timing(record(later)) == store.without_timing(record(ok))
     other = changed(ok, ("metrics", "final", "loss"), 1.3)
     assert store.without_timing(record(other)) != store.without_timing(record(ok))
@@ -143,23 +142,18 @@ def test_pack_has_equal_bytes_whatever_the_order(tmp_path):
         load(f"{one}#0123456789ab-s0")
 
 
-def test_published_packs_hold_records_and_samples(tmp_path):
+def test_published_packs_hold_the_records(tmp_path):
     tables = [finished(dataclasses.replace(SPEC, seed=seed)) for seed in range(2)]
-    for table in tables:
-        described, data = samples(1, table["id"])
-        table["artifacts"]["samples"] = msgspec.to_builtins(described)
-        path = write_to(tmp_path / "out", table)
-        file = tmp_path / "out" / "artifacts" / table["id"] / described.file
-        file.parent.mkdir(parents=True)
-        file.write_bytes(data)
-    written = write_packs(tmp_path / "packs", read_entries(find(tmp_path / "out"), tmp_path / "out"))
-    assert [file.name for file in written] == ["digits-two_layers.jsonl.gz", "digits-two_layers.samples.gz"]
-    (first, _) = find(written[0])
-    found = store.samples_of(first, tmp_path / "nowhere", load(first))
-    assert found.timings[0].sliced_ns == [1_000_000, 1_000_000, 1_100_000]
+    tables.append(finished(dataclasses.replace(SPEC, dataset="mnist")))
+    written = write_packs(tmp_path / "packs", map(record, tables))
+    assert [file.name for file in written] == ["digits-two_layers.jsonl.gz", "mnist-two_layers.jsonl.gz"]
+    assert [[load(path) for path in find(file)] for file in written] == [
+        sorted(map(record, tables[:2]), key=lambda found: found.id),
+        [record(tables[2])],
+    ]
     with pytest.raises(UsageError, match="is already there: a submission adds packs only"):
-        write_packs(tmp_path / "packs", read_entries(find(written[0]), tmp_path))
-    two = [(load(path), None), (record(changed(store.as_table(load(path)), ("clock", "resumes"), 5)), None)]
+        write_packs(tmp_path / "packs", [record(tables[0])])
+    two = [record(tables[0]), record(changed(tables[0], ("clock", "resumes"), 5))]
     with pytest.raises(UsageError, match="two records of"):
         write_packs(tmp_path / "other", two)
 

@@ -172,7 +172,7 @@ def test_like_record_of_other_network_or_failed_run_is_refused(bench, like, tmp_
     code, out, err = bench("random", "--like", path, arch="two_layers")
     assert (code, out) == (2, "")
     assert err.strip() == "bench: error: budget widths 10-10: this network's sites have 8 units"
-    error = {"type": "RunFailed", "message": "no", "traceback": []}
+    error = {"type": "RunFailed", "message": "no", "traceback": [], "blame": "method"}
     failed = tmp_path / "failed-s0.json"
     failed.write_bytes(line(seal(store.as_table(done) | {"status": "failed", "error": error})))
     code, out, err = bench("random", "--like", failed)

@@ -1,14 +1,12 @@
-"""Requests become specifications: defaults, and the way back from every specification of the committed board."""
+"""Requests become specifications: defaults, and the way back from every specification of the committed records."""
 
 import dataclasses
 
 import pytest
 from support.paths import ROOT
 
-from bench import RULES
 from bench.errors import UsageError
 from bench.records import store
-from bench.runs import rerun
 from bench.runs.resolve import DEFAULT_KEEP_MACS, default_recipe, resolve
 from bench.spec.recipe import recipe_names
 from bench.spec.registry import DATASETS, add_plugin
@@ -22,14 +20,10 @@ def test_specifications_of_the_board_come_back_from_their_requests():
     known = {}
     for file in store.find(RECORDS):
         found = store.load(file)
-        known.setdefault(found.spec_sha256, found)
-    assert len(known) > 200
-    for sha256, found in known.items():
-        theirs, spec = found.spec, rerun.today(found)
-        assert theirs.sha256 == sha256  # ids are computed as ever
-        precision = found.training.precision
-        recipe = dataclasses.replace(theirs.recipe, precision=precision)
-        assert spec == dataclasses.replace(theirs, rules=RULES, recipe=recipe)
+        known.setdefault(found.spec_sha256, found.spec)
+    assert len(known) > 60
+    for sha256, spec in known.items():
+        assert spec.sha256 == sha256  # ids are computed as ever
         assert resolve(RunRequest.from_spec(spec))[0] == [spec]
 
 

@@ -170,7 +170,7 @@ def test_commands_that_need_no_torch_do_not_import_it(tmp_path):
     runs = '[[runs]]\narch = "lenet"\nmethod = ["random", "dropout+l1_norm", "dropnet"]\ndataset = "mnist"\n'
     sweep.write_text(runs)
     (plan := tmp_path / "plan.toml").write_text('[plan]\nreferences = ["random"]\n' + runs)
-    records = ROOT / "leaderboard" / "records" / "bf16"
+    records = ROOT / "leaderboard" / "records"
     places = {"SWEEP": sweep, "PLAN": plan, "RECORDS": records, "RECORD": next(store.find(records))}
     code = RUN_ALL.format(commands=[[str(places.get(word, word)) for word in words] for words in LIGHT])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

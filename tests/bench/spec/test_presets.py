@@ -62,7 +62,7 @@ HASHES = {
     "mnist": "379a5650038f0a52d0a3b1322ae0a2761c208cfef278cd314af113df9a1fc849",
     "dropnet": "a74c738a06ba57810b7213f628e5a5797f793597634645bea019418bdf3f3c79",
 }
-"""Of rules 0.1, where the machine chose the precision of all but the last."""
+"""Of the first three with the precision that the machine chooses; of the last as its file has it."""
 
 
 def test_recipes_of_existing_records_are_the_same():

@@ -1,5 +1,7 @@
 """The committed tables are what the committed records say; ``leaderboard/make`` writes them again."""
 
+import hashlib
+
 import pytest
 from support.html_pages import broken_links
 from support.paths import ROOT
@@ -8,6 +10,7 @@ import leaderboard
 from bench.cli import main
 from bench.cli.board import read_plan
 from leaderboard.lint.check import check
+from leaderboard.reader.latency_files import load as latencies_in
 from leaderboard.render.tables import ENDINGS, render
 from leaderboard.stats.boards import build
 
@@ -21,13 +24,20 @@ def frame():
 
 
 @pytest.fixture(scope="module")
-def boards(frame):
-    return build(frame, read_plan(BOARD / "board.toml"))[0]
+def built(frame):
+    return build(frame, read_plan(BOARD / "plans/digits-resnet20.toml"), latencies_in(BOARD / "latency"))
 
 
-def test_every_record_is_taken(frame):
-    assert frame.attrs["problems"] == ()
-    assert build(frame, read_plan(BOARD / "board.toml"))[1] == []
+@pytest.fixture(scope="module")
+def boards(built):
+    return built[0]
+
+
+def test_every_record_is_taken(frame, built):
+    assert [*frame.attrs["problems"], *built[1], *latencies_in(BOARD / "latency").problems] == []
+    plan = hashlib.sha256((BOARD / "plans/digits-resnet20.toml").read_bytes()).hexdigest()
+    assert set(frame["plan_sha256"]) == {plan}
+    assert sum(len(seeds) for seeds in read_plan(BOARD / "plans/digits-resnet20.toml").seeds.values()) == len(frame)
     assert (frame["status"] != "interrupted").all()
 
 

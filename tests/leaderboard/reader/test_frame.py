@@ -86,7 +86,7 @@ def test_files_that_are_no_records_are_named_and_left_out(tmp_path):
         (b"", "not JSON"),
         (b"[1, 2]", "not a record"),
         (b'{"kind": "bench.run", "schema": 3}', "update the suite"),
-        (b'{"kind": "bench.run", "schema": 1}', "schema 1, made by version 0.1"),
+        (b'{"kind": "bench.run", "schema": 1}', "schema 1, made by version 0.1 of the suite, which reads it"),
         (line(tampered), "its content is not what record_sha256 was made of"),
         (line(seal(change(made(), "spec.seed", 7))), "id"),
         (line(seal(change(made(), "spec.method", "other"))), "the hash of the specification is"),

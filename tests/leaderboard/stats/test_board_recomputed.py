@@ -9,11 +9,12 @@ import pytest
 from scipy import stats
 from scipy.optimize import isotonic_regression
 from support.paths import ROOT
-from support.plain_board import ALPHA, LEAST, Runs, compared, contrasts, holm, interval, ranks
+from support.plain_board import ALPHA, LEAST, Runs, compared, contrasts, holm, interval, latency, ranks
 
-RECORDS = ROOT / "leaderboard" / "records"
+RECORDS, LATENCY = ROOT / "leaderboard" / "records", ROOT / "leaderboard" / "latency"
+SPEEDUP = ("speedup_times", "speedup_low_times", "speedup_high_times")
 PARTS = {"mean": "{}", "half": "half_{}", "seeds": "seeds", "p": "p", "p_holm": "p_holm", "verdicts": "verdicts"}
-MORE = {"won": "won_seeds", "smallest": "smallest_points"}
+MORE = {"won": "won_seeds", "smallest": "smallest_points", "clear": "clear", "refit": "refit_half_points"}
 ENDPOINTS = {"top1": ("", "points", PARTS | MORE), "loss": ("loss_", "log", PARTS)}
 ENDPOINTS["pruned_top1"] = ("pruned_top1_", "points", PARTS)
 
@@ -44,9 +45,11 @@ def close(found, expected, where):
         assert (found or None) == (expected or None), where
 
 
-def test_boards_of_two_kinds_are_there():
-    """With and without tests: of five seeds and of three."""
-    assert {len(board["tables"][0]["rows"][0]["runs"]) for board in WHOLE} == {3, 5}
+def test_no_board_is_left_out():
+    """Each has its five seeds in every row, and so verdicts and ranks."""
+    known = json.loads((ROOT / "leaderboard" / "tables" / "board.json").read_text())["boards"]
+    assert [board["title"] for board in WHOLE] == [board["title"] for board in known] == ["resnet20 on digits"]
+    assert {len(row["runs"]) for board in WHOLE for table in board["tables"] for row in table["rows"]} == {5}
 
 
 @BOARDS
@@ -86,6 +89,11 @@ def test_every_number_of_a_table(board):
             own["step_cost_times_dense"] = step_seconds(row) / step_seconds(dense)
             for key, value in own.items():
                 close(found[key], float(value), (*at, key))
+            for size, batch in (("small", 1), ("large", 64)):
+                made = latency(row, LATENCY, batch)
+                for part in ("batch", "dense_ms", "final_ms", "final_p90_ms", "faster", *SPEEDUP):
+                    close(found[f"{size}_{part}"], made.get(part), (*at, size, part))
+            check_runs(row, at)
         ranked = [row for row in rows if row.json["rank_best"] is not None]
         if len(dense.records) < LEAST:
             assert ranked == []
@@ -95,6 +103,25 @@ def test_every_number_of_a_table(board):
         letters = [set(row.json["tie_group"]) for row in ranked]
         assert all(bool(letters[i] & letters[j]) == (value >= ALPHA) for (i, j), value in p.items())
         assert {row.json["order_shown"] for row in rows} == {len(set(ranges)) > 1}
+
+
+def check_runs(row, at):
+    """What a row says of each of its runs, and in the texts with a part a seed."""
+    wrong, pruned, images = row.wrong(), row.wrong("pruned"), row.images
+    for k, (record, run) in enumerate(zip(row.records, row.json["runs"], strict=True)):
+        final, training = record["cost"]["final"], record["training"]
+        own = {"seed": record["spec"]["seed"], "images": record["data"]["test"], "wrong": int(wrong[k])}
+        own |= {"loss": record["metrics"]["final"]["loss"], "training_macs": training["macs"], "id": record["id"]}
+        own |= {key: final[key] for key in ("macs", "params")} | {"status": record["status"]}
+        own["pruned"] = None if math.isnan(pruned[k]) else int(pruned[k])
+        assert {key: run[key] for key in own} == own, at
+    seeds, losses = row.of("spec", "seed"), row.of("metrics", "final", "loss")
+    texts = {
+        "wrong_test_images_by_seed": [f"{s}:{w:.0f}/{n}" for s, w, n in zip(seeds, wrong, images, strict=True)],
+        "pruned_wrong_test_images_by_seed": [f"{s}:{w:.0f}" for s, w in zip(seeds, pruned, strict=True) if w == w],
+        "loss_by_seed": [f"{s}:{loss}" for s, loss in zip(seeds, losses, strict=True)],
+    }
+    assert {key: row.json[key] for key in texts} == {key: " ".join(parts) for key, parts in texts.items()}, at
 
 
 def step_seconds(row):
@@ -149,12 +176,14 @@ def test_headlines_reach_and_fronts(board):
         close(found["p_board"], p, title)
 
     every = [(table["keep"], row.json) for table, rows in zip(board["tables"], tables, strict=True) for row in rows]
-    for axis, key in (("macs", "macs_percent"), ("params", "params_percent"), ("cost", "training_cost_times_dense")):
+    axes = {"macs": "macs_percent", "params": "params_percent", "cost": "training_cost_times_dense"}
+    axes |= {size: f"{size}_final_ms" for size in ("small", "large")}
+    for axis, key in axes.items():
         points = [(row[key], row["top1_percent"]) for _, row in every]
         on = {
             (row["name"], keep)
             for (keep, row), (x, y) in zip(every, points, strict=True)
-            if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
+            if x is not None and not any(a is not None and a <= x and b >= y and (a, b) != (x, y) for a, b in points)
         }
         for name, curve in curves.items():
             assert set(curve["front"][axis]) == {keep for other, keep in on if other == name}, (title, name, axis)
