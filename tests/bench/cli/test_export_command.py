@@ -37,11 +37,13 @@ def props(path):
 
 
 @pytest.mark.usefixtures("onnx_extra")
-def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_path):
+def test_the_file_is_the_run_s_network_and_says_what_it_needs(bench, made, tmp_path, monkeypatch):
     done, path = made
     file = tmp_path / "network.onnx"
-    code, out, _ = bench("export", path, "--onnx", file)
+    monkeypatch.setattr("os.getloadavg", lambda: (99.5, 0.0, 0.0))
+    code, out, err = bench("export", path, "--onnx", file)
     assert code == 0
+    assert "the machine was busy while timing (load 99.5 for " in err
     stored = RunArtifacts(done, tmp_path)
     test = stored.test_images(tmp_path / "data")
     x = test.normalised(test.pixels)
