@@ -171,7 +171,7 @@ FOREIGN = "def importance(name):\n    return lambda f: f\n\n@importance('foreign
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("raises", GOOD + "1 / 0", "plugin.py: ZeroDivisionError: division by zero"),
+        ("divides", GOOD + "1 / 0", "plugin.py: ZeroDivisionError: division by zero"),
         ("lacks", GOOD + "import no_such", "plugin.py: ModuleNotFoundError: No module named 'no_such'"),
         ("two_lines", GOOD + "raise ValueError('first\\nsecond')", "plugin.py: ValueError: first"),
         ("foreign", FOREIGN, "'foreign': "),
