@@ -82,6 +82,13 @@ def _compare_curves(sheet: Sheet, right: Sequence[Any]) -> None:
         sheet.add(None, "curves", "curve", f"{path}: {rules.shown(value)}, but {rules.shown(expected)} follows")
 
 
+def _compare_said(sheet: Sheet, entry: Entry | None, value: Any, expected: Any) -> None:
+    """Note what a file says of a table or row beside its fields, and the records do not."""
+    for path, own, right in _different(value, expected, ""):
+        text = f"{rules.shown(own)}, the records say {rules.shown(right)}"
+        sheet.add(entry, path.lstrip("."), "record-cell" if entry else "record-table", text)
+
+
 def _different(value: Any, expected: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     """Where two trees of JSON differ, as far as arithmetic is exact."""
     if isinstance(value, dict) and isinstance(expected, dict) and value.keys() == expected.keys():
@@ -116,6 +123,7 @@ def _compare(sheets: Sequence[Sheet], right: Sequence[Sheet]) -> None:
         if about(sheet) not in known:
             sheet.add(None, "", "record-table", "the records make no table of this key and budget")
             continue
+        _compare_said(sheet, None, sheet.said, known[about(sheet)].said)
         ours: dict[str, list[Entry]] = defaultdict(list)
         for entry in known[about(sheet)].entries:
             ours[entry.name].append(entry)
@@ -123,7 +131,9 @@ def _compare(sheets: Sequence[Sheet], right: Sequence[Sheet]) -> None:
             if not ours[entry.name]:
                 sheet.add(entry, "name", "record-row", "the records have no such row")
                 continue
-            for key, expected in ours[entry.name].pop(0).values.items():
+            right_one = ours[entry.name].pop(0)
+            _compare_said(sheet, entry, entry.said, right_one.said)
+            for key, expected in right_one.values.items():
                 value = entry.values.get(key)
                 if not rules.same(value, expected):
                     text = f"{rules.shown(value)}, the records say {rules.shown(expected)}"

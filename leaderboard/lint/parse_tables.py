@@ -14,8 +14,8 @@ from typing import Any, cast, get_args
 
 from leaderboard.lint.finding import Finding
 from leaderboard.lint.row_of_values import COUNTS, row_of
-from leaderboard.reader.model import KEY_SHOWN, Board, Row, Table, TableKind, Terms
-from leaderboard.render.exact_tables import CSV, KIND, PLAN
+from leaderboard.reader.model import KEY_SHOWN, PRIMARY, REFERENCES, SECONDARY, Board, Row, Table, TableKind, Terms
+from leaderboard.render.exact_tables import CSV, KIND, PLAN, SCHEMA
 from leaderboard.render.fields import FAILED, FIELDS, MISSING, Field, Value
 from leaderboard.stats.rows import most_common
 
@@ -27,17 +27,22 @@ class Entry:
     Attributes:
         values: what is in it, by field, as it was read; a cell that is not of its field's kind is left out.
         row: the row that these values are of.
+        said: all else that the file says of the row, such as its runs.
     """
 
     line: int
     name: str
     values: dict[str, Value] = field(default_factory=dict)
     row: Row | None = None
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Sheet:
-    """One table of a file, and what is wrong with it."""
+    """One table of a file, and what is wrong with it.
+
+    ``said`` is all that the file says of the table and its board beside rows and curves.
+    """
 
     line: int
     key: dict[str, str]
@@ -47,6 +52,7 @@ class Sheet:
     notes: tuple[str, ...] = ()
     terms: Terms | None = None
     timed: str = ""
+    said: Mapping[str, Any] = field(default_factory=dict)
     curves: Any = None
     dense_macs: int | None = None
     dense_params: int | None = None
@@ -100,6 +106,8 @@ def _json(text: str) -> list[Sheet]:
     document = json.loads(text, parse_constant=refuse)
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise ValueError(f"no board: its kind is not {KIND}")
+    if document.get("schema") != SCHEMA:
+        raise ValueError(f"no board: its schema is {str(document.get('schema'))[:40]}, this is {SCHEMA}")
     sheets = []
     try:
         for board in document["boards"]:
@@ -109,9 +117,10 @@ def _json(text: str) -> list[Sheet]:
                 sheet.differs, sheet.notes = tuple(board["differs"]), tuple(board["notes"])
                 sheet.terms, sheet.timed, sheet.curves = _terms(board["plan"]), str(board["timed"]), board["curves"]
                 sheet.dense_macs, sheet.dense_params = (_count(table[name]) for name in ("dense_macs", "dense_params"))
+                sheet.said = {**_without(board, "tables", "curves"), "table": _without(table, "rows")}
                 sheets.append(sheet)
                 for row in table["rows"]:
-                    entry = Entry(0, str(row.get("name")))
+                    entry = Entry(0, str(row.get("name")), said=_without(row, *FIELDS))
                     sheet.entries.append(entry)
                     for name in FIELDS.keys() - row.keys():
                         sheet.add(entry, name, "columns", "the field is not there")
@@ -148,7 +157,7 @@ def _csv(text: str) -> list[Sheet]:
             for name in FIELDS:
                 if headers.count(name) != 1:
                     sheet.add(None, name, "columns", f"the column is there {headers.count(name)} times")
-        entry = Entry(line, values.get("name", ""))
+        entry = Entry(line, values.get("name", ""), said=_without(values, "table", *FIELDS))
         sheet.entries.append(entry)
         if len(cells) != len(headers):
             sheet.add(entry, "", "cell", f"{len(cells)} cells under {len(headers)} headers")
@@ -210,6 +219,10 @@ def _budget(kind: Any, keep: Any) -> tuple[TableKind, float | None]:
     return cast(TableKind, kind), number
 
 
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
 def _terms(values: Any) -> Terms | None:
     """What a file says of the plan; ValueError where it cannot be."""
     if values is None:
@@ -218,6 +231,9 @@ def _terms(values: Any) -> Terms | None:
     limits = [_number(margin) for margin in margins]
     if not limits or not all(limit is not None and limit > 0 for limit in limits):
         raise ValueError(f"no board: margins {str(margins)[:40]}")
+    for names, known in ((references, REFERENCES), (endpoints, (PRIMARY, *SECONDARY))):
+        if not set(names) <= set(known) or len(set(names)) < len(names):
+            raise ValueError(f"no board: of {', '.join(known)} its plan has {str(names)[:60]}")
     return Terms(str(sha256), tuple(references), tuple(limit for limit in limits if limit), tuple(endpoints))
 
 

@@ -62,10 +62,10 @@ def _in_file(boards: Sequence[Board], fmt: str, lines: set[Line]) -> list[Board]
 
 def cells_of(text: str, fmt: str) -> Line:
     """The cells of one line of a format for people; a line of other text is one cell."""
-    text = re.sub(r"-{3,}", "---", text.strip())
+    text = re.sub(r"-{3,}", "---", text.strip(" "))
     if text.startswith("%"):  # a comment in LaTeX
         return (text,)
-    return tuple(cell.strip() for cell in BETWEEN[fmt].split(text.removesuffix(r"\\")))
+    return tuple(cell.strip(" ") for cell in BETWEEN[fmt].split(text.removesuffix(r"\\")))
 
 
 def _headers(lines: Sequence[Line]) -> list[Line]:

@@ -253,10 +253,8 @@ class _Site:
         return run.file if root.is_absolute() else (root / run.file).as_posix()
 
     def record(self, board: Board, table: Table, row: Row, run: Run) -> None:
-        """The page of a run; one that is on several boards has the one of the first."""
+        """The page of a run; one that is on several boards, or in two folders, has the one of the first."""
         if run.page in self.files:
-            if self.files[run.page] != run.file:
-                raise ValueError(f"{run.file} and {self.files[run.page]} have one page, {run.page}")
             return
         self.files[run.page] = run.file
         values, command, made_with, damaged = None, "", "", ""

@@ -131,11 +131,11 @@ def find(path: Path | str, cache: bool = True, screened: bool = False) -> Found:
     rows: list[Sequence[Any]] = []
     problems, stamps, folders = [], {}, path.is_dir() and trust.has_folders(path)
     for file, (stamp, records) in found.items():
-        submitter = trust.submitter_of(file, folders)
+        submitter, misplaced = trust.submitter_of(file, folders), trust.misplaced(file) if folders else ""
         for name, row in records:
             stamps[name] = stamp
-            if isinstance(row, str):
-                problems.append(Problem(name, row, "refused"))
+            if misplaced or isinstance(row, str):
+                problems.append(Problem(name, misplaced or str(row), "refused"))
             else:
                 rows.append((name, submitter, "", "", *row))
     if screened and rows:

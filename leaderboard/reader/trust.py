@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 from bench.records import cross_checks
 from bench.records.cross_checks import SUITE, Finding
 from bench.records.method_history import MethodHistory
+from bench.records.values import said
 from leaderboard.reader.extract import COLUMNS, as_record
 
 FILE, DOUBT = map(COLUMNS.index, ("file", "doubt"))
 REFUSED = ("refused", "conflict")
 """Kinds of findings after which a record does not count."""
+SUBMITTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+"""Names of submitters: no two look alike, and none is shown as another."""
 
 
 def submitter_of(file: str, folders: bool) -> str:
@@ -26,6 +30,18 @@ def submitter_of(file: str, folders: bool) -> str:
     """
     first, slash, _ = file.partition("/")
     return first if slash and folders else ""
+
+
+def misplaced(file: str) -> str:
+    """Why a file lies in no submitter's folder, in a folder that has one for each; empty where it lies in one."""
+    first, slash, _ = file.partition("/")
+    if not slash:
+        return "lies in no submitter's folder"
+    if not SUBMITTER.fullmatch(first):
+        return f"the submitter {said(first)} is not 1 to 40 of A-Z, a-z, 0-9, '.', '_' and '-', beginning with no mark"
+    if first != SUITE and first.lower() == SUITE:
+        return f"the submitter {said(first)} is spelled like {SUITE}"
+    return ""
 
 
 def has_folders(root: Path) -> bool:

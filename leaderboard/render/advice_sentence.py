@@ -24,7 +24,7 @@ def advice(board: Board, table: Table) -> str:
     if found is None:
         return f"No advice: {_why(board, table)}."
     row, best, margin = found
-    mean = f"{row.top1.mean:.2f} %" if row.top1 else ""
+    mean = f"top-1 {row.top1.mean:.2f} %" if row.top1 else ""
     named = f"{row.name}{CALLED.get(row.method, '')}"
     cost = f"{mean} at {row.cost:.2f} times the training cost of dense"
     than = "the best" + ("" if row is best else f" ({best.name})")

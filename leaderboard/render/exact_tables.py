@@ -17,6 +17,7 @@ from leaderboard.stats.curves import of_board
 CSV, JSON = "csv", "json"
 KIND = "bench.board"
 """What marks a JSON file, and the comments in LaTeX, as a board of this suite."""
+SCHEMA = 2
 PLAN = ("plan_sha256", "references", "margins", "endpoints")
 BOARD = (*KEY_SHOWN, "differs", "notes", *PLAN, "timed")
 """What CSV says of the board in every line."""
@@ -33,7 +34,7 @@ def csv_whole(parts: Sequence[str]) -> str:
 def json_whole(parts: Sequence[str]) -> str:
     """The file, from the pieces of all boards in their order."""
     boards = "\n".join(["[", ",\n".join(parts), "]"]) if parts else "[]"
-    return f'{{\n"boards": {boards},\n"kind": {json.dumps(KIND)},\n"schema": 2\n}}\n'
+    return f'{{\n"boards": {boards},\n"kind": {json.dumps(KIND)},\n"schema": {SCHEMA}\n}}\n'
 
 
 def csv_pieces(board: Board) -> list[str]:

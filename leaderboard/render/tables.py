@@ -28,15 +28,15 @@ FORMATS = tuple(ENDINGS.values())
 LEGEND = (
     "top-1 of the test images and 95 % interval of its mean over seeds; pruned: the same before fine-tuning.",
     "- dense, - random, - uniform_thin: mean difference in points, paired by seed.",
-    "* significantly different, = equivalent within the largest margin of the plan (Holm's correction over the rows).",
-    "verdict: better, worse, equivalent, non-inferior, undecided, one a margin; in brackets the seeds won.",
+    "* significantly different (Holm's correction over the rows), = equivalent within the largest margin (Shaffer's).",
+    "verdict: better, worse, equivalent, non-inferior, undecided, one a margin; in brackets the seeds won, ties half.",
     "loss: of the test images; over the reference's, \N{DOUBLE DAGGER} significantly different.",
     "rank: 1 and the rows that are significantly better, to all rows less those that are worse (over all pairs).",
     "tie: rows with a letter in common are not significantly different (over all pairs, another analysis than -).",
-    "x: measured speed-up at the smallest and largest batch; * its interval lies above 1.03.",
+    "x, speed-up: measured at the smallest and largest batch; * its interval lies above 1.03.",
     "cost: training MACs over those of dense. shares: what it has in common with random: Base, Epochs, Finetuning, "
     "Cost.",
-    "need: for each margin, paired seeds that find such a difference to random with 80 % power.",
+    "need, seeds needed: for each margin, paired seeds that find such a difference to random with 80 % power.",
 )
 NOT_RANKED, NO_CONTROLS = "not ranked: ", "compulsory controls missing with these seeds: "
 """How the footnotes begin that say why a row has no rank, and which controls it lacks."""

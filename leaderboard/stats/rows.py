@@ -145,7 +145,7 @@ def _run(r: Record) -> Run:
     done = r.status == "ok"
     return Run(
         id=r.id,
-        page=f"{r.id}-{r.record_sha256[:8]}",
+        page=f"{r.id}-{r.record_sha256[:16]}",
         file=r.file,
         seed=r.seed,
         status=r.status,

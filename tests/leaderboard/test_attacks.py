@@ -121,6 +121,28 @@ def test_replay_says_whether_a_row_is_as_submitted(board, wrong, said):
     assert said in row["notes"]
 
 
+@pytest.mark.parametrize("name", ["suite ", "suite\N{NO-BREAK SPACE}", "Suite", "\N{FIRE}", ".x", "a" * 41, "a|b", "=1"])
+def test_submitter_that_could_be_taken_for_another_is_refused(board, honest, name):
+    code, own, others, err = board(*seeds("random", [60] * 5), submitter=name)
+    assert (code, own, others) == (1, honest, [])
+    assert err.count("refused: the submitter ") == 5
+
+
+def test_record_in_no_folder_of_a_submitter_is_refused(tmp_path, board, honest):
+    loose = made("random", 0, 60)
+    (tmp_path / f"{loose['id']}.json").write_bytes(line(loose))
+    code, own, others, err = board()
+    assert (code, own, others) == (1, honest, [])
+    assert "refused: lies in no submitter's folder" in err
+
+
+def test_same_bytes_in_two_folders_have_one_page(tmp_path):
+    put(tmp_path / "records/suite", *OURS)
+    put(tmp_path / "records/acme", *seeds("random", [30, 31, 33, 29, 30]))
+    assert main(["board", str(tmp_path / "records"), "--site", str(tmp_path / "site"), "--no-cache"]) == 0
+    assert len(list((tmp_path / "site/records").glob("*.html"))) == len(OURS)
+
+
 def test_known_method_with_another_file_is_a_row_of_its_own(board, honest):
     forged = [altered(r, code={"method_sha256": "0" * 64, "diff_sha256": "1" * 64}) for r in seeds("random", [60] * 5)]
     _, own, (theirs,), _ = board(*forged)

@@ -129,6 +129,33 @@ def test_changed_values_over_all_budgets_are_found(tmp_path):
         where[key] = before
 
 
+def test_whatever_a_file_says_beside_its_fields_is_compared_with_the_records(texts, boards):
+    for name in ("plan_sha256", "timed", "notes", "differs"):
+        assert codes(plant(texts["csv"], "ddrop", f"board_{name}", "0"), "ddrop", boards) == {"record-cell"}, name
+    document = json.loads(texts["json"])
+    board = document["boards"][0]
+    table = board["tables"][0]
+    run = table["rows"][1]["runs"][0]
+    changes = [
+        *((board, name, value) for name, value in (("title", "x"), ("timed", "x"), ("notes", ["x"]), ("mine", 1))),
+        *((table, "title", "x"), (table, "dense_macs", table["dense_macs"] + 1), (board["plan"], "plan_sha256", "0")),
+        *((run, "page", "x"), (run, "loss", 0.123), (table["rows"][1], "mine", 1)),
+    ]
+    for where, key, value in changes:
+        before = dict(where)
+        where[key] = value
+        assert codes(json.dumps(document), boards=boards, fmt="json") & {"record-table", "record-cell"}, key
+        where.clear()
+        where.update(before)
+    for where, key, value in ((board["plan"], "endpoints", ["top2"]), (document, "schema", 3)):
+        before, where[key] = where[key], value
+        assert codes(json.dumps(document), fmt="json") == {"form"}, key
+        where[key] = before
+    for space in ("\N{NO-BREAK SPACE}", "\r"):
+        text = texts["markdown"].replace("| ddrop |", f"| ddrop {space}|", 1)
+        assert codes(text, boards=boards, fmt="markdown"), repr(space)
+
+
 def test_records_say_which_cell_row_and_table_differ(texts, boards):
     key = "level"  # follows from nothing else in the table
     text = plant(texts["csv"], "ddrop", key, "S1")

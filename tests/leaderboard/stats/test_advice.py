@@ -71,7 +71,7 @@ def test_rows_near_dense_by_margin():
 
 def test_sentence_accepts_no_null_and_is_in_the_tables_for_people():
     shown, not_shown = board_of(BEST, CHEAP), board_of(("best", 95.0, "a", 1.2, NOTHING), FAR)
-    wanted = "Take cheap: 94.00 % at 0.90 times the training cost of dense, not significantly worse than the best"
+    wanted = "Take cheap: top-1 94.00 % at 0.90 times the training cost of dense, not significantly worse than the best"
     assert advice(shown, shown.tables[0]) == f"{wanted} (best), shown to be at most 1 point below dense."
     assert advice(not_shown, not_shown.tables[0]).endswith("not shown to be equal to dense.")
     for fmt in set(FORMATS) - {"csv", "json"}:
