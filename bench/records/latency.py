@@ -45,8 +45,8 @@ class Key(Part, frozen=True, order=True):
     arch_sha256: Sha256
     shape: tuple[Size, Size, Size]
     widths_sha256: Sha256
-    runtime: Name
-    runtime_version: Name
+    runtime: Label
+    runtime_version: Label
     device: Name
     threads: Size
     batch: Size

@@ -74,9 +74,11 @@ def decode(text: bytes) -> Line:
 
 
 def read(file: Path) -> tuple[dict[Key, Line], list[Problem]]:
-    """The lines of a file that are believed, and the others; of two lines of one key none is believed."""
+    """The lines of a file that are believed, and the others; of two of one key, or of the same samples, none is."""
     found: dict[Key, tuple[int, Line]] = {}
-    problems, doubled = [], set()
+    owners: dict[str, Key] = {}
+    problems: list[Problem] = []
+    doubled: set[Key] = set()
     try:
         content = store.content(file)
     except RecordError as error:
@@ -92,8 +94,11 @@ def read(file: Path) -> tuple[dict[Key, Line], list[Problem]]:
         elif line.key in found:
             problems.append(Problem(number, f"has the key of line {found[line.key][0]}: neither counts"))
             doubled.add(line.key)
+        elif (other := owners.get(line.times.samples_sha256)) is not None:
+            problems.append(Problem(number, f"has the samples of line {found[other][0]}: neither counts"))
+            doubled |= {line.key, other}
         else:
-            found[line.key] = number, line
+            found[line.key], owners[line.times.samples_sha256] = (number, line), line.key
     return {key: line for key, (_, line) in found.items() if key not in doubled}, problems
 
 

@@ -88,6 +88,15 @@ def of_network(
     return [maker.board(records) for maker, records in zip(makers, parts.values(), strict=True)], problems
 
 
+def other_plan(records: Sequence[Record], plan: Plan) -> list[str]:
+    """A note where runs that a plan names say that another one asked for them: it may have been made after them."""
+    own = [r.plan_sha256 for r in records if r.plan_sha256 and r.seed in plan.seeds.get(r.spec_sha256, ())]
+    others = sorted({sha256 for sha256 in own if sha256 != plan.terms.sha256})
+    named = ", ".join(sha256[:12] for sha256 in others)
+    count = sum(sha256 in others for sha256 in own)
+    return [f"{count} of the runs were made under another plan than this one: {named} (RULES.md, 8.2)"] * bool(others)
+
+
 class _Maker:
     """Makes one board."""
 
@@ -119,7 +128,7 @@ class _Maker:
         order = sorted(budgets, key=lambda b: (ORDER.index(b[0]), -(b[1] or 0)))
         tables = [self.table(kind, keep, [*free, *budgets[kind, keep]]) for kind, keep in order]
         notes = [ONE_BUDGET] if sum(table.keep is not None for table in tables) == 1 else []
-        notes += [] if self.terms else [NO_PLAN]
+        notes += other_plan(records, self.plan) if self.plan and self.terms else [NO_PLAN]
         timed = in_words(self.settings) if any(row.speeds for table in tables for row in table.rows) else ""
         return Board(names, self.differs, headlines(tables), tuple(notes), self.terms, timed)
 

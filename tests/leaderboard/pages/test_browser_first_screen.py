@@ -64,7 +64,7 @@ def test_two_interactions_answer_for_each_network_and_budget(browser, three, sta
         facts = [fact.text for fact in browser.find_elements("css selector", ".facts div") if fact.text]
         near = near_dense(table, board.terms)
         for fact, (margin, rows) in zip(facts, near, strict=False):
-            words = f"Shown within {margin:g} point{'s' * (margin != 1)} of dense\n{len(rows)} of "
+            words = f"Shown to be at most {margin:g} point{'s' * (margin != 1)} below dense\n{len(rows)} of "
             assert fact.startswith(words), (board.title, keep)
         assert len(facts) == len(near) + 1 and facts[-1] == "Speed\nnot measured"
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -252,8 +252,8 @@ def test_page_has_a_plain_name_of_its_own(tmp_path):
     (row,) = other.tables[0].rows
     rows = (replace(row, runs=(row.runs[0]._replace(file="another.json"),)),)
     other = replace(other, tables=(replace(other.tables[0], rows=rows),))
-    with pytest.raises(ValueError, match="have one page"):
-        site.write(tmp_path / "site", [one, other], sources(tmp_path))
+    site.write(tmp_path / "site", [one, other], sources(tmp_path))  # so have the same bytes in two folders
+    assert len(list((tmp_path / "site/records").iterdir())) == 1
 
 
 def test_names_are_plain_where_they_can_be_and_never_alike():

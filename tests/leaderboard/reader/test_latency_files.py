@@ -180,6 +180,24 @@ def test_of_two_lines_of_one_key_neither_counts(stored, file):
     assert ["neither counts" in problem.message for problem in found.problems] == [True]
 
 
+def test_of_two_lines_of_the_same_samples_neither_counts(stored, file):
+    small, large = line_of(stored), line_of(stored, batch=64)
+    file.write_bytes(file.read_bytes().replace(encode(large), rewritten(large, times=small.times)))
+    found = load(file.parent)
+    assert {small.key, large.key}.isdisjoint(found.lines)
+    assert [problem.message.startswith("has the samples of line ") for problem in found.problems] == [True]
+    assert len(found.lines) == 2
+
+
+def test_runtime_that_looks_like_another_is_refused(stored, file):
+    line = line_of(stored)
+    forged = rewritten(line, key=msgspec.structs.replace(line.key, runtime="e\N{CYRILLIC SMALL LETTER A}ger"))
+    file.write_bytes(file.read_bytes().replace(encode(line), forged))
+    found = load(file.parent)
+    assert len(found.lines) == 3
+    assert found.problems[0].message.startswith("key.runtime: ")
+
+
 def test_nothing_is_added_to_a_file_with_a_forged_line(stored, file):
     before = file.read_bytes() + b"{}\n"
     file.write_bytes(before)
