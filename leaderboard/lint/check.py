@@ -83,7 +83,7 @@ def _compare_curves(sheet: Sheet, right: Sequence[Any]) -> None:
 
 
 def _compare_said(sheet: Sheet, entry: Entry | None, value: Any, expected: Any) -> None:
-    """Note what a file says of a table or row beside its fields, and the records do not."""
+    """Note what a file says of a table or row but its fields, and the records do not."""
     for path, own, right in _different(value, expected, ""):
         text = f"{rules.shown(own)}, the records say {rules.shown(right)}"
         sheet.add(entry, path.lstrip("."), "record-cell" if entry else "record-table", text)

@@ -41,7 +41,7 @@ class Entry:
 class Sheet:
     """One table of a file, and what is wrong with it.
 
-    ``said`` is all that the file says of the table and its board beside rows and curves.
+    ``said`` is all that the file says of the table and its board but rows and curves.
     """
 
     line: int
