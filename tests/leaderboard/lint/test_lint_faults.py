@@ -129,7 +129,7 @@ def test_changed_values_over_all_budgets_are_found(tmp_path):
         where[key] = before
 
 
-def test_whatever_a_file_says_beside_its_fields_is_compared_with_the_records(texts, boards):
+def test_whatever_else_a_file_says_is_compared_with_the_records(texts, boards):
     for name in ("plan_sha256", "timed", "notes", "differs"):
         assert codes(plant(texts["csv"], "ddrop", f"board_{name}", "0"), "ddrop", boards) == {"record-cell"}, name
     document = json.loads(texts["json"])
