@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
@@ -129,8 +130,9 @@ def doubt(done: Sequence[Record]) -> str:
 
 
 def step_seconds(done: Sequence[Record]) -> float | None:
-    """Seconds of training an image, hooks included; mean over seeds."""
-    return _mean(r.training_seconds / r.examples_images for r in done if r.training_seconds and r.examples_images)
+    """Seconds of training an image, hooks included; median over seeds: one run on a busy machine decides nothing."""
+    each = [r.training_seconds / r.examples_images for r in done if r.training_seconds and r.examples_images]
+    return statistics.median(each) if each else None
 
 
 def most_common(values: Sequence[Any]) -> Any:

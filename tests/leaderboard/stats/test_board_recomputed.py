@@ -132,7 +132,7 @@ def step_seconds(row):
         parts += [record["clock"]["base_seconds"]] if record["training"]["starts_from"] == "base" else []
         total = sum(part.get("train", 0) + part.get("method", 0) for part in parts)
         seconds.append(total / record["training"]["examples"])
-    return float(np.mean(seconds))
+    return float(np.median(seconds))
 
 
 @BOARDS
