@@ -93,11 +93,12 @@ def _headlines(board: Board, references: Sequence[str]) -> list[Count]:
 def _overall(found: Count) -> str:
     better, worse = found.clear(1), found.clear(-1)
     most = f" ({better[0][0]}: {math.exp(-better[0][1].mean):.2f} times as many)" if better else ""
+    most_errors = f" ({worse[-1][0]}: {math.exp(-worse[-1][1].mean):.2f} times as many)" if worse else ""
     holm = f"Holm's correction over the {found.comparisons} comparisons of the board"
     return (
         f"Over all budgets {_of(better, found)} significantly fewer errors than {NAMES[found.to]}{most}, "
-        f"{_some(worse)} significantly more ({_seeds(found)}, {holm}; {math.exp(-found.found):.2f} times as many "
-        "errors would have been found with 80 % power)."
+        f"{_some(worse)} significantly more{most_errors} ({_seeds(found)}, {holm}; a method that makes "
+        f"{math.exp(-found.found):.2f} times as many errors would have been found with 80 % power)."
     )
 
 

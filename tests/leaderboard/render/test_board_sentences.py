@@ -73,6 +73,8 @@ def test_first_sentence_is_over_all_budgets_and_corrected_over_the_board(tmp_pat
     assert dense.startswith(
         "Over all budgets none of 2 methods makes significantly fewer errors than the dense network"
     )
+    assert "2 make significantly more (other: 5.50 times as many) (5 seeds" in dense
+    assert dense.endswith(" times as many errors would have been found with 80 % power).")
     assert [said[:14] for said in each] == ["At 50 % of the"] * 2 + ["At 25 % of the"] * 2
 
 
