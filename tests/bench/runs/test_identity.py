@@ -1,7 +1,6 @@
 """What makes another network, base, checkpoint or run, and what does not."""
 
 import dataclasses
-import importlib
 import importlib.metadata
 import json
 import shutil
