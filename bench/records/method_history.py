@@ -35,8 +35,15 @@ class MethodHistory:
         """The newest commit; empty without a repository, or without git."""
         return (self._git("rev-parse", "HEAD") or b"").decode().strip()
 
+    @cached_property
+    def shallow(self) -> bool:
+        """Whether this is a clone without all of its history."""
+        return (self._git("rev-parse", "--is-shallow-repository") or b"").strip() == b"true"
+
     def wrong(self, commit: str | None, method: str, sha256: str | None) -> str:
         """Why the hash of a method's source is not that of a commit, in one line; empty where it is.
+
+        Empty, too, for a commit that a shallow clone does not have.
 
         Args:
             commit: ``code.commit`` of a record.
@@ -46,8 +53,8 @@ class MethodHistory:
         if commit is None:
             return "code.commit is null: it does not say what was run"
         known = self._methods(commit)
-        if known is None:
-            return f"code.commit {commit[:12]} is not in this repository"
+        if known is None:  # of a shallow clone nobody knows
+            return "" if self.shallow else f"code.commit {commit[:12]} is not in this repository"
         files = [known.get(name) for name in method.split("+")]
         if missing := [name for name, file in zip(method.split("+"), files, strict=True) if file is None]:
             return f"method '{missing[0]}' is not in the repository at code.commit {commit[:12]}"

@@ -55,6 +55,14 @@ def test_hash_covers_the_file_and_its_local_imports_at_the_commit(repository):
     assert "code.method_sha256 is null" in history.wrong(first, "own", None)
 
 
+def test_shallow_clone_knows_nothing_of_other_commits(repository, tmp_path):
+    git(repository, "commit", "-q", "--allow-empty", "-m", "one more")
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{repository}", tmp_path / "clone"], check=True)
+    history, head = MethodHistory(tmp_path / "clone"), git(repository, "rev-parse", "HEAD")
+    assert history.wrong("f" * 40, "own", "0" * 64) == ""
+    assert "code.method_sha256 is" in history.wrong(head, "own", "0" * 64)
+
+
 def test_what_the_repository_does_not_have_is_named(repository):
     history, head = MethodHistory(repository), git(repository, "rev-parse", "HEAD")
     assert "method 'other' is not in the repository" in history.wrong(head, "own+other", "0" * 64)
