@@ -96,8 +96,8 @@ def export(chosen: argparse.Namespace) -> int:
         _show(rows, chosen)
     load, threads = os.getloadavg()[0], torch.get_num_threads()
     if load > threads + 1:
-        words = f"load {load:.1f} for {plural(threads, 'thread')}): do not trust these latencies"
-        print(f"the machine was busy while timing ({words}", file=sys.stderr)
+        busy = f"the machine was busy while timing (load {load:.1f} for {plural(threads, 'thread')})"
+        print(f"{busy}: do not trust these latencies", file=sys.stderr)
     return 0
 
 
