@@ -13,6 +13,7 @@ import msgspec
 
 from bench.records.cross_checks import SUITE
 from bench.spec.spec import BUDGET_TOLERANCE
+from bench.spec.wording import plural
 from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Copy, Mean, Row, Run
 from leaderboard.stats.replays import OUTSIDE
 from leaderboard.stats.statistics import QUANTUM, interval
@@ -194,7 +195,7 @@ def checked(records: Sequence[Record]) -> str:
     parts = [f"{sure} consistent"] + [f"{len(done) - sure} not proved"] * (sure < len(done))
     replays = Counter(who for r in done for who in r.replays.split(", ") if who)
     parts += [f"{times} replayed by {who}" for who, times in sorted(replays.items())]
-    said = f"{len(done)} record{'s' * (len(done) != 1)}: {', '.join(parts)}"
+    said = f"{plural(len(done), 'record')}: {', '.join(parts)}"
     submitter = records[0].submitter
     alone = submitter not in ("", SUITE) and (not replays or any(OUTSIDE in who for who in replays))
     return f"as submitted by {submitter}, {said}" if alone else said
