@@ -117,6 +117,20 @@ def residual(option: str, *, shape: Shape = SHAPE, num_classes: int = CLASSES) -
     )
 
 
+@architecture("check_depth", option="A")
+def depth(option: str, *, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn.Module:
+    """A stem, three blocks that keep the width, one that doubles it (see ``check_residual``), two that keep it."""
+    pad = ChannelPad(4, 8, 2)
+    projection = nn.Sequential(conv(4, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
+    return nn.Sequential(
+        nn.Sequential(*conv_bn(shape[0], 4)),
+        *(basic_block(4, 4, 1, nn.Identity()) for _ in range(3)),
+        basic_block(4, 8, 2, pad if option == "A" else projection),
+        *(basic_block(8, 8, 1, nn.Identity()) for _ in range(2)),
+        *head(8, num_classes),
+    )
+
+
 @architecture("check_depthwise")
 def depthwise(*, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn.Module:
     """A depthwise convolution passes on the units of the layer before it."""

@@ -2,7 +2,8 @@
 
 A unit counts as removed when every layer that reads it reads zero. So a gate sits at the input of each
 consumer: after normalisation, activation and pooling, whatever lies between, which makes gate == slice hold
-for any activation function, concatenation or depthwise layer.
+for any activation function, concatenation or depthwise layer. A block counts as removed when what it adds to its
+input is zero: its gate sits at the output of the modules that its branches end in.
 
 A site's *activation* is what its activation function puts out, before any pooling: the tensor is followed from
 the producer through norms and activation modules. Where that path is not made of modules (a sum of several
@@ -44,12 +45,13 @@ class Gates:
         for name, site in sites.items():
             for tap in site.consumers:
                 self.readers[tap.layer].append((name, tap))
-        self.first = {name: site.consumers[0].layer for name, site in sites.items()}
+        self.first = {name: site.consumers[0].layer for name, site in sites.items() if not site.blocks}
         self.values: dict[str, Tensor] = {}
         self.inserted: dict[str, nn.Module] = {}
         self.observer: Observer | None = None
         self._repeats = {(s, t.layer): t.repeats for taps in self.readers.values() for s, t in taps}
-        self._producers = {s.producers[0]: (name, s.kind) for name, s in sites.items() if len(s.producers) == 1}
+        alone = {name: s for name, s in sites.items() if len(s.producers) == 1 and not s.blocks}
+        self._producers = {s.producers[0]: (name, s.kind) for name, s in alone.items()}
         self._made: dict[int, tuple[str, Tensor]] = {}  # by identity: a producer's output, as far as it was followed
         self._activated: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
@@ -91,6 +93,23 @@ class Gates:
             for layer, taps in self.readers.items():
                 hook = self._hook(taps)
                 self._handles.append(self.network.get_submodule(layer).register_forward_pre_hook(hook))
+            for name, site in self.sites.items():
+                for unit, end in [
+                    (unit, end) for unit, block in enumerate(site.blocks) for end in dict.fromkeys(block.ends)
+                ]:
+                    branch = self.network.get_submodule(end)
+                    self._handles.append(branch.register_forward_hook(self._branch(name, unit)))
+
+    def _branch(self, name: str, unit: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        """A forward hook that gates what a branch of a block adds."""
+
+        def gated(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+            if name not in self.values:
+                return out
+            gate = self.values[name].to(out.device, out.dtype)[..., unit]
+            return out * gate.reshape(-1, *[1] * (out.dim() - 1))
+
+        return gated
 
     def _follow(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         """A forward hook that keeps hold of a site's units from their producer to their activation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -30,7 +31,7 @@ SUMMARY = 250
 """Characters of the reasons in the error for a network without a site."""
 
 
-def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inner") -> Sites:
+def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inner", units: str = "width") -> Sites:
     """Find and check the sites of ``network`` for inputs of ``shape`` (without the batch axis).
 
     Args:
@@ -39,13 +40,18 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
         shape: one input's shape.
         coupling: ``inner`` takes widths with a single producer, or with several none of which is computed from
             another, so residual streams stay whole; ``full`` also takes those.
+        units: ``width`` finds channels, ``depth`` blocks, ``both`` both.
 
     Raises:
-        RunFailed: the network's forward fails, or it has no site at all.
+        RunFailed: the network's forward fails, or it has no site at all of what is asked for.
     """
+    blocks, no_blocks = _blocks(network, shape) if units != "width" else ({}, {})
+    if units == "depth":
+        return Sites(dict(blocks), no_blocks, coupling)
     traced = trace(network, shape)
-    sites, rejected = _checked(network, traced, shape, coupling)
-    if not sites:
+    sites, rejected = _checked(network, traced, shape, coupling, blocks)
+    rejected |= no_blocks
+    if all(site.blocks for site in sites.values()):
         more = _checked(network, traced, shape, "full")[0] if coupling == "inner" else {}
         raise no_site(network, rejected, sum(site.n_units for site in more.values()), len(more))
     return Sites(sites, rejected, coupling)
@@ -81,10 +87,20 @@ class _Rejected(Exception):
     """Why a candidate is no site."""
 
 
+def _blocks(network: nn.Module, shape: tuple[int, ...]) -> tuple[Mapping[str, Site], dict[str, str]]:
+    from bench.pruning.block_discovery import find_blocks  # it imports what few runs need
+
+    return find_blocks(network, shape)
+
+
 def _checked(
-    network: nn.Module, traced: Trace, shape: tuple[int, ...], coupling: str
+    network: nn.Module,
+    traced: Trace,
+    shape: tuple[int, ...],
+    coupling: str,
+    blocks: Mapping[str, Site] = MappingProxyType({}),
 ) -> tuple[dict[str, Site], dict[str, str]]:
-    """The sites, and the reason for each rejected candidate."""
+    """The sites, those of ``blocks`` behind the others, and the reason for each rejected candidate."""
     candidates: dict[str, Site] = {}
     rejected: dict[str, str] = {}
     fixed = uncut(network)
@@ -104,6 +120,7 @@ def _checked(
             candidates[name] = site
         except _Rejected as why:
             rejected[name] = str(why)
+    candidates |= blocks
     rejected |= _failing(network, shape, candidates, coupling)
     return {name: site for name, site in candidates.items() if name not in rejected}, rejected
 
@@ -253,10 +270,11 @@ def _failing(network: nn.Module, shape: tuple[int, ...], sites: dict[str, Site],
     def check(names: list[str]) -> tuple[str, str]:
         """Why these sites fail together, and in which layer; nothing where they do not."""
         chosen = Sites({n: sites[n] for n in names}, {}, coupling)
+        kept = chosen.settled({n: masks[n] for n in names})
         sliced = shared(probe)
         try:
-            chosen.slice(sliced, masks, in_place=True)
-            difference = gate_slice_difference(probe, sliced, chosen, masks, x, 1e-30)
+            chosen.slice(sliced, kept, in_place=True)
+            difference = gate_slice_difference(probe, sliced, chosen, kept, x, 1e-30)
         except Exception as error:
             layer, where = innermost_layer(error, sliced), place_in_network(error, sliced)
             return f"its slice fails{f' at {where}' if where else ''}: {first_line(error)}", layer

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import RunFailed
+from bench.pruning.blocks import Block, holder, remove
 from bench.pruning.slicing import CONVS, TRANSPOSED, ChannelSlice, Number, outputs_first, slice_network
 
 
@@ -51,23 +52,25 @@ class Site:
     Attributes:
         name: dotted name of the first layer that produces the units.
         n_units: how many there are.
-        kind: ``conv`` or ``linear``.
+        kind: ``conv`` or ``linear``; ``block`` for a :class:`bench.pruning.block_sites.BlockSite`.
         producers: layers whose output channels the units are.
         norms: batch norms over exactly these units.
         consumers: where the units are read, and at which input positions.
         cuts: everything a slice removes.
         numbers: what counts the units in the network's code: the heads of attention.
+        blocks: the units themselves, where they are blocks.
     """
 
     name: str
     n_units: int
-    kind: Literal["conv", "linear"]
+    kind: Literal["conv", "linear", "block"]
     producers: tuple[str, ...]
     norms: tuple[str, ...]
     consumers: tuple[Consumer, ...]
     cuts: tuple[ChannelSlice, ...]
     network: nn.Module = field(repr=False, compare=False)
     numbers: tuple[Number, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
     def rows(self) -> Tensor:
         """Weights that produce each unit, ``[n_units, fan_in]`` (all producers side by side); differentiable."""
@@ -152,6 +155,16 @@ class Site:
             if cut.side == "in" and whole and isinstance(weight, nn.Parameter) and weight.dim() > 1:
                 yield (outputs_first(layer).detach() if isinstance(layer, TRANSPOSED) else weight), cut
 
+    def held(self, mask: Tensor) -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
+        """What belongs to the units whose ``mask`` is False: parameters, and the indices in each.
+
+        Of what they are made of, and of the weights that read them.
+        """
+        for parameter, cut in self.unit_parameters():
+            yield parameter, (cut.positions.to(mask.device)[~mask[cut.units.to(mask.device)]],)
+        for parameter, cut in self.reader_weights():
+            yield parameter, (slice(None), cut.positions.to(mask.device)[~mask[cut.units.to(mask.device)]])
+
 
 class Sites(Mapping[str, Site]):
     """The sites of one network by name, and the reason for each rejected candidate."""
@@ -177,14 +190,32 @@ class Sites(Mapping[str, Site]):
         """Masks that keep everything."""
         return {name: torch.ones(site.n_units, dtype=torch.bool, device=device) for name, site in self.items()}
 
+    def removed(self, masks: Mapping[str, Tensor]) -> list[Block]:
+        """The blocks that ``masks`` (site -> bool ``[n_units]``, True keeps) remove."""
+        found = [(site.blocks, masks[name].tolist()) for name, site in self.items() if site.blocks]
+        return [block for blocks, mask in found for block, kept in zip(blocks, mask, strict=True) if not kept]
+
+    def absent(self, masks: Mapping[str, Tensor]) -> set[str]:
+        """Sites that lie inside of blocks which ``masks`` remove."""
+        gone = self.removed(masks)
+        return {n for n, site in self.items() if gone and site.cuts and all(holder(c.layer, gone) for c in site.cuts)}
+
+    def settled(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``masks`` with no unit left in sites that are absent."""
+        absent = self.absent(masks)
+        return {name: torch.zeros_like(mask) if name in absent else mask for name, mask in masks.items()}
+
     def cuts(self, masks: Mapping[str, Tensor]) -> list[tuple[ChannelSlice, Tensor]]:
-        """What ``masks`` (site -> bool ``[n_units]``, True keeps) remove, as :func:`slice_network` takes it."""
-        return [(cut, masks[name]) for name, site in self.items() for cut in site.cuts]
+        """What ``masks`` remove of layers that stay, as :func:`slice_network` takes it."""
+        gone = self.removed(masks)
+        return [(c, masks[name]) for name, site in self.items() for c in site.cuts if not holder(c.layer, gone)]
 
     def slice(self, network: nn.Module, masks: Mapping[str, Tensor], in_place: bool = False) -> nn.Module:
         """A physically smaller copy of ``network`` (or itself) without the units whose mask is False."""
-        numbers = [(number, int(masks[name].sum())) for name, site in self.items() for number in site.numbers]
-        return slice_network(network, self.cuts(masks), numbers, in_place)
+        gone = self.removed(masks)
+        counted = ((number, name) for name, site in self.items() for number in site.numbers)
+        numbers = [(number, int(masks[name].sum())) for number, name in counted if not holder(number.module, gone)]
+        return remove(slice_network(network, self.cuts(masks), numbers, in_place), gone)
 
     def bind(self, network: nn.Module) -> Sites:
         """The same sites of another network of the same architecture."""
@@ -193,28 +224,48 @@ class Sites(Mapping[str, Site]):
 
     def reindex_after(self, masks: Mapping[str, Tensor], network: nn.Module) -> Sites:
         """These sites as they are on ``network``, which is :meth:`slice` of theirs by ``masks``."""
-        gone: dict[tuple[str, bool], list[int]] = defaultdict(list)  # by layer and whether at its input
+        lost: dict[tuple[str, bool], list[int]] = defaultdict(list)  # by layer and whether at its input
         for cut, mask in self.cuts(masks):
-            gone[cut.layer, cut.side == "in"] += cut.positions[~mask[cut.units]].tolist()
+            lost[cut.layer, cut.side == "in"] += cut.positions[~mask[cut.units]].tolist()
+        gone, absent = self.removed(masks), self.absent(masks)
 
         def moved(part: ChannelSlice | Consumer, at_input: bool, keep: Tensor) -> dict[str, Any]:
             stays = keep[part.units]
-            before = torch.tensor(sorted(gone[part.layer, at_input]), dtype=torch.int64)
+            before = torch.tensor(sorted(lost[part.layer, at_input]), dtype=torch.int64)
             at = part.positions[stays]
             return {
                 "positions": at - torch.searchsorted(before, at),
                 "units": (keep.cumsum(0) - 1)[part.units[stays]],
             }
 
-        found = {}
+        found: dict[str, Site] = {}
         for name, site in self.items():
             keep = masks[name].cpu()
-            cuts = [dataclasses.replace(c, **moved(c, c.side == "in", keep)) for c in site.cuts]
-            consumers = [
-                dataclasses.replace(t, width=t.width - len(gone[t.layer, True]), **moved(t, True, keep))
-                for t in site.consumers
+            if site.blocks:
+                blocks = tuple(block for block, kept in zip(site.blocks, keep.tolist(), strict=True) if kept)
+                producers = tuple(block.name for block in blocks)
+                found[name] = dataclasses.replace(
+                    site, n_units=len(blocks), network=network, blocks=blocks, producers=producers
+                )
+                continue
+            cuts = [
+                dataclasses.replace(c, **moved(c, c.side == "in", keep)) for c in site.cuts if not holder(c.layer, gone)
             ]
+            consumers = [
+                dataclasses.replace(t, width=t.width - len(lost[t.layer, True]), **moved(t, True, keep))
+                for t in site.consumers
+                if not holder(t.layer, gone)
+            ]
+            if name in absent or not consumers:
+                continue
             found[name] = dataclasses.replace(
-                site, n_units=int(keep.sum()), network=network, cuts=tuple(cuts), consumers=tuple(consumers)
+                site,
+                n_units=int(keep.sum()),
+                network=network,
+                cuts=tuple(cuts),
+                consumers=tuple(consumers),
+                producers=tuple(p for p in site.producers if not holder(p, gone)),
+                norms=tuple(n for n in site.norms if not holder(n, gone)),
+                numbers=tuple(n for n in site.numbers if not holder(n.module, gone)),
             )
-        return Sites(found, self.rejected, self.coupling)
+        return Sites({n: site for n, site in found.items() if site.n_units}, self.rejected, self.coupling)

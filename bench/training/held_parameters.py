@@ -22,11 +22,8 @@ class Held:
     def __init__(self, sites: Sites, masks: Mapping[str, Tensor]) -> None:
         self._kept: list[tuple[Tensor, tuple[Any, ...], Tensor]] = []
         for name, mask in masks.items():
-            for parameter, cut in sites[name].unit_parameters():
-                self._keep(parameter, (cut.positions.to(mask.device)[~mask[cut.units.to(mask.device)]],))
-            for parameter, cut in sites[name].reader_weights():
-                columns = cut.positions.to(mask.device)[~mask[cut.units.to(mask.device)]]
-                self._keep(parameter, (slice(None), columns))
+            for parameter, at in sites[name].held(mask):
+                self._keep(parameter, at)
 
     def __bool__(self) -> bool:
         return bool(self._kept)

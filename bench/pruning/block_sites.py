@@ -1,0 +1,117 @@
+"""Sites of kind ``block``: their units are whole blocks. :mod:`bench.pruning.block_discovery` finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.hooks import RemovableHandle
+
+from bench.pruning.blocks import Block
+from bench.pruning.sites import Site, Sites
+from bench.pruning.slicing import CONVS
+
+BlockObserver = Callable[[str, int, Tensor, Tensor], None]
+"""Receives a site's name, a unit's index, and the block's input and output ``[B, ...]`` in a forward pass."""
+
+
+@contextmanager
+def watching(network: nn.Module, sites: Sites, observer: BlockObserver) -> Iterator[None]:
+    """Within the block, each forward reports the input and the output of every block to ``observer``."""
+    handles: list[RemovableHandle] = []
+    read: dict[str, Tensor] = {}
+
+    def before(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+            read[name] = args[0].detach().clone()  # a block may change it in place
+
+        return keep
+
+    def after(site: str, unit: int, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def report(module: nn.Module, args: Any, out: Tensor) -> None:
+            observer(site, unit, read.pop(name), out.detach())
+
+        return report
+
+    for site, found in sites.items():
+        for unit, block in enumerate(found.blocks):
+            module = network.get_submodule(block.name)
+            handles.append(module.register_forward_pre_hook(before(block.name)))
+            handles.append(module.register_forward_hook(after(site, unit, block.name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class BlockSite(Site):
+    """A site whose units are blocks, one after another with a stream of one shape between them.
+
+    It has no producers of its own, norms, consumers or cuts: a unit is a module and all that is in it.
+
+    Attributes:
+        least: blocks that stay where the user does not say otherwise (``--min-blocks``).
+    """
+
+    least: int = 1
+
+    @staticmethod
+    def of(blocks: tuple[Block, ...], network: nn.Module, least: int = 1) -> BlockSite:
+        """The site of these blocks, named after the first."""
+        names = tuple(block.name for block in blocks)
+        return BlockSite(names[0], len(blocks), "block", names, (), (), (), network, blocks=blocks, least=least)
+
+    def branches(self) -> list[Tensor]:
+        """For each unit all weights of its convolutions and linear layers, as one vector; differentiable."""
+        found = []
+        for block in self.blocks:
+            layers = self.network.get_submodule(block.name).modules()
+            weights = [layer.weight.flatten() for layer in layers if isinstance(layer, (*CONVS, nn.Linear))]
+            found.append(torch.cat(weights) if weights else torch.zeros(1, device=self._device(block)))
+        return found
+
+    def weights(self) -> list[Tensor]:
+        """:meth:`rows`, as one tensor for all producers."""
+        return [self.rows()]
+
+    def rows(self) -> Tensor:
+        """All weights of each unit's branches, ``[n_units, most]``, padded with zeros; differentiable."""
+        return pad_sequence(self.branches(), batch_first=True)
+
+    def gamma(self) -> Tensor | None:
+        """``|gamma|`` of the norms that the branches end in, summed; None where a branch ends in none with a scale."""
+        sums = []
+        for block in self.blocks:
+            scales = [self.network.get_submodule(norm).weight for norm in block.norms]
+            if len(scales) < len(set(block.ends)) or not all(isinstance(scale, Tensor) for scale in scales):
+                return None
+            sums.append(torch.stack([scale.abs().sum() for scale in scales if isinstance(scale, Tensor)]).sum())
+        return torch.stack(sums)
+
+    def effective_norm(self) -> Tensor:
+        """l2 norm of each unit's weights: norms lie between them, so none rescales all."""
+        return self.rows().norm(dim=1)
+
+    def held(self, mask: Tensor) -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
+        """The parameters of blocks whose mask is False, whole."""
+        for block, kept in zip(self.blocks, mask.tolist(), strict=True):
+            if not kept:
+                for name, parameter in self.network.named_parameters():
+                    if block.holds(name.rpartition(".")[0]):
+                        yield parameter, (...,)
+
+    def _device(self, block: Block) -> torch.device:
+        return next((p.device for p in self.network.get_submodule(block.name).parameters()), torch.device("cpu"))
+
+
+def least_blocks(site: Site, asked: int | None) -> int:
+    """Blocks of a site that stay: as many as are asked for, or as the site says; never more than it has."""
+    own = site.least if isinstance(site, BlockSite) else 0
+    return min(site.n_units, own if asked is None else asked)
