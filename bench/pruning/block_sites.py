@@ -55,12 +55,7 @@ class BlockSite(Site):
     """A site whose units are blocks, one after another with a stream of one shape between them.
 
     It has no producers of its own, norms, consumers or cuts: a unit is a module and all that is in it.
-
-    Attributes:
-        least: blocks that stay where the user does not say otherwise (``--min-blocks``).
     """
-
-    least: int = 1
 
     @staticmethod
     def of(blocks: tuple[Block, ...], network: nn.Module, least: int = 1) -> BlockSite:
@@ -109,9 +104,3 @@ class BlockSite(Site):
 
     def _device(self, block: Block) -> torch.device:
         return next((p.device for p in self.network.get_submodule(block.name).parameters()), torch.device("cpu"))
-
-
-def least_blocks(site: Site, asked: int | None) -> int:
-    """Blocks of a site that stay: as many as are asked for, or as the site says; never more than it has."""
-    own = site.least if isinstance(site, BlockSite) else 0
-    return min(site.n_units, own if asked is None else asked)

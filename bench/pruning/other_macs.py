@@ -89,6 +89,15 @@ def other_macs(
     return per_unit
 
 
+def lost_macs(network: nn.Module, sites: Sites, name: str, shape: tuple[int, ...], counted: flops.Macs) -> Counter[str]:
+    """MACs per unit of one site, by the module that does them; layers of sites are left out."""
+    layers = {cut.layer for site in sites.values() for cut in site.cuts}
+    mask = sites.ones()[name]
+    mask[0] = False
+    less = own_macs(flops.traced(sites.slice(network, sites.ones() | {name: mask}), shape))
+    return Counter({m: lost for m, n in own_macs(counted).items() if m not in layers and (lost := n - less[m])})
+
+
 def _worked(network: nn.Module, names: list[str], shape: tuple[int, ...]) -> NDArray[np.int64]:
     """What a trace says: MACs for one unit of each site, 0 where it does not follow the site's units."""
     traced = trace(network, shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import RunFailed
+from bench.pruning.block_selection import kept_blocks
 from bench.pruning.cost_model import CostModel
 from bench.pruning.masks import Masks, Scores
 from bench.pruning.rounding import best_rounding, whole_units
@@ -33,14 +35,15 @@ def select(
     model: CostModel,
     budget: Budget,
     ranking: str | Mapping[str, float] = "global",
+    of_blocks: str | Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks that keep the best units within the budget.
+    """Masks that keep the best units within the budget: first of blocks, then of channels in the blocks that stay.
 
-    Units are taken in rank order until the next one would exceed the budget, the best ``min_keep`` of every
-    site first. What is then left of the budget takes later units that still fit, in rank order, and at most
-    one of each site where shares are to be kept. If shares then leave more than ``BUDGET_TOLERANCE`` unused, their
-    best rounding takes its place (:func:`bench.pruning.rounding.best_rounding`). Ties keep the earlier site and the
-    lower index.
+    Blocks are those of :func:`bench.pruning.block_selection.kept_blocks`. Channels are taken in rank order until the
+    next one would exceed the budget, the best ``min_keep`` of every site first. What is then left of the budget takes
+    later ones that still fit, in rank order, and at most one of each site where shares are to be kept. If shares then
+    leave more than ``BUDGET_TOLERANCE`` unused, their best rounding takes its place
+    (:func:`bench.pruning.rounding.best_rounding`). Ties keep the earlier site and the lower index.
 
     Args:
         scores: site -> ``[n_units]``, larger is more worth keeping.
@@ -48,24 +51,29 @@ def select(
         budget: what may be kept.
         ranking: ``global`` compares scores over sites; ``layer`` keeps equal shares of every site; a mapping
             gives the shares of the sites relative to each other.
+        of_blocks: the same for blocks, where that is another one.
 
     Returns:
         Site -> bool ``[n_units]`` on the CPU, True keeps.
     """
     model.require(budget)
+    masks = {name: torch.zeros(len(scores[name]), dtype=torch.bool) for name in (*model.names, *model.blocks)}
+    if model.blocks:
+        vector = kept_blocks(scores, model, budget, of_blocks or ranking)
+        masks |= {name: torch.from_numpy(vector[places] > 0) for name, places in model.blocks.items()}
+        model = model.without(vector)
     ranked = [scores[n].detach().double().cpu().numpy() for n in model.names]
     orders = [np.argsort(-s, kind="stable") for s in ranked]
     if budget.widths is not None:
-        widths = tuple(model.floors(budget).tolist())
+        floors = model.floors(budget)
+        widths = tuple(floors[name] for name in model.names)
     elif ranking == "global":
         keys = [-score[order] for score, order in zip(ranked, orders, strict=True)]
         widths = tuple(_filled(keys, model, budget, one_more=False).tolist())
     else:
         shares = tuple(1.0 if isinstance(ranking, str) else float(ranking[n]) for n in model.names)
         widths = _shared(model, budget, tuple(map(len, orders)), shares)
-    masks = {}
     for name, order, kept in zip(model.names, orders, widths, strict=True):
-        masks[name] = torch.zeros(len(order), dtype=torch.bool)
         masks[name][torch.from_numpy(order[:kept].copy())] = True
     return masks
 
@@ -76,7 +84,7 @@ def _shared(model: CostModel, budget: Budget, have: tuple[int, ...], shares: tup
     keys = [np.arange(1, n + 1) / (n * max(share, 1e-12)) for n, share in zip(have, shares, strict=True)]
     widths = _filled(keys, model, budget, one_more=True)
     cost = model.cost(budget, widths)
-    if budget.keep - cost / model.cost(budget, model.dense) > BUDGET_TOLERANCE:
+    if budget.keep - cost / model.whole(budget) > BUDGET_TOLERANCE:
         least = np.minimum(have, budget.min_keep)
         better = best_rounding(keys, least, lambda many: model.costs(budget, many), model.allowed(budget), cost)
         widths = widths if better is None else better
@@ -142,7 +150,8 @@ def drop_worst(
     order = order[alive[order]]
     safe = torch.zeros_like(alive)
     for k, name in enumerate(masks):
-        safe[order[site[order] == k][-floors[name] :]] = True
+        own = order[site[order] == k]
+        safe[own[max(0, len(own) - floors[name]) :]] = True
     alive = alive.clone()
     alive[order[~safe[order]][: count_to_drop(len(order), share)]] = False
     return dict(zip(masks, alive.split([len(mask) for mask in masks.values()]), strict=True))
@@ -164,19 +173,19 @@ def prune_worst(
     Args:
         scores: site -> float ``[n_units]``, larger is more worth keeping.
         masks: site -> bool ``[n_units]``, on one device.
-        share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
+        share: of the remaining units, in each site (``layer``) or of all blocks and of all channels (``global``),
+            rounded down.
         ranking: ``layer`` or ``global``.
         costs: cost model of the dense network.
         budget: what may be kept; None in the native track.
         generator: breaks ties.
     """
-    groups = [[name] for name in masks] if ranking == "layer" else [list(masks)]
-    floors = dict(zip(costs.names, costs.floors(budget or Budget()).tolist(), strict=True))
-    left: dict[str, Tensor] = {}
-    for group in groups:
+    there = dict(zip(costs.names, costs.array(masks), strict=False))
+    floors, left = costs.floors(budget or Budget()), dict(masks)
+    for group in _groups([name for name in masks if there.get(name, 1)], costs, ranking):
         alive = {name: masks[name] for name in group}
         left |= drop_worst({n: scores[n] for n in group}, alive, share, floors, generator)
-    if budget and costs.meets(budget, costs.array({name: int(mask.sum()) for name, mask in left.items()})):
+    if budget and costs.meets(budget, costs.array(left)):
         kept = flat(masks)
         worth = flat({name: scores[name].detach().to(kept.device).double() for name in masks})
         last = torch.where(kept, worth, worth.min() - 1)  # what is pruned stays pruned
@@ -191,20 +200,27 @@ def cycles_needed(share: float, ranking: str, left: float, costs: CostModel, bud
     Without a budget until no more than the share ``left`` of the units is left. Under a budget and a ``global``
     ranking it is the number that equal losses of all sites would take.
     """
-    dense, least = costs.dense.tolist(), costs.floors(budget or Budget()).tolist()
-    total = sum(dense)
-    together = ranking == "global"
-    groups, floors = ([total], [sum(least)]) if together else (dense, least)  # units that are pruned from together
-    count = 0
+    least = costs.floors(budget or Budget())
+    dense = dict(zip(costs.names, costs.dense.tolist(), strict=False)) | {n: len(at) for n, at in costs.blocks.items()}
+    groups = _groups(list(dense), costs, ranking)
+    whole, floors = ([sum(of[name] for name in group) for group in groups] for of in (dense, least))
+    kept, count, widths = whole, 0, dense
     while True:
-        groups = [max(f, w - count_to_drop(w, share)) for w, f in zip(groups, floors, strict=True)]
+        kept = [max(f, w - count_to_drop(w, share)) for w, f in zip(kept, floors, strict=True)]
         count += 1
-        widths = [max(f, round(w * groups[0] / total)) for w, f in zip(dense, least, strict=True)]
-        widths = widths if together else groups
-        at = costs.array(dict(zip(costs.names, widths, strict=True)))
-        met = costs.meets(budget, at) if budget else sum(groups) <= whole_units(left, total)
-        if met or groups == floors:
+        for group, now, before in zip(groups, kept, whole, strict=True):
+            widths = widths | {name: max(least[name], round(dense[name] * now / before)) for name in group}
+        met = costs.meets(budget, costs.array(widths)) if budget else sum(kept) <= whole_units(left, sum(whole))
+        if met or kept == floors:
             return count
+
+
+def _groups(names: list[str], costs: CostModel, ranking: str) -> list[list[str]]:
+    """Sites whose units are pruned together: with a ``global`` ranking all of blocks, and all of channels."""
+    if ranking == "layer":
+        return [[name] for name in names]
+    together = [[n for n in names if (n in costs.blocks) is of_blocks] for of_blocks in (False, True)]
+    return [group for group in together if group]
 
 
 def equal_widths(widths: Mapping[str, int], costs: CostModel, budget: Budget) -> dict[str, int]:
@@ -243,8 +259,14 @@ def check_scores(widths: Mapping[str, int], scores: Scores) -> Scores:
     return scores
 
 
-def check_masks(sites: Sites, masks: Masks, min_keep: int = 1) -> Masks:
-    """``masks`` as they are; raises RunFailed unless each site has a bool mask that keeps ``min_keep`` units."""
+def check_masks(sites: Sites, masks: Masks, floors: Mapping[str, int] = MappingProxyType({})) -> Masks:
+    """``masks`` as they are; raises RunFailed unless each site has a bool mask that keeps the units it has to.
+
+    Args:
+        sites: of the network.
+        masks: site -> bool ``[n_units]``.
+        floors: units that a site keeps, if not one; a site of blocks may lose all, one inside of a lost block does.
+    """
     for name, width in sites.widths.items():
         if name not in masks:
             raise RunFailed(f"the method gives no mask for site {name}")
@@ -253,8 +275,10 @@ def check_masks(sites: Sites, masks: Masks, min_keep: int = 1) -> Masks:
             raise RunFailed(
                 f"the method's mask for site {name} is {mask.dtype} {list(mask.shape)}, not torch.bool [{width}]"
             )
-        if int(mask.sum()) < min(min_keep, width):
-            raise RunFailed(
-                f"the method's mask for site {name} keeps {int(mask.sum())} units; --min-keep is {min_keep}"
-            )
+    absent = sites.absent(masks)
+    for name, site in sites.items():
+        kept, option = int(masks[name].sum()), "--min-blocks" if site.blocks else "--min-keep"
+        least = floors.get(name, 0 if site.blocks else 1)
+        if kept < min(least, site.n_units) and name not in absent:
+            raise RunFailed(f"the method's mask for site {name} keeps {kept} units; {option} is {least}")
     return masks

@@ -59,6 +59,7 @@ class Site:
         cuts: everything a slice removes.
         numbers: what counts the units in the network's code: the heads of attention.
         blocks: the units themselves, where they are blocks.
+        least: how many of these stay where the user does not say so.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Site:
     network: nn.Module = field(repr=False, compare=False)
     numbers: tuple[Number, ...] = ()
     blocks: tuple[Block, ...] = ()
+    least: int = 1
 
     def rows(self) -> Tensor:
         """Weights that produce each unit, ``[n_units, fan_in]`` (all producers side by side); differentiable."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from msgspec import UnsetType
+
 from bench.errors import UsageError
 from bench.spec.near_names import unknown
 
@@ -123,8 +125,9 @@ def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 @functools.cache
 def _options(kind: Any) -> tuple[Any, ...]:
-    """The alternatives of a type: members of a union, or the type itself."""
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    """The alternatives of a type: members of a union, or the type itself; a value from outside is never unset."""
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return tuple(option for option in options if option is not UnsetType)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -7,7 +7,9 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from msgspec import UNSET, UnsetType
 
 from bench import RULES
 from bench.errors import UsageError
@@ -17,6 +19,9 @@ from bench.spec.recipe import Recipe
 
 BUDGET_TOLERANCE = 0.005
 """Share of the dense cost that a ranked row may lie below its budget (RULES.md, 5.2)."""
+
+WIDTH = "width"
+"""What a run prunes where it does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,11 @@ class Budget:
         min_keep: units that stay in every site, whatever their scores.
         widths: units to keep in each site, by the sites' names in sorted order as records list them, instead of a
             share: another record's profile.
+        keep_blocks: share of the blocks to keep, where blocks and widths are pruned.
+        min_blocks: blocks that stay in every site of blocks; unset leaves it to the site.
+        blocks: with ``widths``, the blocks to keep in each site of blocks, in the order of their names: ``("1101",)``.
+
+    A field of the last three that is unset is in no record and no hash.
     """
 
     keep_macs: float | None = None
@@ -38,11 +48,14 @@ class Budget:
     ranking: str | None = None
     min_keep: int = 1
     widths: tuple[int, ...] | None = None
+    keep_blocks: float | UnsetType = UNSET
+    min_blocks: int | UnsetType = UNSET
+    blocks: tuple[str, ...] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        for name in ("keep_macs", "keep_params"):
+        for name in ("keep_macs", "keep_params", "keep_blocks"):
             share = getattr(self, name)
-            if share is None:
+            if share is None or share is UNSET:
                 continue
             if not 0 < share <= 1:
                 option = "--" + name.replace("_", "-")
@@ -54,10 +67,18 @@ class Budget:
             if self.keep_macs is not None or self.keep_params is not None:
                 raise UsageError("a budget of widths has no share: give --like without --keep-macs or --keep-params")
             object.__setattr__(self, "widths", tuple(self.widths))  # JSON has lists only
+        if self.blocks:
+            object.__setattr__(self, "blocks", tuple(self.blocks))
+        if self.widths is None and self.blocks:
+            raise UsageError("a budget of blocks is one of widths too: give --like")
+        if self.widths is not None and (self.keep_blocks or self.min_blocks is not UNSET):
+            raise UsageError("a budget of widths says which blocks stay: give --like without other options on blocks")
         if self.ranking not in (None, "global", "layer"):
             raise UsageError(f"--ranking {self.ranking}: global or layer")
         if self.min_keep < 1:
             raise UsageError(f"--min-keep {self.min_keep}: at least 1, a site without units is no network")
+        if isinstance(self.min_blocks, int) and self.min_blocks < 0:
+            raise UsageError(f"--min-blocks {self.min_blocks}: 0 or more")
 
     @property
     def keep(self) -> float:
@@ -66,14 +87,19 @@ class Budget:
 
     def __str__(self) -> str:
         if self.widths is not None:
-            return f"widths {'-'.join(map(str, self.widths))}"
+            of_blocks = f" of blocks {'-'.join(self.blocks)}" if self.blocks else ""
+            return f"widths {'-'.join(map(str, self.widths))}{of_blocks}"
         what = "params" if self.keep_params is not None else "MACs"
         return f"{self.keep:g} of the {what}"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One run: method and its configuration, architecture, data set, recipe, budget, coupling, seed."""
+    """One run: method and its configuration, architecture, data set, recipe, budget, coupling, seed, kinds of units.
+
+    Attributes:
+        units: ``depth`` prunes blocks, ``both`` blocks and widths; unset, which is in no record and no hash, widths.
+    """
 
     method: str  # or several, a+b
     arch: str
@@ -84,8 +110,13 @@ class Spec:
     coupling: str = "inner"
     config: Mapping[str, Any] = field(default_factory=dict)  # only what differs from the method's defaults
     rules: str = RULES
+    units: Literal["depth", "both"] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
+        if self.budget and self.budget.keep_blocks and self.units != "both":
+            raise UsageError("--keep-blocks: with --units both only")
+        if self.budget and self.budget.min_blocks is not UNSET and not self.units:
+            raise UsageError("--min-blocks: with --units depth or both only")
         config = {key: tuple(v) if isinstance(v, list) else v for key, v in self.config.items()}
         object.__setattr__(self, "config", config)  # JSON has lists only
 
@@ -102,8 +133,14 @@ class Spec:
                 "budget": non_default(self.budget) if self.budget else None,
                 "coupling": self.coupling,
                 "rules": self.rules,
+                **({"units": self.units} if self.units else {}),
             }
         )
+
+    @property
+    def unit_kinds(self) -> str:
+        """What is pruned: ``width``, ``depth`` or ``both``."""
+        return self.units or WIDTH
 
     @property
     def id(self) -> str:
@@ -117,6 +154,7 @@ class Spec:
         extra = {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(self.config.items())}
         extra |= {"ranking": budget.ranking} if budget.ranking else {}
         extra |= {"min_keep": budget.min_keep} if budget.min_keep != 1 else {}
+        extra |= {key: value for key in ("keep_blocks", "min_blocks") if (value := getattr(budget, key)) is not UNSET}
         return " ".join([self.method, *(f"{key}={value}" for key, value in extra.items())])
 
     def base_id(self, **known: str | int | None) -> str:
@@ -132,7 +170,8 @@ class Spec:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for the record: as JSON holds it, so lists in place of tuples."""
-        values = dataclasses.asdict(self) | {"config": dict(self.config), "recipe_sha256": self.recipe.sha256}
+        values = dataclasses.asdict(self, dict_factory=_given)
+        values |= {"config": dict(self.config), "recipe_sha256": self.recipe.sha256}
         return dict(json.loads(canonical(values)))
 
     @classmethod
@@ -140,3 +179,8 @@ class Spec:
         """The inverse of :meth:`as_dict`; raises UsageError for keys or values that cannot be."""
         values = {k: v for k, v in values.items() if k != "recipe_sha256"}
         return decode(cls, values, "specification")
+
+
+def _given(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Fields of a dataclass that are set."""
+    return {key: value for key, value in items if value is not UNSET}

@@ -278,8 +278,8 @@ class Context(UnitSelection):
         if not isinstance(masks, dict):
             why = f"the method's select returned {type(masks).__name__}, not a dictionary of masks"
             raise RunFailed(why, blame=METHOD)
-        selection.check_masks(self.sites, masks, self.budget.min_keep)
-        return {name: masks[name].to(self.device) for name in self.sites}
+        selection.check_masks(self.sites, masks, self._model.costs.least(self.budget))
+        return self.sites.settled({name: masks[name].to(self.device) for name in self.sites})
 
     def _asking(self, hook: str) -> AbstractContextManager[None]:
         self._now.require_hook(hook)

@@ -1,0 +1,67 @@
+"""Which blocks are kept, as a pure function of scores, cost model and budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.pruning.cost_model import CostModel
+from bench.pruning.costs import Vector
+from bench.spec.spec import Budget
+
+
+def kept_blocks(
+    scores: Mapping[str, Tensor], model: CostModel, budget: Budget, ranking: str | Mapping[str, float]
+) -> Vector:
+    """The vector of the best blocks within the budget, with the widths that the sites have.
+
+    The best ``min_blocks`` of every site stay. The others are put in rank order, ties at the earlier site and the lower
+    index. Where blocks alone are pruned, each of them stays that still fits. Where widths are pruned too, the first
+    ones stay: the share ``keep_blocks`` of all, or each that still fits into the square root of the budget's share.
+    If the least widths would then cost too much, the last ones go as far as it takes.
+
+    Args:
+        scores: site -> ``[n_units]``, larger is more worth keeping.
+        model: cost model of the network.
+        budget: what may be kept.
+        ranking: ``global`` compares scores over sites; ``layer`` keeps equal shares of every site; a mapping
+            gives the shares of the sites relative to each other.
+    """
+    vector, floors = np.zeros_like(model.dense), model.floors(budget)
+    vector[: len(model.names)] = [len(scores[name]) for name in model.names]
+    places, keys = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+    for name, of_site in model.blocks.items():
+        score = scores[name].detach().double().cpu().numpy()
+        order = np.argsort(-score, kind="stable")
+        least = floors[name]
+        vector[of_site[order[:least]]] = 1
+        places.append(of_site[order[least:]])
+        keys.append(-score[order[least:]] if ranking == "global" else _keys(len(order), least, ranking, name))
+    if budget.widths is not None:
+        for name, asked in model.asked(budget).items():
+            if isinstance(asked, Tensor):
+                vector[model.blocks[name]] = asked.tolist()
+        return vector
+    queue = np.concatenate(places)[np.argsort(np.concatenate(keys), kind="stable")]
+    count, limit = model.count_blocks(budget), model.allowed(budget)
+    if count is None and model.names:
+        limit = math.floor(math.sqrt(budget.keep) * model.whole(budget))
+    taken = []
+    for place in queue:
+        vector[place] = 1
+        fits = model.cost(budget, vector) <= limit if count is None else vector[len(model.names) :].sum() <= count
+        vector[place] = fits
+        taken += [place] if fits else []
+    while taken and model.cost(budget, model.floor(budget, vector)) > model.allowed(budget):
+        vector[taken.pop()] = 0
+    return vector
+
+
+def _keys(count: int, least: int, ranking: str | Mapping[str, float], name: str) -> NDArray[np.float64]:
+    """At which common share of all sites each block of a site enters, the best ``least`` left out."""
+    share = 1.0 if isinstance(ranking, str) else float(ranking.get(name, 1.0))
+    return np.arange(least + 1, count + 1) / (count * max(share, 1e-12))
