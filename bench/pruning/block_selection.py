@@ -20,9 +20,10 @@ def kept_blocks(
     """The vector of the best blocks within the budget, with the widths that the sites have.
 
     The best ``min_blocks`` of every site stay. The others are put in rank order, ties at the earlier site and the lower
-    index. Where blocks alone are pruned, each of them stays that still fits. Where widths are pruned too, the first
-    ones stay: the share ``keep_blocks`` of all, or each that still fits into the square root of the budget's share.
-    If the least widths would then cost too much, the last ones go as far as it takes.
+    index. Where blocks alone are pruned, they stay in this order, each that still fits. Where widths are pruned too,
+    blocks go in the opposite order: until the share ``keep_blocks`` is left; or else until those left, with all their
+    widths, cost no more than the square root of the budget's share, where a block stays without which they would cost
+    less than the budget. Further ones go if the least widths of those left cost too much.
 
     Args:
         scores: site -> ``[n_units]``, larger is more worth keeping.
@@ -47,17 +48,25 @@ def kept_blocks(
                 vector[model.blocks[name]] = asked.tolist()
         return vector
     queue = np.concatenate(places)[np.argsort(np.concatenate(keys), kind="stable")]
-    count, limit = model.count_blocks(budget), model.allowed(budget)
-    if count is None and model.names:
-        limit = math.floor(math.sqrt(budget.keep) * model.whole(budget))
-    taken = []
-    for place in queue:
-        vector[place] = 1
-        fits = model.cost(budget, vector) <= limit if count is None else vector[len(model.names) :].sum() <= count
-        vector[place] = fits
-        taken += [place] if fits else []
-    while taken and model.cost(budget, model.floor(budget, vector)) > model.allowed(budget):
-        vector[taken.pop()] = 0
+    limit, count = model.allowed(budget), model.count_blocks(budget)
+    if not model.names:
+        for place in queue:
+            vector[place] = 1
+            vector[place] = model.cost(budget, vector) <= limit
+        return vector
+    vector[queue] = 1
+    last, target = queue[::-1], math.floor(math.sqrt(budget.keep) * model.whole(budget))
+    for place in last:
+        if count is None and model.cost(budget, vector) <= target:
+            break
+        if count is not None and vector[len(model.names) :].sum() <= count:
+            break
+        vector[place] = 0
+        vector[place] = count is None and model.cost(budget, vector) < limit
+    for place in last:
+        if model.cost(budget, model.floor(budget, vector)) <= limit:
+            break
+        vector[place] = 0
     return vector
 
 

@@ -10,7 +10,7 @@ from bench.errors import UsageError
 from bench.pruning.blocks import as_mask
 from bench.pruning.costs import Costs, Vector, number
 from bench.pruning.rounding import whole_units
-from bench.spec.spec import Budget
+from bench.spec.spec import BUDGET_TOLERANCE, Budget
 
 
 class CostModel(Costs):
@@ -57,7 +57,7 @@ class CostModel(Costs):
         return self.least(budget)
 
     def least(self, budget: Budget) -> dict[str, int]:
-        """Units that every site has to keep, ``min_keep`` or ``min_blocks``, as long as the block that it is in stays."""
+        """Units that every site has to keep, ``min_keep`` or ``min_blocks``; none inside of a removed block."""
         least = {name: min(int(n), budget.min_keep) for name, n in zip(self.names, self.dense, strict=False)}
         for name, places in self.blocks.items():
             asked = budget.min_blocks if isinstance(budget.min_blocks, int) else self._least[name]
@@ -66,26 +66,32 @@ class CostModel(Costs):
         return {name: min(n, number(asked_widths.get(name, n))) for name, n in least.items()}
 
     def floor(self, budget: Budget, blocks: Vector) -> Vector:
-        """The least vector in which the blocks of a vector stay."""
-        floors, there = self.floors(budget), self._present(blocks)
-        vector = blocks.copy()
-        vector[: len(there)] = [floors[n] * is_there for n, is_there in zip(self.names, there, strict=True)]
+        """A vector with these blocks and the least widths."""
+        floors, vector = self.floors(budget), blocks.copy()
+        vector[: len(self.names)] = [floors[name] for name in self.names]
         return vector
 
     def require(self, budget: Budget) -> None:
         """Raise UsageError when the units that every site keeps already cost more than the budget."""
         if budget.widths is not None:
             self._require_widths(budget)
-        costliest = self.floor(budget, self._costliest(budget))
-        least = self.cost(budget, costliest)
-        if budget.widths is None and least > self.allowed(budget):
+            return
+        costliest = self._costliest(budget)
+        least, allowed = self.cost(budget, self.floor(budget, costliest)), self.allowed(budget)
+        stay = int(costliest[len(self.names) :].sum())
+        blocks = f"{stay} of the {len(self._blocks)} blocks, which stay,"
+        if least > allowed:
             kept = [f"{budget.min_keep} unit(s) in each of the {len(self.names)} sites"] if self.names else []
-            number = int(costliest[len(self.names) :].sum())
-            kept += [f"{number} of the {len(self._blocks)} blocks, which stay,"] if self.blocks else []
-            help_ = "fewer blocks (--min-blocks)" if self.blocks else "use --coupling full"
+            kept += [blocks] if self.blocks else []
+            less = "fewer blocks (--min-blocks)" if self.blocks else "use --coupling full"
             raise UsageError(
                 f"budget {budget} cannot be met: {' and '.join(kept)} already cost {least / self.whole(budget):.4f}; "
-                f"ask for more, or {help_}"
+                f"ask for more, or {less}"
+            )
+        share = self.cost(budget, costliest) / self.whole(budget)
+        if budget.keep_blocks and budget.keep - share > BUDGET_TOLERANCE:
+            raise UsageError(
+                f"budget {budget} cannot be used up: {blocks} cost at most {share:.4f}; ask for more (--keep-blocks)"
             )
 
     def count_blocks(self, budget: Budget) -> int | None:
@@ -96,32 +102,31 @@ class CostModel(Costs):
         return max(whole_units(budget.keep_blocks, len(self._blocks)), sum(floors[name] for name in self.blocks))
 
     def _costliest(self, budget: Budget) -> Vector:
-        """Of the choices of blocks that may be forced on a method, the one that costs most at the least widths."""
-        width = len(self.names)
-        least, floors = self.floor(budget, self.dense), self.floors(budget)
+        """Of the choices of blocks that may be forced on a method, the one that costs most, with the dense widths."""
+        width, floors = len(self.names), self.floors(budget)
         each = np.zeros(len(self._blocks), dtype=np.int64)
         for k in range(len(each)):
-            without = least.copy()
+            without = self.dense.copy()
             without[width + k] = 0
-            each[k] = self.cost(budget, least) - self.cost(budget, without)
-        vector, order = np.zeros_like(self.dense), np.argsort(-each, kind="stable") + width
+            each[k] = self.cost(budget, self.dense) - self.cost(budget, without)
+        vector, order = self.dense.copy(), np.argsort(-each, kind="stable") + width
+        vector[width:] = 0
         for name, places in self.blocks.items():
             vector[[place for place in order if place in places][: floors[name]]] = 1
-        more = (self.count_blocks(budget) or 0) - int(vector.sum())
+        more = (self.count_blocks(budget) or 0) - int(vector[width:].sum())
         vector[[place for place in order if not vector[place]][: max(more, 0)]] = 1
         return vector
 
     def _require_widths(self, budget: Budget) -> None:
-        widths, floors = budget.widths or (), self.floors(budget)
         most = {n: int(m) for n, m in zip(self.names, self.dense, strict=False)}
         most |= {name: len(places) for name, places in self.blocks.items()}
-        as_many = [len(text) for text in budget.blocks or ()]
-        if len(widths) == len(most) and as_many in ([], [most[name] for name in sorted(self.blocks)]):
-            there = dict(zip(self.names, self._present(self.array(floors | self.asked(budget))), strict=True))
-            fits = all(there.get(n, 0) <= floors[n] <= m * there.get(n, True) for n, m in most.items())
-            if fits and not any(floors[n] < min(m, budget.min_keep) * there.get(n, False) for n, m in most.items()):
-                return
-            if fits:
-                raise UsageError(f"budget {budget} cannot be met: it leaves a site less than {budget.min_keep} units")
-        units = "-".join(str(most[name]) for name in sorted(most))
-        raise UsageError(f"budget {budget}: this network's sites have {units} units")
+        texts, units = budget.blocks or (), "-".join(str(most[name]) for name in sorted(most))
+        fits = len(budget.widths or ()) == len(most)
+        fits = fits and [len(t) for t in texts] in ([], [len(self.blocks[n]) for n in sorted(self.blocks)])
+        floors = self.floors(budget) if fits else {}
+        there = dict(zip(self.names, self._present(self.array(self.asked(budget))), strict=True)) if fits else {}
+        least = {name: int(there.get(name, 0)) for name in most}
+        if not fits or any(not least[n] <= floors[n] <= m * there.get(n, 1) for n, m in most.items()):
+            raise UsageError(f"budget {budget}: this network's sites have {units} units")
+        if any(floors[name] < min(most[name], budget.min_keep) for name, is_there in there.items() if is_there):
+            raise UsageError(f"budget {budget} cannot be met: it leaves a site less than {budget.min_keep} units")

@@ -62,6 +62,8 @@ def select(
         vector = kept_blocks(scores, model, budget, of_blocks or ranking)
         masks |= {name: torch.from_numpy(vector[places] > 0) for name, places in model.blocks.items()}
         model = model.without(vector)
+        if not model.names:
+            return masks
     ranked = [scores[n].detach().double().cpu().numpy() for n in model.names]
     orders = [np.argsort(-s, kind="stable") for s in ranked]
     if budget.widths is not None:
