@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.runs.resolve import DEFAULT_KEEP_MACS
 from bench.spec.request import RunOptions
+from bench.spec.spec import UNITS, WIDTH
 
 SEEDS = "N[-M][,...]"
 
@@ -30,6 +31,11 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--ranking", metavar="global|layer", help="default: the method's own")
     budget.add_argument("--min-keep", type=whole, default=1, metavar="N", help="units that stay in every site (1)")
     add_coupling(budget, "full also prunes residual streams")
+    add_units(budget, "what is pruned: channels (width), blocks (depth) or both")
+    budget.add_argument(
+        "--keep-blocks", type=_number, metavar="SHARE", help="with --units both: of the blocks, whatever they cost"
+    )
+    budget.add_argument("--min-blocks", type=whole, metavar="N", help="blocks that stay in every site of blocks (1)")
     change = parser.add_argument_group("settings")
     _add_repeated(change, "-p", dest="options", metavar="KEY=VALUE", help="method option")
     _add_repeated(change, "--set", dest="settings", metavar="KEY=VALUE", help="recipe value, such as train.epochs=5")
@@ -83,6 +89,11 @@ def add_machine(parser: Any) -> None:
 def add_coupling(parser: Any, what: str) -> None:
     """Add ``--coupling``."""
     parser.add_argument("--coupling", choices=("inner", "full"), default="inner", help=what)
+
+
+def add_units(parser: Any, what: str) -> None:
+    """Add ``--units``."""
+    parser.add_argument("--units", choices=UNITS, default=WIDTH, help=what)
 
 
 def add_json(parser: Any, what: str = "JSON instead of tables") -> None:

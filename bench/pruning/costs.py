@@ -157,6 +157,8 @@ class Costs:
             free: whether the others may still go. Where not, there is no choice of blocks any more.
         """
         stays = np.concatenate([[1], vector[len(self.names) :]])
+        if free and stays.all():
+            return self
         key = free, stays.tobytes()
         if key in self._reduced:
             return self._reduced[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,7 +14,7 @@ from bench.records.schema import Costs, Curve, Data, Metrics, Record, Structure,
 from bench.records.values import ROW, Label, MethodName, Name, Settings, hidden, said, wrong
 from bench.spec.option_text import LARGEST_SEED
 from bench.spec.recipe import Recipe
-from bench.spec.spec import Budget, Spec
+from bench.spec.spec import WIDTH, Budget, Spec
 
 WORK = 10**24
 """Largest number of training MACs."""
@@ -23,7 +23,7 @@ FINISHED = ("data", "training", "structure", "cost", "metrics", "memory")
 OLD = f"made by version 0.1 of the suite, which reads it; this is version {__version__}"
 """What is said of a record of schema 1, or of rules 0.1."""
 OLD_RULES = ("0.1",)
-_SPEC = tuple[str, str, str, Recipe, Budget | None, int, str, dict[str, Any], str]
+_SPEC = tuple[str, str, str, Recipe, Budget | None, int, str, dict[str, Any], str, Literal["depth", "both"] | None]
 
 
 def contradictions(record: Record) -> Iterator[str]:
@@ -32,7 +32,7 @@ def contradictions(record: Record) -> Iterator[str]:
     if spec.rules in OLD_RULES:
         yield f"rules {spec.rules}, {OLD}"
     shared = (spec.method, spec.arch, spec.dataset, spec.recipe, spec.budget, 0, spec.coupling, spec.config, spec.rules)
-    problems, expected = _of_spec(msgspec.json.encode(shared))
+    problems, expected = _of_spec(msgspec.json.encode((*shared, spec.units or None)))
     yield from problems
     if not 0 <= record.spec.seed <= LARGEST_SEED:
         yield f"spec.seed is {said(record.spec.seed)}, not from 0 to {LARGEST_SEED}"
@@ -69,6 +69,8 @@ def contradictions(record: Record) -> Iterator[str]:
         yield from _of_metrics(record.metrics, record.data)
         yield from _of_training(record.training, record.metrics, epochs)
         fewer = record.cost.dense.macs != record.cost.final.macs
+        if bool(record.structure.blocks) != (record.spec.unit_kinds != WIDTH):
+            yield f"structure.blocks: spec prunes {record.spec.unit_kinds}"
         if "prune" not in record.training.plan and (record.spec.budget or fewer):
             yield "nothing was pruned, and there is a budget, or fewer MACs"
         yield from _of_cost(record.cost, budget)
@@ -78,7 +80,8 @@ def contradictions(record: Record) -> Iterator[str]:
 @functools.lru_cache(maxsize=4096)
 def _of_spec(text: bytes) -> tuple[list[str], str]:
     """What is wrong with a specification, its fields given as JSON, and its hash: all seeds share them."""
-    spec = Spec(*msgspec.json.decode(text, type=_SPEC))
+    fields = msgspec.json.decode(text, type=_SPEC)
+    spec = Spec(*fields[:9], fields[9] or msgspec.UNSET)
     return list(unreadable(spec)), spec.sha256
 
 
@@ -196,11 +199,13 @@ def _of_cost(costs: Costs, budget: Budget) -> Iterator[str]:
 
 def _of_structure(structure: Structure, budget: Budget) -> Iterator[str]:
     for site, (before, after) in structure.widths.items():
-        if not 0 < after <= before:
+        may_go = any("0" in kept for kept in (structure.blocks or {}).values())
+        if not (0 if may_go else 1) <= after <= before:
             yield f"structure.widths: {said(site)} has {after} of {before} units"
-        elif after < min(budget.min_keep, before):
+        elif 0 < after < min(budget.min_keep, before) and site not in (structure.blocks or ()):
             yield f"structure.widths: {said(site)} has {after} units, spec.budget.min_keep is {budget.min_keep}"
     yield from _of_masks(structure)
+    yield from _of_blocks(structure, budget)
     kept = {name: after for name, (_, after) in structure.widths.items()}
     if budget.widths is not None and list(budget.widths) != [kept[name] for name in sorted(kept)]:
         yield "structure.widths are not those of spec.budget.widths"
@@ -211,7 +216,7 @@ def _of_structure(structure: Structure, budget: Budget) -> Iterator[str]:
 
 
 def _of_masks(structure: Structure) -> Iterator[str]:
-    """The masks, site after site in sorted order, keep as many units as the widths say."""
+    """The masks, site after site in sorted order, keep as many units as the widths say, and the named blocks."""
     left = count = sum(before for before, _ in structure.widths.values())
     try:
         whole = int.from_bytes(bits.as_bytes(structure.masks, count)) >> -count % 8
@@ -220,6 +225,20 @@ def _of_masks(structure: Structure) -> Iterator[str]:
         return
     for site, (before, after) in sorted(structure.widths.items()):
         left -= before
-        kept = (whole >> left & (1 << before) - 1).bit_count()
-        if kept != after:
-            yield f"structure.masks keep {kept} units of {said(site)}, structure.widths {after}"
+        mask = whole >> left & (1 << before) - 1
+        if mask.bit_count() != after:
+            yield f"structure.masks keep {mask.bit_count()} units of {said(site)}, structure.widths {after}"
+        elif f"{mask:0{before}b}" != (own := (structure.blocks or {}).get(site, f"{mask:0{before}b}")):
+            yield f"structure.masks keep the blocks {mask:0{before}b} of {said(site)}, structure.blocks {said(own)}"
+
+
+def _of_blocks(structure: Structure, budget: Budget) -> Iterator[str]:
+    """The blocks that stay are those of the budget, as far as it says; each site of them has widths."""
+    kept = structure.blocks or {}
+    if budget.blocks and list(budget.blocks) != [kept[name] for name in sorted(kept)]:
+        yield "structure.blocks are not those of spec.budget.blocks"
+    for site, text in kept.items():
+        if site not in structure.widths:
+            yield f"structure.blocks: {said(site)} has no widths"
+        elif isinstance(budget.min_blocks, int) and text.count("1") < min(budget.min_blocks, len(text)):
+            yield f"structure.blocks: {said(site)} is {text}, spec.budget.min_blocks is {budget.min_blocks}"

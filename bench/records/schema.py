@@ -10,6 +10,7 @@ import msgspec
 from bench.records.values import (
     Amount,
     Bits,
+    Blocks,
     Commit,
     Count,
     FileName,
@@ -123,6 +124,7 @@ class Structure(Part, frozen=True):
     arch_sha256: Sha256  # of the dense architecture
     rejected: dict[Name, Text]  # candidate: why it is no site
     masks: Bits  # bits of the units that are kept: the sites in sorted order, one after the other
+    blocks: dict[Name, Blocks] | None = None  # site of blocks: 1 for each that is kept, in the order in which they run
 
 
 class Cost(Part, frozen=True):

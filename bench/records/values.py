@@ -44,6 +44,7 @@ RunId = Annotated[str, Meta(pattern=f"^[0-9a-f]{{12}}-s[0-9]+{END}", max_length=
 FileName = Annotated[str, Meta(pattern=f"^[A-Za-z0-9_][A-Za-z0-9._+-]*{END}", max_length=NAME)]
 Bits = Annotated[str, Meta(pattern=f"^[A-Za-z0-9+/]*=?=?{END}", max_length=200_000)]
 """As ``bench.records.bits`` packs them; a million and more."""
+Blocks = Annotated[str, Meta(pattern=f"^[01]+{END}", max_length=NAME)]
 Moment = Annotated[datetime, Meta(tz=True)]
 Scalar = None | bool | int | float | Annotated[str, Meta(pattern=f"^[ -~]*{END}", max_length=VALUE)]
 Settings = Annotated[dict[OptionName, Scalar | list[Scalar]], Meta(max_length=SETTINGS)]
@@ -58,6 +59,7 @@ _WORDS = {
     RunId: "12 hexadecimal digits, -s and a seed",
     FileName: "the name of a file without a folder",
     Bits: "bits in base64",
+    Blocks: "a 1 or a 0 for each block",
 }
 PATTERNS = {meta.pattern: words for kind, words in _WORDS.items() for meta in get_args(kind) if meta is not str}
 """What a pattern asks for, in words."""

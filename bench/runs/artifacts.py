@@ -18,6 +18,7 @@ from bench.measure.environment import versions_of
 from bench.models.build import Shape, build
 from bench.models.memory_format import LAYOUT
 from bench.models.shared_parameters import copied
+from bench.pruning.blocks import as_mask
 from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites
 from bench.records.schema import File, Finished
@@ -96,7 +97,8 @@ class RunArtifacts:
         spec = self.record.spec
         _require_known(ARCHS, spec.arch)
         recipe, precision = spec.recipe, self.record.training.precision
-        situation = Situation(self.shape, self.classes, spec.coupling, recipe, torch.device("cpu"), precision)
+        cpu, units = torch.device("cpu"), spec.unit_kinds
+        situation = Situation(self.shape, self.classes, spec.coupling, recipe, cpu, precision, units)
         return _built(spec.arch, situation)
 
     def masks(self) -> dict[str, Tensor]:
@@ -129,12 +131,22 @@ class RunArtifacts:
     def shaped(self, which: str) -> nn.Module:
         """One of ``NETWORKS`` with the recorded widths and weights that mean nothing; needs no file of the run."""
         network, sites = self.parts()
-        if which == "dense":
-            return copied(network)
-        widths = self.record.structure.widths
-        if sites.widths != {name: before for name, (before, _) in widths.items()}:
+        return copied(network) if which == "dense" else sites.slice(network, self.any_masks())
+
+    def any_masks(self) -> dict[str, Tensor]:
+        """Site -> boolean mask with the recorded blocks and as many units as are recorded; needs no file of the run."""
+        structure, sites = self.record.structure, self.parts()[1]
+        blocks = {name: as_mask(text) for name, text in (structure.blocks or {}).items()}
+        of_blocks = {name: len(site.blocks) for name, site in sites.items() if site.blocks}
+        if sites.widths != {name: before for name, (before, _) in structure.widths.items()} or (
+            of_blocks != {name: len(mask) for name, mask in blocks.items()}
+        ):
             raise RunFailed("the network has other sites here than in the record")
-        return sites.slice(network, {name: torch.arange(before) < after for name, (before, after) in widths.items()})
+        masks = {name: torch.arange(before) < after for name, (before, after) in structure.widths.items()} | blocks
+        empty = {name for name, mask in masks.items() if not mask.any() and name not in blocks}
+        if sites.absent(masks) != empty:
+            raise RunFailed("structure: not the sites inside of removed blocks have 0 units left")
+        return masks
 
     def test_images(self, data_dir: Path) -> ImageSet:
         """The test images of the run, with the constants of its training images that normalise them."""

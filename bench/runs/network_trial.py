@@ -23,6 +23,7 @@ from bench.models.torch_state import drawn, seed_generators
 from bench.pruning.site_discovery import no_site
 from bench.pruning.sites import Site, Sites
 from bench.spec.recipe import Recipe, Stage
+from bench.spec.spec import WIDTH
 from bench.training.batchnorm import reestimate
 from bench.training.checkpoint import load_tensors, save_tensors
 from bench.training.optimizer import make_optimizer
@@ -47,6 +48,7 @@ class Situation:
         recipe: as far as it matters here.
         device: where it runs.
         precision: ``fp32`` or ``bf16``, of its training.
+        units: kinds of its units: ``width``, ``depth`` or ``both``.
     """
 
     shape: tuple[int, int, int]
@@ -55,6 +57,7 @@ class Situation:
     recipe: Recipe
     device: torch.device
     precision: str
+    units: str = WIDTH
 
     def __post_init__(self) -> None:
         given = self.recipe
@@ -225,6 +228,7 @@ class Trial:
         some = Sites(sites, {}, coupling)
         generator = torch.Generator().manual_seed(0)
         masks = {n: torch.randperm(w, generator=generator) < (w + 1) // 2 for n, w in some.widths.items()}
+        masks = some.settled(masks)
         error = self.failure(lambda: some.slice(self.network, masks))
         if error is None:
             return {}

@@ -21,6 +21,7 @@ from bench.measure.accuracy import correct, logits_of, quality
 from bench.models.build import build
 from bench.models.memory_format import LAYOUT, place
 from bench.progress import Progress
+from bench.pruning.blocks import as_text
 from bench.records import bits, schema
 from bench.records.schema import Record
 from bench.runs import result
@@ -140,7 +141,8 @@ class RunPipeline:
     def _find_sites(self) -> None:
         torch.use_deterministic_algorithms(self.device.type == "cpu")
         spec = self.spec
-        situation = Situation(self.shape, self.classes, spec.coupling, spec.recipe, self.device, self.precision)
+        device, units = self.device, spec.unit_kinds
+        situation = Situation(self.shape, self.classes, spec.coupling, spec.recipe, device, self.precision, units)
         found = fit(spec.arch, self.network, situation, self.data.val.first(BATCH))
         self.sites, self.model, self.layout = found.sites, found.model, found.layout
         if found.note:
@@ -239,8 +241,10 @@ class RunPipeline:
 
     def _structure(self, training: PhaseTrainer, masks: dict[str, Tensor]) -> dict[str, Any]:
         widths = {name: [site.n_units, int(masks[name].sum())] for name, site in self.sites.items()}
+        blocks = {name: as_text(masks[name]) for name, site in self.sites.items() if site.blocks}
         return {
             "widths": widths,
+            "blocks": blocks or None,
             "units_before": sum(before for before, _ in widths.values()),
             "units_after": sum(after for _, after in widths.values()),
             "masks": packed_masks(masks),

@@ -75,9 +75,10 @@ def fit(name: str, network: nn.Module, situation: Situation, images: Tensor | No
 def _examined(name: str, network: nn.Module, trial: Trial) -> Fit:
     try:
         note = trial.choose_layout()
-        sites = find_sites(network, trial.situation.shape, trial.situation.coupling)
+        situation = trial.situation
+        sites = find_sites(network, situation.shape, situation.coupling, situation.units)
         sites = trial.sound(sites)
-        model = CostModel(network, sites, trial.situation.shape)
+        model = CostModel(network, sites, situation.shape)
     except RunFailed as error:
         raise UsageError(f"architecture '{name}': {error}", blame=ARCHITECTURE) from error
     return Fit(trial.layout, note, sites.bind(nn.Identity()), model)  # its weights are not kept

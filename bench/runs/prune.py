@@ -31,7 +31,7 @@ def prune(trainer: PhaseTrainer, budget: Budget | None, shape: tuple[int, ...]) 
     model, costs = trainer.model, trainer.model.costs
     masks = {name: mask.cpu() for name, mask in trainer.ctx.select().items()}
     trainer.finalize()
-    cost = costs.array({name: int(mask.sum()) for name, mask in masks.items()})
+    cost = costs.array(masks)
     if budget and not costs.meets(budget, cost):
         raise RunFailed(
             f"the method's masks cost {costs.cost(budget, cost):,}, "

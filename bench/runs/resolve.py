@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET, UnsetType
+
 from bench.errors import UsageError
 from bench.measure.processor import precision_without_torch
 from bench.progress import Progress
@@ -23,7 +25,7 @@ from bench.spec.method_traits import Traits
 from bench.spec.recipe import Recipe, load_recipe
 from bench.spec.registry import ARCHS, DATASETS, add_plugin, method_names, model_name
 from bench.spec.request import RunOptions, RunRequest
-from bench.spec.spec import Budget, Spec
+from bench.spec.spec import WIDTH, Budget, Spec
 
 if TYPE_CHECKING:
     from bench.data.registration import Dataset
@@ -74,7 +76,7 @@ def resolve(
         )
     first = make_spec(
         *(request.method, arch, dataset, recipe, budget_of(request)),
-        *(request.seeds[0], request.coupling, request.options, options.device),
+        *(request.seeds[0], request.coupling, request.options, options.device, request.units),
     )
     return [dataclasses.replace(first, seed=seed) for seed in request.seeds], options
 
@@ -89,6 +91,7 @@ def make_spec(
     coupling: str = "inner",
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
+    units: str = WIDTH,
 ) -> Spec:
     """A specification with method and options checked; raises UsageError.
 
@@ -105,7 +108,9 @@ def make_spec(
         raise UsageError(f"method '{method}' does not choose its own sparsity: give --keep-macs, not --native")
     if budget and budget.ranking == traits.ranking:
         budget = dataclasses.replace(budget, ranking=None)
-    spec = Spec(method, arch, dataset, recipe, budget if traits.prunes else None, seed, coupling, traits.config)
+    kinds: Any = UNSET if units == WIDTH else units
+    budget = budget if traits.prunes else None
+    spec = Spec(method, arch, dataset, recipe, budget, seed, coupling, traits.config, units=kinds)
     if problem := next(unreadable(spec), None):
         raise UsageError(f"{problem}; choose another")
     return spec
@@ -128,6 +133,7 @@ def budget_of(request: RunRequest) -> Budget | None:
     if request.native:
         return None
     keep_macs, widths = request.keep_macs, None
+    blocks: tuple[str, ...] | UnsetType = UNSET
     if request.like is not None:
         try:
             like = store.load(Path(request.like))
@@ -135,10 +141,15 @@ def budget_of(request: RunRequest) -> Budget | None:
             raise UsageError(f"--like: {error}") from error
         if not finished(like):
             raise UsageError(f"--like {request.like}: that run {like.status}")
+        if like.spec.unit_kinds != request.units:
+            raise UsageError(f"--like {request.like}: that run has --units {like.spec.unit_kinds}")
         widths = tuple(after for _, (_, after) in sorted(like.structure.widths.items()))
+        if request.units == "both":  # widths belong to blocks; of blocks alone the number counts
+            blocks = tuple(text for _, text in sorted((like.structure.blocks or {}).items()))
     elif keep_macs is None and request.keep_params is None:
         keep_macs = DEFAULT_KEEP_MACS
-    return Budget(keep_macs, request.keep_params, request.ranking, request.min_keep, widths)
+    more = {name: value for name in ("keep_blocks", "min_blocks") if (value := getattr(request, name)) is not None}
+    return Budget(keep_macs, request.keep_params, request.ranking, request.min_keep, widths, blocks=blocks, **more)
 
 
 def require_published_images(dataset: str, options: RunOptions) -> None:

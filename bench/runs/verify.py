@@ -112,11 +112,10 @@ class _Subject:
     def costs(self) -> str:
         """Recount the sliced network from the recorded widths, with the model and with fvcore."""
         sliced, model = self.stored.shaped("final"), self.stored.model()
-        before, after = ({name: w[k] for name, w in self.record.structure.widths.items()} for k in (0, 1))
         total = flops.count(sliced, self.stored.shape).total
         counted = {
-            "dense": (*self.stored.dense_cost(), model.macs(model.array(before))),
-            "final": (total, flops.parameters(sliced), model.macs(model.array(after))),
+            "dense": (*self.stored.dense_cost(), model.macs(model.dense)),
+            "final": (total, flops.parameters(sliced), model.macs(model.array(self.stored.any_masks()))),
         }
         for which, claimed in (("dense", self.record.cost.dense), ("final", self.record.cost.final)):
             macs, params, modelled = counted[which]

@@ -23,8 +23,10 @@ from bench.spec.decode import method_config, non_default
 from bench.spec.entries import HIDDEN, ROOT
 from bench.spec.registry import METHODS
 
-ATTRIBUTES = {"starts_from": str, "ranking": str, "prunes": bool, "native": bool, "active": str}
+ATTRIBUTES = {"starts_from": str, "ranking": str, "prunes": bool, "native": bool, "active": str, "kinds": tuple}
 """What is read of a method, and its type."""
+KINDS = ("conv", "linear")
+"""Kinds of sites that a method works on where it does not say otherwise."""
 LAYER = "layer"
 """How units are ranked where no method says otherwise."""
 RANKS, PLANS = "rank the units", "plan the training"
@@ -48,7 +50,8 @@ class Traits:
     """What a method is with some options.
 
     Attributes:
-        starts_from, ranking, prunes, native, active: see :class:`bench.api.Method`.
+        starts_from, ranking, prunes, native, active, kinds: see :class:`bench.api.Method`; of a composition whose parts
+            rank blocks and channels in two ways, ``ranking`` names both.
         depends: which of these depend on the options.
         config: the options that differ from their defaults.
         decides: of ``DECISIONS`` what the method does itself.
@@ -59,6 +62,7 @@ class Traits:
     prunes: bool
     native: bool
     active: str
+    kinds: tuple[str, ...]
     depends: frozenset[str]
     config: Mapping[str, Any]
     decides: frozenset[str]
@@ -94,14 +98,16 @@ def together(parts: Sequence[tuple[str, Traits]]) -> Traits:
     """The traits of methods that are composed; raises UsageError where two of them want the same decision.
 
     The part that ranks the units says how they are ranked and whether it is native; without one the first part that
-    ranks otherwise than by layer, and any part that is native. The part with a plan says where the whole starts;
-    without one it starts from the base if all parts do.
+    ranks otherwise than by layer, and any part that is native. Two may rank units, each those of other kinds. The part
+    with a plan says where the whole starts; without one it starts from the base if all parts do.
     """
     if len(parts) == 1:
         return parts[0][1]
     names, traits = [name for name, _ in parts], [each for _, each in parts]
-    ranker, planner = deciding(RANKS, parts), deciding(PLANS, parts)
+    able, planner = rankers(parts), deciding(PLANS, parts)
+    ranker = able[0] if able else None
     rankings = [each.ranking for each in traits if each.ranking != LAYER]
+    ranked = dict.fromkeys(traits[k].ranking for k in able)
     start = "base" if all(each.starts_from == "base" for each in traits) else "init"
     keepers = [name for name, each in parts if not each.prunes]
     if ranker is not None and keepers:
@@ -111,14 +117,24 @@ def together(parts: Sequence[tuple[str, Traits]]) -> Traits:
         raise UsageError(f"{late[0]} acts after the prune, and in {'+'.join(names)} nothing is pruned")
     return Traits(
         starts_from=start if planner is None else traits[planner].starts_from,
-        ranking=(*rankings, LAYER)[0] if ranker is None else traits[ranker].ranking,
+        ranking="+".join(ranked) or (*rankings, LAYER)[0],
         prunes=not keepers,
-        native=any(each.native for each in traits) if ranker is None else traits[ranker].native,
+        native=all(traits[k].native for k in able) if able else any(each.native for each in traits),
         active="before",
+        kinds=tuple(dict.fromkeys(kind for each in traits for kind in each.kinds)),
         depends=frozenset(),
         config={f"{name}.{key}": value for name, each in parts for key, value in each.config.items()},
         decides=frozenset().union(*(each.decides for each in traits)),
     )
+
+
+def rankers(parts: Sequence[tuple[str, Traits]]) -> list[int]:
+    """Places of the parts that rank units, each those of its kinds; UsageError where two rank units of one kind."""
+    able = [k for k, (_, traits) in enumerate(parts) if RANKS in traits.decides]
+    kinds = [kind for k in able for kind in parts[k][1].kinds]
+    if len(kinds) > len(set(kinds)):
+        raise UsageError(f"{' and '.join(parts[k][0] for k in able)} cannot be composed: both {RANKS}")
+    return able
 
 
 def deciding(decision: str, parts: Sequence[tuple[str, Traits]]) -> int | None:
@@ -197,8 +213,9 @@ def _of_function(name: str, node: ast.FunctionDef) -> Facts:
     fields += [(key, type(value), dataclasses.field(default=value)) for key, value in options.items()]
     ranks = getattr(call.func, "id", "") == "importance"
     ranking = ast.literal_eval(given["ranking"]) if "ranking" in given else LAYER
-    values = dict(zip(ATTRIBUTES, ("base" if ranks else "init", ranking, True, False, "before"), strict=True))
-    attributes: Attributes = {key: (ast.Constant(value), False) for key, value in values.items()}
+    kinds = ast.literal_eval(given["kinds"]) if "kinds" in given else KINDS
+    values = dict(zip(ATTRIBUTES, ("base" if ranks else "init", ranking, True, False, "before", kinds), strict=True))
+    attributes: Attributes = {key: (ast.parse(repr(value), mode="eval").body, False) for key, value in values.items()}
     decides = frozenset({RANKS} if ranks else ())
     return dataclasses.make_dataclass("Config", fields, frozen=True), attributes, decides
 

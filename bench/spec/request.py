@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from bench.errors import UsageError, WordsError
 from bench.spec import method_traits
 from bench.spec.decode import parse
@@ -23,7 +25,7 @@ from bench.spec.near_names import unknown
 from bench.spec.option_text import as_seeds, as_text, flag_of, flat, option, pairs, seeds_text
 from bench.spec.recipe import Recipe, load_recipe, recipe_names
 from bench.spec.registry import METHODS
-from bench.spec.spec import Spec
+from bench.spec.spec import UNITS, WIDTH, Spec
 
 TABLES = {"settings": "--set", "options": "-p"}
 """Fields that are tables, recipe values and method options, with the option that sets one value."""
@@ -31,7 +33,7 @@ SHORT = {"epochs": "train.epochs", "finetune_epochs": "finetune.epochs"}
 """Options and keys that are short for one setting."""
 BUDGETS = ("keep_macs", "keep_params", "like", "native")
 """Fields that give the budget; they exclude each other."""
-NUMBERS = {"keep_macs": float, "keep_params": float, "min_keep": int}
+NUMBERS = {"keep_macs": float, "keep_params": float, "min_keep": int, "keep_blocks": float, "min_blocks": int}
 ALWAYS = ("method", "arch", "dataset", "seeds")
 """Fields that a command always names."""
 LIKE = "A_RECORD_WITH_THESE_WIDTHS"
@@ -57,6 +59,9 @@ class RunRequest:
         ranking: ``global`` or ``layer``; None: the method's own.
         min_keep: units that stay in every site.
         coupling: ``inner``, or ``full``, which also prunes residual streams.
+        units: what is pruned: ``width``, channels; ``depth``, blocks; ``both``.
+        keep_blocks: share of the blocks to keep, where both are pruned; None: the square root of the budget decides.
+        min_blocks: blocks that stay in every site of blocks; None: one, or what the architecture declares.
         options: method options by name.
         seeds: whole numbers, each once, or a text such as ``0-4``.
 
@@ -76,6 +81,9 @@ class RunRequest:
     ranking: str | None = None
     min_keep: int = 1
     coupling: str = "inner"
+    units: str = WIDTH
+    keep_blocks: float | None = None
+    min_blocks: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = (0,)
 
@@ -87,10 +95,20 @@ class RunRequest:
         given = [flag_of(name) for name in BUDGETS if getattr(self, name) not in (None, False)]
         if len(given) > 1:
             raise WordsError(f"{' and '.join(given)}: give one of them")
-        if self.native and (self.ranking is not None or self.min_keep != 1):
-            raise WordsError("--native: the method chooses by itself, without --ranking and --min-keep")
+        blocks = [flag_of(name) for name in ("keep_blocks", "min_blocks") if getattr(self, name) is not None]
+        if self.native and (self.ranking is not None or self.min_keep != 1 or blocks):
+            options = " and ".join(["--ranking", "--min-keep", *blocks])
+            raise WordsError(f"--native: the method chooses by itself, without {options}")
         if self.coupling not in ("inner", "full"):
             raise WordsError(f"--coupling {self.coupling}: inner or full")
+        if self.units not in UNITS:
+            raise WordsError(f"--units {self.units}: {' or '.join(UNITS)}")
+        if self.like and blocks:
+            raise WordsError(f"--like: the record says which blocks stay, without {' and '.join(blocks)}")
+        if self.units == WIDTH and blocks:
+            raise WordsError(f"{' and '.join(blocks)}: blocks are pruned with --units depth or both")
+        if self.keep_blocks is not None and self.units != "both":
+            raise WordsError("--keep-blocks: with --units both; with depth the budget says how many stay")
 
     @classmethod
     def from_args(cls, chosen: argparse.Namespace) -> RunRequest:
@@ -144,6 +162,8 @@ class RunRequest:
         asked: dict[str, Any] = {"native": spec.budget is None and _prunes(spec.method)}
         if spec.budget is not None:
             asked |= {f.name: getattr(spec.budget, f.name) for f in dataclasses.fields(spec.budget)}
+            asked |= {name: None for name in ("keep_blocks", "min_blocks") if asked[name] is UNSET}
+            del asked["blocks"]
             if asked.pop("widths") is not None:
                 asked["like"] = like
             elif spec.budget.keep_macs is None and spec.budget.keep_params is None:
@@ -155,6 +175,7 @@ class RunRequest:
             recipe,
             settings,
             coupling=spec.coupling,
+            units=spec.unit_kinds,
             options=spec.config,
             seeds=(spec.seed,),
             **asked,

@@ -22,6 +22,7 @@ BUDGET_TOLERANCE = 0.005
 
 WIDTH = "width"
 """What a run prunes where it does not say otherwise."""
+UNITS = (WIDTH, "depth", "both")
 
 
 @dataclass(frozen=True)

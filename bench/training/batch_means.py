@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.errors import METHOD, RunFailed
+from bench.pruning.block_sites import watching
 from bench.pruning.selection import split
 from bench.pruning.sites import Site
 from bench.training.masked_model import MaskedModel
@@ -25,15 +26,26 @@ def mean(
     Args:
         model: the network.
         batches: to look at; raises RunFailed where there are none.
-        statistic: maps a site and its values in a batch to ``[n_units]``.
-        of: ``activations`` or ``gate_gradients``, see :class:`bench.training.masked_model.MaskedModel`.
+        statistic: maps a site and its values in a batch to ``[n_units]``; those of one block to a number.
+        of: ``activations`` or ``gate_gradients``, see :class:`bench.training.masked_model.MaskedModel`;
+            ``block_io``: a block's input and output ``[2, B, ...]``. Sites of blocks have no activations.
     """
-    total = {name: torch.zeros(site.n_units, device=model.device) for name, site in model.sites.items()}
+    lacks = {"activations": lambda site: bool(site.blocks), "block_io": lambda site: not site.blocks}
+    sites = {name: site for name, site in model.sites.items() if of not in lacks or not lacks[of](site)}
+    total = {name: torch.zeros(site.n_units, device=model.device) for name, site in sites.items()}
     seen = 0
+
+    def add(name: str, unit: int, read: Tensor, out: Tensor) -> None:
+        total[name][unit] += len(read) * statistic(sites[name], torch.stack([read, out]))
+
     for x, y in batches:
-        values = model.gate_gradients(x, y) if of == "gate_gradients" else model.activations_of(x)
-        for name, site in model.sites.items():
-            total[name] += len(x) * statistic(site, values[name])
+        if of == "block_io":
+            with model.probe(), watching(model.network, model.sites, add):
+                model.forward(x)
+        else:
+            values = model.gate_gradients(x, y) if of == "gate_gradients" else model.activations_of(x)
+            for name, site in sites.items():
+                total[name] += len(x) * statistic(site, values[name])
         seen += len(x)
     if not seen:
         raise RunFailed("a mean over no training batches: batches must be at least 1", blame=METHOD)

@@ -8,20 +8,32 @@ from typing import Any
 
 from torch import nn
 
+from bench.errors import Unsupported, UsageError
 from bench.pruning.masks import Masks, Scores
 from bench.pruning.sites import Sites
-from bench.spec.method_traits import PLANS, RANKS, deciding, of_method, together
+from bench.spec.method_traits import PLANS, deciding, of_method, rankers, together
 from bench.spec.spec import Budget
 from bench.training.context import Context
 from bench.training.method import Method
 from bench.training.plan import Plan
 
+ACTING = (
+    "on_batch_start",
+    "penalty",
+    "on_backward_end",
+    "on_step_end",
+    "on_epoch_end",
+    "on_phase_start",
+    "on_phase_end",
+)
+"""Hooks in which a method may do something to every site."""
+
 
 class Composed(Method):
-    """``a+b``: all hooks of all parts; at most one part may rank the units, and one have a plan.
+    """``a+b``: all hooks of all parts; at most one part may rank the units of a kind, and one have a plan.
 
     Attributes:
-        ranker: the part that ranks the units, None where none does; ``ranking`` is its.
+        rankers: the parts that rank units, each those of its kinds; ``ranking`` is that of the first.
         starts_from: of the part with a plan; without one ``base`` if all parts start there.
         native: of the part that ranks; without one, whether any part is.
     """
@@ -32,13 +44,17 @@ class Composed(Method):
         methods = self.members
         self.name = "+".join(part.name for part in methods)
         own = [(part.name, of_method(part)) for part in methods]
-        traits, ranker, self._planner = together(own), deciding(RANKS, own), deciding(PLANS, own)
-        self.ranker = None if ranker is None else methods[ranker]
-        for name in ("ranking", "starts_from", "native", "prunes"):
+        traits, self._planner = together(own), deciding(PLANS, own)
+        self.rankers = [methods[k] for k in rankers(own)]
+        for name in ("ranking", "starts_from", "native", "prunes", "kinds"):
             setattr(self, name, getattr(traits, name))
+        if len(self.rankers) > 1:
+            self.ranking = self.rankers[0].ranking
+            if chooser := next((part.name for part in self.rankers if part.bound("select")), None):
+                raise UsageError(f"{chooser} chooses units itself: it cannot be composed with another that ranks some")
         for part in methods:
             object.__setattr__(part, "_whole", self)  # as a submodule it would contain itself
-            if not isinstance(inspect.getattr_static(part, "ranking"), property):
+            if part not in self.rankers and not isinstance(inspect.getattr_static(part, "ranking"), property):
                 part.ranking = self.ranking
 
     @property
@@ -51,21 +67,35 @@ class Composed(Method):
         return [f for part in self.members for f in part.bound(hook)]
 
     def require(self, sites: Sites) -> None:
-        """All parts must work with ``sites``."""
+        """All parts must work with ``sites``; one that does nothing but rank, with those that no other part ranks."""
         for part in self.members:
-            part.require(sites)
+            others = {kind for other in self.rankers if other is not part for kind in other.kinds}
+            if part not in self.rankers or any(map(part.bound, ACTING)):
+                others = set()
+            mine = {name: site for name, site in sites.items() if site.kind not in others}
+            if not mine:
+                raise Unsupported(f"{part.name} ranks {' and '.join(part.kinds)} sites: there is none (see --units)")
+            part.require(Sites(mine, sites.rejected, sites.coupling))
 
     def plan(self, ctx: Context) -> Plan:
         """The plan of the part that has one; otherwise train (if any part does), prune, fine-tune."""
         return super().plan(ctx) if self._planner is None else self.members[self._planner].plan(ctx)
 
     def scores(self, ctx: Context) -> Scores:
-        """Of the part that ranks."""
-        return self.ranker.scores(ctx) if self.ranker else super().scores(ctx)
+        """Of the parts that rank, each of the sites of its kinds."""
+        if len(self.rankers) < 2:
+            return self.rankers[0].scores(ctx) if self.rankers else super().scores(ctx)
+        found = {part: part.scores(ctx) for part in self.rankers}
+        whose = {name: next(p for p in found if site.kind in p.kinds) for name, site in ctx.sites.items()}
+        return {name: found[part][name] for name, part in whose.items() if name in found[part]}
 
     def select(self, ctx: Context, budget: Budget) -> Masks:
-        """Of the part that ranks."""
-        return self.ranker.select(ctx, budget) if self.ranker else super().select(ctx, budget)
+        """Of the parts that rank."""
+        if len(self.rankers) < 2:
+            return self.rankers[0].select(ctx, budget) if self.rankers else super().select(ctx, budget)
+        rankings = {kind: part.ranking for part in self.rankers for kind in part.kinds}
+        channels = next(ranking for kind, ranking in rankings.items() if kind != "block")
+        return ctx.rank(self.scores(ctx), channels, rankings.get("block"))
 
 
 def compose(methods: list[Method]) -> Method:

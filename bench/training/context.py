@@ -91,6 +91,7 @@ class Context(UnitSelection):
         on in ``on_phase_end``; other hooks may not insert. The harness takes it out again before slicing.
         """
         self._now.require_hook("insert", ("prepare", "on_phase_start", "on_phase_end"))
+        self._require_activation(site, "insert")
         self._model.insert(site, module)
 
     # --- looking at the network ------------------------------------------------------------------------------
@@ -127,7 +128,12 @@ class Context(UnitSelection):
             momentum: weight of the past in the exponential mean; it starts at zero. Checkpoints keep it.
         """
         self._now.require_hook("track", ("prepare",))
+        self._require_activation(site, "track")
         self._model.track(site, statistic, momentum)
+
+    def _require_activation(self, site: str, call: str) -> None:
+        if self.sites[site].blocks:
+            raise RunFailed(f"ctx.{call} at site {site}: its units are blocks, which have no activation", blame=METHOD)
 
     def evaluate(
         self, candidates: Mapping[str, Tensor], x: Tensor | None = None, batch_statistics: bool = False
@@ -144,16 +150,19 @@ class Context(UnitSelection):
     def mean(
         self,
         statistic: Callable[[Site, Tensor], Tensor],
-        of: Literal["activations", "gate_gradients"] = "activations",
+        of: Literal["activations", "gate_gradients", "block_io"] = "activations",
         batches: int | None = None,
     ) -> dict[str, Tensor]:
         """Mean over training examples of a statistic, site -> ``[n_units]``. Eval mode, unaugmented, nothing moves.
+
+        Sites of blocks have no activations, and only they have ``block_io``.
 
         Args:
             statistic: maps a site and its values in a batch, in the precision of the forward, to ``[n_units]``.
             of: ``activations`` ``[B, n_units, ...]`` with at least one position (see :meth:`activations`), or
                 ``gate_gradients`` ``[B, n_units]``: derivative of each example's loss by a gate of 1 on each unit
-                (Molchanov et al. 2019).
+                (Molchanov et al. 2019); ``block_io`` ``[2, B, ...]``: input and output of a block, for which the
+                statistic is called once for each and gives one number.
             batches: at most so many; None takes the whole training set.
         """
         return batch_means.mean(self._model, self.batches("train", batches), statistic, of)

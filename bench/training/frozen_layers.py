@@ -72,8 +72,10 @@ class Frozen:
         return {"modules": sorted(self.modules), "parameters": sorted(self.parameters), "log": self.log}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a :meth:`state`; the network has its weights."""
-        self.modules, self.parameters, self.log = set(state["modules"]), set(state["parameters"]), state["log"]
+        """Take over a :meth:`state`; the network has its weights, but for blocks that were removed."""
+        modules, parameters = (dict(of()) for of in (self._network.named_modules, self._network.named_parameters))
+        self.modules, self.parameters = modules.keys() & state["modules"], parameters.keys() & state["parameters"]
+        self.log = state["log"]
         self._start()
 
     def _start(self) -> None:

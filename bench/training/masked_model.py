@@ -40,7 +40,7 @@ class MaskedModel:
     Args:
         network: the dense network, with its initial weights.
         sites: its prunable widths.
-        costs: its cost model.
+        costs: its cost model; without the blocks that a slice removes.
         device: where it is.
         precision: of :meth:`forward`, ``fp32`` or ``bf16``.
 
@@ -83,7 +83,7 @@ class MaskedModel:
     @property
     def macs(self) -> int:
         """MACs of one forward of the network as it is."""
-        return self.costs.macs(self.costs.array(self.sites.widths))
+        return self.costs.macs(self.costs.widths_of(self.network))
 
     # --- gates and masks -------------------------------------------------------------------------------------
 
@@ -107,7 +107,8 @@ class MaskedModel:
     @property
     def units_left(self) -> float:
         """Share of the dense network's units that are there and not masked."""
-        return sum(int(mask.sum()) for mask in self._masks.values()) / int(self.costs.dense.sum())
+        left = sum(int(m.sum()) for m in self.sites.settled(self._masks).values())
+        return left / int(self.ledger.costs.dense.sum())
 
     @contextmanager
     def masked(self, masks: Masks) -> Iterator[None]:
@@ -305,12 +306,13 @@ class MaskedModel:
         """
         trackers, frozen = self._trackers if tracking else {}, self.frozen.state()
         self.remove_hooks()
-        masks = {name: masks[name].cpu().clone() for name in self.sites}
+        masks = self.sites.settled({n: masks[n].cpu().clone() for n in self.sites})
         if self.sliced_by is None:
             self.sliced_by = masks
         else:
             for name, kept in self.sliced_by.items():
-                kept[kept.clone()] = masks[name]
+                kept[kept.clone()] = masks.get(name, kept[kept])  # a site that is gone has no mask
+        self.costs = self.costs.without(self.costs.array(masks), free=True)
         state = clone_state(self.network)
         for tag, snapshot in self.snapshots.items():
             self.network.load_state_dict(snapshot)
@@ -318,9 +320,9 @@ class MaskedModel:
         self.network.load_state_dict(state)
         self.network = self.sites.slice(self.network, masks)
         self.sites = self.sites.reindex_after(masks, self.network)
-        self.tracked = {name: value[masks[name].to(value.device)] for name, value in self.tracked.items()}
-        self.per_unit.slice(masks)
-        self._trackers = trackers
+        self.tracked = {n: t[masks[n].to(t.device)] for n, t in self.tracked.items() if n in self.sites}
+        self.per_unit.slice({name: masks[name] for name in self.sites})
+        self._trackers = {name: tracker for name, tracker in trackers.items() if name in self.sites}
         self.gates = Gates(self.network, self.sites)
         self._masks = self.sites.ones(self.device)
         self.ledger.attach(self.network)

@@ -31,7 +31,7 @@ class Method(nn.Module):
         active: when its hooks run: ``before`` the prune, ``after`` it (then they act on the sliced network) or
             ``always``. ``prepare`` and the choice of masks are no matter of it.
         couplings: those that it works with, of ``inner`` and ``full``.
-        kinds: kinds of sites that it works on, of ``conv`` and ``linear``.
+        kinds: kinds of sites that it works on, of ``conv``, ``linear`` and ``block``.
     """
 
     name: str = ""
@@ -64,7 +64,7 @@ class Method(nn.Module):
         if sites.coupling not in self.couplings:
             raise Unsupported(f"{self.name} works with --coupling {' or '.join(self.couplings)} only")
         for name, site in sites.items():
-            if reason := self.supports(site):
+            if reason := Method.supports(self, site) or self.supports(site):
                 raise Unsupported(f"{self.name} does not work on site {name}: {reason}")
 
     def plan(self, ctx: Context) -> Plan:
@@ -111,13 +111,13 @@ class Method(nn.Module):
 
         In a composition the default is that of the whole, whichever part ranks; so is :meth:`select`.
         """
-        if self._whole is not None and self._whole.ranker is not self:
+        if self._whole is not None and self not in self._whole.rankers:
             return self._whole.scores(ctx)
         return {name: site.rows().detach().norm(dim=1) for name, site in ctx.sites.items()}
 
     def select(self, ctx: Context, budget: Budget) -> Masks:
         """What stays. Default: the best units by :meth:`scores` within the budget, ranked by ``ranking``."""
-        if self._whole is not None and self._whole.ranker is not self:
+        if self._whole is not None and self not in self._whole.rankers:
             return self._whole.select(ctx, budget)
         return ctx.rank(self.scores(ctx), self.ranking)
 

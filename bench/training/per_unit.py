@@ -24,9 +24,11 @@ class PerUnit(dict[str, Numbers]):
         return self[name]
 
     def slice(self, masks: Mapping[str, Tensor]) -> None:
-        """Take out the numbers of the units whose mask (site -> bool ``[n_units]``) is False."""
+        """Keep the numbers of the units whose mask (site -> bool ``[n_units]``) is True; sites without one go."""
         for numbers in self.values():
-            numbers.update({site: value[masks[site].to(value.device)] for site, value in numbers.items()})
+            left = {site: numbers[site][mask.to(numbers[site].device)] for site, mask in masks.items()}
+            numbers.clear()
+            numbers.update(left)
 
     def load(self, state: Mapping[str, Numbers]) -> None:
         """Put back the numbers of a checkpoint."""

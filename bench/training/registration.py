@@ -33,8 +33,9 @@ def importance(
     *,
     paper: Paper | None = None,
     ranking: Literal["layer", "global"] = "layer",
-    needs: Literal["activations", "gate_gradients"] | None = None,
+    needs: Literal["activations", "gate_gradients", "block_io"] | None = None,
     supports: Callable[[Site], str | None] | None = None,
+    kinds: tuple[str, ...] = Method.kinds,
     **options: Any,
 ) -> Callable[[Callable], Callable]:
     """Register ``function(site, **options) -> [n_units]`` as a method that starts from the base and prunes once.
@@ -43,7 +44,8 @@ def importance(
     ``options`` are its configuration and their defaults. With ``needs`` the function is called as
     ``function(site, values, **options)`` with the ``activations`` ``[B, n_units, ...]`` or the ``gate_gradients``
     ``[B, n_units]`` of every training batch, and the score is the mean (see ``Context.mean``); an option
-    ``batches`` then limits how many. ``supports`` is :meth:`Method.supports`.
+    ``batches`` then limits how many. With ``block_io`` it is called for each block with its input and output
+    ``[2, B, ...]`` and gives a number. ``supports`` and ``kinds`` are those of :class:`Method`.
     """
     if needs:
         options = {"batches": None, **options}
@@ -54,22 +56,28 @@ def importance(
             if needs:
                 batches = given.pop("batches")
                 return ctx.mean(lambda site, values: function(site, values.float(), **given), needs, batches)
-            return {name: function(site, **given).detach() for name, site in ctx.sites.items()}
+            mine = {name: site for name, site in ctx.sites.items() if site.kind in kinds}
+            return {name: function(site, **given).detach() for name, site in mine.items()}
 
         body = {"starts_from": "base", "ranking": ranking, "scores": scores}
-        _register(name, paper, function, options, body | _declared(supports))
+        _register(name, paper, function, options, body | _declared(supports, kinds))
         return function
 
     return decorate
 
 
 def regularizer(
-    name: str, *, paper: Paper | None = None, supports: Callable[[Site], str | None] | None = None, **options: Any
+    name: str,
+    *,
+    paper: Paper | None = None,
+    supports: Callable[[Site], str | None] | None = None,
+    kinds: tuple[str, ...] = Method.kinds,
+    **options: Any,
 ) -> Callable[[Callable], Callable]:
     """Register ``function(site, **options) -> scalar`` as a method that trains with its sum over sites as penalty.
 
     It prunes by the l2 norm of the units' weights, the same share of every site, unless composed with an
-    importance (``name+importance``). ``supports`` is :meth:`Method.supports`.
+    importance (``name+importance``). ``supports`` and ``kinds`` are those of :class:`Method`.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -77,7 +85,7 @@ def regularizer(
             given = dataclasses.asdict(self.config)
             return sum(function(site, **given) for site in ctx.sites.values())
 
-        _register(name, paper, function, options, {"penalty": penalty} | _declared(supports))
+        _register(name, paper, function, options, {"penalty": penalty} | _declared(supports, kinds))
         return function
 
     return decorate
@@ -88,8 +96,8 @@ def lacks_scaled_norm(site: Site) -> str | None:
     return "it has no batch norm with a scale" if site.gamma() is None else None
 
 
-def _declared(supports: Callable[[Site], str | None] | None) -> dict[str, Any]:
-    return {"supports": lambda self, site: supports(site)} if supports else {}
+def _declared(supports: Callable[[Site], str | None] | None, kinds: tuple[str, ...]) -> dict[str, Any]:
+    return {"kinds": kinds} | ({"supports": lambda self, site: supports(site)} if supports else {})
 
 
 def _register(name: str, paper: Paper | None, function: Callable, options: dict[str, Any], body: dict) -> None:

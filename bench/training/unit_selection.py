@@ -16,18 +16,22 @@ from bench.training.run_view import RunView
 class UnitSelection(RunView):
     """The part of a context that chooses units (see :class:`bench.training.context.Context`)."""
 
-    def rank(self, scores: Scores, ranking: str | Mapping[str, float]) -> dict[str, Tensor]:
+    def rank(
+        self, scores: Scores, ranking: str | Mapping[str, float], of_blocks: str | None = None
+    ) -> dict[str, Tensor]:
         """Masks that keep the best units within the budget.
 
         Args:
             scores: site -> float ``[n_units]``, larger is more worth keeping.
             ranking: ``global``, ``layer`` (equal shares) or shares per site; the user's ``--ranking`` wins.
+            of_blocks: the same for sites of blocks, where that is another one.
 
         Raises:
             RunFailed: a site is missing, or scores have the wrong shape or are not finite.
         """
         selection.check_scores(self.sites.widths, scores)
-        return select(scores, self._model.costs, self.budget, self.budget.ranking or ranking)
+        by_user = self.budget.ranking
+        return select(scores, self._model.costs, self.budget, by_user or ranking, by_user or of_blocks)
 
     def prune_worst(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
         """Masks without the worst ``share`` of the units that ``masks`` keeps, at least one; ties break at random.
