@@ -13,7 +13,7 @@ class Dense(Method):
     """No pruning: the base, trained on for the fine-tuning epochs, so that its total equals everyone's."""
 
     prunes = False
-    kinds = ("conv", "linear", "block")
+    kinds: tuple[str, ...] = ("conv", "linear", "block")
 
     @dataclass(frozen=True)
     class Config:
@@ -42,7 +42,7 @@ class Random(Method):
     """Random units, the same share of every site: what any method has to beat."""
 
     starts_from = "base"
-    kinds = ("conv", "linear", "block")
+    kinds: tuple[str, ...] = ("conv", "linear", "block")
 
     def scores(self, ctx):
         """Uniform random numbers."""

@@ -96,3 +96,10 @@ HAN2015 = Paper(
 SRIVASTAVA2014 = Paper(
     "Srivastava et al.", 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", "JMLR 15"
 )
+MEN2024 = Paper(
+    "Men et al.",
+    2024,
+    "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect",
+    "arXiv",
+    "https://arxiv.org/abs/2403.03853",
+)

@@ -100,11 +100,11 @@ def make_data() -> Callable[..., TrainingData]:
 
 
 @cache
-def sites_and_costs(arch: str, shape: tuple[int, ...], coupling: str) -> tuple[Sites, CostModel]:
+def sites_and_costs(arch: str, shape: tuple[int, ...], coupling: str, units: str) -> tuple[Sites, CostModel]:
     """Sites and cost model of a named architecture, found once: tracing a network takes longer than building it."""
     with torch.random.fork_rng(devices=[]):
         network = build(arch, shape, 10)
-        sites = find_sites(network, shape, coupling)
+        sites = find_sites(network, shape, coupling, units)
         return sites, CostModel(network, sites, shape)
 
 
@@ -119,6 +119,7 @@ def make_training(make_data) -> Callable[..., PhaseTrainer]:
         keep=0.5,
         checkpoint=None,
         coupling="inner",
+        units="width",
         **settings,
     ):
         overrides = {"train.epochs": "2", "finetune.epochs": "1", "batch_size": "32", "precision": "fp32"}
@@ -126,11 +127,11 @@ def make_training(make_data) -> Callable[..., PhaseTrainer]:
         recipe = load_recipe("digits", overrides)
         if isinstance(arch, torch.nn.Module):
             network = arch
-            sites = find_sites(network, shape, coupling)
+            sites = find_sites(network, shape, coupling, units)
             model = CostModel(network, sites, shape)
         else:
             network = build(arch, shape, 10)
-            sites, model = sites_and_costs(arch, shape, coupling)
+            sites, model = sites_and_costs(arch, shape, coupling, units)
             sites = sites.bind(network)
         data = make_data(shape)
         budget = Budget(keep_macs=keep)
@@ -178,13 +179,21 @@ def make_run(plugins, tmp_path):
     """Specification and options of a small run."""
 
     def make(
-        method="l1_norm", arch="two_layers", dataset="tiny", keep=0.5, seed=0, out=tmp_path, options=None, **settings
+        method="l1_norm",
+        arch="two_layers",
+        dataset="tiny",
+        keep=0.5,
+        seed=0,
+        out=tmp_path,
+        options=None,
+        units="width",
+        **settings,
     ):
         overrides = {"train.epochs": "1", "finetune.epochs": "1", "batch_size": "32", "latency_batch": "4"}
         overrides |= {"recalibrate": "2"} | {key.replace("__", "."): str(value) for key, value in settings.items()}
         recipe = load_recipe("synthetic", overrides)
         budget = keep if isinstance(keep, Budget) else Budget(keep_macs=keep)
-        spec = make_spec(method, arch, dataset, recipe, budget, seed, "inner", options)
+        spec = make_spec(method, arch, dataset, recipe, budget, seed, "inner", options, units=units)
         return spec, RunOptions(out=out, quiet=True)
 
     return make

@@ -57,6 +57,7 @@ def add_to(commands: Any) -> None:
         help="for sites: gives the input shape (cifar10); for archs --check: in place of the smallest images taken",
     )
     arguments.add_coupling(p, "for sites and archs --check: full adds residual streams")
+    arguments.add_units(p, "for sites: those of channels (width), of blocks (depth) or both")
     p.add_argument("--onnx", action="store_true", help="with --check: also export the half network and compare")
     arguments.add_plugin(p)
     arguments.add_places(p, "for runs: where records are")
@@ -193,19 +194,22 @@ def _sites(chosen: argparse.Namespace) -> int:
     data, device = _data_of(chosen), pick_device("cpu")
     network = build(archs[0], data["shape"], data["classes"])
     precision = pick_precision(data["recipe"].precision, device)
-    found = fit(archs[0], network, Situation(coupling=chosen.coupling, device=device, precision=precision, **data))
+    how = {"coupling": chosen.coupling, "units": chosen.units, "device": device, "precision": precision}
+    found = fit(archs[0], network, Situation(**how, **data))
     sites, model = found.sites, found.model
     rows = []
     for name, site in sites.items():
-        fewer = model.dense.copy()
-        fewer[model.names.index(name)] -= 1
+        fewer = [sites.ones()[name] for _ in (site.blocks or (1,))]  # blocks may differ in cost, channels do not
+        for unit, mask in enumerate(fewer):
+            mask[unit] = False
+        without = [model.array(sites.ones() | {name: mask}) for mask in fewer]
         rows.append(
             {
                 "site": name,
                 "kind": site.kind,
                 "units": site.n_units,
-                "MACs a unit": model.macs(model.dense) - model.macs(fewer),
-                "params a unit": model.params(model.dense) - model.params(fewer),
+                "MACs a unit": round(model.macs(model.dense) - sum(map(model.macs, without)) / len(without)),
+                "params a unit": round(model.params(model.dense) - sum(map(model.params, without)) / len(without)),
                 "produced by": ", ".join(site.producers),
                 "read by": ", ".join(tap.layer for tap in site.consumers),
             }

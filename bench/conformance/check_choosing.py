@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from bench.conformance.checks import Broken, check, chooses_without_scores, is_not_native, keeps_every_unit, require
-from bench.conformance.subject import Stopped, Subject, WatchedRun
-from bench.conformance.tiny_networks import NETWORKS, STANDARD
+from bench.conformance.subject import HALF, Stopped, Subject, WatchedRun
+from bench.conformance.tiny_networks import BLOCKS
 from bench.pruning.gates import TOLERANCE
 from bench.pruning.sites import Sites
-from bench.spec.spec import Budget
+from bench.spec.spec import DEPTH, Budget
 from bench.training import dense_baseline as bases
 from bench.training.context import Context
 from bench.training.plan import PRUNE
-
-SHARES = (0.75, 0.5, 0.25, 0.1)
 
 
 def scored(subject: Subject, **settings: Any) -> tuple[dict[str, Tensor], Sites]:
@@ -66,11 +64,11 @@ def check_scores(scores: dict[str, Tensor], sites: Sites, where: str) -> None:
 )
 def scores(subject: Subject) -> str | None:
     """Complete, shaped like the site, finite, on every network that the method works on."""
-    for arch in NETWORKS:
+    for arch in subject.networks:
         try:
             check_scores(*scored(subject, arch=arch), f"on {arch}")
         except Exception as error:
-            if not (subject.declines(error) and arch != STANDARD):
+            if not (subject.declines(error) and arch != subject.networks[0]):
                 raise
     return None
 
@@ -106,19 +104,21 @@ def silence(ctx: Context) -> None:
     for site in ctx.sites.values():
         for parameter, cut in site.unit_parameters():
             parameter[cut.positions[cut.units == 0].to(parameter.device)] = 0
+        for parameter, at in site.held(torch.arange(site.n_units) > 0) if site.blocks else ():
+            parameter[at] = 0
 
 
 @check("every_network", "What works on one kind of layer only must say so, not fail in the night.")
 def every_network(subject: Subject) -> str | None:
     """A run on each of the tiny networks, one-unit sites, depthwise layers and missing norms included."""
     declined = []
-    for arch in NETWORKS:
+    for arch in subject.networks:
         found = subject.on(arch)
         if isinstance(found, Exception):
-            if arch == STANDARD or not subject.declines(found):
+            if arch == subject.networks[0] or not subject.declines(found):
                 raise Broken(f"{arch}: {subject.line(found)}") from found
             declined.append(arch)
-    return f"declines {', '.join(declined)}" if declined else f"{len(NETWORKS)} networks"
+    return f"declines {', '.join(declined)}" if declined else f"{len(subject.networks)} networks"
 
 
 @check(
@@ -130,7 +130,7 @@ def every_network(subject: Subject) -> str | None:
 def gate_is_slice(subject: Subject) -> str | None:
     """Gated and sliced network agree on every network that the method works on."""
     worst = 0.0
-    for arch in NETWORKS:
+    for arch in subject.networks:
         found = subject.on(arch)
         if str(found).startswith("gated and sliced"):
             raise Broken(f"{arch}: {found}")
@@ -142,21 +142,21 @@ def gate_is_slice(subject: Subject) -> str | None:
 
 @check("budget_macs", "Two methods compare at equal cost only.", keeps_every_unit, alone=True)
 def budget_macs(subject: Subject) -> str | None:
-    """Masks cost at most 0.75, 0.5, 0.25 and 0.1 of the dense MACs."""
-    return ", ".join(met(subject, Budget(keep_macs=share)) for share in SHARES)
+    """Masks cost at most 0.75, 0.5, 0.25 and 0.1 of the dense MACs (of blocks alone 0.75, 0.6, 0.45 and 0.3)."""
+    return ", ".join(met(subject, Budget(keep_macs=share)) for share in subject.shares)
 
 
 @check("budget_params", "A budget of parameters is another one than of MACs; both can be asked for.", keeps_every_unit)
 def budget_params(subject: Subject) -> str | None:
-    """Masks cost at most 0.75, 0.5, 0.25 and 0.1 of the dense parameters."""
-    return ", ".join(met(subject, Budget(keep_params=share)) for share in SHARES)
+    """Masks cost at most these shares of the dense parameters."""
+    return ", ".join(met(subject, Budget(keep_params=share)) for share in subject.shares)
 
 
 def met(subject: Subject, budget: Budget) -> str:
     """Run at a budget; returns asked and kept share as text, raises Broken where it is exceeded."""
     run = subject.run(budget=budget)
     masks = run.done.model.sliced_by or {}
-    widths = run.model.array({name: int(mask.sum()) for name, mask in masks.items()})
+    widths = run.model.array(masks)
     cost, most = run.model.cost(budget, widths), run.model.allowed(budget)
     require(cost <= most, f"masks cost {cost:,} where {budget} allows {most:,}")
     return f"{budget.keep:g}: {cost / run.model.cost(budget, run.model.dense):.3f}"
@@ -164,17 +164,40 @@ def met(subject: Subject, budget: Budget) -> str:
 
 @check("min_keep", "A site without the units a user asked for is another network.", keeps_every_unit)
 def min_keep(subject: Subject) -> str | None:
-    """Each site keeps at least 3 units when asked to."""
-    run = subject.run(budget=Budget(keep_macs=0.25, min_keep=3))
+    """Each site keeps at least 3 channels, or one block, when asked to."""
+    of_blocks = subject.units == DEPTH
+    budget, least = (Budget(keep_macs=0.6, min_blocks=1), 1) if of_blocks else (Budget(keep_macs=0.25, min_keep=3), 3)
+    run = subject.run(budget=budget)
     for name, mask in (run.done.model.sliced_by or {}).items():
-        require(int(mask.sum()) >= min(3, len(mask)), f"site {name} keeps {int(mask.sum())} of at least 3 units")
+        kept = int(mask.sum())
+        require(kept >= min(least, len(mask)), f"site {name} keeps {kept} of at least {least} units")
     return None
+
+
+def works_on_no_blocks(subject: Subject) -> str | None:
+    """For the check of blocks."""
+    return None if {"block"} < set(subject.method.kinds) else "it does not work on blocks and channels"
+
+
+@check(
+    "blocks_and_widths",
+    "What works on blocks has to do so next to channels, some of which then are absent.",
+    works_on_no_blocks,
+)
+def blocks_and_widths(subject: Subject) -> str | None:
+    """A run with blocks and channels (--units both), the masks within the budget."""
+    run = subject.run(arch=BLOCKS, units="both")
+    masks, widths = run.done.model.sliced_by or {}, run.sites.widths
+    cost, most = run.model.cost(HALF, run.model.array(masks or widths)), run.model.allowed(HALF)
+    require(cost <= most or not subject.method.prunes, f"masks cost {cost:,} where {HALF} allows {most:,}")
+    kept = [int(mask.sum()) for name, mask in masks.items() if run.sites[name].blocks]
+    return f"{sum(kept)} of {len(run.model.dense) - len(run.model.names)} blocks stay" if kept else None
 
 
 @check("full_coupling", "Residual streams have several producers; a method sees them with --coupling full.")
 def full_coupling(subject: Subject) -> str | None:
     """A run on a residual network whose streams are sites too."""
-    found = subject.on("check_residual", "full")
+    found = subject.on(BLOCKS if subject.units == DEPTH else "check_residual", "full")
     if isinstance(found, Exception) and not subject.declines(found):
         raise Broken(subject.line(found)) from found
     return "declines it" if isinstance(found, Exception) else f"{len(found.sites)} sites"
@@ -227,6 +250,8 @@ def order_of_units(subject: Subject) -> str | None:
     with patch.object(bases, "ensure", reversed_base):
         after, _ = scored(subject)
     for name, score in before.items():
+        if sites[name].blocks:
+            continue  # which have an order
         tolerance = 1e-3 * float(score.abs().max())
         moved = torch.allclose(after[name].flip(0), score, rtol=1e-3, atol=tolerance)
         require(moved, f"scores of site {name} do not follow its units when they change places")

@@ -162,7 +162,7 @@ def starting_point(subject: Subject) -> str | None:
         require(part.starts_from in ("init", "base"), f"starts_from = {part.starts_from!r}: init or base")
         require(part.ranking in ("layer", "global"), f"ranking = {part.ranking!r}: layer or global")
         require(isinstance(part.prunes, bool), f"prunes = {part.prunes!r}: True or False")
-        for name, known in (("couplings", {"inner", "full"}), ("kinds", {"conv", "linear"})):
+        for name, known in (("couplings", {"inner", "full"}), ("kinds", {"conv", "linear", "block"})):
             given = getattr(part, name)
             valid = isinstance(given, tuple) and bool(given) and set(given) <= known
             require(valid, f"{name} = {given!r}: a tuple of {' and '.join(sorted(known))}")

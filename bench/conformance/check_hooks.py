@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from bench.conformance.check_choosing import silence
 from bench.conformance.checks import check, has_no_penalty, require
 from bench.conformance.subject import Stopped, Subject
+from bench.conformance.tiny_networks import BLOCKS
 from bench.models.torch_state import NORMS
+from bench.spec.spec import WIDTH
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
@@ -48,7 +50,7 @@ def penalty(subject: Subject) -> str | None:
     subject.run(watch=watch)
     require(most > 0, "penalty is 0 in every step: it acts on nothing")
     try:
-        subject.run("check_flatten", watch=watch)
+        subject.run("check_flatten" if subject.units == WIDTH else BLOCKS, watch=watch)
     except Exception as error:
         if not subject.declines(error):
             raise

@@ -11,13 +11,10 @@ from unittest.mock import patch
 import torch
 
 from bench.conformance.checks import Broken, check, keeps_every_unit, require
-from bench.conformance.subject import HALF, RECIPE, Stopped, Subject, difference, shake
-from bench.conformance.tiny_networks import STANDARD
+from bench.conformance.subject import Stopped, Subject, difference, shake
 from bench.records import store
 from bench.runs.execute import execute
-from bench.runs.resolve import make_spec
 from bench.runs.verify import verify_file
-from bench.spec.recipe import load_recipe
 from bench.spec.request import RunOptions
 from bench.training import run_checkpoint
 from bench.training.context import Context
@@ -203,7 +200,7 @@ def composition(subject: Subject) -> str | None:
 def recorded(subject: Subject) -> str | None:
     """A whole run, measured, whose record verifies."""
     out = subject.folder / "recorded"
-    spec = make_spec(subject.name, STANDARD, "check_images", load_recipe("synthetic", RECIPE), HALF)
+    spec = subject.spec()
     done = execute(spec, RunOptions(out=out, device="cpu", quiet=True))
     require(done.status == "ok", f"the run's status is {done.status}")
     lines = verify_file(store.path_of(out, spec), out, out)

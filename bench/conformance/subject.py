@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import random
 import traceback
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from bench.conformance.checks import Broken
-from bench.conformance.tiny_networks import STANDARD
+from bench.conformance.tiny_networks import BLOCKS, NETWORKS
 from bench.errors import RunFailed, Unsupported
 from bench.pruning import sites
 from bench.runs.identity import packed_masks
@@ -28,7 +29,7 @@ from bench.spec.entries import ROOT
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import METHODS
 from bench.spec.request import RunOptions
-from bench.spec.spec import Budget, Spec
+from bench.spec.spec import DEPTH, WIDTH, Budget, Spec
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
@@ -40,6 +41,7 @@ HOOKS = (
 LONGEST = 300
 """Characters of an error's text in a result: some errors print whole tensors."""
 HALF = Budget(keep_macs=0.5)
+SHARES, SHARES_OF_BLOCKS = (0.75, 0.5, 0.25, 0.1), (0.75, 0.6, 0.45, 0.3)
 RECIPE = {
     "train.epochs": "4",  # a half, a third and a quarter of them are above 0
     "finetune.epochs": "4",
@@ -104,12 +106,21 @@ class Subject:
     Args:
         name: registered, ``a`` or ``a+b``.
         folder: an empty one, for bases and checkpoints.
+
+    Attributes:
+        units: kinds of units that its runs prune: ``depth`` for a method that works on blocks alone.
+        networks: what it is tried on, the standard one first.
+        shares: budgets that it is tried at.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.method = make_method(name, {})
         self.parts = self.method.members
+        alone = self.method.kinds == ("block",)
+        self.units = DEPTH if alone else WIDTH
+        self.networks: tuple[str, ...] = (BLOCKS,) if alone else NETWORKS
+        self.shares = SHARES_OF_BLOCKS if alone else SHARES
         origins = [METHODS.origin(part.name) for part in self.parts]
         self.origin = ", ".join(str(relative(o)) for o in origins)
         self.sources = sorted({Path(o.rpartition(":")[0]).resolve() for o in origins})
@@ -118,7 +129,7 @@ class Subject:
 
     def start(
         self,
-        arch: str = STANDARD,
+        arch: str = "",
         budget: Budget | None = HALF,
         seed: int = 0,
         coupling: str = "inner",
@@ -126,15 +137,33 @@ class Subject:
         method: str = "",
         out: Path | None = None,
         device: str = "cpu",
+        units: str = "",
         **settings: str,
     ) -> WatchedRun:
         """A run that is ready to go; ``train__epochs="0"`` and the like change the recipe."""
-        recipe = load_recipe("synthetic", RECIPE | {key.replace("__", "."): value for key, value in settings.items()})
-        spec = make_spec(method or self.name, arch, "check_images", recipe, budget, seed, coupling)
+        spec = self.spec(arch, budget, seed, coupling, method, units, **settings)
         run = WatchedRun(spec, RunOptions(out=out or self.folder, device=device, quiet=True), watch)
         if out is None:
             run.checkpoint.unlink(missing_ok=True)  # of a run that was stopped: nothing is resumed in this folder
         return run
+
+    def spec(
+        self,
+        arch: str = "",
+        budget: Budget | None = HALF,
+        seed: int = 0,
+        coupling: str = "inner",
+        method: str = "",
+        units: str = "",
+        **settings: str,
+    ) -> Spec:
+        """The specification of a run; blocks may all leave where it prunes nothing else."""
+        recipe = load_recipe("synthetic", RECIPE | {key.replace("__", "."): value for key, value in settings.items()})
+        arch, units = arch or self.networks[0], units or self.units
+        if units == DEPTH and budget and not isinstance(budget.min_blocks, int):
+            budget = dataclasses.replace(budget, min_blocks=0)
+        name = method or self.name
+        return make_spec(name, arch, "check_images", recipe, budget, seed, coupling, units=units)
 
     def run(self, *args: Any, chance: int = 0, **settings: Any) -> WatchedRun:
         """A finished run (see :meth:`start`); the global generators start from the seed ``chance``."""
@@ -162,7 +191,7 @@ class Subject:
     @cached_property
     def standard(self) -> WatchedRun:
         """The plain run that others are compared with; raises what it raises."""
-        found = self.on(STANDARD)
+        found = self.on(self.networks[0])
         if isinstance(found, Exception):
             raise found
         return found

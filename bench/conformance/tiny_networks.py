@@ -17,7 +17,8 @@ from bench.training.registration import importance, regularizer
 SHAPE: Shape = (3, 8, 8)
 CLASSES = 4
 SIZES = (80, 24)
-STANDARD = "check_chain"
+STANDARD, BLOCKS = "check_chain", "check_depth"
+"""What every method works on, but for one that works on blocks alone."""
 NETWORKS = (
     STANDARD,
     "check_residual",
@@ -164,13 +165,13 @@ def densely_connected(*, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn
 # --- what methods are composed with: the least regularizer and the least importance ---------------------------------
 
 
-@importance("check_importance")
+@importance("check_importance", kinds=("conv", "linear", "block"))
 def check_importance(site: Site) -> Tensor:
     """l1 norm, for checking compositions."""
     return site.rows().abs().sum(dim=1)
 
 
-@regularizer("check_penalty")
+@regularizer("check_penalty", kinds=("conv", "linear", "block"))
 def check_penalty(site: Site) -> Tensor:
     """Squared weights, for checking compositions."""
     return 1e-4 * site.rows().square().sum()

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from bench.records.schema import Environment, Part
+from bench.records.schema import Environment, Part, Structure
 from bench.records.values import (
     Amount,
     Count,
@@ -181,6 +181,13 @@ def refused(control: Times, controls: int) -> str:
     if not low <= 1 <= high:
         return f"{found}, an interval without 1"
     return "" if abs(math.log(mean)) <= math.log(1 + SAME) else f"{found}, more than {100 * SAME:g} % apart"
+
+
+def shape_of(structure: Structure) -> dict[str, tuple[int, int]]:
+    """Units before and after of each site, and of each block by itself: those of one site may differ."""
+    of_blocks = structure.blocks or {}
+    blocks = {f"{site} {k}": (1, int(bit)) for site, text in of_blocks.items() for k, bit in enumerate(text)}
+    return {site: widths for site, widths in structure.widths.items() if site not in of_blocks} | blocks
 
 
 # --- rules between fields ---------------------------------------------------------------------------------------

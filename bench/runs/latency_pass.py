@@ -19,7 +19,7 @@ import torch
 from bench.errors import RunFailed
 from bench.measure import environment, latency
 from bench.measure.quiet import Load, Machine
-from bench.records.latency import RESTARTS, Key, Line, Quiet, Restart, Samples, Times, refused, times_of
+from bench.records.latency import RESTARTS, Key, Line, Quiet, Restart, Samples, Times, refused, shape_of, times_of
 from bench.records.schema import Environment, Finished
 from bench.runs.artifacts import RunArtifacts
 from bench.runs.latency_restart import Task, Window, Work, in_new_process
@@ -84,7 +84,7 @@ def keys_of(record: Finished, how: How) -> Iterator[Key]:
         facts = {
             "arch_sha256": record.structure.arch_sha256,
             "shape": stored.shape,
-            "widths_sha256": widths_sha256(record.structure.widths),
+            "widths_sha256": widths_sha256(shape_of(record.structure)),
             "runtime": runtime,
             "runtime_version": latency.version_of(runtime),
             "device": environment.device_name(device),
@@ -205,7 +205,7 @@ class LatencyPass:
             schema=1,
             arch=record.spec.arch,
             key=key,
-            widths=record.structure.widths,
+            widths=shape_of(record.structure),
             times=times,
             control=control,
             controls=controls,
@@ -222,7 +222,7 @@ def _environment(device: torch.device, threads: int) -> Environment:
 
 def _dense(key: Key, record: Finished) -> Key:
     """The key of the dense network of a record, measured as ``key``."""
-    whole = {site: (before, before) for site, (before, _) in record.structure.widths.items()}
+    whole = {site: (before, before) for site, (before, _) in shape_of(record.structure).items()}
     return msgspec.structs.replace(key, widths_sha256=widths_sha256(whole))
 
 

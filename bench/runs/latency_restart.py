@@ -19,7 +19,7 @@ from bench.measure import latency
 from bench.measure.onnx_export import Bind
 from bench.measure.quiet import Load, Machine
 from bench.models.error_place import first_line
-from bench.records.latency import Key, Restart
+from bench.records.latency import Key, Restart, shape_of
 from bench.records.schema import Finished
 from bench.runs.artifacts import RunArtifacts
 from bench.spec.digest import widths_sha256
@@ -137,7 +137,7 @@ def _bound(task: Task, key: Key, device: torch.device, folder: Path) -> list[Bin
     stored = RunArtifacts(task.record, Path())
     found = []
     for which in task.pair:
-        width = "dense" if which == "dense" else widths_sha256(task.record.structure.widths)[:16]
+        width = "dense" if which == "dense" else widths_sha256(shape_of(task.record.structure))[:16]
         file = folder / f"{key.arch_sha256[:16]}-{'x'.join(map(str, key.shape))}-{width}.{key.runtime}"
         network = stored.shaped(which)
         found.append(latency.RUNTIMES[key.runtime].load(network, key.shape, device, key.layout, file))

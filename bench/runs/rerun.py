@@ -20,7 +20,7 @@ RESULTS = ("data", "training", "structure", "cost", "metrics", "curve", "artifac
 """Parts that two equal runs share to the last bit."""
 NO_RESULT = ("training.base.id", "training.base.made", "structure.arch_sha256", "structure.rejected")
 """What these parts say of how a run was made, or in words."""
-TABLES = ("structure.widths", "cost.dense.macs_by_op", "cost.final.macs_by_op", "curve.logged")
+TABLES = ("structure.widths", "structure.blocks", "cost.dense.macs_by_op", "cost.final.macs_by_op", "curve.logged")
 """Tables whose keys are results, too; a key that one record lacks elsewhere was not recorded then."""
 CAUSES = ("environment.threads", "code.commit", "environment.device", "environment.instructions")
 """What may make other results: first what a user chooses, then the machine; after these the base, versions, code."""

@@ -22,7 +22,9 @@ BUDGET_TOLERANCE = 0.005
 
 WIDTH = "width"
 """What a run prunes where it does not say otherwise."""
-UNITS = (WIDTH, "depth", "both")
+DEPTH = "depth"
+"""Prunes blocks, each of which is a large share of a network: no budget is met closely."""
+UNITS = (WIDTH, DEPTH, "both")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Budget:
         if isinstance(self.min_blocks, int) and self.min_blocks < 0:
             raise UsageError(f"--min-blocks {self.min_blocks}: 0 or more")
 
+    def given(self) -> dict[str, Any]:
+        """The fields that ask for something."""
+        values = dataclasses.asdict(self, dict_factory=_given)
+        return {key: value for key, value in values.items() if value is not None}
+
     @property
     def keep(self) -> float:
         """The share asked for, 1 when nothing is."""
@@ -137,6 +144,11 @@ class Spec:
                 **({"units": self.units} if self.units else {}),
             }
         )
+
+    @property
+    def prunable(self) -> str:
+        """Coupling, and the kinds of units where they are not widths: what a board has in common."""
+        return f"{self.coupling} {self.units}" if self.units else self.coupling
 
     @property
     def unit_kinds(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.pruning import selection
 from bench.pruning.masks import Scores
 from bench.pruning.selection import select
+from bench.spec.spec import Budget
 from bench.training.run_view import RunView
 
 
@@ -88,12 +89,12 @@ class UnitSelection(RunView):
         """Units each site keeps when all keep the same share of theirs within the budget."""
         return selection.equal_widths(self.sites.widths, self._model.costs, self.budget)
 
-    def share(self, widths: Mapping[str, int]) -> float:
-        """Share of the dense network's MACs at these widths."""
+    def share(self, widths: Mapping[str, int | Tensor]) -> float:
+        """Share of the dense network's MACs at these widths, or under masks, which say of blocks which stay."""
         costs = self._model.costs
-        return costs.macs(costs.array(widths)) / costs.macs(costs.dense)
+        return costs.macs(costs.array(widths)) / costs.whole(Budget())
 
-    def fits(self, widths: Mapping[str, int]) -> bool:
-        """Whether a network of these widths is within the budget."""
+    def fits(self, widths: Mapping[str, int | Tensor]) -> bool:
+        """Whether a network of these widths, or under these masks, is within the budget."""
         costs = self._model.costs
         return costs.meets(self.budget, costs.array(widths))

@@ -9,7 +9,7 @@ from typing import Any
 from bench.spec.spec import BUDGET_TOLERANCE
 from leaderboard.lint import parse_tables
 from leaderboard.lint.parse_tables import Sheet
-from leaderboard.reader.model import Difference, Row
+from leaderboard.reader.model import Difference, Row, is_of_blocks
 from leaderboard.reader.numbers import ROUNDING
 from leaderboard.render.exact_tables import curves
 from leaderboard.stats.boards import headlines
@@ -53,7 +53,8 @@ def why(sheet: Sheet, row: Row, epochs: int | None) -> str:
 def below_budget(sheet: Sheet, row: Row) -> float:
     """Share of the dense cost by which a row lies below its budget; negative: above; 0 where that is not known."""
     cost, dense = (row.macs, sheet.dense_macs) if sheet.kind == "macs" else (row.params, sheet.dense_params)
-    return 0.0 if sheet.keep is None or cost is None or not dense else sheet.keep - cost / dense
+    short = 0.0 if sheet.keep is None or cost is None or not dense else sheet.keep - cost / dense
+    return min(short, 0.0) if is_of_blocks(sheet.key["coupling"]) else short
 
 
 def dense_cost(sheet: Sheet, what: str) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -208,10 +207,11 @@ def record_values(record: Record) -> dict[str, Any]:
         *((f"option {key}", value) for key, value in sorted(spec.config.items())),
         ("network", spec.arch),
         ("data set", spec.dataset),
-        ("budget", _pairs(dataclasses.asdict(spec.budget) if spec.budget else {})),
+        ("budget", _pairs(spec.budget.given() if spec.budget else {})),
         ("recipe", f"{recipe.name} ({spec.recipe.sha256[:12]})"),
         ("epochs", f"{recipe.train.epochs} + {recipe.finetune.epochs}"),
         ("coupling", spec.coupling),
+        ("units", spec.unit_kinds),
         ("seed", spec.seed),
         ("rules", spec.rules),
     ]
@@ -251,7 +251,8 @@ def record_values(record: Record) -> dict[str, Any]:
 def _pairs(values: Mapping[str, Any]) -> str:
     """Budget in words; lists of widths are on the page already."""
     shown = {k: v for k, v in values.items() if v is not None and not (k == "min_keep" and v == 1)}
-    words = [f"{key} = {'of another run' if key == 'widths' else value}" for key, value in sorted(shown.items())]
+    of_others = ("widths", "blocks")
+    words = [f"{key} = {'of another run' if key in of_others else value}" for key, value in sorted(shown.items())]
     return ", ".join(words) or "none"
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from bench.errors import METHOD
 from bench.records import store, training_checks
-from bench.records.latency import widths_sha256
+from bench.records.latency import shape_of, widths_sha256
 from bench.records.schema import Data, Made, Quality, Record, Training, finished
 from bench.spec.option_text import flat
 from bench.spec.recipe import Recipe, load_recipe, recipe_names
@@ -72,7 +72,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield spec.dataset
     yield from (data.folds_sha256 or data.train_sha256, data.folds_sha256 or data.test_sha256) if data else (None, None)
     yield from _recipe(spec.recipe)
-    yield from (spec.coupling, store.arithmetic(training), done.cost.final.counter if done else None)
+    yield from (spec.prunable, store.arithmetic(training), done.cost.final.counter if done else None)
     yield from (environment.device, environment.device_type, environment.threads)
     yield from (found.spec_sha256, spec.method, spec.name, spec.seed)
     yield from _track(spec.budget or Budget(), done.training if done else None)
@@ -95,7 +95,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield from (metrics.final.loss, metrics.final.correct) if metrics else (None, None)
     structure, shape = done.structure if done else None, data.shape if data else None
     yield from (structure.masks if structure else None, network.sha256 if network else None)
-    yield from (shape and "x".join(map(str, shape)), widths_sha256(structure.widths) if structure else None)
+    yield from (shape and "x".join(map(str, shape)), widths_sha256(shape_of(structure)) if structure else None)
     job = found.job
     differs = (job.differs or ()) if job else ()
     yield ", ".join(text.partition(":")[0] for text in differs)

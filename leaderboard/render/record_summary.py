@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from bench.records.schema import Finished, Quality, Record, finished
 from bench.records.store import arithmetic
-from bench.spec.spec import BUDGET_TOLERANCE, Budget
+from bench.spec.spec import BUDGET_TOLERANCE, DEPTH, Budget
 from bench.spec.wording import plural
 from leaderboard.render.text_table import Column, sentences, table
 
@@ -48,7 +47,7 @@ def budget_note(record: Finished) -> str | None:
         ("keep-macs", budget.keep_macs, final.macs / dense.macs, "MACs"),
         ("keep-params", budget.keep_params, final.params / dense.params, "parameters"),
     ):
-        if asked is not None and asked - kept > BUDGET_TOLERANCE:
+        if asked is not None and asked - kept > BUDGET_TOLERANCE and record.spec.units != DEPTH:
             return (
                 f"note: {100 * (asked - kept):.1f} % of the dense {what} below the budget of {asked:g}, and the board "
                 f"ranks no row more than {100 * BUDGET_TOLERANCE:g} % below (RULES.md, 5.2); "
@@ -60,11 +59,11 @@ def budget_note(record: Finished) -> str | None:
 def details(record: Record, width: int | None = None) -> str:
     """The summary with everything else a reader asks of a record, and the kept units of each site."""
     spec = record.spec
-    budget = {k: v for k, v in (dataclasses.asdict(spec.budget) if spec.budget else {}).items() if v is not None}
+    budget = spec.budget.given() if spec.budget else {}
     lines = [
         f"run       {record.id} ({record.status})",
         f"method    {spec.method} {_pairs(spec.config)}",
-        f"network   {spec.arch} on {spec.dataset}, coupling {spec.coupling}, seed {spec.seed}",
+        f"network   {spec.arch} on {spec.dataset}, coupling {spec.coupling}, units {spec.unit_kinds}, seed {spec.seed}",
         f"budget    {_pairs(budget) or 'none'}",
         f"recipe    {spec.recipe.name} ({spec.recipe.sha256[:12]})",
         f"code      {(record.code.commit or 'no commit')[:12]}"
@@ -99,9 +98,10 @@ def details(record: Record, width: int | None = None) -> str:
         f"worst class {final.worst_class} at {100 * final.worst_class_top1:.2f} %, "
         f"{final.examples:,} test images",
     ]
+    kept = structure.blocks or {}  # which blocks, in place of their number
     sites = [Column("site", wrap=True), *(Column(header, right=True) for header in ("units", "kept", "kept %"))]
     rows = [
-        {"site": site, "units": before, "kept": after, "kept %": f"{100 * after / before:.1f}"}
+        {"site": site, "units": before, "kept": kept.get(site, after), "kept %": f"{100 * after / before:.1f}"}
         for site, (before, after) in structure.widths.items()
     ]
     parts = [sentences("\n".join(lines), width), summary(record, width), table(sites, rows, width)]

@@ -62,6 +62,11 @@ SPEC_CHANGES = [
     {"budget": Budget(keep_macs=0.5, ranking="layer")},
     {"budget": Budget(keep_macs=0.5, min_keep=2)},
     {"budget": Budget(widths=(3, 4))},
+    {"units": "depth"},
+    {"units": "both"},
+    {"units": "both", "budget": Budget(keep_macs=0.5, keep_blocks=0.5)},
+    {"units": "both", "budget": Budget(keep_macs=0.5, min_blocks=0)},
+    {"units": "both", "budget": Budget(widths=(3, 1, 4), blocks=("10",))},
     {"config": {"powers": (1, 2)}},
     *({"recipe": recipe(**change)} for change in RECIPE_CHANGES),
 ]
