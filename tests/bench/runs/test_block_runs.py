@@ -149,7 +149,7 @@ def test_absent_sites_that_are_not_are_found(ran):
     structure = table["structure"]
     gone, there = f"{removed(done.structure)[0]}.body.0", "4.body.0"
     widths = structure["widths"]
-    widths[gone], widths[there] = [widths[gone][0], widths[there][1]], [widths[there][0], 0]
+    widths[gone], widths[there] = [widths[gone][0], 2], [widths[there][0], 0]
     kept = {n: [k < after for k in range(before)] for n, (before, after) in widths.items()}
     kept |= {n: [bit == "1" for bit in text] for n, text in structure["blocks"].items()}
     structure["masks"] = bits.pack([bit for n in sorted(kept) for bit in kept[n]])
