@@ -3,16 +3,20 @@
 import torch
 from torch.nn.functional import cosine_similarity
 
-from bench.api import importance, method
-from methods.controls import Random
+from bench.api import Method, importance, method
 from methods.papers import BLALOCK2020, MEN2024, MOLCHANOV2019
 
 
 @method("block_random", paper=BLALOCK2020)
-class BlockRandom(Random):
+class BlockRandom(Method):
     """Random blocks, the same share of every site: what any choice of blocks has to beat."""
 
+    starts_from = "base"
     kinds = ("block",)
+
+    def scores(self, ctx):
+        """Uniform random numbers."""
+        return ctx.draw()
 
 
 @importance("block_l1", kinds=("block",))

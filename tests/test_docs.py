@@ -56,7 +56,9 @@ def check_methods_of(file, make_run, tmp_path):
     assert entries
     add_plugin(str(file))
     for entry in entries:
-        spec, options = make_run(entry.name, dataset="tiny8", out=tmp_path / "out", train__epochs=2)
+        of_blocks = METHODS.get(entry.name).kinds == ("block",)
+        what = {"arch": "resnet20", "units": "depth", "keep": 0.7} if of_blocks else {}
+        spec, options = make_run(entry.name, dataset="tiny8", out=tmp_path / "out", train__epochs=2, **what)
         assert execute(spec, options).status == "ok"
 
 

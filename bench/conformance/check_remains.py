@@ -10,6 +10,7 @@ from unittest.mock import patch
 from bench.conformance.checks import Broken, check, require
 from bench.conformance.subject import HOOKS, Stopped, Subject, WatchedRun
 from bench.data import loading
+from bench.pruning.blocks import remove
 from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
 
@@ -86,13 +87,14 @@ def nothing_left_after_an_error(subject: Subject) -> str | None:
 
 
 def left_clean(run: WatchedRun) -> None:
-    """Raise Broken unless the networks of ``run`` are as their architecture made them, weights aside."""
-    like = run.dense()
-    wanted = {name: (type(m), set(vars(m))) for name, m in like.named_modules()}
-    keys = list(like.state_dict())
-    trained = {name: p.requires_grad for name, p in like.named_parameters()}
+    """Raise Broken unless the networks of ``run`` are as their architecture made them, weights and blocks aside."""
     networks = {"dense": run.network} | ({"final": run.training.model.network} if run.training else {})
     for which, network in networks.items():
+        masks = run.training.model.sliced_by if run.training and which == "final" else None
+        like = remove(run.dense(), run.sites.removed(masks or run.sites.ones()))
+        wanted = {name: (type(m), set(vars(m))) for name, m in like.named_modules()}
+        keys = list(like.state_dict())
+        trained = {name: p.requires_grad for name, p in like.named_parameters()}
         found = dict(network.named_modules())
         require(set(found) == set(wanted), f"modules {sorted(set(found) ^ set(wanted))} on the {which} network")
         for name, module in found.items():

@@ -50,7 +50,7 @@ class Call:
 
 
 def find_blocks(network: nn.Module, shape: tuple[int, ...]) -> tuple[Mapping[str, Site], dict[str, str]]:
-    """The sites of blocks of ``network``, and the reason for each module that adds something and is none.
+    """The sites of blocks of ``network``, and the reason for each module that adds something and cannot be removed.
 
     Args:
         network: left as it was. It may declare groups of blocks in an attribute ``depth``: a dictionary from names of
@@ -138,7 +138,7 @@ def _calls(network: nn.Module, x: Tensor) -> dict[str, Call]:
 
 
 def _block(module: nn.Module, name: str, call: Call, probe: nn.Module) -> Block | None:
-    """``module`` as a block, None where it adds nothing; raises NotABlock where it is none."""
+    """``module`` as a block, None where it adds nothing; raises NotABlock where it adds otherwise."""
     if not call.times:
         return None
     try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.models.shared_parameters import copied
 
 RELU = "relu"
-"""Stands for the function in :attr:`Block.after`."""
+"""Means the function in :attr:`Block.after`."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def resnet20(units, coupling="inner"):
 
 
 def greedy(scores, counted, limit, ranking):
-    """Written from the rules anew: best of each site, then by rank whatever fits, counted on sliced networks."""
+    """Written from the rules: best of each site, then by rank whatever fits, counted on sliced networks."""
     flat, sites = [*scores["3"].tolist(), *scores["10"].tolist()], [0] * 4 + [1] * 2
     kept, queue = [False] * 6, []
     for site in (0, 1):
