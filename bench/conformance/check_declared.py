@@ -165,7 +165,7 @@ def starting_point(subject: Subject) -> str | None:
         for name, known in (("couplings", {"inner", "full"}), ("kinds", {"conv", "linear", "block"})):
             given = getattr(part, name)
             valid = isinstance(given, tuple) and bool(given) and set(given) <= known
-            require(valid, f"{name} = {given!r}: a tuple of {' and '.join(sorted(known))}")
+            require(valid, f"{name} = {given!r}: a tuple of {', '.join(sorted(known))}")
     return None
 
 

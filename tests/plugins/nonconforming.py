@@ -145,6 +145,17 @@ def min_max(site):
     return (size - size.min()) / (size.max() - size.min())
 
 
+@method("no_first_reader")
+class NoFirstReader(FromBase):
+    """Says that it works on blocks, and asks what reads them."""
+
+    kinds = ("conv", "linear", "block")
+
+    def scores(self, ctx):
+        widths = {name: site.consumers[0].width for name, site in ctx.sites.items()}
+        return {name: site.rows().norm(dim=1) / widths[name] for name, site in ctx.sites.items()}
+
+
 @method("one_unit")
 class OneUnit(FromBase):
     """Keeps a unit a site, whatever was asked."""
