@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from bench.data.loading import find
 from bench.errors import UsageError
 from bench.models.build import build
 from bench.pruning.cost_model import CostModel
-from bench.pruning.selection import equal_widths
+from bench.pruning.selection import select
 from bench.pruning.site_discovery import find_sites
-from bench.spec.spec import BUDGET_TOLERANCE, Budget, Spec
+from bench.spec.spec import BUDGET_TOLERANCE, DEPTH, Budget, Spec
 
 
 def require_reachable(specs: Iterable[Spec], data_dir: Path, cache: Path | None) -> None:
@@ -20,20 +22,22 @@ def require_reachable(specs: Iterable[Spec], data_dir: Path, cache: Path | None)
 
     Each network is built and traced once, each budget cut once, whatever the number of methods and seeds.
     """
-    wanted: dict[tuple[str, str, str], set[Budget]] = {}
+    wanted: dict[tuple[str, str, str, str], set[Budget]] = {}
     for spec in specs:
         if spec.budget is not None and spec.budget.widths is None:
             plain = dataclasses.replace(spec.budget, ranking=None)
-            wanted.setdefault((spec.arch, spec.dataset, spec.coupling), set()).add(plain)
-    for (arch, dataset, coupling), budgets in sorted(wanted.items()):
+            wanted.setdefault((spec.arch, spec.dataset, spec.coupling, spec.unit_kinds), set()).add(plain)
+    for (arch, dataset, coupling, units), budgets in sorted(wanted.items()):
         facts = find(dataset, data_dir, cache)
         network = build(arch, facts.shape, facts.classes, 0)
-        sites = find_sites(network, facts.shape, coupling)
+        sites = find_sites(network, facts.shape, coupling, units)
         model = CostModel(network, sites, facts.shape)
         for budget in sorted(budgets, key=str):
             model.require(budget)
-            kept = model.array(equal_widths(sites.widths, model, budget))
-            share = model.cost(budget, kept) / model.cost(budget, model.dense)
+            if units == DEPTH:  # no share is met closely
+                continue
+            masks = select({n: torch.zeros(width) for n, width in sites.widths.items()}, model, budget, "layer")
+            share = model.cost(budget, model.array(masks)) / model.whole(budget)
             if budget.keep - share > BUDGET_TOLERANCE:
                 raise UsageError(
                     f"plan: {arch} on {dataset} cannot be cut to {budget} by equal shares: the nearest below is "
