@@ -107,8 +107,7 @@ class MaskedModel:
     @property
     def units_left(self) -> float:
         """Share of the dense network's units that are there and not masked."""
-        left = sum(int(m.sum()) for m in self.sites.settled(self._masks).values())
-        return left / int(self.ledger.costs.dense.sum())
+        return sum(int(m.sum()) for m in self.sites.settled(self._masks).values()) / int(self.ledger.costs.dense.sum())
 
     @contextmanager
     def masked(self, masks: Masks) -> Iterator[None]:
