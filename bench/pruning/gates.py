@@ -13,7 +13,8 @@ producers, ``F.relu``), the activation is what the first consumer reads.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,6 +80,16 @@ class Gates:
         """
         self.inserted[site] = module
         self._install(True)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within the block nothing is gated or inserted."""
+        before = self.values, self.inserted
+        self.values, self.inserted = {}, {}
+        try:
+            yield
+        finally:
+            self.values, self.inserted = before
 
     def remove(self) -> None:
         """Take everything off the network."""

@@ -27,7 +27,7 @@ def mean(
         model: the network.
         batches: to look at; raises RunFailed where there are none.
         statistic: maps a site and its values in a batch to ``[n_units]``; those of one block to a number.
-        of: ``activations`` or ``gate_gradients``, see :class:`bench.training.masked_model.MaskedModel`;
+        of: ``activations`` or ``gate_gradients``, see :func:`activations_of` and :func:`gate_gradients`;
             ``block_io``: a block's input and output ``[2, B, ...]``. Sites of blocks have no activations.
     """
     lacks = {"activations": lambda site: bool(site.blocks), "block_io": lambda site: not site.blocks}
@@ -43,13 +43,31 @@ def mean(
             with model.probe(), watching(model.network, model.sites, add):
                 model.forward(x)
         else:
-            values = model.gate_gradients(x, y) if of == "gate_gradients" else model.activations_of(x)
+            values = gate_gradients(model, x, y) if of == "gate_gradients" else activations_of(model, x)
             for name, site in sites.items():
                 total[name] += len(x) * statistic(site, values[name])
         seen += len(x)
     if not seen:
         raise RunFailed("a mean over no training batches: batches must be at least 1", blame=METHOD)
     return {name: value / seen for name, value in total.items()}
+
+
+def activations_of(model: MaskedModel, x: Tensor) -> dict[str, Tensor]:
+    """Activations of a batch in eval mode, site -> ``[B, n_units, positions...]``, at least one position."""
+    with model.probe(), model.activations() as found:
+        model.forward(x)
+    return {name: a if a.dim() > 2 else a[..., None] for name, a in found.items()}
+
+
+def gate_gradients(model: MaskedModel, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Derivative of each example's loss by a gate of 1 on each unit, in eval mode: site -> ``[B, n_units]``."""
+    with model.probe(gradients=True):
+        gates = {n: torch.ones(len(x), s.n_units, device=model.device) for n, s in model.sites.items()}
+        for gate in gates.values():
+            gate.requires_grad_(True)
+        model.gate(gates)
+        loss = F.cross_entropy(model.forward(x).float(), y, reduction="sum")
+        return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
 
 
 def leave_one_out(model: MaskedModel, batches: Batches) -> dict[str, Tensor]:

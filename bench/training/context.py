@@ -19,8 +19,8 @@ from bench.spec.digest import derive_seed
 from bench.spec.recipe import Recipe
 from bench.spec.spec import Budget
 from bench.training import batch_means
+from bench.training.layer_view import LayerView
 from bench.training.masked_model import MaskedModel
-from bench.training.unit_selection import UnitSelection
 
 
 class Chooser(Protocol):
@@ -33,7 +33,7 @@ class Chooser(Protocol):
         """Site -> bool ``[n_units]``."""
 
 
-class Context(UnitSelection):
+class Context(LayerView):
     """One run as its method sees it: sites, gates, data, snapshots, clocks.
 
     Its public names are those of docs/add_a_method.md; only ``masks`` can be assigned.

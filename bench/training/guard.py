@@ -24,7 +24,7 @@ from bench.training.masked_model import MaskedModel
 from bench.training.run_state import RunState
 from bench.training.weight_snapshot import Weights, bits
 
-WRITERS = ("on_phase_start", "on_step_end", "on_epoch_end", "on_phase_end")
+WRITERS = ("on_phase_start", "on_step_end", "on_epoch_end", "on_phase_end", "compensate")
 """Hooks in which a method may change weights."""
 STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
 GLOBAL_HOOKS = [

@@ -34,12 +34,12 @@ class HookCalls:
     def __init__(self, ctx: Context, seconds: dict[str, float]) -> None:
         self.ctx, self.seconds = ctx, seconds
 
-    def timed(self, hook: str, functions: Sequence[Callable[..., Any]]) -> list[Any]:
-        """What ``functions``, implementations of ``hook``, return."""
+    def timed(self, hook: str, functions: Sequence[Callable[..., Any]], *given: Any) -> list[Any]:
+        """What ``functions``, implementations of ``hook``, return; they get the context and what is ``given``."""
         if not functions:
             return []
         with clock(self.seconds, "method"), self.ctx._now.during(hook):
-            return [function(self.ctx) for function in functions]
+            return [function(self.ctx, *given) for function in functions]
 
 
 def scalar(penalty: Any) -> Tensor | float:

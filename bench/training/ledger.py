@@ -58,15 +58,14 @@ class Ledger:
     def counts(self, counts: dict[str, int]) -> None:
         self.forward, self.backward, self.macs = counts["forward"], counts["backward"], counts["macs"]
 
-    def attach(self, network: nn.Module) -> None:
-        """Count the forwards of ``network``, and of no other, but for copies that exist already."""
+    def attach(self, *networks: nn.Module) -> None:
+        """Count the forwards of ``networks``, and of no others, but for copies that exist already."""
         self.detach()
-        self._handles = [
-            network.register_forward_pre_hook(self._enter),
-            network.register_forward_hook(self._leave, always_call=True),
-        ]
-        layers = (module for module in network.modules() if isinstance(module, LAYERS) and module is not network)
-        self._handles += [layer.register_forward_hook(self._layer) for layer in layers]
+        for network in networks:
+            self._handles.append(network.register_forward_pre_hook(self._enter))
+            self._handles.append(network.register_forward_hook(self._leave, always_call=True))
+            layers = (module for module in network.modules() if isinstance(module, LAYERS) and module is not network)
+            self._handles += [layer.register_forward_hook(self._layer) for layer in layers]
 
     def detach(self) -> None:
         """Take the hooks off the network."""

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bench.errors import RunFailed
+from bench.errors import METHOD, RunFailed
 from bench.measure.environment import autocast
 from bench.models.build import initialize
 from bench.models.torch_state import NORMS, untraced
@@ -48,6 +47,7 @@ class MaskedModel:
         network, sites: of the dense network, after a slice of the smaller one.
         snapshots: tag -> parameters and buffers; ``init`` is there from the start.
         sliced_by: masks over the dense network's units after a slice, else None.
+        uncut: the network before its first slice, and its snapshots then; None before that.
         tracked: site -> running statistic ``[n_units]`` (see :meth:`track`).
         per_unit: the method's own numbers for every unit.
         optimizer: of the phase that trains the network, None outside of one.
@@ -64,6 +64,7 @@ class MaskedModel:
         self.network, self.sites, self.costs, self.device, self.precision = network, sites, costs, device, precision
         self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
         self.sliced_by: dict[str, Tensor] | None = None
+        self.uncut: tuple[nn.Module, dict[str, dict[str, Tensor]]] | None = None
         self.tracked: dict[str, Tensor] = {}
         self.per_unit = PerUnit()
         self.optimizer: torch.optim.Optimizer | None = None
@@ -194,22 +195,6 @@ class MaskedModel:
                 parts.append(logits.unflatten(0, (count, batch)))
         return torch.cat(parts)
 
-    def activations_of(self, x: Tensor) -> dict[str, Tensor]:
-        """Activations of a batch in eval mode, site -> ``[B, n_units, positions...]``, at least one position."""
-        with self.probe(), self.activations() as found:
-            self.forward(x)
-        return {name: a if a.dim() > 2 else a[..., None] for name, a in found.items()}
-
-    def gate_gradients(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Derivative of each example's loss by a gate of 1 on each unit, in eval mode: site -> ``[B, n_units]``."""
-        with self.probe(gradients=True):
-            gates = {n: torch.ones(len(x), s.n_units, device=self.device) for n, s in self.sites.items()}
-            for gate in gates.values():
-                gate.requires_grad_(True)
-            self.gate(gates)
-            loss = F.cross_entropy(self.forward(x).float(), y, reduction="sum")
-            return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
-
     # --- watching activations --------------------------------------------------------------------------------
 
     @contextmanager
@@ -278,6 +263,13 @@ class MaskedModel:
         self.network.load_state_dict(self.snapshots[tag])
         self._restarted()
 
+    def whole(self, tag: str) -> tuple[nn.Module, dict[str, Tensor]]:
+        """A network at the widths of the snapshot ``tag``, and the snapshot: ``init`` and ``base`` are never cut."""
+        if tag not in self.snapshots:
+            raise RunFailed(f"no snapshot '{tag}'; there are {', '.join(sorted(self.snapshots))}", blame=METHOD)
+        network, states = self.uncut or (self.network, self.snapshots)
+        return (network, states[tag]) if tag in states else (self.network, self.snapshots[tag])
+
     def redraw(self, seed: int) -> None:
         """Load ``init``, then draw the layers' weights again from ``seed``; bare parameters stay those of ``init``."""
         self.network.load_state_dict(self.snapshots["init"])
@@ -308,6 +300,7 @@ class MaskedModel:
         masks = self.sites.settled({n: masks[n].cpu().clone() for n in self.sites})
         if self.sliced_by is None:
             self.sliced_by = masks
+            self.uncut = self.network, {t: self.snapshots[t] for t in ("init", "base") if t in self.snapshots}
         else:
             for name, kept in self.sliced_by.items():
                 kept[kept.clone()] = masks.get(name, kept[kept])  # a site that is gone has no mask
@@ -324,7 +317,7 @@ class MaskedModel:
         self._trackers = {name: tracker for name, tracker in trackers.items() if name in self.sites}
         self.gates = Gates(self.network, self.sites)
         self._masks = self.sites.ones(self.device)
-        self.ledger.attach(self.network)
+        self.ledger.attach(self.network, *(self.uncut or ())[:1])
         self.frozen = Frozen(self.network, self.ledger)
         self.frozen.load(frozen)
         self.rewritten()

@@ -14,7 +14,13 @@ from bench.errors import RunFailed
 
 
 class Watches(Protocol):
-    """What :class:`bench.training.guard.Guard` is asked to do from here and from the context."""
+    """What :class:`bench.training.guard.Guard` is asked to do from here and from the context.
+
+    Attributes:
+        writers: hooks in which weights may change.
+    """
+
+    writers: tuple[str, ...]
 
     def watching(self, hook: str) -> AbstractContextManager[None]:
         """Within the block the method's ``hook`` runs."""
