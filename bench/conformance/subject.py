@@ -36,7 +36,7 @@ from bench.training.loop import PhaseTrainer
 
 HOOKS = (
     *("plan", "prepare", "on_phase_start", "on_batch_start", "penalty", "on_backward_end", "on_step_end"),
-    *("on_epoch_end", "on_phase_end", "scores", "select", "finalize"),
+    *("on_epoch_end", "on_phase_end", "scores", "select", "compensate", "finalize"),
 )
 LONGEST = 300
 """Characters of an error's text in a result: some errors print whole tensors."""

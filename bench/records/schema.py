@@ -98,6 +98,14 @@ class Freeze(Part, frozen=True):
     macs: Count  # of the frozen part in a forward of one image
 
 
+class Calibration(Part, frozen=True):
+    parts: list[Name]  # of the method that compensated
+    images: Count | None = None  # most that a refit looked at
+    patches: Count | None = None  # most rows of a layer
+    inputs: Literal["now", "base"] | None = None  # of the network as compensated so far, or of the dense one
+    batches: Count | None = None  # of refit_bn
+
+
 class Training(Part, frozen=True):
     plan: list[Phase | Literal["prune"]]  # phases and "prune", in order
     precision: Literal["fp32", "bf16"]  # as used
@@ -113,6 +121,7 @@ class Training(Part, frozen=True):
     method_macs: Count | None = None  # of the method's own forwards, of parts of the network too
     layout: Literal["channels_last", "channels_first"] | None = None  # memory format, where it is not channels_last
     freeze: list[Freeze] | None = None  # what the method froze, in order
+    calibration: Calibration | None = None  # how what was cut was compensated
 
 
 class Structure(Part, frozen=True):
@@ -207,7 +216,9 @@ class Clock(Part, frozen=True):
     finished_at: Moment  # UTC
     resumes: Count  # how often training was taken up again
     base_seconds: dict[Name, Amount] | None  # of the base, whenever and by whichever run it was trained
-    seconds: dict[Name, Amount]  # train, method (hooks), evaluate (validation), measure; without the base's training
+    seconds: dict[
+        Name, Amount
+    ]  # train, method (hooks; solver: their fits), evaluate (validation), measure; not the base's
 
 
 class Job(Part, frozen=True):

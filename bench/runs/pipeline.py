@@ -35,6 +35,7 @@ from bench.spec.request import RunOptions
 from bench.spec.spec import Budget, Spec
 from bench.training import dense_baseline as bases
 from bench.training.checkpoint import save_tensors, weight_bytes
+from bench.training.compensation import require_layers
 from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
 from bench.training.masked_model import MaskedModel
@@ -91,6 +92,7 @@ class RunPipeline:
             self.model.require(self.spec.budget or Budget())
             self.ctx = ctx = self._context(self.network)
             self.plan = plan = check_plan(self.method.plan(ctx), self.method.prunes)
+            require_layers(self.method, ctx)
         identity = f"{self.spec.id} {self.base_id} {self.identity.code['method_sha256']}"
         self.training = training = self._training(ctx, self.method, self.checkpoint, identity)
         epochs = sum(step.epochs for step in plan if isinstance(step, Phase))
@@ -115,20 +117,20 @@ class RunPipeline:
             trained = sum(step.epochs for step in plan[: training.position[0]] if isinstance(step, Phase))
             self.progress.skip(trained + training.position[1])
             self.progress.say(f"resuming after epoch {trained + training.position[1]} of {epochs}")
-        self._carry_out(training, plan)
+        self._carry_out(training, plan, trains=bool(epochs) or self.method.starts_from != "base")
         training.finalize(last=True)
         training.model.remove_hooks()
         training.guard.check_network()
 
-    def _carry_out(self, trainer: PhaseTrainer, plan: Plan) -> None:
-        """The steps of ``plan`` from the trainer's position on, each saved once it is done."""
+    def _carry_out(self, trainer: PhaseTrainer, plan: Plan, trains: bool) -> None:
+        """The steps of ``plan`` from the trainer's position on, each saved once it is done; ``trains``: any trains."""
         while trainer.position[0] < len(plan):
             step = plan[trainer.position[0]]
             if isinstance(step, Phase):
                 trainer.train(step)
             else:
                 trainer.start_prune()
-                trainer.finish_prune(prune(trainer, self.spec.budget, self.shape))
+                trainer.finish_prune(prune(trainer, self.spec.budget, self.shape, trains))
             trainer.finish_step(plan)
         trainer.thaw()
 
@@ -283,6 +285,7 @@ class RunPipeline:
             "method_examples": {kind: training.model.ledger.counts[kind] for kind in ("forward", "backward")},
             "method_macs": training.model.ledger.macs,
             **({"freeze": training.model.frozen.log} if training.model.frozen.log else {}),
+            "calibration": (training.now.prune_result or {}).get("calibration"),
             "selection": "last epoch",
             "base": {key: base.facts[key] for key in ("id", "epochs", "examples", "macs", "sha256", "made")},
         }

@@ -23,7 +23,8 @@ from bench.spec.decode import method_config, non_default
 from bench.spec.entries import HIDDEN, ROOT
 from bench.spec.registry import METHODS
 
-ATTRIBUTES = {"starts_from": str, "ranking": str, "prunes": bool, "native": bool, "active": str, "kinds": tuple}
+ATTRIBUTES: dict[str, Any] = {"starts_from": str, "ranking": str, "prunes": bool, "native": bool, "active": str}
+ATTRIBUTES |= {"kinds": tuple, "compensation": str | None, "reestimates": int | None}
 """What is read of a method, and its type."""
 KINDS = ("conv", "linear")
 """Kinds of sites that a method works on where it does not say otherwise."""
@@ -50,8 +51,8 @@ class Traits:
     """What a method is with some options.
 
     Attributes:
-        starts_from, ranking, prunes, native, active, kinds: see :class:`bench.api.Method`; of a composition whose parts
-            rank blocks and channels in two ways, ``ranking`` names both.
+        starts_from, ranking, prunes, native, active, kinds, compensation, reestimates: see :class:`bench.api.Method`;
+            of a composition whose parts rank blocks and channels in two ways, ``ranking`` names both.
         depends: which of these depend on the options.
         config: the options that differ from their defaults.
         decides: of ``DECISIONS`` what the method does itself.
@@ -63,6 +64,8 @@ class Traits:
     native: bool
     active: str
     kinds: tuple[str, ...]
+    compensation: str | None
+    reestimates: int | None
     depends: frozenset[str]
     config: Mapping[str, Any]
     decides: frozenset[str]
@@ -115,6 +118,7 @@ def together(parts: Sequence[tuple[str, Traits]]) -> Traits:
     late = [name for name, each in parts if each.active == "after"]
     if late and keepers:
         raise UsageError(f"{late[0]} acts after the prune, and in {'+'.join(names)} nothing is pruned")
+    compensation, reestimates = _compensating(parts)
     return Traits(
         starts_from=start if planner is None else traits[planner].starts_from,
         ranking="+".join(ranked) or (*rankings, LAYER)[0],
@@ -122,6 +126,8 @@ def together(parts: Sequence[tuple[str, Traits]]) -> Traits:
         native=all(traits[k].native for k in able) if able else any(each.native for each in traits),
         active="before",
         kinds=tuple(dict.fromkeys(kind for each in traits for kind in each.kinds)),
+        compensation=compensation,
+        reestimates=reestimates,
         depends=frozenset(),
         config={f"{name}.{key}": value for name, each in parts for key, value in each.config.items()},
         decides=frozenset().union(*(each.decides for each in traits)),
@@ -135,6 +141,21 @@ def rankers(parts: Sequence[tuple[str, Traits]]) -> list[int]:
     if len(kinds) > len(set(kinds)):
         raise UsageError(f"{' and '.join(parts[k][0] for k in able)} cannot be composed: both {RANKS}")
     return able
+def _compensating(parts: Sequence[tuple[str, Traits]]) -> tuple[str | None, int | None]:
+    """Compensation and batches of a composition; UsageError where several parts want the same, or in the wrong order."""
+    able = [(name, each) for name, each in parts if each.compensation or each.reestimates is not None]
+    whole = "+".join(name for name, _ in parts)
+    if able and not all(each.prunes for _, each in parts):
+        raise UsageError(f"{able[0][0]} compensates what is cut, and in {whole} nothing is pruned")
+    first = [name for name, each in able if each.compensation]
+    last = [name for name, each in able if each.reestimates is not None]
+    for found in (first, last):
+        if len(found) > 1:
+            raise UsageError(f"{found[0]} and {found[1]} cannot be composed: one of them compensates")
+    if last and able[-1][0] != last[0]:
+        raise UsageError(f"{whole}: {last[0]} comes after {able[-1][0]}, as it acts after it")
+    traits = dict(able)
+    return traits[first[0]].compensation if first else None, traits[last[0]].reestimates if last else None
 
 
 def deciding(decision: str, parts: Sequence[tuple[str, Traits]]) -> int | None:
@@ -214,8 +235,10 @@ def _of_function(name: str, node: ast.FunctionDef) -> Facts:
     ranks = getattr(call.func, "id", "") == "importance"
     ranking = ast.literal_eval(given["ranking"]) if "ranking" in given else LAYER
     kinds = ast.literal_eval(given["kinds"]) if "kinds" in given else KINDS
-    values = dict(zip(ATTRIBUTES, ("base" if ranks else "init", ranking, True, False, "before", kinds), strict=True))
-    attributes: Attributes = {key: (ast.parse(repr(value), mode="eval").body, False) for key, value in values.items()}
+    values = ("base" if ranks else "init", ranking, True, False, "before", kinds, None, None)
+    attributes: Attributes = {
+        key: (ast.parse(repr(value), mode="eval").body, False) for key, value in zip(ATTRIBUTES, values, strict=True)
+    }
     decides = frozenset({RANKS} if ranks else ())
     return dataclasses.make_dataclass("Config", fields, frozen=True), attributes, decides
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 
 import torch
@@ -37,18 +37,20 @@ def reestimate(network: nn.Module, batches: Iterable[Tensor], autocast: Callable
         norm.momentum = momentum
 
 
-def recalibrate(model: MaskedModel, data: TrainingData, recipe: Recipe, seed: int) -> None:
-    """Re-estimate the statistics of ``model`` over the recipe's number of training batches, in its precision.
+def recalibrate(
+    model: MaskedModel, data: TrainingData, recipe: Recipe, seed: int, batches: int, charged: bool = False
+) -> None:
+    """Re-estimate the statistics of ``model`` over so many training batches, in its precision.
 
-    These forward passes are the harness's; they are not counted for the method.
+    These forward passes are the harness's and not counted for the method, unless they are ``charged`` to it.
     """
     generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "recalibrate"))
-    batches = data.train.batches(recipe.batch_size, generator, drop_last=True)
+    images = data.train.batches(recipe.batch_size, generator, drop_last=True)
 
     @contextmanager
     def forward() -> Iterator[None]:
-        with model.autocast(), model.ledger.harness(model.network):
+        with model.autocast(), nullcontext() if charged else model.ledger.harness(model.network):
             yield
 
-    if recipe.recalibrate:
-        reestimate(model.network, (x for x, _ in islice(batches, recipe.recalibrate)), forward)
+    if batches:
+        reestimate(model.network, (x for x, _ in islice(images, batches)), forward)

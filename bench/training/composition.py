@@ -46,7 +46,7 @@ class Composed(Method):
         own = [(part.name, of_method(part)) for part in methods]
         traits, self._planner = together(own), deciding(PLANS, own)
         self.rankers = [methods[k] for k in rankers(own)]
-        for name in ("ranking", "starts_from", "native", "prunes", "kinds"):
+        for name in ("ranking", "starts_from", "native", "prunes", "kinds", "compensation", "reestimates"):
             setattr(self, name, getattr(traits, name))
         if len(self.rankers) > 1:
             self.ranking = self.rankers[0].ranking

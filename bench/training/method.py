@@ -32,6 +32,10 @@ class Method(nn.Module):
             ``always``. ``prepare`` and the choice of masks are no matter of it.
         couplings: those that it works with, of ``inner`` and ``full``.
         kinds: kinds of sites that it works on, of ``conv``, ``linear`` and ``block``.
+        compensation: what its :meth:`compensate` changes of the layers that read what is cut: ``moments``, the mean
+            and scale of their outputs; ``weights``; None if it does not compensate. One part of a composition can.
+        reestimates: number of batches over which batch norm is estimated again after the slice; None leaves it to the
+            harness, which does it unless a part compensates.
     """
 
     name: str = ""
@@ -43,6 +47,8 @@ class Method(nn.Module):
     active: Literal["before", "after", "always"] = "before"
     couplings: tuple[str, ...] = ("inner", "full")
     kinds: tuple[str, ...] = ("conv", "linear")
+    compensation: Literal["moments", "weights"] | None = None
+    reestimates: int | None = None
 
     @dataclass(frozen=True)
     class Config:
@@ -120,6 +126,12 @@ class Method(nn.Module):
         if self._whole is not None and self not in self._whole.rankers:
             return self._whole.select(ctx, budget)
         return ctx.rank(self.scores(ctx), self.ranking)
+
+    def compensate(self, ctx: Context, masks: Masks) -> None:
+        """At the prune, once ``masks`` (site -> bool ``[n_units]``) are final, on the network that still has all units.
+
+        May write weights, through ``ctx.refit`` and the layers; what is written to removed units is lost.
+        """
 
     def finalize(self, ctx: Context) -> None:
         """Before slicing, and after an error: remove what the method registered; the harness removes the rest.

@@ -19,7 +19,9 @@ def statements(node: ast.AST) -> int:
     return total
 
 
-@pytest.mark.parametrize(("file", "most"), [("ddrop", 35), ("dropnet", 35), ("edropout", 45), ("spectral", 25)])
+@pytest.mark.parametrize(
+    ("file", "most"), [("ddrop", 35), ("dropnet", 35), ("edropout", 45), ("spectral", 25), ("refit", 40)]
+)
 def test_methods_are_short(file, most):
     assert 15 < statements(ast.parse((METHODS / f"{file}.py").read_text())) <= most
 
