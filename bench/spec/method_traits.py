@@ -142,7 +142,7 @@ def rankers(parts: Sequence[tuple[str, Traits]]) -> list[int]:
         raise UsageError(f"{' and '.join(parts[k][0] for k in able)} cannot be composed: both {RANKS}")
     return able
 def _compensating(parts: Sequence[tuple[str, Traits]]) -> tuple[str | None, int | None]:
-    """Compensation and batches of a composition; UsageError where several parts want the same, or in the wrong order."""
+    """Compensation and batches of a composition; UsageError where parts want the same, or in wrong order."""
     able = [(name, each) for name, each in parts if each.compensation or each.reestimates is not None]
     whole = "+".join(name for name, _ in parts)
     if able and not all(each.prunes for _, each in parts):
