@@ -216,9 +216,7 @@ class Clock(Part, frozen=True):
     finished_at: Moment  # UTC
     resumes: Count  # how often training was taken up again
     base_seconds: dict[Name, Amount] | None  # of the base, whenever and by whichever run it was trained
-    seconds: dict[
-        Name, Amount
-    ]  # train, method (hooks; solver: their fits), evaluate (validation), measure; not the base's
+    seconds: dict[Name, Amount]  # train, method (hooks), its solver, evaluate (validation), measure; not the base's
 
 
 class Job(Part, frozen=True):
