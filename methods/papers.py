@@ -103,3 +103,31 @@ MEN2024 = Paper(
     "arXiv",
     "https://arxiv.org/abs/2403.03853",
 )
+YU2018 = Paper(
+    "Yu et al.",
+    2018,
+    "NISP: Pruning Networks using Neuron Importance Score Propagation",
+    "CVPR",
+    "https://arxiv.org/abs/1711.05908",
+)
+LI2022 = Paper(
+    "Li et al.",
+    2022,
+    "Optimizing the Deep Neural Networks by Layer-Wise Refined Pruning and the Acceleration on FPGA",
+    "Computational Intelligence and Neuroscience 2022",
+    "https://doi.org/10.1155/2022/8039281",
+)
+AGHASI2017 = Paper(
+    "Aghasi et al.",
+    2017,
+    "Net-Trim: Convex Pruning of Deep Neural Networks with Performance Guarantee",
+    "NIPS",
+    "https://arxiv.org/abs/1611.05162",
+)
+PHAN2020 = Paper(
+    "Phan et al.",
+    2020,
+    "Pruning Deep Neural Networks with l0-Constrained Optimization",
+    "ICDM",
+    "https://research.ibm.com/publications/pruning-deep-neural-networks-with-ell0-constrained-optimization",
+)

@@ -61,12 +61,14 @@ class Gates:
     def set(self, values: Mapping[str, Tensor]) -> None:
         """Gate sites by ``values``: site -> ``[n_units]`` or ``[B, n_units]``; sites not named pass unchanged."""
         self.values = dict(values)
-        self._install(bool(values))
+        if values:
+            self.install()
 
     def observe(self, observer: Observer | None) -> None:
         """Report each site's activation (before its gate) to ``observer`` in every forward; None stops it."""
         self.observer = observer
-        self._install(observer is not None)
+        if observer is not None:
+            self.install()
         if observer is not None and not self._watching:
             self._watching = True
             for name, module in self.network.named_modules():
@@ -79,7 +81,7 @@ class Gates:
         It is in train or eval mode as the network is.
         """
         self.inserted[site] = module
-        self._install(True)
+        self.install()
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -99,8 +101,9 @@ class Gates:
             handle.remove()
         self._handles, self._watching = [], False
 
-    def _install(self, wanted: bool) -> None:
-        if wanted and not self._handles:
+    def install(self) -> None:
+        """Hook the readers, if that has not been done."""
+        if not self._handles:
             for layer, taps in self.readers.items():
                 hook = self._hook(taps)
                 self._handles.append(self.network.get_submodule(layer).register_forward_pre_hook(hook))

@@ -23,18 +23,19 @@ def inputs(layers: Sequence[Layer], gradients: bool) -> Iterator[dict[str, Tenso
 
     Args:
         layers: to watch.
-        gradients: give the tensors of the graph; they are detached otherwise.
+        gradients: give tensors of the graph, of which only this layer reads each; they are detached otherwise.
     """
     found: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def ran(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            found[name] = args[0] if gradients else args[0].detach()
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def runs(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found[name] = args[0].view_as(args[0]) if gradients else args[0].detach()
+            return (found[name], *args[1:]) if gradients else args
 
-        return ran
+        return runs
 
-    # a hook behind the layer is given what those before it, which gate and insert, have made of the input
-    handles = [layer.module.register_forward_hook(keep(layer.name)) for layer in layers]
+    # gates and inserted modules act in hooks of the same kind, which have to be there already
+    handles = [layer.module.register_forward_pre_hook(keep(layer.name)) for layer in layers]
     try:
         yield found
     finally:
@@ -49,14 +50,15 @@ def to_units(sites: Sites, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         sites: of the network.
         values: layer -> ``[B, ...]``; what a reader without an entry reads is left out.
     """
+    some = next(iter(values.values()), torch.empty(0))
+    dtype = torch.promote_types(some.dtype, torch.float32)  # of what autocast makes, too
     total = {}
     for name, site in sites.items():
-        total[name] = torch.zeros(site.n_units, device=next(iter(values.values())).device if values else "cpu")
+        total[name] = torch.zeros(site.n_units, dtype=dtype, device=some.device)
         for tap in site.consumers:
             if tap.layer in values:
-                value = values[tap.layer].detach()
-                channel = value.movedim(tap.axis, 0).flatten(1).sum(dim=1)
-                total[name].index_add_(0, tap.units.to(value.device), channel[tap.positions.to(value.device)].float())
+                channel = values[tap.layer].detach().movedim(tap.axis, 0).flatten(1).to(dtype).sum(dim=1)
+                total[name].index_add_(0, tap.units.to(some.device), channel[tap.positions.to(some.device)])
     return total
 
 

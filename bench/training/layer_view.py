@@ -57,9 +57,11 @@ class LayerView(UnitSelection):
 
         Args:
             layers: which, or their names; None for all.
-            gradients: give the tensors of the graph; they are detached otherwise.
+            gradients: give tensors of the graph, so that a derivative by one of them is by what this layer reads, and
+                not by what other layers make of the same; they are detached otherwise.
         """
         found = self.layers
+        self._model.gates.install()
         return layer_samples.inputs(layer_samples.named(found, found if layers is None else layers), gradients)
 
     def to_units(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

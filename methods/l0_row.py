@@ -1,0 +1,83 @@
+"""l0_row: the rows of each reader that reproduce its response best, found by iterative hard thresholding.
+
+Our structured variant of l0-constrained pruning, layer by layer; see docs/methods/l0_row.md.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from bench.api import method
+from methods.papers import PHAN2020
+from methods.refit import Refit, ridge
+
+
+def iht_row(problems, kept, iterations):
+    """Units whose readers respond as before: ``min 1/2 sum ||X (U - W)||^2`` with ``kept`` units that are not 0.
+
+    Projected gradient with step ``1 / ||X^T X||_2``, from the largest rows of W: the objective never rises.
+
+    Args:
+        problems: of each reader ``X^T X`` ``[k, k]``, W ``[k, O]`` and the unit of each row ``[k]``.
+        kept: number of units.
+        iterations: steps.
+
+    Returns:
+        mask ``[n_units]``, and the rows of each reader, 0 where they go.
+    """
+
+    def project(rows):
+        norms = sum(
+            torch.zeros(n).to(u).index_add(0, unit, u.square().sum(dim=1)) for u, (_, _, unit) in zip(rows, problems)
+        )
+        mask = torch.zeros(n, dtype=torch.bool, device=norms.device).index_fill(0, norms.topk(kept).indices, True)
+        return mask, [u * mask[unit, None] for u, (_, _, unit) in zip(rows, problems)]
+
+    problems = list(problems)
+    n = int(max(unit.max() for _, _, unit in problems)) + 1
+    step = 1 / max(float(torch.linalg.matrix_norm(gram, 2)) for gram, _, _ in problems)
+    mask, rows = project([w for _, w, _ in problems])
+    for _ in range(iterations):
+        mask, rows = project([u - step * gram @ (u - w) for u, (gram, w, _) in zip(rows, problems)])
+    return mask, rows
+
+
+@method("l0_row", paper=PHAN2020)
+class L0Row(Refit):
+    """Keep the units whose rows in the next layer reproduce its response, refit these (after Phan et al. 2020)."""
+
+    compensation = "weights"
+
+    @dataclass(frozen=True)
+    class Config(Refit.Config):
+        """Options."""
+
+        iterations: int = 50  # of hard thresholding (ours)
+        ridge: float = 1e-6  # of the refit on what is kept, see refit_ridge (ours)
+
+        def __post_init__(self):
+            super().__post_init__()
+            if self.iterations < 1:
+                raise ValueError(f"iterations {self.iterations}: 1 or more")
+            if not 0 <= self.ridge < float("inf"):
+                raise ValueError(f"ridge {self.ridge}: 0 or more")
+
+    def select(self, ctx, budget):
+        """As many units of each site as equal shares within the budget leave."""
+        kept, readers = ctx.equal_widths(), [layer for layer in ctx.layers.values() if layer.reads]
+        found = ctx.samples(readers, self.config.images, self.config.patches)
+        return {
+            name: iht_row(self.problems(name, readers, found), kept[name], self.config.iterations)[0] for name in kept
+        }
+
+    def problems(self, site, readers, found):
+        """What :func:`iht_row` takes, of the columns that read ``site``."""
+        for layer in readers:
+            unit = layer.columns(site)
+            if site in layer.reads:
+                x = found[layer.name].double()[:, unit >= 0]
+                yield x.T @ x, layer.matrix().detach().double()[:, unit >= 0].T, unit[unit >= 0]
+
+    def solve(self, x, missing, weight):
+        """Least squares on the rows that stay, centred at the present ones."""
+        return ridge(x, missing, weight.shape[1], self.config.ridge)
