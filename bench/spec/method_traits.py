@@ -141,6 +141,8 @@ def rankers(parts: Sequence[tuple[str, Traits]]) -> list[int]:
     if len(kinds) > len(set(kinds)):
         raise UsageError(f"{' and '.join(parts[k][0] for k in able)} cannot be composed: both {RANKS}")
     return able
+
+
 def _compensating(parts: Sequence[tuple[str, Traits]]) -> tuple[str | None, int | None]:
     """Compensation and batches of a composition; UsageError where parts want the same, or in wrong order."""
     able = [(name, each) for name, each in parts if each.compensation or each.reestimates is not None]
