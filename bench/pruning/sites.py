@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bench.errors import RunFailed
 from bench.pruning.blocks import Block, holder, remove
 from bench.pruning.slicing import CONVS, TRANSPOSED, ChannelSlice, Number, outputs_first, slice_network
+from bench.pruning.unit_groups import UnitGroups
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Consumer:
 
 
 @dataclass(frozen=True)
-class Site:
+class Site(UnitGroups):
     """One prunable width: ``n_units`` filters, channels or neurons that leave together with all that belongs to them.
 
     Attributes:
@@ -151,11 +152,9 @@ class Site:
 
     def reader_weights(self) -> Iterator[tuple[Tensor, ChannelSlice]]:
         """Weights whose columns (axis 1) read single units; those of grouped convolutions are left out."""
-        for cut in self.cuts:
-            layer = self.network.get_submodule(cut.layer)
-            weight, whole = getattr(layer, "weight", None), getattr(layer, "groups", 1) == 1
-            if cut.side == "in" and whole and isinstance(weight, nn.Parameter) and weight.dim() > 1:
-                yield (outputs_first(layer).detach() if isinstance(layer, TRANSPOSED) else weight), cut
+        for layer, cut in self.readers():
+            weight: Any = outputs_first(layer)
+            yield (weight.detach() if isinstance(layer, TRANSPOSED) else weight), cut
 
     def held(self, mask: Tensor) -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
         """What belongs to the units whose ``mask`` is False: parameters, and the indices in each.

@@ -1,0 +1,151 @@
+"""The weights around a site as groups, one a unit: those that make it, those that read it, the norms between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import METHOD, RunFailed
+from bench.models.torch_state import NORMS
+from bench.pruning.slicing import CONVS, OTHER_NORMS, ChannelSlice, outputs_first
+
+Side = Literal["makes", "reads", "both"]
+"""Which weights of a unit: those that make it, those that read it, or all of them."""
+SIDES = ("makes", "reads", "both")
+PARTS = ("weight", "bias", "norm")
+EPS = 1e-8
+"""Its square is added to the squares of a group, so that the gradient of the group's norm is finite at zero."""
+
+
+class Affine(NamedTuple):
+    """What a batch norm does to the units of a site: ``gamma * (x - mean) / sqrt(var + eps) + beta``.
+
+    Attributes:
+        gamma, beta: signed, ``[n_units]``, or ``[n_units, channels]`` where a unit has several; differentiable. Ones
+            and zeros where the norm has no parameters.
+        mean, var: running statistics, shaped alike; None where the norm keeps none.
+        eps: a number.
+    """
+
+    gamma: Tensor
+    beta: Tensor
+    mean: Tensor | None
+    var: Tensor | None
+    eps: float
+
+
+class UnitGroups:
+    """What a :class:`bench.pruning.sites.Site` says and changes of the weights around its units."""
+
+    name: str
+    n_units: int
+    producers: tuple[str, ...]
+    norms: tuple[str, ...]
+    consumers: tuple[Any, ...]
+    cuts: tuple[ChannelSlice, ...]
+    network: nn.Module
+    rows: Callable[[], Tensor]
+    _by_unit: Callable[[str, Tensor], Tensor]
+
+    def readers(self) -> Iterator[tuple[nn.Module, ChannelSlice]]:
+        """Layers whose weights have columns (axis 1) that read single units, and which ones.
+
+        Grouped convolutions are left out, and so is what has no weight, such as a padded shortcut.
+        """
+        for cut in self.cuts:
+            layer = self.network.get_submodule(cut.layer)
+            weight, whole = getattr(layer, "weight", None), getattr(layer, "groups", 1) == 1
+            if cut.side == "in" and whole and isinstance(weight, nn.Parameter) and weight.dim() > 1:
+                yield layer, cut
+
+    def reads(self) -> Tensor:
+        """Weights that read each unit, ``[n_units, fan_out]`` (all readers side by side); differentiable.
+
+        A unit that is read at several positions, as after a flattening, has the weights of all of them.
+        """
+        found = [next(self.network.parameters()).new_zeros(self.n_units, 0)]
+        for layer, cut in self.readers():
+            order = cut.positions[cut.units.argsort(stable=True)].to(found[0].device)
+            columns = outputs_first(layer).index_select(1, order).unflatten(1, (self.n_units, -1))
+            found.append(columns.movedim(1, 0).flatten(1))
+        return torch.cat(found, dim=1)
+
+    def group_norms(self, side: Side, p: float = 2) -> Tensor:
+        """lp norm of the weights that make each unit (``makes``), read it (``reads``), or of ``both`` as one group.
+
+        ``[n_units]``, differentiable; for p = 2 ``sqrt(sum of squares + EPS ** 2)``.
+        """
+        _require(side in SIDES, f"side '{side}': makes, reads or both")
+        groups = {"makes": (self.rows,), "reads": (self.reads,), "both": (self.rows, self.reads)}[side]
+        group = torch.cat([weights() for weights in groups], dim=1)
+        if p == 2:
+            return (group.square().sum(dim=1) + EPS**2).sqrt()
+        return group.abs().sum(dim=1) if p == 1 else group.norm(p=p, dim=1)
+
+    @torch.no_grad()
+    def scale_(self, factors: Tensor, side: Side, parts: Collection[str] = ("weight",)) -> None:
+        """Multiply each unit's weights in place by its factor, without a gradient.
+
+        Args:
+            factors: ``[n_units]``, float or bool.
+            side: ``makes``, ``reads`` (the columns of its readers) or ``both``.
+            parts: what of the makers: ``weight``; ``bias``, also of layers that pass the units on; ``norm``, gamma
+                and beta of all norms behind them. All three times zero silence a unit whose activation function maps
+                zero to zero.
+
+        Raises:
+            RunFailed: a layer reads the units without a weight; wrong factors, side or part.
+        """
+        _require(side in SIDES, f"side '{side}': makes, reads or both")
+        _require(set(parts) <= set(PARTS), f"parts {tuple(parts)}: of {', '.join(PARTS)}")
+        _require(tuple(factors.shape) == (self.n_units,), f"factors {list(factors.shape)}, not [{self.n_units}]")
+        if side != "makes":
+            reading = {cut.layer for _, cut in self.readers()}
+            for tap in self.consumers:
+                why = f"{tap.layer} reads site {self.name} and has no weight that could be scaled"
+                _require(tap.layer in reading, why)
+        for cut in self.cuts:
+            layer: Any = self.network.get_submodule(cut.layer)
+            if cut.side == "in":
+                scaled, axis = [outputs_first(layer)] if side != "makes" else [], 1
+            else:
+                scaled, axis = self._of_maker(layer, cut, parts) if side != "reads" else [], 0
+            for tensor in scaled:
+                spread = tensor.new_ones(tensor.shape[axis])
+                spread[cut.positions.to(tensor.device)] = factors.to(tensor)[cut.units.to(tensor.device)]
+                tensor.mul_(spread.reshape(*[1] * axis, -1, *[1] * (tensor.dim() - axis - 1)))
+
+    def affine(self) -> list[Affine]:
+        """Each batch norm over exactly the units of the site, in order; empty without one."""
+        found = []
+        for name in self.norms:
+            norm: Any = self.network.get_submodule(name)
+            ones = next(self.network.parameters()).new_ones(norm.num_features)
+            gamma, beta = ones if norm.weight is None else norm.weight, 0 * ones if norm.bias is None else norm.bias
+            mean, var = (None if t is None else self._of_units(name, t) for t in (norm.running_mean, norm.running_var))
+            found.append(Affine(self._of_units(name, gamma), self._of_units(name, beta), mean, var, norm.eps))
+        return found
+
+    def _of_maker(self, layer: Any, cut: ChannelSlice, parts: Collection[str]) -> list[Tensor]:
+        """The ``parts`` of a layer that makes the units or passes them on, outputs first."""
+        found: list[Tensor | None] = []
+        if isinstance(layer, (*NORMS, *OTHER_NORMS)):
+            found = [layer.weight, layer.bias] if "norm" in parts else []
+        elif isinstance(layer, (*CONVS, nn.Linear)):
+            made = cut.layer in self.producers
+            found = [outputs_first(layer)] if "weight" in parts and made else []
+            found += [layer.bias] if "bias" in parts and (made or cut.side == "both") else []
+        return [tensor for tensor in found if tensor is not None]
+
+    def _of_units(self, layer: str, values: Tensor) -> Tensor:
+        """One number a channel of ``layer`` as ``[n_units]`` or ``[n_units, channels]``."""
+        found = self._by_unit(layer, values[:, None])
+        return found.squeeze(1) if found.shape[1] == 1 else found
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise RunFailed(otherwise, blame=METHOD)
