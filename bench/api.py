@@ -25,7 +25,8 @@ from bench.spec.spec import Budget
 from bench.training.context import Context
 from bench.training.method import Method
 from bench.training.plan import PRUNE, Phase, Plan
-from bench.training.registration import importance, lacks_scaled_norm, method, regularizer
+from bench.training.registration import importance, method, regularizer
+from bench.training.requirements import lacks_scaled_norm
 
 __all__ = [
     "PRUNE",

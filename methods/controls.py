@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import PRUNE, Method, Phase, lacks_scaled_norm, method
-from methods.papers import BLALOCK2020, LIU2017, LIU2019, SRIVASTAVA2014
+from bench.api import PRUNE, Method, Phase, method
+from methods.papers import BLALOCK2020, KROGH1991, LIU2017, LIU2019, SRIVASTAVA2014
 
 
 @method("dense")
@@ -96,11 +96,31 @@ class Dropout(Method):
         ctx.keep_at_random(chances, rescale=True)
 
 
+@method("weight_decay", paper=KROGH1991)
+class WeightDecay(Method):
+    """Half the squares of all parameters in the loss, besides the recipe's decay: how much of a gain is plain decay."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options."""
+
+        strength: float = 5e-4  # weight of the term (ours)
+
+        def __post_init__(self):
+            if self.strength < 0:
+                raise ValueError(f"strength {self.strength}: not negative")
+
+    def penalty(self, ctx):
+        """``strength / 2`` times the squares of all parameters, whose gradient is ``strength`` times each."""
+        return self.config.strength / 2 * sum(p.square().sum() for p in ctx.parameters.values())
+
+
 @method("slimming", paper=LIU2017)
 class Slimming(Method):
     """Network slimming: an l1 term on the scales of batch norms, then one cut over all sites by scale."""
 
     ranking = "global"
+    needs = ("scaled_norm",)
 
     @dataclass(frozen=True)
     class Config:
@@ -111,10 +131,6 @@ class Slimming(Method):
         def __post_init__(self):
             if self.strength < 0:
                 raise ValueError(f"strength {self.strength}: not negative")
-
-    def supports(self, site):
-        """Sites with scales."""
-        return lacks_scaled_norm(site)
 
     def penalty(self, ctx):
         """``strength`` times the sum of ``|gamma|``."""

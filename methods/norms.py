@@ -2,8 +2,8 @@
 
 import torch
 
-from bench.api import STATISTICS, importance, lacks_scaled_norm
-from methods.papers import HE2019, HU2016, LI2017, LIU2017, MOLCHANOV2019
+from bench.api import STATISTICS, importance
+from methods.papers import BARTOLDSON2020, HE2019, HU2016, LI2017, LIU2017, MOLCHANOV2019
 
 
 @importance("l1_norm", paper=LI2017)
@@ -25,10 +25,23 @@ def fpgm(site):
     return torch.cdist(site.rows(), site.rows(), compute_mode=exact).sum(dim=1)
 
 
-@importance("bn_scale", paper=LIU2017, ranking="global", supports=lacks_scaled_norm)
+@importance("bn_scale", paper=LIU2017, ranking="global", needs="scaled_norm")
 def bn_scale(site):
     """Absolute scale of each unit's batch norm (Liu et al. 2017), compared over all sites."""
     return site.scale()
+
+
+@importance("ebn", paper=BARTOLDSON2020, needs="scaled_norm")
+def ebn(site):
+    """Expected output of each unit behind batch norm and ReLU (Bartoldson et al. 2020), summed over its norms."""
+    return sum(rectified(n.beta, n.gamma).reshape(site.n_units, -1).sum(dim=1) for n in site.affine())
+
+
+def rectified(beta, gamma):
+    """Mean of ``max(0, x)`` of a normal ``x`` of mean ``beta`` and deviation ``|gamma|``."""
+    size = gamma.abs().clamp(min=1e-12)
+    density = torch.exp(-(beta / size).square() / 2) / (2 * torch.pi) ** 0.5
+    return beta * torch.special.ndtr(beta / size) + size * density
 
 
 @importance("taylor", paper=MOLCHANOV2019, ranking="global", needs="gate_gradients")

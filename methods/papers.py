@@ -10,6 +10,56 @@ DDROP = Paper(
     "https://github.com/aftoul/ddrop",
 )
 LI2017 = Paper("Li et al.", 2017, "Pruning Filters for Efficient ConvNets", "ICLR", "https://arxiv.org/abs/1608.08710")
+HE2018 = Paper(
+    "He et al.",
+    2018,
+    "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks",
+    "IJCAI",
+    "https://arxiv.org/abs/1808.06866",
+)
+LIN2020 = Paper(
+    "Lin et al.",
+    2020,
+    "HRank: Filter Pruning using High-Rank Feature Map",
+    "CVPR",
+    "https://arxiv.org/abs/2002.10179",
+)
+BARTOLDSON2020 = Paper(
+    "Bartoldson et al.",
+    2020,
+    "The Generalization-Stability Tradeoff in Neural Network Pruning",
+    "NeurIPS",
+    "https://arxiv.org/abs/1906.03728",
+)
+BERISHA2025 = Paper(
+    "Berisha et al.",
+    2025,
+    "Variance-Based Pruning for Accelerating and Compressing Trained Networks",
+    "ICCV",
+    "https://arxiv.org/abs/2507.12988",
+)
+PAN2016 = Paper(
+    "Pan et al.",
+    2016,
+    "DropNeuron: Simplifying the Structure of Deep Neural Networks",
+    "arXiv",
+    "https://arxiv.org/abs/1606.07326",
+)
+JORDAO2018 = Paper(
+    "Jordao et al.",
+    2018,
+    "Pruning Deep Neural Networks using Partial Least Squares",
+    "arXiv",
+    "https://arxiv.org/abs/1810.07610",
+)
+HAN2017 = Paper(
+    "Han et al.",
+    2017,
+    "DSD: Dense-Sparse-Dense Training for Deep Neural Networks",
+    "ICLR",
+    "https://arxiv.org/abs/1607.04381",
+)
+KROGH1991 = Paper("Krogh and Hertz", 1991, "A Simple Weight Decay Can Improve Generalization", "NIPS")
 WEN2016 = Paper(
     "Wen et al.",
     2016,

@@ -45,7 +45,7 @@ EXCEPTIONS = {
 }
 TORCH_FREE = ("bench.spec", "bench.records", "leaderboard")
 CONTRACT = {"bench.api", "torch", "torch.nn", "torch.nn.functional", "math", "functools", "dataclasses", "typing"}
-CONTRACT |= {"torch.func", "methods.inf_fs", "methods.papers", "methods.refit", "methods.transforms"}
+CONTRACT |= {"torch.func", "methods.inf_fs", "methods.norms", "methods.papers", "methods.refit", "methods.transforms"}
 """What a method may import; and what the adapter may in addition."""
 ADAPTER = {"torch_pruning", "bench.pruning.dependency_graph", "bench.errors"}
 DOORS = {

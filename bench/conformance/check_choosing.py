@@ -29,7 +29,8 @@ def scored(subject: Subject, **settings: Any) -> tuple[dict[str, Tensor], Sites]
             return call()
         scores = subject_scores(ctx)
         require(hasattr(scores, "items"), f"scores returned {type(scores).__name__}, not a dictionary")
-        found.update(scores)
+        exempt = [site for name, site in ctx.sites.items() if run.method.exempt(site)]  # need no scores
+        found.update({site.name: torch.zeros(site.n_units) for site in exempt} | dict(scores))
         sites.append(ctx.sites)
         raise Stopped
 

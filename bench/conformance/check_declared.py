@@ -20,7 +20,9 @@ from bench.spec.digest import canonical
 from bench.spec.entries import ROOT, Paper
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
+from bench.training.guard import DECLARED_WRITERS
 from bench.training.plan import Phase
+from bench.training.requirements import NEEDS
 
 OF_THE_HARNESS = {"bench.api", "bench.archs.architecture", "bench.data.dataset"}
 EXPECTED = {"torch", "math", "dataclasses", "typing", "numpy", "methods.papers", "__future__"}
@@ -162,10 +164,11 @@ def starting_point(subject: Subject) -> str | None:
         require(part.starts_from in ("init", "base"), f"starts_from = {part.starts_from!r}: init or base")
         require(part.ranking in ("layer", "global"), f"ranking = {part.ranking!r}: layer or global")
         require(isinstance(part.prunes, bool), f"prunes = {part.prunes!r}: True or False")
-        for name, known in (("couplings", {"inner", "full"}), ("kinds", {"conv", "linear", "block"})):
+        known: dict[str, tuple[str, ...]] = {"couplings": ("inner", "full"), "kinds": ("conv", "linear", "block")}
+        for name, values in (known | {"needs": tuple(NEEDS), "writes": DECLARED_WRITERS}).items():
             given = getattr(part, name)
-            valid = isinstance(given, tuple) and bool(given) and set(given) <= known
-            require(valid, f"{name} = {given!r}: a tuple of {', '.join(sorted(known))}")
+            valid = isinstance(given, tuple) and (bool(given) or name not in known) and set(given) <= set(values)
+            require(valid, f"{name} = {given!r}: a tuple of {' and '.join(sorted(values))}")
     return None
 
 

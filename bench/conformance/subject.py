@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from bench.conformance.checks import Broken
-from bench.conformance.tiny_networks import BLOCKS, NETWORKS
+from bench.conformance.tiny_networks import BLOCKS, CLASSES, NETWORKS, NEURONS, SHAPE, STANDARD
 from bench.errors import RunFailed, Unsupported
+from bench.models.build import build
 from bench.pruning import sites
+from bench.pruning.site_discovery import find_sites
 from bench.runs.identity import packed_masks
 from bench.runs.method_factory import make_method
 from bench.runs.pipeline import RunPipeline
@@ -109,7 +111,6 @@ class Subject:
 
     Attributes:
         units: kinds of units that its runs prune: ``depth`` for a method that works on blocks alone.
-        networks: what it is tried on, the standard one first.
         shares: budgets that it is tried at.
     """
 
@@ -119,13 +120,23 @@ class Subject:
         self.parts = self.method.members
         alone = self.method.kinds == ("block",)
         self.units = DEPTH if alone else WIDTH
-        self.networks: tuple[str, ...] = (BLOCKS,) if alone else NETWORKS
         self.shares = SHARES_OF_BLOCKS if alone else SHARES
         origins = [METHODS.origin(part.name) for part in self.parts]
         self.origin = ", ".join(str(relative(o)) for o in origins)
         self.sources = sorted({Path(o.rpartition(":")[0]).resolve() for o in origins})
         self.printed = io.StringIO()  # what runs of :meth:`on` say
         self._outcomes: dict[tuple[str, str], WatchedRun | Exception] = {}
+
+    @cached_property
+    def networks(self) -> tuple[str, ...]:
+        """What it is tried on, the standard one first: neurons for a method of linear layers alone."""
+        if self.units == DEPTH:
+            return (BLOCKS,)
+        try:
+            self.method.require(find_sites(build(STANDARD, SHAPE, CLASSES, 0), SHAPE))
+        except Unsupported:
+            return (NEURONS, *NETWORKS)
+        return NETWORKS
 
     def start(
         self,

@@ -17,8 +17,8 @@ from bench.training.registration import importance, regularizer
 SHAPE: Shape = (3, 8, 8)
 CLASSES = 4
 SIZES = (80, 24)
-STANDARD, BLOCKS = "check_chain", "check_depth"
-"""What every method works on, but for one that works on blocks alone."""
+STANDARD, BLOCKS, NEURONS = "check_chain", "check_depth", "check_neurons"
+"""What every method works on, but for those that work on blocks alone or on linear layers alone."""
 NETWORKS = (
     STANDARD,
     "check_residual",
@@ -85,6 +85,13 @@ def mlp(*, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn.Module:
     """Linear layers, one of them read through tanh."""
     layers = nn.Flatten(), nn.Linear(int(np.prod(shape)), 9), nn.ReLU(), nn.Linear(9, 7), nn.Tanh()
     return nn.Sequential(*layers, nn.Linear(7, num_classes))
+
+
+@architecture("check_neurons")
+def neurons(*, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn.Module:
+    """Linear layers of which every budget can be met."""
+    layers = nn.Flatten(), nn.Linear(int(np.prod(shape)), 40), nn.ReLU(), nn.Linear(40, 20), nn.ReLU()
+    return nn.Sequential(*layers, nn.Linear(20, num_classes))
 
 
 class Residual(nn.Module):

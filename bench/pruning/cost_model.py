@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Iterable
+from typing import Any, Self
 
 import numpy as np
 
-from bench.errors import UsageError
+from bench.errors import Unsupported, UsageError
 from bench.pruning.blocks import as_mask
 from bench.pruning.costs import Costs, Vector, number
 from bench.pruning.rounding import whole_units
@@ -14,7 +16,19 @@ from bench.spec.spec import BUDGET_TOLERANCE, Budget
 
 
 class CostModel(Costs):
-    """The costs of a network at any widths, with any blocks, and which of them a budget allows."""
+    """The costs of a network at any widths, with any blocks, and which of them a budget allows.
+
+    Attributes:
+        exempt: sites that keep all their units under every budget.
+    """
+
+    exempt: frozenset[str] = frozenset()
+
+    def exempting(self, sites: Iterable[str]) -> Self:
+        """The same costs in a run in which these sites keep all their units."""
+        found = copy.copy(self)
+        found.exempt, found._reduced = frozenset(sites), {}
+        return found
 
     def cost(self, budget: Budget, widths: Vector) -> int:
         """The quantity that ``budget`` limits."""
@@ -51,9 +65,9 @@ class CostModel(Costs):
         return found | {name: as_mask(text)[self._left[name]] for name, text in masks.items() if name in self._left}
 
     def floors(self, budget: Budget) -> dict[str, int]:
-        """Units that every site keeps in any case, as long as the block that it is in stays."""
+        """Units that every site keeps in any case, as long as the block that it is in stays; all of an exempt one."""
         if budget.widths is not None:
-            return {n: number(w) for n, w in self.asked(budget).items()}
+            return {n: number(w) for n, w in self.asked(budget).items()} | self._exempt()
         return self.least(budget)
 
     def least(self, budget: Budget) -> dict[str, int]:
@@ -63,7 +77,12 @@ class CostModel(Costs):
             asked = budget.min_blocks if isinstance(budget.min_blocks, int) else self._least[name]
             least[name] = min(len(places), asked)
         asked_widths = self.asked(budget) if budget.widths is not None else {}
-        return {name: min(n, number(asked_widths.get(name, n))) for name, n in least.items()}
+        return {name: min(n, number(asked_widths.get(name, n))) for name, n in least.items()} | self._exempt()
+
+    def _exempt(self) -> dict[str, int]:
+        """Units of the exempt sites."""
+        units = dict(zip(self.names, self.dense.tolist(), strict=False)) | {n: len(at) for n, at in self.blocks.items()}
+        return {name: n for name, n in units.items() if name in self.exempt}
 
     def floor(self, budget: Budget, blocks: Vector) -> Vector:
         """A vector with these blocks and the least widths."""
@@ -81,10 +100,12 @@ class CostModel(Costs):
         stay = int(costliest[len(self.names) :].sum())
         blocks = f"{stay} of the {len(self._blocks)} blocks, which stay,"
         if least > allowed:
-            kept = [f"{budget.min_keep} unit(s) in each of the {len(self.names)} sites"] if self.names else []
+            free = len([name for name in self.names if name not in self.exempt])
+            kept = [f"{budget.min_keep} unit(s) in each of the {free} sites"] if free else []
+            kept += [f"all of the exempt {', '.join(sorted(self.exempt))}"] if self.exempt else []
             kept += [blocks] if self.blocks else []
             less = "fewer blocks (--min-blocks)" if self.blocks else "use --coupling full"
-            raise UsageError(
+            raise (Unsupported if self.exempt else UsageError)(
                 f"budget {budget} cannot be met: {' and '.join(kept)} already cost {least / self.whole(budget):.4f}; "
                 f"ask for more, or {less}"
             )
@@ -130,3 +151,7 @@ class CostModel(Costs):
             raise UsageError(f"budget {budget}: this network's sites have {units} units")
         if any(floors[name] < min(most[name], budget.min_keep) for name, is_there in there.items() if is_there):
             raise UsageError(f"budget {budget} cannot be met: it leaves a site less than {budget.min_keep} units")
+        if less := [name for name, width in self._exempt().items() if number(self.asked(budget)[name]) < width]:
+            raise Unsupported(
+                f"budget {budget} cannot be met: it leaves less than all units of {less[0]}, which is exempt"
+            )

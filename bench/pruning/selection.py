@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -87,7 +87,7 @@ def _shared(model: CostModel, budget: Budget, have: tuple[int, ...], shares: tup
     widths = _filled(keys, model, budget, one_more=True)
     cost = model.cost(budget, widths)
     if budget.keep - cost / model.whole(budget) > BUDGET_TOLERANCE:
-        least = np.minimum(have, budget.min_keep)
+        least = np.minimum(have, _least(model, budget))
         better = best_rounding(keys, least, lambda many: model.costs(budget, many), model.allowed(budget), cost)
         widths = widths if better is None else better
     return tuple(widths.tolist())
@@ -102,7 +102,7 @@ def _filled(keys: list[NDArray[np.float64]], model: CostModel, budget: Budget, o
         budget: what may be kept.
         one_more: take at most one later unit of each site.
     """
-    forced = np.minimum([len(key) for key in keys], budget.min_keep)
+    forced = np.minimum([len(key) for key in keys], _least(model, budget))
     free = [key[least:] for key, least in zip(keys, forced, strict=True)]
     owner = np.repeat(np.arange(len(keys)), [len(key) for key in free])
     owner = owner[np.argsort(np.concatenate(free), kind="stable")]
@@ -126,6 +126,12 @@ def _filled(keys: list[NDArray[np.float64]], model: CostModel, budget: Budget, o
         if not fits or one_more:
             closed.add(k)
     return width
+
+
+def _least(model: CostModel, budget: Budget) -> list[int]:
+    """Units that each site of channels has to keep."""
+    least = model.least(budget)
+    return [least[name] for name in model.names]
 
 
 def count_to_drop(units: int, share: float) -> int:
@@ -184,7 +190,7 @@ def prune_worst(
     """
     there = dict(zip(costs.names, costs.array(masks), strict=False))
     floors, left = costs.floors(budget or Budget()), dict(masks)
-    for group in _groups([name for name in masks if there.get(name, 1)], costs, ranking):
+    for group in _groups([name for name in masks if there.get(name, 1) and name not in costs.exempt], costs, ranking):
         alive = {name: masks[name] for name in group}
         left |= drop_worst({n: scores[n] for n in group}, alive, share, floors, generator)
     if budget and costs.meets(budget, costs.array(left)):
@@ -199,12 +205,12 @@ def prune_worst(
 def cycles_needed(share: float, ranking: str, left: float, costs: CostModel, budget: Budget | None) -> int:
     """How many times :func:`prune_worst` has to be called until the budget is met, at least once.
 
-    Without a budget until no more than the share ``left`` of the units is left. Under a budget and a ``global``
-    ranking it is the number that equal losses of all sites would take.
+    Without a budget until no more than the share ``left`` of the units is left, those of exempt sites aside. Under a
+    budget and a ``global`` ranking it is the number that equal losses of all sites would take.
     """
     least = costs.floors(budget or Budget())
     dense = dict(zip(costs.names, costs.dense.tolist(), strict=False)) | {n: len(at) for n, at in costs.blocks.items()}
-    groups = _groups(list(dense), costs, ranking)
+    groups = _groups([name for name in dense if name not in costs.exempt], costs, ranking)
     whole, floors = ([sum(of[name] for name in group) for group in groups] for of in (dense, least))
     kept, count, widths = whole, 0, dense
     while True:
@@ -248,8 +254,11 @@ def repair(states: Tensor, units: Mapping[str, int], kept: Mapping[str, int], ge
     return flat(repaired)
 
 
-def check_scores(widths: Mapping[str, int], scores: Scores) -> Scores:
-    """``scores`` as they are; raises RunFailed unless each site has a finite number for each of its units."""
+def check_scores(widths: Mapping[str, int], scores: Scores, exempt: Collection[str] = ()) -> Scores:
+    """``scores``, zeros for exempt sites that have none; RunFailed where a unit has no finite number."""
+    device = next((given.device for given in scores.values()), None)
+    none = {name: torch.zeros(width, device=device) for name, width in widths.items() if name in exempt}
+    scores = none | dict(scores)
     for name, width in widths.items():
         if name not in scores:
             raise RunFailed(f"the method gives no scores for site {name}")
@@ -261,13 +270,16 @@ def check_scores(widths: Mapping[str, int], scores: Scores) -> Scores:
     return scores
 
 
-def check_masks(sites: Sites, masks: Masks, floors: Mapping[str, int] = MappingProxyType({})) -> Masks:
+def check_masks(
+    sites: Sites, masks: Masks, floors: Mapping[str, int] = MappingProxyType({}), exempt: Collection[str] = ()
+) -> Masks:
     """``masks`` as they are; raises RunFailed unless each site has a bool mask that keeps the units it has to.
 
     Args:
         sites: of the network.
         masks: site -> bool ``[n_units]``.
         floors: units that a site keeps, if not one; a site of blocks may lose all, one inside of a lost block does.
+        exempt: sites that keep all of them.
     """
     for name, width in sites.widths.items():
         if name not in masks:
@@ -281,6 +293,8 @@ def check_masks(sites: Sites, masks: Masks, floors: Mapping[str, int] = MappingP
     for name, site in sites.items():
         kept, option = int(masks[name].sum()), "--min-blocks" if site.blocks else "--min-keep"
         least = floors.get(name, 0 if site.blocks else 1)
+        if kept < site.n_units and name in exempt and name not in absent:
+            raise RunFailed(f"the method's mask for site {name} keeps {kept} units of {site.n_units}: it is exempt")
         if kept < min(least, site.n_units) and name not in absent:
             raise RunFailed(f"the method's mask for site {name} keeps {kept} units; {option} is {least}")
     return masks

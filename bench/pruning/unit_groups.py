@@ -15,7 +15,7 @@ from bench.pruning.slicing import CONVS, OTHER_NORMS, ChannelSlice, outputs_firs
 Side = Literal["makes", "reads", "both"]
 """Which weights of a unit: those that make it, those that read it, or all of them."""
 SIDES = ("makes", "reads", "both")
-PARTS = ("weight", "bias", "norm")
+PARTS = ("weight", "bias", "norm", "gamma")
 EPS = 1e-8
 """Its square is added to the squares of a group, so that the gradient of the group's norm is finite at zero."""
 
@@ -86,37 +86,32 @@ class UnitGroups:
         return group.abs().sum(dim=1) if p == 1 else group.norm(p=p, dim=1)
 
     @torch.no_grad()
-    def scale_(self, factors: Tensor, side: Side, parts: Collection[str] = ("weight",)) -> None:
+    def scale_(self, factors: Tensor, side: Side, parts: Collection[str] = ("weight",), strict: bool = True) -> None:
         """Multiply each unit's weights in place by its factor, without a gradient.
 
         Args:
             factors: ``[n_units]``, float or bool.
             side: ``makes``, ``reads`` (the columns of its readers) or ``both``.
             parts: what of the makers: ``weight``; ``bias``, also of layers that pass the units on; ``norm``, gamma
-                and beta of all norms behind them. All three times zero silence a unit whose activation function maps
-                zero to zero.
+                and beta of all norms behind them; ``gamma`` alone. ``weight``, ``bias`` and ``norm`` times zero
+                silence a unit whose activation function maps zero to zero.
+            strict: False leaves out layers that read the units without a weight, such as a padded shortcut.
 
         Raises:
-            RunFailed: a layer reads the units without a weight; wrong factors, side or part.
+            RunFailed: a layer reads the units without a weight, unless not ``strict``; wrong factors, side or part.
         """
         _require(side in SIDES, f"side '{side}': makes, reads or both")
         _require(set(parts) <= set(PARTS), f"parts {tuple(parts)}: of {', '.join(PARTS)}")
         _require(tuple(factors.shape) == (self.n_units,), f"factors {list(factors.shape)}, not [{self.n_units}]")
-        if side != "makes":
-            reading = {cut.layer for _, cut in self.readers()}
-            for tap in self.consumers:
-                why = f"{tap.layer} reads site {self.name} and has no weight that could be scaled"
-                _require(tap.layer in reading, why)
-        for cut in self.cuts:
-            layer: Any = self.network.get_submodule(cut.layer)
-            if cut.side == "in":
-                scaled, axis = [outputs_first(layer)] if side != "makes" else [], 1
-            else:
-                scaled, axis = self._of_maker(layer, cut, parts) if side != "reads" else [], 0
-            for tensor in scaled:
-                spread = tensor.new_ones(tensor.shape[axis])
-                spread[cut.positions.to(tensor.device)] = factors.to(tensor)[cut.units.to(tensor.device)]
-                tensor.mul_(spread.reshape(*[1] * axis, -1, *[1] * (tensor.dim() - axis - 1)))
+        scaled = [(outputs_first(layer), cut, 1) for layer, cut in self.readers()] if side != "makes" else []
+        for tap in self.consumers if side != "makes" and strict else ():
+            why = f"{tap.layer} reads site {self.name} and has no weight that could be scaled"
+            _require(any(cut.layer == tap.layer for _, cut, _ in scaled), why)
+        scaled += [(tensor, cut, 0) for tensor, cut in self._of_makers(parts)] if side != "reads" else []
+        for tensor, cut, axis in scaled:
+            spread = tensor.new_ones(tensor.shape[axis])
+            spread[cut.positions.to(tensor.device)] = factors.to(tensor)[cut.units.to(tensor.device)]
+            tensor.mul_(spread.reshape(*[1] * axis, -1, *[1] * (tensor.dim() - axis - 1)))
 
     def affine(self) -> list[Affine]:
         """Each batch norm over exactly the units of the site, in order; empty without one."""
@@ -129,16 +124,19 @@ class UnitGroups:
             found.append(Affine(self._of_units(name, gamma), self._of_units(name, beta), mean, var, norm.eps))
         return found
 
-    def _of_maker(self, layer: Any, cut: ChannelSlice, parts: Collection[str]) -> list[Tensor]:
-        """The ``parts`` of a layer that makes the units or passes them on, outputs first."""
-        found: list[Tensor | None] = []
-        if isinstance(layer, (*NORMS, *OTHER_NORMS)):
-            found = [layer.weight, layer.bias] if "norm" in parts else []
-        elif isinstance(layer, (*CONVS, nn.Linear)):
-            made = cut.layer in self.producers
-            found = [outputs_first(layer)] if "weight" in parts and made else []
-            found += [layer.bias] if "bias" in parts and (made or cut.side == "both") else []
-        return [tensor for tensor in found if tensor is not None]
+    def _of_makers(self, parts: Collection[str]) -> Iterator[tuple[Tensor, ChannelSlice]]:
+        """The ``parts`` of layers that make the units or pass them on, outputs first."""
+        for cut in self.cuts:
+            layer: Any = self.network.get_submodule(cut.layer)
+            found: list[Tensor | None] = []
+            if isinstance(layer, (*NORMS, *OTHER_NORMS)):
+                found = [layer.weight] if "norm" in parts or "gamma" in parts else []
+                found += [layer.bias] if "norm" in parts else []
+            elif isinstance(layer, (*CONVS, nn.Linear)) and cut.side != "in":
+                made = cut.layer in self.producers
+                found = [outputs_first(layer)] if "weight" in parts and made else []
+                found += [layer.bias] if "bias" in parts and (made or cut.side == "both") else []
+            yield from ((tensor, cut) for tensor in found if tensor is not None)
 
     def _of_units(self, layer: str, values: Tensor) -> Tensor:
         """One number a channel of ``layer`` as ``[n_units]`` or ``[n_units, channels]``."""

@@ -204,6 +204,10 @@ def _of_structure(structure: Structure, budget: Budget) -> Iterator[str]:
             yield f"structure.widths: {said(site)} has {after} of {before} units"
         elif 0 < after < min(budget.min_keep, before) and site not in (structure.blocks or ()):
             yield f"structure.widths: {said(site)} has {after} units, spec.budget.min_keep is {budget.min_keep}"
+    for site in structure.exempt or ():
+        before, after = structure.widths.get(site, (0, -1))
+        if after != before:
+            yield f"structure.exempt: {said(site)} is no site that keeps all its units"
     yield from _of_masks(structure)
     yield from _of_blocks(structure, budget)
     kept = {name: after for name, (_, after) in structure.widths.items()}

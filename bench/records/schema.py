@@ -17,6 +17,7 @@ from bench.records.values import (
     Label,
     Moment,
     Name,
+    Positive,
     RunId,
     Sha256,
     Share,
@@ -71,6 +72,7 @@ class Phase(Part, frozen=True):
     part: Name  # train or finetune
     rewind: Name | None  # weights that it begins with, null: those that are there
     active: list[Name] | None = None  # parts of the method whose hooks run in it, after the prune
+    rate: Positive | None = None  # factor on the recipe's learning rate, where it is not 1
 
 
 class Made(Part, frozen=True):
@@ -134,6 +136,7 @@ class Structure(Part, frozen=True):
     rejected: dict[Name, Text]  # candidate: why it is no site
     masks: Bits  # bits of the units that are kept: the sites in sorted order, one after the other
     blocks: dict[Name, Blocks] | None = None  # site of blocks: 1 for each that is kept, in the order in which they run
+    exempt: list[Name] | None = None  # sites that the method leaves whole, whatever the budget
 
 
 class Cost(Part, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,6 +23,7 @@ from bench.models.build import build
 from bench.models.memory_format import LAYOUT, place
 from bench.progress import Progress
 from bench.pruning.blocks import as_text
+from bench.pruning.cost_model import CostModel
 from bench.records import bits, schema
 from bench.records.schema import Record
 from bench.runs import result
@@ -78,6 +80,7 @@ class RunPipeline:
         self.result = result.started(spec, options, self.identity.code, self.identity.environment, job)
         self.result = result.filled(self.result, data=self.data.facts)
         self.checkpoint = options.out / "checkpoints" / f"{spec.id}.pt"
+        self.model: CostModel  # once the sites are known
         self.ctx: Context | None = None
         self.training: PhaseTrainer | None = None
         self.base: bases.Base | None = None
@@ -89,6 +92,7 @@ class RunPipeline:
         self._find_sites()
         with self._off_limits():
             self.method.require(self.sites)
+            self.model = self.model.exempting(n for n, site in self.sites.items() if self.method.exempt(site))
             self.model.require(self.spec.budget or Budget())
             self.ctx = ctx = self._context(self.network)
             self.plan = plan = check_plan(self.method.plan(ctx), self.method.prunes)
@@ -146,7 +150,8 @@ class RunPipeline:
         device, units = self.device, spec.unit_kinds
         situation = Situation(self.shape, self.classes, spec.coupling, spec.recipe, device, self.precision, units)
         found = fit(spec.arch, self.network, situation, self.data.val.first(BATCH))
-        self.sites, self.model, self.layout = found.sites, found.model, found.layout
+        self.sites, self.layout = found.sites, found.layout
+        self.model = found.model
         if found.note:
             self.progress.say(f"runs in {found.layout} memory format, since in {LAYOUT} {found.note}")
         place(self.network, self.device, self.layout)
@@ -253,6 +258,7 @@ class RunPipeline:
             "gate_slice_difference": (training.now.prune_result or {}).get("gate_slice_difference"),
             "arch_sha256": self.identity.arch_sha256,
             "rejected": self.sites.rejected,
+            **({"exempt": sorted(self.model.exempt)} if self.model.exempt else {}),
         }
 
     def _cost(self, network: nn.Module) -> dict[str, Any]:
@@ -267,7 +273,7 @@ class RunPipeline:
         }
 
     def _describe(self, training: PhaseTrainer) -> dict[str, Any]:
-        steps: list[Any] = [dataclasses.asdict(s) if isinstance(s, Phase) else "prune" for s in self.plan]
+        steps: list[Any] = [described(step) if isinstance(step, Phase) else "prune" for step in self.plan]
         acting = [part.name for part in self.method.members if part.acts(pruned=True)]
         for step in steps[self.plan.index(PRUNE) + 1 :] if acting and PRUNE in self.plan else ():
             step["active"] = acting
@@ -323,10 +329,18 @@ def label(spec: Spec) -> str:
     return f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}"
 
 
+def described(phase: Phase) -> dict[str, Any]:
+    """A phase as a record has it: a rate of 1 is left out."""
+    return {key: value for key, value in dataclasses.asdict(phase).items() if (key, value) != ("rate", 1.0)}
+
+
 def check_plan(plan: Any, prunes: bool) -> Plan:
     """``plan`` as it is; raises RunFailed unless it is a tuple of phases with one PRUNE (none if nothing is pruned)."""
     if not isinstance(plan, tuple) or not all(isinstance(step, Phase | Prune) for step in plan):
         raise RunFailed("the method's plan is not a tuple of Phase and PRUNE", blame=METHOD)
+    for step in plan:
+        if isinstance(step, Phase) and not 0 < step.rate < math.inf:
+            raise RunFailed(f"the method's plan has a Phase of rate {step.rate}: above 0", blame=METHOD)
     found, wanted = sum(isinstance(step, Prune) for step in plan), int(prunes)
     if found != wanted:
         why = f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})"

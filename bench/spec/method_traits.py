@@ -21,6 +21,7 @@ from typing import Any, Literal
 from bench.errors import UsageError
 from bench.spec.decode import method_config, non_default
 from bench.spec.entries import HIDDEN, ROOT
+from bench.spec.option_scan import looks_at_data
 from bench.spec.registry import METHODS
 
 ATTRIBUTES: dict[str, Any] = {"starts_from": str, "ranking": str, "prunes": bool, "native": bool, "active": str}
@@ -231,8 +232,9 @@ def _of_function(name: str, node: ast.FunctionDef) -> Facts:
     given = {str(keyword.arg): keyword.value for keyword in call.keywords}
     options = {key: ast.literal_eval(value) for key, value in given.items() if key not in HIDDEN}
     fields: list[tuple[str, Any, Any]] = []
-    if "needs" in given and ast.literal_eval(given["needs"]):
-        fields.append(("batches", int | None, dataclasses.field(default=None)))
+    if looks_at_data(given.get("needs")):
+        limit = options.pop("batches", None)
+        fields.append(("batches", int | None, dataclasses.field(default=limit)))
     fields += [(key, type(value), dataclasses.field(default=value)) for key, value in options.items()]
     ranks = getattr(call.func, "id", "") == "importance"
     ranking = ast.literal_eval(given["ranking"]) if "ranking" in given else LAYER

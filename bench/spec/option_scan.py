@@ -21,6 +21,8 @@ BARE = re.compile(rf"^({'|'.join(SOURCES)})(:.*)?$")
 """A comment that is a source and nothing else."""
 CLOSING = re.compile(rf"^(.*?)\s*\((({'|'.join(SOURCES)})\b[^()]*)\)$")
 KINDS = {"int": "whole number", "float": "number", "bool": "true or false", "str": "text", "None": "none"}
+LOOKS = ("activations", "gate_gradients", "block_io")
+"""Values of ``needs`` with which an importance is given what the network does with training batches."""
 BATCHES = "training batches to look at; none: all of them (ours)"
 
 
@@ -70,11 +72,18 @@ def options_of(
         classes = {found.name: found for found in tree.body if isinstance(found, ast.ClassDef)}
         return tuple(_fields(node, classes, comments, text).values())
     given = {str(k.arg): k.value for k in call.keywords}
-    found = [Option("batches", "none", "whole number or none", BATCHES)] if "needs" in given else []
+    limited = looks_at_data(given.get("needs")) and "batches" not in given
+    found = [Option("batches", "none", "whole number or none", BATCHES)] if limited else []
     for name, value in given.items():
         if name not in hidden:
             found.append(Option(name, _typed(value, text), _kind_of(value), _comment(value, comments)))
     return tuple(found)
+
+
+def looks_at_data(needs: ast.expr | None) -> bool:
+    """Whether the argument ``needs`` of a decorator, a text or a tuple of them, names one of ``LOOKS``."""
+    named = ast.literal_eval(needs) if needs is not None else None
+    return bool({named} & set(LOOKS) if isinstance(named, str) else set(named or ()) & set(LOOKS))
 
 
 @cache

@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.errors import Unsupported, UsageError
 from bench.pruning.masks import Masks, Scores
-from bench.pruning.sites import Sites
+from bench.pruning.sites import Site, Sites
 from bench.spec.method_traits import PLANS, deciding, of_method, rankers, together
 from bench.spec.spec import Budget
 from bench.training.context import Context
@@ -48,6 +48,7 @@ class Composed(Method):
         self.rankers = [methods[k] for k in rankers(own)]
         for name in ("ranking", "starts_from", "native", "prunes", "kinds", "compensation", "reestimates"):
             setattr(self, name, getattr(traits, name))
+        self.writes = tuple({hook: None for part in methods for hook in part.writes})
         if len(self.rankers) > 1:
             self.ranking = self.rankers[0].ranking
             if chooser := next((part.name for part in self.rankers if part.bound("select")), None):
@@ -65,6 +66,11 @@ class Composed(Method):
     def bound(self, hook: str) -> list[Callable[..., Any]]:
         """The implementations of all parts."""
         return [f for part in self.members for f in part.bound(hook)]
+
+    def exempt(self, site: Site) -> bool:
+        """Of the part that ranks units of its kind; without one, whether any part exempts the site."""
+        ranking = [part for part in self.rankers if site.kind in part.kinds]
+        return any(part.exempt(site) for part in ranking or self.members)
 
     def require(self, sites: Sites) -> None:
         """All parts must work with ``sites``; one that does nothing but rank, with those that no other part ranks."""

@@ -21,6 +21,7 @@ from bench.spec.spec import Budget
 from bench.training import batch_means
 from bench.training.layer_view import LayerView
 from bench.training.masked_model import MaskedModel
+from bench.training.validation import validation
 
 
 class Chooser(Protocol):
@@ -189,6 +190,16 @@ class Context(LayerView):
                 self._now.guard.validation(batch[0])
             yield batch
 
+    def validate(self) -> tuple[float, float]:
+        """Top-1 and loss on the validation images now, in eval mode and float32, masks included: as in the curve.
+
+        It costs their forwards, and afterwards the hook changes weights as after ``batches("val")``.
+        """
+        if self._now.guard:
+            self._now.guard.validation(self._data.val.first(1))
+        with self._model.probe():
+            return validation(self._model.network, self._data.val)
+
     def per_unit(self, name: str, value: float = 0.0) -> dict[str, Tensor]:
         """In ``prepare``: a number for every unit, site -> float ``[n_units]``, all ``value`` at first.
 
@@ -274,7 +285,7 @@ class Context(LayerView):
     def scores(self) -> dict[str, Tensor]:
         """What each unit is worth now: the scores of the run's method, of ``a+b`` the composition's."""
         with self._asking("scores"):
-            return dict(selection.check_scores(self.sites.widths, self._method.scores(self)))
+            return dict(self._checked(self._method.scores(self)))
 
     def select(self) -> dict[str, Tensor]:
         """What a PRUNE would keep now: the choice of the run's method, of ``a+b`` the composition's, on ``device``.
@@ -287,7 +298,8 @@ class Context(LayerView):
         if not isinstance(masks, dict):
             why = f"the method's select returned {type(masks).__name__}, not a dictionary of masks"
             raise RunFailed(why, blame=METHOD)
-        selection.check_masks(self.sites, masks, self._model.costs.least(self.budget))
+        costs = self._model.costs
+        selection.check_masks(self.sites, masks, costs.least(self.budget), costs.exempt)
         return self.sites.settled({name: masks[name].to(self.device) for name in self.sites})
 
     def _asking(self, hook: str) -> AbstractContextManager[None]:

@@ -24,8 +24,10 @@ from bench.training.masked_model import MaskedModel
 from bench.training.run_state import RunState
 from bench.training.weight_snapshot import Weights, bits
 
-WRITERS = ("on_phase_start", "on_step_end", "on_epoch_end", "on_phase_end", "compensate")
-"""Hooks in which a method may change weights."""
+WRITERS = ("on_phase_start", "on_step_end", "on_phase_end", "compensate")
+"""Hooks in which every method may change weights."""
+DECLARED_WRITERS = ("on_epoch_end",)
+"""Hooks in which a method may that declares it (``writes``), and others may set weights to zero."""
 STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
 GLOBAL_HOOKS = [
     hooks
@@ -40,10 +42,11 @@ OF_A_MODULE = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_
 class Guard:
     """Watches the method of one run. What it finds is a RunFailed that names the method and what it changed.
 
-    Weights change in the optimizer's step and in the hooks ``writers``. In these, too, they may only become zero once
-    the hook has asked for validation images or made a forward with a gradient: training is the plan's. ``ctx.rewind``
-    and ``ctx.shrink`` are the harness's own changes. Comparisons are of the tensors' version counters, and to the bit
-    in hooks outside of steps, in two steps of each epoch, and after a forward with a gradient.
+    Weights change in the optimizer's step and in the hooks ``writers``; they may become zero at an epoch's end, too,
+    where that is no writer. In writers they may only become zero once the hook has asked for validation images or made
+    a forward with a gradient: training is the plan's. ``ctx.rewind`` and ``ctx.shrink`` are the harness's own changes.
+    Comparisons are of the tensors' version counters, and to the bit in hooks outside of steps, in two steps of each
+    epoch, and after a forward with a gradient.
 
     Args:
         model: the network, its ledger and its optimizer.
@@ -92,14 +95,16 @@ class Guard:
         """Within the block the method's ``hook`` runs."""
         self._weights, self._gradients, self._why = None, None, ""
         self._since = self._versions()
-        free = hook in self.writers
-        if not free and (hook not in STEP_HOOKS or self.now.step in self._sampled):
+        undeclared = hook in DECLARED_WRITERS and hook not in self.writers
+        free = undeclared or hook in self.writers
+        if undeclared or (not free and (hook not in STEP_HOOKS or self.now.step in self._sampled)):
             self._weights = Weights(self.model.network)
         yield
         if not free:
             self._require_versions(hook)
         changed = self._weights.changed(but_zeros=free) if self._weights else None
-        why = f"after {self._why} a hook may only set weights to zero" if self._why else ONLY
+        why = "a method that does more there than set some to zero declares it" if undeclared else self._only
+        why = f"after {self._why} a hook may only set weights to zero" if self._why else why
         self._require(not changed, f"changes the weights in {hook} ('{changed}'): {why}")
         if self._gradients is not None:
             same = all(map(same_tensor, self._gradients, (p.grad for p in self._parameters)))
@@ -222,17 +227,18 @@ class Guard:
 
     def _require_versions(self, where: str) -> None:
         if self._versions() != self._since:
-            raise self._failed(f"changes the weights in {where}: {ONLY}")
+            raise self._failed(f"changes the weights in {where}: {self._only}")
 
     def _require(self, condition: bool, what: str) -> None:
         if not condition:
             raise self._failed(what)
 
+    @property
+    def _only(self) -> str:
+        return f"they change in the optimizer's step and in {', '.join(self.writers)} only"
+
     def _failed(self, what: str) -> RunFailed:
         return RunFailed(f"the method {self.name} {what}", blame=METHOD)
-
-
-ONLY = f"they change in the optimizer's step and in {', '.join(WRITERS)} only"
 
 
 MODES: dict[str, Callable[[], list[Any]]] = {

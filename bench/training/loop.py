@@ -11,14 +11,13 @@ from torch.nn import functional as F
 
 from bench.data.loading import TrainingData
 from bench.errors import Diverged
-from bench.measure.accuracy import logits_of
 from bench.models.torch_state import seed_generators
 from bench.progress import Progress
 from bench.spec.digest import derive_seed
 from bench.spec.recipe import Recipe, Stage
 from bench.training.context import Context
 from bench.training.finite import diverged
-from bench.training.guard import STEP_HOOKS, WRITERS, Guard
+from bench.training.guard import DECLARED_WRITERS, STEP_HOOKS, WRITERS, Guard
 from bench.training.hook_calls import HookCalls, clock, scalar
 from bench.training.lr_schedule import schedule
 from bench.training.method import Method
@@ -26,6 +25,7 @@ from bench.training.method_parts import Parts
 from bench.training.optimizer import make_optimizer
 from bench.training.plan import PRUNE, Phase, Plan
 from bench.training.run_checkpoint import RunCheckpoint, restore_run, state_of_run
+from bench.training.validation import validation
 
 TOTALS = ("seconds", "examples", "epochs", "step_macs", "resumes")
 """What a checkpoint keeps of a trainer's sums."""
@@ -69,7 +69,8 @@ class PhaseTrainer:
         self.model, self.now = ctx._model, ctx._now
         self.parts = Parts(method)
         ctx._method = method
-        writers = WRITERS if method.starts_from == "base" else (*WRITERS, "prepare")  # which may draw other weights
+        writers = (*WRITERS, *(hook for hook in DECLARED_WRITERS if hook in method.writes))
+        writers += () if method.starts_from == "base" else ("prepare",)  # which may draw other weights
         self.guard = Guard(self.model, self.now, data, recipe, seed, method.name, writers)
         self.checkpoint, self.of_base = RunCheckpoint(checkpoint, identity, progress), of_base
         self.position = (0, 0)
@@ -158,8 +159,8 @@ class PhaseTrainer:
             loss = self._epoch(index, phase, stage, optimizer)
             self.epochs += 1
             now.tuned |= model.sliced_by is not None and not now.pruned
-            with clock(self.seconds, "evaluate"):
-                accuracy, val_loss = self._validate()
+            with clock(self.seconds, "evaluate"), model.ledger.harness(model.network):
+                accuracy, val_loss = validation(model.network, self.data.val)
             entry = {"phase": index, "part": phase.part, "epoch": epoch + 1, "train_loss": loss}
             entry |= {"val_top1": accuracy, "val_loss": val_loss, "units_left": model.units_left}
             now.progress = epoch + 1.0
@@ -206,7 +207,7 @@ class PhaseTrainer:
         batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
         self.guard.start_epoch(steps)
         for step, (x, y) in enumerate(batches):
-            now.rate = stage.lr * schedule(stage, (now.epoch + (step + 0.5) / steps) / phase.epochs)
+            now.rate = stage.lr * phase.rate * schedule(stage, (now.epoch + (step + 0.5) / steps) / phase.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = now.rate
             now.step, now.x, now.y = step, x, y
@@ -236,14 +237,6 @@ class PhaseTrainer:
         mean = float(total) / seen  # waits for the device
         self.seconds["train"] += time.perf_counter() - began - (self.seconds["method"] - method_before)
         return mean
-
-    @torch.no_grad()
-    def _validate(self) -> tuple[float, float]:
-        """Top-1 and loss on the validation images, in eval mode and float32, masks included."""
-        val, network = self.data.val, self.model.network
-        with self.model.ledger.harness(network):
-            logits, labels = logits_of(network, val), val.labels.cpu()
-        return (logits.argmax(dim=1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
 
     def call(self, hook: str) -> None:
         """Call ``hook`` of the parts of the method that act now."""

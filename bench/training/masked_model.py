@@ -99,7 +99,7 @@ class MaskedModel:
 
     @masks.setter
     def masks(self, masks: Masks) -> None:
-        checked = check_masks(self.sites, masks)
+        checked = check_masks(self.sites, masks, exempt=self.costs.exempt)
         self._masks = {name: mask.to(self.device) for name, mask in checked.items()}
         self._masked = [name for name, mask in self._masks.items() if not bool(mask.all())]
         self._held = Held(self.sites, {name: self._masks[name] for name in self._masked})
@@ -287,7 +287,7 @@ class MaskedModel:
     def shrink(self, masks: Masks) -> None:
         """Slice by ``masks``; the masks of the units that stay, and trackers, go over to the smaller network."""
         before = self._masks
-        self.slice(check_masks(self.sites, masks), tracking=True)
+        self.slice(check_masks(self.sites, masks, exempt=self.costs.exempt), tracking=True)
         self.masks = {name: before[name][masks[name].to(self.device)] for name in self.sites}
 
     def slice(self, masks: Masks, tracking: bool = False) -> nn.Module:

@@ -15,6 +15,7 @@ from bench.spec.entries import Paper
 from bench.spec.spec import Budget
 from bench.training.context import Context
 from bench.training.plan import PRUNE, Phase, Plan
+from bench.training.requirements import NEEDS
 
 
 class Method(nn.Module):
@@ -32,6 +33,8 @@ class Method(nn.Module):
             ``always``. ``prepare`` and the choice of masks are no matter of it.
         couplings: those that it works with, of ``inner`` and ``full``.
         kinds: kinds of sites that it works on, of ``conv``, ``linear`` and ``block``.
+        needs: what each site that it works on must have, of ``scaled_norm``, ``maps`` and ``labels``.
+        writes: hooks in which it changes weights, besides those that always may: ``on_epoch_end`` or none.
         compensation: what its :meth:`compensate` changes of the layers that read what is cut: ``moments``, the mean
             and scale of their outputs; ``weights``; None if it does not compensate. One part of a composition can.
         reestimates: number of batches over which batch norm is estimated again after the slice; None leaves it to the
@@ -47,6 +50,8 @@ class Method(nn.Module):
     active: Literal["before", "after", "always"] = "before"
     couplings: tuple[str, ...] = ("inner", "full")
     kinds: tuple[str, ...] = ("conv", "linear")
+    needs: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
     compensation: Literal["moments", "weights"] | None = None
     reestimates: int | None = None
 
@@ -63,13 +68,28 @@ class Method(nn.Module):
 
     def supports(self, site: Site) -> str | None:
         """Why the method does not work on ``site``, None where it does; asked before anything is trained."""
-        return None if site.kind in self.kinds else f"it is of kind {site.kind}, not {' or '.join(self.kinds)}"
+        if site.kind not in self.kinds:
+            return f"it is of kind {site.kind}, not {' or '.join(self.kinds)}"
+        return next(filter(None, (NEEDS[need](site) for need in self.needs)), None)
+
+    def exempt(self, site: Site) -> bool:
+        """Whether ``site`` keeps all its units under this method; asked before anything is trained.
+
+        Such a site needs no scores. The budget is met by the others. In a composition the part that ranks is asked,
+        without one all parts are.
+        """
+        return False
 
     def require(self, sites: Sites) -> None:
-        """Raise Unsupported unless the method works with the coupling and every site of ``sites``."""
+        """Raise Unsupported unless the method works with the coupling, and with every site that is not exempt."""
         if sites.coupling not in self.couplings:
             raise Unsupported(f"{self.name} works with --coupling {' or '.join(self.couplings)} only")
-        for name, site in sites.items():
+        ranked = {name: site for name, site in sites.items() if not self.exempt(site)}
+        if sites and not ranked:
+            raise Unsupported(
+                f"{self.name} exempts every site of this network ({', '.join(sites)}): none is left to cut"
+            )
+        for name, site in ranked.items():
             if reason := Method.supports(self, site) or self.supports(site):
                 raise Unsupported(f"{self.name} does not work on site {name}: {reason}")
 

@@ -15,11 +15,13 @@ class Phase:
         part: the recipe's table that gives rate and schedule, ``train`` or ``finetune``.
         rewind: before it starts, go back to this snapshot's weights (``init`` always exists), or ``fresh`` for
             newly drawn ones; None: continue with the present ones. Every phase has a new optimizer.
+        rate: factor on the recipe's learning rate, above 0.
     """
 
     epochs: int
     part: str = "train"
     rewind: str | None = None
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+from torch import nn
 
 from bench.pruning.sites import Sites
 from bench.spec.recipe import Recipe
@@ -34,6 +35,11 @@ class RunView:
     def sites(self) -> Sites:
         """The prunable widths, by name."""
         return self._model.sites
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Dotted name -> parameter of the network as it is now; a hook that may change weights writes them in place."""
+        return dict(self._model.network.named_parameters())
 
     recipe = property(attrgetter("_recipe"), doc="Epochs, rates, batch size.")
     device = property(attrgetter("_model.device"), doc="Where tensors live.")

@@ -27,12 +27,13 @@ class UnitSelection(RunView):
             ranking: ``global``, ``layer`` (equal shares) or shares per site; the user's ``--ranking`` wins.
             of_blocks: the same for sites of blocks, where that is another one.
 
+        Sites that the method exempts keep all units, and need no scores.
+
         Raises:
             RunFailed: a site is missing, or scores have the wrong shape or are not finite.
         """
-        selection.check_scores(self.sites.widths, scores)
         by_user = self.budget.ranking
-        return select(scores, self._model.costs, self.budget, by_user or ranking, by_user or of_blocks)
+        return select(self._checked(scores), self._model.costs, self.budget, by_user or ranking, by_user or of_blocks)
 
     def prune_worst(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
         """Masks without the worst ``share`` of the units that ``masks`` keeps, at least one; ties break at random.
@@ -44,7 +45,7 @@ class UnitSelection(RunView):
             share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
             ranking: ``layer`` or ``global``; the user's ``--ranking`` wins.
         """
-        selection.check_scores(self.sites.widths, scores)
+        scores = self._checked(scores)
         kept, ranking = self._model.masks, self.budget.ranking or ranking
         masks = {name: kept[name] for name in self.sites}
         return selection.prune_worst(scores, masks, share, ranking, self._model.costs, self._budget, self.rng)
@@ -70,10 +71,10 @@ class UnitSelection(RunView):
         """States ``[P, all units]`` (bool, see :meth:`flat`) changed at random, as little as it takes, to the budget.
 
         Every site then keeps as many units as :meth:`equal_widths` gives it, in the native track at least
-        ``min_keep``.
+        ``min_keep``; exempt sites keep all.
         """
-        units = self.sites.widths
-        least = {name: min(self.budget.min_keep, width) for name, width in units.items()}
+        units, floors = self.sites.widths, self._model.costs.floors(self.budget)
+        least = {name: min(floors[name], width) for name, width in units.items()}
         repaired = selection.repair(states, units, least if self.native else self.equal_widths(), self.rng)
         return states | repaired if self.native else repaired
 
@@ -93,6 +94,9 @@ class UnitSelection(RunView):
         """Share of the dense network's MACs at these widths, or under masks, which say of blocks which stay."""
         costs = self._model.costs
         return costs.macs(costs.array(widths)) / costs.whole(Budget())
+
+    def _checked(self, scores: Scores) -> Scores:
+        return selection.check_scores(self.sites.widths, scores, self._model.costs.exempt)
 
     def fits(self, widths: Mapping[str, int | Tensor]) -> bool:
         """Whether a network of these widths, or under these masks, is within the budget."""

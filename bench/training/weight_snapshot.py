@@ -28,9 +28,8 @@ class Weights:
                 return name
             now, before = bits(found[name].detach()), bits(self._copies[name])
             same = torch.equal(now, before)
-            if not same and not (
-                but_zeros and now.shape == before.shape and bool(((now == before) | (now == 0)).all())
-            ):
+            zero = found[name].detach() == 0  # also -0.0
+            if not same and not (but_zeros and now.shape == before.shape and bool(((now == before) | zero).all())):
                 return name
         return None
 

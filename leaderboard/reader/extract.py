@@ -14,7 +14,7 @@ import msgspec
 from bench.errors import METHOD
 from bench.records import store, training_checks
 from bench.records.latency import shape_of, widths_sha256
-from bench.records.schema import Data, Made, Quality, Record, Training, finished
+from bench.records.schema import Data, Made, Phase, Quality, Record, Structure, Training, finished
 from bench.spec.option_text import flat
 from bench.spec.recipe import Recipe, load_recipe, recipe_names
 from bench.spec.spec import Budget
@@ -30,7 +30,7 @@ COLUMNS = (
     *("dense_wrong_images", "pruned_wrong_images", "final_wrong_images"),
     *("dense_macs", "final_macs", "dense_params", "final_params"),
     *("epochs", "finetune_plan", "base_sha256", "examples_images", "training_macs", "training_seconds"),
-    *("final_loss", "correct", "masks", "network_sha256", "shape", "widths_sha256", "differs", "frozen"),
+    *("final_loss", "correct", "masks", "network_sha256", "shape", "widths_sha256", "differs", "remarks"),
     *("base_name", "base_made_on", "base_all_sha256", "base_work", "base_metrics", "machine", "split_sha256"),
     *("plan_sha256", "replay_of"),
 )
@@ -99,7 +99,7 @@ def _values(found: Record) -> Iterator[Any]:
     job = found.job
     differs = (job.differs or ()) if job else ()
     yield ", ".join(text.partition(":")[0] for text in differs)
-    yield bool(training and training.freeze)
+    yield "; ".join(_remarks(training, structure))
     base = training.base if training else None
     yield from (base.id if base else None, _machine(base.made) if base else None)
     yield base.sha256 if base else None
@@ -107,6 +107,17 @@ def _values(found: Record) -> Iterator[Any]:
     yield _short(metrics.dense) if metrics else None
     yield _short([environment.device, environment.threads, environment.instructions, environment.packages])
     yield from (data.split_sha256 if data else None, found.plan_sha256, found.replay_of)
+
+
+def _remarks(training: Training | None, structure: Structure | None) -> Iterator[str]:
+    """What a reader of the row should know of how the run was made."""
+    if training and training.freeze:
+        yield "layers were frozen while it trained"
+    rates = {step.rate for step in training.plan if isinstance(step, Phase) and step.rate} if training else set()
+    if rates:
+        yield f"phases at {' and '.join(f'{rate:g}' for rate in sorted(rates))} of the recipe's learning rate"
+    if structure and structure.exempt:
+        yield f"{len(structure.exempt)} of {len(structure.widths)} sites are exempt and keep all units"
 
 
 def _machine(made: Made) -> str:

@@ -222,8 +222,7 @@ def _notes(records: Sequence[Record]) -> list[str]:
             notes.append(f"its seeds were made with different versions of {what}")
     if acting := sorted({name for r in records for name in _acting(r.finetune_plan)}):
         notes.append(f"{' and '.join(acting)} acts in the fine-tuning too")
-    if any(r.frozen for r in records):
-        notes.append("layers were frozen while it trained")
+    notes += dict.fromkeys(remark for r in records for remark in r.remarks.split("; ") if remark)
     if changed := sorted({name for r in records if r.differs for name in r.differs.split(", ")}):
         notes.append(f"changed between the submission of a job and its start: {', '.join(changed)}")
     return [note.replace("; ", ", ") for note in notes]  # tables in CSV and JSON join them by semicolons

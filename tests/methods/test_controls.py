@@ -9,7 +9,7 @@ from bench.api import PRUNE, Budget, Method, Phase
 from bench.errors import Unsupported
 from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
-from methods.controls import Dense, Dropout, Random, Slimming, UniformThin, UniformThinLong
+from methods.controls import Dense, Dropout, Random, Slimming, UniformThin, UniformThinLong, WeightDecay
 
 
 def silent(network):
@@ -43,6 +43,24 @@ def test_9g01_a_step_without_loss_is_decay(make_training):
     assert torch.allclose(training.model.network[0].weight, before * (1 - 0.1 * 0.3), rtol=1e-5)
 
 
+def test_9g01_weight_decay_of_a_step_is_of_all_parameters(make_training):
+    """MR 9(g)1: without loss and momentum each parameter becomes ``1 - rate * strength`` of itself."""
+    method = WeightDecay(WeightDecay.Config(strength=0.3))
+    training = make_training(method, arch=silent(small()), **ONE_STEP, weight_decay=0)
+    network = training.model.network
+    with torch.no_grad():
+        for module in (network[1], network[4]):
+            module.bias.fill_(0.5)
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    carry_out(training, (Phase(1),))
+    for name, parameter in network.named_parameters():
+        if not name.startswith("8."):  # the layer that has a loss
+            assert torch.allclose(parameter, before[name] * (1 - 0.1 * 0.3), rtol=1e-5), name
+    assert method.penalty(training.ctx).item() == pytest.approx(
+        0.15 * sum(p.double().square().sum().item() for p in network.parameters()), rel=1e-5
+    )
+
+
 def test_9g02_dropout_keeps_the_mean_and_is_gone_in_evaluation(make_training):
     training = make_training(Dropout(Dropout.Config(p=0.3)), arch=small())
     ctx, method = training.ctx, training.method
@@ -65,9 +83,13 @@ def test_9g02_dropout_keeps_the_mean_and_is_gone_in_evaluation(make_training):
 
 def test_9g03_without_strength_regularisers_are_plain_training_to_the_bit(make_training):
     plain = trained(make_training, Method(), 2)
-    for method in (Dropout(Dropout.Config(p=0.0)), Slimming(Slimming.Config(strength=0.0))):
+    for method in (
+        Dropout(Dropout.Config(p=0.0)),
+        Slimming(Slimming.Config(strength=0.0)),
+        WeightDecay(WeightDecay.Config(strength=0.0)),
+    ):
         assert all(torch.equal(v, plain[k]) for k, v in trained(make_training, method, 2).items())
-    for method in (Dropout(), Slimming(Slimming.Config(strength=0.1))):
+    for method in (Dropout(), Slimming(Slimming.Config(strength=0.1)), WeightDecay()):
         assert not torch.equal(trained(make_training, method, 2)["0.weight"], plain["0.weight"])
 
 

@@ -15,9 +15,11 @@ SPECTRAL = ("spectral", "spectral_energy")
 
 MATCHED = [
     *(*SPECTRAL, *PENALTIES, "l1_norm", "l2_norm", "fpgm", "bn_scale", "taylor", "act_mean", "apoz"),
-    *("random", "uniform_thin", "uniform_thin_long", "dropout", "slimming"),
+    *("random", "uniform_thin", "uniform_thin_long", "dropout", "slimming", "weight_decay"),
+    *("ebn", "act_var", "hrank", "sfp", "prune_large", "prune_small", "ssl", "vip_pls", "dsd_filter"),
 ]
-FROM_INIT = {"spectral", *PENALTIES, "uniform_thin", "uniform_thin_long", "dropout", "slimming"}
+FROM_INIT = {"spectral", *PENALTIES, "uniform_thin", "uniform_thin_long", "dropout", "slimming", "weight_decay"}
+FROM_INIT |= {"sfp", "prune_large", "prune_small", "ssl"}
 WRONG = [
     *(
         (m, f"{option}={value}", f"{option} {value}: from 0 to 1")
@@ -45,6 +47,18 @@ WRONG = [
     *((m, "proximal=true", "has no option 'proximal'") for m in PENALTIES[1:]),
     *(("dropout", f"p={value}", f"p {value}: at least 0 and below 1") for value in (-0.1, 1.0)),
     ("slimming", "strength=-0.1", "strength -0.1: not negative"),
+    ("weight_decay", "strength=-0.1", "strength -0.1: not negative"),
+    ("sfp", "every=0", "every 0: at least 1"),
+    ("hrank", "batches=0", "batches 0: at least 1"),
+    ("act_var", "batches=0", "batches 0: at least 1"),
+    *((m, f"end={e}", "above 0 and at most 1") for m in ("prune_large", "prune_small") for e in (0, 1.5)),
+    ("prune_large", "score=size", "not one of l2, l1, ebn"),
+    *(("dropneuron", f"{name}=-1", "not negative") for name in ("makes", "reads", "l1", "threshold")),
+    *(("ssl", f"{name}=-1", "not negative, share 0 to 1") for name in ("filters", "channels", "share", "rate")),
+    *(("vip_pls", f"{name}=0", "at least 1") for name in ("components", "batches")),
+    ("vip_pls", "pool=avg", "not one of max, mean"),
+    ("dsd", "sparsity=1", "at least 0 and below 1"),
+    *((m, "rate=0", "above 0 and at most 1") for m in ("dsd", "dsd_filter")),
     ("dense", "epochs=-1", "epochs -1: 0 or more"),
     ("dense", "epochs=1.5", "not a whole number"),
     ("random", "seed=1", "has no option 'seed'"),

@@ -1,15 +1,18 @@
 """Importances in a line or two; numbers are those of the specification's section on standard controls."""
 
+import math
 import warnings
 
 import pytest
 import torch
+from support import networks
 from support.plans import carry_out
 from torch import nn
 from torch.nn import functional as F
 
 from bench.api import Phase
 from bench.runs.method_factory import make_method
+from methods import norms
 
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
@@ -201,3 +204,35 @@ def test_13_x_plumbing_scores_agree_with_leaving_units_out(make_training):
         (found,) = scores(training.ctx, name).values()
         agreement[name] = spearman(found, oracle)
     assert agreement["taylor"] > 0.9 > agreement["bn_scale"] > 0.4 > agreement["random"]
+
+
+def test_10b_ebn_is_the_mean_behind_norm_and_relu(make_ctx):
+    """MR 10(b): closed form against an integral in float64, and against draws to 1e-3; the sign of beta counts."""
+    gammas, betas = (
+        torch.tensor([1.0, -1.0, 0.5, 2.0, 0.1, 0.0, 0.0, 0.3]),
+        torch.tensor([0, 0.7, -0.7, 1, -1, 0.4, -0.4, 0]),
+    )
+    network = one_layer()
+    with torch.no_grad():
+        network[1].weight.copy_(gammas)
+        network[1].bias.copy_(betas)
+    (found,) = scores(make_ctx(arch=network), "ebn").values()
+    z = torch.linspace(-12, 12, 200001, dtype=torch.float64)
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    draws = torch.randn(4_000_000, generator=torch.Generator().manual_seed(0))
+    for value, gamma, beta in zip(found.tolist(), gammas.tolist(), betas.tolist(), strict=True):
+        integral = torch.trapezoid((beta + abs(gamma) * z).clamp(min=0) * density, z).item()
+        assert value == pytest.approx(integral, abs=1e-5)
+        assert value == pytest.approx((beta + gamma * draws).clamp(min=0).mean().item(), abs=1e-3)
+    assert found[5] == pytest.approx(0.4)
+    assert found[6] == 0
+
+
+def test_ebn_sums_over_norms_and_channels():
+    network, sites = networks.found("grouped")
+    site = sites["0"]
+    expected = sum(
+        norms.rectified(module.bias, module.weight)[cut.positions[cut.units == 2]].sum()
+        for module, cut in ((network.get_submodule(n), next(c for c in site.cuts if c.layer == n)) for n in site.norms)
+    )
+    assert norms.ebn(site)[2].item() == pytest.approx(expected.item(), rel=1e-5)

@@ -47,3 +47,51 @@ class OneKindAsText(Method):
     """Declares a text in place of a tuple."""
 
     kinds = "conv"
+
+
+def is_linear(site):
+    return site.kind == "linear"
+
+
+@importance("convs_alone", exempt=is_linear)
+def convs_alone(site):
+    """Works on maps, and leaves neurons whole."""
+    return site.weights()[0].square().sum(dim=(1, 2, 3))  # fails for a linear layer
+
+
+@regularizer("convs_penalty", exempt=is_linear)
+def convs_penalty(site):
+    """The same as a penalty."""
+    return site.weights()[0].square().sum(dim=(1, 2, 3)).sum()
+
+
+@importance("maps_only", needs="maps")
+def maps_only(site):
+    """Needs maps."""
+    return site.rows().norm(dim=1)
+
+
+@importance("maps_where_convolutions", needs=("activations", "maps"), exempt=is_linear, batches=2)
+def maps_where_convolutions(site, activations):
+    """Needs maps, and leaves neurons whole."""
+    return activations.amax(dim=(2, 3)).mean(dim=0)
+
+
+@method("needs_something")
+class NeedsSomething(Method):
+    """Needs what nobody knows."""
+
+    needs = ("luck",)
+
+
+@method("writes_anywhere")
+class WritesAnywhere(Method):
+    """Declares a hook in which nobody may write."""
+
+    writes = ("on_batch_start",)
+
+
+@importance("neurons_only", exempt=lambda site: site.kind == "conv")
+def neurons_only(site):
+    """Works on neurons, and leaves convolutions whole."""
+    return site.rows().norm(dim=1)

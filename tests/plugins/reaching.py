@@ -106,6 +106,15 @@ class FourMorePasses(Trains):
                 own_step(ctx, x, y)
 
 
+@method("decays_after_each_epoch")
+class DecaysAfterEachEpoch(Trains):
+    """Weights at an epoch's end, without having declared it."""
+
+    @torch.no_grad()
+    def on_epoch_end(self, ctx):
+        network(ctx)[0].weight.mul_(0.99)
+
+
 @method("another_step_after_each")
 class AnotherStepAfterEach(Trains):
     """A second step on each batch."""

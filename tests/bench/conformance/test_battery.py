@@ -72,8 +72,10 @@ BROKEN = {
     "sole_owner": ("composition", "RuntimeError: not my plan"),
     "tunes_half": ("runs", "RuntimeError: the hook ran"),
     "tunes_a_quarter": ("runs", "RuntimeError: the hook ran"),
-    "no_such_coupling": ("starting_point", "couplings = ('outer',): a tuple of full, inner"),
-    "one_kind_as_text": ("starting_point", "kinds = 'conv': a tuple of block, conv, linear"),
+    "no_such_coupling": ("starting_point", "couplings = ('outer',): a tuple of full and inner"),
+    "one_kind_as_text": ("starting_point", "kinds = 'conv': a tuple of block and conv and linear"),
+    "needs_something": ("starting_point", "needs = ('luck',): a tuple of labels and maps and scaled_norm"),
+    "writes_anywhere": ("starting_point", "writes = ('on_batch_start',): a tuple of on_epoch_end"),
     "two_rankings": ("hooks_ran", "scores of two_rankings is not called in a run of 4 + 4 epochs"),
     "late_step": ("hooks_ran", "40 + 20 epochs: the hook waits for 'ctx.epoch < 100'"),
     "long_recipes_only": ("hooks_ran", "the hook waits for 'ctx.recipe.train.epochs >= 150'"),
@@ -83,7 +85,15 @@ BROKEN = {
 }
 SLOW = {
     *("tunes_a_quarter", "moves_the_goal", "whole_numbers", "min_max", "later_penalty", "diverges"),
-    *("leaves_gradients", "renames_itself", "fixed_seed", "no_such_coupling", "late_step", "long_recipes_only"),
+    *(
+        "leaves_gradients",
+        "renames_itself",
+        "fixed_seed",
+        "no_such_coupling",
+        "writes_anywhere",
+        "late_step",
+        "long_recipes_only",
+    ),
 }
 """Further ways to fail a check that another of these methods fails."""
 APART = {"gpu", "imports", "context", "device", "files"}
@@ -184,6 +194,14 @@ def test_battery_reaches_late_epochs_in_a_longer_run():
 def test_declared_support_is_no_failure(name, checks):
     results = examine(name, checks).results
     assert {r.outcome for r in results} <= {"ok", "not run"}, results
+
+
+@pytest.mark.slow
+def test_method_of_linear_layers_is_run_on_some():
+    """On a chain of convolutions it exempts every site."""
+    results = examine("neurons_only", ["runs", "budget_macs", "min_keep", "every_network", "record"]).results
+    assert {r.outcome for r in results} == {"ok"}, results
+    assert results[0].detail.startswith("40-20 units become")
 
 
 def test_battery_uses_one_thread_and_restores_the_number(monkeypatch):

@@ -140,7 +140,7 @@ def test_wrong_side_or_part_is_said():
     for call, why in (
         (lambda: site.group_norms("in"), "side 'in': makes, reads or both"),
         (lambda: site.scale_(ones, "out"), "side 'out': makes, reads or both"),
-        (lambda: site.scale_(ones, "makes", ("gamma",)), "of weight, bias, norm"),
+        (lambda: site.scale_(ones, "makes", ("beta",)), "of weight, bias, norm"),
         (lambda: site.scale_(ones[:3], "makes"), r"factors \[3\], not \[9\]"),
     ):
         with pytest.raises(RunFailed, match=why) as failed:
@@ -262,3 +262,16 @@ def test_affine_of_norms_without_parameters_or_statistics():
     assert found_norm.gamma.tolist() == [1] * 4
     assert found_norm.beta.tolist() == [0] * 4
     assert found_norm.mean is found_norm.var is None
+
+
+def test_gamma_alone_and_readers_with_a_weight_alone():
+    network, sites = fresh("residual_A_full")
+    before = {n: t.clone() for n, t in network.state_dict().items()}
+    site = next(s for s in sites.values() if weightless(s))
+    site.scale_(torch.full((site.n_units,), 0.5), "makes", ("gamma",))
+    assert {n for n, t in network.state_dict().items() if not torch.equal(t, before[n])} == {
+        f"{name}.weight" for name in site.norms
+    }
+    reads = site.reads().detach().clone()
+    site.scale_(torch.full((site.n_units,), 0.5), "reads", strict=False)
+    assert torch.equal(site.reads(), 0.5 * reads)

@@ -9,6 +9,7 @@ from torch import nn
 from bench.api import PRUNE, Method, Phase
 from bench.conformance.subject import Subject
 from bench.errors import METHOD, Diverged, RunFailed
+from bench.training.composition import Composed
 from bench.training.guard import GLOBAL_HOOKS
 
 PLUGIN = PLUGINS / "reaching.py"
@@ -19,6 +20,7 @@ FOUND = {
     "penalizes_kept_validation": "passes validation images with a gradient in penalty",
     "adds_validation_gradients": "changes gradients in on_backward_end, after it asked for validation images",
     "four_more_passes": "changes the weights in on_epoch_end ('0.weight'): after a forward with a gradient",
+    "decays_after_each_epoch": "changes the weights in on_epoch_end ('0.weight'): a method that does more there",
     "another_step_after_each": "changes the weights in on_step_end ('0.weight'): after a forward with a gradient",
     "decays_before_the_forward": "changes the weights in on_batch_start",
     "decays_past_the_counters": "changes the weights in penalty ('0.weight')",
@@ -135,6 +137,36 @@ def test_method_may_write_shrink_and_draw_in_its_hooks(make_training):
         assert sum(training.ctx.sites.widths.values()) < 80
     with pytest.raises(RunFailed, match="changes the weights in prepare"):
         make_training(DrawsOverTheBase(), arch="mlp_40_40")
+
+
+class Decays(Method):
+    """More than zeros at the end of an epoch, as it declares."""
+
+    writes = ("on_epoch_end",)
+
+    @torch.no_grad()
+    def on_epoch_end(self, ctx):
+        for site in ctx.sites.values():
+            site.scale_(torch.full((site.n_units,), 0.5), "makes")
+
+
+class SetsToMinusZero(Method):
+    """Zeros that have a sign, after a forward with a gradient."""
+
+    @torch.no_grad()
+    def on_epoch_end(self, ctx):
+        ctx.mean(lambda site, gradients: gradients.square().mean(dim=0), "gate_gradients")
+        for site in ctx.sites.values():
+            site.scale_(torch.arange(site.n_units) > 3, "makes")
+
+
+def test_declared_hook_may_write_and_every_one_may_set_to_zero(make_training):
+    """Contract 2.7, writes; a composition may what one of its parts may."""
+    for method in (Decays(), SetsToMinusZero(), Composed([Method(), Decays()])):
+        training = make_training(method, arch="mlp_40_40")
+        carry_out(training, (Phase(2),))
+        assert training.epochs == 2
+    assert Composed([Method(), Decays(), Decays()]).writes == ("on_epoch_end",)
 
 
 def test_weights_that_are_not_numbers_are_compared_too(make_training):

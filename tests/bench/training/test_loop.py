@@ -137,6 +137,8 @@ def test_divergence_error_names_a_remedy(make_training):
 class Ends(Method):
     """Something that is not finite comes with the last step, or after it."""
 
+    writes = ("on_epoch_end",)
+
     def __init__(self, hook, value):
         super().__init__()
         self.hook, self.value = hook, value

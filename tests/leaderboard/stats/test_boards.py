@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,6 +12,8 @@ from support.made_records import DENSE, IMAGES, made, seeds
 from support.records import seal
 
 from bench.errors import PARTIES
+from bench.records import consistency, schema
+from leaderboard.reader import extract
 from leaderboard.stats.boards import at
 from leaderboard.stats.image_intervals import image_interval
 from leaderboard.stats.statistics import QUANTUM, holm
@@ -160,6 +163,23 @@ def test_row_is_marked_when_layers_were_frozen(tmp_path):
     table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), frozen)
     assert "layers were frozen while it trained" in row_of(table, "new").notes
     assert not any("frozen" in text for text in row_of(table, "l1_norm").notes)
+
+
+def test_row_names_exempt_sites_and_rates_of_phases(tmp_path):
+    """Contract 2.4 and 2.5: notes of the board, none where there is nothing to say."""
+    plain = made("new", 4, 3)
+    slow = [step if step == "prune" else step | {"rate": 0.1} for step in plain["training"]["plan"]]
+    record = msgspec.convert(seal(plain | {"training": plain["training"] | {"plan": slow}}), schema.Record)
+    whole = [name for name, (before, after) in record.structure.widths.items() if before == after][:1]
+    structure = msgspec.structs.replace(record.structure, exempt=[*record.structure.widths][:1])
+    count = len(record.structure.widths)
+    assert list(extract._remarks(record.training, structure)) == [
+        "phases at 0.1 of the recipe's learning rate",
+        f"1 of {count} sites are exempt and keep all units",
+    ]
+    said = list(consistency._of_structure(structure, record.spec.budget))
+    assert whole or f"structure.exempt: '{structure.exempt[0]}' is no site that keeps all its units" in said
+    assert list(extract._remarks(msgspec.convert(plain, schema.Record).training, record.structure)) == []
 
 
 def test_fairness_is_computed_from_the_records(tmp_path):
