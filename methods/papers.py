@@ -181,3 +181,24 @@ PHAN2020 = Paper(
     "ICDM",
     "https://research.ibm.com/publications/pruning-deep-neural-networks-with-ell0-constrained-optimization",
 )
+HINTON2015 = Paper(
+    "Hinton et al.",
+    2015,
+    "Distilling the Knowledge in a Neural Network",
+    "NIPS deep learning workshop",
+    "https://arxiv.org/abs/1503.02531",
+)
+LIN2019 = Paper(
+    "Lin et al.",
+    2019,
+    "Towards Optimal Structured CNN Pruning via Generative Adversarial Learning",
+    "CVPR",
+    "https://arxiv.org/abs/1903.09291",
+)
+CRUCIATA2024 = Paper(
+    "Cruciata et al.",
+    2024,
+    "Learn & Drop: fast learning of CNNs based on layer dropping",
+    "Neural Computing and Applications",
+    "https://arxiv.org/abs/2604.23403",
+)

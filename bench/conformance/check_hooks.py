@@ -57,6 +57,33 @@ def penalty(subject: Subject) -> str | None:
     return f"at most {most:.3g} nats here"
 
 
+def has_no_objective(subject: Subject) -> str | None:
+    """For the check of objectives."""
+    return None if subject.method.bound("objective") else "it has no objective"
+
+
+@check("objective", "It is the loss: what does not depend on the network trains nothing.", has_no_objective, alone=True)
+def objective(subject: Subject) -> str | None:
+    """A finite scalar with a gradient for the logits, that is not zero in some step."""
+    most, steps = 0.0, 0
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        nonlocal most, steps
+        result = call()
+        if hook == "objective":
+            require(isinstance(result, Tensor) and result.dim() == 0, "objective is not a scalar tensor")
+            require(bool(result.isfinite()), "objective is not finite")
+            (gradient,) = torch.autograd.grad(result, ctx.logits, retain_graph=True, allow_unused=True)
+            require(gradient is not None, "objective has no gradient for the logits: it acts on nothing")
+            most, steps = max(most, float(gradient.abs().max())), steps + 1
+        return result
+
+    subject.run(watch=watch)
+    require(steps > 0, "objective is called in no step")
+    require(most > 0, "the gradient of objective for the logits is 0 in every step")
+    return f"in {steps} steps"
+
+
 @check(
     "penalty_of_a_dead_unit",
     "The gradient of a square root is infinite at zero, and zero is where penalties lead to.",

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 
 from bench.conformance.checks import Broken, check, keeps_every_unit, require
-from bench.conformance.subject import Stopped, Subject, difference, shake
+from bench.conformance.subject import Stopped, Subject, Watch, WatchedRun, difference, shake, unwatched
 from bench.records import store
 from bench.runs.execute import execute
 from bench.runs.verify import verify_file
@@ -73,8 +73,27 @@ def seeds(subject: Subject) -> str | None:
 @check("resume", "Clusters stop jobs; a run that was stopped must be the run that was not.")
 def resume(subject: Subject) -> str | None:
     """Stopped after every checkpoint and resumed, a run is the same to the bit."""
-    folder = subject.folder / "resumed"
+    run, stops = stopped_after_each(subject, "resumed")
+    found = difference(subject.standard, run)
+    require(found is None, f"{found} after stopping and resuming: what must survive belongs into a buffer")
+    return f"{stops} stops"
+
+
+def stopped_after_each(
+    subject: Subject, name: str, watch: Watch = unwatched, **settings: Any
+) -> tuple[WatchedRun, int]:
+    """A run that is stopped after every checkpoint and resumed, and how often it was; raises Broken where it cannot be.
+
+    Args:
+        subject: whose runs.
+        name: of a folder for it.
+        watch: around the hooks of all attempts.
+        settings: as of :meth:`Subject.start`.
+    """
+    folder = subject.folder / name
     shutil.rmtree(folder, ignore_errors=True)
+    if settings:
+        subject.run(**settings)  # makes its base
     shutil.copytree(subject.folder / "bases", folder / "bases")
     save = run_checkpoint.save_state
     stops = 0
@@ -84,7 +103,7 @@ def resume(subject: Subject) -> str | None:
         raise Stopped
 
     while True:
-        run = subject.start(out=folder)
+        run = subject.start(out=folder, watch=watch, **settings)
         shake(stops)
         try:
             with patch.object(run_checkpoint, "save_state", stop):
@@ -99,9 +118,7 @@ def resume(subject: Subject) -> str | None:
         else:
             break
     require(run.done.resumes == stops, "a checkpoint cannot be read again")
-    found = difference(subject.standard, run)
-    require(found is None, f"{found} after stopping and resuming: what must survive belongs into a buffer")
-    return f"{stops} stops"
+    return run, stops
 
 
 @check("state", "Checkpoints are read without running code, into what prepare has registered.")

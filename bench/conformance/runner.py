@@ -24,6 +24,7 @@ from bench.conformance import (
     check_reached,
     check_remains,
     check_runs,
+    check_training,
     tiny_networks,
 )
 from bench.conformance import checks as registered
@@ -34,7 +35,7 @@ from bench.models.torch_state import undisturbed
 from bench.spec.near_names import unknown
 from bench.spec.registry import ARCHS, add_plugin
 
-MODULES = (check_declared, check_runs, check_reached, check_choosing, check_hooks, check_remains)
+MODULES = (check_declared, check_runs, check_reached, check_choosing, check_hooks, check_training, check_remains)
 PARTS = [part.__name__ for part in MODULES]
 CHECKS = dict(sorted(registered.CHECKS.items(), key=lambda item: PARTS.index(item[1].function.__module__)))
 """All checks by name, cheap and basic ones first."""

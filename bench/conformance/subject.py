@@ -37,7 +37,8 @@ from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
 
 HOOKS = (
-    *("plan", "prepare", "on_phase_start", "on_batch_start", "penalty", "on_backward_end", "on_step_end"),
+    *("plan", "prepare", "on_phase_start", "on_batch_start", "objective", "penalty"),
+    *("on_backward_end", "on_step_end"),
     *("on_epoch_end", "on_phase_end", "scores", "select", "compensate", "finalize"),
 )
 LONGEST = 300

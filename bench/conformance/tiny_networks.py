@@ -12,7 +12,10 @@ from bench.data.loading import Raw, dataset
 from bench.models.build import Shape, architecture
 from bench.models.layers import ChannelPad
 from bench.pruning.sites import Site
-from bench.training.registration import importance, regularizer
+from bench.training.context import Context
+from bench.training.method import Method
+from bench.training.plan import PRUNE, Phase, Plan
+from bench.training.registration import importance, method, regularizer
 
 SHAPE: Shape = (3, 8, 8)
 CLASSES = 4
@@ -176,6 +179,21 @@ def densely_connected(*, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn
 def check_importance(site: Site) -> Tensor:
     """l1 norm, for checking compositions."""
     return site.rows().abs().sum(dim=1)
+
+
+@method("check_cuts")
+class CheckCuts(Method):
+    """Cuts a unit of each site before each of two phases, for checking what acts after the prune."""
+
+    starts_from = "base"
+
+    def plan(self, ctx: Context) -> Plan:
+        """Two phases before the prune."""
+        return (Phase(1, "finetune"), Phase(1, "finetune"), PRUNE, Phase(2, "finetune"))
+
+    def on_phase_start(self, ctx: Context) -> None:
+        """The first unit of each site that has more than 4."""
+        ctx.shrink({name: torch.arange(width) >= int(width > 4) for name, width in ctx.sites.widths.items()})
 
 
 @regularizer("check_penalty", kinds=("conv", "linear", "block"))

@@ -83,6 +83,11 @@ class Gates:
         self.inserted[site] = module
         self.install()
 
+    @property
+    def hooks(self) -> list[int]:
+        """Ids of its hooks on the network."""
+        return [handle.id for handle in self._handles]
+
     @contextmanager
     def off(self) -> Iterator[None]:
         """Within the block nothing is gated or inserted."""

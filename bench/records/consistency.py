@@ -165,7 +165,7 @@ def _of_training(training: Training, metrics: Metrics, epochs_in_curve: int) -> 
             yield "metrics.pruned is there, and training.plan has no prune"
     elif pruned is None and not any(step.epochs for step in plan[: plan.index("prune")] if step != "prune"):
         yield "metrics.pruned is null, and training.plan prunes before it trains"
-    from_base = training.starts_from == "base"
+    from_base = training.counts_base
     for key in ("examples", "macs"):
         own, of_base = getattr(training, key), getattr(base, key) if from_base else 0
         if own < of_base:

@@ -98,6 +98,14 @@ class Freeze(Part, frozen=True):
     epoch: Count  # epochs of the phase that were done
     upto: Name  # the last module that is frozen
     macs: Count  # of the frozen part in a forward of one image
+    views: Count | None = None  # of each training image whose outputs were kept, in place of that part's forward
+
+
+class Extra(Part, frozen=True):
+    what: Literal["objective", "freeze", "teacher", "own", "cache", "compensate"]  # in place of a plain step
+    name: Name  # part of the method, last frozen module, snapshot or module of the method's own
+    examples: Count  # images that were passed for it
+    macs: Count  # that it cost besides the steps
 
 
 class Calibration(Part, frozen=True):
@@ -112,7 +120,7 @@ class Training(Part, frozen=True):
     plan: list[Phase | Literal["prune"]]  # phases and "prune", in order
     precision: Literal["fp32", "bf16"]  # as used
     starts_from: Name  # init or base
-    # all, those of the base too where the method starts from it; fewer than planned where one ended early
+    # all, those of the base too where the method starts from it or asks it; fewer than planned where one ended early
     epochs: Count
     examples: Count  # images seen in training, in that of the base too
     macs: int  # of the steps, of the base's too, and of the method's own forwards (RULES.md, 2.3)
@@ -124,6 +132,14 @@ class Training(Part, frozen=True):
     layout: Literal["channels_last", "channels_first"] | None = None  # memory format, where it is not channels_last
     freeze: list[Freeze] | None = None  # what the method froze, in order
     calibration: Calibration | None = None  # how what was cut was compensated
+    macs_by: dict[Literal["steps", "forwards", "teacher", "own", "cache"], Count] | None = None  # their sum is macs
+    extras: list[Extra] | None = None  # what the method used beyond labels, penalties and forwards of its own
+
+    @property
+    def counts_base(self) -> bool:
+        """Whether epochs, examples and macs have those of the base: it was the start, or a teacher."""
+        taught = any(extra.what == "teacher" and extra.name == "base" for extra in self.extras or ())
+        return taught or self.starts_from == "base"
 
 
 class Structure(Part, frozen=True):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from bench.records.schema import (
     Clock,
@@ -34,14 +33,6 @@ STEP = 3
 """Forward passes that a training step costs: the backward pass counts as two."""
 
 
-class Work(NamedTuple):
-    """Epochs in the curve before and after the prune, and examples of one epoch."""
-
-    before: int
-    after: int
-    examples: int
-
-
 def of_record(record: Record) -> Iterator[str]:
     """What is impossible or contradictory in a finished record, one line each."""
     if not finished(record):
@@ -64,12 +55,8 @@ def contradictions(
         return
     yield from _of_plan(training, curve, recipe)
     prune = plan.index("prune") if "prune" in plan else -1
-    work = Work(
-        sum(phase < prune for phase in curve.phase),
-        sum(phase > prune for phase in curve.phase),
-        examples_of_epoch(data.train, recipe.batch_size),
-    )
-    yield from _of_work(training, work, curve, costs)
+    yield from _of_work(training, examples_of_epoch(data.train, recipe.batch_size), curve, costs, prune)
+    yield from _of_extras(training, costs, data)
     if curve.phase and curve.phase[-1] > prune and curve.val_top1[-1] is not None and data.val:
         yield from _of_accuracies(curve.val_top1[-1], data.val, metrics.final.top1, data.test)
 
@@ -88,7 +75,7 @@ def of_result(structure: Structure, training: Training, costs: Costs, memory: Me
         if peak < cost.weight_bytes:
             yield f"memory.{which}_peak_bytes is {peak:,}, its weights alone take {cost.weight_bytes:,}"
     base_seconds = (clock.base_seconds or {}).get("train", 0.0)
-    own = training.epochs - (training.base.epochs if training.starts_from == "base" else 0)
+    own = training.epochs - (training.base.epochs if training.counts_base else 0)
     if (own and clock.seconds["train"] <= 0) or (training.base.epochs and base_seconds <= 0):
         yield "clock: training took no time"
 
@@ -121,38 +108,76 @@ def _of_plan(training: Training, curve: Curve, recipe: Recipe) -> Iterator[str]:
             yield f"curve.part is not '{said(step.part)[1:-1]}' in step {index} of training.plan"
 
 
-def _of_work(training: Training, work: Work, curve: Curve, costs: Costs) -> Iterator[str]:
+def _of_work(training: Training, examples: int, curve: Curve, costs: Costs, prune: int) -> Iterator[str]:
     """Examples and MACs are those of base, epochs and widths, and of the forwards that the method declares."""
     base, dense, final = training.base, costs.dense.macs, costs.final.macs
-    of_base = base.epochs * work.examples
+    of_base = base.epochs * examples
     for key, value, expected in (
         ("base.examples", base.examples, of_base),
         ("base.macs", base.macs, STEP * of_base * dense),
         (
             "examples",
             training.examples,
-            (work.before + work.after) * work.examples + (of_base if training.starts_from == "base" else 0),
+            len(curve.phase) * examples + (of_base if training.counts_base else 0),
         ),
     ):
         if value != expected:
             yield f"training.{key} is {value:,}, by epochs, images and batch size {expected:,}"
     declared = training.method_examples
     passes = declared.get("forward", 0) + STEP * declared.get("backward", 0)
-    extra = training.method_macs
-    share = STEP if training.freeze else 1  # no gradient is computed for what is frozen
-    least = passes * final // share
-    if extra is not None and extra < least:
-        yield f"training.method_macs is {extra:,}, by method_examples at least {least:,}"
-    whole = sum(1 for k in range(work.before) if (curve.units_left or [None] * work.before)[k] in (None, 1.0))
-    steps = STEP * work.examples
-    low = steps * (whole * dense + (work.before - whole) * final + work.after * final) // share
-    high = steps * (work.before * dense + work.after * final)
-    shared = base.macs if training.starts_from == "base" else 0
+    extra, more = training.method_macs, sum(each.macs for each in training.extras or ())
+    least = passes * final // (STEP if training.freeze else 1)  # no gradient is computed for what is frozen
+    if extra is not None and extra < least + more:
+        by = "method_examples and extras" if more else "method_examples"
+        yield f"training.method_macs is {extra:,}, by {by} at least {least + more:,}"
+    low = high = 0
+    for k, phase in enumerate(curve.phase):
+        before = phase < prune or prune < 0
+        whole = before and (curve.units_left or [None] * len(curve.phase))[k] in (None, 1.0)
+        net = dense if whole else final
+        low += examples * (STEP * net - _not_made(training, phase, curve.epoch[k], net, before))
+        high += examples * STEP * (dense if before else final)
+    shared = base.macs if training.counts_base else 0
     low += shared + (least if extra is None else extra)
     high += shared + (passes * dense if extra is None else extra)
     if not low <= training.macs <= high:
         what = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         yield f"training.macs is {training.macs:,}, by plan, widths and the method's own forwards {what}"
+
+
+def _not_made(training: Training, phase: int, epoch: int, net: int, before: bool) -> int:
+    """Most MACs of a step on an example that are not made in an epoch, since layers are frozen."""
+    done = [f for f in training.freeze or () if (f.phase, f.epoch) < (phase, epoch)] if before else []
+    return max((min(f.macs, net) * (STEP if f.views else STEP - 1) for f in done), default=0)
+
+
+def _of_extras(training: Training, costs: Costs, data: Data) -> Iterator[str]:
+    """The parts of the work add up to it, and those of the extras to theirs; a teacher costs what its network does."""
+    by, extras = training.macs_by, training.extras or []
+    if by is None:
+        if extras:
+            yield "training.extras are there, and no training.macs_by"
+        return
+    if (total := sum(by.values())) != training.macs:
+        yield f"training.macs is {training.macs:,}, the sum of macs_by {total:,}"
+    if (own := total - by.get("steps", 0)) != (training.method_macs or 0):
+        yield f"training.method_macs is {training.method_macs or 0:,}, by macs_by {own:,}"
+    for what in ("teacher", "own", "cache"):
+        found = sum(extra.macs for extra in extras if extra.what == what)
+        if found != by.get(what, 0):
+            yield f"training.macs_by.{what} is {by.get(what, 0):,}, by extras {found:,}"
+    for extra in extras:
+        if extra.what == "teacher":
+            low = costs.dense.macs if extra.name == "base" else costs.final.macs
+            if not extra.examples * low <= extra.macs <= extra.examples * costs.dense.macs:
+                yield f"training.extras: teacher {said(extra.name)} of {extra.examples:,} examples, {extra.macs:,} MACs"
+        elif extra.what == "cache":
+            kept = [f for f in training.freeze or () if f.views and f.upto == extra.name]
+            most = max((f.macs for f in kept), default=0) * extra.examples
+            if not kept or extra.examples % data.train or not 0 < extra.macs <= most:
+                yield f"training.extras: {extra.examples:,} outputs of {said(extra.name)} for {extra.macs:,} MACs"
+        elif extra.what in ("objective", "freeze") and extra.macs:
+            yield f"training.extras: {extra.what} costs {extra.macs:,} MACs, it is a part of the steps"
 
 
 def _of_accuracies(val: float, val_images: int, test: float, test_images: int) -> Iterator[str]:

@@ -277,19 +277,22 @@ class RunPipeline:
         acting = [part.name for part in self.method.members if part.acts(pruned=True)]
         for step in steps[self.plan.index(PRUNE) + 1 :] if acting and PRUNE in self.plan else ():
             step["active"] = acting
-        from_base = self.method.starts_from == "base"
         assert self.base is not None
-        base = self.base
+        base, ledger, extras = self.base, training.model.ledger, training.extras()
+        taught = any((extra["what"], extra["name"]) == ("teacher", "base") for extra in extras)
+        shared: dict[str, Any] = base.facts if taught or self.method.starts_from == "base" else {}
         return {
             "plan": steps,
             "precision": self.precision,
             **({} if self.layout == LAYOUT else {"layout": self.layout}),
             "starts_from": self.method.starts_from,
-            "epochs": training.epochs + (base.facts["epochs"] if from_base else 0),
-            "examples": training.examples + (base.facts["examples"] if from_base else 0),
-            "macs": training.train_macs + (base.facts["macs"] if from_base else 0),
-            "method_examples": {kind: training.model.ledger.counts[kind] for kind in ("forward", "backward")},
-            "method_macs": training.model.ledger.macs,
+            "epochs": training.epochs + shared.get("epochs", 0),
+            "examples": training.examples + shared.get("examples", 0),
+            "macs": training.train_macs + shared.get("macs", 0),
+            "macs_by": {"steps": training.step_macs + shared.get("macs", 0), **ledger.macs_by},
+            "method_examples": {kind: ledger.counts[kind] for kind in ("forward", "backward")},
+            "method_macs": ledger.macs,
+            **({"extras": extras} if extras else {}),
             **({"freeze": training.model.frozen.log} if training.model.frozen.log else {}),
             "calibration": (training.now.prune_result or {}).get("calibration"),
             "selection": "last epoch",

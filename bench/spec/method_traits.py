@@ -31,8 +31,8 @@ KINDS = ("conv", "linear")
 """Kinds of sites that a method works on where it does not say otherwise."""
 LAYER = "layer"
 """How units are ranked where no method says otherwise."""
-RANKS, PLANS = "rank the units", "plan the training"
-DECISIONS = {RANKS: ("scores", "select"), PLANS: ("plan",)}
+RANKS, PLANS, LOSS = "rank the units", "plan the training", "replace the objective"
+DECISIONS = {RANKS: ("scores", "select"), PLANS: ("plan",), LOSS: ("objective",)}
 """What at most one part of a composition may do, and the hooks that do it."""
 KNOWN = {"dataclass": dataclass, "dataclasses": dataclasses, "field": dataclasses.field, "Literal": Literal}
 KNOWN |= {"math": math, "UsageError": UsageError}
@@ -110,6 +110,8 @@ def together(parts: Sequence[tuple[str, Traits]]) -> Traits:
     names, traits = [name for name, _ in parts], [each for _, each in parts]
     able, planner = rankers(parts), deciding(PLANS, parts)
     ranker = able[0] if able else None
+    for other in ("before", "after"):  # each phase has one objective
+        deciding(LOSS, [(name, each) for name, each in parts if each.active != other])
     rankings = [each.ranking for each in traits if each.ranking != LAYER]
     ranked = dict.fromkeys(traits[k].ranking for k in able)
     start = "base" if all(each.starts_from == "base" for each in traits) else "init"

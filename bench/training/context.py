@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -13,14 +13,15 @@ from bench.data.loading import TrainingData
 from bench.errors import METHOD, RunFailed
 from bench.pruning import selection
 from bench.pruning.masks import Masks, Scores
-from bench.pruning.prefix import prefix
 from bench.pruning.sites import Site
 from bench.spec.digest import derive_seed
 from bench.spec.recipe import Recipe
 from bench.spec.spec import Budget
-from bench.training import batch_means
+from bench.training import batch_means, prefix_cache
 from bench.training.layer_view import LayerView
 from bench.training.masked_model import MaskedModel
+from bench.training.teacher import Teachers
+from bench.training.training_signals import TrainingSignals
 from bench.training.validation import validation
 
 
@@ -34,7 +35,7 @@ class Chooser(Protocol):
         """Site -> bool ``[n_units]``."""
 
 
-class Context(LayerView):
+class Context(TrainingSignals, LayerView):
     """One run as its method sees it: sites, gates, data, snapshots, clocks.
 
     Its public names are those of docs/add_a_method.md; only ``masks`` can be assigned.
@@ -44,13 +45,14 @@ class Context(LayerView):
         self, model: MaskedModel, data: TrainingData, recipe: Recipe, budget: Budget | None, seed: int
     ) -> None:
         super().__init__(model, recipe, budget, seed)
-        self._data = data
+        self._data, self._teachers = data, Teachers(model)
         self._method: Chooser  # training sets it
 
     # --- gates and masks -------------------------------------------------------------------------------------
 
     def gate(self, values: Mapping[str, Tensor]) -> None:
         """Gate the current batch: site -> ``[n_units]`` or ``[B, n_units]``. Gone after the step and in evaluation."""
+        self._model.frozen.require_unserved("ctx.gate", values, self.sites)
         self._model.gate(values)
 
     def keep_at_random(self, chances: Mapping[str, Tensor], per_example: bool = True, rescale: bool = False) -> None:
@@ -93,6 +95,7 @@ class Context(LayerView):
         """
         self._now.require_hook("insert", ("prepare", "on_phase_start", "on_phase_end"))
         self._require_activation(site, "insert")
+        self._model.frozen.require_unserved("ctx.insert", [site], self.sites)
         self._model.insert(site, module)
 
     # --- looking at the network ------------------------------------------------------------------------------
@@ -200,23 +203,25 @@ class Context(LayerView):
         with self._model.probe():
             return validation(self._model.network, self._data.val)
 
-    def per_unit(self, name: str, value: float = 0.0) -> dict[str, Tensor]:
+    def per_unit(self, name: str, value: float = 0.0, trainable: bool = False) -> dict[str, Tensor]:
         """In ``prepare``: a number for every unit, site -> float ``[n_units]``, all ``value`` at first.
 
         The dictionary is live: change its tensors or put others of the same size in their places. It follows the
         network: a shrink and the prune take out the numbers of the units that go, a resume puts them back.
+        ``trainable`` numbers have a ``.grad`` after the backward pass of each step, such as that of a gate that is
+        made of them; the recipe's optimizer leaves them alone.
 
         Raises:
             RunFailed: in another hook, or for a name that exists.
         """
         self._now.require_hook("per_unit", ("prepare",))
-        return self._model.per_unit.add(name, self.sites.widths, value, self.device)
+        return self._model.per_unit.add(name, self.sites.widths, value, self.device, trainable)
 
     # --- going back, getting smaller, stopping ---------------------------------------------------------------
 
     def snapshot(self, tag: str) -> None:
         """Keep the network's weights and statistics under ``tag``; checkpoints keep it too."""
-        self._model.snapshot(tag)
+        self._model.snapshots.take(tag, self._model.network)
 
     def rewind(self, tag: str) -> None:
         """Back to the snapshot ``tag``: weights and statistics; the optimizer forgets, masks stay.
@@ -247,25 +252,32 @@ class Context(LayerView):
         self._now.require_hook("shrink", ("on_phase_start", "on_phase_end"))
         self._model.shrink(masks)
 
-    def freeze(self, upto: str | Site) -> None:
+    def freeze(self, upto: str | Site | Sequence[str | Site], cache: int = 0) -> str | None:
         """The layers that a forward pass executes up to and including ``upto`` learn no more, until the prune.
 
         Their parameters get no gradient, their modules are in eval mode; the other parameters keep their momentum.
 
         Args:
-            upto: dotted name of a module, or a site for the layer of its name.
+            upto: dotted name of a module, or a site for the layer of its name. Of several layers, in the order of the
+                forward pass, the last one that can be frozen (and kept), with the module that ends with it.
+            cache: keep the outputs of ``upto`` for so many augmented views of each training image; steps take them
+                in place of its layers' forward.
+
+        Returns:
+            The name of the module; None where none of several can be frozen.
 
         Raises:
-            RunFailed: in other hooks than ``on_epoch_end`` and ``on_phase_end``; see also
+            RunFailed: in other hooks than ``on_epoch_end`` and ``on_phase_end``; where the outputs would take more
+                than a quarter of the free memory, or do not decide all that is later; see also
                 :func:`bench.pruning.prefix.prefix`.
         """
-        now, name = self._now, upto.name if isinstance(upto, Site) else str(upto)
+        now = self._now
         now.require_hook("freeze", ("on_epoch_end", "on_phase_end"))
         if not now.hook:
             raise RunFailed("ctx.freeze outside of on_epoch_end and on_phase_end", blame=METHOD)
-        with self._model.probe(), self._model.ledger.paused():
-            part = prefix(self._model.network, name, self._data.val.first(2))
-        self._model.frozen.grow(part, phase=now.phase, epoch=int(now.progress), upto=name)
+        given = [upto] if isinstance(upto, str) or not isinstance(upto, Sequence) else upto
+        names = [m.name if isinstance(m, Site) else str(m) for m in given]
+        return prefix_cache.freeze(self._model, self._data, names, cache, phase=now.phase, epoch=int(now.progress))
 
     def stop_phase(self) -> None:
         """The present phase ends after this epoch."""

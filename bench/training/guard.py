@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from bench.data.loading import TrainingData
 from bench.errors import METHOD, RunFailed
 from bench.spec.digest import derive_seed
 from bench.spec.recipe import Recipe
+from bench.training import torch_settings
 from bench.training.ledger import Ledger
 from bench.training.masked_model import MaskedModel
 from bench.training.run_state import RunState
@@ -28,7 +27,7 @@ WRITERS = ("on_phase_start", "on_step_end", "on_phase_end", "compensate")
 """Hooks in which every method may change weights."""
 DECLARED_WRITERS = ("on_epoch_end",)
 """Hooks in which a method may that declares it (``writes``), and others may set weights to zero."""
-STEP_HOOKS = ("on_batch_start", "penalty", "on_backward_end", "on_step_end")
+STEP_HOOKS = ("on_batch_start", "objective", "penalty", "on_backward_end", "on_step_end")
 GLOBAL_HOOKS = [
     hooks
     for module in (modules, optimizers)
@@ -72,7 +71,7 @@ class Guard:
         writers: tuple[str, ...] = WRITERS,
     ) -> None:
         self.model, self.now, self.recipe, self.seed, self.name, self.writers = model, now, recipe, seed, name, writers
-        self._recipe, self._state = copy.deepcopy(recipe), torch_state()
+        self._recipe, self._state = copy.deepcopy(recipe), torch_settings.settings()
         self._global_hooks = [dict(hooks) for hooks in GLOBAL_HOOKS]
         self._own_hooks = {name: hooks_on(module) for name, module in model.network.named_modules()}
         self._data = [t for part in (data.train, data.val) for t in vars(part).values() if isinstance(t, Tensor)]
@@ -118,14 +117,15 @@ class Guard:
             self._alone("validation images")
             self._gradients = self._gradients or self._copied_gradients()
 
-    def _passed(self, macs: int, gradient: bool, x: Any) -> None:
-        """The ledger counted a forward of ``x``."""
+    def _passed(self, macs: int, gradient: bool, x: Any, extra: bool) -> None:
+        """The ledger counted a forward of ``x``, of the network or of an ``extra``."""
         self.macs += macs
         if gradient and self.now.hook:
             shown = self._gradients is not None or self._is_validation(x)
             trains = shown and not self.model.probing and self.now.hooks[0] in STEP_HOOKS  # it could become a loss
             self._require(not trains, f"passes validation images with a gradient in {self.now.hook}: use ctx.probe()")
-            self._alone("a forward with a gradient")
+            if not extra:
+                self._alone("a forward with a gradient")
 
     def _is_validation(self, x: Any) -> bool:
         kept = {t.untyped_storage().data_ptr() for t in (ref() for ref in self._handed) if t is not None}
@@ -196,7 +196,7 @@ class Guard:
         """Raise RunFailed where torch's global hooks or settings are not as before the method was first called."""
         same = self._global_hooks == [dict(hooks) for hooks in GLOBAL_HOOKS]
         self._require(same, "leaves a global hook of torch behind")
-        state = torch_state()
+        state = torch_settings.settings()
         changed = next((name for name, value in self._state.items() if state[name] != value), None)
         self._require(changed is None, f"changes torch's {changed} and leaves it so")
 
@@ -211,11 +211,7 @@ class Guard:
         for hooks, before in zip(GLOBAL_HOOKS, self._global_hooks, strict=True):
             for key in [key for key in hooks if key not in before]:
                 del hooks[key]
-        for name, stack in MODES.items():
-            for mode in reversed(stack()[self._state[name] :]):
-                mode.__exit__(None, None, None)
-        torch.set_default_dtype(self._state["default dtype"])
-        torch.set_grad_enabled(self._state["gradient mode"])
+        torch_settings.restore(self._state)
 
     # --- comparing -------------------------------------------------------------------------------------------
 
@@ -241,23 +237,6 @@ class Guard:
         return RunFailed(f"the method {self.name} {what}", blame=METHOD)
 
 
-MODES: dict[str, Callable[[], list[Any]]] = {
-    "function modes": _get_current_function_mode_stack,
-    "dispatch modes": _get_current_dispatch_mode_stack,
-}
-"""torch's stacks of modes, innermost last."""
-
-
-def torch_state() -> dict[str, Any]:
-    """torch's settings that outlive a hook: name -> value."""
-    return {
-        "default dtype": torch.get_default_dtype(),
-        "gradient mode": torch.is_grad_enabled(),
-        "number of threads": torch.get_num_threads(),
-        "choice of deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
-        **{name: len(stack()) for name, stack in MODES.items()},
-    }
 
 
 def hooks_on(module: nn.Module) -> list[str]:

@@ -48,3 +48,12 @@ def scalar(penalty: Any) -> Tensor | float:
         given = list(penalty.shape) if isinstance(penalty, Tensor) else type(penalty).__name__
         raise RunFailed(f"the method's penalty returned {given}, not a scalar", blame=METHOD)
     return penalty
+
+
+def objective(loss: Any) -> Tensor:
+    """``loss``, what an objective returned; raises RunFailed where it is no scalar with a gradient."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        given = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        why = "without a gradient" if isinstance(loss, Tensor) and loss.numel() == 1 else "not a scalar"
+        raise RunFailed(f"the method's objective returned {given}, {why}", blame=METHOD)
+    return loss

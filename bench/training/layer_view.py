@@ -83,8 +83,8 @@ class LayerView(UnitSelection):
             layers: which, or their names. One forward of each image, in eval mode, whatever their number.
             images: at most so many.
             patches: rows of a layer, at most; a layer with one position gives a row for each image.
-            of: ``now``, the network with its masks; or a snapshot without any: ``init`` and ``base`` at the widths of
-                the dense network, others cut as the network is.
+            of: ``now``, the network with its masks; or a snapshot without any: at the widths of the dense network
+                where it was taken before anything was cut, else cut as the network is.
         """
         chosen = layer_samples.named(self.layers, layers)
         if of == "now":

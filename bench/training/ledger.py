@@ -29,8 +29,9 @@ class Ledger:
     Attributes:
         forward: examples that went through a whole network without a gradient.
         backward: examples that went through one with a gradient.
-        macs: multiply-adds of all passes.
-        noticed: is called for each pass with its MACs, whether it has a gradient, and its input.
+        macs: multiply-adds of all passes, and of ``extras``.
+        extras: what else the method uses, such as ``("teacher", "base")`` -> examples and multiply-adds.
+        noticed: is called for each pass with its MACs, whether it has a gradient, its input, whether it is an extra.
         frozen: names of modules that learn no more; see :meth:`step_macs`.
         crossed: whether a gradient can reach what is before a frozen layer, in the last forward pass of a network.
     """
@@ -38,10 +39,11 @@ class Ledger:
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
         self.forward = self.backward = self.macs = 0
+        self.extras: dict[tuple[str, str], tuple[int, int]] = {}
         self.frozen: frozenset[str] = frozenset()
         self.crossed = False
         self._own: nn.Module | None = None  # the network whose outermost forward is the harness's
-        self.noticed: Callable[[int, bool, Any], None] = lambda macs, gradient, x: None
+        self.noticed: Callable[[int, bool, Any, bool], None] = lambda macs, gradient, x, extra: None
         self._paused = False
         self._open: list[bool] = []  # calls of whole networks that are running; whether they are counted as such
         self._handles: list[RemovableHandle] = []
@@ -57,6 +59,44 @@ class Ledger:
     @counts.setter
     def counts(self, counts: dict[str, int]) -> None:
         self.forward, self.backward, self.macs = counts["forward"], counts["backward"], counts["macs"]
+
+    @property
+    def macs_by(self) -> dict[str, int]:
+        """``macs`` of ``forwards`` and of each kind of ``extras``."""
+        found = {"forwards": self.macs, "teacher": 0, "own": 0, "cache": 0}
+        for (what, _), (_, macs) in self.extras.items():
+            found[what] += macs
+            found["forwards"] -= macs
+        return found
+
+    def charge(self, what: str, name: str, examples: int, macs: int, gradient: bool = False, x: Any = None) -> None:
+        """Count ``macs`` for so many examples as an extra of the kind ``what``; ``x`` is what was passed."""
+        before = self.extras.get((what, name), (0, 0))
+        self.extras[what, name] = before[0] + examples, before[1] + macs
+        self.macs += macs
+        self.noticed(macs, gradient, x, True)
+
+    def follow(self, module: nn.Module, name: str) -> None:
+        """Count the forwards of a module that is no part of the network, layer by layer, as ``("own", name)``."""
+
+        def ran(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            trained = isinstance(output, Tensor) and output.requires_grad
+            macs = (BACKWARD if trained else 1) * products(layer, args[0], output) if isinstance(layer, LAYERS) else 0
+            self.charge("own", name, len(args[0]) if layer is module else 0, macs, trained, args[0])
+
+        for layer in module.modules():
+            if layer is module or isinstance(layer, LAYERS):
+                layer.register_forward_hook(ran)
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is counted, since the harness looks at the network."""
+        return self._paused
+
+    @property
+    def hooks(self) -> list[int]:
+        """Ids of its hooks."""
+        return [handle.id for handle in self._handles]
 
     def attach(self, *networks: nn.Module) -> None:
         """Count the forwards of ``networks``, and of no others, but for copies that exist already."""
@@ -133,7 +173,7 @@ class Ledger:
 
     def _add(self, macs: int, gradient: bool, x: Any) -> None:
         self.macs += macs
-        self.noticed(macs, gradient, x)
+        self.noticed(macs, gradient, x, False)
 
 
 def products(layer: Any, x: Tensor, output: Tensor) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data.loading import TrainingData
@@ -18,12 +19,13 @@ from bench.spec.recipe import Recipe, Stage
 from bench.training.context import Context
 from bench.training.finite import diverged
 from bench.training.guard import DECLARED_WRITERS, STEP_HOOKS, WRITERS, Guard
-from bench.training.hook_calls import HookCalls, clock, scalar
+from bench.training.hook_calls import HookCalls, clock, objective, scalar
 from bench.training.lr_schedule import schedule
 from bench.training.method import Method
-from bench.training.method_parts import Parts
+from bench.training.method_parts import Hooks, Parts
 from bench.training.optimizer import make_optimizer
 from bench.training.plan import PRUNE, Phase, Plan
+from bench.training.prefix_cache import PrefixCache
 from bench.training.run_checkpoint import RunCheckpoint, restore_run, state_of_run
 from bench.training.validation import validation
 
@@ -76,6 +78,7 @@ class PhaseTrainer:
         self.position = (0, 0)
         self.seconds = {"train": 0.0, "method": 0.0, "evaluate": 0.0}
         self.calls = HookCalls(ctx, self.seconds)
+        self.cache = PrefixCache(self.model, data.train, recipe, seed)
         self.examples = self.epochs = 0
         self.step_macs = 0
         self.resumes = 0
@@ -95,6 +98,13 @@ class PhaseTrainer:
     def train_macs(self) -> int:
         """MACs of all training steps, and of the forwards that the method made itself."""
         return self.step_macs + self.model.ledger.macs
+
+    def extras(self) -> list[dict[str, Any]]:
+        """For the record: what the method used beyond labels, penalties and forwards of its own, with its cost."""
+        found = [("objective", part.name, 0, 0) for part in self.parts.method.members if part.bound("objective")]
+        found += [("freeze", entry["upto"], 0, 0) for entry in self.model.frozen.log]
+        found += [(*key, *counts) for key, counts in sorted(self.model.ledger.extras.items())]
+        return [dict(zip(("what", "name", "examples", "macs"), values, strict=True)) for values in found]
 
     # --- the plan --------------------------------------------------------------------------------------------
 
@@ -128,11 +138,13 @@ class PhaseTrainer:
     def _start_step(self) -> None:
         now, (index, done) = self.now, self.position
         now.phase, now.epoch, now.step, now.progress = index, done, 0, float(done)
+        now.labelled = all(part.labels for part in self.parts.left if part.acts(now.pruned))
 
     def thaw(self) -> None:
         """Everything learns again; raises RunFailed where what was frozen has changed."""
         self.guard.check_frozen()
         self.model.frozen.lift()
+        self.cache.start_epoch()  # forgets what was kept
 
     def train(self, phase: Phase) -> None:
         """Train ``phase``, the step of the plan at ``position``, from the epoch that is reached.
@@ -204,7 +216,8 @@ class PhaseTrainer:
         steps = max(1, len(self.data.train) // recipe.batch_size)
         total = torch.zeros((), device=model.device)
         seen, crossed, began, method_before = 0, 0, time.perf_counter(), self.seconds["method"]
-        batches = self.data.train.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
+        images = self.cache.start_epoch()
+        batches = images.batches(recipe.batch_size, generator, recipe.augment, drop_last=True)
         self.guard.start_epoch(steps)
         for step, (x, y) in enumerate(batches):
             now.rate = stage.lr * phase.rate * schedule(stage, (now.epoch + (step + 0.5) / steps) / phase.epochs)
@@ -213,30 +226,42 @@ class PhaseTrainer:
             now.step, now.x, now.y = step, x, y
             now.progress = now.epoch + step / steps
             self.guard.start_step(x, y)
+            model.per_unit.start_step()
             self.calls.timed("on_batch_start", hooks["on_batch_start"])
-            with model.tracking(), model.autocast(), model.ledger.harness(network):
+            with model.tracking(), model.autocast(), model.ledger.harness(network), self.cache.serving():
                 logits = network(x)
             gradient = model.ledger.crossed  # reaches what is before frozen layers: they cost as much as others
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+            now.logits = logits.float()
+            loss = self._loss(hooks["objective"], now.logits, y)
             total += loss.detach() * len(y)
             for penalty in self.calls.timed("penalty", hooks["penalty"]):
                 loss = loss + scalar(penalty)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            model.own.forget_gradients()
             self.calls.timed("on_backward_end", hooks["on_backward_end"])
+            now.logits = None
             self.guard.before_step(optimizer)
             optimizer.step()
             if model.busy:
                 model.after_step()
             self.calls.timed("on_step_end", hooks["on_step_end"])
+            self.ctx._teachers.forget()
             seen += len(y)
             crossed += len(y) if gradient else 0
             self.progress.step(1 / steps)
         self.examples += seen
-        self.step_macs += seen * model.ledger.step_macs(network) + crossed * model.ledger.credit(network)
+        each = model.ledger.step_macs(network) - self.cache.saved()
+        self.step_macs += seen * each + crossed * model.ledger.credit(network)
         mean = float(total) / seen  # waits for the device
         self.seconds["train"] += time.perf_counter() - began - (self.seconds["method"] - method_before)
         return mean
+
+    def _loss(self, objectives: Hooks, logits: Tensor, y: Tensor) -> Tensor:
+        """What the method trains by, cross-entropy where it has no objective; penalties are not included."""
+        for loss in self.calls.timed("objective", objectives, logits):
+            return objective(loss)
+        return F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
 
     def call(self, hook: str) -> None:
         """Call ``hook`` of the parts of the method that act now."""

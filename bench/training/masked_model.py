@@ -26,7 +26,9 @@ from bench.training.frozen_layers import Frozen
 from bench.training.held_parameters import Held
 from bench.training.ledger import Ledger
 from bench.training.optimizer import forget
+from bench.training.own_modules import OwnModules
 from bench.training.per_unit import PerUnit
+from bench.training.snapshots import Snapshots
 from bench.training.weight_snapshot import Weights
 
 AT_ONCE = 1024
@@ -46,8 +48,9 @@ class MaskedModel:
     Attributes:
         network, sites: of the dense network, after a slice of the smaller one.
         snapshots: tag -> parameters and buffers; ``init`` is there from the start.
+        own: modules of the method's, which it trains itself.
         sliced_by: masks over the dense network's units after a slice, else None.
-        uncut: the network before its first slice, and its snapshots then; None before that.
+        uncut: the network before its first slice; None before that.
         tracked: site -> running statistic ``[n_units]`` (see :meth:`track`).
         per_unit: the method's own numbers for every unit.
         optimizer: of the phase that trains the network, None outside of one.
@@ -62,9 +65,10 @@ class MaskedModel:
         self, network: nn.Module, sites: Sites, costs: CostModel, device: torch.device, precision: str = "fp32"
     ) -> None:
         self.network, self.sites, self.costs, self.device, self.precision = network, sites, costs, device, precision
-        self.snapshots: dict[str, dict[str, Tensor]] = {"init": clone_state(network)}
+        self.snapshots = Snapshots(clone_state(network))
+        self.own = OwnModules()
         self.sliced_by: dict[str, Tensor] | None = None
-        self.uncut: tuple[nn.Module, dict[str, dict[str, Tensor]]] | None = None
+        self.uncut: nn.Module | None = None
         self.tracked: dict[str, Tensor] = {}
         self.per_unit = PerUnit()
         self.optimizer: torch.optim.Optimizer | None = None
@@ -252,10 +256,6 @@ class MaskedModel:
 
     # --- going back, getting smaller -------------------------------------------------------------------------
 
-    def snapshot(self, tag: str) -> None:
-        """Keep parameters and buffers under ``tag``."""
-        self.snapshots[tag] = clone_state(self.network)
-
     def rewind(self, tag: str) -> None:
         """Load the snapshot ``tag``; the optimizer's state is cleared, masks stay. Raises RunFailed for another tag."""
         if tag not in self.snapshots:
@@ -264,11 +264,13 @@ class MaskedModel:
         self._restarted()
 
     def whole(self, tag: str) -> tuple[nn.Module, dict[str, Tensor]]:
-        """A network at the widths of the snapshot ``tag``, and the snapshot: ``init`` and ``base`` are never cut."""
+        """The snapshot ``tag`` with a network at its widths: the dense one for what was taken before any slice."""
         if tag not in self.snapshots:
             raise RunFailed(f"no snapshot '{tag}'; there are {', '.join(sorted(self.snapshots))}", blame=METHOD)
-        network, states = self.uncut or (self.network, self.snapshots)
-        return (network, states[tag]) if tag in states else (self.network, self.snapshots[tag])
+        taken = self.snapshots.taken.get(tag)
+        if self.uncut is None or taken is None or taken.masks is not None:
+            return self.network, self.snapshots[tag]
+        return self.uncut, taken.state
 
     def redraw(self, seed: int) -> None:
         """Load ``init``, then draw the layers' weights again from ``seed``; bare parameters stay those of ``init``."""
@@ -298,18 +300,15 @@ class MaskedModel:
         trackers, frozen = self._trackers if tracking else {}, self.frozen.state()
         self.remove_hooks()
         masks = self.sites.settled({n: masks[n].cpu().clone() for n in self.sites})
-        if self.sliced_by is None:
-            self.sliced_by = masks
-            self.uncut = self.network, {t: self.snapshots[t] for t in ("init", "base") if t in self.snapshots}
+        before = self.sliced_by
+        if before is None:
+            self.sliced_by, self.uncut = masks, self.network
         else:
-            for name, kept in self.sliced_by.items():
-                kept[kept.clone()] = masks.get(name, kept[kept])  # a site that is gone has no mask
+            self.sliced_by = {name: kept.clone() for name, kept in before.items()}
+            for name, kept in before.items():
+                self.sliced_by[name][kept] = masks.get(name, kept[kept])  # a site that is gone has no mask
         self.costs = self.costs.without(self.costs.array(masks), free=True)
-        state = clone_state(self.network)
-        for tag, snapshot in self.snapshots.items():
-            self.network.load_state_dict(snapshot)
-            self.snapshots[tag] = clone_state(self.sites.slice(self.network, masks))
-        self.network.load_state_dict(state)
+        self.snapshots.slice(self.network, self.sites, masks, before)
         self.network = self.sites.slice(self.network, masks)
         self.sites = self.sites.reindex_after(masks, self.network)
         self.tracked = {n: t[masks[n].to(t.device)] for n, t in self.tracked.items() if n in self.sites}
@@ -317,7 +316,7 @@ class MaskedModel:
         self._trackers = {name: tracker for name, tracker in trackers.items() if name in self.sites}
         self.gates = Gates(self.network, self.sites)
         self._masks = self.sites.ones(self.device)
-        self.ledger.attach(self.network, *(self.uncut or ())[:1])
+        self.ledger.attach(self.network, *filter(None, [self.uncut]))
         self.frozen = Frozen(self.network, self.ledger)
         self.frozen.load(frozen)
         self.rewritten()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.errors import Unsupported
 from bench.pruning.masks import Masks, Scores
@@ -39,6 +40,7 @@ class Method(nn.Module):
             and scale of their outputs; ``weights``; None if it does not compensate. One part of a composition can.
         reestimates: number of batches over which batch norm is estimated again after the slice; None leaves it to the
             harness, which does it unless a part compensates.
+        labels: False for a method that reads no labels where its hooks run; it has an :meth:`objective`.
     """
 
     name: str = ""
@@ -54,6 +56,7 @@ class Method(nn.Module):
     writes: tuple[str, ...] = ()
     compensation: Literal["moments", "weights"] | None = None
     reestimates: int | None = None
+    labels: bool = True
 
     @dataclass(frozen=True)
     class Config:
@@ -82,6 +85,10 @@ class Method(nn.Module):
 
     def require(self, sites: Sites) -> None:
         """Raise Unsupported unless the method works with the coupling, and with every site that is not exempt."""
+        if not self.labels and not self.bound("objective"):
+            raise Unsupported(
+                f"{self.name} declares labels = False and has no objective: cross-entropy reads the labels"
+            )
         if sites.coupling not in self.couplings:
             raise Unsupported(f"{self.name} works with --coupling {' or '.join(self.couplings)} only")
         ranked = {name: site for name, site in sites.items() if not self.exempt(site)}
@@ -114,6 +121,15 @@ class Method(nn.Module):
 
     def on_batch_start(self, ctx: Context) -> None:
         """Before the forward pass on ``ctx.x`` ``[B, C, H, W]``, ``ctx.y`` ``[B]``; may call ``ctx.gate``."""
+
+    def objective(self, ctx: Context, logits: Tensor) -> Tensor:
+        """The loss, a scalar with a gradient, in place of the cross-entropy; penalties are added to it.
+
+        Args:
+            ctx: of the run.
+            logits: of the step's forward ``[B, classes]``, float32, in its graph; ``ctx.logits``.
+        """
+        return F.cross_entropy(logits, ctx.y, label_smoothing=ctx.recipe.label_smoothing)
 
     def penalty(self, ctx: Context) -> Tensor | float:
         """A scalar in the unit of the loss (nats per example), added to it before the backward pass."""

@@ -14,23 +14,44 @@ Numbers = dict[str, Tensor]
 
 
 class PerUnit(dict[str, Numbers]):
-    """Name -> numbers of every unit. The inner dictionaries stay the same objects, so that a method can hold one."""
+    """Name -> numbers of every unit. The inner dictionaries stay the same objects, so that a method can hold one.
 
-    def add(self, name: str, widths: Mapping[str, int], value: float, device: torch.device) -> Numbers:
+    Attributes:
+        trainable: names of those that get a gradient in each step, and no step of the optimizer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trainable: set[str] = set()
+
+    def add(
+        self, name: str, widths: Mapping[str, int], value: float, device: torch.device, trainable: bool = False
+    ) -> Numbers:
         """Float numbers for sites of these ``widths``, all ``value``; raises RunFailed for a name that exists."""
         if name in self:
             raise RunFailed(f"per_unit '{name}' exists: choose another name", blame=METHOD)
         self[name] = {site: torch.full((width,), value, device=device) for site, width in widths.items()}
+        self.trainable |= {name} if trainable else set()
+        self.start_step()
         return self[name]
+
+    def start_step(self) -> None:
+        """The trainable numbers are leaves without a gradient, whatever the method or a slice put in their places."""
+        for numbers in (self[name] for name in self.trainable):
+            for site, value in numbers.items():
+                numbers[site] = value if value.is_leaf else value.detach()
+                numbers[site].requires_grad_(True).grad = None
 
     def slice(self, masks: Mapping[str, Tensor]) -> None:
         """Keep the numbers of the units whose mask (site -> bool ``[n_units]``) is True; sites without one go."""
         for numbers in self.values():
-            left = {site: numbers[site][mask.to(numbers[site].device)] for site, mask in masks.items()}
+            left = {site: numbers[site].detach()[mask.to(numbers[site].device)] for site, mask in masks.items()}
             numbers.clear()
             numbers.update(left)
+        self.start_step()
 
     def load(self, state: Mapping[str, Numbers]) -> None:
         """Put back the numbers of a checkpoint."""
         for name, numbers in state.items():
             self[name].update(numbers)
+        self.start_step()

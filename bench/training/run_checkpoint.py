@@ -12,8 +12,9 @@ from bench.progress import Progress
 from bench.training.checkpoint import load_state, save_state
 from bench.training.context import Context
 from bench.training.method_parts import Parts
+from bench.training.snapshots import Taken
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 """Version of the checkpoint format; a checkpoint of another version is ignored."""
 
 
@@ -66,9 +67,12 @@ def state_of_run(ctx: Context, parts: Parts) -> dict[str, Any]:
         "masks": model.masks,
         "sliced_by": model.sliced_by,
         "snapshots": {tag: s for tag, s in model.snapshots.items() if tag not in ("init", "base")},
+        "taken": {tag: list(t) for tag, t in model.snapshots.taken.items() if tag not in ("init", "base")},
         "tracked": model.tracked,
         "rng": ctx.rng.get_state(),
         "ledger": model.ledger.counts,
+        "extras": model.ledger.extras,
+        "own": model.own.state(),
         "logged": now.logged,
         "prune_result": now.prune_result,
         "tuned": now.tuned,
@@ -98,9 +102,11 @@ def restore_run(ctx: Context, parts: Parts, finalize: Callable[[], None], state:
     model.network.load_state_dict(state["network"])
     model.masks = state["masks"]  # which holds masked units at the weights that the network has now
     model.snapshots |= state["snapshots"]
+    model.snapshots.taken |= {tag: Taken(*taken) for tag, taken in state["taken"].items()}
     model.tracked |= state["tracked"]
     model.per_unit.load(state["per_unit"])
     ctx.rng.set_state(state["rng"].cpu())
-    model.ledger.counts = state["ledger"]  # what prepare looked at was counted the first time
+    model.ledger.counts, model.ledger.extras = state["ledger"], state["extras"]  # prepare was counted the first time
+    model.own.load(state["own"])
     now.logged, now.prune_result, now.tuned = state["logged"], state["prune_result"], state["tuned"]
     model.frozen.load(state["frozen"])

@@ -35,6 +35,8 @@ class RunState:
 
     Attributes:
         phase, epoch, step, progress, rate, x, y, curve: see :class:`Context`.
+        logits: of the step's forward, float32, while its graph is there; None otherwise.
+        labelled: whether the method may read labels.
         logged: numbers for the curve's next entry.
         stopping: what is to end after this epoch, ``phase`` or ``search``; None for nothing.
         hooks: names of the method's hooks that run now, the outermost first.
@@ -51,6 +53,8 @@ class RunState:
     rate: float = 0.0
     x: Tensor = field(default_factory=lambda: torch.empty(0))
     y: Tensor = field(default_factory=lambda: torch.empty(0))
+    logits: Tensor | None = None
+    labelled: bool = True
     curve: list[dict[str, Any]] = field(default_factory=list)
     logged: dict[str, float] = field(default_factory=dict)
     stopping: str | None = None

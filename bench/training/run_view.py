@@ -6,8 +6,9 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from bench.errors import METHOD, RunFailed
 from bench.pruning.sites import Sites
 from bench.spec.recipe import Recipe
 from bench.spec.spec import Budget
@@ -54,10 +55,16 @@ class RunView:
     )
     rate = property(attrgetter("_now.rate"), doc="Learning rate of the present step; 0 outside of training.")
     x = property(attrgetter("_now.x"), doc="Images of the current batch, ``[B, C, H, W]``, normalised.")
-    y = property(attrgetter("_now.y"), doc="Labels of the current batch, ``[B]``.")
     tracked = property(attrgetter("_model.tracked"), doc="Site -> running statistic ``[n_units]`` (see :meth:`track`).")
 
     units_left = property(attrgetter("_model.units_left"), doc="Share of the dense units that are there, not masked.")
+
+    @property
+    def y(self) -> Tensor:
+        """Labels of the current batch, ``[B]``; raises RunFailed where the method declares ``labels = False``."""
+        if not self._now.labelled:
+            raise RunFailed("ctx.y: the method declares labels = False", blame=METHOD)
+        return self._now.y
 
     @property
     def curve(self) -> list[dict[str, Any]]:

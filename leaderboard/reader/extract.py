@@ -90,7 +90,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield from (training.epochs if training else None, msgspec.json.encode(after).decode())
     yield training.base.sha256 if training and from_base else None
     yield from (training.examples if training else None, training.macs if training else None)
-    yield _seconds(found, from_base)
+    yield _seconds(found, training is not None and training.counts_base)
     network = found.artifacts.network
     yield from (metrics.final.loss, metrics.final.correct) if metrics else (None, None)
     structure, shape = done.structure if done else None, data.shape if data else None
@@ -109,10 +109,21 @@ def _values(found: Record) -> Iterator[Any]:
     yield from (data.split_sha256 if data else None, found.plan_sha256, found.replay_of)
 
 
+USED = {
+    "objective": "its own objective replaced the cross-entropy in some epochs",
+    "teacher": "it was taught by another network, whose forwards are in its cost",
+    "own": "it trained modules of its own, which are in its cost",
+    "cache": "it trained on kept outputs of frozen layers, the same views of each image in every epoch",
+}
+"""What is said of a run for what it used (``training.extras``)."""
+
+
 def _remarks(training: Training | None, structure: Structure | None) -> Iterator[str]:
     """What a reader of the row should know of how the run was made."""
     if training and training.freeze:
         yield "layers were frozen while it trained"
+    used = {extra.what for extra in (training.extras if training else None) or ()}
+    yield from (text for what, text in USED.items() if what in used)
     rates = {step.rate for step in training.plan if isinstance(step, Phase) and step.rate} if training else set()
     if rates:
         yield f"phases at {' and '.join(f'{rate:g}' for rate in sorted(rates))} of the recipe's learning rate"

@@ -56,3 +56,12 @@ class FreezesMore(GrowingPrefix):
         """The last site is not in the prefix."""
         ctx.freeze(next(iter(ctx.sites)))
         list(ctx.sites.values())[-1].weights()[0].requires_grad_(False)
+
+
+@method("keeps_outputs")
+class KeepsOutputs(Method):
+    """Keeps the outputs of the first layer for two views of each image."""
+
+    def on_epoch_end(self, ctx):
+        """From the second epoch on."""
+        ctx.freeze("0", cache=2)

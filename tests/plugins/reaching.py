@@ -296,3 +296,19 @@ class LeavesAMode(Trains):
 
     def on_phase_start(self, ctx):
         Passes().__enter__()
+
+
+@method("lowers_the_precision")
+class LowersThePrecision(Trains):
+    """Of all matrix products of the process."""
+
+    def on_phase_start(self, ctx):
+        torch.set_float32_matmul_precision("medium")
+
+
+@method("switches_kernels_off")
+class SwitchesKernelsOff(Trains):
+    """oneDNN is not used any more."""
+
+    def prepare(self, ctx):
+        torch.backends.mkldnn.set_flags(False)

@@ -82,6 +82,14 @@ BROKEN = {
     "reads_digits_when_it_is_late": ("full_recipe", "the method reads_digits_when_it_is_late "),
     "zero_penalty": ("penalty", "penalty is 0 in every step"),
     "later_penalty": ("penalty", "penalty is 0 in every step"),
+    "zero_objective": ("objective", "the gradient of objective for the logits is 0 in every step"),
+    "starves_a_layer": ("phases_train", "'0.weight' is the same after step 0 of the plan"),
+    "starts_again": ("phase_hooks", "on_phase_start of starts_again runs 5 times in 1 phases"),
+    "refuses_late": ("declared", "it refuses check_flatten once the base is trained (ValueError: convolutions only"),
+    "reads_labels_elsewhere": ("declared", "it declares labels = False, and "),
+    "computes_past_the_ledger": ("charged", "multiply-adds, 0 of them are charged: pass images by ctx.forward"),
+    "changes_the_context": ("facade", "on_phase_start changes 'rank' of the context's class"),
+    "remembers_the_dense_size": ("after_prune", "as remembers_the_dense_size+check_cuts: RuntimeError"),
 }
 SLOW = {
     *("tunes_a_quarter", "moves_the_goal", "whole_numbers", "min_max", "later_penalty", "diverges"),
@@ -96,15 +104,22 @@ SLOW = {
     ),
 }
 """Further ways to fail a check that another of these methods fails."""
+PLUGIN_FILES = ("broken", "nonconforming", "disturbing", "dormant", "declaring", "reading", "further")
+ONLY = (
+    "starves_a_layer",
+    "starts_again",
+    "computes_past_the_ledger",
+    "changes_the_context",
+    "remembers_the_dense_size",
+)
+"""Methods that pass every other check."""
 APART = {"gpu", "imports", "context", "device", "files"}
 """Checks of texts, which have a test of their own below, and the one that needs a device."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_plugins():
-    files = (
-        PLUGINS / f"{name}.py" for name in ("broken", "nonconforming", "disturbing", "dormant", "declaring", "reading")
-    )
+    files = (PLUGINS / f"{name}.py" for name in PLUGIN_FILES)
     with known(*files, tiny_networks.__file__):
         yield
 
@@ -122,6 +137,13 @@ def test_broken_method_fails_its_check(name, monkeypatch):
     result = outcome(name, check)
     assert (result.outcome, said in result.detail) == ("FAILED", True), result
     assert "\n" not in result.detail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONLY)
+def test_only_this_check_finds_it(name):
+    failed = [r.name for r in examine(name, limit=300).results if r.outcome in ("FAILED", "not run")]
+    assert failed == [BROKEN[name][0]]
 
 
 def test_every_check_can_fail():

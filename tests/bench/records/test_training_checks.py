@@ -118,11 +118,49 @@ def test_declared_forwards_count():
 
 
 def test_frozen_layers_cost_a_forward_at_least():
-    table = honest(freeze=[{"phase": 0, "epoch": 0, "upto": "conv", "macs": 900}])
-    table["training"]["macs"] //= 3
-    assert refusals(table) == ""
-    table["training"]["macs"] -= 1
-    assert "training.macs is" in refusals(table)
+    """Those of the epochs after it; with kept outputs nothing."""
+    for epoch, views, least in ((0, None, 2 * 1200), (1, None, 3000 + 1200), (0, 2, 2 * 300), (1, 2, 3000 + 300)):
+        table = honest(freeze=[{"phase": 0, "epoch": epoch, "upto": "conv", "macs": 900, "views": views}])
+        table["training"]["macs"] = 4480 * (least + 3 * 490)
+        assert refusals(table) == ""
+        table["training"]["macs"] -= 1
+        assert "training.macs is" in refusals(table)
+
+
+USED = {
+    "teacher": ({"what": "teacher", "name": "base", "examples": 10, "macs": 10_000}, ("examples", 11)),
+    "own snapshot": ({"what": "teacher", "name": "mine", "examples": 10, "macs": 4_900}, ("macs", 4_899)),
+    "module": ({"what": "own", "name": "critic", "examples": 10, "macs": 77}, ("macs", 78)),
+    "outputs": ({"what": "cache", "name": "conv", "examples": 9000, "macs": 9000 * 300}, ("examples", 8999)),
+    "more outputs": ({"what": "cache", "name": "conv", "examples": 9000, "macs": 9000 * 300}, ("macs", 9000 * 300 + 1)),
+    "outputs of others": ({"what": "cache", "name": "conv", "examples": 4500, "macs": 4500 * 300}, ("name", "other")),
+    "objective": ({"what": "objective", "name": "distill", "examples": 0, "macs": 0}, ("macs", 1)),
+}
+
+
+@pytest.mark.parametrize("case", USED)
+def test_work_by_kind_adds_up_and_fits_the_extras(case):
+    """What a record says it used is in the parts of its work, whose sum is the work."""
+    extra, (key, value) = USED[case]
+    freeze = [{"phase": 0, "epoch": 2, "upto": "conv", "macs": 300, "views": 2}]
+
+    def used(extra, macs):
+        table = honest(extras=[extra], freeze=freeze, method_macs=macs)
+        if extra["what"] == "teacher" and extra["name"] == "base":  # whose training counts then
+            for name in ("examples", "macs", "epochs"):
+                table["training"][name] += table["training"]["base"][name]
+        steps = table["training"]["macs"] - macs
+        table["training"]["macs_by"] = {"steps": steps} | ({extra["what"]: macs} if macs else {})
+        return table
+
+    assert refusals(used(extra, extra["macs"])) == ""
+    forged = used(extra | {key: value}, extra["macs"] if key != "macs" else value if case != "module" else 77)
+    assert "training." in refusals(forged)
+    other = used(extra, extra["macs"])
+    other["training"]["macs_by"]["steps"] -= 1
+    assert "the sum of macs_by" in refusals(other)
+    del other["training"]["macs_by"]
+    assert "no training.macs_by" in refusals(other)
 
 
 def test_patience_may_end_a_phase_early():

@@ -38,6 +38,8 @@ FOUND = {
     "hooks_a_layer": "leaves a hook on module '",
     "leaves_a_global_hook": "leaves a global hook of torch behind",
     "leaves_a_global_optimizer_hook": "leaves a global hook of torch behind",
+    "lowers_the_precision": "changes torch's precision of matrix products and leaves it so",
+    "switches_kernels_off": "changes torch's use of oneDNN and leaves it so",
     "leaves_a_mode": "changes torch's function modes and leaves it so",
 }
 

@@ -182,6 +182,17 @@ def test_row_names_exempt_sites_and_rates_of_phases(tmp_path):
     assert list(extract._remarks(msgspec.convert(plain, schema.Record).training, record.structure)) == []
 
 
+def test_row_says_what_it_used_beyond_labels(tmp_path):
+    plain = made("new", 4, 3)
+    extras = [{"what": what, "name": "x", "examples": 0, "macs": 0} for what in ("objective", "own", "cache")]
+    macs_by = {"steps": plain["training"]["macs"]}
+    used = seal(plain | {"training": plain["training"] | {"extras": extras, "macs_by": macs_by}})
+    table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), used)
+    notes = row_of(table, "new").notes
+    assert {text.partition(" ")[0] for text in notes} == {"its", "it"} and len(notes) == 3
+    assert not row_of(table, "l1_norm").notes
+
+
 def test_fairness_is_computed_from_the_records(tmp_path):
     table = table_of(tmp_path, *CONTROLS, *seeds("slow", [20] * 5, starts_from="init", cost=1.2))
     assert row_of(table, "l1_norm").shares == ("base", "epochs", "finetune", "cost")

@@ -1,0 +1,150 @@
+"""Generative adversarial learning of soft masks (GAL), and the same without its adversary.
+
+Equations are those of the authors' code (github.com/ShaohuiLin/GAL) with its defects named; docs/methods/gal.md lists
+what is whose.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+from bench.api import PRUNE, Method, Phase, method
+from methods.papers import LIN2019
+
+WEIGHTS = {"channels": (0.1, 1e-3), "blocks": (1.0, 0.6)}
+"""``mu`` and ``lam`` by what is masked: those of the code for VGG-16 and for ResNet-56."""
+
+
+def fista(mask, previous, gradient, alpha, rate, lam):
+    """A FISTA step of masks that stay non-negative: their next values, and the next ``alpha``.
+
+    ``y = m + (alpha - 1) / alpha' (m - m_previous)``, then ``max(0, y - rate (gradient + lam))``, which is the
+    proximal step of ``lam |m|`` and the projection at once.
+    """
+    following = (1 + math.sqrt(1 + 4 * alpha**2)) / 2
+    y = mask + (alpha - 1) / following * (mask - previous)
+    return (y - rate * (gradient + lam)).clamp(min=0), following
+
+
+@method("softmask_fista", paper=LIN2019)
+class SoftMaskFista(Method):
+    """Soft masks learned by FISTA so that the logits stay those of the base, without labels; the smallest go."""
+
+    starts_from = "base"
+    ranking = "global"  # as one threshold for all masks is
+    native = True
+    labels = False
+    couplings = ("inner",)  # the readers take the masks in, and a padded shortcut has no weight; blocks have no readers
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options."""
+
+        mu: float | None = None  # weight of the squared difference of logits; none: 0.1, for blocks 1 (code)
+        lam: float | None = None  # weight of the l1 norm of the masks; none: 1e-3, for blocks 0.6 (code)
+        mask_every: int = 20  # steps of an epoch between two steps of the masks (ours; code: 200)
+        mask_init: Literal["ones", "normal"] = "ones"  # first masks: 1, or drawn from N(0, 1) (ours; code: normal)
+        search: float = 0.5  # share of the fine-tuning epochs that learns the masks (ours)
+
+        def __post_init__(self):
+            if min(self.mu or 0, self.lam or 0) < 0 or not 0 < self.search < 1 or self.mask_every < 1:
+                raise ValueError("mu and lam: 0 or more; search: between 0 and 1; mask_every: 1 or more")
+
+    def plan(self, ctx):
+        """The first part of the fine-tuning learns masks, the rest trains what is left by labels."""
+        search = round(self.config.search * ctx.recipe.finetune.epochs)
+        return (Phase(search, "finetune"), PRUNE, Phase(ctx.recipe.finetune.epochs - search, "finetune"))
+
+    def prepare(self, ctx):
+        """Masks and what FISTA keeps of them."""
+        self.mask, self.before = ctx.per_unit("mask", 1.0, trainable=True), ctx.per_unit("mask before", 1.0)
+        self.register_buffer("alpha", torch.ones(()))
+        kind = "blocks" if any(site.kind == "block" for site in ctx.sites.values()) else "channels"
+        self.mu, self.lam = (d if c is None else c for c, d in zip((self.config.mu, self.config.lam), WEIGHTS[kind]))
+        for name, width in ctx.sites.widths.items() if self.config.mask_init == "normal" else ():
+            self.before[name] = torch.randn(width, generator=ctx.rng, device=ctx.device)
+            self.mask[name] = self.before[name].clone()
+
+    def on_batch_start(self, ctx):
+        """Units are read times their masks."""
+        ctx.gate(self.mask)
+
+    def objective(self, ctx, logits):
+        """``mu`` times the mean squared difference to the base's logits."""
+        return self.mu * mse_loss(logits, ctx.teacher())
+
+    @torch.no_grad()
+    def on_step_end(self, ctx):
+        """In the first step of an epoch and every ``mask_every``: one of the masks, at the rate of the weights."""
+        if ctx.step % self.config.mask_every == 0:
+            gradient = ctx.flat({name: mask.grad for name, mask in self.mask.items()})
+            state = ctx.flat(self.mask), ctx.flat(self.before), gradient, self.alpha.item()
+            self.before.update(self.scores(ctx))
+            new, alpha = fista(*state, ctx.rate, self.lam)
+            self.mask.update(ctx.split(new))
+            self.alpha.fill_(alpha)
+
+    def on_epoch_end(self, ctx):
+        """How many masks are zero."""
+        ctx.log(zero=(ctx.flat(self.scores(ctx)) <= 0).sum())
+
+    def on_phase_end(self, ctx):
+        """The weights that read the units take their masks in: the same function without gates."""
+        for name, site in ctx.sites.items():
+            site.scale_(self.mask[name].detach(), "reads")
+
+    def scores(self, ctx):
+        """The masks."""
+        return {name: mask.detach() for name, mask in self.mask.items()}
+
+    def select(self, ctx, budget):
+        """The largest within the budget; in the native track those above zero, at least one of each site."""
+        native = {name: (mask > 0) | (mask == mask.max()) for name, mask in self.scores(ctx).items()}
+        return native if ctx.native else ctx.rank(self.scores(ctx), self.ranking)
+
+
+def verdict(output, real):
+    """Cross-entropy of a critic's outputs against ``real``, 1 or 0."""
+    return binary_cross_entropy_with_logits(output, torch.full_like(output, real))
+
+
+@method("gal", paper=LIN2019)
+class Gal(SoftMaskFista):
+    """Soft masks as in softmask_fista, and a critic that learns to separate the logits of masked network and base."""
+
+    @dataclass(frozen=True)
+    class Config(SoftMaskFista.Config):
+        """Options."""
+
+        critic: Literal["relu", "affine"] = "relu"  # what is between its layers (ours; code: affine, nothing)
+        critic_lr: float = 0.01  # its learning rate, constant (code: 0.01, divided by 10 every 30 epochs)
+
+        def __post_init__(self):
+            super().__post_init__()
+            if not self.critic_lr > 0:
+                raise ValueError(f"critic_lr {self.critic_lr}: above 0")
+
+    def prepare(self, ctx):
+        """The critic has layers of classes-128-256-128-1 (code)."""
+        super().prepare(ctx)
+        sizes = zip((len(ctx.head.matrix()), 128, 256, 128), (128, 256, 128, 1), strict=True)
+        between = nn.ReLU if self.config.critic == "relu" else nn.Identity
+        self.critic = ctx.own(
+            "critic",
+            lambda: nn.Sequential(*(layer for io in sizes for layer in (nn.Linear(*io), between())))[:-1],
+            lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=2e-4),
+            self.config.critic_lr,
+        )
+
+    def objective(self, ctx, logits):
+        """One step of the critic; then ``mu MSE + BCE(D(f_g), 1)``.
+
+        The critic's loss is ``BCE(D(f_b), 1) + BCE(D(f_g), 0) + BCE(D(f_g), 1)``; the last term holds it back (code).
+        """
+        base, student = self.critic(ctx.teacher()), self.critic(logits.detach())
+        ctx.minimize(verdict(base, 1.0) + verdict(student, 0.0) + verdict(student, 1.0), "critic")
+        return super().objective(ctx, logits) + verdict(self.critic(logits), 1.0)
