@@ -150,8 +150,7 @@ class RunPipeline:
         device, units = self.device, spec.unit_kinds
         situation = Situation(self.shape, self.classes, spec.coupling, spec.recipe, device, self.precision, units)
         found = fit(spec.arch, self.network, situation, self.data.val.first(BATCH))
-        self.sites, self.layout = found.sites, found.layout
-        self.model = found.model
+        self.sites, self.layout, self.model = found.sites, found.layout, found.model
         if found.note:
             self.progress.say(f"runs in {found.layout} memory format, since in {LAYOUT} {found.note}")
         place(self.network, self.device, self.layout)

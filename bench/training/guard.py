@@ -237,8 +237,6 @@ class Guard:
         return RunFailed(f"the method {self.name} {what}", blame=METHOD)
 
 
-
-
 def hooks_on(module: nn.Module) -> list[str]:
     """Names of the hooks of a module, which a copy has too; those of a ledger are left out."""
     found = [hook for kind in OF_A_MODULE for hook in getattr(module, kind).values()]
