@@ -9,12 +9,6 @@ from bench.api import PRUNE, Method, Phase, method, whole_units
 from methods.papers import HAN2017
 
 
-def require_rate(rate):
-    """Raise ValueError unless it is a factor on the recipe's rate."""
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate {rate}: above 0 and at most 1")
-
-
 @method("dsd", paper=HAN2017)
 class DSD(Method):
     """DSD: from the base, train without each layer's smallest weights, then all of them at a lower rate."""
@@ -31,7 +25,8 @@ class DSD(Method):
         release: Literal["saved", "zero"] = "saved"  # what masked weights are in the last phase (ours; abstract: zero)
 
         def __post_init__(self):
-            require_rate(self.rate)
+            if not 0 < self.rate <= 1:
+                raise ValueError(f"rate {self.rate}: above 0 and at most 1")
             if not 0 <= self.sparsity < 1:
                 raise ValueError(f"sparsity {self.sparsity}: at least 0 and below 1")
 
@@ -82,7 +77,8 @@ class DSDFilter(Method):
         rate: float = 0.1  # factor on the recipe's learning rate in the dense phase (ours)
 
         def __post_init__(self):
-            require_rate(self.rate)
+            if not 0 < self.rate <= 1:
+                raise ValueError(f"rate {self.rate}: above 0 and at most 1")
 
     def plan(self, ctx):
         """The fine-tuning epochs, a third of them dense."""

@@ -23,7 +23,7 @@ from bench.cli.method_page import table
 from bench.errors import UsageError
 from bench.records import schema
 from bench.spec import recipe, spec
-from bench.spec.entries import ROOT
+from bench.spec.class_scan import ROOT
 from bench.spec.option_scan import comments_of
 from bench.spec.registry import METHODS
 

@@ -15,9 +15,10 @@ from bench.conformance.subject import RECIPE, Stopped, Subject
 from bench.errors import BenchError, UsageError
 from bench.runs.method_factory import make_method
 from bench.runs.pipeline import check_plan
+from bench.spec.class_scan import ROOT
 from bench.spec.decode import method_config
 from bench.spec.digest import canonical
-from bench.spec.entries import ROOT, Paper
+from bench.spec.entries import Paper
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
 from bench.training.guard import DECLARED_WRITERS

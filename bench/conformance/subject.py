@@ -27,7 +27,7 @@ from bench.runs.identity import packed_masks
 from bench.runs.method_factory import make_method
 from bench.runs.pipeline import RunPipeline
 from bench.runs.resolve import make_spec
-from bench.spec.entries import ROOT
+from bench.spec.class_scan import ROOT
 from bench.spec.recipe import load_recipe
 from bench.spec.registry import METHODS
 from bench.spec.request import RunOptions

@@ -18,7 +18,7 @@ import torch
 from bench import __version__
 from bench.errors import SetupError
 from bench.measure.processor import BF16, cpu
-from bench.spec.entries import ROOT
+from bench.spec.class_scan import ROOT
 
 PACKAGES = ("torch", "torchvision", "fvcore", "torch-pruning", "numpy", "scikit-learn", "pillow")
 

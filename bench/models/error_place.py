@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.spec.entries import ROOT
+from bench.spec.class_scan import ROOT
 
 TORCH = Path(torch.__file__).resolve().parent
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bench.errors import UsageError
 from bench.spec import source_hash
-from bench.spec.entries import ROOT, scan
+from bench.spec.class_scan import ROOT
+from bench.spec.entries import scan
 from bench.spec.registry import METHODS
 
 

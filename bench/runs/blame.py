@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.errors import ARCHITECTURE, DATA, MACHINE, METHOD, SUITE, BenchError, SetupError
 from bench.models.error_place import TORCH, Call, calls_of
-from bench.spec.entries import ROOT
+from bench.spec.class_scan import ROOT
 from bench.spec.registry import ARCHS, DATASETS, METHODS, Registry, model_file
 from bench.spec.spec import Spec
 from bench.training.method import Method

@@ -10,12 +10,11 @@ from functools import cache
 from pathlib import Path
 
 from bench.errors import UsageError
+from bench.spec.class_scan import ROOT
 from bench.spec.option_scan import Option, options_of
 
 HIDDEN = ("paper", "sha256", "min_size", "own_weights", "ranking", "needs", "supports", "exempt", "kinds", "normal")
 """Decorator arguments that are no options."""
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 from bench.errors import UsageError
+from bench.spec.class_scan import ROOT, class_of, parsed
 from bench.spec.decode import method_config, non_default
-from bench.spec.entries import HIDDEN, ROOT
+from bench.spec.entries import HIDDEN
 from bench.spec.option_scan import looks_at_data
 from bench.spec.registry import METHODS
 
@@ -185,9 +184,9 @@ def _of_name(name: str, options: Mapping[str, Any] | None = None) -> Traits | No
     if not place.endswith(".py"):
         return None
     try:
-        tree = _tree(str(ROOT / place))
+        tree, text = parsed(ROOT / place)
         node = next(n for n in ast.walk(tree) if isinstance(n, DEFINITIONS) and n.lineno == int(line))
-        found = _of_class(node, tree) if isinstance(node, ast.ClassDef) else _of_function(name, node)
+        found = _of_class(node, tree, text) if isinstance(node, ast.ClassDef) else _of_function(name, node)
         config, attributes, decides = found
         made = method_config(config, options or {}, name)
         values = {key: _value(expression, made) for key, (expression, _) in attributes.items()}
@@ -249,9 +248,9 @@ def _of_function(name: str, node: ast.FunctionDef) -> Facts:
     return dataclasses.make_dataclass("Config", fields, frozen=True), attributes, decides
 
 
-def _of_class(node: ast.ClassDef, tree: ast.Module) -> Facts:
+def _of_class(node: ast.ClassDef, tree: ast.Module, text: str) -> Facts:
     """What is known of a class; LookupError where an attribute is not found."""
-    chain = [*_chain(node, tree)]
+    chain = [*_chain(node, tree, text)]
     own = {name for each in chain if each.name != ROOT_CLASS for line in each.body for name in _defined(line)}
     decides = frozenset(what for what, hooks in DECISIONS.items() if own & set(hooks))
     return _config(chain), {key: _attribute(key, chain) for key in ATTRIBUTES}, decides
@@ -268,7 +267,7 @@ def _targets(line: ast.stmt) -> list[ast.expr | None]:
     return [*line.targets] if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
 
 
-def _chain(node: ast.ClassDef, tree: ast.Module) -> Iterator[ast.ClassDef]:
+def _chain(node: ast.ClassDef, tree: ast.Module, text: str) -> Iterator[ast.ClassDef]:
     """The class and those that it derives from; LookupError where one is not found."""
     while True:
         yield node
@@ -276,17 +275,7 @@ def _chain(node: ast.ClassDef, tree: ast.Module) -> Iterator[ast.ClassDef]:
             return
         if len(node.bases) > 1:
             raise LookupError(f"{node.name} has several bases")
-        node, tree = _class(ast.unparse(node.bases[0]), tree)
-
-
-def _class(name: str, tree: ast.Module) -> tuple[ast.ClassDef, ast.Module]:
-    """The class that a name means in a file: defined there, or imported from a module of the suite."""
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return node, tree
-        if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
-            return _class(name, _tree(str(ROOT / Path(*node.module.split(".")).with_suffix(".py"))))
-    raise LookupError(name)
+        node, tree, text = class_of(ast.unparse(node.bases[0]), tree, text)
 
 
 def _config(chain: list[ast.ClassDef]) -> type:
@@ -335,8 +324,3 @@ def _value(expression: ast.expr, config: Any) -> Any:
             raise TypeError(ast.unparse(node))
     code = compile(ast.fix_missing_locations(ast.Expression(expression)), "<attribute>", "eval")
     return eval(code, {"__builtins__": {}}, {"self": SimpleNamespace(config=config)})
-
-
-@cache
-def _tree(file: str) -> ast.Module:
-    return ast.parse(Path(file).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """Options of a method, read from its source: name, default, type, and the comment that explains it.
 
-They are the fields of a class's ``Config``, with those it inherits from classes of the same file, or the keyword
-arguments of a function's decorator. Nothing is imported.
+They are the fields of a class's ``Config``, with those it inherits from classes of the suite, or the keyword arguments
+of a function's decorator. Nothing is imported.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+
+from bench.spec.class_scan import class_of
 
 SOURCES = ("paper", "abstract", "code", "third party", "ours")
 """What a comment's closing parenthesis begins with: where the option or its default comes from."""
@@ -67,10 +69,9 @@ def options_of(
         text: that file's text.
         hidden: keyword arguments of the decorator that are no options.
     """
-    comments = comments_of(text)
     if isinstance(node, ast.ClassDef):
-        classes = {found.name: found for found in tree.body if isinstance(found, ast.ClassDef)}
-        return tuple(_fields(node, classes, comments, text).values())
+        return tuple(_fields(node, tree, text).values())
+    comments = comments_of(text)
     given = {str(k.arg): k.value for k in call.keywords}
     limited = looks_at_data(given.get("needs")) and "batches" not in given
     found = [Option("batches", "none", "whole number or none", BATCHES)] if limited else []
@@ -97,17 +98,17 @@ def comments_of(text: str) -> dict[int, str]:
     return found
 
 
-def _fields(
-    node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], comments: Mapping[int, str], text: str
-) -> dict[str, Option]:
+def _fields(node: ast.ClassDef, tree: ast.Module, text: str) -> dict[str, Option]:
     """Fields of a class's ``Config``: those of the ``Config`` it derives from or, without one of its own, inherits."""
     own = next((n for n in node.body if isinstance(n, ast.ClassDef) and n.name == "Config"), None)
     bases = own.bases if own else node.bases
     found: dict[str, Option] = {}
+    comments = comments_of(text)
     for base in reversed(bases):
         parent = base.value if own and isinstance(base, ast.Attribute) else base
-        if isinstance(parent, ast.Name) and parent.id in classes:
-            found |= _fields(classes[parent.id], classes, comments, text)
+        if isinstance(parent, ast.Name):
+            with suppress(LookupError, OSError):
+                found |= _fields(*class_of(parent.id, tree, text))
     for field in own.body if own else []:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.value:
             name, kind = field.target.id, _kind(field.annotation)
@@ -115,7 +116,7 @@ def _fields(
     return found
 
 
-def _comment(node: ast.expr | ast.stmt, comments: Mapping[int, str]) -> str:
+def _comment(node: ast.expr | ast.stmt, comments: dict[int, str]) -> str:
     """The comment behind a node, or above it."""
     return comments.get(node.end_lineno or 0) or comments.get(node.lineno, "")
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError, WordsError
-from bench.spec.entries import ROOT, Entry, scan
+from bench.spec.class_scan import ROOT
+from bench.spec.entries import Entry, scan
 from bench.spec.near_names import near_matches, unknown
 from bench.spec.off_limits import off_limits
 from bench.spec.source_hash import of_files

@@ -197,3 +197,8 @@ class Spec:
 def _given(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """Fields of a dataclass that are set."""
     return {key: value for key, value in items if value is not UNSET}
+
+
+def is_of_blocks(prunable: str | None) -> bool:
+    """Whether runs with this ``Spec.prunable`` prune blocks alone; not where it is unknown."""
+    return prunable is not None and prunable.endswith(f" {DEPTH}")

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.spec.spec import BUDGET_TOLERANCE
+from bench.spec.spec import BUDGET_TOLERANCE, is_of_blocks
 from leaderboard.lint import parse_tables
 from leaderboard.lint.parse_tables import Sheet
-from leaderboard.reader.model import Difference, Row, is_of_blocks
+from leaderboard.reader.model import Difference, Row
 from leaderboard.reader.numbers import ROUNDING
 from leaderboard.render.exact_tables import curves
 from leaderboard.stats.boards import headlines

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from bench.spec.spec import DEPTH
 from leaderboard.reader.numbers import settle
 
 CONTROLS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long")
@@ -33,11 +32,6 @@ KEY = (
 """What records of one board have in common (RULES.md, 1): all that the rows' numbers are relative to."""
 KEY_SHOWN = (*KEY, "recipe")
 """What a board says of itself: the same, and the recipe in words: its name, epochs of training and of fine-tuning."""
-
-
-def is_of_blocks(coupling: str | None) -> bool:
-    """Whether runs with this value of the key prune blocks alone (``bench.spec.spec.Spec.prunable``)."""
-    return coupling is not None and coupling.endswith(f" {DEPTH}")
 
 
 VOID = "void"

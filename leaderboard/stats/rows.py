@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.records.cross_checks import SUITE
-from bench.spec.spec import BUDGET_TOLERANCE
+from bench.spec.spec import BUDGET_TOLERANCE, is_of_blocks
 from bench.spec.wording import plural
-from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Copy, Mean, Row, Run, is_of_blocks
+from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Copy, Mean, Row, Run
 from leaderboard.stats.replays import OUTSIDE
 from leaderboard.stats.statistics import QUANTUM, interval
 
@@ -222,7 +222,7 @@ def _notes(records: Sequence[Record]) -> list[str]:
             notes.append(f"its seeds were made with different versions of {what}")
     if acting := sorted({name for r in records for name in _acting(r.finetune_plan)}):
         notes.append(f"{' and '.join(acting)} acts in the fine-tuning too")
-    notes += dict.fromkeys(remark for r in records for remark in r.remarks.split("; ") if remark)
+    notes += dict.fromkeys(remark for r in records if r.remarks for remark in r.remarks.split("; "))
     if changed := sorted({name for r in records if r.differs for name in r.differs.split(", ")}):
         notes.append(f"changed between the submission of a job and its start: {', '.join(changed)}")
     return [note.replace("; ", ", ") for note in notes]  # tables in CSV and JSON join them by semicolons

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from bench.api import Phase
 from bench.models.build import build
 from bench.pruning.gates import gate_slice_difference
+from bench.training.prefix_cache import PrefixCache
 from methods.edropout import EDropout, energy_loss
 
 
@@ -114,6 +115,7 @@ def test_3g07_only_the_best_states_network_is_trained(make, arch):
     ctx, train = training.ctx, training.data.train
     one_batch = dataclasses.replace(train, pixels=train.pixels[:32], labels=train.labels[:32])
     training.data = dataclasses.replace(training.data, train=one_batch)
+    training.cache = PrefixCache(ctx._model, one_batch, training.recipe, training.seed)
     before, start = state_of(ctx._model.network), copy.deepcopy(ctx._untouched)
     carry_out(training, (Phase(1),))
     masks, after = ctx.masks, state_of(ctx._model.network)

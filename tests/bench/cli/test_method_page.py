@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bench.cli import main, method_page
-from bench.spec.entries import ROOT
+from bench.spec.class_scan import ROOT
 from bench.spec.option_scan import SOURCES, Option, options_of
 from bench.spec.registry import METHODS
 

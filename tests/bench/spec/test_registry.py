@@ -5,7 +5,8 @@ import pytest
 
 from bench.errors import UsageError
 from bench.spec import entries, registry
-from bench.spec.entries import ROOT, Paper, papers, scan
+from bench.spec.class_scan import ROOT
+from bench.spec.entries import Paper, papers, scan
 from bench.spec.near_names import unknown
 from bench.spec.registry import ARCHS, DATASETS, METHODS, Registry, add_plugin
 

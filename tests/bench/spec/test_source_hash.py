@@ -9,7 +9,7 @@ import pytest
 
 from bench.runs.method_factory import make_method, method_digest
 from bench.spec import source_hash
-from bench.spec.entries import ROOT
+from bench.spec.class_scan import ROOT
 from bench.spec.registry import add_plugin
 
 METHODS = ROOT / "methods"

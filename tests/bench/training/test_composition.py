@@ -24,14 +24,14 @@ def spec(name, ranking=None):
 
 
 def pairs():
-    """Each method that ranks with each that prunes and does not, in both orders, but for two with plans."""
+    """Each method that ranks with each that prunes and does not, in both orders, but for two that want one decision."""
     methods = {name: make_method(name, {}) for name in METHODS.entries() if not name.startswith("check_")}
     rankers = [name for name, method in methods.items() if method.bound("scores") or method.bound("select")]
     others = [name for name, method in methods.items() if name not in rankers and method.prunes]
     assert len(rankers) > 20
     assert len(others) > 4
-    planned = {name for name, method in methods.items() if method.bound("plan")}
-    combined = [(a, b) for a in rankers for b in others if not {a, b} <= planned]
+    wanting = [{name for name, method in methods.items() if method.bound(hook)} for hook in ("plan", "compensate")]
+    combined = [(a, b) for a in rankers for b in others if not any({a, b} <= names for names in wanting)]
     return [(ranker, name) for ranker, part in combined for name in (f"{ranker}+{part}", f"{part}+{ranker}")]
 
 

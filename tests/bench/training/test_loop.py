@@ -255,7 +255,7 @@ def test_recalibration_is_the_plain_mean_over_batches(make_training):
     norm = training.model.network[1]
     inputs = []
     norm.register_forward_pre_hook(lambda m, args: inputs.append(args[0].detach()))
-    recalibrate(training.model, training.data, training.recipe, training.seed)
+    recalibrate(training.model, training.data, training.recipe, training.seed, 2)
     means = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs])
     assert len(inputs) == 2
     assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-6)

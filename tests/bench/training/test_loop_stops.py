@@ -9,14 +9,21 @@ from bench.errors import UsageError
 from bench.progress import Progress
 from bench.runs.execute import execute
 from bench.spec.recipe import Stage
+from bench.training import loop
 from bench.training.lr_schedule import schedule
+from bench.training.validation import validation
 
 
-def scripted(training, *losses):
+@pytest.fixture
+def scripted(monkeypatch):
     """Validation losses as they come, epoch by epoch."""
-    given = iter(losses)
-    training._validate = lambda: (0.5, next(given))
-    return training
+
+    def make(training, *losses):
+        given = iter(losses)
+        monkeypatch.setattr(loop, "validation", lambda network, val: (0.5, next(given)))
+        return training
+
+    return make
 
 
 def run(training, plan):
@@ -46,7 +53,7 @@ def epochs_of(training):
         (1, [float("nan"), 1, 0, 0, 0, 0], 2),
     ],
 )
-def test_phase_ends_when_the_loss_has_not_fallen_for_so_long(make_training, patience, losses, trained):
+def test_phase_ends_when_the_loss_has_not_fallen_for_so_long(make_training, patience, losses, trained, scripted):
     training = scripted(make_training(arch="mlp_40_40", train__patience=patience), *losses)
     run(training, (Phase(6 if len(losses) == 6 else 8),))
     assert epochs_of(training) == {0: trained}
@@ -55,7 +62,7 @@ def test_phase_ends_when_the_loss_has_not_fallen_for_so_long(make_training, pati
     assert training.train_macs == 3 * training.model.macs * trained * 96
 
 
-def test_each_phase_and_stage_has_its_own_patience(make_training):
+def test_each_phase_and_stage_has_its_own_patience(make_training, scripted):
     training = make_training(arch="mlp_40_40", train__patience=1, finetune__patience=2)
     scripted(training, 1, 2, 5, 4, 6, 9, 9, 9, 9)
     run(training, (Phase(5), Phase(5), PRUNE, Phase(4, "finetune")))
@@ -99,7 +106,7 @@ class Counting(Method):
         self.say(ctx, "on_phase_end")
 
 
-def test_weights_of_the_last_epoch_stay_and_the_phase_ends_once(make_training):
+def test_weights_of_the_last_epoch_stay_and_the_phase_ends_once(make_training, scripted):
     training = scripted(make_training(Counting(), arch="mlp_40_40", train__patience=1), 1, 5, 1, 5)
     run(training, (Phase(4), Phase(4)))
     assert training.method.ends == [(0, 1), (1, 1)]
@@ -122,10 +129,10 @@ def test_validation_loss_is_that_of_the_network_as_it_is(make_training):
         loss = torch.nn.functional.cross_entropy(ctx.forward(x), y).item()
     assert training.curve[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
     ctx.masks = {n: torch.arange(s.n_units) < 3 for n, s in ctx.sites.items()}
-    assert training._validate()[1] != pytest.approx(loss, rel=1e-2)
+    assert validation(ctx._model.network, training.data.val)[1] != pytest.approx(loss, rel=1e-2)
 
 
-def test_phase_that_ended_early_resumes_before_in_and_after(make_training, tmp_path):
+def test_phase_that_ended_early_resumes_before_in_and_after(make_training, tmp_path, scripted):
     """Checkpoints are written after epoch 1, after the phase (which ended at its second epoch), after epoch 1 again."""
     losses, plan, saves, ends = [1, 5, 2, 1, 3], (Phase(5), Phase(5)), [], []
 

@@ -184,8 +184,9 @@ def test_row_names_exempt_sites_and_rates_of_phases(tmp_path):
 
 def test_row_says_what_it_used_beyond_labels(tmp_path):
     plain = made("new", 4, 3)
-    extras = [{"what": what, "name": "x", "examples": 0, "macs": 0} for what in ("objective", "own", "cache")]
-    macs_by = {"steps": plain["training"]["macs"]}
+    extras = [{"what": what, "name": "x", "examples": 0, "macs": 0} for what in ("objective", "own", "teacher")]
+    own = plain["training"]["method_macs"]
+    macs_by = {"steps": plain["training"]["macs"] - own, "forwards": own}
     used = seal(plain | {"training": plain["training"] | {"extras": extras, "macs_by": macs_by}})
     table = table_of(tmp_path, *CONTROLS, *seeds("new", [3, 3, 3, 3]), used)
     notes = row_of(table, "new").notes

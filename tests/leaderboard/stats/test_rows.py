@@ -23,7 +23,7 @@ def test_short_of_budget_is_that_of_the_smallest_network():
         costs = {
             f"{which}_{what}": cost for which, cost in (("final", final), ("dense", 100)) for what in ("macs", "params")
         }
-        return SimpleNamespace(kind=kind, keep_share=0.5, **costs)
+        return SimpleNamespace(kind=kind, keep_share=0.5, coupling="inner", **costs)
 
     assert abs(short_of_budget([run(50), run(48), run(49, "params")]) - 0.02) < 1e-12
     assert short_of_budget([run(48, "native")]) == short_of_budget([]) == 0.0
