@@ -137,22 +137,36 @@ class _Reader:
 
     def _last_norm(self, node: Any) -> str:
         """The batch norm that a branch ends in, whatever drops out behind it; empty where it ends in something else."""
-        while isinstance(node, fx.Node) and node.op == "call_module":
+        while isinstance(node, fx.Node) and node.op == "call_module" and len(node.users) == 1:
             found, last = _last(self.module.get_submodule(str(node.target)), str(node.target))
             if isinstance(last, NORMS):
                 return found
-            if not isinstance(last, (nn.Identity, _DropoutNd)) and type(last).__name__ != "StochasticDepth":
+            if not _passes_on(last):
                 return ""
             node = node.args[0]
         return ""
 
 
 def _last(module: nn.Module, name: str) -> tuple[str, nn.Module]:
-    """The module whose output is that of ``module``, and its dotted name."""
-    while isinstance(module, nn.Sequential) and len(module):
-        inner, module = list(module.named_children())[-1]
-        name = f"{name}.{inner}"
+    """The module whose output is that of ``module`` while not training, and its dotted name."""
+    for inner, child in reversed(_chain(module) or []):
+        if not _passes_on(child):
+            return _last(child, f"{name}.{inner}")
     return name, module
+
+
+def _passes_on(module: nn.Module) -> bool:
+    """Whether a module, while not training, gives what it is given."""
+    if (chain := _chain(module)) is not None:
+        return all(_passes_on(child) for _, child in chain)
+    return isinstance(module, (nn.Identity, _DropoutNd)) or type(module).__name__ == "StochasticDepth"
+
+
+def _chain(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
+    """What a sequence runs, in order, with what it runs twice; None for another module."""
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+        return None
+    return [each for each in module._modules.items() if each[1] is not None]
 
 
 def _said(node: fx.Node) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
 
+from bench.errors import RunFailed
 from bench.pruning.blocks import Block
 from bench.pruning.sites import Site, Sites
-from bench.pruning.slicing import CONVS
+from bench.pruning.slicing import CONVS, ChannelSlice
+from bench.pruning.unit_groups import Affine
 
 BlockObserver = Callable[[str, int, Tensor, Tensor], None]
 """Receives a site's name, a unit's index, and the block's input and output ``[B, ...]`` in a forward pass."""
@@ -84,11 +86,45 @@ class BlockSite(Site):
         """``|gamma|`` of the norms that the branches end in, summed; None where a branch ends in none with a scale."""
         sums = []
         for block in self.blocks:
-            scales = [self.network.get_submodule(norm).weight for norm in block.norms]
-            if len(scales) < len(set(block.ends)) or not all(isinstance(scale, Tensor) for scale in scales):
+            scales = [self.network.get_submodule(norm).weight for norm in self._last_norms(block)]
+            if not scales or not all(isinstance(scale, Tensor) for scale in scales):
                 return None
             sums.append(torch.stack([scale.abs().sum() for scale in scales if isinstance(scale, Tensor)]).sum())
         return torch.stack(sums)
+
+    def affine(self) -> list[Affine]:
+        """The batch norms that the branches end in, branch by branch, each ``[n_units, channels]``; empty without.
+
+        Raises RunFailed where the norms of two blocks differ in more than their values.
+        """
+        of_blocks = [[self._affine(norm) for norm in self._last_norms(block)] for block in self.blocks]
+        if not all(of_blocks):
+            return []
+        if len({tuple((len(n.gamma), n.mean is None, n.eps) for n in norms) for norms in of_blocks}) > 1:
+            raise RunFailed(f"site {self.name}: its blocks end in norms of different size, statistics or eps")
+        found = []
+        for norms in zip(*of_blocks, strict=True):
+            of_units = [None if t[0] is None else torch.stack(t) for t in zip(*(n[:4] for n in norms))]
+            found.append(Affine._make([*of_units, norms[0].eps]))
+        return found
+
+    def _last_norms(self, block: Block) -> list[str]:
+        """The batch norms that the branches of a block end in; none where a branch ends in something else."""
+        return list(dict.fromkeys(block.norms)) if len(block.norms) == len(block.ends) else []
+
+    def _of_makers(self, parts: Collection[str]) -> Iterator[tuple[Tensor, ChannelSlice]]:
+        """Weights and biases of convolutions and linear layers in the blocks, and the norms that branches end in."""
+        of_norms = {"weight": {"norm", "gamma"}, "bias": {"norm"}}
+        for unit, block in enumerate(self.blocks):
+            inside = self.network.get_submodule(block.name).named_modules(prefix=block.name)
+            layers = [name for name, layer in inside if isinstance(layer, (*CONVS, nn.Linear))]
+            wanted = [(name, each) for name in layers for each in ("weight", "bias") if each in parts]
+            wanted += [(n, each) for n in self._last_norms(block) for each, by in of_norms.items() if by & {*parts}]
+            for name, each in wanted:
+                tensor: Any = getattr(self.network.get_submodule(name), each)
+                if tensor is not None:
+                    every = torch.arange(len(tensor))
+                    yield tensor, ChannelSlice(name, "out", every, torch.full_like(every, unit))
 
     def effective_norm(self) -> Tensor:
         """l2 norm of each unit's weights: norms lie between them, so none rescales all."""

@@ -103,6 +103,8 @@ class UnitGroups:
         _require(side in SIDES, f"side '{side}': makes, reads or both")
         _require(set(parts) <= set(PARTS), f"parts {tuple(parts)}: of {', '.join(PARTS)}")
         _require(tuple(factors.shape) == (self.n_units,), f"factors {list(factors.shape)}, not [{self.n_units}]")
+        if side != "makes" and strict:
+            _require(bool(self.consumers), f"site {self.name}: its units are blocks, which no layer reads")
         scaled = [(outputs_first(layer), cut, 1) for layer, cut in self.readers()] if side != "makes" else []
         for tap in self.consumers if side != "makes" and strict else ():
             why = f"{tap.layer} reads site {self.name} and has no weight that could be scaled"
@@ -117,12 +119,17 @@ class UnitGroups:
         """Each batch norm over exactly the units of the site, in order; empty without one."""
         found = []
         for name in self.norms:
-            norm: Any = self.network.get_submodule(name)
-            ones = next(self.network.parameters()).new_ones(norm.num_features)
-            gamma, beta = ones if norm.weight is None else norm.weight, 0 * ones if norm.bias is None else norm.bias
-            mean, var = (None if t is None else self._of_units(name, t) for t in (norm.running_mean, norm.running_var))
-            found.append(Affine(self._of_units(name, gamma), self._of_units(name, beta), mean, var, norm.eps))
+            norm = self._affine(name)
+            of_units = [None if t is None else self._of_units(name, t) for t in norm[:4]]
+            found.append(Affine._make([*of_units, norm.eps]))
         return found
+
+    def _affine(self, norm: str) -> Affine:
+        """What a batch norm does, channel by channel."""
+        module: Any = self.network.get_submodule(norm)
+        ones = next(self.network.parameters()).new_ones(module.num_features)
+        gamma, beta = ones if module.weight is None else module.weight, 0 * ones if module.bias is None else module.bias
+        return Affine(gamma, beta, module.running_mean, module.running_var, module.eps)
 
     def _of_makers(self, parts: Collection[str]) -> Iterator[tuple[Tensor, ChannelSlice]]:
         """The ``parts`` of layers that make the units or pass them on, outputs first."""

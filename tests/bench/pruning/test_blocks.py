@@ -216,20 +216,6 @@ def test_an_architecture_declares_groups_and_what_stays():
     assert find_sites(network, SHAPE, units="depth").widths == {"1": 3, "5": 2}
 
 
-def test_rows_and_scales_are_those_of_the_branches():
-    network, sites = found_blocks("in_place")
-    site, blocks = sites["3"], (network[3], network[4])
-    rows = [torch.cat([b.conv1.weight.flatten(), b.conv2.weight.flatten()]) for b in blocks]
-    assert site.rows().shape == (2, max(map(len, rows)))
-    for unit, row in enumerate(rows):
-        assert torch.equal(site.branches()[unit], row)
-        assert torch.equal(site.rows()[unit, : len(row)], row) and not site.rows()[unit, len(row) :].any()
-    torch.testing.assert_close(site.gamma(), torch.stack([b.bn2.weight.abs().sum() for b in blocks]))
-    assert found_blocks("layers")[1]["layers.0"].gamma() is None
-    held = {id(p) for p, at in site.held(torch.tensor([True, False]))}
-    assert held == {id(p) for p in network[4].parameters()}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "counts"),
