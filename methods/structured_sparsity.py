@@ -1,4 +1,4 @@
-"""Structured sparsity learning (SSL): group lasso on the filters and channels of a trained network."""
+"""Structured sparsity learning (SSL): group lasso on the filters, channels and residual blocks of a trained network."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,9 @@ from methods.papers import WEN2016
 
 @method("ssl", paper=WEN2016)
 class StructuredSparsity(Method):
-    """SSL: group lasso on filters and channels in the second part of the training, then the weakest units go."""
+    """SSL: group lasso on filters, channels and blocks in the second part of the training, then the weakest go."""
+
+    kinds = ("conv", "linear", "block")
 
     @dataclass(frozen=True)
     class Config:
@@ -18,13 +20,14 @@ class StructuredSparsity(Method):
 
         filters: float = 3e-3  # weight of the norms of what makes each unit (code: CIFAR ConvNet)
         channels: float = 3e-3  # weight of the norms of what reads each unit (code: CIFAR ConvNet)
+        depth: float = 7e-3  # weight of the norms of residual blocks (code: ResNet)
         proximal: bool = True  # steps that reach zero; false: gradients of the norms, as in the code (ours)
         share: float = 0.5  # of the training epochs that have the norms (ours; code: half as many again)
         rate: float = 1.0  # factor on the recipe's learning rate in these epochs (code: 1, for AlexNet 0.1)
 
         def __post_init__(self):
-            if min(self.filters, self.channels) < 0 or not 0 <= self.share <= 1 or not 0 < self.rate <= 1:
-                raise ValueError(f"{self}: filters and channels not negative, share 0 to 1, rate above 0 and at most 1")
+            if min(self.filters, self.channels, self.depth) < 0 or not 0 <= self.share <= 1 or not 0 < self.rate <= 1:
+                raise ValueError(f"{self}: all weights not negative, share 0 to 1, rate above 0 and at most 1")
 
     def plan(self, ctx):
         """Train, train with the norms, prune, fine-tune."""
@@ -33,17 +36,17 @@ class StructuredSparsity(Method):
         return (plain, Phase(with_norms, rate=self.config.rate), PRUNE, Phase(ctx.recipe.finetune.epochs, "finetune"))
 
     def makes(self, site):
-        """Norm of the scales of each unit's batch norms, of its filter where there are none, ``[n_units]``."""
+        """Norm of the scales of each unit's batch norms, of the weights that make it where there are none."""
         if site.gamma() is None:
             return site.group_norms("makes")
         squares = sum(norm.gamma.square().reshape(site.n_units, -1).sum(dim=1) for norm in site.affine())
         return (squares + 1e-16).sqrt()
 
     def groups(self, ctx):
-        """Of each site both kinds of groups, in the second phase: weight, norms, and what a step scales."""
+        """Of each site the groups that make and that read, in the second phase: weight, norms, what a step scales."""
         for site in ctx.sites.values() if ctx.phase == 1 else ():
             part = "weight" if site.gamma() is None else "gamma"
-            yield self.config.filters, self.makes(site), (site, "makes", part)
+            yield self.config.depth if site.blocks else self.config.filters, self.makes(site), (site, "makes", part)
             yield self.config.channels, site.group_norms("reads"), (site, "reads", part)
 
     def on_backward_end(self, ctx):
@@ -64,5 +67,5 @@ class StructuredSparsity(Method):
 
     @torch.no_grad()
     def scores(self, ctx):
-        """Product of both norms: a unit goes first that nothing makes or nothing reads."""
-        return {name: self.makes(site) * site.group_norms("reads") for name, site in ctx.sites.items()}
+        """Product of both norms: a unit goes first that nothing makes or nothing reads. Nothing reads a block."""
+        return {n: self.makes(s) * (s.group_norms("reads") if s.consumers else 1) for n, s in ctx.sites.items()}

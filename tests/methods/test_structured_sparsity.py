@@ -1,9 +1,12 @@
 """Structured sparsity learning (SSL); numbers are those of the tests (g) of the specification's section 2."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from support.block_networks import Added
 from support.networks import residual
 from support.plans import carry_out, prune
 from torch import nn
@@ -19,10 +22,11 @@ def two_layers(units=5):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, units), nn.ReLU(), nn.Linear(units, 10))
 
 
-def stepping(make_ctx, arch, rate, shape=(1, 8, 8), coupling="inner", **options):
+def stepping(make_ctx, arch, rate, shape=(1, 8, 8), **options):
     """Method and context in the phase of the norms, at a rate which momentum makes ``rate``."""
+    units = options.pop("units", "width")
     ctx = make_ctx(
-        method := StructuredSparsity(StructuredSparsity.Config(**options)), arch=arch, shape=shape, coupling=coupling
+        method := StructuredSparsity(StructuredSparsity.Config(**options)), arch=arch, shape=shape, units=units
     )
     ctx._now.phase, ctx._now.rate = 1, rate * (1 - ctx.recipe.momentum)
     return ctx, method
@@ -143,6 +147,81 @@ def test_2g4_full_coupling_with_a_padded_shortcut(make_training, proximal):
         assert (score[[1, 2]] < 1e-6).all()
 
 
+# --- depth: a group is all that a residual block adds ----------------------------------------------------------------
+
+DEPTH = {"filters": 0.0, "channels": 0.0, "units": "depth"}
+
+
+def layers(normed, blocks=5, width=4):
+    """Residual blocks of two convolutions, with a norm at the end of each or without."""
+    norm = partial(nn.BatchNorm2d, width) if normed else nn.Identity
+    made = (
+        Added(nn.Conv2d(width, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, width, 1, bias=False), norm())
+        for _ in range(blocks)
+    )
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+    return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), *made, *ends)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_2g1_step_of_a_block_is_the_proximal_operator_of_its_norm(make_ctx, normed):
+    """MR 2(g)1: all weights of a block are one group, the scales of its last norm where it has one."""
+    ctx, method = stepping(make_ctx, layers(normed), 0.5, depth=1.2, **DEPTH)
+    blocks = list(ctx._model.network[2:7])
+    groups = [[b.branch[3].weight] if normed else [b.branch[0].weight, b.branch[2].weight] for b in blocks]
+    with torch.no_grad():
+        for parameters, size in zip(groups, (0.1, 0.5, 0.6, 1.0, 2.0)):
+            whole = torch.cat([p.flatten() for p in parameters]).norm()
+            for parameter in parameters:
+                parameter.mul_(size / whole)
+    before = {n: t.clone() for n, t in ctx._model.network.state_dict().items()}
+    numbers = lambda: [np.concatenate([p.detach().double().numpy().ravel() for p in g]) for g in groups]  # noqa: E731
+    started = numbers()
+    method.on_step_end(ctx)
+    for a, w in zip(started, numbers(), strict=True):
+        size = np.sqrt((a**2).sum())
+        expected = minimum(a, 0.6) if normed else a * max(0, 1 - 0.6 / size)
+        assert np.allclose(w, expected, atol=1e-5) and (w == 0).all() == (size <= 0.6 + 1e-6)
+    changed = {n for n, t in ctx._model.network.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {n for n, p in ctx._model.network.named_parameters() if any(p is q for g in groups for q in g)}
+
+
+def test_2g2_proximal_steps_remove_whole_blocks_and_gradients_do_not(make_training):
+    """MR 2(g)2, of blocks: one is zero to the bit, and ranked last."""
+    smallest = {}
+    for proximal in (True, False):
+        method = StructuredSparsity(StructuredSparsity.Config(depth=3.0, proximal=proximal))
+        torch.manual_seed(4)
+        training = make_training(method, arch=layers(True), units="depth", train__epochs=4, train__schedule="constant")
+        carry_out(training, method.plan(training.ctx)[:2])
+        ((name, score),) = method.scores(training.ctx).items()
+        smallest[proximal] = float(training.ctx.sites[name].gamma().detach().min())
+        assert int(score.argmin()) == int(training.ctx.sites[name].gamma().argmin())
+    assert smallest[True] == 0 < smallest[False]
+
+
+def test_2g3_block_of_zeros_is_a_removed_block(make_ctx):
+    """MR 2(g)3, depth: its last gamma and beta are zero."""
+    ctx = make_ctx(arch=layers(True), units="depth")
+    network = ctx._model.network.eval()
+    ((name, site),) = ctx.sites.items()
+    masks = {name: torch.tensor([True, False, True, True, False])}
+    site.scale_(masks[name], "makes", ("norm",))
+    assert torch.equal(ctx.sites.slice(network, masks)(ctx.x), network(ctx.x))
+    assert set(StructuredSparsity().scores(ctx)[name].argsort()[:2].tolist()) == {1, 4}
+
+
+def test_2g4_blocks_and_widths_at_once(make_training):
+    """Groups of all three kinds; channels are ranked among themselves, and blocks."""
+    for proximal in (True, False):
+        method = StructuredSparsity(StructuredSparsity.Config(depth=0.5, proximal=proximal))
+        training = make_training(method, arch=layers(True), units="both", keep=0.6)
+        carry_out(training, method.plan(training.ctx), prune)
+        kept = training.model.sliced_by
+        assert not kept["2"].all() and kept["2"].any()
+        assert sum(int(m.sum()) for n, m in kept.items() if n != "2") < 15
+
+
 def test_scores_are_the_product_of_both_norms(make_ctx):
     ctx = make_ctx(arch="resnet20")
     for name, score in StructuredSparsity().scores(ctx).items():
@@ -179,6 +258,13 @@ def test_norms_act_in_the_second_phase_only_at_their_rate(make_training):
 
 
 def test_bad_options_are_answered_with_their_range():
-    for options in ({"filters": -1.0}, {"channels": -1.0}, {"share": 1.1}, {"rate": 0.0}, {"rate": 2.0}):
-        with pytest.raises(ValueError, match="not negative, share 0 to 1, rate above 0 and at most 1"):
+    for options in (
+        {"filters": -1.0},
+        {"channels": -1.0},
+        {"depth": -1.0},
+        {"share": 1.1},
+        {"rate": 0.0},
+        {"rate": 2.0},
+    ):
+        with pytest.raises(ValueError, match="all weights not negative, share 0 to 1, rate above 0 and at most 1"):
             StructuredSparsity.Config(**options)
