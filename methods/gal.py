@@ -38,7 +38,8 @@ class SoftMaskFista(Method):
     ranking = "global"  # as one threshold for all masks is
     native = True
     labels = False
-    couplings = ("inner",)  # the readers take the masks in, and a padded shortcut has no weight; blocks have no readers
+    couplings = ("inner",)  # the readers take the masks in, and a padded shortcut has no weight
+    kinds = ("conv", "linear", "block")
 
     @dataclass(frozen=True)
     class Config:
@@ -53,6 +54,10 @@ class SoftMaskFista(Method):
         def __post_init__(self):
             if min(self.mu or 0, self.lam or 0) < 0 or not 0 < self.search < 1 or self.mask_every < 1:
                 raise ValueError("mu and lam: 0 or more; search: between 0 and 1; mask_every: 1 or more")
+
+    def supports(self, site):
+        """Blocks whose branches end in batch norms, which take the masks in."""
+        return "a branch of it ends in no batch norm" if site.blocks and site.gamma() is None else None
 
     def plan(self, ctx):
         """The first part of the fine-tuning learns masks, the rest trains what is left by labels."""
@@ -93,9 +98,9 @@ class SoftMaskFista(Method):
         ctx.log(zero=(ctx.flat(self.scores(ctx)) <= 0).sum())
 
     def on_phase_end(self, ctx):
-        """The weights that read the units take their masks in: the same function without gates."""
+        """The weights that read the units, and norms at the end of blocks, take the masks in: the same function."""
         for name, site in ctx.sites.items():
-            site.scale_(self.mask[name].detach(), "reads")
+            site.scale_(self.mask[name].detach(), *(("makes", ("norm",)) if site.blocks else ("reads",)))
 
     def scores(self, ctx):
         """The masks."""

@@ -5,27 +5,32 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.block_networks import Added
 from support.networks import GREY, three_sites
 from support.plans import carry_out, check_resume, prune, same, state_of
+from support.plugins import known
 from support.whole_runs import verified, without_budget
 from torch import nn
 
 from bench.api import PRUNE, Phase
-from bench.errors import UsageError
+from bench.conformance import tiny_networks
+from bench.conformance.tiny_networks import depth
+from bench.errors import Unsupported, UsageError
 from bench.measure import flops
 from bench.pruning.gates import Gates
 from bench.runs.method_factory import make_method
 from methods.gal import Gal, SoftMaskFista, fista
 
 PLAN = (Phase(2, "finetune"), PRUNE, Phase(1, "finetune"))
+KEEP = {"width": 0.5, "depth": 0.7}
 BOTH = pytest.mark.parametrize("method", [SoftMaskFista, Gal])
 
 
-def start(make_training, method=SoftMaskFista, checkpoint=None, arch=None, data=None, **options):
+def start(make_training, method=SoftMaskFista, checkpoint=None, arch=None, units="width", **options):
     """A training from a base that was trained for an epoch."""
     torch.manual_seed(0)
     network = arch or three_sites()
-    base = make_training(None, arch=network, shape=GREY)
+    base = make_training(None, arch=network, shape=GREY, units=units)
     carry_out(base, (Phase(1),))
     base.model.remove_hooks()
     options = {"mask_every": 1, **options}
@@ -36,7 +41,8 @@ def start(make_training, method=SoftMaskFista, checkpoint=None, arch=None, data=
             super().prepare(ctx)
 
     FromBase.Config = method.Config
-    return make_training(FromBase(method.Config(**options)), arch=network, shape=GREY, checkpoint=checkpoint)
+    method = FromBase(method.Config(**options))
+    return make_training(method, arch=network, shape=GREY, checkpoint=checkpoint, units=units, keep=KEEP[units])
 
 
 # --- FISTA ---------------------------------------------------------------------------------------------------------
@@ -197,10 +203,13 @@ def test_critic_without_adversary_loss_is_the_ablation(make_training):
 # --- folding, labels -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("units", ["width", "depth"])
 @pytest.mark.parametrize("init", ["ones", "normal"])
-def test_mr_4g3_folded_network_is_the_masked_one(make_training, init, monkeypatch):
-    """MR 4(g)3: to 1e-5, from either first masks."""
-    training, found = start(make_training, mask_init=init, lam=10.0 if init == "ones" else 0.0), []
+def test_mr_4g3_folded_network_is_the_masked_one(make_training, init, units, monkeypatch):
+    """MR 4(g)3: to 1e-5, from either first masks, of channels and of blocks."""
+    arch = depth("A", shape=GREY, num_classes=10) if units == "depth" else None
+    training = start(make_training, mask_init=init, lam=10.0 if init == "ones" else 0.0, arch=arch, units=units)
+    found = []
     end, method = SoftMaskFista.on_phase_end, training.method
 
     def watched(self, ctx):
@@ -231,6 +240,54 @@ def test_mr_4g4_masks_without_labels_are_the_same(make_training, method):
         carry_out(each, (Phase(2, "finetune"), PRUNE), prune)
     assert same(one.model.sliced_by, two.model.sliced_by)
     assert same(state_of(one.model.network), state_of(two.model.network))
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+def blocks(make_training, method=SoftMaskFista, **options):
+    torch.manual_seed(1)
+    return start(make_training, method, arch=depth("A", shape=GREY, num_classes=10), units="depth", **options)
+
+
+@BOTH
+def test_mr_4e_weights_are_those_of_what_is_masked(make_training, method):
+    """MR 4(e): mu and lam of the code, (0.1, 1e-3) for channels and (1, 0.6) for blocks; an option wins."""
+    assert (lambda m: (m.mu, m.lam))(start(make_training, method).method) == (0.1, 1e-3)
+    assert (lambda m: (m.mu, m.lam))(blocks(make_training, method).method) == (1.0, 0.6)
+    assert (lambda m: (m.mu, m.lam))(blocks(make_training, method, mu=0.0, lam=0.2).method) == (0.0, 0.2)
+
+
+def test_mr_4g1_blocks_reach_zero_and_leave(make_training):
+    """MR 4(g)1, (d): one mask a block, over all sites; in the native track a block at zero goes, one a site stays."""
+    training = blocks(make_training, lam=20.0)
+    carry_out(training, (Phase(2, "finetune"),))
+    masks = training.method.scores(training.ctx)
+    assert [len(mask) for mask in masks.values()] == [3, 2] and all((mask >= 0).all() for mask in masks.values())
+    assert (training.ctx.flat(masks) == 0).any()
+    training.ctx._budget = None
+    for name, kept in training.method.select(training.ctx, training.ctx.budget).items():
+        assert kept.any() and torch.equal(kept, (masks[name] > 0) | (masks[name] == masks[name].max()))
+
+
+@BOTH
+def test_mr_4g4_blocks_without_labels_are_the_same(make_training, method):
+    """MR 4(g)4, of blocks; the teacher is the base, with all blocks."""
+    one, two = (blocks(make_training, method, lam=0.1) for _ in range(2))
+    object.__setattr__(two.data.train, "labels", torch.zeros_like(two.data.train.labels))
+    for each in (one, two):
+        carry_out(each, (Phase(2, "finetune"), PRUNE), prune)
+    assert same(one.model.sliced_by, two.model.sliced_by) and not one.model.sliced_by["1"].all()
+    assert same(state_of(one.model.network), state_of(two.model.network))
+
+
+def test_blocks_without_a_last_norm_are_refused(make_training):
+    """What a mask multiplies must be able to take it in."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), Added(nn.Conv2d(4, 4, 1)), Added(nn.Conv2d(4, 4, 1)))
+    network = nn.Sequential(*network, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    ctx = make_training(None, arch=network, shape=GREY, units="depth").ctx
+    with pytest.raises(Unsupported, match="does not work on site 2: a branch of it ends in no batch norm"):
+        make_method("gal", {}).require(ctx.sites)
 
 
 # --- as a run ------------------------------------------------------------------------------------------------------
@@ -270,6 +327,14 @@ def test_matched_keeps_the_largest_and_native_what_is_above_zero(make_training):
     for mask in method.mask.values():
         mask.data = torch.zeros(len(mask))
     assert all(m.all() for m in method.select(ctx, ctx.budget).values())  # all are the largest
+
+
+@pytest.mark.slow
+def test_run_of_blocks_is_verified(make_run):
+    with known(tiny_networks.__file__):
+        what = ("gal", "check_depth", "tiny8")
+        done = verified(make_run(*what, finetune__epochs=4, units="depth", keep=0.7, options={"mask_every": "2"}))
+    assert done.structure.units_after < done.structure.units_before == 5
 
 
 @pytest.mark.parametrize("name", ["softmask_fista", "gal"])
