@@ -6,11 +6,12 @@ import hashlib
 import math
 from pathlib import Path
 
+from msgspec import UNSET
 from support import records
 
 from bench import RULES
 from bench.spec.recipe import Recipe, Stage
-from bench.spec.spec import Budget, Spec
+from bench.spec.spec import WIDTH, Budget, Spec
 
 IMAGES = 500
 DENSE = {"macs": 100_000, "params": 10_000}
@@ -47,11 +48,13 @@ def made(
     finished: str = "2026-01-01T01:00:00+00:00",
     error: str = "it did not work",
     blame: str = "method",
+    unit_kinds: str = WIDTH,
 ) -> dict:
-    """One record; ``keep`` None is dense, or with ``native`` the native track."""
+    """One record; ``keep`` None is dense, or with ``native`` the native track; its only site is one of blocks, too."""
     recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01), precision=precision)
     budget = Budget(**{f"keep_{kind}": keep}) if keep is not None else None
-    spec = Spec(method, arch, dataset, recipe, budget, seed, "inner", config or {}, rules)
+    what = UNSET if unit_kinds == WIDTH else unit_kinds
+    spec = Spec(method, arch, dataset, recipe, budget, seed, "inner", config or {}, rules, units=what)
     prunes = keep is not None or native
     share = keep if keep is not None else 0.3 if native else 1.0
     after = {key: int(value * share) for key, value in DENSE.items()}
@@ -76,6 +79,7 @@ def made(
     found["curve"] = dict(zip(("phase", "part", "epoch"), map(list, zip(*phases, strict=True)), strict=True)) | rate
     units = max(1, round(10 * share)) if prunes else 10
     found["structure"] |= {"widths": {"one": [10, units]}, "units_before": 10, "units_after": units}
+    found["structure"] |= {"blocks": {"one": "1" * units + "0" * (10 - units)}} if what else {}
     found["structure"]["arch_sha256"] = sha(arch)
     found["cost"] = {
         which: records.cost(own["macs"], own["params"]) | {"counter": counter}

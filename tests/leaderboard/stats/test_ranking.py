@@ -106,3 +106,18 @@ def test_a_row_far_below_its_budget_has_no_rank(tmp_path):
         found["cost"]["final"] |= {"macs": 49_400, "macs_by_op": {"conv": 49_300, "linear": 100}}
     table = table_of(tmp_path, *map(refitted, records))
     assert table.rows[0].unranked == "0.6 % of the dense cost below the budget"
+
+
+@pytest.mark.parametrize(("unit_kinds", "why"), [("depth", ""), ("both", "10.0 % of the dense cost below the budget")])
+def test_blocks_alone_are_ranked_among_themselves_where_no_further_one_fits(tmp_path, unit_kinds, why):
+    """RULES 5.2: rows of blocks are on a board of their own, and no share is met closely there."""
+    of_blocks = seeds("random", [1, 2, 3, 4, 5], unit_kinds=unit_kinds)
+    for found in of_blocks:
+        found["cost"]["final"] |= {"macs": 40_000, "macs_by_op": {"conv": 39_900, "linear": 100}}
+    boards, problems = planned_boards(tmp_path, *map(refitted, of_blocks), *seeds("thin", [1, 2, 3, 4, 5]))
+    rows = {board.key["coupling"]: [row for table in board.tables for row in table.rows] for board in boards}
+    assert not problems and {key: [row.name for row in of] for key, of in rows.items()} == {
+        "inner": ["thin"],
+        f"inner {unit_kinds}": ["random"],
+    }
+    assert rows[f"inner {unit_kinds}"][0].unranked == why
