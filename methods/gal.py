@@ -38,8 +38,8 @@ class SoftMaskFista(Method):
     ranking = "global"  # as one threshold for all masks is
     native = True
     labels = False
-    couplings = ("inner",)  # the readers take the masks in, and a padded shortcut has no weight
     kinds = ("conv", "linear", "block")
+    needs = ("foldable",)  # weights take the masks in
 
     @dataclass(frozen=True)
     class Config:
@@ -55,10 +55,6 @@ class SoftMaskFista(Method):
             if min(self.mu or 0, self.lam or 0) < 0 or not 0 < self.search < 1 or self.mask_every < 1:
                 raise ValueError("mu and lam: 0 or more; search: between 0 and 1; mask_every: 1 or more")
 
-    def supports(self, site):
-        """Blocks whose branches end in batch norms, which take the masks in."""
-        return "a branch of it ends in no batch norm" if site.blocks and site.gamma() is None else None
-
     def plan(self, ctx):
         """The first part of the fine-tuning learns masks, the rest trains what is left by labels."""
         search = round(self.config.search * ctx.recipe.finetune.epochs)
@@ -71,8 +67,7 @@ class SoftMaskFista(Method):
         kind = "blocks" if any(site.kind == "block" for site in ctx.sites.values()) else "channels"
         self.mu, self.lam = (d if c is None else c for c, d in zip((self.config.mu, self.config.lam), WEIGHTS[kind]))
         for name, width in ctx.sites.widths.items() if self.config.mask_init == "normal" else ():
-            self.before[name] = torch.randn(width, generator=ctx.rng, device=ctx.device)
-            self.mask[name] = self.before[name].clone()
+            self.mask[name] = torch.randn(width, generator=ctx.rng, device=ctx.device)
 
     def on_batch_start(self, ctx):
         """Units are read times their masks."""
@@ -86,10 +81,9 @@ class SoftMaskFista(Method):
     def on_step_end(self, ctx):
         """In the first step of an epoch and every ``mask_every``: one of the masks, at the rate of the weights."""
         if ctx.step % self.config.mask_every == 0:
-            gradient = ctx.flat({name: mask.grad for name, mask in self.mask.items()})
-            state = ctx.flat(self.mask), ctx.flat(self.before), gradient, self.alpha.item()
+            now = self.mask, self.before, {name: mask.grad for name, mask in self.mask.items()}
+            new, alpha = fista(*map(ctx.flat, now), self.alpha.item(), ctx.rate, self.lam)
             self.before.update(self.scores(ctx))
-            new, alpha = fista(*state, ctx.rate, self.lam)
             self.mask.update(ctx.split(new))
             self.alpha.fill_(alpha)
 
@@ -100,7 +94,7 @@ class SoftMaskFista(Method):
     def on_phase_end(self, ctx):
         """The weights that read the units, and norms at the end of blocks, take the masks in: the same function."""
         for name, site in ctx.sites.items():
-            site.scale_(self.mask[name].detach(), *(("makes", ("norm",)) if site.blocks else ("reads",)))
+            site.fold_(self.mask[name].detach())
 
     def scores(self, ctx):
         """The masks."""

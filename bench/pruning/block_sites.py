@@ -108,6 +108,14 @@ class BlockSite(Site):
             found.append(Affine._make([*of_units, norms[0].eps]))
         return found
 
+    def fold_(self, factors: Tensor) -> None:
+        """The norms that the branches end in take in a gate by ``factors`` ``[n_units]``."""
+        self.scale_(factors, "makes", ("norm",))
+
+    def unfoldable(self) -> str | None:
+        """Why no gate can be folded into norms; None where one can."""
+        return "a branch of it ends in no batch norm with a scale" if self.gamma() is None else None
+
     def _last_norms(self, block: Block) -> list[str]:
         """The batch norms that the branches of a block end in; none where a branch ends in something else."""
         return list(dict.fromkeys(block.norms)) if len(block.norms) == len(block.ends) else []

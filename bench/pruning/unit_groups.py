@@ -106,14 +106,31 @@ class UnitGroups:
         if side != "makes" and strict:
             _require(bool(self.consumers), f"site {self.name}: its units are blocks, which no layer reads")
         scaled = [(outputs_first(layer), cut, 1) for layer, cut in self.readers()] if side != "makes" else []
-        for tap in self.consumers if side != "makes" and strict else ():
-            why = f"{tap.layer} reads site {self.name} and has no weight that could be scaled"
-            _require(any(cut.layer == tap.layer for _, cut, _ in scaled), why)
+        if side != "makes" and strict and (layer := self._weightless()):
+            raise RunFailed(f"{layer} reads site {self.name} and has no weight that could be scaled", blame=METHOD)
         scaled += [(tensor, cut, 0) for tensor, cut in self._of_makers(parts)] if side != "reads" else []
         for tensor, cut, axis in scaled:
             spread = tensor.new_ones(tensor.shape[axis])
             spread[cut.positions.to(tensor.device)] = factors.to(tensor)[cut.units.to(tensor.device)]
             tensor.mul_(spread.reshape(*[1] * axis, -1, *[1] * (tensor.dim() - axis - 1)))
+
+    def fold_(self, factors: Tensor) -> None:
+        """Weights take in a gate by ``factors`` ``[n_units]``: the network then computes what it did under the gate.
+
+        Those that read the units; of blocks the norms that their branches end in. Raises RunFailed where
+        :meth:`unfoldable` says why not.
+        """
+        self.scale_(factors, "reads")
+
+    def unfoldable(self) -> str | None:
+        """Why no gate can be folded into weights; None where one can."""
+        layer = self._weightless()
+        return f"{layer} reads it and has no weight that could be scaled" if layer else None
+
+    def _weightless(self) -> str | None:
+        """A layer that reads the units without a weight, such as a padded shortcut."""
+        weighted = {cut.layer for _, cut in self.readers()}
+        return next((tap.layer for tap in self.consumers if tap.layer not in weighted), None)
 
     def affine(self) -> list[Affine]:
         """Each batch norm over exactly the units of the site, in order; empty without one."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.block_networks import Added
-from support.networks import GREY, three_sites
+from support.networks import GREY, residual, three_sites
 from support.plans import carry_out, check_resume, prune, same, state_of
 from support.plugins import known
 from support.whole_runs import verified, without_budget
@@ -282,12 +282,17 @@ def test_mr_4g4_blocks_without_labels_are_the_same(make_training, method):
 
 
 def test_blocks_without_a_last_norm_are_refused(make_training):
-    """What a mask multiplies must be able to take it in."""
+    """What a mask multiplies must be able to take it in; so must what a padded shortcut reads."""
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), Added(nn.Conv2d(4, 4, 1)), Added(nn.Conv2d(4, 4, 1)))
     network = nn.Sequential(*network, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     ctx = make_training(None, arch=network, shape=GREY, units="depth").ctx
-    with pytest.raises(Unsupported, match="does not work on site 2: a branch of it ends in no batch norm"):
+    with pytest.raises(Unsupported, match="does not work on site 2: a branch of it ends in no batch norm with"):
         make_method("gal", {}).require(ctx.sites)
+    streams = make_training(
+        None, arch=residual(option="A", shape=GREY, num_classes=10), shape=GREY, coupling="full"
+    ).ctx
+    with pytest.raises(Unsupported, match=r"reads it and has no weight that could be scaled"):
+        make_method("gal", {}).require(streams.sites)
 
 
 # --- as a run ------------------------------------------------------------------------------------------------------

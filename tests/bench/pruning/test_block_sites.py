@@ -80,6 +80,7 @@ def test_branches_without_a_last_norm_have_none(name):
     _, sites, _ = fresh(name)
     for site in sites.values():
         assert site.affine() == [] and site.gamma() is None
+        assert site.unfoldable() == "a branch of it ends in no batch norm with a scale"
 
 
 def test_norms_of_blocks_that_are_not_alike_are_refused():
@@ -90,8 +91,8 @@ def test_norms_of_blocks_that_are_not_alike_are_refused():
 
 
 @pytest.mark.parametrize("name", [*LAST, "inverted"])
-def test_scaled_last_norms_are_a_gate(name):
-    """Contract 2.1, scale_: gamma and beta times any factors; the network then is the gated one."""
+def test_folded_gate_is_a_gate(name):
+    """MR 4(g)3: gamma and beta of the last norms times any factors; the network then is the gated one."""
     network, sites, _ = fresh(name)
     x, gates = images(3), Gates(network, sites)
     factors = {n: torch.rand(s.n_units, generator=torch.Generator().manual_seed(1)) * 2 - 0.5 for n, s in sites.items()}
@@ -101,7 +102,7 @@ def test_scaled_last_norms_are_a_gate(name):
         gated = network(x)
         gates.remove()
         for site in sites.values():
-            site.scale_(factors[site.name], "makes", ("norm",))
+            site.fold_(factors[site.name])
         scaled = network(x)
     assert (gated - plain).abs().max() > 1e-3
     torch.testing.assert_close(scaled, gated, rtol=1e-5, atol=1e-5)

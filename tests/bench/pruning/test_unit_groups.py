@@ -157,14 +157,16 @@ def weightless(site):
 
 @pytest.mark.parametrize("case", CASES)
 def test_scaled_readers_are_a_gate(case):
-    """Contract 2.1, scale_: a gate by any factors equals ``scale_(factors, "reads")`` to 1e-6."""
+    """Contract 2.1, scale_: a gate by any factors equals ``scale_(factors, "reads")``, which is fold_, to 1e-6."""
     network, sites = fresh(case)
     x = images()
     for name, site in sites.items():
         factors = torch.rand(site.n_units) * 2 - 0.5
+        assert (site.unfoldable() is not None) == weightless(site)
         if weightless(site):
+            assert site.unfoldable().endswith("reads it and has no weight that could be scaled")
             with pytest.raises(RunFailed, match="has no weight that could be scaled"):
-                site.scale_(factors, "reads")
+                site.fold_(factors)
             continue
         gates = Gates(network, sites)
         gates.set({name: factors})
@@ -172,7 +174,7 @@ def test_scaled_readers_are_a_gate(case):
             gated = network(x)
             gates.remove()
             plain = network(x)
-            site.scale_(factors, "reads")
+            site.fold_(factors)
             scaled = network(x)
         assert (gated - plain).abs().max() > 1e-4
         assert (gated - scaled).abs().max() <= 1e-6 * max(1.0, float(gated.abs().max()))
