@@ -21,6 +21,7 @@ from bench.pruning.masks import Masks, Scores
 from bench.pruning.rounding import whole_units
 from bench.pruning.sites import Site, Sites
 from bench.spec.entries import Paper
+from bench.spec.option_ranges import require_ranges
 from bench.spec.spec import Budget
 from bench.training.context import Context
 from bench.training.method import Method
@@ -48,5 +49,6 @@ __all__ = [
     "lacks_scaled_norm",
     "method",
     "regularizer",
+    "require_ranges",
     "whole_units",
 ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import BERISHA2025, LIN2020
 
 
@@ -26,8 +26,7 @@ class ActVar(Method):
         batches: int | None = None  # training batches to look at; none: all of them (ours)
 
         def __post_init__(self):
-            if self.batches is not None and self.batches < 1:
-                raise ValueError(f"batches {self.batches}: at least 1, or none for all")
+            require_ranges(self, batches="[1, inf)")
 
     def scores(self, ctx):
         """Mean of the squared distance to the mean, which a first pass takes."""
@@ -53,8 +52,7 @@ class HRank(Method):
         batches: int = 5  # training batches to look at (code: 5 of 128 images)
 
         def __post_init__(self):
-            if self.batches < 1:
-                raise ValueError(f"batches {self.batches}: at least 1")
+            require_ranges(self, batches="[1, inf)")
 
     def exempt(self, site):
         """Neurons have no map."""

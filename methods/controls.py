@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import PRUNE, Method, Phase, method
+from bench.api import PRUNE, Method, Phase, method, require_ranges
 from methods.papers import BLALOCK2020, KROGH1991, LIU2017, LIU2019, SRIVASTAVA2014
 
 
@@ -22,8 +22,7 @@ class Dense(Method):
         epochs: int = 0  # train so many from the start instead: as long as the longest method (ours)
 
         def __post_init__(self):
-            if self.epochs < 0:
-                raise ValueError(f"epochs {self.epochs}: 0 or more")
+            require_ranges(self, epochs="[0, inf)")
 
     @property
     def starts_from(self):
@@ -87,8 +86,7 @@ class Dropout(Method):
         p: float = 0.2  # chance of a unit to be dropped for an example (ours)
 
         def __post_init__(self):
-            if not 0 <= self.p < 1:
-                raise ValueError(f"p {self.p}: at least 0 and below 1")
+            require_ranges(self, p="[0, 1)")
 
     def on_batch_start(self, ctx):
         """Drop, and scale what stays by ``1 / (1 - p)``."""
@@ -107,8 +105,7 @@ class WeightDecay(Method):
         strength: float = 5e-4  # weight of the term (ours)
 
         def __post_init__(self):
-            if self.strength < 0:
-                raise ValueError(f"strength {self.strength}: not negative")
+            require_ranges(self, strength="[0, inf)")
 
     def penalty(self, ctx):
         """``strength / 2`` times the squares of all parameters, whose gradient is ``strength`` times each."""
@@ -129,8 +126,7 @@ class Slimming(Method):
         strength: float = 1e-4  # weight of the term (code: 1e-4 for VGG, 1e-5 for ResNet and DenseNet)
 
         def __post_init__(self):
-            if self.strength < 0:
-                raise ValueError(f"strength {self.strength}: not negative")
+            require_ranges(self, strength="[0, inf)")
 
     def penalty(self, ctx):
         """``strength`` times the sum of ``|gamma|``."""

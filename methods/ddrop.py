@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from bench.api import STATISTICS, Method, method, whole_units
+from bench.api import STATISTICS, Method, method, require_ranges, whole_units
 from methods.papers import DDROP
 
 
@@ -66,10 +66,7 @@ class DDrop(Method):
         def __post_init__(self):
             if not 0 <= self.p_min <= self.p_max <= 1:
                 raise ValueError(f"p_min {self.p_min} and p_max {self.p_max}: 0 <= p_min <= p_max <= 1")
-            if self.amount is not None and not 0 <= self.amount <= 1:
-                raise ValueError(f"amount {self.amount}: a share from 0 to 1")
-            if not 0 <= self.momentum < 1 or self.ramp < 0 or self.l1 < 0:
-                raise ValueError("momentum must lie in [0, 1), ramp and l1 must not be negative")
+            require_ranges(self, amount="[0, 1]", momentum="[0, 1)", ramp="[0, inf)", l1="[0, inf)")
 
     def prepare(self, ctx):
         """Count the units under the l1 term; track activation statistics where the importance is one."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch.nn import functional as F
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import HINTON2015
 
 
@@ -23,8 +23,7 @@ class Distill(Method):
         temperature: float = 4.0  # that softens both distributions (third party)
 
         def __post_init__(self):
-            if not 0 <= self.weight <= 1 or not self.temperature > 0:
-                raise ValueError(f"weight {self.weight}: 0 to 1; temperature {self.temperature}: above 0")
+            require_ranges(self, weight="[0, 1]", temperature="(0, inf)")
 
     def objective(self, ctx, logits):
         """``(1 - a) CE + a T^2 KL(softmax(z_t / T) || softmax(z_s / T))``, mean over the batch."""

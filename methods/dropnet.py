@@ -6,7 +6,7 @@ Equations and schedule follow the paper and its supplement; docs/methods/dropnet
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.api import PRUNE, STATISTICS, Method, Phase, method
+from bench.api import PRUNE, STATISTICS, Method, Phase, method, require_ranges
 from methods.papers import DROPNET
 
 METRICS = {  # what a unit is worth, from activations [B, n_units, ...]; the lowest are dropped
@@ -46,12 +46,7 @@ class DropNet(Method):
         order: Literal["paper", "code"] = "paper"  # absolute value, then mean over positions; or after it (paper)
 
         def __post_init__(self):
-            if not 0 <= self.p < 1:
-                raise ValueError(f"p {self.p}: a share, at least 0 and below 1")
-            if not 0 < self.fraction <= 1 or not (self.kappa is None or 0 < self.kappa <= 1):
-                raise ValueError(f"fraction {self.fraction} and kappa {self.kappa}: above 0 and at most 1")
-            if self.cycle_epochs < 0:
-                raise ValueError(f"cycle_epochs {self.cycle_epochs}: 0 or more")
+            require_ranges(self, p="[0, 1)", fraction="(0, 1]", kappa="(0, 1]", cycle_epochs="[0, inf)")
 
         @property
         def ranking(self):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import PAN2016
 
 
@@ -24,9 +24,7 @@ class DropNeuron(Method):
         threshold: float = 0.01  # native track: neurons go whose smaller norm is at most this (code)
 
         def __post_init__(self):
-            for name in ("makes", "reads", "l1", "threshold"):
-                if getattr(self, name) < 0:
-                    raise ValueError(f"{name} {getattr(self, name)}: not negative")
+            require_ranges(self, makes="[0, inf)", reads="[0, inf)", l1="[0, inf)", threshold="[0, inf)")
 
     def exempt(self, site):
         """Convolutions stay as they are."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from bench.api import PRUNE, Method, Phase, method, whole_units
+from bench.api import PRUNE, Method, Phase, method, require_ranges, whole_units
 from methods.papers import HAN2017
 
 
@@ -25,10 +25,7 @@ class DSD(Method):
         release: Literal["saved", "zero"] = "saved"  # what masked weights are in the last phase (ours; abstract: zero)
 
         def __post_init__(self):
-            if not 0 < self.rate <= 1:
-                raise ValueError(f"rate {self.rate}: above 0 and at most 1")
-            if not 0 <= self.sparsity < 1:
-                raise ValueError(f"sparsity {self.sparsity}: at least 0 and below 1")
+            require_ranges(self, sparsity="[0, 1)", rate="(0, 1]")
 
     def plan(self, ctx):
         """The fine-tuning epochs, half of them sparse."""
@@ -77,8 +74,7 @@ class DSDFilter(Method):
         rate: float = 0.1  # factor on the recipe's learning rate in the dense phase (ours)
 
         def __post_init__(self):
-            if not 0 < self.rate <= 1:
-                raise ValueError(f"rate {self.rate}: above 0 and at most 1")
+            require_ranges(self, rate="(0, 1]")
 
     def plan(self, ctx):
         """The fine-tuning epochs, a third of them dense."""

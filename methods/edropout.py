@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import EDROPOUT
 
 
@@ -65,11 +65,8 @@ class EDropout(Method):
         def __post_init__(self):
             if self.population < 4:
                 raise ValueError(f"population {self.population}: at least 4, a mutant needs three others")
-            for name in ("factor", "crossover", "p0", "early", "share"):
-                if not 0 <= getattr(self, name) <= 1:
-                    raise ValueError(f"{name} {getattr(self, name)}: from 0 to 1")
-            if self.patience < 1 or not self.share:
-                raise ValueError("patience must be at least 1, share above 0")
+            require_ranges(self, factor="[0, 1]", crossover="[0, 1]", p0="[0, 1]", early="[0, 1]")
+            require_ranges(self, share="(0, 1]", patience="[1, inf)")
 
     def prepare(self, ctx):
         """First states at random: each unit with chance ``p0``, then as many as the budget allows."""

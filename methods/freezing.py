@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import Method, Phase, method
+from bench.api import Method, Phase, method, require_ranges
 from methods.papers import CRUCIATA2024
 
 EPS = 1e-12
@@ -37,8 +37,7 @@ class LearnAndDrop(Freezing):
         cache: int = 1  # views of each image whose outputs are kept; 0 runs the frozen layers (ours)
 
         def __post_init__(self):
-            if self.tau < 0 or not 0 <= self.momentum < 1 or self.patience < 1 or self.cache < 0:
-                raise ValueError("tau and cache: 0 or more; momentum: at least 0, below 1; patience: 1 or more")
+            require_ranges(self, tau="[0, inf)", patience="[1, inf)", momentum="[0, 1)", cache="[0, inf)")
 
     def prepare(self, ctx):
         """The weights of an epoch ago; of each layer the mean change, none yet, and for how long it has been calm."""
@@ -76,8 +75,7 @@ class FreezeSchedule(Freezing):
         cache: int = 1  # views of each image whose outputs are kept; 0 runs the frozen layers (ours)
 
         def __post_init__(self):
-            if not 0 <= self.start < 1 or self.cache < 0:
-                raise ValueError("start: at least 0, below 1; cache: 0 or more")
+            require_ranges(self, start="[0, 1)", cache="[0, inf)")
 
     def on_epoch_end(self, ctx):
         """Layers ``(t - start) / (1 - start)`` of all, ``t`` the share of the training epochs that are done."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from bench.api import PRUNE, Method, Phase, method
+from bench.api import PRUNE, Method, Phase, method, require_ranges
 from methods.papers import LIN2019
 
 WEIGHTS = {"channels": (0.1, 1e-3), "blocks": (1.0, 0.6)}
@@ -52,8 +52,7 @@ class SoftMaskFista(Method):
         search: float = 0.5  # share of the fine-tuning epochs that learns the masks (ours)
 
         def __post_init__(self):
-            if min(self.mu or 0, self.lam or 0) < 0 or not 0 < self.search < 1 or self.mask_every < 1:
-                raise ValueError("mu and lam: 0 or more; search: between 0 and 1; mask_every: 1 or more")
+            require_ranges(self, mu="[0, inf)", lam="[0, inf)", mask_every="[1, inf)", search="(0, 1)")
 
     def plan(self, ctx):
         """The first part of the fine-tuning learns masks, the rest trains what is left by labels."""
@@ -124,8 +123,7 @@ class Gal(SoftMaskFista):
 
         def __post_init__(self):
             super().__post_init__()
-            if not self.critic_lr > 0:
-                raise ValueError(f"critic_lr {self.critic_lr}: above 0")
+            require_ranges(self, critic_lr="(0, inf)")
 
     def prepare(self, ctx):
         """The critic has layers of classes-128-256-128-1 (code)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import method
+from bench.api import method, require_ranges
 from methods.papers import PHAN2020
 from methods.refit import Refit, ridge
 
@@ -57,10 +57,7 @@ class L0Row(Refit):
 
         def __post_init__(self):
             super().__post_init__()
-            if self.iterations < 1:
-                raise ValueError(f"iterations {self.iterations}: 1 or more")
-            if not 0 <= self.ridge < float("inf"):
-                raise ValueError(f"ridge {self.ridge}: 0 or more")
+            require_ranges(self, iterations="[1, inf)", ridge="[0, inf)")
 
     def select(self, ctx, budget):
         """As many units of each site as equal shares within the budget leave."""

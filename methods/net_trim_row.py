@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import method
+from bench.api import method, require_ranges
 from methods.papers import AGHASI2017
 from methods.refit import Refit, ridge
 
@@ -67,12 +67,7 @@ class NetTrimRow(Refit):
 
         def __post_init__(self):
             super().__post_init__()
-            if not 0 <= self.gain < 1:
-                raise ValueError(f"gain {self.gain}: at least 0 and below 1")
-            if not 0 < self.rho < float("inf"):
-                raise ValueError(f"rho {self.rho}: above 0")
-            if self.iterations < 1:
-                raise ValueError(f"iterations {self.iterations}: 1 or more")
+            require_ranges(self, gain="[0, 1)", rho="(0, inf)", iterations="[1, inf)")
 
     def scores(self, ctx):
         """Norm of each unit's rows in the solution as a share of what it was, summed over readers; 0 where it goes."""

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch.func import functional_call
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.inf_fs import inf_fs
 from methods.papers import YU2018
 
@@ -32,10 +32,7 @@ class Nisp(Method):
         batches: int = 4  # training batches that inf_fs looks at (ours)
 
         def __post_init__(self):
-            if not 0 <= self.alpha <= 1:
-                raise ValueError(f"alpha {self.alpha}: from 0 to 1")
-            if self.batches < 1:
-                raise ValueError(f"batches {self.batches}: 1 or more")
+            require_ranges(self, alpha="[0, 1]", batches="[1, inf)")
 
     def supports(self, site):
         """Scores do not pass other activations than ReLU, nor norms of single images."""

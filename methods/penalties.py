@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import HAN2015, L1L2, WEN2016
 
 EPS = 1e-8
@@ -54,11 +54,7 @@ class Penalty(Method):
         threshold: float = 0.01  # native track: units up to this share of their site's largest go (ours)
 
         def __post_init__(self):
-            for name in ("strength", "share", "ramp"):
-                if (getattr(self, name) or 0) < 0:
-                    raise ValueError(f"{name} {getattr(self, name)}: not negative")
-            if not 0 <= self.threshold < 1:
-                raise ValueError(f"threshold {self.threshold}: at least 0 and below 1")
+            require_ranges(self, strength="[0, inf)", share="[0, inf)", ramp="[0, inf)", threshold="[0, 1)")
 
     def prepare(self, ctx):
         """The weight of the term, known once the first loss is."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from bench.api import Method, lacks_scaled_norm, method
+from bench.api import Method, lacks_scaled_norm, method, require_ranges
 from methods.norms import ebn
 from methods.papers import BARTOLDSON2020
 
@@ -29,10 +29,7 @@ class PruneLarge(Method):
         only: str = ""  # parts of names, with commas: sites that have none of them are exempt (code: the last layers)
 
         def __post_init__(self):
-            if self.every < 1:
-                raise ValueError(f"every {self.every}: at least 1")
-            if not 0 < self.end <= 1:
-                raise ValueError(f"end {self.end}: above 0 and at most 1")
+            require_ranges(self, every="[1, inf)", end="(0, 1]")
 
     def exempt(self, site):
         """What ``only`` does not name; without it no site."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import LI2022
 
 
@@ -21,12 +21,7 @@ class Refined(Method):
         batches: int = 4  # training batches that are looked at (ours)
 
         def __post_init__(self):
-            if not 0 <= self.a <= 10:
-                raise ValueError(f"a {self.a}: from 0 to 10")
-            if not 0 < self.p_max < 1:
-                raise ValueError(f"p_max {self.p_max}: above 0 and below 1")
-            if self.batches < 1:
-                raise ValueError(f"batches {self.batches}: 1 or more")
+            require_ranges(self, a="[0, 10]", p_max="(0, 1)", batches="[1, inf)")
 
     def scores(self, ctx):
         """``|gamma|`` of each unit, or the l1 norm of its weights where there is no batch norm."""

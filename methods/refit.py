@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 
 
 class Refit(Method):
@@ -25,8 +25,7 @@ class Refit(Method):
         inputs: Literal["now", "base"] = "now"  # of the network as compensated so far, or of the dense one (ours)
 
         def __post_init__(self):
-            if self.images < 1 or self.patches < 1:
-                raise ValueError(f"images {self.images} and patches {self.patches}: 1 or more")
+            require_ranges(self, images="[1, inf)", patches="[1, inf)")
 
     def compensate(self, ctx, masks):
         """One site after the other, in the order in which they run."""
@@ -85,8 +84,7 @@ class RefitRidge(Refit):
 
         def __post_init__(self):
             super().__post_init__()
-            if not 0 <= self.ridge < float("inf"):
-                raise ValueError(f"ridge {self.ridge}: 0 or more")
+            require_ranges(self, ridge="[0, inf)")
 
     def solve(self, x, missing, weight):
         """See :func:`ridge`; the column of ones is free."""
@@ -106,7 +104,6 @@ class RefitBN(Method):
         batches: int = 20  # training batches (ours)
 
         def __post_init__(self):
-            if self.batches < 1:
-                raise ValueError(f"batches {self.batches}: 1 or more")
+            require_ranges(self, batches="[1, inf)")
 
     reestimates = property(lambda self: self.config.batches)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import HE2018
 
 
@@ -19,8 +19,7 @@ class SoftFilterPruning(Method):
         every: int = 1  # epochs from one zeroing to the next (code)
 
         def __post_init__(self):
-            if self.every < 1:
-                raise ValueError(f"every {self.every}: at least 1")
+            require_ranges(self, every="[1, inf)")
 
     def zero(self, ctx):
         """Weights of units that a PRUNE would remove now become zero; norms, biases and momentum stay."""

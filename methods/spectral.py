@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import SPECTRAL
 from methods.transforms import SpectralDropout
 
@@ -37,11 +37,7 @@ class Spectral(Method):
         where: Literal["stages", "all"] = "stages"  # last site of each run of equal widths, or every site (ours)
 
         def __post_init__(self):
-            for name in ("p_keep", "weak", "warmup"):
-                if not 0 <= getattr(self, name) <= 1:
-                    raise ValueError(f"{name} {getattr(self, name)}: from 0 to 1")
-            if self.tau is not None and self.tau < 0:
-                raise ValueError(f"tau {self.tau}: not negative")
+            require_ranges(self, p_keep="[0, 1]", weak="[0, 1]", warmup="[0, 1]", tau="[0, inf)")
 
     def prepare(self, ctx):
         """Put a layer behind each site of ``where``."""

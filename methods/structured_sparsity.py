@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import PRUNE, Method, Phase, method
+from bench.api import PRUNE, Method, Phase, method, require_ranges
 from methods.papers import WEN2016
 
 
@@ -26,8 +26,8 @@ class StructuredSparsity(Method):
         rate: float = 1.0  # factor on the recipe's learning rate in these epochs (code: 1, for AlexNet 0.1)
 
         def __post_init__(self):
-            if min(self.filters, self.channels, self.depth) < 0 or not 0 <= self.share <= 1 or not 0 < self.rate <= 1:
-                raise ValueError(f"{self}: all weights not negative, share 0 to 1, rate above 0 and at most 1")
+            require_ranges(self, filters="[0, inf)", channels="[0, inf)", depth="[0, inf)")
+            require_ranges(self, share="[0, 1]", rate="(0, 1]")
 
     def plan(self, ctx):
         """Train, train with the norms, prune, fine-tune."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch_pruning as tp
 
-from bench.api import Method, lacks_scaled_norm, method
+from bench.api import Method, lacks_scaled_norm, method, require_ranges
 from bench.errors import RunFailed
 from bench.pruning.dependency_graph import graph_of
 from methods.papers import FANG2023
@@ -66,8 +66,7 @@ class FromImages(TorchPruning):
         batches: int = 10  # training batches to look at (code: Torch-Pruning's reproduce scripts)
 
         def __post_init__(self):
-            if self.batches < 1:
-                raise ValueError(f"batches {self.batches}: at least 1")
+            require_ranges(self, batches="[1, inf)")
 
     def feed(self, ctx, importance, traced):
         """Show it the batches, in eval mode and float32 as Torch-Pruning's scripts do."""

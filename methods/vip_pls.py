@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from bench.api import Method, method
+from bench.api import Method, method, require_ranges
 from methods.papers import JORDAO2018
 
 
@@ -52,8 +52,7 @@ class VipPls(Method):
         batches: int = 8  # training batches to look at (ours; code: all images)
 
         def __post_init__(self):
-            if min(self.components, self.batches) < 1:
-                raise ValueError(f"components {self.components}, batches {self.batches}: at least 1")
+            require_ranges(self, components="[1, inf)", batches="[1, inf)")
 
     @torch.no_grad()
     def scores(self, ctx):

@@ -20,6 +20,7 @@ from bench.errors import UsageError
 from bench.spec.class_scan import ROOT, class_of, parsed
 from bench.spec.decode import method_config, non_default
 from bench.spec.entries import HIDDEN
+from bench.spec.option_ranges import require_ranges
 from bench.spec.option_scan import looks_at_data
 from bench.spec.registry import METHODS
 
@@ -34,7 +35,7 @@ RANKS, PLANS, LOSS = "rank the units", "plan the training", "replace the objecti
 DECISIONS = {RANKS: ("scores", "select"), PLANS: ("plan",), LOSS: ("objective",)}
 """What at most one part of a composition may do, and the hooks that do it."""
 KNOWN = {"dataclass": dataclass, "dataclasses": dataclasses, "field": dataclasses.field, "Literal": Literal}
-KNOWN |= {"math": math, "UsageError": UsageError}
+KNOWN |= {"math": math, "UsageError": UsageError, "require_ranges": require_ranges}
 """Names that a ``Config`` may use."""
 PLAIN = (
     *(ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.List, ast.Load),

@@ -119,5 +119,5 @@ def test_variance_of_neurons(make_ctx):
 
 @pytest.mark.parametrize("method", [ActVar, HRank])
 def test_bad_option_is_answered_with_its_range(method):
-    with pytest.raises(ValueError, match="batches 0: at least 1"):
+    with pytest.raises(ValueError, match="batches 0: 1 or more"):
         method.Config(batches=0)

@@ -122,7 +122,10 @@ def test_method_that_only_asks_the_base_pays_for_it(make_run):
     assert taught.macs == plain.macs + taught.base.macs + taught.macs_by["teacher"]
 
 
-@pytest.mark.parametrize("options", [{"weight": "1.5"}, {"weight": "-0.1"}, {"temperature": "0"}])
-def test_bad_options_are_answered_with_the_range(options):
-    with pytest.raises(UsageError, match=r"weight .*: 0 to 1; temperature .*: above 0"):
-        make_method("distill", options)
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("weight", "1.5", "from 0 to 1"), ("weight", "-0.1", "from 0 to 1"), ("temperature", "0", "above 0")],
+)
+def test_bad_options_are_answered_with_the_range(option, value, said):
+    with pytest.raises(UsageError, match=rf"{option} {float(value)}: {said}"):
+        make_method("distill", {option: value})

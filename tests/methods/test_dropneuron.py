@@ -132,6 +132,6 @@ def test_every_site_keeps_a_neuron(make_ctx):
 
 def test_bad_options_are_answered_with_their_range():
     for name in ("makes", "reads", "l1", "threshold"):
-        with pytest.raises(ValueError, match=f"{name} -0.1: not negative"):
+        with pytest.raises(ValueError, match=f"{name} -0.1: 0 or more"):
             DropNeuron.Config(**{name: -0.1})
     assert make_method("dropneuron", {}).native

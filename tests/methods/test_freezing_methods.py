@@ -159,11 +159,11 @@ def test_run_on_a_residual_network_freezes_at_the_ends_of_blocks(name, make_run)
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("learn_and_drop", {"tau": "-1"}, "tau and cache: 0 or more"),
-        ("learn_and_drop", {"momentum": "1"}, "momentum: at least 0, below 1"),
-        ("learn_and_drop", {"patience": "0"}, "patience: 1 or more"),
-        ("freeze_schedule", {"start": "1"}, "start: at least 0, below 1"),
-        ("freeze_schedule", {"cache": "-1"}, "cache: 0 or more"),
+        ("learn_and_drop", {"tau": "-1"}, "tau -1.0: 0 or more"),
+        ("learn_and_drop", {"momentum": "1"}, "momentum 1.0: at least 0 and below 1"),
+        ("learn_and_drop", {"patience": "0"}, "patience 0: 1 or more"),
+        ("freeze_schedule", {"start": "1"}, "start 1.0: at least 0 and below 1"),
+        ("freeze_schedule", {"cache": "-1"}, "cache -1: 0 or more"),
     ],
 )
 def test_bad_options_are_answered_with_the_range(name, options, said):

@@ -27,7 +27,7 @@ WRONG = [
         for option in ("p_keep", "weak", "warmup")
         for value in (-0.1, 1.5)
     ),
-    *((m, "tau=-1", "tau -1.0: not negative") for m in SPECTRAL),
+    *((m, "tau=-1", "tau -1.0: 0 or more") for m in SPECTRAL),
     ("spectral", "transform=fft", "not one of dct, dht, dft"),
     ("spectral", "axis=time", "not one of channel, spatial, flat"),
     ("spectral", "rule=xor", "not one of or, and, hard"),
@@ -36,7 +36,7 @@ WRONG = [
     ("spectral", "p_keep=often", "not a number"),
     ("spectral", "keep=1", "has no option 'keep'"),
     *(
-        (m, f"{option}=-0.5", f"{option} -0.5: not negative")
+        (m, f"{option}=-0.5", f"{option} -0.5: 0 or more")
         for m in PENALTIES
         for option in ("strength", "share", "ramp")
     ),
@@ -46,16 +46,18 @@ WRONG = [
     ("l1l2", "proximal=maybe", "not true or false"),
     *((m, "proximal=true", "has no option 'proximal'") for m in PENALTIES[1:]),
     *(("dropout", f"p={value}", f"p {value}: at least 0 and below 1") for value in (-0.1, 1.0)),
-    ("slimming", "strength=-0.1", "strength -0.1: not negative"),
-    ("weight_decay", "strength=-0.1", "strength -0.1: not negative"),
-    ("sfp", "every=0", "every 0: at least 1"),
-    ("hrank", "batches=0", "batches 0: at least 1"),
-    ("act_var", "batches=0", "batches 0: at least 1"),
+    ("slimming", "strength=-0.1", "strength -0.1: 0 or more"),
+    ("weight_decay", "strength=-0.1", "strength -0.1: 0 or more"),
+    ("sfp", "every=0", "every 0: 1 or more"),
+    ("hrank", "batches=0", "batches 0: 1 or more"),
+    ("act_var", "batches=0", "batches 0: 1 or more"),
     *((m, f"end={e}", "above 0 and at most 1") for m in ("prune_large", "prune_small") for e in (0, 1.5)),
     ("prune_large", "score=size", "not one of l2, l1, ebn"),
-    *(("dropneuron", f"{name}=-1", "not negative") for name in ("makes", "reads", "l1", "threshold")),
-    *(("ssl", f"{name}=-1", "not negative, share 0 to 1") for name in ("filters", "channels", "share", "rate")),
-    *(("vip_pls", f"{name}=0", "at least 1") for name in ("components", "batches")),
+    *(("dropneuron", f"{name}=-1", "0 or more") for name in ("makes", "reads", "l1", "threshold")),
+    *(("ssl", f"{name}=-1", f"{name} -1.0: 0 or more") for name in ("filters", "channels")),
+    ("ssl", "share=-1", "share -1.0: from 0 to 1"),
+    ("ssl", "rate=-1", "rate -1.0: above 0 and at most 1"),
+    *(("vip_pls", f"{name}=0", "1 or more") for name in ("components", "batches")),
     ("vip_pls", "pool=avg", "not one of max, mean"),
     ("dsd", "sparsity=1", "at least 0 and below 1"),
     *((m, "rate=0", "above 0 and at most 1") for m in ("dsd", "dsd_filter")),
@@ -71,11 +73,11 @@ WRONG = [
     ("dropnet", "order=both", "one of paper, code"),
     ("dropnet", "rewind=base", "one of init, fresh"),
     *(("edropout", f"population={p}", "at least 4") for p in (3, -8)),
-    *(("edropout", f"{name}=-0.1", "from 0 to 1") for name in ("factor", "crossover", "p0", "early", "share")),
+    *(("edropout", f"{name}=-0.1", "from 0 to 1") for name in ("factor", "crossover", "p0", "early")),
     *(("edropout", f"{name}=1.1", "from 0 to 1") for name in ("factor", "p0")),
     ("edropout", "crossover=nan", "not a number"),
-    ("edropout", "patience=0", "at least 1"),
-    ("edropout", "share=0", "above 0"),
+    ("edropout", "patience=0", "1 or more"),
+    *(("edropout", f"share={share}", "above 0 and at most 1") for share in (0, -0.1, 1.1)),
     ("edropout", "op=mutate", "one of bde, code"),
     ("edropout", "statistics=none", "one of batch, running"),
 ]

@@ -164,7 +164,7 @@ def test_response_of_a_flattened_map_is_that_of_its_units(make_ctx):
     [
         ("iterations", "0", "iterations 0: 1 or more"),
         ("ridge", "-1", "ridge -1.0: 0 or more"),
-        ("images", "0", "images 0 and patches 4000: 1 or more"),
+        ("images", "0", "images 0: 1 or more"),
     ],
 )
 def test_wrong_options_are_answered_with_the_range(option, value, message):

@@ -194,7 +194,7 @@ def test_units_with_several_readers_go_where_none_reads_them(make_ctx):
         ("gain", "1", "gain 1.0: at least 0 and below 1"),
         ("rho", "0", "rho 0.0: above 0"),
         ("iterations", "0", "iterations 0: 1 or more"),
-        ("images", "0", "images 0 and patches 4000: 1 or more"),
+        ("images", "0", "images 0: 1 or more"),
     ],
 )
 def test_wrong_options_are_answered_with_the_range(option, value, message):

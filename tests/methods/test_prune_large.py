@@ -152,7 +152,7 @@ def test_scores_of_l1(make_ctx):
 
 def test_bad_options_are_answered_with_their_range():
     for options, why in (
-        ({"every": 0}, "every 0: at least 1"),
+        ({"every": 0}, "every 0: 1 or more"),
         ({"end": 0.0}, "end 0.0: above 0 and at most 1"),
         ({"end": 1.5}, "end 1.5: above 0 and at most 1"),
     ):

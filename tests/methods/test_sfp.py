@@ -149,5 +149,5 @@ def test_momentum_of_zeroed_units_stays(make_training):
 
 
 def test_bad_option_is_answered_with_its_range():
-    with pytest.raises(ValueError, match="every 0: at least 1"):
+    with pytest.raises(ValueError, match="every 0: 1 or more"):
         SoftFilterPruning.Config(every=0)

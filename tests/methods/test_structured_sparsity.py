@@ -258,13 +258,13 @@ def test_norms_act_in_the_second_phase_only_at_their_rate(make_training):
 
 
 def test_bad_options_are_answered_with_their_range():
-    for options in (
-        {"filters": -1.0},
-        {"channels": -1.0},
-        {"depth": -1.0},
-        {"share": 1.1},
-        {"rate": 0.0},
-        {"rate": 2.0},
+    for name, value, said in (
+        ("filters", -1.0, "0 or more"),
+        ("channels", -1.0, "0 or more"),
+        ("depth", -1.0, "0 or more"),
+        ("share", 1.1, "from 0 to 1"),
+        ("rate", 0.0, "above 0 and at most 1"),
+        ("rate", 2.0, "above 0 and at most 1"),
     ):
-        with pytest.raises(ValueError, match="all weights not negative, share 0 to 1, rate above 0 and at most 1"):
-            StructuredSparsity.Config(**options)
+        with pytest.raises(ValueError, match=f"{name} {value}: {said}"):
+            StructuredSparsity.Config(**{name: value})

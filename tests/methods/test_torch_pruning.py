@@ -176,7 +176,7 @@ def test_masked_units_stay_masked_on_the_copy(context):
 
 
 def test_no_batch_is_no_option():
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="1 or more"):
         method("tp_taylor", batches=0)
     assert {f.name for n in NAMES for f in dataclasses.fields(METHODS.get(n).Config)} == {"batches"}
 
