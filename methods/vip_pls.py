@@ -41,7 +41,6 @@ class VipPls(Method):
 
     starts_from = "base"
     ranking = "global"
-    needs = ("labels",)
 
     @dataclass(frozen=True)
     class Config:

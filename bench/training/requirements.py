@@ -21,6 +21,5 @@ NEEDS: Mapping[str, Callable[[Site], str | None]] = {
     "scaled_norm": lacks_scaled_norm,
     "maps": lacks_maps,
     "foldable": lambda site: site.unfoldable(),
-    "labels": lambda site: None,  # of the training images; every data set has them
 }
 """Name of a need -> function that says why a site does not meet it, None where it does."""

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from bench.errors import METHOD, RunFailed
 from bench.training import own_modules
+from bench.training.guard import STEP_HOOKS
 from bench.training.teacher import Teachers
 from bench.training.unit_selection import UnitSelection
 
 WITH_LOGITS = ("objective", "penalty", "on_backward_end")
 """Hooks in which a step's forward is done and its graph is there."""
-WITH_STEPS = ("on_batch_start", *WITH_LOGITS, "on_step_end")
 
 
 class TrainingSignals(UnitSelection):
@@ -64,8 +64,8 @@ class TrainingSignals(UnitSelection):
 
     def minimize(self, loss: Tensor, name: str) -> None:
         """In a hook of a step: one step of the module ``name`` alone down the gradient of ``loss`` (a scalar)."""
-        if self._now.hook not in WITH_STEPS:
+        if self._now.hook not in STEP_HOOKS:
             where = self._now.hook or "no hook"
-            raise RunFailed(f"ctx.minimize in {where}: only {', '.join(WITH_STEPS)} may do that", blame=METHOD)
+            raise RunFailed(f"ctx.minimize in {where}: only {', '.join(STEP_HOOKS)} may do that", blame=METHOD)
         with torch.enable_grad():
             self._model.own.minimize(loss, name)
