@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch_pruning as tp
 
-from bench.api import Method, lacks_scaled_norm, method, require_ranges
+from bench.api import Method, method, require_ranges
 from bench.errors import RunFailed
 from bench.pruning.dependency_graph import graph_of
 from methods.papers import FANG2023
@@ -23,15 +23,17 @@ class TorchPruning(Method):
     starts_from = "base"
     importance: Any = None  # makes the torch-pruning importance, which maps a group to its score
 
+    def supports(self, site):
+        """Sites whose units are channels."""
+        several = len(site.network.get_submodule(site.name).weight) != site.n_units
+        return "torch-pruning ranks channels, and a unit of it is several" if several else None
+
     def feed(self, ctx, importance, traced):
         """Give the importance the gradients or activations it reads; those of weights need none."""
 
     def scores(self, ctx):
         """The importance of each site's group; everything happens on the copy, so the network stays as it is."""
         network = next(iter(ctx.sites.values())).network
-        for name, units in ctx.sites.widths.items():
-            if len(network.get_submodule(name).weight) != units:
-                raise RunFailed(f"{self.name}: torch-pruning ranks channels, and a unit of site {name} is several")
         x, _ = next(ctx.batches("train", limit=1))
         with ctx.probe(gradients=True):  # gives the global generator back, from which two importances draw
             torch.manual_seed(int(torch.randint(2**31, (), generator=ctx.rng, device=ctx.device)))
@@ -99,10 +101,7 @@ class BNScale(TorchPruning):
     """Torch-Pruning's BNScaleImportance: mean |gamma| of the group's batch norms; needs one at every site."""
 
     importance = tp.importance.BNScaleImportance
-
-    def supports(self, site):
-        """Sites with scales."""
-        return lacks_scaled_norm(site)
+    needs = ("scaled_norm",)
 
 
 @method("tp_lamp", paper=FANG2023)
@@ -117,6 +116,10 @@ class Fpgm(TorchPruning):
     """Torch-Pruning's FPGMImportance as shipped: distances between squared weights, not between filters."""
 
     importance = tp.importance.FPGMImportance
+
+    def supports(self, site):
+        """Sites of several units."""
+        return super().supports(site) or ("its one unit has no distance to others" if site.n_units == 1 else None)
 
 
 @method("tp_random", paper=FANG2023)
@@ -153,6 +156,12 @@ class Obdc(FromImages):
 
     importance = tp.importance.OBDCImportance
 
+    def supports(self, site):
+        """Sites that are made without a bias."""
+        biased = [p for p in site.producers if getattr(site.network.get_submodule(p), "bias", None) is not None]
+        why = f"{biased[0]} has a bias, for which torch-pruning has no weight" if biased else None
+        return super().supports(site) or why
+
     def feed(self, ctx, importance, traced):
         """Hook all layers it may meet, then show the batches. Its own set-up wants a whole pruner for that, and a
         kind of backward hook that torch gives up."""
@@ -180,6 +189,12 @@ class Activation(FromImages):
     """Torch-Pruning's ActivationImportance as shipped: mean |input| of the readers in the last batch alone."""
 
     importance = tp.importance.ActivationImportance
+
+    def supports(self, site):
+        """Sites of which each reader reads a unit once."""
+        flat = [tap.layer for tap in site.consumers if len(tap.positions) > site.n_units]
+        why = f"{flat[0]} reads a unit at several inputs, of which torch-pruning keeps each" if flat else None
+        return super().supports(site) or why
 
     def show(self, importance, network, x, y):
         """Its hooks record the inputs of every layer."""

@@ -8,12 +8,14 @@ import dataclasses
 import pytest
 import torch
 import torch_pruning as tp
-from support.networks import GREY, SHAPE, conv, head, hooks_of, images, made, randomised, three_sites
+from support.networks import GREY, SHAPE, conv, found, head, hooks_of, images, made, randomised, three_sites
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bench.errors import RunFailed
+from bench.conformance.tiny_networks import conv_flatten, depthwise, narrow
+from bench.errors import RunFailed, Unsupported
 from bench.pruning.dependency_graph import graph_of
+from bench.pruning.site_discovery import find_sites
 from bench.runs.execute import execute
 from bench.spec.registry import METHODS
 from methods.torch_pruning_adapter import FromImages
@@ -99,6 +101,31 @@ def test_scores_repeat_are_counted_and_change_nothing(name, context):
         spent = ledger.forward - counted[0], ledger.backward - counted[1]
         assert spent == (once, seen - once + 2)  # 2 for the trace
     assert torch.equal(*found)
+
+
+REFUSED = [
+    ("tp_activation", conv_flatten, "site 3: 7 reads a unit at several inputs"),
+    ("tp_obdc", depthwise, "site 0: 0 has a bias"),
+    ("tp_fpgm", narrow, "site 3: its one unit has no distance to others"),
+    ("tp_bn_scale", conv_flatten, "site 0: it has no batch norm with a scale"),
+]
+
+
+@pytest.mark.parametrize(("name", "network", "why"), REFUSED)
+def test_what_torch_pruning_has_no_score_for_is_refused_before_training(name, network, why):
+    sites = find_sites(network(), SHAPE)
+    with pytest.raises(Unsupported, match=f"^{name} does not work on {why}"):
+        method(name).require(sites)
+    method("tp_magnitude").require(sites)
+
+
+def test_units_of_several_channels_are_refused_before_training():
+    _, sites = found("grouped")
+    for name in NAMES:
+        with pytest.raises(
+            Unsupported, match=f"^{name} does not work on site .: (torch-pruning ranks channels|it has)"
+        ):
+            method(name).require(sites)
 
 
 def test_random_scores_differ_between_calls(context):
