@@ -242,16 +242,17 @@ def test_an_architecture_declares_groups_and_what_stays():
     ],
 )
 def test_blocks_of_the_known_networks(name, side, counts):
-    """B1, on whole networks: the counts that are known, and gate == slice for mixed masks."""
+    """B1, on whole networks: the counts that are known, gate == slice for mixed masks and both couplings, training."""
     network = build(name, (3, side, side), 10)
-    sites = find_sites(network, (3, side, side), units="both")
-    assert tuple(s.n_units for s in sites.values() if s.blocks) == counts
     probe, x = randomized_copy(network), images(2, (3, side, side)).double()
-    for seed in range(2):
-        masks = random_masks(sites, seed)
-        sliced = sites.slice(probe, masks)
-        assert gate_slice_difference(probe, sliced, sites.bind(probe), masks, x, 1e-30) < 1e-9
-        sliced.train()(x)
+    for coupling in ("inner", "full"):
+        sites = find_sites(network, (3, side, side), coupling, "both")
+        assert tuple(s.n_units for s in sites.values() if s.blocks) == counts
+        for seed in range(2):
+            masks = random_masks(sites, seed)
+            sliced = sites.slice(probe, masks)
+            assert gate_slice_difference(probe, sliced, sites.bind(probe), masks, x, 1e-30) < 1e-9
+            sliced.train()(x)
 
 
 @pytest.mark.slow
