@@ -98,6 +98,8 @@ class Dropout(Method):
 class WeightDecay(Method):
     """Half the squares of all parameters in the loss, besides the recipe's decay: how much of a gain is plain decay."""
 
+    kinds = ("conv", "linear", "block")
+
     @dataclass(frozen=True)
     class Config:
         """Options."""

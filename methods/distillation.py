@@ -14,6 +14,7 @@ class Distill(Method):
 
     starts_from = "base"
     active = "after"
+    kinds = ("conv", "linear", "block")
 
     @dataclass(frozen=True)
     class Config:

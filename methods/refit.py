@@ -96,6 +96,7 @@ class RefitBN(Method):
     """Estimate the statistics of batch norm again after the cut, as the plain mean over training batches."""
 
     starts_from = "base"
+    kinds = ("conv", "linear", "block")
 
     @dataclass(frozen=True)
     class Config:

@@ -140,6 +140,17 @@ def test_next_to_an_importance_of_channels(make_training, name):
     assert ctx.fits(masks)
 
 
+@pytest.mark.parametrize("name", ["block_l1+distill", "block_l1+refit_bn", "weight_decay+block_l1"])
+def test_next_to_parts_that_do_nothing_to_units(make_training, name):
+    """What leaves units alone does not mind of which kind they are; what reads them does."""
+    ctx, _, _ = trained(make_training, "depth")
+    make_method(name, {}).require(ctx.sites)
+    ctx, _, _ = trained(make_training, "both")
+    make_method(f"l1_norm+{name}", {}).require(ctx.sites)
+    with pytest.raises(Unsupported, match="refit_ridge does not work on site 1: it is of kind block"):
+        make_method("l1_norm+block_l1+refit_ridge", {}).require(ctx.sites)
+
+
 def test_two_rankings_of_one_kind_are_refused():
     for names in ("block_l1+block_change", "random+block_l1", "l1_norm+l2_norm"):
         with pytest.raises(UsageError, match="cannot be composed: both rank the units"):
