@@ -18,14 +18,16 @@ from bench.models.build import architecture
 from bench.models.layers import Attention
 from bench.pruning.activation_statistics import STATISTICS
 from bench.pruning.masks import Masks, Scores
+from bench.pruning.readings import unit_squares
 from bench.pruning.rounding import whole_units
 from bench.pruning.sites import Site, Sites
 from bench.spec.entries import Paper
 from bench.spec.option_ranges import require_ranges
 from bench.spec.spec import Budget
 from bench.training.context import Context
+from bench.training.fista import fista_step
 from bench.training.method import Method
-from bench.training.plan import PRUNE, Phase, Plan
+from bench.training.plan import PRUNE, Phase, Plan, search_plan
 from bench.training.registration import importance, method, regularizer
 from bench.training.requirements import lacks_scaled_norm
 
@@ -45,10 +47,13 @@ __all__ = [
     "Sites",
     "architecture",
     "dataset",
+    "fista_step",
     "importance",
     "lacks_scaled_norm",
     "method",
     "regularizer",
     "require_ranges",
+    "search_plan",
+    "unit_squares",
     "whole_units",
 ]

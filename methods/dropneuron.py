@@ -52,8 +52,4 @@ class DropNeuron(Method):
 
     def select(self, ctx, budget):
         """The best within the budget; in the native track all above the threshold, at least one of each site."""
-        scores = self.scores(ctx)
-        if not ctx.native:
-            return ctx.rank(scores, self.ranking)
-        large = {name: (s > self.config.threshold) | (s == s.max()) for name, s in scores.items()}
-        return {**{n: mask.new_ones(len(mask)) for n, mask in ctx.masks.items()}, **large}
+        return ctx.rank(self.scores(ctx), self.ranking, above=self.config.threshold)

@@ -4,7 +4,6 @@ Equations are those of the authors' code (github.com/ShaohuiLin/GAL) with its de
 what is whose.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,22 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from bench.api import PRUNE, Method, Phase, method, require_ranges
+from bench.api import Method, fista_step, method, require_ranges, search_plan
 from methods.papers import LIN2019
-
-WEIGHTS = {"channels": (0.1, 1e-3), "blocks": (1.0, 0.6)}
-"""``mu`` and ``lam`` by what is masked: those of the code for VGG-16 and for ResNet-56."""
-
-
-def fista(mask, previous, gradient, alpha, rate, lam):
-    """A FISTA step of masks that stay non-negative: their next values, and the next ``alpha``.
-
-    ``y = m + (alpha - 1) / alpha' (m - m_previous)``, then ``max(0, y - rate (gradient + lam))``, which is the
-    proximal step of ``lam |m|`` and the projection at once.
-    """
-    following = (1 + math.sqrt(1 + 4 * alpha**2)) / 2
-    y = mask + (alpha - 1) / following * (mask - previous)
-    return (y - rate * (gradient + lam)).clamp(min=0), following
 
 
 @method("softmask_fista", paper=LIN2019)
@@ -56,17 +41,15 @@ class SoftMaskFista(Method):
 
     def plan(self, ctx):
         """The first part of the fine-tuning learns masks, the rest trains what is left by labels."""
-        search = round(self.config.search * ctx.recipe.finetune.epochs)
-        return (Phase(search, "finetune"), PRUNE, Phase(ctx.recipe.finetune.epochs - search, "finetune"))
+        return search_plan(ctx.recipe.finetune.epochs, self.config.search)
 
     def prepare(self, ctx):
-        """Masks and what FISTA keeps of them."""
-        self.mask, self.before = ctx.per_unit("mask", 1.0, trainable=True), ctx.per_unit("mask before", 1.0)
+        """Masks and what FISTA keeps of them; weights of the code, for ResNet-56 and for VGG-16."""
+        first = ctx.draw(normal=True) if self.config.mask_init == "normal" else 1.0
+        self.mask, self.before = ctx.per_unit("mask", first, trainable=True), ctx.per_unit("mask before", first)
         self.register_buffer("alpha", torch.ones(()))
-        kind = "blocks" if any(site.kind == "block" for site in ctx.sites.values()) else "channels"
-        self.mu, self.lam = (d if c is None else c for c, d in zip((self.config.mu, self.config.lam), WEIGHTS[kind]))
-        for name, width in ctx.sites.widths.items() if self.config.mask_init == "normal" else ():
-            self.mask[name] = torch.randn(width, generator=ctx.rng, device=ctx.device)
+        usual = (1.0, 0.6) if any(site.blocks for site in ctx.sites.values()) else (0.1, 1e-3)
+        self.mu, self.lam = (d if c is None else c for c, d in zip((self.config.mu, self.config.lam), usual))
 
     def on_batch_start(self, ctx):
         """Units are read times their masks."""
@@ -76,24 +59,15 @@ class SoftMaskFista(Method):
         """``mu`` times the mean squared difference to the base's logits."""
         return self.mu * mse_loss(logits, ctx.teacher())
 
-    @torch.no_grad()
     def on_step_end(self, ctx):
         """In the first step of an epoch and every ``mask_every``: one of the masks, at the rate of the weights."""
         if ctx.step % self.config.mask_every == 0:
-            now = self.mask, self.before, {name: mask.grad for name, mask in self.mask.items()}
-            new, alpha = fista(*map(ctx.flat, now), self.alpha.item(), ctx.rate, self.lam)
-            self.before.update(self.scores(ctx))
-            self.mask.update(ctx.split(new))
-            self.alpha.fill_(alpha)
-
-    def on_epoch_end(self, ctx):
-        """How many masks are zero."""
-        ctx.log(zero=(ctx.flat(self.scores(ctx)) <= 0).sum())
+            fista_step(self.mask, self.before, self.alpha, ctx.rate, self.lam)
+            ctx.log(zero=(ctx.flat(self.mask) <= 0).sum())
 
     def on_phase_end(self, ctx):
         """The weights that read the units, and norms at the end of blocks, take the masks in: the same function."""
-        for name, site in ctx.sites.items():
-            site.fold_(self.mask[name].detach())
+        ctx.sites.fold_(self.scores(ctx))
 
     def scores(self, ctx):
         """The masks."""
@@ -101,13 +75,7 @@ class SoftMaskFista(Method):
 
     def select(self, ctx, budget):
         """The largest within the budget; in the native track those above zero, at least one of each site."""
-        native = {name: (mask > 0) | (mask == mask.max()) for name, mask in self.scores(ctx).items()}
-        return native if ctx.native else ctx.rank(self.scores(ctx), self.ranking)
-
-
-def verdict(output, real):
-    """Cross-entropy of a critic's outputs against ``real``, 1 or 0."""
-    return binary_cross_entropy_with_logits(output, torch.full_like(output, real))
+        return ctx.rank(self.scores(ctx), self.ranking, above=0.0)
 
 
 @method("gal", paper=LIN2019)
@@ -143,5 +111,9 @@ class Gal(SoftMaskFista):
         The critic's loss is ``BCE(D(f_b), 1) + BCE(D(f_g), 0) + BCE(D(f_g), 1)``; the last term holds it back (code).
         """
         base, student = self.critic(ctx.teacher()), self.critic(logits.detach())
-        ctx.minimize(verdict(base, 1.0) + verdict(student, 0.0) + verdict(student, 1.0), "critic")
-        return super().objective(ctx, logits) + verdict(self.critic(logits), 1.0)
+        ctx.minimize(self.verdict(base, 1.0) + self.verdict(student, 0.0) + self.verdict(student, 1.0), "critic")
+        return super().objective(ctx, logits) + self.verdict(self.critic(logits), 1.0)
+
+    def verdict(self, output, real):
+        """Cross-entropy of the critic's outputs against ``real``, 1 or 0."""
+        return binary_cross_entropy_with_logits(output, torch.full_like(output, real))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import method, require_ranges
+from bench.api import method, require_ranges, unit_squares
 from methods.papers import PHAN2020
 from methods.refit import Refit, ridge
 
@@ -27,13 +27,10 @@ def iht_row(problems, kept, iterations):
     """
 
     def project(rows):
-        norms = sum(
-            torch.zeros(n).to(u).index_add(0, unit, u.square().sum(dim=1)) for u, (_, _, unit) in zip(rows, problems)
-        )
-        mask = torch.zeros(n, dtype=torch.bool, device=norms.device).index_fill(0, norms.topk(kept).indices, True)
+        sizes = sum(unit_squares(u, unit, n) for u, (_, _, unit) in zip(rows, problems))
+        mask = torch.zeros(n, dtype=torch.bool, device=sizes.device).index_fill(0, sizes.topk(kept).indices, True)
         return mask, [u * mask[unit, None] for u, (_, _, unit) in zip(rows, problems)]
 
-    problems = list(problems)
     n = int(max(unit.max() for _, _, unit in problems)) + 1
     step = 1 / max(float(torch.linalg.matrix_norm(gram, 2)) for gram, _, _ in problems)
     mask, rows = project([w for _, w, _ in problems])
@@ -61,19 +58,11 @@ class L0Row(Refit):
 
     def select(self, ctx, budget):
         """As many units of each site as equal shares within the budget leave."""
-        kept, readers = ctx.equal_widths(), [layer for layer in ctx.layers.values() if layer.reads]
-        found = ctx.samples(readers, self.config.images, self.config.patches)
-        return {
-            name: iht_row(self.problems(name, readers, found), kept[name], self.config.iterations)[0] for name in kept
-        }
-
-    def problems(self, site, readers, found):
-        """What :func:`iht_row` takes, of the columns that read ``site``."""
-        for layer in readers:
-            unit = layer.columns(site)
-            if site in layer.reads:
-                x = found[layer.name].double()[:, unit >= 0]
-                yield x.T @ x, layer.matrix().detach().double()[:, unit >= 0].T, unit[unit >= 0]
+        kept, masks = ctx.equal_widths(), {}
+        for site, readings in ctx.readings(self.config.images, self.config.patches).items():
+            problems = [(r.x.T @ r.x, r.weight, r.unit) for r in readings]
+            masks[site], _ = iht_row(problems, kept[site], self.config.iterations)
+        return masks
 
     def solve(self, x, missing, weight):
         """Least squares on the rows that stay, centred at the present ones."""

@@ -7,15 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.api import method, require_ranges
+from bench.api import method, require_ranges, unit_squares
 from methods.papers import AGHASI2017
 from methods.refit import Refit, ridge
-
-
-def norms(rows, group):
-    """l2 norm of the rows of each unit: rows ``[k, O]``, units ``[k]`` -> ``[n_units]``."""
-    total = torch.zeros(int(group.max()) + 1, dtype=rows.dtype, device=rows.device)
-    return total.index_add(0, group, rows.square().sum(dim=1)).sqrt()
 
 
 def row_admm(x, w, group, gain, rho, iterations):
@@ -33,7 +27,7 @@ def row_admm(x, w, group, gain, rho, iterations):
         U, with a row for each column of ``x``: exactly zero in the rows of units that go.
     """
     k, free = len(w), w.new_ones(x.shape[1] - len(w), 1)
-    size = torch.cat([norms(w, group).clamp(min=1e-12)[group][:, None], free])
+    size = torch.cat([unit_squares(w, group).sqrt().clamp(min=1e-12)[group][:, None], free])
     r = torch.linalg.qr(x, mode="r").R * size.T  # ||X A|| = ||R A||; in V_i = U_i / ||W_i|| all units cost the same
     r = r / (0.3 * r.square().sum(dim=0).max().sqrt()).clamp(min=1e-30)
     v = torch.cat([w, 0 * free * w[:1]]) / size
@@ -41,7 +35,7 @@ def row_admm(x, w, group, gain, rho, iterations):
     inverse = torch.linalg.inv(r.T @ r + torch.eye(len(v)).to(r))
     for _ in range(iterations):
         sparse = v - dual2
-        shrink = (1 - 1 / (rho * norms(sparse[:k], group).clamp(min=1e-30))).clamp(min=0)
+        shrink = (1 - 1 / (rho * unit_squares(sparse[:k], group).sqrt().clamp(min=1e-30))).clamp(min=0)
         sparse = torch.cat([sparse[:k] * shrink[group][:, None], sparse[k:]])
         away = r @ v - dual - target
         near = target + away * (gain * target.norm() / away.norm().clamp(min=1e-30)).clamp(max=1)
@@ -71,21 +65,18 @@ class NetTrimRow(Refit):
 
     def scores(self, ctx):
         """Norm of each unit's rows in the solution as a share of what it was, summed over readers; 0 where it goes."""
-        c, readers = self.config, [layer for layer in ctx.layers.values() if layer.reads]
-        found = ctx.samples(readers, c.images, c.patches)
-        total = {n: torch.zeros(w, dtype=torch.double, device=ctx.device) for n, w in ctx.sites.widths.items()}
-        for layer, site in [(each, site) for each in readers for site in each.reads]:
-            unit = layer.columns(site)
-            x, w, group = found[layer.name][:, unit >= 0].double(), layer.matrix().detach().double(), unit[unit >= 0]
-            x, w = torch.cat([x, x.new_ones(len(x), int(layer.shifts))], dim=1), w[:, unit >= 0].T
-            u = row_admm(x, w, group, c.gain, c.rho, c.iterations)
-            total[site] += norms(u[: len(w)], group) / norms(w, group).clamp(min=1e-12)
-        return total
+        readings = ctx.readings(self.config.images, self.config.patches)
+        return {site: sum(map(self.left, each)) for site, each in readings.items()}
+
+    def left(self, reading):
+        """Norm of each unit's rows in the solution of one reader as a share of what it was."""
+        c, w = self.config, reading.weight
+        rows = row_admm(reading.inputs, w, reading.unit, c.gain, c.rho, c.iterations)[: len(w)]
+        return reading.norms(rows) / reading.norms(w).clamp(min=1e-12)
 
     def select(self, ctx, budget):
         """The best within the budget; in the native track all that a reader still reads, at least one."""
-        scores = self.scores(ctx)
-        return {n: (s > 0) | (s == s.max()) for n, s in scores.items()} if ctx.native else ctx.rank(scores, "layer")
+        return ctx.rank(self.scores(ctx), "layer", above=0.0)
 
     def solve(self, x, missing, weight):
         """Least squares on the rows that stay: it meets the program's constraint wherever they can."""

@@ -10,17 +10,13 @@ from bench.api import Method, method, require_ranges
 from methods.inf_fs import inf_fs
 from methods.papers import YU2018
 
-IDENTITIES = {"ReLU", "LeakyReLU", "RReLU", "PReLU", "ELU", "CELU"}
-"""Activation modules that leave what is not negative as it is."""
-PLACES = ("activation", "normalization", "instancenorm")
-"""Modules of torch with what scores do not pass otherwise."""
-
 
 @method("nisp", paper=YU2018)
 class Nisp(Method):
     """Rank the final responses, and give every unit its share of them by absolute weights (Yu et al. 2018)."""
 
     starts_from = "base"
+    needs = ("relu",)
 
     @dataclass(frozen=True)
     class Config:
@@ -34,12 +30,6 @@ class Nisp(Method):
         def __post_init__(self):
             require_ranges(self, alpha="[0, 1]", batches="[1, inf)")
 
-    def supports(self, site):
-        """Scores do not pass other activations than ReLU, nor norms of single images."""
-        modules = {name: type(m) for name, m in site.network.named_modules() if type(m).__module__.endswith(PLACES)}
-        odd = [f"{kind.__name__} ({n})" for n, kind in modules.items() if kind.__name__ not in IDENTITIES]
-        return f"the network has {odd[0]}, which scores do not pass" if odd else super().supports(site)
-
     def scores(self, ctx):
         """Of each unit the sum over all that reads it."""
         return ctx.to_units(self.propagate(ctx, self.final(ctx)))
@@ -48,29 +38,25 @@ class Nisp(Method):
         """What each input of the last layer is worth, ``[F]``."""
         if self.config.frl == "classifier":
             return ctx.head.matrix().detach().abs().sum(dim=0).double()
-        rows = []
-        with ctx.probe(), ctx.inputs([ctx.head]) as found:
-            for x, _ in ctx.batches("train", self.config.batches):
-                ctx.forward(x)
-                rows.append(found[ctx.head.name].reshape(*found[ctx.head.name].shape[:2], -1).mean(dim=2))
-        return inf_fs(torch.cat(rows), self.config.alpha)
+        samples = ctx.samples([ctx.head], images=self.config.batches * ctx.recipe.batch_size)
+        return inf_fs(samples[ctx.head.name], self.config.alpha)
 
     def propagate(self, ctx, worth):
         """Derivative of the final responses, weighted with ``worth``, by what each reader reads: name -> ``[1, ...]``.
 
         In the network of :meth:`absolute`, where it does not depend on the image.
         """
-        network, readers = next(iter(ctx.sites.values())).network, [n for n, layer in ctx.layers.items() if layer.reads]
+        network = next(iter(ctx.sites.values())).network
         state, ones = self.absolute(network), torch.ones_like(next(ctx.batches())[0][:1]).double().requires_grad_()
-        with ctx.probe(gradients=True), ctx.inputs([*readers, ctx.head], gradients=True) as found:
+        with ctx.probe(gradients=True), ctx.inputs([*ctx.readers, ctx.head], gradients=True) as found:
             once = functional_call(network, state, (ones,))
-            last, inputs = found[ctx.head.name], [found[name] for name in readers]
-            total = (last.movedim(1, -1) * worth).sum()
-            slopes = torch.autograd.grad(total, inputs, materialize_grads=True, allow_unused=True)
+            total = (found[ctx.head.name].movedim(1, -1) * worth).sum()
+            inputs = {name: found[name] for name in ctx.readers}
+            slopes = torch.autograd.grad(total, list(inputs.values()), materialize_grads=True, allow_unused=True)
             much = functional_call(network, state, (2**20 * ones,))
         if not torch.allclose(much, 2**20 * once, rtol=1e-6, atol=0):
             raise ValueError("nisp: the network has an activation, a norm or a constant that scores do not pass")
-        return dict(zip(readers, slopes))
+        return dict(zip(inputs, slopes))
 
     def absolute(self, network):
         """State of that network with absolute weights and scales, biases and means of zero.

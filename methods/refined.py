@@ -32,7 +32,7 @@ class Refined(Method):
 
     def zeros(self, ctx):
         """Mean share of exact zeros in what each site's readers read, padding not included: site -> number."""
-        readers = [layer for layer in ctx.layers.values() if layer.reads]
+        readers = list(ctx.readers.values())
         share, images = dict.fromkeys((layer.name for layer in readers), 0.0), 0
         for x, _ in ctx.batches("train", self.config.batches):
             with ctx.probe(), ctx.inputs(readers) as found:

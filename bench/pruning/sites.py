@@ -191,6 +191,11 @@ class Sites(Mapping[str, Site]):
         """Masks that keep everything."""
         return {name: torch.ones(site.n_units, dtype=torch.bool, device=device) for name, site in self.items()}
 
+    def fold_(self, factors: Mapping[str, Tensor]) -> None:
+        """Each site's :meth:`~bench.pruning.unit_groups.UnitGroups.fold_` of its ``factors`` ``[n_units]``."""
+        for name, site in self.items():
+            site.fold_(factors[name])
+
     def removed(self, masks: Mapping[str, Tensor]) -> list[Block]:
         """The blocks that ``masks`` (site -> bool ``[n_units]``, True keeps) remove."""
         found = [(site.blocks, masks[name].tolist()) for name, site in self.items() if site.blocks]

@@ -12,15 +12,14 @@ def require_layers(method: Method, ctx: Context) -> None:
     moments = next((part.name for part in method.members if part.compensation == "moments"), None)
     if moments is None:
         return
-    readers = [layer for layer in ctx.layers.values() if layer.reads]
-    for layer in readers:
+    for layer in ctx.readers.values():
         if not layer.shifts:
             raise Unsupported(
                 f"{moments} does not work on site {layer.reads[0]}: {layer.name} reads it and has no bias and no batch "
                 "norm directly behind it"
             )
     estimates = next((part.name for part in method.members if part.reestimates is not None), None)
-    if estimates and all(layer.follower for layer in readers):
+    if estimates and all(layer.follower for layer in ctx.readers.values()):
         raise Unsupported(
             f"{moments} and {estimates}: a batch norm follows every layer that reads a site, and estimating its "
             f"statistics again undoes what {moments} does: leave one of them out"

@@ -203,8 +203,10 @@ class Context(TrainingSignals, LayerView):
         with self._model.probe():
             return validation(self._model.network, self._data.val)
 
-    def per_unit(self, name: str, value: float = 0.0, trainable: bool = False) -> dict[str, Tensor]:
-        """In ``prepare``: a number for every unit, site -> float ``[n_units]``, all ``value`` at first.
+    def per_unit(
+        self, name: str, value: float | Mapping[str, Tensor] = 0.0, trainable: bool = False
+    ) -> dict[str, Tensor]:
+        """In ``prepare``: a number for every unit, site -> float ``[n_units]``, at first ``value``, or its copy.
 
         The dictionary is live: change its tensors or put others of the same size in their places. It follows the
         network: a shrink and the prune take out the numbers of the units that go, a resume puts them back.

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from bench.data.loading import TrainingData
 from bench.errors import METHOD, RunFailed
 from bench.pruning.layers import Layer, find_layers
+from bench.pruning.readings import Reading, readings_of
 from bench.pruning.sites import Site
 from bench.spec.digest import derive_seed
 from bench.training import layer_samples
@@ -38,6 +39,11 @@ class LayerView(UnitSelection):
                 image = torch.zeros(2, *model.costs.shape, device=model.device)
                 self._found = model.network, find_layers(model.network, model.sites, image, self._writing)
         return dict(self._found[1])
+
+    @property
+    def readers(self) -> dict[str, Layer]:
+        """Those of ``layers`` that read a site, by name, in their order."""
+        return {name: layer for name, layer in self.layers.items() if layer.reads}
 
     @property
     def head(self) -> Layer:
@@ -90,6 +96,18 @@ class LayerView(UnitSelection):
         if of == "now":
             return self._samples(chosen, images, patches)
         return self._samples(chosen, images, patches, *self._model.whole(of), gated=False)
+
+    def readings(self, images: int = 512, patches: int = 4000) -> dict[str, list[Reading]]:
+        """Site -> what each layer that reads it computes of it, on rows of :meth:`samples`; see :class:`Reading`.
+
+        It costs one forward of each image.
+        """
+        found: dict[str, list[Reading]] = {name: [] for name in self.sites}
+        samples = self.samples(self.readers, images, patches)
+        for name, layer in self.readers.items():
+            for reading in readings_of(layer, samples[name]):
+                found[reading.site].append(reading)
+        return found
 
     def _samples(
         self,
@@ -161,6 +179,6 @@ class LayerView(UnitSelection):
         if self._refit is None:
             network = self._model.network
             self._refit = Refit(
-                self._model, self.layers, lambda some, n, m, state: self._samples(some, n, m, network, state)
+                self._model, self.readers, lambda some, n, m, state: self._samples(some, n, m, network, state)
             )
         return self._refit

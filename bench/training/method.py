@@ -34,7 +34,8 @@ class Method(nn.Module):
             ``always``. ``prepare`` and the choice of masks are no matter of it.
         couplings: those that it works with, of ``inner`` and ``full``.
         kinds: kinds of sites that it works on, of ``conv``, ``linear`` and ``block``.
-        needs: what each site that it works on must have, of ``scaled_norm``, ``maps`` and ``foldable``.
+        needs: what each site that it works on must have, of ``scaled_norm``, ``maps``, ``relu`` and
+            ``foldable``.
         writes: hooks in which it changes weights, besides those that always may: ``on_epoch_end`` or none.
         compensation: what its :meth:`compensate` changes of the layers that read what is cut: ``moments``, the mean
             and scale of their outputs; ``weights``; None if it does not compensate. One part of a composition can.

@@ -25,12 +25,21 @@ class PerUnit(dict[str, Numbers]):
         self.trainable: set[str] = set()
 
     def add(
-        self, name: str, widths: Mapping[str, int], value: float, device: torch.device, trainable: bool = False
+        self,
+        name: str,
+        widths: Mapping[str, int],
+        value: float | Mapping[str, Tensor],
+        device: torch.device,
+        trainable: bool = False,
     ) -> Numbers:
-        """Float numbers for sites of these ``widths``, all ``value``; raises RunFailed for a name that exists."""
+        """Float numbers for sites of these ``widths``, all ``value``, or a copy of what it has for each site.
+
+        Raises RunFailed for a name that exists.
+        """
         if name in self:
             raise RunFailed(f"per_unit '{name}' exists: choose another name", blame=METHOD)
-        self[name] = {site: torch.full((width,), value, device=device) for site, width in widths.items()}
+        first = value if isinstance(value, Mapping) else {site: torch.tensor(value) for site in widths}
+        self[name] = {site: torch.empty(width, device=device).copy_(first[site]) for site, width in widths.items()}
         self.trainable |= {name} if trainable else set()
         self.start_step()
         return self[name]

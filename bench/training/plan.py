@@ -31,3 +31,9 @@ class Prune:
 
 PRUNE: Final = Prune()
 Plan = tuple[Phase | Prune, ...]
+
+
+def search_plan(epochs: int, share: float) -> Plan:
+    """A ``share`` of the ``epochs`` of fine-tuning, rounded, before the prune, the rest after it."""
+    search = round(share * epochs)
+    return (Phase(search, "finetune"), PRUNE, Phase(epochs - search, "finetune"))

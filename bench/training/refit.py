@@ -28,7 +28,7 @@ class Refit:
 
     Args:
         model: before anything is changed: its responses are what is fitted.
-        layers: of its network.
+        readers: layers of its network that read a site.
         sample: takes rows of what they read.
 
     Attributes:
@@ -37,9 +37,9 @@ class Refit:
         facts: what a record says: most ``images`` and ``patches``, and whose ``inputs``.
     """
 
-    def __init__(self, model: MaskedModel, layers: Mapping[str, Layer], sample: Sample) -> None:
+    def __init__(self, model: MaskedModel, readers: Mapping[str, Layer], sample: Sample) -> None:
         self._model, self._sample, self._state = model, sample, clone_state(model.network)
-        self._readers = [layer for layer in layers.values() if layer.reads]
+        self._readers = list(readers.values())
         self._weights = {layer.name: layer.matrix().detach().double() for layer in self._readers}
         self._dense: dict[tuple[int, int, str], tuple[State, State]] = {}
         self._shifts: dict[str, Tensor] = {}  # reader -> what was added to its output

@@ -18,7 +18,11 @@ class UnitSelection(RunView):
     """The part of a context that chooses units (see :class:`bench.training.context.Context`)."""
 
     def rank(
-        self, scores: Scores, ranking: str | Mapping[str, float], of_blocks: str | None = None
+        self,
+        scores: Scores,
+        ranking: str | Mapping[str, float],
+        of_blocks: str | None = None,
+        above: float | None = None,
     ) -> dict[str, Tensor]:
         """Masks that keep the best units within the budget.
 
@@ -26,14 +30,17 @@ class UnitSelection(RunView):
             scores: site -> float ``[n_units]``, larger is more worth keeping.
             ranking: ``global``, ``layer`` (equal shares) or shares per site; the user's ``--ranking`` wins.
             of_blocks: the same for sites of blocks, where that is another one.
+            above: in the native track keep what scores more than this instead, and of each site at least the best.
 
         Sites that the method exempts keep all units, and need no scores.
 
         Raises:
             RunFailed: a site is missing, or scores have the wrong shape or are not finite.
         """
-        by_user = self.budget.ranking
-        return select(self._checked(scores), self._model.costs, self.budget, by_user or ranking, by_user or of_blocks)
+        checked, costs, by_user = self._checked(scores), self._model.costs, self.budget.ranking
+        if self.native and above is not None:
+            return {n: (s > above) | (s == s.max()) | (n in costs.exempt) for n, s in checked.items()}
+        return select(checked, costs, self.budget, by_user or ranking, by_user or of_blocks)
 
     def prune_worst(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
         """Masks without the worst ``share`` of the units that ``masks`` keeps, at least one; ties break at random.
@@ -62,10 +69,10 @@ class UnitSelection(RunView):
         ranking = self.budget.ranking or ranking
         return selection.cycles_needed(share, ranking, left, self._model.costs, self._budget)
 
-    def draw(self, *shape: int) -> dict[str, Tensor]:
-        """Random numbers in [0, 1) for every unit: site -> ``[*shape, n_units]``."""
-        widths = self.sites.widths
-        return {n: torch.rand(*shape, w, generator=self.rng, device=self.device) for n, w in widths.items()}
+    def draw(self, *shape: int, normal: bool = False) -> dict[str, Tensor]:
+        """Random numbers for every unit, in [0, 1) or of N(0, 1): site -> ``[*shape, n_units]``."""
+        make, widths = torch.randn if normal else torch.rand, self.sites.widths
+        return {n: make(*shape, w, generator=self.rng, device=self.device) for n, w in widths.items()}
 
     def repair(self, states: Tensor) -> Tensor:
         """States ``[P, all units]`` (bool, see :meth:`flat`) changed at random, as little as it takes, to the budget.

@@ -19,7 +19,8 @@ from bench.errors import Unsupported, UsageError
 from bench.measure import flops
 from bench.pruning.gates import Gates
 from bench.runs.method_factory import make_method
-from methods.gal import Gal, SoftMaskFista, fista
+from bench.training.fista import fista
+from methods.gal import Gal, SoftMaskFista
 
 PLAN = (Phase(2, "finetune"), PRUNE, Phase(1, "finetune"))
 KEEP = {"width": 0.5, "depth": 0.7}

@@ -153,9 +153,8 @@ def test_response_of_a_flattened_map_is_that_of_its_units(make_ctx):
             tensor[3] = tensor[0]
         network[4].weight.normal_()
     ctx = make_ctx(arch=network, keep=0.9)
-    readers = list(ctx.layers.values())[1:]
-    found = ctx.samples(readers)
-    mask, _ = iht_row(list(l0_row().problems("0", readers, found)), 5, 500)
+    (reading,) = ctx.readings()["0"]
+    mask, _ = iht_row([(reading.x.T @ reading.x, reading.weight, reading.unit)], 5, 500)
     assert int(mask[[0, 3]].sum()) == 1
 
 

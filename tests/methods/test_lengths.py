@@ -43,7 +43,10 @@ def code_lines(file: str) -> dict[str, int]:
     return {name: len(found | shared) for name, found in own.items()}
 
 
-FILES = ("sfp", "activations", "prune_large", "dropneuron", "structured_sparsity", "vip_pls", "dsd", "blocks", "refit")
+FILES = (
+    *("sfp", "activations", "prune_large", "dropneuron", "structured_sparsity", "vip_pls", "dsd", "blocks", "refit"),
+    *("nisp", "refined", "net_trim_row", "l0_row", "gal", "freezing", "distillation", "controls", "norms"),
+)
 
 
 @pytest.mark.parametrize("file", FILES)

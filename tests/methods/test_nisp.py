@@ -211,7 +211,7 @@ def test_3h_modules_that_are_no_identity_are_refused_before_training(layer, name
         conv(1, 6), layer, conv(6, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 10)
     )
     with pytest.raises(
-        Unsupported, match=rf"^nisp does not work on site .: the network has {name} \(1\), which scores do not pass"
+        Unsupported, match=rf"^nisp does not work on site .: the network has {name} \(1\), which does not leave"
     ):
         nisp().require(find_sites(network, GREY))
 

@@ -74,7 +74,7 @@ BROKEN = {
     "tunes_a_quarter": ("runs", "RuntimeError: the hook ran"),
     "no_such_coupling": ("starting_point", "couplings = ('outer',): a tuple of full and inner"),
     "one_kind_as_text": ("starting_point", "kinds = 'conv': a tuple of block and conv and linear"),
-    "needs_something": ("starting_point", "needs = ('luck',): a tuple of foldable and maps and scaled_norm"),
+    "needs_something": ("starting_point", "needs = ('luck',): a tuple of foldable and maps and relu and scaled_norm"),
     "writes_anywhere": ("starting_point", "writes = ('on_batch_start',): a tuple of on_epoch_end"),
     "two_rankings": ("hooks_ran", "scores of two_rankings is not called in a run of 4 + 4 epochs"),
     "late_step": ("hooks_ran", "40 + 20 epochs: the hook waits for 'ctx.epoch < 100'"),

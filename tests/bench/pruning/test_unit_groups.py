@@ -180,6 +180,18 @@ def test_scaled_readers_are_a_gate(case):
         assert (gated - scaled).abs().max() <= 1e-6 * max(1.0, float(gated.abs().max()))
 
 
+def test_gates_of_all_sites_are_folded_at_once():
+    (network, sites), x = fresh("conv_bn"), images()
+    factors = {name: torch.rand(site.n_units) for name, site in sites.items()}
+    gates = Gates(network, sites)
+    gates.set(factors)
+    with torch.no_grad():
+        gated = network(x)
+        gates.remove()
+        sites.fold_(factors)
+        assert torch.allclose(network(x), gated, atol=1e-6)
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c != "sigmoid"])
 def test_silenced_makers_are_sliced_units(case):
     """Contract 2.1, scale_: all parts times a mask, and the slice is the network. A sigmoid of zero is not zero."""

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import GREY, three_sites
+from support.plans import same
 
 from bench.errors import RunFailed
 from bench.measure import flops
@@ -49,6 +50,31 @@ def scores(ctx, seed=0):
 
 def widths(masks):
     return {n: int(m.sum()) for n, m in masks.items()}
+
+
+# --- above a threshold, random numbers -----------------------------------------------------------------------------
+
+
+def test_native_track_keeps_what_is_above_and_the_best_of_each_site(make):
+    worth = {"0": torch.linspace(-1, 1, 12), "4": torch.zeros(16) - 1, "7": torch.ones(12)}
+    worth["4"][3] = -0.5
+    native = make(None)
+    assert widths(native.rank(worth, "layer", above=0.1)) == {"0": 5, "4": 1, "7": 12}
+    assert native.rank(worth, "layer", above=0.1)["4"][3]
+    assert widths(native.rank(worth, "layer")) == native.sites.widths
+    native._model.costs = native._model.costs.exempting(["4"])
+    del worth["4"]
+    assert widths(native.rank(worth, "layer", above=2.0)) == {"0": 1, "4": 16, "7": 12}
+    matched, worth = make(), scores(native)
+    assert same(matched.rank(worth, "layer", above=0.9), matched.rank(worth, "layer"))
+
+
+def test_draws_are_uniform_or_normal_and_repeat_with_the_seed(make):
+    uniform, normal = make().draw(2000)["0"], make().draw(2000, normal=True)["0"]
+    assert uniform.shape == normal.shape == (2000, 12)
+    assert 0 <= uniform.min() < 0.01 and 0.99 < uniform.max() < 1
+    assert (normal.mean().abs(), (normal.std() - 1).abs()) < (4 / 24000**0.5, 4 / 48000**0.5)
+    assert torch.equal(make().draw(2000, normal=True)["0"], normal)
 
 
 # --- cuts --------------------------------------------------------------------------------------------------------

@@ -264,3 +264,32 @@ def test_shapes_of_the_cases_are_sampled(make_ctx):
     rows = ctx.samples(ctx.layers, images=5, patches=50)
     assert all(rows[name].shape[1] == layer.matrix().shape[1] for name, layer in ctx.layers.items())
     assert len(rows) == len(ctx.layers)
+
+
+# --- readings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "coupling"), [("densely_connected", "inner"), ("conv_flatten", "inner"), ("residual_A", "full")]
+)
+def test_readings_of_all_sites_add_up_to_what_a_layer_computes(make_ctx, case, coupling):
+    """Together with the columns that read no site; concatenated, flattened, and shared readers."""
+    network = made(f"{case}_full" if coupling == "full" else case)
+    ctx = make_ctx(arch=network, shape=SHAPE, coupling=coupling)
+    found, samples = ctx.readings(8, 50), ctx.samples(ctx.readers, 8, 50)
+    assert list(ctx.readers) == [name for name, layer in ctx.layers.items() if layer.reads]
+    assert found.keys() == ctx.sites.keys()
+    assert in_forwards(ctx) == 2 * 8
+    for name, layer in ctx.readers.items():
+        x, weight = samples[name].double(), layer.matrix().detach().double()
+        readings = [reading for each in found.values() for reading in each if reading.layer.name == name]
+        assert [reading.site for reading in readings] == list(layer.reads)
+        free = torch.stack([layer.columns(site) < 0 for site in layer.reads]).all(dim=0)
+        total = x[:, free] @ weight[:, free].T + sum(reading.x @ reading.weight for reading in readings)
+        assert torch.allclose(total, x @ weight.T, atol=1e-9)
+        for reading in readings:
+            ones = reading.inputs[:, len(reading.weight) :]
+            assert ones.shape[1] == layer.shifts and (ones == 1).all()
+            for unit in range(ctx.sites[reading.site].n_units):
+                own = reading.weight[reading.unit == unit].norm()
+                assert reading.norms(reading.weight)[unit] == pytest.approx(own.item())

@@ -6,7 +6,7 @@ from support.networks import GREY, half_masks, three_sites
 from support.plans import carry_out, check_resume, prune, same, state_of
 from torch import nn
 
-from bench.api import PRUNE, Method, Phase
+from bench.api import PRUNE, Method, Phase, fista_step
 from bench.errors import RunFailed
 from bench.spec.digest import derive_seed
 
@@ -180,6 +180,36 @@ def test_gradient_of_soft_masks_is_a_finite_difference(make_training, smaller):
             mask.data[unit] = values[name][unit]
             expected = (differences[0] - differences[1]) / 2e-5
             assert gradients[name][unit].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_numbers_start_as_a_copy_of_what_is_given(make_training):
+    ctx = start(make_training).ctx
+    first = ctx.draw(normal=True)
+    one, two = ctx.per_unit("one", first, trainable=True), ctx.per_unit("two", first)
+    assert same({n: m.detach() for n, m in one.items()}, first) and same(two, first)
+    assert not any(value.requires_grad for value in (*first.values(), *two.values()))
+    for name, value in first.items():
+        value.zero_()
+        assert one[name].any() and two[name].any()
+
+
+def test_fista_steps_go_to_exactly_zero_where_the_gradient_is_small():
+    """The minimum of ``|m - c|^2 / 2 + lam |m|`` with m >= 0 is ``max(0, c - lam)``, unit by unit."""
+    wanted = {"a": torch.tensor([2.0, 0.1, -1.0]), "b": torch.tensor([0.3])}
+    masks, alpha = {n: torch.ones_like(c) for n, c in wanted.items()}, torch.ones(())
+    previous = {n: m.clone() for n, m in masks.items()}
+    for step in range(200):
+        for name, c in wanted.items():
+            masks[name].requires_grad_(True).grad = masks[name].detach() - c
+        fista_step(masks, previous, alpha, 0.3, 0.2)
+        assert not masks["a"].requires_grad
+        if not step:
+            assert alpha == pytest.approx((1 + 5**0.5) / 2)
+    for name, c in wanted.items():
+        assert torch.allclose(masks[name], (c - 0.2).clamp(min=0), atol=1e-3)
+    assert masks["a"][1:].tolist() == [0, 0]
+    with pytest.raises(ValueError, match="the numbers of site a have no gradient"):
+        fista_step(masks, previous, alpha, 0.3, 0.2)
 
 
 def test_plain_numbers_have_no_gradient_and_masks_no_step_of_the_recipe(make_training):
