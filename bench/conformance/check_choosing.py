@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +17,7 @@ from bench.pruning.sites import Sites
 from bench.spec.spec import DEPTH, Budget
 from bench.training import dense_baseline as bases
 from bench.training.context import Context
+from bench.training.method import Method
 from bench.training.plan import PRUNE
 
 
@@ -29,8 +31,7 @@ def scored(subject: Subject, **settings: Any) -> tuple[dict[str, Tensor], Sites]
             return call()
         scores = subject_scores(ctx)
         require(hasattr(scores, "items"), f"scores returned {type(scores).__name__}, not a dictionary")
-        exempt = [site for name, site in ctx.sites.items() if run.method.exempt(site)]  # need no scores
-        found.update({site.name: torch.zeros(site.n_units) for site in exempt} | dict(scores))
+        found.update(scores)
         sites.append(ctx.sites)
         raise Stopped
 
@@ -44,9 +45,11 @@ def scored(subject: Subject, **settings: Any) -> tuple[dict[str, Tensor], Sites]
     raise Broken("the run ended without a prune")
 
 
-def check_scores(scores: dict[str, Tensor], sites: Sites, where: str) -> None:
-    """Raise Broken unless there is a finite number for each unit."""
+def check_scores(method: Method, scores: Mapping[str, Tensor], sites: Sites, where: str) -> None:
+    """Raise Broken unless there is a finite number for each unit, those of exempt sites aside."""
     for name, width in sites.widths.items():
+        if name not in scores and method.exempt(sites[name]):
+            continue
         require(name in scores, f"no scores for site {name} {where}")
         given = scores[name]
         require(isinstance(given, Tensor), f"scores of site {name} {where} are {type(given).__name__}, not a tensor")
@@ -67,7 +70,9 @@ def scores(subject: Subject) -> str | None:
     """Complete, shaped like the site, finite, on every network that the method works on."""
     for arch in subject.networks:
         try:
-            check_scores(*scored(subject, arch=arch), f"on {arch}")
+            run = subject.on(arch)
+            given, sites = (isinstance(run, WatchedRun) and run.scored) or scored(subject, arch=arch)
+            check_scores(subject.method, given, sites, f"on {arch}")
         except Exception as error:
             if not (subject.declines(error) and arch != subject.networks[0]):
                 raise
@@ -88,7 +93,7 @@ def scores_of_a_dead_unit(subject: Subject) -> str | None:
         if hook != "select":
             return call()
         silence(ctx)
-        check_scores(dict(run.method.scores(ctx)), ctx.sites, "with a unit of zero weights")
+        check_scores(run.method, dict(run.method.scores(ctx)), ctx.sites, "with a unit of zero weights")
         raise Stopped
 
     run = subject.start(watch=watch)
@@ -155,7 +160,7 @@ def budget_params(subject: Subject) -> str | None:
 
 def met(subject: Subject, budget: Budget) -> str:
     """Run at a budget; returns asked and kept share as text, raises Broken where it is exceeded."""
-    run = subject.run(budget=budget)
+    run = subject.upto_prune(budget)
     masks = run.done.model.sliced_by or {}
     widths = run.model.array(masks)
     cost, most = run.model.cost(budget, widths), run.model.allowed(budget)
@@ -229,7 +234,7 @@ def ranks_at_random_or_late(subject: Subject) -> str | None:
 )
 def order_of_units(subject: Subject) -> str | None:
     """With the units of every site in reverse order, scores come in reverse order."""
-    before, sites = scored(subject)
+    before, sites = subject.standard.scored or scored(subject)
     ensure = bases.ensure
 
     def reversed_base(*args: Any) -> bases.Base:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from bench.models.torch_state import NORMS
 from bench.spec.spec import WIDTH
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
-from bench.training.loop import PhaseTrainer
 
 
 def scalar(value: Any, frozen: bool = False) -> None:
@@ -152,28 +150,6 @@ def starting_weights(subject: Subject) -> str | None:
 
     subject.run(watch=watch)
     return f"those of '{start}'"
-
-
-@check("trains", "Epochs that change nothing train a network that is not the one that is measured.")
-def trains(subject: Subject) -> str | None:
-    """In every epoch some parameters of the network change."""
-    epoch, epochs = PhaseTrainer._epoch, 0
-
-    def watched(training: PhaseTrainer, *args: Any) -> float:
-        nonlocal epochs
-        before, network = clone_state(training.model.network), training.model.network
-        loss = epoch(training, *args)
-        same = network is training.model.network and all(
-            torch.equal(before[name], value.detach()) for name, value in network.named_parameters()
-        )
-        where = f"epoch {training.ctx.epoch + 1} of step {training.ctx.phase} of the plan"
-        require(not same, f"no parameter of the network changes in {where}")
-        epochs += 1
-        return loss
-
-    with patch.object(PhaseTrainer, "_epoch", watched):
-        subject.run()
-    return f"{epochs} epochs"
 
 
 def has_weights(network: nn.Module, state: dict[str, Tensor]) -> bool:

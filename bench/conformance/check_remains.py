@@ -129,8 +129,11 @@ def cpu_time(subject: Subject, method: str) -> float:
 
 @check("overhead", "What takes fifty times a plain step here would take months on a cluster.")
 def overhead(subject: Subject) -> str | None:
-    """Training with the method takes less than 50 times the CPU time of plain training."""
-    turns = [(cpu_time(subject, subject.name), cpu_time(subject, "dense")) for _ in range(3)]
-    ratio = min(own for own, _ in turns) / min(plain for _, plain in turns)
-    require(ratio < SLOWEST, f"a step takes {ratio:.0f} times as long as a plain one")
-    return f"a step takes {ratio:.1f} x a plain one"
+    """Training with the method takes less than 50 times the CPU time of plain training, in one of three turns."""
+    turns: list[tuple[float, float]] = []
+    for _ in range(3):
+        turns.append((cpu_time(subject, subject.name), cpu_time(subject, "dense")))
+        ratio = min(own for own, _ in turns) / min(plain for _, plain in turns)
+        if ratio < SLOWEST:
+            return f"a step takes {ratio:.1f} x a plain one"
+    raise Broken(f"a step takes {ratio:.0f} times as long as a plain one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,7 +12,7 @@ from unittest.mock import patch
 import torch
 
 from bench.conformance.checks import Broken, check, keeps_every_unit, require
-from bench.conformance.subject import Stopped, Subject, Watch, WatchedRun, difference, shake, unwatched
+from bench.conformance.subject import Stopped, Subject, WatchedRun, difference, shake
 from bench.records import store
 from bench.runs.execute import execute
 from bench.runs.verify import verify_file
@@ -20,6 +21,9 @@ from bench.training import run_checkpoint
 from bench.training.context import Context
 
 MOST_STOPS = 40
+EDGES = ("on_phase_start", "on_phase_end")
+NO_EPOCHS = ({"finetune__epochs": "0"}, {"train__epochs": "0"})
+ONE_BATCH = {"batch_size": "500", "train__epochs": "1"}
 
 
 @check("runs", "A method that does not get through a run on a chain of convolutions gets through none.", alone=True)
@@ -73,27 +77,34 @@ def seeds(subject: Subject) -> str | None:
 @check("resume", "Clusters stop jobs; a run that was stopped must be the run that was not.")
 def resume(subject: Subject) -> str | None:
     """Stopped after every checkpoint and resumed, a run is the same to the bit."""
-    run, stops = stopped_after_each(subject, "resumed")
+    run, stops, _ = resumed(subject)
     found = difference(subject.standard, run)
     require(found is None, f"{found} after stopping and resuming: what must survive belongs into a buffer")
     return f"{stops} stops"
 
 
-def stopped_after_each(
-    subject: Subject, name: str, watch: Watch = unwatched, **settings: Any
-) -> tuple[WatchedRun, int]:
-    """A run that is stopped after every checkpoint and resumed, and how often it was; raises Broken where it cannot be.
+def resumed(subject: Subject) -> tuple[WatchedRun, int, Counter[tuple[int, str, str]]]:
+    """The plain run, stopped after every checkpoint and resumed: made once; raises Broken where it cannot be.
 
-    Args:
-        subject: whose runs.
-        name: of a folder for it.
-        watch: around the hooks of all attempts.
-        settings: as of :meth:`Subject.start`.
+    Returns:
+        The run; how often it was stopped; how often each step of the plan started and ended each part's phase.
     """
-    folder = subject.folder / name
+    if subject.resumed is None:
+        subject.resumed = stopped_after_each(subject)
+    return subject.resumed
+
+
+def stopped_after_each(subject: Subject) -> tuple[WatchedRun, int, Counter[tuple[int, str, str]]]:
+    """See :func:`resumed`."""
+    called: Counter[tuple[int, str, str]] = Counter()
+
+    def watch(hook: str, ctx: Context, call: Any) -> Any:
+        if hook in EDGES:
+            called[ctx.phase, hook, call.args[0]] += 1
+        return call()
+
+    folder = subject.folder / "resumed"
     shutil.rmtree(folder, ignore_errors=True)
-    if settings:
-        subject.run(**settings)  # makes its base
     shutil.copytree(subject.folder / "bases", folder / "bases")
     save = run_checkpoint.save_state
     stops = 0
@@ -103,7 +114,7 @@ def stopped_after_each(
         raise Stopped
 
     while True:
-        run = subject.start(out=folder, watch=watch, **settings)
+        run = subject.start(out=folder, watch=watch)
         shake(stops)
         try:
             with patch.object(run_checkpoint, "save_state", stop):
@@ -118,7 +129,7 @@ def stopped_after_each(
         else:
             break
     require(run.done.resumes == stops, "a checkpoint cannot be read again")
-    return run, stops
+    return run, stops, called
 
 
 @check("state", "Checkpoints are read without running code, into what prepare has registered.")
@@ -156,15 +167,15 @@ def state(subject: Subject) -> str | None:
 @check("no_epochs", "Ablations leave out training or fine-tuning; a share of zero epochs must not divide by it.")
 def no_epochs(subject: Subject) -> str | None:
     """A recipe without training, and one without fine-tuning."""
-    subject.run(finetune__epochs="0")
-    subject.run(train__epochs="0")
+    for settings in NO_EPOCHS:
+        subject.once(**settings)
     return None
 
 
 @check("one_batch", "The number of images need not be a multiple of the batch size, nor exceed it.")
 def one_batch(subject: Subject) -> str | None:
     """A batch size larger than the training set, which then is one smaller batch."""
-    subject.run(batch_size="500", train__epochs="1")
+    subject.once(**ONE_BATCH)
     return None
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from inspect import getattr_static
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
-from bench.conformance.check_runs import stopped_after_each
+from bench.conformance.check_runs import EDGES, NO_EPOCHS, ONE_BATCH, resumed
 from bench.conformance.checks import Broken, check, require
 from bench.conformance.counted_operators import Multiplications
 from bench.conformance.subject import Subject, difference
@@ -30,50 +30,71 @@ UNCHARGED = 0.01
 @check("phases_train", "A layer that a phase leaves as it is was frozen by other means than ctx.freeze.")
 def phases_train(subject: Subject) -> str | None:
     """In each phase with epochs every parameter moves that is not frozen."""
-    epoch = PhaseTrainer._epoch
     still: dict[int, set[str]] = {}
-
-    def watched(training: PhaseTrainer, index: int, *args: Any) -> float:
-        network = training.model.network
-        before = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
-        loss = epoch(training, index, *args)
-        now = dict(network.named_parameters())
-        moved = {n for n, value in before.items() if not torch.equal(value, now[n].detach())}
-        still[index] = (still.get(index, set(before)) & before.keys()) - moved
-        return loss
-
-    with patch.object(PhaseTrainer, "_epoch", watched):
-        subject.run()
+    for epoch in epochs_of(subject):
+        still[epoch.phase] = (still.get(epoch.phase, epoch.trained) & epoch.trained) - epoch.moved
     for index, names in still.items():
         require(not names, f"'{min(names, default='')}' is the same after step {index} of the plan")
     return f"{len(still)} phases"
 
 
+@check("trains", "Epochs that change nothing train a network that is not the one that is measured.")
+def trains(subject: Subject) -> str | None:
+    """In every epoch some parameters of the network change."""
+    for epoch in epochs_of(subject):
+        where = f"epoch {epoch.number} of step {epoch.phase} of the plan"
+        require(bool(epoch.moved), f"no parameter of the network changes in {where}")
+    return f"{len(epochs_of(subject))} epochs"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a run: its step of the plan, its number there, parameters that could learn, and those that moved."""
+
+    phase: int
+    number: int
+    trained: set[str]
+    moved: set[str]
+
+
+def epochs_of(subject: Subject) -> list[Epoch]:
+    """All epochs of a plain run, made once."""
+    epoch, found = PhaseTrainer._epoch, []
+
+    def watched(training: PhaseTrainer, index: int, *args: Any) -> float:
+        before = {n: (p.requires_grad, p.detach().clone()) for n, p in training.model.network.named_parameters()}
+        loss = epoch(training, index, *args)
+        now = dict(training.model.network.named_parameters())
+        moved = {n for n, (_, value) in before.items() if n not in now or not torch.equal(value, now[n].detach())}
+        found.append(Epoch(index, training.ctx.epoch + 1, {n for n, (on, _) in before.items() if on}, moved))
+        return loss
+
+    if subject.epochs is None:
+        with patch.object(PhaseTrainer, "_epoch", watched):
+            subject.run()
+        subject.epochs = found
+    return list(subject.epochs)
+
+
 @check("phase_hooks", "What starts or ends a phase twice, or never, does so in some runs only.")
 def phase_hooks(subject: Subject) -> str | None:
-    """on_phase_start and on_phase_end run once in each phase, also in a run of 1 + 1 epochs stopped after each."""
-    called: Counter[tuple[int, str, str]] = Counter()
-
-    def watch(hook: str, ctx: Context, call: Any) -> Any:
-        if hook in EDGES:
-            called[ctx.phase, hook, call.args[0]] += 1
-        return call()
-
-    plan, curve = subject.standard.plan, subject.standard.done.curve
-    for part in subject.parts:
-        phases = [k for k, step in enumerate(plan) if isinstance(step, Phase) and acts(part, k, plan)]
-        trained = {entry["phase"] for entry in curve} & set(phases)
-        for hook in (hook for hook in EDGES if part.bound(hook)):
-            times = subject.standard.called[part.name, hook]
-            right = len(trained) <= times <= len(phases)
-            require(right, f"{hook} of {part.name} runs {times} times in {len(phases)} phases")
-    _, stops = stopped_after_each(subject, "edges", watch, train__epochs="1", finetune__epochs="1")
+    """on_phase_start and on_phase_end run once in each phase: of 4 epochs, none or one, and stopped after each."""
+    short = []
+    for settings in (*NO_EPOCHS, ONE_BATCH):
+        with contextlib.suppress(Exception):  # the checks that are there for such runs say why they fail
+            short.append(subject.once(**settings))
+    for run in (subject.standard, *short):
+        for part in subject.parts:
+            phases = [k for k, step in enumerate(run.plan) if isinstance(step, Phase) and acts(part, k, run.plan)]
+            trained = {entry["phase"] for entry in run.done.curve} & set(phases)
+            for hook in (hook for hook in EDGES if part.bound(hook)):
+                times = run.called[part.name, hook]
+                right = len(trained) <= times <= len(phases)
+                require(right, f"{hook} of {part.name} runs {times} times in {len(phases)} phases")
+    _, stops, called = resumed(subject)
     for (phase, hook, name), times in called.items():
         require(times == 1, f"{hook} of {name} runs {times} times in step {phase} of the plan, with {stops} stops")
     return f"{stops} stops"
-
-
-EDGES = ("on_phase_start", "on_phase_end")
 
 
 def acts(part: Method, phase: int, plan: Plan) -> bool:

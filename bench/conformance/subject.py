@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from bench.errors import RunFailed, Unsupported
 from bench.models.build import build
 from bench.pruning import sites
 from bench.pruning.site_discovery import find_sites
+from bench.pruning.sites import Sites
 from bench.runs.identity import packed_masks
 from bench.runs.method_factory import make_method
 from bench.runs.pipeline import RunPipeline
@@ -35,6 +37,7 @@ from bench.spec.spec import DEPTH, WIDTH, Budget, Spec
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
+from bench.training.method import Method
 
 HOOKS = (
     *("plan", "prepare", "on_phase_start", "on_batch_start", "objective", "penalty"),
@@ -73,14 +76,18 @@ class WatchedRun(RunPipeline):
     def __init__(self, spec: Spec, options: RunOptions, watch: Watch) -> None:
         super().__init__(spec, options)
         self.called: Counter[tuple[str, str]] = Counter()  # by method and hook
+        self.scored: tuple[dict[str, Any], Sites] | None = None  # the last scores that its own choice asked for
         for method in dict.fromkeys((self.method, *self.method.members)):
             for hook in HOOKS:
-                counted = partial(self._counted, method.name, hook, getattr(method, hook))
+                counted = partial(self._counted, method, hook, getattr(method, hook))
                 setattr(method, hook, partial(_watched, watch, hook, counted))
 
-    def _counted(self, method: str, hook: str, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        self.called[method, hook] += 1
-        return function(*args, **named)
+    def _counted(self, method: Method, hook: str, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        self.called[method.name, hook] += 1
+        result = function(*args, **named)
+        if hook == "scores" and method is self.method and "select" in args[0]._now.hooks:
+            self.scored = dict(result), args[0].sites
+        return result
 
     def go(self) -> None:
         """The run up to its measurements; afterwards the method is gone from the network, whatever happened."""
@@ -113,6 +120,8 @@ class Subject:
     Attributes:
         units: kinds of units that its runs prune: ``depth`` for a method that works on blocks alone.
         shares: budgets that it is tried at.
+        resumed, epochs: what :func:`bench.conformance.check_runs.resumed` and
+            :func:`bench.conformance.check_training.epochs_of` keep.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -125,8 +134,11 @@ class Subject:
         origins = [METHODS.origin(part.name) for part in self.parts]
         self.origin = ", ".join(str(relative(o)) for o in origins)
         self.sources = sorted({Path(o.rpartition(":")[0]).resolve() for o in origins})
+        self.resumed: Any = None
+        self.epochs: Any = None
         self.printed = io.StringIO()  # what runs of :meth:`on` say
         self._outcomes: dict[tuple[str, str], WatchedRun | Exception] = {}
+        self._once: dict[tuple[tuple[str, Any], ...], WatchedRun] = {}
 
     @cached_property
     def networks(self) -> tuple[str, ...]:
@@ -188,6 +200,30 @@ class Subject:
         """A run that ``watch`` stops by raising :class:`Stopped`, or that ends by itself."""
         with contextlib.suppress(Stopped):
             self.run(watch=watch, **settings)
+
+    def once(self, **settings: Any) -> WatchedRun:
+        """A run with other settings of the recipe, made once."""
+        key = tuple(sorted(settings.items()))
+        if key not in self._once:
+            self._once[key] = self.run(**settings)
+        return self._once[key]
+
+    def upto_prune(self, budget: Budget) -> WatchedRun:
+        """A run at a budget, or the plain one; it ends behind the prune where no hook is called later."""
+        if budget == HALF and self.units == WIDTH:
+            return self.standard
+        if any(part.acts(pruned=True) for part in self.parts):
+            return self.run(budget=budget)
+        run, finish = self.start(budget=budget), PhaseTrainer.finish_prune
+
+        def stopping(training: PhaseTrainer, *args: Any) -> None:
+            finish(training, *args)
+            raise Stopped
+
+        shake(0)
+        with patch.object(PhaseTrainer, "finish_prune", stopping), contextlib.suppress(Stopped):
+            run.go()
+        return run
 
     def on(self, arch: str, coupling: str = "inner") -> WatchedRun | Exception:
         """The run on a network, or why there is none; made once."""
