@@ -52,6 +52,8 @@ class Random(Method):
 class UniformThin(Method):
     """The same share of every site, trained from scratch for as many epochs as the others in all (scratch-E)."""
 
+    kinds = ("conv", "linear", "block")
+
     def plan(self, ctx):
         """Slice at once, draw fresh weights, train."""
         return (PRUNE, Phase(self.epochs(ctx), "train", rewind="fresh"))
@@ -62,8 +64,7 @@ class UniformThin(Method):
 
     def select(self, ctx, budget):
         """Equal shares under any ranking; which units stay does not matter, their weights are drawn afresh."""
-        kept = ctx.equal_widths()
-        return {n: torch.arange(s.n_units) < kept[n] for n, s in ctx.sites.items()}
+        return ctx.equal_masks()
 
 
 @method("uniform_thin_long", paper=LIU2019)
@@ -72,7 +73,7 @@ class UniformThinLong(UniformThin):
 
     def epochs(self, ctx):
         """More epochs for a smaller network."""
-        return round(super().epochs(ctx) / ctx.share(ctx.equal_widths()))
+        return round(super().epochs(ctx) / ctx.share(ctx.equal_masks()))
 
 
 @method("dropout", paper=SRIVASTAVA2014)

@@ -233,8 +233,12 @@ def _groups(names: list[str], costs: CostModel, ranking: str) -> list[list[str]]
 
 def equal_widths(widths: Mapping[str, int], costs: CostModel, budget: Budget) -> dict[str, int]:
     """Units that sites of these ``widths`` keep when all keep the same share of theirs within the budget."""
-    none = {name: torch.zeros(width) for name, width in widths.items()}
-    return {n: int(mask.sum()) for n, mask in select(none, costs, budget, "layer").items()}
+    return {n: int(mask.sum()) for n, mask in equal_masks(widths, costs, budget).items()}
+
+
+def equal_masks(widths: Mapping[str, int], costs: CostModel, budget: Budget) -> dict[str, Tensor]:
+    """The same as masks: the first units of each site, of blocks the first that fit."""
+    return select({name: torch.zeros(width) for name, width in widths.items()}, costs, budget, "layer")
 
 
 def repair(states: Tensor, units: Mapping[str, int], kept: Mapping[str, int], generator: torch.Generator) -> Tensor:

@@ -97,6 +97,10 @@ class UnitSelection(RunView):
         """Units each site keeps when all keep the same share of theirs within the budget."""
         return selection.equal_widths(self.sites.widths, self._model.costs, self.budget)
 
+    def equal_masks(self) -> dict[str, Tensor]:
+        """The same as masks: the first units of each site, of blocks the first that fit."""
+        return selection.equal_masks(self.sites.widths, self._model.costs, self.budget)
+
     def share(self, widths: Mapping[str, int | Tensor]) -> float:
         """Share of the dense network's MACs at these widths, or under masks, which say of blocks which stay."""
         costs = self._model.costs

@@ -25,9 +25,10 @@ def recompute(sheet: Sheet) -> list[Row]:
     rows = [dataclasses.replace(row, unranked=row.unranked or why(sheet, row, epochs)) for row in rows]
     folds = any(d.refit_half is not None for row in rows for d in row.differences.values())
     given = [row.differences for row in rows]
+    compared = compared_rows(rows, sheet.kind, sheet.terms, sheet.key["coupling"], None, folds)
     return [
         dataclasses.replace(row, differences=_with_images(row.differences, own))
-        for row, own in zip(compared_rows(rows, sheet.kind, sheet.terms, None, folds), given, strict=True)
+        for row, own in zip(compared, given, strict=True)
     ]
 
 

@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from bench.spec.spec import DEPTH
 from leaderboard.reader.numbers import settle
 
 CONTROLS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long")
 """Compulsory controls (RULES.md, 9), by name."""
+L1_OF = {DEPTH: "block_l1", "both": "l1_norm+block_l1"}
+"""The l1 norm among them where blocks are pruned, by ``--units``."""
 CONTROLS_OF = {"spectral": ("spectral_energy",)}
 """What else a method has to be compared with, by its name."""
 REFERENCES = ("dense", "random", "uniform_thin")

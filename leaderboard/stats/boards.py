@@ -144,6 +144,7 @@ class _Maker:
         dense = next((k for k, row in enumerate(rows) if row.name == "dense"), None)
         epochs = expected_epochs(rows)
         steps = [step_seconds(own) for own in done]
+        pruned = next((own[0].coupling for own in groups), None)
         for k, row in enumerate(rows):
             compared = random is not None and row.track == "matched"
             shared, level = shares(records[k], records[random]) if random is not None and compared else ((), "")
@@ -162,7 +163,7 @@ class _Maker:
         return Table(
             kind,
             keep,
-            tuple(sorted(compared_rows(rows, kind, self.terms, *_bits(rows, done)), key=place)),
+            tuple(sorted(compared_rows(rows, kind, self.terms, pruned, *_bits(rows, done)), key=place)),
             int(one.dense_macs) if one else None,
             int(one.dense_params) if one else None,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.reader.model import CONTROLS, CONTROLS_OF, PRIMARY, Row, TableKind, Terms
+from leaderboard.reader.model import CONTROLS, CONTROLS_OF, L1_OF, PRIMARY, Row, TableKind, Terms
 from leaderboard.stats.comparisons import Bits, compared, least_seeds, matrix, series
 from leaderboard.stats.contrasts import Contrasts, all_pairs
 from leaderboard.stats.rows import most_common
@@ -25,13 +25,18 @@ def expected_epochs(rows: Sequence[Row]) -> int | None:
 
 
 def compared_rows(
-    rows: Sequence[Row], kind: TableKind, terms: Terms | None, bits: Bits | None = None, folds: bool = False
+    rows: Sequence[Row],
+    kind: TableKind,
+    terms: Terms | None,
+    pruned: str | None,
+    bits: Bits | None = None,
+    folds: bool = False,
 ) -> list[Row]:
     """The rows of one table in their order; a row has a rank unless ``unranked`` says why not.
 
     Args:
         rows: without what follows from each other.
-        kind, terms: of the table, of the plan.
+        kind, terms, pruned: of the table, of the plan, coupling and kinds of units of the board.
         bits, folds: see :func:`leaderboard.stats.comparisons.compared`.
     """
     dense = next((row.training_macs for row in rows if row.name == "dense"), None)
@@ -42,7 +47,7 @@ def compared_rows(
         dataclasses.replace(
             row,
             cost=row.training_macs / dense if row.training_macs is not None and dense else None,
-            controls_missing=_controls_missing(row, there),
+            controls_missing=_controls_missing(row, there, pruned),
             **ranked.get(k, none),
         )
         for k, row in enumerate(compared(rows, terms, kind, bits, folds))
@@ -61,11 +66,18 @@ def place(row: Row) -> tuple[Any, ...]:
     return row.track != "dense", row.rank is None, -_top1(row), row.name, row.spec
 
 
-def _controls_missing(row: Row, there: Mapping[str, Set[int]]) -> tuple[str, ...]:
-    """Compulsory controls without a finished run for some seed that this row has; ``there``: name -> seeds."""
+def _controls_missing(row: Row, there: Mapping[str, Set[int]], pruned: str | None) -> tuple[str, ...]:
+    """Compulsory controls without a finished run for some seed that this row has.
+
+    Args:
+        row: of the table.
+        there: name -> seeds.
+        pruned: coupling and kinds of units of the board (:attr:`bench.spec.spec.Spec.prunable`).
+    """
     if row.track != "matched":
         return ()
-    asked = (*CONTROLS, *CONTROLS_OF.get(row.method, ()))
+    l1 = L1_OF.get((pruned or "").rpartition(" ")[2], "l1_norm")
+    asked = (*(l1 if name == "l1_norm" else name for name in CONTROLS), *CONTROLS_OF.get(row.method, ()))
     return tuple(name for name in asked if not row.finished.keys() <= there.get(name, set()))
 
 

@@ -6,6 +6,7 @@ from support.plans import carry_out
 from torch import nn
 
 from bench.api import PRUNE, Budget, Method, Phase
+from bench.conformance.tiny_networks import SHAPE, depth
 from bench.errors import Unsupported
 from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
@@ -149,6 +150,19 @@ def test_13_3_scratch_has_equal_shares_under_any_ranking(make_ctx, name, arch):
         found.append(make_method(name, {}).select(ctx, ctx.budget))
         assert {n: int(mask.sum()) for n, mask in found[-1].items()} == ctx.equal_widths()
     assert all(torch.equal(masks[n], found[0][n]) for masks in found for n in ctx.sites)
+    assert all(not mask.long().diff().gt(0).any() for mask in found[0].values())  # the first of each site
+
+
+@pytest.mark.parametrize("units", ["depth", "both"])
+def test_13_3_scratch_of_blocks(make_ctx, units):
+    """RULES 9: a network with fewer blocks from scratch is the control of those that are found."""
+    ctx = make_ctx(arch=depth("A", num_classes=10), shape=SHAPE, units=units, keep=0.7)
+    masks = make_method("uniform_thin", {}).select(ctx, ctx.budget)
+    assert ctx.fits(masks) and masks["1"].any() and masks["5"].any()
+    assert int(masks["1"].sum() + masks["5"].sum()) < 5
+    assert ctx.sites.absent(masks) == {name for name, mask in masks.items() if not mask.any()}
+    _, long = make_method("uniform_thin_long", {}).plan(ctx)
+    assert abs(long.epochs * ctx.share(masks) - 3) <= ctx.share(masks) / 2
 
 
 def test_13_3_scratch_in_the_record(make_run):

@@ -108,9 +108,12 @@ def test_a_row_far_below_its_budget_has_no_rank(tmp_path):
     assert table.rows[0].unranked == "0.6 % of the dense cost below the budget"
 
 
-@pytest.mark.parametrize(("unit_kinds", "why"), [("depth", ""), ("both", "10.0 % of the dense cost below the budget")])
-def test_blocks_alone_are_ranked_among_themselves_where_no_further_one_fits(tmp_path, unit_kinds, why):
-    """RULES 5.2: rows of blocks are on a board of their own, and no share is met closely there."""
+@pytest.mark.parametrize(
+    ("unit_kinds", "why", "l1"),
+    [("depth", "", "block_l1"), ("both", "10.0 % of the dense cost below the budget", "l1_norm+block_l1")],
+)
+def test_blocks_alone_are_ranked_among_themselves_where_no_further_one_fits(tmp_path, unit_kinds, why, l1):
+    """RULES 5.2: rows of blocks are on a board of their own, and no share is met closely; 9: their controls."""
     of_blocks = seeds("random", [1, 2, 3, 4, 5], unit_kinds=unit_kinds)
     for found in of_blocks:
         found["cost"]["final"] |= {"macs": 40_000, "macs_by_op": {"conv": 39_900, "linear": 100}}
@@ -120,4 +123,6 @@ def test_blocks_alone_are_ranked_among_themselves_where_no_further_one_fits(tmp_
         "inner": ["thin"],
         f"inner {unit_kinds}": ["random"],
     }
-    assert rows[f"inner {unit_kinds}"][0].unranked == why
+    (row,) = rows[f"inner {unit_kinds}"]
+    assert row.unranked == why
+    assert row.controls_missing == ("dense", l1, "uniform_thin", "uniform_thin_long")
