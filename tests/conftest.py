@@ -67,10 +67,16 @@ def _imports():
     added = {os.path.realpath(folder) for folder in set(sys.path) - set(path)}
     sys.path[:] = path
     for name, module in list(sys.modules.items()) if added else []:
-        folder = os.path.realpath(os.path.dirname(getattr(module, "__file__", None) or ""))
-        plugin = name.startswith("bench_plugin_")  # a name that no other file takes
-        if folder in added and not plugin and "." not in name:  # nor a module of a package, as of bench.conformance
+        if "." in name or name.startswith("bench_plugin_"):
+            continue  # a module of a package, as of bench.conformance; a name that no other file takes
+        file = getattr(module, "__file__", None)
+        if file and _folder(file) in added:
             del sys.modules[name]
+
+
+@cache
+def _folder(file: str) -> str:
+    return os.path.realpath(os.path.dirname(file))
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -185,10 +187,7 @@ def _of_name(name: str, options: Mapping[str, Any] | None = None) -> Traits | No
     if not place.endswith(".py"):
         return None
     try:
-        tree, text = parsed(ROOT / place)
-        node = next(n for n in ast.walk(tree) if isinstance(n, DEFINITIONS) and n.lineno == int(line))
-        found = _of_class(node, tree, text) if isinstance(node, ast.ClassDef) else _of_function(name, node)
-        config, attributes, decides = found
+        config, attributes, decides = _facts(name, ROOT / place, int(line))
         made = method_config(config, options or {}, name)
         values = {key: _value(expression, made) for key, (expression, _) in attributes.items()}
     except UNREADABLE:
@@ -222,6 +221,14 @@ Attributes = dict[str, tuple[ast.expr, bool]]
 """Name -> the expression of an attribute, and whether it is computed from the options."""
 Facts = tuple[type, Attributes, frozenset[str]]
 """Class of the options, attributes, decisions."""
+
+
+@cache
+def _facts(name: str, file: Path, line: int) -> Facts:
+    """What is known of the method that is defined in a line of a file; raises one of ``UNREADABLE``."""
+    tree, text = parsed(file)
+    node = next(n for n in ast.walk(tree) if isinstance(n, DEFINITIONS) and n.lineno == line)
+    return _of_class(node, tree, text) if isinstance(node, ast.ClassDef) else _of_function(name, node)
 
 
 def _of_function(name: str, node: ast.FunctionDef) -> Facts:

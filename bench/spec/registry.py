@@ -64,8 +64,8 @@ class Registry:
         found = dict(self._plugins)
         files = sorted(self.path.glob("*.py")) if self.path.is_dir() else [self.path]
         for file in files:
-            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            for entry in scan(file, self.decorators, partial(importlib.import_module, module)):
+            state = file.stat()
+            for entry in _entries_of(file, self.decorators, state.st_mtime_ns, state.st_size):
                 if entry.name in found:
                     raise UsageError(
                         f"{self.noun} '{entry.name}' is defined twice: {found[entry.name].origin} and {entry.origin}"
@@ -135,6 +135,13 @@ class Registry:
                     f"{known[entry.name].origin}; choose another name"
                 )
             self._plugins[entry.name] = entry
+
+
+@cache
+def _entries_of(file: Path, decorators: tuple[str, ...], changed: int, size: int) -> list[Entry]:
+    """Entries of a file of the suite, read once as long as it has this time of its last change and this size."""
+    module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return scan(file, decorators, partial(importlib.import_module, module))
 
 
 @cache

@@ -43,8 +43,9 @@ def of_files(*files: Path) -> Source:
     """The source of ``files``, of every local module that they import, and of what those import.
 
     Local: in the same package, in the same folder, or elsewhere on the path but neither in the standard library nor
-    installed nor part of this suite. Imports are read from the syntax tree: a module whose name is computed, and a
-    file that is not Python, are not covered. The hash of one file alone is that of its bytes.
+    installed nor part of this suite (of a file of the suite none is). Imports are read from the syntax tree: a module
+    whose name is computed, and a file that is not Python, are not covered. The hash of one file alone is that of its
+    bytes.
 
     Raises OSError for a file that cannot be read.
     """
@@ -70,15 +71,13 @@ def _imported(file: Path, content: bytes) -> tuple[list[Path], set[str]]:
     local = [folder / "__init__.py" for folder in file.parents if folder.is_relative_to(root) and folder != root]
     installed = set()
     for level, module, names in _imports_of(content):
-        if level:
-            start: Path | None = file.parents[level - 1]
-        elif module[0] == top:
-            start = root
+        if level or module[0] == top:
+            start = None if top == SUITE else file.parents[level - 1] if level else root
         else:
             start = _folder(module[0], root)
         if start is not None:
             local += [path for name in names for path in _modules(start, [*module, name])]
-        elif _is_foreign(module[0]):
+        elif not level and _is_foreign(module[0]):
             installed.add(module[0])
     return [path for path in local if path != file], installed
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 import re
 import shutil
 
@@ -78,6 +79,22 @@ def test_source_finds_modules_on_the_path(tmp_path, monkeypatch):
     before = source_hash.of_files(tmp_path / "here" / "plugin.py")
     write(tmp_path, {"there/elsewhere_lies.py": "x = 2\n"})
     assert source_hash.of_files(tmp_path / "here" / "plugin.py").sha256 != before.sha256
+
+
+def test_source_of_a_file_of_the_suite_is_that_file_and_its_packages():
+    """A record says at which commit the suite was; all of it would have to be read for each run of a check."""
+    file = ROOT / "bench" / "conformance" / "tiny_networks.py"
+    assert "from bench." in file.read_text()
+    parts = [
+        ["__init__.py", hashlib.sha256((folder / "__init__.py").read_bytes()).hexdigest()]
+        for folder in file.parents[:2]
+    ]
+    expected = sorted([*parts, [file.name, hashlib.sha256(file.read_bytes()).hexdigest()]])
+    found = source_hash.of_files(file)
+    assert (found.sha256, found.packages) == (
+        hashlib.sha256(json.dumps(expected).encode()).hexdigest(),
+        {"numpy", "torch"},
+    )
 
 
 # --- methods ----------------------------------------------------------------------------------------------------
