@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from bench.conformance.check_choosing import silence
 from bench.conformance.checks import check, has_no_penalty, require
-from bench.conformance.subject import Stopped, Subject
+from bench.conformance.observers import observing
+from bench.conformance.subject import Stopped, Subject, Watch
 from bench.conformance.tiny_networks import BLOCKS
 from bench.models.torch_state import NORMS
 from bench.spec.spec import WIDTH
@@ -108,7 +110,8 @@ def penalty_of_a_dead_unit(subject: Subject) -> str | None:
 
 
 @check("network_untouched", "Scores are asked for at any time; asking must not change what is asked about.", alone=True)
-def network_untouched(subject: Subject) -> str | None:
+@observing
+def network_untouched(subject: Subject) -> Iterator[Watch]:
     """scores, select, plan (and prepare, from a base) leave weights, statistics and gradients as they were."""
     quiet = {"scores", "select", "plan"} | ({"prepare"} if subject.method.starts_from == "base" else set())
 
@@ -127,12 +130,12 @@ def network_untouched(subject: Subject) -> str | None:
             require(same, f"{hook} leaves a gradient on '{name}': look at the network in ctx.probe(gradients=True)")
         return result
 
-    subject.run(watch=watch)
-    return None
+    yield watch
 
 
 @check("starting_weights", "A teacher or a threshold taken from other weights than those that training starts from.")
-def starting_weights(subject: Subject) -> str | None:
+@observing
+def starting_weights(subject: Subject) -> Iterator[Watch]:
     """prepare finds the weights that training starts from, and leaves those of the base as they are."""
     start = subject.method.starts_from
 
@@ -148,8 +151,7 @@ def starting_weights(subject: Subject) -> str | None:
         require(kept, "prepare changes the weights of the base")
         return result
 
-    subject.run(watch=watch)
-    return f"those of '{start}'"
+    yield watch
 
 
 def has_weights(network: nn.Module, state: dict[str, Tensor]) -> bool:
@@ -159,7 +161,8 @@ def has_weights(network: nn.Module, state: dict[str, Tensor]) -> bool:
 
 
 @check("statistics", "A forward pass of a method's own in train mode moves batch norm: use ctx.probe().")
-def statistics(subject: Subject) -> str | None:
+@observing
+def statistics(subject: Subject) -> Iterator[Watch]:
     """No hook makes batch norm count a batch, phase hooks (which may rewind) aside."""
 
     def watch(hook: str, ctx: Context, call: Any) -> Any:
@@ -169,8 +172,7 @@ def statistics(subject: Subject) -> str | None:
             require(counted(network) <= before, f"{hook} makes a forward pass that batch norm records")
         return result
 
-    subject.run(watch=watch)
-    return None
+    yield watch
 
 
 def counted(network: nn.Module) -> int:
@@ -180,7 +182,8 @@ def counted(network: nn.Module) -> int:
 
 
 @check("modes", "A network left in eval mode, or frozen by other means than ctx.freeze, trains as nobody asked for.")
-def modes(subject: Subject) -> str | None:
+@observing
+def modes(subject: Subject) -> Iterator[Watch]:
     """Train or eval mode, the trainable parameters and torch's gradient mode are as before every hook.
 
     What ``ctx.freeze`` froze in it is in eval mode and not trained.
@@ -199,10 +202,9 @@ def modes(subject: Subject) -> str | None:
         return result
 
     try:
-        subject.run(watch=watch)
+        yield watch
     finally:
         torch.set_grad_enabled(True)
-    return None
 
 
 def mode(network: nn.Module) -> list[bool]:

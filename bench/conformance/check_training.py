@@ -14,7 +14,8 @@ import torch
 from bench.conformance.check_runs import EDGES, NO_EPOCHS, ONE_BATCH, resumed
 from bench.conformance.checks import Broken, check, require
 from bench.conformance.counted_operators import Multiplications
-from bench.conformance.subject import Subject, difference
+from bench.conformance.observers import observing
+from bench.conformance.subject import Subject, Watch, difference
 from bench.conformance.tiny_networks import NETWORKS
 from bench.errors import Unsupported, UsageError
 from bench.spec.method_traits import PLANS, of_method
@@ -163,7 +164,8 @@ def charged(subject: Subject) -> str | None:
 
 
 @check("facade", "A context that a method changes is another one for whatever else asks it.", alone=True)
-def facade(subject: Subject) -> str | None:
+@observing
+def facade(subject: Subject) -> Iterator[Watch]:
     """After each hook the context has the names that it had, with the same meaning."""
     classes = [cls for cls in Context.__mro__ if cls is not object]
     before = {cls: dict(vars(cls)) for cls in classes}
@@ -180,7 +182,7 @@ def facade(subject: Subject) -> str | None:
         return result
 
     try:
-        subject.run(watch=watch)
+        yield watch
     finally:
         for cls, known in before.items():
             for name in [n for n in vars(cls) if n not in known]:
@@ -188,7 +190,6 @@ def facade(subject: Subject) -> str | None:
             for name, value in known.items():
                 if getattr_static(cls, name) is not value and name not in WEAK:
                     setattr(cls, name, value)
-    return None
 
 
 WEAK = {"__dict__", "__weakref__", "__annotations__"}

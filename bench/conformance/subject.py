@@ -120,8 +120,8 @@ class Subject:
     Attributes:
         units: kinds of units that its runs prune: ``depth`` for a method that works on blocks alone.
         shares: budgets that it is tried at.
-        resumed, epochs: what :func:`bench.conformance.check_runs.resumed` and
-            :func:`bench.conformance.check_training.epochs_of` keep.
+        resumed, epochs, observed: what :func:`bench.conformance.check_runs.resumed`,
+            :func:`bench.conformance.check_training.epochs_of` and :func:`bench.conformance.observers.observe` keep.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -136,6 +136,7 @@ class Subject:
         self.sources = sorted({Path(o.rpartition(":")[0]).resolve() for o in origins})
         self.resumed: Any = None
         self.epochs: Any = None
+        self.observed: dict[str, Exception] | None = None
         self.printed = io.StringIO()  # what runs of :meth:`on` say
         self._outcomes: dict[tuple[str, str], WatchedRun | Exception] = {}
         self._once: dict[tuple[tuple[str, Any], ...], WatchedRun] = {}
