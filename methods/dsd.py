@@ -39,8 +39,8 @@ class DSD(Method):
             self.register_buffer(f"saved{k}", weight.detach().clone())
 
     def weights(self, ctx):
-        """Weights of convolutions and linear layers."""
-        return [p for p in ctx.parameters.values() if p.dim() > 1]
+        """Matrices and kernels; a scale, a token or an embedding of positions may have axes, too, and is none."""
+        return [p for name, p in ctx.parameters.items() if p.dim() > 1 and name.endswith("weight")]
 
     @torch.no_grad()
     def on_phase_start(self, ctx):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from support.block_networks import Scaled
+from support.networks import conv, head
 from support.plans import carry_out, check_resume, prune
 from torch import nn
 
@@ -59,6 +61,15 @@ def test_5g1_masked_weights_are_zero_after_every_sparse_step(make_training, spar
         for phase, now in method.steps:
             assert (now[name][gone] == 0).all() == (phase == 0)
             assert (now[name][~gone] != start[name][~gone]).all()
+
+
+def test_what_is_no_layer_s_weight_is_left_alone(make_ctx):
+    """ConvNeXt's scales are ``[channels, 1, 1]``."""
+    ctx = make_ctx(arch=nn.Sequential(conv(1, 6), Scaled(6, 7), *head(6, 10)))
+    names = {id(p): name for name, p in ctx.parameters.items()}
+    found = [names[id(w)] for w in DSD().weights(ctx)]
+    assert found == ["0.weight", "1.inner.0.weight", "1.inner.2.weight", "4.weight"]
+    assert ctx.parameters["1.scale"].dim() == 3
 
 
 def test_5g2_released_weights_are_those_of_before_or_zero(make_training):
