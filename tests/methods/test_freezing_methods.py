@@ -100,17 +100,28 @@ def test_mr_6g3_ledger_is_the_count_by_hand_and_never_above_dense_and_a_pass(mak
     assert training.train_macs <= 3 * 6 * images * total + images * kept
 
 
-def test_mr_6g1_final_network_is_whole_and_its_forward_is_the_cached_one(make_training):
-    """MR 6(g)1: prefix o suffix; the network at the end has no stub and no hook, and takes the cache's outputs."""
-    training = start(make_training, tau=0.08, patience=1)
+class Compared(LearnAndDrop):
+    """Compares the logits of each step that took kept outputs with those of all layers: frozen ones in eval mode."""
+
+    compared = 0
+
+    def on_backward_end(self, ctx):
+        if log := ctx._model.frozen.log:
+            network, cut = ctx._model.network, int(log[-1]["upto"]) + 1
+            with torch.no_grad(), ctx.probe():
+                kept = network[:cut](ctx.x)
+            with torch.no_grad(), ctx.probe(batch_statistics=True):
+                assert torch.allclose(network[cut:](kept), ctx.logits, atol=1e-5)
+            self.compared += 1
+
+
+def test_mr_6g1_steps_with_kept_outputs_are_those_of_all_layers(make_training):
+    """MR 6(g)1: prefix o suffix in each such step; the network at the end is whole, and learns everywhere again."""
+    training = start(make_training, Compared, tau=0.08, patience=1, cache=2)
     carry_out(training, (Phase(4),))
-    network = training.model.network.eval()
-    images, upto = training.data.train, training.model.frozen.log[-1]["upto"]
-    x = images.first(96)
-    with torch.no_grad():
-        head = network[: int(upto) + 1](x)
-        assert torch.allclose(network[int(upto) + 1 :](head), network(x), atol=1e-5)
-    assert all(p.requires_grad for p in network.parameters())
+    assert training.method.compared >= 3
+    assert state_of(training.model.network).keys() == state_of(three_sites()).keys()
+    assert all(p.requires_grad for p in training.model.network.parameters())
 
 
 @pytest.mark.parametrize("cls", [LearnAndDrop, FreezeSchedule])
