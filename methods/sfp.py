@@ -26,7 +26,7 @@ class SoftFilterPruning(Method):
         for name, mask in ctx.select().items():
             ctx.sites[name].scale_(mask, "makes")
 
-    on_phase_start = on_phase_end = zero  # before the first epoch, and after the last
+    on_phase_end = zero  # not before the first epoch: where beta is 0, a filter behind a norm and a ReLU stays dead
 
     def on_epoch_end(self, ctx):
         """The same after every so many epochs."""
