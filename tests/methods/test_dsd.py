@@ -157,10 +157,13 @@ class NotedFilters(DSDFilter):
 def test_5g1_what_readers_read_of_masked_units_is_zero_in_the_sparse_phases(make_training):
     """MR 5(g)1, and the units are the smallest by the l1 norm."""
     training = make_training(method := NotedFilters(), arch=small(), keep=0.4, finetune__epochs=3)
-    start = state(training.model.network)
-    carry_out(training, (Phase(1, "finetune"), Phase(1, "finetune", rate=0.1), Phase(1, "finetune"), PRUNE), prune)
+    start, plan = state(training.model.network), method.plan(training.ctx)
+    assert plan == (Phase(1, "finetune"), Phase(1, "finetune", rate=0.1), Phase(1, "finetune"), PRUNE)
+    found = method.scores(training.ctx)["0"].numpy()
+    carry_out(training, plan, prune)
     first, last = method.starts[0][1], method.starts[2][1]
     sizes = np.abs(start["0.weight"].double().numpy()).sum(axis=(1, 2, 3))
+    assert np.allclose(found, sizes, rtol=1e-5)
     assert sizes[first["0"].numpy()].min() > sizes[~first["0"].numpy()].max()
     for phase, read in method.steps:
         for name, largest in read.items():

@@ -75,6 +75,14 @@ def test_10g2_counts_follow_the_schedule_and_end_at_the_budget(make_training, ki
 
 
 @BOTH
+def test_masked_units_stay_masked_whatever_their_size_is(make_ctx, kind):
+    ctx = make_ctx(arch="mlp_40_40", keep=0.6)
+    best = {name: norms(site).argsort()[0 if kind is PruneLarge else -1] for name, site in ctx.sites.items()}
+    ctx.masks = {name: torch.arange(40) != int(best[name]) for name in ctx.sites}
+    assert not any(mask[int(best[name])] for name, mask in kind().after(ctx, 0.5).items())
+
+
+@BOTH
 def test_each_event_takes_the_extremes_of_what_is_left(make_training, kind):
     method = {PruneLarge: Large, PruneSmall: Small}[kind]()
     training = make_training(method, arch="mlp_40_40", keep=0.4, train__epochs=4)

@@ -60,6 +60,9 @@ def test_17g1_every_so_many_epochs(make_training):
     training = make_training(method := Noted(SoftFilterPruning.Config(every=3)), arch="mlp_40_40")
     carry_out(training, (Phase(4),))
     assert len(method.noted) == 2  # after the third epoch, at the end
+    training = make_training(SoftFilterPruning(SoftFilterPruning.Config(every=3)), arch="mlp_40_40")
+    carry_out(training, (Phase(4),))
+    assert all((site.rows() == 0).all(dim=1).any() for site in training.ctx.sites.values())
 
 
 def trained(make_training, method, keep, seed=3):
