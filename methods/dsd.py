@@ -39,7 +39,7 @@ class DSD(Method):
             self.register_buffer(f"saved{k}", weight.detach().clone())
 
     def weights(self, ctx):
-        """Matrices and kernels; a scale, a token or an embedding of positions may have axes, too, and is none."""
+        """Weights of layers alone: scales, tokens and embeddings of positions may have several axes, too."""
         return [p for name, p in ctx.parameters.items() if p.dim() > 1 and name.endswith("weight")]
 
     @torch.no_grad()
