@@ -9,7 +9,7 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -110,6 +110,12 @@ def _watched(watch: Watch, hook: str, function: Callable[..., Any], ctx: Context
     return watch(hook, ctx, partial(function, ctx, *rest, **named))
 
 
+@cache
+def _standard_sites() -> sites.Sites:
+    """Of the network that methods are tried on first."""
+    return find_sites(build(STANDARD, SHAPE, CLASSES, 0), SHAPE)
+
+
 class Subject:
     """One method (or composition) under check.
 
@@ -147,7 +153,7 @@ class Subject:
         if self.units == DEPTH:
             return (BLOCKS,)
         try:
-            self.method.require(find_sites(build(STANDARD, SHAPE, CLASSES, 0), SHAPE))
+            self.method.require(_standard_sites())
         except Unsupported:
             return (NEURONS, *NETWORKS)
         return NETWORKS

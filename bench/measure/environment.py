@@ -106,13 +106,18 @@ def instructions() -> str:
 
 def packages(imported: Iterable[str] = ()) -> dict[str, str]:
     """Versions of what results may depend on: the suite's packages, and those of the modules ``imported``."""
-    return {p: metadata.version(p) for p in PACKAGES} | versions_of(imported)
+    return {p: _version(p) for p in PACKAGES} | versions_of(imported)
 
 
 def versions_of(imported: Iterable[str]) -> dict[str, str]:
     """Versions of the installed packages that top-level modules of these names belong to."""
     found = _packages_of_modules()
-    return {package: metadata.version(package) for name in sorted(imported) for package in found.get(name, ())}
+    return {package: _version(package) for name in sorted(imported) for package in found.get(name, ())}
+
+
+@cache
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 @cache

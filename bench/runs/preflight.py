@@ -24,7 +24,7 @@ from bench.pruning.sites import Sites
 from bench.runs.network_trial import Situation, Trial
 from bench.spec.digest import digest
 
-KEPT = 8
+KEPT = 32
 """Networks whose result is remembered."""
 
 

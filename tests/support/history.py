@@ -15,12 +15,18 @@ def history():
     return MethodHistory()
 
 
+@cache
+def head():
+    """The newest commit of it."""
+    return history().head
+
+
 def proven(found):
     """The record as a run of the newest commit makes it."""
-    known, head = history(), history().head
-    if head:
-        files = tuple(known._methods(head)[name] for name in found["spec"]["method"].split("+"))
-        found["code"] |= {"commit": head, "method_sha256": known._sha256(files)}
+    known, newest = history(), head()
+    if newest:
+        files = tuple(known._methods(newest)[name] for name in found["spec"]["method"].split("+"))
+        found["code"] |= {"commit": newest, "method_sha256": known._sha256(files)}
     final = found.get("metrics", {}).get("final")
     if final and final["top1"] < 1:  # no two methods have the same wrong images: the last ones, one of them moved
         images = final["examples"]
