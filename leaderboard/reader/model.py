@@ -37,6 +37,12 @@ KEY_SHOWN = (*KEY, "recipe")
 """What a board says of itself: the same, and the recipe in words: its name, epochs of training and of fine-tuning."""
 
 
+def controls_of(pruned: str | None) -> tuple[str, ...]:
+    """Compulsory controls of a board of this coupling and kinds of units (:attr:`bench.spec.spec.Spec.prunable`)."""
+    l1 = L1_OF.get((pruned or "").rpartition(" ")[2], "l1_norm")
+    return tuple(l1 if name == "l1_norm" else name for name in CONTROLS)
+
+
 VOID = "void"
 """Status of a run that failed or diverged by no fault of its method (``error.blame`` of its record)."""
 AS_MISSING = ("interrupted", VOID)
@@ -258,8 +264,8 @@ class Row:
 
     @property
     def control(self) -> bool:
-        """Whether it is one of the compulsory controls."""
-        return self.method in CONTROLS
+        """Whether it is one of the compulsory controls, of channels or blocks."""
+        return self.method in (*CONTROLS, *L1_OF.values())
 
     @functools.cached_property
     def wrong(self) -> dict[int, int | None]:

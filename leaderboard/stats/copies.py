@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from leaderboard.reader.model import CONTROLS
+from leaderboard.reader.model import controls_of
 
 if TYPE_CHECKING:
     from leaderboard.reader.extract import Values as Record
@@ -28,7 +28,7 @@ def collapsed(groups: Sequence[Sequence[Record]]) -> list[list[Sequence[Record]]
 
 
 def _place(records: Sequence[Record]) -> tuple[bool, str, str]:
-    return records[0].name not in CONTROLS, records[0].name, records[0].spec_sha256
+    return records[0].name not in controls_of(records[0].coupling), records[0].name, records[0].spec_sha256
 
 
 def _networks(records: Sequence[Record]) -> Iterator[Hashable]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.reader.model import CONTROLS, CONTROLS_OF, L1_OF, PRIMARY, Row, TableKind, Terms
+from leaderboard.reader.model import CONTROLS_OF, PRIMARY, Row, TableKind, Terms, controls_of
 from leaderboard.stats.comparisons import Bits, compared, least_seeds, matrix, series
 from leaderboard.stats.contrasts import Contrasts, all_pairs
 from leaderboard.stats.rows import most_common
@@ -72,12 +72,11 @@ def _controls_missing(row: Row, there: Mapping[str, Set[int]], pruned: str | Non
     Args:
         row: of the table.
         there: name -> seeds.
-        pruned: coupling and kinds of units of the board (:attr:`bench.spec.spec.Spec.prunable`).
+        pruned: coupling and kinds of units of the board.
     """
     if row.track != "matched":
         return ()
-    l1 = L1_OF.get((pruned or "").rpartition(" ")[2], "l1_norm")
-    asked = (*(l1 if name == "l1_norm" else name for name in CONTROLS), *CONTROLS_OF.get(row.method, ()))
+    asked = (*controls_of(pruned), *CONTROLS_OF.get(row.method, ()))
     return tuple(name for name in asked if not row.finished.keys() <= there.get(name, set()))
 
 

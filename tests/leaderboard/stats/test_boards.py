@@ -71,6 +71,16 @@ def test_copies_are_one_row(tmp_path):
     assert row_of(table_of(tmp_path / "c", *CONTROLS, *map(seal, same)), "l1_norm").copies == ()
 
 
+def test_a_copy_of_a_control_of_blocks_is_the_control(tmp_path):
+    """RULES 9: of blocks alone the l1 norm is block_l1, whichever name sorts first."""
+    l1, change = (seeds(name, [20, 21, 22, 20, 19], unit_kinds="depth") for name in ("block_l1", "block_change"))
+    for one, other in zip(change, l1, strict=True):
+        one["artifacts"]["network"] = other["artifacts"]["network"]
+    (row,) = table_of(tmp_path, *l1, *map(seal, change)).rows
+    assert (row.name, [copy.name for copy in row.copies]) == ("block_l1", ["block_change"])
+    assert row.controls_missing == ("dense", "random", "uniform_thin", "uniform_thin_long")
+
+
 def test_secondary_endpoints_are_losses_and_accuracies_before_fine_tuning(tmp_path):
     table = table_of(tmp_path, *CONTROLS)
     found = row_of(table, "l1_norm").secondary
