@@ -168,6 +168,20 @@ def test_8g4_zero_rows_are_cut_exactly_in_the_native_track(make_training):
     assert (after - before).norm() < 0.2 * before.norm()
 
 
+def test_scores_are_those_of_what_the_reader_reads_and_a_constant(make_ctx):
+    """Inputs by a plain forward, in the rows of all images, and a free column of ones."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    ctx, method = make_ctx(arch=network), net_trim(gain=0.3)
+    with torch.no_grad():
+        x = network[:3](torch.cat([x for x, _ in ctx.batches()])).double().numpy()
+    weight = network[3].weight.detach().double().numpy().T
+    rows = solved(np.hstack([x, np.ones((len(x), 1))]), weight, np.arange(8), 0.3, iterations=100)
+    expected = np.linalg.norm(rows[:8], axis=1) / np.linalg.norm(weight, axis=1)
+    (found,) = method.scores(ctx).values()
+    assert np.allclose(found.numpy(), expected, atol=1e-4)
+    assert 0 < (expected == 0).sum() < 8
+
+
 def test_matched_budget_keeps_the_highest_scores(make_ctx):
     torch.manual_seed(0)
     ctx, method = make_ctx(arch=weak_units(three_sites(), 1, 4, 5), keep=0.4), net_trim(images=50)

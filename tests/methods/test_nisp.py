@@ -247,6 +247,15 @@ def test_3b_inf_fs_is_the_sum_over_paths_of_the_graph():
     assert np.allclose(inf_fs(torch.from_numpy(x).float(), 0.3).numpy(), total.sum(axis=1), rtol=1e-5)
 
 
+def test_3b_final_responses_are_what_the_last_layer_reads(make_ctx):
+    network = chain()
+    ctx = make_ctx(arch=network)
+    x = torch.cat([x for x, _ in ctx.batches("train", 2)])
+    with torch.no_grad():
+        expected = inf_fs(network.eval()[:-1](x), 0.5)
+    assert torch.allclose(nisp(batches=2).final(ctx), expected, rtol=1e-5)
+
+
 def test_3j_trap_features_that_never_vary_are_finite():
     """MR 3(j): Spearman of a constant is set to 0; all of them, and a single image."""
     assert inf_fs(torch.ones(9, 4), 0.5).isfinite().all()
