@@ -55,7 +55,7 @@ def facts(name: str) -> Facts:
     if "ranking" in found.depends:
         ranking += ", depending on its options"
     if not found.prunes:
-        ranking = tracks = "none, it keeps every unit"
+        ranking, tracks = "none, it keeps every unit", "training cost"
     else:
         tracks = "matched, native" if found.native else "matched"
     file = entry.origin.rpartition(":")[0]

@@ -77,7 +77,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "data set": row["dataset"],
-        "budget": share or {"dense": "none", "like": "widths"}.get(row["track"], row["track"]),
+        "budget": share or {"dense": "none", "training": "none", "like": "widths"}.get(row["track"], row["track"]),
         "top-1 %": "" if row["top1"] is None else f"{100 * row['top1']:.2f}",
         "state": "done" if row["status"] == "ok" else row["status"],
         "finished": moment(row["finished_at"]),

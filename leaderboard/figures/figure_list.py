@@ -37,15 +37,21 @@ def of_board(
         run_link, row_link: address that a click on a point opens; without them points open nothing.
     """
     plates = []
-    if any(row.top1 for table in board.tables for row in table.rows if row.track != "dense"):
+    for name, title, whole in (
+        ("costs", "Accuracy against cost", False),
+        ("training-cost", "Accuracy against training cost, all units kept", True),
+    ):
+        tables = [table for table in board.tables if (table.kind == "training") == whole]
+        if not any(row.top1 for table in tables for row in table.rows if row.track != "dense"):
+            continue
         plates.append(
             Plate(
-                "costs",
-                "Accuracy against cost",
+                name,
+                title,
                 "Large points: means over seeds with 95 % intervals; each opens its method. Small points: single runs; "
                 "each opens its record. Grey: controls. Grey line: rows that no cheaper row beats. Dashed: dense. "
                 "A click on a name in the legend shows it alone.",
-                figures_of_boards.costs(board, run_link, row_link),
+                figures_of_boards.costs(board, run_link, row_link, whole),
             )
         )
     for kind, of in (("macs", "MACs"), ("params", "parameters")):

@@ -29,24 +29,29 @@ def methods_of(board: Board) -> dict[str, str]:
     return {row.name: row.method for table in board.tables for row in table.rows if row.track != "dense"}
 
 
-def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row], str] | None = None) -> Spec:
+def costs(
+    board: Board,
+    run_link: Links | None = None,
+    row_link: Callable[[Row], str] | None = None,
+    whole: bool = False,
+) -> Spec:
     """Accuracy against cost: single runs, means with 95 % intervals, the Pareto front of the chosen cost.
 
     Args:
         board: all of its rows but dense, which is a line, and ``like``, which are compared with one method only.
         run_link, row_link: address that a click on a point opens; without them points open nothing.
+        whole: of the rows that keep every unit against their training cost, instead of all others.
     """
-    rows = [
-        (table, row) for table in board.tables if table.kind != "like" for row in table.rows if row.track != "dense"
-    ]
+    tables = [table for table in board.tables if table.kind != "like" and (table.kind == "training") == whole]
+    rows = [(table, row) for table in tables for row in table.rows if row.track != "dense"]
     values: list[Spec] = []
     for table, row in rows:
         common = {"series": clean(row.name), "budget": table.title}
         values += [common | _run_value(table, row, run, run_link) for run in row.runs if run.wrong is not None]
         if row.top1 is not None:
             values.append(common | _row_value(row, row_link))
-    axes = [axis for axis in AXES if any(value.get(axis) is not None for value in values)]
-    budget = [{"filter": f"budget == '{ALL}' || datum.budget == budget"}]
+    axes = [axis for axis in (("cost",) if whole else AXES) if any(value.get(axis) is not None for value in values)]
+    budget = [] if whole else [{"filter": f"budget == '{ALL}' || datum.budget == budget"}]
     chosen = [*budget, {"calculate": "datum[axis]", "as": "x"}, {"filter": "isValid(datum.x)"}]
     means = [{"filter": "datum.is == 'row'"}, *chosen]
     cheapest = [{"field": "x", "order": "ascending"}, {"field": "top1", "order": "descending"}]
@@ -130,7 +135,7 @@ def costs(board: Board, run_link: Links | None = None, row_link: Callable[[Row],
                 "bind": {"input": "select", "name": "cost ", "options": axes, "labels": [AXES[axis] for axis in axes]},
             },
             {"name": "axis_title", "expr": f"({json.dumps(AXES)})[axis]"},
-            {"name": "budget", "value": ALL},
+            *([] if whole else [{"name": "budget", "value": ALL}]),
         ],
         layer=[*_dense(board, "24"), *layers],
         height=420,

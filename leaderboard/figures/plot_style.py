@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5628f", "#3d9bd1", "#b98000")
 """After Okabe and Ito, the light ones darkened to 3:1 on white; with the shapes, 36 series can be distinguished."""
 SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "triangle-right")
 GREY = "#7a7a7a"
-CONTROL_SHAPES = ("stroke", "cross", "square", "triangle-up", "triangle-down")
+CONTROL_SHAPES = ("circle", "cross", "square", "triangle-up", "triangle-down")
 WIDTH = 640
 """Of a plot without its axes and legend, pixels."""
 STYLE: Spec = {

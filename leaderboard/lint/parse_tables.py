@@ -14,7 +14,18 @@ from typing import Any, cast, get_args
 
 from leaderboard.lint.finding import Finding
 from leaderboard.lint.row_of_values import COUNTS, row_of
-from leaderboard.reader.model import KEY_SHOWN, PRIMARY, REFERENCES, SECONDARY, Board, Row, Table, TableKind, Terms
+from leaderboard.reader.model import (
+    KEY_SHOWN,
+    NO_BUDGET,
+    PRIMARY,
+    REFERENCES,
+    SECONDARY,
+    Board,
+    Row,
+    Table,
+    TableKind,
+    Terms,
+)
 from leaderboard.render.exact_tables import CSV, KIND, PLAN, SCHEMA
 from leaderboard.render.fields import FAILED, FIELDS, MISSING, Field, Value
 from leaderboard.stats.rows import most_common
@@ -214,7 +225,7 @@ def _budget(kind: Any, keep: Any) -> tuple[TableKind, float | None]:
     if kind not in get_args(TableKind):
         raise ValueError(f"no board: a table of kind {str(kind)[:40]!r}")
     number = None if keep is None else _number(keep)
-    if (number is None) != (kind in ("native", "like")):
+    if (number is None) != (kind in NO_BUDGET):
         raise ValueError(f"no board: a table of kind {kind} that keeps {str(keep)[:40]}")
     return cast(TableKind, kind), number
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from bench.spec.spec import BUDGET_TOLERANCE, is_of_blocks
 from leaderboard.lint import parse_tables
 from leaderboard.lint.parse_tables import Sheet
-from leaderboard.reader.model import Difference, Row
+from leaderboard.reader.model import NO_BUDGET, Difference, Row, Track
 from leaderboard.reader.numbers import ROUNDING
 from leaderboard.render.exact_tables import curves
 from leaderboard.stats.boards import headlines
@@ -42,9 +42,9 @@ def of_board(sheets: Sequence[Sheet]) -> tuple[list[list[Row]], list[dict[str, A
 
 def why(sheet: Sheet, row: Row, epochs: int | None) -> str:
     """Why a row may not have a rank (RULES.md, 2.1, 5.2, 8.2, 10), as far as the table says; empty where it may."""
-    if sheet.kind not in ("macs", "params"):
+    if sheet.kind in NO_BUDGET:
         return "it has no budget"
-    if row.track not in ("matched", "dense", "native", "like"):
+    if row.track not in get_args(Track):
         return f"it is of the track {row.track[:40]}"
     short = below_budget(sheet, row)
     synthetic = sheet.key["dataset"] == "synthetic"

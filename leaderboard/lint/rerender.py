@@ -15,7 +15,7 @@ from leaderboard.render.tables import KIND, board_heading, render, table_heading
 
 BETWEEN = {TEXT: re.compile(r" {2,}"), MARKDOWN: re.compile(r"(?<!\\)\|"), LATEX: re.compile(r"(?<!\\)&")}
 FOOTNOTE = re.compile(r"(\[\d+\]|\d+\.|\\par \d+:) ")
-HEADERS = {"rank", "tie", "method"}
+HEADERS = {"method", "seeds"}
 Line = tuple[str, ...]
 """The cells of a line without the spaces around them."""
 

@@ -13,7 +13,7 @@ from bench.spec.spec import BUDGET_TOLERANCE
 from leaderboard.lint.finding import Finding
 from leaderboard.lint.parse_tables import Entry, Sheet
 from leaderboard.lint.recompute import below_budget, dense_cost, why
-from leaderboard.reader.model import REFERENCES, Row
+from leaderboard.reader.model import NO_BUDGET, REFERENCES, Row
 from leaderboard.reader.numbers import ROUNDING, agrees
 from leaderboard.render.fields import FIELDS, SIZES, UNITS, Value
 from leaderboard.stats.ranking import expected_epochs, place
@@ -93,7 +93,7 @@ def _settings(sheet: Sheet) -> None:
     sizes = [(seed, run.images) for row in sheet.rows for seed, run in row.finished.items()]
     by_seed = {seed: most_common([size for other, size in sizes if other == seed]) for seed, _ in sizes}
     seen: Counter[Any] = Counter()
-    track = sheet.kind if sheet.kind in ("native", "like") else "matched"
+    track = sheet.kind if sheet.kind in NO_BUDGET else "matched"
     for entry, row in _pairs(sheet):
         if row.track not in ("dense", track):
             sheet.add(entry, "track", "mixed-track", f"{row.track[:60]} in a table of {track} rows")
@@ -107,8 +107,9 @@ def _settings(sheet: Sheet) -> None:
             dense, said = dense_cost(sheet, what), _number(entry, f"dense_{what}")
             if said not in (None, dense):
                 sheet.add(entry, f"dense_{what}", "mixed-dense", f"{said:,}, others {dense:,}")
-            if row.name == "dense" and own is not None and dense is not None and not agrees(own, dense):
-                sheet.add(entry, what, "mixed-dense", f"the dense row has {own:,}, the table {dense:,}")
+            whole = row.name == "dense" or row.track == "training"
+            if whole and own is not None and dense is not None and not agrees(own, dense):
+                sheet.add(entry, what, "mixed-dense", f"a row that keeps every unit has {own:,}, the table {dense:,}")
         seen[row.name, row.spec] += 1
         if seen[row.name, row.spec] == 2:
             sheet.add(entry, "name", "duplicate", "the row is there twice")

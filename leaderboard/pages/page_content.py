@@ -16,7 +16,7 @@ from leaderboard.reader.curve_model import Curve
 from leaderboard.reader.model import Board, Row, Table
 from leaderboard.render.advice_sentence import advice
 from leaderboard.render.tables import footnotes
-from leaderboard.stats.advice import near_dense, of_table
+from leaderboard.stats.advice import JUDGED, near_dense, of_table
 from leaderboard.stats.curves import of_board
 
 Widths = Mapping[str, Sequence[int]]
@@ -68,7 +68,7 @@ def sections(board: Board) -> list[dict[str, Any]]:
                 "table": table,
                 "advice": advice(board, table),
                 "near": near,
-                "compared": sum(row.track == "matched" for row in table.rows),
+                "compared": sum(row.track in JUDGED for row in table.rows),
                 "fast": next(iter(timed), None),
                 "forest": forest(table, board.terms),
                 "lines": lines,

@@ -75,7 +75,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield from (spec.prunable, store.arithmetic(training), done.cost.final.counter if done else None)
     yield from (environment.device, environment.device_type, environment.threads)
     yield from (found.spec_sha256, spec.method, spec.name, spec.seed)
-    yield from _track(spec.budget or Budget(), done.training if done else None)
+    yield from _track(spec.name, spec.budget or Budget(), done.training if done else None)
     yield from (code.commit, code.diff_sha256 is not None, code.method_sha256)
     yield environment.packages.get("torch")
     yield from _images(data) if data else (None,) * 4
@@ -161,7 +161,7 @@ def _recipe(recipe: Recipe) -> tuple[str, str]:
     return said, recipe.sha256
 
 
-def _track(budget: Budget, training: Training | None) -> tuple[Any, ...]:
+def _track(name: str, budget: Budget, training: Training | None) -> tuple[Any, ...]:
     """Track, what the budget is a share of, and the share; ``training`` of a run that finished."""
     if budget.widths is not None:
         return "like", "like", None
@@ -170,7 +170,7 @@ def _track(budget: Budget, training: Training | None) -> tuple[Any, ...]:
             return "matched", kind, share
     if training is None or "prune" in training.plan:  # without an end nobody knows whether it would prune
         return "native", "native", None
-    return "dense", None, None
+    return ("dense", None, None) if name == "dense" else ("training", "training", None)
 
 
 def _wrong(quality: Quality | None) -> int | None:

@@ -48,8 +48,9 @@ VOID = "void"
 AS_MISSING = ("interrupted", VOID)
 """A run that ended so counts as missing."""
 
-Track = Literal["matched", "native", "like", "dense"]
-TableKind = Literal["macs", "params", "native", "like"]
+Track = Literal["matched", "native", "like", "training", "dense"]
+TableKind = Literal["macs", "params", "native", "like", "training"]
+NO_BUDGET = {"native": "native track", "like": "widths of another run", "training": "training cost, all units kept"}
 
 
 @dataclass(frozen=True)
@@ -294,7 +295,7 @@ class Table:
     """All rows at one budget of one board, best first; the dense row is first of all.
 
     Attributes:
-        kind: what is kept a share of: ``macs``, ``params``; ``native`` and ``like`` have none.
+        kind: what is kept a share of: ``macs``, ``params``; those of ``NO_BUDGET`` have none.
         keep: the share, or None.
         dense_macs, dense_params: of the dense network.
     """
@@ -309,7 +310,7 @@ class Table:
     def title(self) -> str:
         """Such as ``keep 0.5 of the MACs``."""
         if self.keep is None:
-            return {"native": "native track", "like": "widths of another run"}[self.kind]
+            return NO_BUDGET[self.kind]
         return f"keep {self.keep:g} of the {'MACs' if self.kind == 'macs' else 'params'}"
 
     @property
@@ -330,7 +331,7 @@ class Board:
     Attributes:
         key: what all of its records have in common, by name of the key.
         differs: keys in which it differs from the other boards of the same data set and network.
-        tables: by falling share; the native track and ``like`` last.
+        tables: by falling share; those of ``NO_BUDGET`` last.
         notes: what else a reader must know of all of it.
         terms: of the plan; None without one, and then all rows are exploratory.
         timed: in which setting latencies were measured, in words; empty without any.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bench.spec.wording import plural
 from leaderboard.reader.model import ALPHA, PRIMARY, Board, Difference, Row, Table, Terms
+from leaderboard.stats.advice import JUDGED
 from leaderboard.stats.curves import of_board
 
 NAMES = {
@@ -57,7 +58,7 @@ class Count:
 
 def count(rows: Iterable[tuple[Row, Difference | None]], to: str, comparisons: int, board: bool = False) -> Count:
     """Methods of a table, or over all budgets, against the reference ``to``."""
-    judged = [(row.name, d) for row, d in rows if d and d.p is not None and not row.control and row.track == "matched"]
+    judged = [(row.name, d) for row, d in rows if d and d.p is not None and not row.control and row.track in JUDGED]
     return Count(to, tuple(sorted(judged, key=lambda one: (-one[1].mean, one[0]))), comparisons, board)
 
 
@@ -67,8 +68,8 @@ def short(table: Table) -> str:
 
 
 def sentences(board: Board) -> list[str]:
-    """What the budgets of the matched track show: over all budgets first, then one by one."""
-    tables = [table for table in board.tables if table.kind in ("macs", "params")]
+    """What the tables show in which methods are alike in size: over all budgets first, then one by one."""
+    tables = [table for table in board.tables if table.kind not in ("native", "like")]
     if board.terms is None:
         return [_nothing(board, tables)]
     references = [to for to in ORDER if to in board.terms.references]
@@ -103,7 +104,8 @@ def _overall(found: Count) -> str:
 
 
 def _at_budget(table: Table, found: Count, terms: Terms) -> str:
-    share = f"{100 * (table.keep or 0):g} % of the {'MACs' if table.kind == 'macs' else 'parameters'}"
+    share = f"At {100 * (table.keep or 0):g} % of the {'MACs' if table.kind == 'macs' else 'parameters'}"
+    share = "With all units kept" if table.kind == "training" else share
     groups = {"better": found.clear(1), "worse": found.clear(-1)}
     first, second = sorted(groups, key=lambda word: -len(groups[word]))
     lead = groups["better"][0] if groups["better"] else None
@@ -116,7 +118,7 @@ def _at_budget(table: Table, found: Count, terms: Terms) -> str:
     )
     power = f"a difference of {found.found:.2f} points would have been found with 80 % power"
     return (
-        f"At {share} {directions}, {_some(range(found.equivalent), 'is', 'are')} shown to be equivalent within "
+        f"{share} {directions}, {_some(range(found.equivalent), 'is', 'are')} shown to be equivalent within "
         f"{within} ({_seeds(found)}, Holm's correction over {found.comparisons} rows; {power})."
     )
 
@@ -148,7 +150,7 @@ def _some(some: Sequence[object], one: str = "makes", more: str = "make") -> str
 
 def _nothing(board: Board, tables: Sequence[Table]) -> str:
     """Why a board without a plan says nothing."""
-    if any(row.track == "matched" and not row.control for table in tables for row in table.rows):
+    if any(row.track in JUDGED and not row.control for table in tables for row in table.rows):
         return "Exploratory: no plan names these rows, so there are no verdicts (bench board --plan FILE)."
     if any(table.kind == "native" for table in board.tables):
         return "Methods chose their own sparsity here; they differ in size, so they are not ranked."

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.reader.model import REFERENCES
+from leaderboard.reader.model import REFERENCES, TableKind
 from leaderboard.render.fields import SIZES, Values
 
 CLEAR, EQUIVALENT, LOSS = "*", "=", "\N{DOUBLE DAGGER}"
@@ -206,10 +206,20 @@ COLUMNS = (
     Column("epochs", ExactCell(("epochs",)), formats=FULL, audit=True),
     Column("training MACs", ExactCell(("training_macs",)), formats=FULL, audit=True),
 )
+TRAINING = (
+    *("method", "seeds", "top-1 %", "- dense", "- dense, points", "verdict, dense", "loss", "loss / dense"),
+    *("cost x", "training cost, x dense", "step cost, x dense"),
+)
+"""Headers of the table of rows that keep every unit; those for audits are there too."""
+TRAINING_ALONE = (
+    Column("step cost, x dense", RoundedCell(("step_cost_times_dense",)), formats=(TEXT, LATEX)),
+    Column("total epochs", ExactCell(("epochs",)), formats=(TEXT, LATEX)),
+)
 NOTES_HEADER = "notes"
 """Header of the last column: numbers of the footnotes."""
 
 
-def columns(fmt: str) -> list[Column]:
-    """The columns of a format for people."""
-    return [column for column in COLUMNS if fmt in column.formats]
+def columns(fmt: str, kind: TableKind) -> list[Column]:
+    """The columns of a table in a format for people."""
+    kept = [column for column in COLUMNS if column.audit or column.header in TRAINING]
+    return [column for column in ((*kept, *TRAINING_ALONE) if kind == "training" else COLUMNS) if fmt in column.formats]

@@ -90,7 +90,7 @@ def footnotes(table: Table) -> tuple[list[str], list[str]]:
 
 def cells(table: Table, fmt: str) -> list[list[str]]:
     """One list a row, of the columns of a format for people and the numbers of the row's footnotes."""
-    shown, marks = columns(fmt), footnotes(table)[1]
+    shown, marks = columns(fmt, table.kind), footnotes(table)[1]
     lazy = [_Lazy(row, table) for row in table.rows]
     return [[*(column.cell.write(values) for column in shown), mark] for values, mark in zip(lazy, marks)]
 
@@ -151,13 +151,13 @@ def about_table(table: Table) -> tuple[str, str]:
 
 
 def _text(board: Board) -> list[str]:
-    shown = columns(TEXT)
-    headers = [column.header for column in shown] + [NOTES_HEADER]
-    sides = ["right" if column.right else "left" for column in shown] + ["left"]
     lines = [board_heading(board, TEXT), *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items() if v)]
     lines += [f"   {about}" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += [f"   note: {clean(note)}" for note in board.notes]
     for table in board.tables:
+        shown = columns(TEXT, table.kind)
+        headers = [column.header for column in shown] + [NOTES_HEADER]
+        sides = ["right" if column.right else "left" for column in shown] + ["left"]
         # A cell is never empty: so that columns are separate whatever width a terminal gives a character.
         rows = [[clean(cell) or "-" for cell in row] for row in cells(table, TEXT)]
         lines += ["", table_heading(board, table, TEXT)]
@@ -174,14 +174,14 @@ def _simple(rows: list[list[str]], sides: list[str]) -> list[str]:
 
 
 def _markdown(board: Board) -> list[str]:
-    shown = columns(MARKDOWN)
-    headers = [column.header for column in shown] + [NOTES_HEADER]
-    rule = ["--:" if column.right else ":--" for column in shown] + [":--"]
     lines = [board_heading(board, MARKDOWN), ""]
     lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items() if v]
     lines += [f"* {markdown(about)}" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
     for table in board.tables:
+        shown = columns(MARKDOWN, table.kind)
+        headers = [column.header for column in shown] + [NOTES_HEADER]
+        rule = ["--:" if column.right else ":--" for column in shown] + [":--"]
         lines += [table_heading(board, table, MARKDOWN), ""]
         lines += [f"{part}\n" for part in (*about_table(table), markdown(advice(board, table))) if part]
         body = [[markdown(cell) for cell in row] for row in cells(table, MARKDOWN)]
@@ -191,10 +191,6 @@ def _markdown(board: Board) -> list[str]:
 
 
 def _latex(board: Board) -> list[str]:
-    shown = [column for column in columns(LATEX) if not column.audit]
-    headers = [column.header for column in shown] + [NOTES_HEADER]
-    sides = ["right" if column.right else "left" for column in shown] + ["left"]
-    places = [place for place, column in enumerate(columns(LATEX)) if not column.audit] + [len(columns(LATEX))]
     key = {clean(k): clean(v) for k, v in board.key.items() if v}
     lines = [f"% {KIND} {json.dumps(key)}", board_heading(board, LATEX)]
     shown_key = "; ".join(f"{latex(k)}: {latex(HASH.sub(_start, v))}" for k, v in key.items())
@@ -202,11 +198,16 @@ def _latex(board: Board) -> list[str]:
     lines += [f"{latex(about)}.\n" for about in (about_plan(board.terms), about_timing(board)) if about]
     lines += [f"{latex(note)}\n" for note in board.notes]
     for table in board.tables:
+        every = columns(LATEX, table.kind)
+        shown = [column for column in every if not column.audit]
+        headers = [column.header for column in shown] + [NOTES_HEADER]
+        sides = ["right" if column.right else "left" for column in shown] + ["left"]
+        places = [place for place, column in enumerate(every) if not column.audit] + [len(every)]
         body = cells(table, LATEX)
         facts = {name: getattr(table, name) for name in ("kind", "keep", "dense_macs", "dense_params")}
         lines += ["", f"% {KIND}.table {json.dumps(facts)}"]
         for row in body:
-            audit = {column.header: cell for column, cell in zip(columns(LATEX), row) if column.audit}
+            audit = {column.header: cell for column, cell in zip(every, row) if column.audit}
             lines += [f"% {KIND}.row {json.dumps({key: clean(cell) for key, cell in audit.items()})}"]
         lines += [
             r"\begin{sidewaystable}\centering\footnotesize",

@@ -9,6 +9,8 @@ from leaderboard.reader.model import Difference, Row, Table, Terms
 
 NEAR = ("better", "equivalent", "non-inferior")
 """Verdicts against dense that say: not worse by more than the margin."""
+JUDGED = ("matched", "training")
+"""Tracks whose rows are alike in size, so that accuracy decides between them and dense."""
 
 
 class Advice(NamedTuple):
@@ -46,7 +48,7 @@ def of_table(table: Table, terms: Terms | None) -> Advice | None:
 def near_dense(table: Table, terms: Terms | None) -> list[tuple[float, list[Row]]]:
     """For each margin of the plan the rows that are shown to be no worse than dense within it, best first."""
     return [
-        (margin, [row for row in table.rows if row.track == "matched" and _holds(row.differences.get("dense"), k)])
+        (margin, [row for row in table.rows if row.track in JUDGED and _holds(row.differences.get("dense"), k)])
         for k, margin in enumerate(terms.margins if terms else ())
     ]
 

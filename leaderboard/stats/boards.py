@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from bench.records.bits import unpack
 from leaderboard.reader.extract import Values as Record
@@ -23,7 +23,7 @@ from leaderboard.stats.speeds import in_words, settings, speeds
 if TYPE_CHECKING:
     import pandas as pd
 
-ORDER = ("macs", "params", "native", "like")
+ORDER = get_args(TableKind)
 NO_PLAN = (
     "exploratory: no plan names these rows, so they have means and intervals, no verdicts and no ranks (--plan FILE)"
 )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.reader.model import ALPHA, LEAST_RANKED, PRIMARY, Difference, Row, Run, Terms
+from leaderboard.reader.model import ALPHA, LEAST_RANKED, NO_BUDGET, PRIMARY, Difference, Row, Run, Terms
 from leaderboard.stats.contrasts import Contrasts, against
 from leaderboard.stats.image_intervals import image_interval, refit_factor
 from leaderboard.stats.statistics import Array, holm, seeds_needed
@@ -149,7 +149,7 @@ def compared(rows: Sequence[Row], terms: Terms | None, kind: str, bits: Bits | N
         bits: which test images each run gets right; None where that is not known.
         folds: whether each seed has test images of its own.
     """
-    references = [to for to in (terms or Terms("")).references if to == "dense" or kind in ("macs", "params")]
+    references = [to for to in (terms or Terms("")).references if to == "dense" or kind not in NO_BUDGET]
     margins = terms.margins if terms else ()
     top1 = [series(row, PRIMARY) for row in rows]
     by_spec = [(bits or {}).get(row.spec, {}) for row in rows]

@@ -62,7 +62,12 @@ def pairs(rows: Sequence[Row]) -> Contrasts:
 
 
 def place(row: Row) -> tuple[Any, ...]:
-    """Dense first, then the ranked rows, then the others, each by accuracy; rows without a mean last."""
+    """Dense first, then the ranked rows, then the others, each by accuracy; rows without a mean last.
+
+    Rows that keep every unit are in the order of their training MACs.
+    """
+    if row.track == "training":
+        return True, True, math.inf if row.training_macs is None else row.training_macs, row.name, row.spec
     return row.track != "dense", row.rank is None, -_top1(row), row.name, row.spec
 
 

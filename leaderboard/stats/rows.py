@@ -103,7 +103,8 @@ def why_unranked(row: Row, short: float, epochs: int | None, synthetic: bool) ->
         synthetic: whether the data are.
     """
     if row.track != "matched":
-        return {"dense": "no budget", "native": "native track", "like": "the widths of another run"}[row.track]
+        reasons = {"dense": "no budget", "native": "native track", "like": "the widths of another run"}
+        return reasons.get(row.track, "it keeps every unit")
     if synthetic:
         return "nothing measured on synthetic data is a result"
     failed = [str(run.seed) for run in row.runs if run.status in ("failed", "diverged")]

@@ -157,7 +157,7 @@ def test_block_of_several_names_the_owner_of_an_option():
     assert text.count("1608.08710") == 1
     assert "| `strength` | all | " in method_page.block(["l1l2", "group_lasso"])
     assert method_page.block(["l1_norm"]).endswith("No options.")
-    assert "| tracks | none, it keeps every unit |" in method_page.block(["dense"])
+    assert "| tracks | training cost |" in method_page.block(["dense"])
 
 
 def test_tables_escape_bars():

@@ -41,7 +41,9 @@ STATUS = some.sampled_from(["ok"] * 9 + ["failed", "diverged", "interrupted"])
 ROW = some.fixed_dictionaries(
     {
         "method": some.sampled_from(["dense", "random", "l1_norm", "uniform_thin", "ddrop", "spectral", "a|b", "=x"]),
-        "where": some.sampled_from([*[("macs", 0.5)] * 5, ("macs", 1 / 3), ("params", 0.25), ("native", None)]),
+        "where": some.sampled_from(
+            [*[("macs", 0.5)] * 5, ("macs", 1 / 3), ("params", 0.25), ("native", None), *[("training", None)] * 2]
+        ),
         "runs": some.one_of(
             some.just(dict.fromkeys(range(5), "ok")), some.dictionaries(some.integers(0, 6), STATUS, min_size=1)
         ),
@@ -63,10 +65,11 @@ def test_any_records_make_clean_tables(rows):
         asked = {key: row[key] for key in ("epochs", "cost")}
         kind, keep = row["where"] if row["method"] != "dense" else ("macs", None)
         asked |= {"native": True} if kind == "native" else {"kind": kind}
+        name = f"whole_{row['method']}" if kind == "training" else row["method"]  # one method is of one track
         for seed, status in row["runs"].items():
-            status = "ok" if kind == "native" else status
+            status = "ok" if kind in ("native", "training") else status
             asked["error"] = "one; two"
-            found = made(row["method"], seed, row["wrong"][seed], keep, status=status, **asked)
+            found = made(name, seed, row["wrong"][seed], keep, status=status, **asked)
             records[found["id"]] = found
             planned += [found] * row["planned"]
     with tempfile.TemporaryDirectory() as folder:
