@@ -1,5 +1,8 @@
 """Sliced networks of every kind: saved, loaded again and exported, they compute the same."""
 
+import logging
+from functools import cache
+
 import pytest
 import torch
 from support.networks import CASES, SHAPE, conv, half_masks, head, images, made, randomised
@@ -124,12 +127,18 @@ def chain():
     return randomised(nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), *head(6)))
 
 
+@cache
+def content():
+    """The content of an exported file."""
+    return onnx_export.convert(chain(), SHAPE, {"mean": "[1.5]"})
+
+
 @pytest.fixture
 def model(onnx_extra):
-    """The content of an exported file, parsed."""
+    """It, parsed."""
     import onnx
 
-    return onnx.load_from_string(onnx_export.convert(chain(), SHAPE, {"mean": "[1.5]"}))
+    return onnx.load_from_string(content())
 
 
 def test_exported_file_has_named_ports_free_batch_and_opset(model):
@@ -152,23 +161,12 @@ def test_exported_file_names_nothing_of_the_machine(model):
 
 @needs_onnx
 def test_same_network_gives_the_same_bytes():
-    assert onnx_export.convert(chain(), SHAPE) == onnx_export.convert(chain(), SHAPE)
-
-
-@needs_onnx
-def test_network_stays_as_it_was(tmp_path):
-    network = chain().train().to(memory_format=torch.channels_last)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    onnx_export.to_onnx(network, SHAPE, tmp_path / "network.onnx")
-    assert all(module.training for module in network.modules())
-    assert all(parameter.requires_grad for parameter in network.parameters())
-    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert onnx_export.convert(chain(), SHAPE, {"mean": "[1.5]"}) == content()
 
 
 @needs_onnx
 def test_another_network_than_the_file_s_is_refused():
-    model, other = onnx_export.convert(chain(), SHAPE), chain()
+    model, other = content(), chain()
     assert onnx_export.check_onnx(model, chain(), SHAPE) <= 1e-4
     with torch.no_grad():
         other[-1].bias[2] += 0.01
@@ -252,26 +250,25 @@ def test_unexportable_network_is_one_line(network, said, tmp_path, capfd):
 
 
 @needs_onnx
-def test_nothing_is_said_and_nothing_is_changed_by_an_export(tmp_path, capfd):
-    import logging
-
-    network, state = chain(), torch.get_rng_state()
-    onnx_export.to_onnx(network, SHAPE, tmp_path / "network.onnx")
+def test_nothing_but_the_file_is_changed_which_is_replaced_only_when_asked(tmp_path, capfd):
+    """Neither the network nor torch's generator nor logging, and nothing is said."""
+    path, network = tmp_path / "network.onnx", chain().train().to(memory_format=torch.channels_last)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = torch.get_rng_state()
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="already there"):
+        onnx_export.to_onnx(network, SHAPE, path)
+    assert path.read_text() == "mine"
+    onnx_export.to_onnx(network, SHAPE, path, replace=True)
+    assert list(tmp_path.iterdir()) == [path]
     assert capfd.readouterr() == ("", "")
     assert torch.equal(state, torch.get_rng_state())
     assert logging.root.manager.disable == logging.NOTSET
-
-
-@needs_onnx
-def test_file_that_is_there_is_replaced_only_when_asked(tmp_path):
-    path = tmp_path / "network.onnx"
-    path.write_text("mine")
-    with pytest.raises(UsageError, match="already there"):
-        onnx_export.to_onnx(chain(), SHAPE, path)
-    assert path.read_text() == "mine"
-    onnx_export.to_onnx(chain(), SHAPE, path, replace=True)
+    assert all(module.training for module in network.modules())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert onnx_export.check_onnx(path, chain(), SHAPE) <= 1e-4
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @needs_onnx
