@@ -140,7 +140,9 @@ def about_timing(board: Board) -> str:
 
 
 def about_batches(table: Table) -> str:
-    """Which batch sizes are small and large in this table."""
+    """Which batch sizes are small and large in this table; the one of training costs has no columns of speed."""
+    if table.kind == "training":
+        return ""
     both = sorted({tuple(speed.batch for speed in row.speeds) for row in table.rows if row.speeds})
     return "; ".join("speed-ups at batch " + " and ".join(map(str, sizes)) for sizes in both)
 
