@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 
 from leaderboard.figures.plot_style import COLOURS, GREY, SHAPES, Spec, band, figure, picked, series_of, short, tip
-from leaderboard.reader.model import CONTROLS, Board, Row, Run, Table
+from leaderboard.reader.controls import CONTROLS
+from leaderboard.reader.model import Board, Row, Run, Table
 from leaderboard.render.tables import clean
 from leaderboard.stats.curves import of_board
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from leaderboard.reader.model import CONTROLS
+from leaderboard.reader.controls import CONTROLS
 from leaderboard.render.tables import clean
 
 Spec = dict[str, Any]

@@ -28,8 +28,9 @@ from leaderboard.pages import page_content
 from leaderboard.pages.site_folder import HEAD, MARKER, Folder, check_place, exchange
 from leaderboard.pages.templating import environment
 from leaderboard.published.publications import PublishedAccuracy
+from leaderboard.reader.controls import CONTROLS
 from leaderboard.reader.frame import Problem
-from leaderboard.reader.model import CONTROLS, Board, Row, Run, Table
+from leaderboard.reader.model import Board, Row, Run, Table
 from leaderboard.render.board_sentences import sentences
 from leaderboard.render.naming import board_names, names
 from leaderboard.render.tables import render

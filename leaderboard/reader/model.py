@@ -10,15 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from bench.spec.spec import DEPTH
+from leaderboard.reader.controls import CONTROLS, L1_OF
 from leaderboard.reader.numbers import settle
 
-CONTROLS = ("dense", "random", "l1_norm", "uniform_thin", "uniform_thin_long")
-"""Compulsory controls (RULES.md, 9), by name."""
-L1_OF = {DEPTH: "block_l1", "both": "l1_norm+block_l1"}
-"""The l1 norm among them where blocks are pruned, by ``--units``."""
-CONTROLS_OF = {"spectral": ("spectral_energy",)}
-"""What else a method has to be compared with, by its name."""
 REFERENCES = ("dense", "random", "uniform_thin")
 """Controls that every row's difference is taken to."""
 LEAST_SHOWN, LEAST_RANKED = 3, 5
@@ -35,12 +29,6 @@ KEY = (
 """What records of one board have in common (RULES.md, 1): all that the rows' numbers are relative to."""
 KEY_SHOWN = (*KEY, "recipe")
 """What a board says of itself: the same, and the recipe in words: its name, epochs of training and of fine-tuning."""
-
-
-def controls_of(pruned: str | None) -> tuple[str, ...]:
-    """Compulsory controls of a board of this coupling and kinds of units (:attr:`bench.spec.spec.Spec.prunable`)."""
-    l1 = L1_OF.get((pruned or "").rpartition(" ")[2], "l1_norm")
-    return tuple(l1 if name == "l1_norm" else name for name in CONTROLS)
 
 
 VOID = "void"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from leaderboard.reader.model import controls_of
+from leaderboard.reader.controls import controls_of
 
 if TYPE_CHECKING:
     from leaderboard.reader.extract import Values as Record

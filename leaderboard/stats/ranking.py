@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.reader.model import CONTROLS_OF, PRIMARY, Row, TableKind, Terms, controls_of
+from leaderboard.reader.controls import CONTROLS_OF, controls_of
+from leaderboard.reader.model import PRIMARY, Row, TableKind, Terms
 from leaderboard.stats.comparisons import Bits, compared, least_seeds, matrix, series
 from leaderboard.stats.contrasts import Contrasts, all_pairs
 from leaderboard.stats.rows import most_common
