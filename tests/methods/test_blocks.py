@@ -152,11 +152,11 @@ def test_next_to_parts_that_do_nothing_to_units(make_training, name):
 
 
 def test_two_rankings_of_one_kind_are_refused():
-    for names in ("block_l1+block_change", "random+block_l1", "l1_norm+l2_norm"):
+    for names in ("block_l1+block_change", "random+block_l1", "uniform_thin+block_l1", "l1_norm+l2_norm"):
         with pytest.raises(UsageError, match="cannot be composed: both rank the units"):
             make_method(names, {})
-    with pytest.raises(UsageError, match="uniform_thin chooses units itself: it cannot be composed with another"):
-        make_method("uniform_thin+block_l1", {})
+    with pytest.raises(UsageError, match="l0_row chooses units itself: it cannot be composed with another"):
+        make_method("l0_row+block_l1", {})
 
 
 def test_a_part_without_sites_is_refused(make_training):
