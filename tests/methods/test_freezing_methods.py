@@ -132,12 +132,26 @@ def test_resumes_to_the_bit(make_training, tmp_path, cls):
     assert whole.model.frozen.log and not whole.model.frozen
 
 
+def test_calm_starts_anew_after_a_move(make_training):
+    class Scripted(LearnAndDrop):
+        values = iter((1.0, 1.01, 2.01, 2.02, 2.03))
+
+        def weights(self, ctx):
+            value = next(self.values)
+            return [torch.tensor([value]), *(torch.tensor([10.0**value]) for _ in LAYERS[1:])]
+
+    training = start(make_training, Scripted, tau=0.02, patience=2, momentum=0.0, cache=0)
+    carry_out(training, (Phase(4),))
+    assert [entry["calm"] for entry in training.curve] == [0, 0, 0, 1]
+
+
 def test_schedule_freezes_by_the_clock(make_training):
-    training = start(make_training, FreezeSchedule, start=0.5, cache=0)
-    carry_out(training, (Phase(training.recipe.train.epochs),))
-    assert training.recipe.train.epochs == 2
-    log = training.model.frozen.log
-    assert [(e["epoch"], e["upto"]) for e in log] == [(2, "7")]  # not the head: something is left to train
+    """One, two and all of four layers, but for the head: something is left to train."""
+    torch.manual_seed(0)
+    method = FreezeSchedule(FreezeSchedule.Config(start=0.25, cache=0))
+    training = make_training(method, arch=three_sites(), shape=GREY, train__epochs=4)
+    carry_out(training, (Phase(4),))
+    assert [(e["epoch"], e["upto"]) for e in training.model.frozen.log] == [(2, "0"), (3, "4"), (4, "7")]
 
 
 def test_without_calm_layers_it_is_plain_training(make_training):
