@@ -132,7 +132,7 @@ def test_resumes_to_the_bit(make_training, tmp_path, cls):
     assert whole.model.frozen.log and not whole.model.frozen
 
 
-def test_calm_starts_anew_after_a_move(make_training):
+def test_calm_epochs_are_counted_from_zero_after_a_move(make_training):
     class Scripted(LearnAndDrop):
         values = iter((1.0, 1.01, 2.01, 2.02, 2.03))
 
