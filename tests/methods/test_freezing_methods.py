@@ -166,7 +166,7 @@ def fresh():
     return three_sites()
 
 
-@pytest.mark.parametrize("name", ["learn_and_drop", "freeze_schedule"])
+@pytest.mark.parametrize("name", ["learn_and_drop", pytest.param("freeze_schedule", marks=pytest.mark.slow)])
 def test_run_on_a_residual_network_freezes_at_the_ends_of_blocks(name, make_run):
     """Skips pass around the layers of a block, so that their outputs alone cannot be kept."""
     options = {"tau": "1", "patience": "1"} if name == "learn_and_drop" else {"start": "0.0"}

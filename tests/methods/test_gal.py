@@ -204,8 +204,13 @@ def test_critic_without_adversary_loss_is_the_ablation(make_training):
 # --- folding, labels -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("units", ["width", "depth"])
-@pytest.mark.parametrize("init", ["ones", "normal"])
+@pytest.mark.parametrize(
+    ("init", "units"),
+    [
+        *(("ones", "depth"), ("normal", "width")),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("ones", "width"), ("normal", "depth"))),
+    ],
+)
 def test_mr_4g3_folded_network_is_the_masked_one(make_training, init, units, monkeypatch):
     """MR 4(g)3: to 1e-5, from either first masks, of channels and of blocks."""
     arch = depth("A", shape=GREY, num_classes=10) if units == "depth" else None

@@ -138,11 +138,11 @@ def test_training_costs_what_the_smaller_networks_cost(make_run, metric):
 @pytest.mark.parametrize(
     ("method", "track", "options"),
     [
-        ("dropnet", "matched", {}),
+        pytest.param("dropnet", "matched", {}, marks=pytest.mark.slow),
         pytest.param("dropnet", "native", {"fraction": "0.5", "metric": "random"}, marks=pytest.mark.slow),
         ("dropnet", "native", {"kappa": "0.3", "p": "0.7"}),
         ("edropout", "matched", {}),
-        ("edropout", "native", {"stale_costs": "true"}),
+        pytest.param("edropout", "native", {"stale_costs": "true"}, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_after_every_epoch_and_resumed_equals_uninterrupted(
