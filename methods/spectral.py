@@ -37,7 +37,7 @@ class Spectral(Method):
         where: Literal["stages", "all"] = "stages"  # last site of each run of equal widths, or every site (ours)
 
         def __post_init__(self):
-            require_ranges(self, p_keep="[0, 1]", weak="[0, 1]", warmup="[0, 1]", tau="[0, inf)")
+            require_ranges(self, p_keep="[0, 1]", weak="[0, 1]", warmup="[0, 1]", tau="[0, inf]")
 
     def prepare(self, ctx):
         """Put a layer behind each site of ``where``."""
