@@ -65,7 +65,7 @@ def squared(a, b):
 
 
 @pytest.mark.parametrize("patches", [40, 1000])
-@pytest.mark.parametrize("strength", [0, 1e-3, 0.1])
+@pytest.mark.parametrize("strength", [0, pytest.param(1e-3, marks=pytest.mark.slow), 0.1])
 @pytest.mark.parametrize("case", ["conv_bn", "conv_flatten", "densely_connected", "encoder"])
 def test_f1_ridge_never_raises_the_error_on_its_rows(make_ctx, case, strength, patches):
     """F1: every reader, ridge 0, 1e-3, 0.1, more and fewer rows than columns."""
@@ -167,8 +167,15 @@ EVERY = (*PARTS, "refit_bn", "refit_ridge+refit_bn")
 DECLINED = {("refit_mean", "check_concatenation"), ("refit_variance", "check_concatenation")}
 
 
-@pytest.mark.parametrize("part", EVERY)
-@pytest.mark.parametrize(("arch", "coupling"), [*((arch, "inner") for arch in NETWORKS), ("check_residual", "full")])
+def tried():
+    """Each part on each network: of one part all are fast, of the others two networks, one of which may be declined."""
+    for part in EVERY:
+        for arch, coupling in (*((arch, "inner") for arch in NETWORKS), ("check_residual", "full")):
+            fast = part == "refit_ridge" or coupling == "full" or arch == "check_concatenation"
+            yield pytest.param(part, arch, coupling, marks=[pytest.mark.slow] * (not fast))
+
+
+@pytest.mark.parametrize(("part", "arch", "coupling"), [*tried()])
 def test_f5_gate_is_slice_after_each_part(tmp_path, part, arch, coupling):
     """F5: on every network of the battery that the part works on; the run itself compares and would fail."""
     subject = Subject(f"l1_norm+{part}", tmp_path)

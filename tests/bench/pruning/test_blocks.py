@@ -23,7 +23,7 @@ def test_gated_blocks_are_removed_blocks(name):
         network, sites = found_blocks(name, "both", coupling)
         assert tuple(s.n_units for s in sites.values() if s.blocks) == BLOCKS[name][1]
         probe = randomized_copy(network)
-        for seed in range(8):
+        for seed in range(4):
             masks = random_masks(sites, seed)
             sliced = sites.slice(probe, masks)
             difference = gate_slice_difference(probe, sliced, sites, masks, images(3).double(), 1e-30)
