@@ -42,6 +42,7 @@ class Facts(Protocol):
     method: str
     base_name: str | None
     base_made_on: str | None
+    base_sha256: str | None
     base_all_sha256: str | None
     base_work: str | None
     base_metrics: str | None
@@ -204,7 +205,8 @@ def _wrong_images(scope: _Scope) -> Iterator[Finding]:
 
     Each other run is taken to be wrong at an image with the rate of all others, alone. A run is flagged if its wrong
     images are less likely by these rates than by one rate for all images. The chance of any two of n runs with the same
-    set of wrong images, of probability P or less, is at most n (n - 1) / 2 P.
+    set of wrong images, of probability P or less, is at most n (n - 1) / 2 P. That takes runs as independent: two which
+    start from the same base are not, and are flagged where others are refused.
     """
     import numpy as np
 
@@ -229,14 +231,21 @@ def _wrong_images(scope: _Scope) -> Iterator[Finding]:
                 message = f"its {len(mine)} wrong images are where chance puts them, not where other runs have theirs"
                 yield Finding(r.file, "flagged", f"{message}: run it again")
             equal = alike[str(r.correct)]
-            other = next(
-                (o for o in equal if o.network_sha256 != r.network_sha256 and o.spec_sha256 != r.spec_sha256), None
-            )
+            others = [o for o in equal if o.network_sha256 != r.network_sha256 and o.spec_sha256 != r.spec_sha256]
+            other = min(others, key=lambda o: _from_one_base(o, r), default=None)
             if other is not None and len(same) - len(equal) >= LEAST_OTHERS:
                 rates = _rates(counts, mine, len(same), len(equal))
                 chance = np.log(rates[mine] / (1 - rates[mine])).sum() + np.log1p(-rates).sum()
                 if math.log(len(same) * (len(same) - 1) / 2) + chance < math.log(COPIED):
-                    yield Finding(r.file, "refused", f"metrics.final.correct is that of {other.file}, another network")
+                    message = f"metrics.final.correct is that of {other.file}, another network"
+                    if _from_one_base(other, r):
+                        yield Finding(r.file, "flagged", f"{message} from the same base: run it again")
+                    else:
+                        yield Finding(r.file, "refused", message)
+
+
+def _from_one_base(one: Facts, two: Facts) -> bool:
+    return one.base_sha256 is not None and one.base_sha256 == two.base_sha256
 
 
 def _rates(counts: Any, mine: Any, runs: int, left_out: int) -> Any:

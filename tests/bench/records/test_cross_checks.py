@@ -20,7 +20,12 @@ def facts(method="l1_norm", seed=0, submitter="suite", **changes):
         **{"file": f"{submitter}/{method}-s{seed}", "status": "ok", "submitter": submitter, "rules": "0.2"},
         **{"spec_sha256": method, "seed": seed, "dataset": "digits", "method": method},
         **{"base_name": base, "base_made_on": "a CPU", "base_all_sha256": base, "base_work": "40 4000 9"},
-        **{"base_metrics": f"metrics of seed {seed}", "dense_wrong_images": 14, "machine": "a CPU"},
+        **{
+            "base_sha256": None,
+            "base_metrics": f"metrics of seed {seed}",
+            "dense_wrong_images": 14,
+            "machine": "a CPU",
+        },
         **{"train_sha256": "train", "test_sha256": "test", "split_sha256": f"split {seed}", "test_images": IMAGES},
         **{"train_images": 9000, "arch_sha256": "network", "counter": "fvcore", "dense_macs": 50},
         **{"fold": None, "final_wrong_images": 0, "correct": None, "network_sha256": f"{method}, {seed}"},
@@ -127,6 +132,15 @@ def test_bits_of_another_network_are_refused():
     assert of([*honest, again]) == []
     same = with_wrong(facts("mine", 0, network_sha256="l1_norm, 0"), hard(3))
     assert of([*honest, same]) == []
+
+
+def test_bits_of_a_network_from_the_same_base_are_flagged():
+    """Networks of one base are not independent: one that has lost a block may err where the dense one does."""
+    honest = [with_wrong(record, hard(number)) for number, record in enumerate(suite())]
+    pair = [with_wrong(facts(method, 3, base_sha256="base"), hard(20)) for method in ("dense", "block_l1")]
+    assert of([*honest, *pair]) == [("suite/block_l1-s3", "flagged"), ("suite/dense-s3", "flagged")]
+    pair[0].base_sha256 = "another"
+    assert [kind for _, kind in of([*honest, *pair])] == ["refused"] * 2
 
 
 def with_few_wrong(number):
