@@ -104,7 +104,7 @@ class CostModel(Costs):
             kept = [f"{budget.min_keep} unit(s) in each of the {free} sites"] if free else []
             kept += [f"all of the exempt {', '.join(sorted(self.exempt))}"] if self.exempt else []
             kept += [blocks] if self.blocks else []
-            less = "fewer blocks (--min-blocks)" if self.blocks else "use --coupling full"
+            less = "fewer blocks (--min-blocks 0)" if self.blocks else "use --coupling full"
             raise (Unsupported if self.exempt else UsageError)(
                 f"budget {budget} cannot be met: {' and '.join(kept)} already cost {least / self.whole(budget):.4f}; "
                 f"ask for more, or {less}"

@@ -93,8 +93,13 @@ def _paper(node: ast.expr | None, tree: ast.Module) -> Paper | None:
 def _literal_paper(node: ast.expr | None) -> Paper | None:
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Paper"):
         return None
-    values = [ast.literal_eval(a) for a in node.args]
-    return Paper(*values, **{str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
+    try:
+        values = [ast.literal_eval(a) for a in node.args]
+        named = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+    except ValueError as error:
+        place = (None, node.lineno, node.col_offset, None)
+        raise SyntaxError("the arguments of Paper must be plain strings and numbers", place) from error
+    return Paper(*values, **named)
 
 
 def _papers_of(tree: ast.Module) -> dict[str, Paper]:

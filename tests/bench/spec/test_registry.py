@@ -207,3 +207,9 @@ def test_methods_of_installed_packages_are_found_by_entry_point(monkeypatch):
     assert (entry.kind, entry.origin, loaded) == ("entry point", "their_package.methods:Theirs", [])
     assert METHODS.get("theirs") == "the method"
     assert loaded == ["theirs"]
+
+
+def test_arguments_of_a_paper_are_literals(plugin):
+    text = 'TITLE = "On mine"\n' + GOOD.format(name="mine").replace('"On mine"', "TITLE")
+    with pytest.raises(UsageError, match=r"plugin.py:5: the arguments of Paper must be plain strings and numbers$"):
+        scan(plugin(text), DECORATORS, lambda: None)
