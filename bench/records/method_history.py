@@ -58,7 +58,8 @@ class MethodHistory:
             return "" if self.shallow else f"code.commit {commit[:12]} is not in this repository"
         files = [known.get(name) for name in method.split("+")]
         if missing := [name for name, file in zip(method.split("+"), files, strict=True) if file is None]:
-            return f"method '{missing[0]}' is not in the repository at code.commit {commit[:12]}: a plugin's source is not compared"
+            lacks = f"method '{missing[0]}' is not in the repository at code.commit {commit[:12]}"
+            return f"{lacks}: a plugin's source is not compared"
         found = self._sha256(tuple(file for file in files if file))
         if found != sha256:
             return f"code.method_sha256 is {(sha256 or 'null')[:12]}, of '{method}' at {commit[:12]} it is {found[:12]}"
