@@ -330,16 +330,6 @@ def test_records_hold_no_path_host_or_user(finished):
         assert private not in content
 
 
-def test_composition_has_options_by_part_and_starts_from_init(make_run):
-    done = check_run(make_run, "dropout+l1_norm", "all_kinds", "tiny8", options={"dropout.p": "0.1"})
-    assert done.spec.config == {"dropout.p": 0.1}
-    assert done.training.starts_from == "init"
-    with pytest.raises(UsageError, match="cannot be composed"):
-        make_run("l1_norm+random")
-    with pytest.raises(UsageError, match="say whose it is"):
-        make_run("dropout+l1_norm", options={"p": "0.1"})
-
-
 def test_uniform_thin_starts_from_fresh_weights(make_run):
     thin = execute(*make_run("uniform_thin"))
     assert [s if s == "prune" else s.rewind for s in thin.training.plan] == ["prune", "fresh"]

@@ -8,6 +8,7 @@ from support.plugins import outcomes
 from bench.conformance.subject import Subject
 from bench.errors import RunFailed, UsageError
 from bench.pruning.selection import select
+from bench.runs.execute import execute
 from bench.runs.method_factory import make_method
 from bench.runs.resolve import make_spec
 from bench.spec import method_traits
@@ -151,3 +152,13 @@ def test_select_that_asks_itself_is_refused_in_one_line(folder):
 def test_battery_compares_the_answers_of_parts(name):
     outcome, detail = outcomes(name, "composition")["composition"]
     assert (outcome, detail[:3]) == ("ok", "as ")
+
+
+def test_composition_has_options_by_part_and_starts_from_init(make_run):
+    done = execute(*make_run("dropout+l1_norm", "all_kinds", "tiny8", options={"dropout.p": "0.1"}))
+    assert done.spec.config == {"dropout.p": 0.1}
+    assert done.training.starts_from == "init"
+    with pytest.raises(UsageError, match="cannot be composed"):
+        make_run("l1_norm+random")
+    with pytest.raises(UsageError, match="say whose it is"):
+        make_run("dropout+l1_norm", options={"p": "0.1"})
