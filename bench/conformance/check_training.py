@@ -167,22 +167,28 @@ def charged(subject: Subject) -> str | None:
 @observing
 def facade(subject: Subject) -> Iterator[Watch]:
     """After each hook the context has the names that it had, with the same meaning."""
-    classes = [cls for cls in Context.__mro__ if cls is not object]
-    before = {cls: dict(vars(cls)) for cls in classes}
     own: set[str] = set()
+    with context_kept() as before:
 
-    def watch(hook: str, ctx: Context, call: Any) -> Any:
-        names = set(vars(ctx))
-        result = call()
-        own.update(name for name in set(vars(ctx)) - names if not name.startswith("_"))
-        require(not own, f"{hook} adds '{min(own, default='')}' to the context")
-        for cls, known in before.items():
-            other = next((n for n, v in vars(cls).items() if known.get(n) is not v and n not in WEAK), None)
-            require(other is None, f"{hook} changes '{other}' of the context's class")
-        return result
+        def watch(hook: str, ctx: Context, call: Any) -> Any:
+            names = set(vars(ctx))
+            result = call()
+            own.update(name for name in set(vars(ctx)) - names if not name.startswith("_"))
+            require(not own, f"{hook} adds '{min(own, default='')}' to the context")
+            for cls, known in before.items():
+                other = next((n for n, v in vars(cls).items() if known.get(n) is not v and n not in WEAK), None)
+                require(other is None, f"{hook} changes '{other}' of the context's class")
+            return result
 
-    try:
         yield watch
+
+
+@contextlib.contextmanager
+def context_kept() -> Iterator[dict[type, dict[str, Any]]]:
+    """What the context's classes define, and define again after the block, whatever a method made of them."""
+    before = {cls: dict(vars(cls)) for cls in Context.__mro__ if cls is not object}
+    try:
+        yield before
     finally:
         for cls, known in before.items():
             for name in [n for n in vars(cls) if n not in known]:

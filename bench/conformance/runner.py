@@ -28,6 +28,7 @@ from bench.conformance import (
     tiny_networks,
 )
 from bench.conformance import checks as registered
+from bench.conformance.check_training import context_kept
 from bench.conformance.checks import Broken, Check, Result
 from bench.conformance.subject import Subject
 from bench.errors import UsageError
@@ -111,7 +112,8 @@ def examine(
         subject = _subject(name, folder)
         report = Report(name, subject.origin)
         for check in checks:
-            result = _result(check, subject, limit - (time.process_time() - began), end - time.monotonic())
+            with context_kept():
+                result = _result(check, subject, limit - (time.process_time() - began), end - time.monotonic())
             report.results.append(result)
             notify(result)
     report.seconds = time.process_time() - began

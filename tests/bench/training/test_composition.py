@@ -31,7 +31,8 @@ def pairs():
     others = [name for name, method in methods.items() if name not in rankers and method.prunes]
     assert len(rankers) > 20
     assert len(others) > 4
-    wanting = [{name for name, method in methods.items() if method.bound(hook)} for hook in ("plan", "compensate")]
+    wanting = [{name for name, method in methods.items() if method.bound("plan")}]
+    wanting.append({name for name, m in methods.items() if m.compensation or m.reestimates is not None})
     combined = [(a, b) for a in rankers for b in others if not any({a, b} <= names for names in wanting)]
     return [(ranker, name) for ranker, part in combined for name in (f"{ranker}+{part}", f"{part}+{ranker}")]
 
