@@ -54,6 +54,7 @@ WRONG = [  # words after RUN, or a whole command; exit code; what the line says
     (["run", "--method", "l1_norm+random", "--arch", "resnet20"], 2, "cannot be composed"),
     (["run", "--method", "l1_norm", "--arch", "vgg16_bn"], 2, "at least 32x32"),
     ([*RUN[:3], "--arch", "mlp_40_40", "--keep-macs", "0.001"], 2, "cannot be met"),
+    (["--dataset=--"], 2, "expected one argument"),
     (["--dataset", "cifar10"], 3, "--download"),
     (["--device", "tpu"], 3, "--device tpu"),
     (["--device", "cuda:77"], 3, "--device cuda:77"),

@@ -18,7 +18,8 @@ from bench.spec.option_text import as_seeds, seeds_text
 from bench.spec.request import BUDGETS, SHORT, TABLES, RunOptions, RunRequest
 
 FIELDS = [f.name for f in dataclasses.fields(RunRequest)]
-TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8)
+TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8).filter(lambda text: text != "--")
+"""Values of options; ``--`` is the end of the options, and refused."""
 NAMES = TEXTS.map(str.strip).filter(bool)
 KEYS = NAMES.filter(lambda key: "=" not in key)
 SHARES = st.floats(allow_nan=False)
