@@ -34,7 +34,10 @@ def stepping(make_ctx, arch, rate, shape=(1, 8, 8), **options):
 
 def minimum(a, weight):
     """Where ``||w - a||^2 / 2 + weight ||w||`` is least, by a search that needs no gradient, from several points."""
-    objective = lambda w: 0.5 * ((w - a) ** 2).sum() + weight * np.sqrt((w**2).sum())  # noqa: E731
+
+    def objective(w):
+        return 0.5 * ((w - a) ** 2).sum() + weight * np.sqrt((w**2).sum())
+
     options = {"xatol": 1e-9, "fatol": 1e-14, "maxiter": 20000, "maxfev": 20000}
     found = [
         minimize(objective, start, method="Nelder-Mead", options=options).x for start in (a, 0.5 * a, 1e-3 + 0 * a)
@@ -175,7 +178,10 @@ def test_2g1_step_of_a_block_is_the_proximal_operator_of_its_norm(make_ctx, norm
             for parameter in parameters:
                 parameter.mul_(size / whole)
     before = {n: t.clone() for n, t in ctx._model.network.state_dict().items()}
-    numbers = lambda: [np.concatenate([p.detach().double().numpy().ravel() for p in g]) for g in groups]  # noqa: E731
+
+    def numbers():
+        return [np.concatenate([p.detach().double().numpy().ravel() for p in g]) for g in groups]
+
     started = numbers()
     method.on_step_end(ctx)
     for a, w in zip(started, numbers(), strict=True):

@@ -47,7 +47,7 @@ def run(tmp_path, monkeypatch):
     """A function that runs a method in a folder with data, and returns the record."""
     import sys
 
-    import sklearn.datasets  # noqa: F401
+    import sklearn.datasets  # noqa: F401  (so that a run imports it again)
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "mine").mkdir(parents=True)
