@@ -115,15 +115,19 @@ def basic_block(inp: int, out: int, stride: int, shortcut: nn.Module) -> Residua
     return Residual((*first, conv(out, out, bias=False), nn.BatchNorm2d(out)), shortcut)
 
 
+def doubling_block(option: str) -> Residual:
+    """From 4 to 8 channels at half the size; its shortcut is padded (A) or a convolution (B)."""
+    projection = nn.Sequential(conv(4, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
+    return basic_block(4, 8, 2, ChannelPad(4, 8, 2) if option == "A" else projection)
+
+
 @architecture("check_residual", option="A")
 def residual(option: str, *, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn.Module:
     """A stem, a block that keeps the width and one that doubles it, its shortcut padded (A) or a convolution (B)."""
-    pad = ChannelPad(4, 8, 2)
-    projection = nn.Sequential(conv(4, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
     return nn.Sequential(
         nn.Sequential(*conv_bn(shape[0], 4)),
         basic_block(4, 4, 1, nn.Identity()),
-        basic_block(4, 8, 2, pad if option == "A" else projection),
+        doubling_block(option),
         *head(8, num_classes),
     )
 
@@ -131,12 +135,10 @@ def residual(option: str, *, shape: Shape = SHAPE, num_classes: int = CLASSES) -
 @architecture("check_depth", option="A")
 def depth(option: str, *, shape: Shape = SHAPE, num_classes: int = CLASSES) -> nn.Module:
     """A stem, three blocks that keep the width, one that doubles it (see ``check_residual``), two that keep it."""
-    pad = ChannelPad(4, 8, 2)
-    projection = nn.Sequential(conv(4, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
     return nn.Sequential(
         nn.Sequential(*conv_bn(shape[0], 4)),
         *(basic_block(4, 4, 1, nn.Identity()) for _ in range(3)),
-        basic_block(4, 8, 2, pad if option == "A" else projection),
+        doubling_block(option),
         *(basic_block(8, 8, 1, nn.Identity()) for _ in range(2)),
         *head(8, num_classes),
     )
