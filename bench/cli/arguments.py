@@ -30,6 +30,9 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--native", action="store_true", help="instead: the method chooses, as its paper does")
     budget.add_argument("--ranking", metavar="global|layer", help="default: the method's own")
     budget.add_argument("--min-keep", type=whole, default=1, metavar="N", help="units that stay in every site (1)")
+    budget.add_argument(
+        "--round-to", type=whole, default=1, metavar="N", help="each width a multiple of N channels, or full (1)"
+    )
     add_coupling(budget, "full also prunes residual streams")
     add_units(budget, "what is pruned: channels (width), blocks (depth) or both")
     budget.add_argument(

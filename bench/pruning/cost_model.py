@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+from torch import Tensor
 
 from bench.errors import Unsupported, UsageError
 from bench.pruning.blocks import as_mask
 from bench.pruning.costs import Costs, Vector, number
 from bench.pruning.rounding import whole_units
+from bench.pruning.steps import Widths, ladder, round_up, unit_step
 from bench.spec.spec import BUDGET_TOLERANCE, Budget
 
 
@@ -71,13 +73,35 @@ class CostModel(Costs):
         return self.least(budget)
 
     def least(self, budget: Budget) -> dict[str, int]:
-        """Units that every site has to keep, ``min_keep`` or ``min_blocks``; none inside of a removed block."""
-        least = {name: min(int(n), budget.min_keep) for name, n in zip(self.names, self.dense, strict=False)}
+        """Units that every site has to keep: ``min_keep`` in whole steps, ``min_blocks``, none in a removed block."""
+        steps = self.steps(budget)
+        least = {n: round_up(budget.min_keep, steps[n], int(w)) for n, w in zip(self.names, self.dense, strict=False)}
         for name, places in self.blocks.items():
             asked = budget.min_blocks if isinstance(budget.min_blocks, int) else self._least[name]
             least[name] = min(len(places), asked)
         asked_widths = self.asked(budget) if budget.widths is not None else {}
         return {name: min(n, number(asked_widths.get(name, n))) for name, n in least.items()} | self._exempt()
+
+    def steps(self, budget: Budget) -> dict[str, int]:
+        """Units that a site may gain at once: of channels as ``round_to`` says, of blocks one."""
+        each = zip(self.names, self.unit_channels, strict=True)
+        return {name: unit_step(budget.step, channels) for name, channels in each} | dict.fromkeys(self.blocks, 1)
+
+    def ladders(self, budget: Budget, have: Sequence[int]) -> list[Widths]:
+        """Widths that each site of channels may keep when it has so many units left, from the least on."""
+        least, steps = self.least(budget), self.steps(budget)
+        dense = self.dense[: len(self.names)].tolist()
+        return [ladder(least[n], units, steps[n], w) for n, units, w in zip(self.names, have, dense, strict=True)]
+
+    def misfit(self, budget: Budget, kept: Mapping[str, int | Tensor]) -> str | None:
+        """Which site would keep neither whole steps nor its full width; None where none does."""
+        steps = self.steps(budget)
+        for name, dense in zip(self.names, self.dense.tolist(), strict=False):
+            width, step = number(kept[name]), steps[name]
+            if width % step and width != dense:
+                asked = f"--round-to {budget.step} asks for a multiple of {step}"
+                return f"site {name} keeps {width} of {dense} units; {asked}"
+        return None
 
     def _exempt(self) -> dict[str, int]:
         """Units of the exempt sites."""
@@ -101,10 +125,12 @@ class CostModel(Costs):
         blocks = f"{stay} of the {len(self._blocks)} blocks, which stay,"
         if least > allowed:
             free = len([name for name in self.names if name not in self.exempt])
-            kept = [f"{budget.min_keep} unit(s) in each of the {free} sites"] if free else []
+            fewest = f"{budget.min_keep} unit(s)" + (", rounded up to whole steps," if budget.step > 1 else "")
+            kept = [f"{fewest} in each of the {free} sites"] if free else []
             kept += [f"all of the exempt {', '.join(sorted(self.exempt))}"] if self.exempt else []
             kept += [blocks] if self.blocks else []
             less = "fewer blocks (--min-blocks 0)" if self.blocks else "use --coupling full"
+            less = "smaller steps (--round-to)" if budget.step > 1 else less
             raise (Unsupported if self.exempt else UsageError)(
                 f"budget {budget} cannot be met: {' and '.join(kept)} already cost {least / self.whole(budget):.4f}; "
                 f"ask for more, or {less}"

@@ -39,6 +39,7 @@ class Costs:
         names: sites of channels, in the order of a vector.
         blocks: site of blocks -> the places of its units in a vector.
         dense: the vector of the dense network.
+        unit_channels: for each of ``names``, how many channels one unit has in the layers that it is cut from.
     """
 
     def __init__(self, network: nn.Module, sites: Sites, shape: tuple[int, ...]) -> None:
@@ -92,6 +93,8 @@ class Costs:
         self.fixed_in, self.fixed_out = (np.array(n, dtype=np.int64) for n in (fixed_in, fixed_out))
         self.per_in, self.per_out = (np.array(n, np.int64).reshape(len(rows), len(widths)) for n in (per_in_, per_out_))
         self.macs_pair, self.params_pair, self.macs_out, self.params_out = (np.array(c, dtype=np.int64) for c in costs)
+        per_unit_of = np.concatenate([self.per_in, self.per_out])
+        self.unit_channels = [tuple(set(each.tolist()) - {0}) for each in per_unit_of.T]
         self._rows = {layer: row for row, layer in enumerate(layers)}
         self._block_of = np.array([block_of(layer) for layer in layers], dtype=np.int64)
         self._own_macs = own_macs(counted)
@@ -166,6 +169,7 @@ class Costs:
         found = copy.copy(self)
         found._reduced = {}
         found.names = [name for name, is_there in zip(self.names, there, strict=True) if is_there]
+        found.unit_channels = [each for each, is_there in zip(self.unit_channels, there, strict=True) if is_there]
         found._rows = {layer: k for k, layer in enumerate(n for n, row in self._rows.items() if rows[row])}
         for of_rows in ("fixed_in", "fixed_out", "macs_pair", "params_pair", "macs_out", "params_out"):
             setattr(found, of_rows, getattr(self, of_rows)[rows])

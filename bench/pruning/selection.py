@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import RunFailed
@@ -17,6 +16,7 @@ from bench.pruning.cost_model import CostModel
 from bench.pruning.masks import Masks, Scores
 from bench.pruning.rounding import best_rounding, whole_units
 from bench.pruning.sites import Sites
+from bench.pruning.steps import filled, left_after, round_up, worst_steps
 from bench.spec.spec import BUDGET_TOLERANCE, Budget
 
 
@@ -43,7 +43,8 @@ def select(
     next one would exceed the budget, the best ``min_keep`` of every site first. What is then left of the budget takes
     later ones that still fit, in rank order, and at most one of each site where shares are to be kept. If shares then
     leave more than ``BUDGET_TOLERANCE`` unused, their best rounding takes its place
-    (:func:`bench.pruning.rounding.best_rounding`). Ties keep the earlier site and the lower index.
+    (:func:`bench.pruning.rounding.best_rounding`). Ties keep the earlier site and the lower index. With ``round_to``
+    whole steps are taken, in the order of their last units, and in the end no further step fits.
 
     Args:
         scores: site -> ``[n_units]``, larger is more worth keeping.
@@ -71,7 +72,10 @@ def select(
         widths = tuple(floors[name] for name in model.names)
     elif ranking == "global":
         keys = [-score[order] for score, order in zip(ranked, orders, strict=True)]
-        widths = tuple(_filled(keys, model, budget, one_more=False).tolist())
+        ladders = model.ladders(budget, [len(key) for key in keys])
+        widths = tuple(
+            filled(keys, ladders, functools.partial(model.cost, budget), model.allowed(budget), False).tolist()
+        )
     else:
         shares = tuple(1.0 if isinstance(ranking, str) else float(ranking[n]) for n in model.names)
         widths = _shared(model, budget, tuple(map(len, orders)), shares)
@@ -84,54 +88,14 @@ def select(
 def _shared(model: CostModel, budget: Budget, have: tuple[int, ...], shares: tuple[float, ...]) -> tuple[int, ...]:
     """Widths of sites with ``have`` units (fewer than the dense network's once it has shrunk) in these ``shares``."""
     keys = [np.arange(1, n + 1) / (n * max(share, 1e-12)) for n, share in zip(have, shares, strict=True)]
-    widths = _filled(keys, model, budget, one_more=True)
+    ladders, limit = model.ladders(budget, have), model.allowed(budget)
+    widths = filled(keys, ladders, functools.partial(model.cost, budget), limit, one_more=budget.step == 1)
     cost = model.cost(budget, widths)
-    if budget.keep - cost / model.whole(budget) > BUDGET_TOLERANCE:
-        least = np.minimum(have, _least(model, budget))
-        better = best_rounding(keys, least, lambda many: model.costs(budget, many), model.allowed(budget), cost)
+    if budget.step == 1 and budget.keep - cost / model.whole(budget) > BUDGET_TOLERANCE:
+        least = np.array([widths[0] for widths in ladders])
+        better = best_rounding(keys, least, functools.partial(model.costs, budget), limit, cost)
         widths = widths if better is None else better
     return tuple(widths.tolist())
-
-
-def _filled(keys: list[NDArray[np.float64]], model: CostModel, budget: Budget, one_more: bool) -> NDArray[np.int64]:
-    """Widths of the longest affordable prefix of all units, and of what still fits of the later ones.
-
-    Args:
-        keys: for each site those of its units, best first; smaller ones come earlier in the order of all units.
-        model: cost model of the network.
-        budget: what may be kept.
-        one_more: take at most one later unit of each site.
-    """
-    forced = np.minimum([len(key) for key in keys], _least(model, budget))
-    free = [key[least:] for key, least in zip(keys, forced, strict=True)]
-    owner = np.repeat(np.arange(len(keys)), [len(key) for key in free])
-    owner = owner[np.argsort(np.concatenate(free), kind="stable")]
-    limit = model.allowed(budget)
-
-    def widths(taken: int) -> NDArray[np.int64]:
-        return forced + np.bincount(owner[:taken], minlength=len(forced))
-
-    low, high = 0, len(owner)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if model.cost(budget, widths(middle)) <= limit else (low, middle - 1)
-    width = widths(low)
-    closed = set()
-    for k in owner[low:]:
-        if k in closed:
-            continue
-        width[k] += 1
-        fits = model.cost(budget, width) <= limit
-        width[k] -= not fits
-        if not fits or one_more:
-            closed.add(k)
-    return width
-
-
-def _least(model: CostModel, budget: Budget) -> list[int]:
-    """Units that each site of channels has to keep."""
-    least = model.least(budget)
-    return [least[name] for name in model.names]
 
 
 def count_to_drop(units: int, share: float) -> int:
@@ -145,10 +109,12 @@ def drop_worst(
     share: float,
     floors: Mapping[str, int],
     generator: torch.Generator,
+    steps: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Masks without the worst ``share`` of what ``masks`` keep, over all of the given sites together.
 
-    The best ``floors[site]`` of every site stay. Ties break at random.
+    The best ``floors[site]`` of every site stay. Ties break at random. Of a site with ``steps`` whole steps of so many
+    units go.
     """
     alive = torch.cat(list(masks.values()))
     worth = torch.cat([scores[name].detach().to(alive.device).double() for name in masks])
@@ -156,12 +122,18 @@ def drop_worst(
     shuffled = torch.randperm(len(worth), generator=generator, device=generator.device).to(alive.device)
     order = shuffled[worth[shuffled].argsort(stable=True)]  # worst first
     order = order[alive[order]]
+    count = count_to_drop(len(order), share)
+    if any(steps.get(name, 1) > 1 for name in masks):
+        of_sites = [floors[name] for name in masks], [steps.get(name, 1) for name in masks]
+        alive = alive.clone()
+        alive[worst_steps(order, site[order], *of_sites, count)] = False
+        return dict(zip(masks, alive.split([len(mask) for mask in masks.values()]), strict=True))
     safe = torch.zeros_like(alive)
     for k, name in enumerate(masks):
         own = order[site[order] == k]
         safe[own[max(0, len(own) - floors[name]) :]] = True
     alive = alive.clone()
-    alive[order[~safe[order]][: count_to_drop(len(order), share)]] = False
+    alive[order[~safe[order]][:count]] = False
     return dict(zip(masks, alive.split([len(mask) for mask in masks.values()]), strict=True))
 
 
@@ -176,7 +148,8 @@ def prune_worst(
 ) -> dict[str, Tensor]:
     """Masks without the worst ``share`` of the units that ``masks`` keep, at least one; ties break at random.
 
-    Under a budget the cut that would go below it is replaced by the best of the remaining units within it.
+    Under a budget the cut that would go below it is replaced by the best of the remaining units within it. With
+    ``round_to`` as many whole steps go as the share allows, at least one.
 
     Args:
         scores: site -> float ``[n_units]``, larger is more worth keeping.
@@ -189,10 +162,10 @@ def prune_worst(
         generator: breaks ties.
     """
     there = dict(zip(costs.names, costs.array(masks), strict=False))
-    floors, left = costs.floors(budget or Budget()), dict(masks)
+    floors, steps, left = costs.floors(budget or Budget()), costs.steps(budget or Budget()), dict(masks)
     for group in _groups([name for name in masks if there.get(name, 1) and name not in costs.exempt], costs, ranking):
         alive = {name: masks[name] for name in group}
-        left |= drop_worst({n: scores[n] for n in group}, alive, share, floors, generator)
+        left |= drop_worst({n: scores[n] for n in group}, alive, share, floors, generator, steps)
     if budget and costs.meets(budget, costs.array(left)):
         kept = flat(masks)
         worth = flat({name: scores[name].detach().to(kept.device).double() for name in masks})
@@ -208,16 +181,20 @@ def cycles_needed(share: float, ranking: str, left: float, costs: CostModel, bud
     Without a budget until no more than the share ``left`` of the units is left, those of exempt sites aside. Under a
     budget and a ``global`` ranking it is the number that equal losses of all sites would take.
     """
-    least = costs.floors(budget or Budget())
+    least, steps = costs.floors(budget or Budget()), costs.steps(budget or Budget())
     dense = dict(zip(costs.names, costs.dense.tolist(), strict=False)) | {n: len(at) for n, at in costs.blocks.items()}
     groups = _groups([name for name in dense if name not in costs.exempt], costs, ranking)
     whole, floors = ([sum(of[name] for name in group) for group in groups] for of in (dense, least))
     kept, count, widths = whole, 0, dense
     while True:
-        kept = [max(f, w - count_to_drop(w, share)) for w, f in zip(kept, floors, strict=True)]
+        kept = [
+            left_after(w, count_to_drop(w, share), f, [steps[name] for name in group])
+            for w, f, group in zip(kept, floors, groups, strict=True)
+        ]
         count += 1
         for group, now, before in zip(groups, kept, whole, strict=True):
-            widths = widths | {name: max(least[name], round(dense[name] * now / before)) for name in group}
+            same = {name: max(least[name], round(dense[name] * now / before)) for name in group}
+            widths = widths | {name: round_up(width, steps[name], dense[name]) for name, width in same.items()}
         met = costs.meets(budget, costs.array(widths)) if budget else sum(kept) <= whole_units(left, sum(whole))
         if met or kept == floors:
             return count

@@ -149,6 +149,7 @@ def budget_of(request: RunRequest) -> Budget | None:
     elif keep_macs is None and request.keep_params is None:
         keep_macs = DEFAULT_KEEP_MACS
     more = {name: value for name in ("keep_blocks", "min_blocks") if (value := getattr(request, name)) is not None}
+    more |= {"round_to": request.round_to}
     return Budget(keep_macs, request.keep_params, request.ranking, request.min_keep, widths, blocks=blocks, **more)
 
 

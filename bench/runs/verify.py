@@ -16,6 +16,7 @@ from bench.measure.accuracy import correct, logits_of
 from bench.records import bits, latency_files, store, training_checks
 from bench.records.schema import Finished, Record, finished
 from bench.runs.artifacts import RunArtifacts
+from bench.spec.spec import Budget
 
 LEVELS = ("form", "self", "cross", "weights", "replayed")
 """What is known of a record, level by level: its form; what it says of itself; it compared with all records and the
@@ -70,6 +71,8 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
     subject = _Subject(found, out)
     check(1, "plan, epochs, work and accuracies", lambda: _believable(found))
     check(1, "MACs and params from widths", subject.costs)
+    if found.spec.budget and found.spec.budget.step > 1:
+        check(1, "widths in whole steps", subject.check_steps)
     check(1, "plan of the method", subject.check_plan)
     check(1, "data set and its split", lambda: subject.check_data(data_dir))
     check(1, "worst class from labels", lambda: subject.worst_class(data_dir))
@@ -122,6 +125,12 @@ class _Subject:
             assert claimed.macs == macs == modelled, f"{which}: {claimed.macs:,} MACs claimed, {macs:,} counted"
             assert claimed.params == params, f"{which}: {claimed.params:,} params, not {params:,}"
         return f"{claimed.macs:,} MACs, {claimed.params:,} params"
+
+    def check_steps(self) -> str:
+        """Every width is a multiple of the step that was asked for, or full."""
+        budget = self.record.spec.budget or Budget()
+        assert not (why := self.stored.model().misfit(budget, self.stored.any_masks())), why
+        return f"multiples of {budget.step} channels, or full"
 
     def check_plan(self) -> str:
         """The plan is that which the method makes of recipe, budget and options."""

@@ -25,7 +25,7 @@ from bench.spec.near_names import unknown
 from bench.spec.option_text import as_seeds, as_text, flag_of, flat, option, pairs, seeds_text
 from bench.spec.recipe import Recipe, load_recipe, recipe_names
 from bench.spec.registry import METHODS
-from bench.spec.spec import UNITS, WIDTH, Spec
+from bench.spec.spec import DEPTH, UNITS, WIDTH, Spec
 
 TABLES = {"settings": "--set", "options": "-p"}
 """Fields that are tables, recipe values and method options, with the option that sets one value."""
@@ -33,7 +33,8 @@ SHORT = {"epochs": "train.epochs", "finetune_epochs": "finetune.epochs"}
 """Options and keys that are short for one setting."""
 BUDGETS = ("keep_macs", "keep_params", "like", "native")
 """Fields that give the budget; they exclude each other."""
-NUMBERS = {"keep_macs": float, "keep_params": float, "min_keep": int, "keep_blocks": float, "min_blocks": int}
+NUMBERS = {"keep_macs": float, "keep_params": float, "min_keep": int, "round_to": int}
+NUMBERS |= {"keep_blocks": float, "min_blocks": int}
 ALWAYS = ("method", "arch", "dataset", "seeds")
 """Fields that a command always names."""
 LIKE = "A_RECORD_WITH_THESE_WIDTHS"
@@ -58,6 +59,7 @@ class RunRequest:
         native: the method chooses its own sparsity, in place of a share.
         ranking: ``global`` or ``layer``; None: the method's own.
         min_keep: units that stay in every site.
+        round_to: every width is a multiple of so many channels, or full.
         coupling: ``inner``, or ``full``, which also prunes residual streams.
         units: what is pruned: ``width``, channels; ``depth``, blocks; ``both``.
         keep_blocks: share of the blocks to keep, where both are pruned; None: the square root of the budget decides.
@@ -80,6 +82,7 @@ class RunRequest:
     native: bool = False
     ranking: str | None = None
     min_keep: int = 1
+    round_to: int = 1
     coupling: str = "inner"
     units: str = WIDTH
     keep_blocks: float | None = None
@@ -96,8 +99,9 @@ class RunRequest:
         if len(given) > 1:
             raise WordsError(f"{' and '.join(given)}: give one of them")
         blocks = [flag_of(name) for name in ("keep_blocks", "min_blocks") if getattr(self, name) is not None]
-        if self.native and (self.ranking is not None or self.min_keep != 1 or blocks):
-            options = " and ".join(["--ranking", "--min-keep", *blocks])
+        steps = ["--round-to"] if self.round_to != 1 else []
+        if self.native and (self.ranking is not None or self.min_keep != 1 or blocks or steps):
+            options = " and ".join(["--ranking", "--min-keep", *blocks, *steps])
             raise WordsError(f"--native: the method chooses by itself, without {options}")
         if self.coupling not in ("inner", "full"):
             raise WordsError(f"--coupling {self.coupling}: inner or full")
@@ -105,6 +109,10 @@ class RunRequest:
             raise WordsError(f"--units {self.units}: {' or '.join(UNITS)}")
         if self.like and blocks:
             raise WordsError(f"--like: the record says which blocks stay, without {' and '.join(blocks)}")
+        if self.like and steps:
+            raise WordsError("--like: the record says how many units stay, without --round-to")
+        if self.units == DEPTH and steps:
+            raise WordsError("--round-to: with --units depth no widths are pruned")
         if self.units == WIDTH and blocks:
             raise WordsError(f"{' and '.join(blocks)}: blocks are pruned with --units depth or both")
         if self.keep_blocks is not None and self.units != "both":
@@ -163,6 +171,7 @@ class RunRequest:
         if spec.budget is not None:
             asked |= {f.name: getattr(spec.budget, f.name) for f in dataclasses.fields(spec.budget)}
             asked |= {name: None for name in ("keep_blocks", "min_blocks") if asked[name] is UNSET}
+            asked["round_to"] = spec.budget.step
             del asked["blocks"]
             if asked.pop("widths") is not None:
                 asked["like"] = like

@@ -42,8 +42,9 @@ class Budget:
         keep_blocks: share of the blocks to keep, where blocks and widths are pruned.
         min_blocks: blocks that stay in every site of blocks; unset leaves it to the site.
         blocks: with ``widths``, the blocks to keep in each site of blocks, in the order of their names: ``("1101",)``.
+        round_to: every site of channels keeps a multiple of so many channels, or all of them; unset is 1.
 
-    A field of the last three that is unset is in no record and no hash.
+    A field of the last four that is unset is in no record and no hash.
     """
 
     keep_macs: float | None = None
@@ -54,6 +55,7 @@ class Budget:
     keep_blocks: float | UnsetType = UNSET
     min_blocks: int | UnsetType = UNSET
     blocks: tuple[str, ...] | UnsetType = UNSET
+    round_to: int | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         for name in ("keep_macs", "keep_params", "keep_blocks"):
@@ -80,6 +82,12 @@ class Budget:
             raise UsageError(f"--ranking {self.ranking}: global or layer")
         if self.min_keep < 1:
             raise UsageError(f"--min-keep {self.min_keep}: at least 1, a site without units is no network")
+        if self.step < 1:
+            raise UsageError(f"--round-to {self.step}: at least 1 channel")
+        if self.step == 1:
+            object.__setattr__(self, "round_to", UNSET)  # both are one specification
+        elif self.widths is not None:
+            raise UsageError("a budget of widths has no steps: give --like without --round-to")
         if isinstance(self.min_blocks, int) and self.min_blocks < 0:
             raise UsageError(f"--min-blocks {self.min_blocks}: 0 or more")
 
@@ -93,12 +101,17 @@ class Budget:
         """The share asked for, 1 when nothing is."""
         return next((k for k in (self.keep_macs, self.keep_params) if k is not None), 1.0)
 
+    @property
+    def step(self) -> int:
+        """Channels that a width is a multiple of."""
+        return 1 if self.round_to is UNSET else self.round_to
+
     def __str__(self) -> str:
         if self.widths is not None:
             of_blocks = f" of blocks {'-'.join(self.blocks)}" if self.blocks else ""
             return f"widths {'-'.join(map(str, self.widths))}{of_blocks}"
         what = "params" if self.keep_params is not None else "MACs"
-        return f"{self.keep:g} of the {what}"
+        return f"{self.keep:g} of the {what}" + (f" in steps of {self.step} channels" if self.step > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,8 @@ class Spec:
             raise UsageError("--keep-blocks: with --units both only")
         if self.budget and self.budget.min_blocks is not UNSET and not self.units:
             raise UsageError("--min-blocks: with --units depth or both only")
+        if self.budget and self.budget.step > 1 and self.units == DEPTH:
+            raise UsageError("--round-to: with --units depth no widths are pruned")
         config = {key: tuple(v) if isinstance(v, list) else v for key, v in self.config.items()}
         object.__setattr__(self, "config", config)  # JSON has lists only
 
@@ -147,8 +162,9 @@ class Spec:
 
     @property
     def prunable(self) -> str:
-        """Coupling, and the kinds of units where they are not widths: what a board has in common."""
-        return f"{self.coupling} {self.units}" if self.units else self.coupling
+        """Coupling, kinds of units where they are not widths, step of widths: ``inner both step 8``; of a board."""
+        step = self.budget.step if self.budget else 1
+        return " ".join([self.coupling, *([self.units] if self.units else []), *([f"step {step}"] if step > 1 else [])])
 
     @property
     def unit_kinds(self) -> str:
@@ -199,6 +215,11 @@ def _given(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in items if value is not UNSET}
 
 
-def is_of_blocks(prunable: str | None) -> bool:
-    """Whether runs with this ``Spec.prunable`` prune blocks alone; not where it is unknown."""
-    return prunable is not None and prunable.endswith(f" {DEPTH}")
+def is_coarse(prunable: str | None) -> bool:
+    """Whether runs with this ``Spec.prunable`` meet no budget closely: blocks alone, or widths in steps."""
+    return prunable is not None and (prunable.endswith(f" {DEPTH}") or stepless(prunable) != prunable)
+
+
+def stepless(prunable: str) -> str:
+    """The same without the step of widths: what a dense run next to it has."""
+    return prunable.partition(" step ")[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 import torch
+from msgspec import UNSET
 from torch import Tensor, nn
 
 from bench.data.loading import TrainingData
@@ -305,7 +307,8 @@ class Context(TrainingSignals, LayerView):
         """What a PRUNE would keep now: the choice of the run's method, of ``a+b`` the composition's, on ``device``.
 
         Raises:
-            RunFailed: within ``select`` itself, or for masks that are incomplete, not bool or below ``min_keep``.
+            RunFailed: within ``select`` itself, or for masks that are incomplete, not bool, below ``min_keep`` or of
+                other widths than ``round_to`` allows.
         """
         with self._asking("select"):
             masks = self._method.select(self, self.budget)
@@ -313,8 +316,12 @@ class Context(TrainingSignals, LayerView):
             why = f"the method's select returned {type(masks).__name__}, not a dictionary of masks"
             raise RunFailed(why, blame=METHOD)
         costs = self._model.costs
-        selection.check_masks(self.sites, masks, costs.least(self.budget), costs.exempt)
-        return self.sites.settled({name: masks[name].to(self.device) for name in self.sites})
+        least = costs.least(dataclasses.replace(self.budget, round_to=UNSET))
+        selection.check_masks(self.sites, masks, least, costs.exempt)
+        settled = self.sites.settled({name: masks[name].to(self.device) for name in self.sites})
+        if off := costs.misfit(self.budget, settled):
+            raise RunFailed(f"the method's mask for {off}", blame=METHOD)
+        return settled
 
     def _asking(self, hook: str) -> AbstractContextManager[None]:
         self._now.require_hook(hook)

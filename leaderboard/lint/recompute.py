@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from bench.spec.spec import BUDGET_TOLERANCE, is_of_blocks
+from bench.spec.spec import BUDGET_TOLERANCE, is_coarse
 from leaderboard.lint import parse_tables
 from leaderboard.lint.parse_tables import Sheet
 from leaderboard.reader.model import NO_BUDGET, Difference, Row, Track
@@ -55,7 +55,7 @@ def below_budget(sheet: Sheet, row: Row) -> float:
     """Share of the dense cost by which a row lies below its budget; negative: above; 0 where that is not known."""
     cost, dense = (row.macs, sheet.dense_macs) if sheet.kind == "macs" else (row.params, sheet.dense_params)
     short = 0.0 if sheet.keep is None or cost is None or not dense else sheet.keep - cost / dense
-    return min(short, 0.0) if is_of_blocks(sheet.key["coupling"]) else short
+    return min(short, 0.0) if is_coarse(sheet.key["coupling"]) else short
 
 
 def dense_cost(sheet: Sheet, what: str) -> int | None:

@@ -14,5 +14,5 @@ CONTROLS_OF = {"spectral": ("spectral_energy",)}
 
 def controls_of(pruned: str | None) -> tuple[str, ...]:
     """Compulsory controls of a board of this coupling and kinds of units (:attr:`bench.spec.spec.Spec.prunable`)."""
-    l1 = L1_OF.get((pruned or "").rpartition(" ")[2], "l1_norm")
+    l1 = next((L1_OF[word] for word in (pruned or "").split() if word in L1_OF), "l1_norm")
     return tuple(l1 if name == "l1_norm" else name for name in CONTROLS)

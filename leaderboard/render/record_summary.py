@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.records.schema import Finished, Quality, Record, finished
 from bench.records.store import arithmetic
-from bench.spec.spec import BUDGET_TOLERANCE, DEPTH, Budget
+from bench.spec.spec import BUDGET_TOLERANCE, Budget, is_coarse
 from bench.spec.wording import plural
 from leaderboard.render.text_table import Column, sentences, table
 
@@ -47,7 +47,7 @@ def budget_note(record: Finished) -> str | None:
         ("keep-macs", budget.keep_macs, final.macs / dense.macs, "MACs"),
         ("keep-params", budget.keep_params, final.params / dense.params, "parameters"),
     ):
-        if asked is not None and asked - kept > BUDGET_TOLERANCE and record.spec.units != DEPTH:
+        if asked is not None and asked - kept > BUDGET_TOLERANCE and not is_coarse(record.spec.prunable):
             return (
                 f"note: {100 * (asked - kept):.1f} % of the dense {what} below the budget of {asked:g}, and the board "
                 f"ranks no row more than {100 * BUDGET_TOLERANCE:g} % below (RULES.md, 5.2); "

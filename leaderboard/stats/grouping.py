@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from bench.records.cross_checks import SUITE
+from bench.spec.spec import stepless
 from leaderboard.reader.extract import COLUMNS, as_record
 from leaderboard.reader.extract import Values as Record
 from leaderboard.reader.frame import Problem
@@ -17,6 +18,7 @@ from leaderboard.reader.plan import Plan
 
 _KEY = attrgetter(*KEY)
 DATASET, ARCH = map(COLUMNS.index, KEY[:2])
+COUPLING = KEY.index("coupling")
 Key = tuple[Any, ...]
 
 
@@ -46,6 +48,7 @@ def by_key(rows: Iterable[Sequence[Any]], plan: Plan | None) -> tuple[dict[Key, 
         else:
             loose.append(r)
     _add_unfinished(parts, loose, problems)
+    _add_dense(parts)
     ordered = sorted(parts, key=lambda key: (key[-1] != owner, *map(str, key)))
     boards = {key: _once(parts[key], problems) for key in ordered}
     for key in ordered:
@@ -56,6 +59,19 @@ def by_key(rows: Iterable[Sequence[Any]], plan: Plan | None) -> tuple[dict[Key, 
                 r for r in ours if r.name in REFERENCES and (r.kind is None or (r.kind, r.keep_share) in shares)
             ]
     return boards, problems
+
+
+def _add_dense(parts: dict[Key, list[Record]]) -> None:
+    """Boards of widths in steps get the dense rows of the board without, which goes where it has nothing else."""
+    plain = {key: (*key[:COUPLING], stepless(key[COUPLING]), *key[COUPLING + 1 :]) for key in parts}
+    donors = {other for key, other in plain.items() if other != key and other in parts}
+    dense = {key: [r for r in parts[key] if r.track == "dense"] for key in donors}
+    for key, other in plain.items():
+        if other != key:
+            parts[key] += dense.get(other, [])
+    for key in donors:
+        if len(dense[key]) == len(parts[key]):
+            del parts[key]
 
 
 def owner_of(records: Iterable[Record]) -> str:

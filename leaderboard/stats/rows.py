@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.records.cross_checks import SUITE
-from bench.spec.spec import BUDGET_TOLERANCE, is_of_blocks
+from bench.spec.spec import BUDGET_TOLERANCE, is_coarse
 from bench.spec.wording import plural
 from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Copy, Mean, Row, Run
 from leaderboard.stats.replays import OUTSIDE
@@ -181,13 +181,13 @@ def mean_loss(losses: Sequence[float | None]) -> float | None:
 def short_of_budget(done: Sequence[Record]) -> float:
     """Largest share of the dense cost by which one of the finished runs lies below its budget.
 
-    0 without a budget, and where no further block fits: blocks alone meet no budget closely.
+    0 without a budget, and where no further block or step fits: blocks alone and steps meet no budget closely.
     """
     costs = {"macs": ("final_macs", "dense_macs"), "params": ("final_params", "dense_params")}
     budgets = [
         (r.keep_share, *(getattr(r, name) for name in costs[r.kind]))
         for r in done
-        if r.kind in costs and not is_of_blocks(r.coupling)
+        if r.kind in costs and not is_coarse(r.coupling)
     ]
     return max((float(keep - final / dense) for keep, final, dense in budgets), default=0.0)
 

@@ -114,12 +114,13 @@ def test_every_field_is_a_key_of_a_table():
     values |= {"coupling": "full", "seeds": "1-2", "settings": {"k": 1}, "options": {"p": 0.5}}
     blocks = {"min_blocks": 2, "keep_blocks": 0.5}
     values |= {"units": "both"}
+    shares = blocks | {"round_to": 8}
     for budget, value in {"keep_macs": 0.25, "keep_params": 1, "like": "x.json"}.items():
-        asked = values | {budget: value} | ({} if budget == "like" else blocks)
+        asked = values | {budget: value} | ({} if budget == "like" else shares)
         assert RunRequest.from_table(asked, "here") == [RunRequest(**asked)]
     native = {key: value for key, value in values.items() if key not in ("ranking", "min_keep")} | {"native": True}
     assert RunRequest.from_table(native, "here") == [RunRequest(**native)]
-    assert {*values, *blocks, *native, "keep_macs", "keep_params", "like"} == {*FIELDS}
+    assert {*values, *shares, *native, "keep_macs", "keep_params", "like"} == {*FIELDS}
     (found,) = RunRequest.from_table({"method": "m", "arch": "a", "epochs": 3, "finetune_epochs": 0}, "here")
     assert found.settings == {"train.epochs": "3", "finetune.epochs": "0"}
 
