@@ -39,6 +39,16 @@ class OverBudget(Method):
         return ctx.masks
 
 
+@method("odd_widths")
+class OddWidths(Method):
+    """Keeps all units but one of each site."""
+
+    starts_from = "base"
+
+    def select(self, ctx, budget):
+        return {name: torch.arange(site.n_units) > 0 for name, site in ctx.sites.items()}
+
+
 @method("float_masks")
 class FloatMasks(Method):
     """Masks that are not boolean."""

@@ -49,10 +49,11 @@ def made(
     error: str = "it did not work",
     blame: str = "method",
     unit_kinds: str = WIDTH,
+    step: int = 1,
 ) -> dict:
     """One record; ``keep`` None is dense, or with ``native`` the native track; its only site is one of blocks, too."""
     recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01), precision=precision)
-    budget = Budget(**{f"keep_{kind}": keep}) if keep is not None else None
+    budget = Budget(**{f"keep_{kind}": keep}, round_to=step) if keep is not None else None
     what = UNSET if unit_kinds == WIDTH else unit_kinds
     spec = Spec(method, arch, dataset, recipe, budget, seed, "inner", config or {}, rules, units=what)
     prunes = keep is not None or native

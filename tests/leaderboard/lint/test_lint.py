@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 from support.boards import CONTROLS, boards_of, load, plan_for
 from support.lint_tables import EXACT, PEOPLE, more, plant
 from support.made_records import made, put, seeds
+from support.records import refitted
 
 from bench.errors import UsageError
 from leaderboard.lint import parse_tables
@@ -35,6 +36,25 @@ def test_tables_of_records_are_clean_and_follow_from_exact_ones(texts, boards):
         for fmt in PEOPLE:
             assert tables.render(read_back(texts, exact), fmt) == texts[fmt]
             assert compare(texts[fmt], fmt, read_back(texts, exact), "it") == []
+
+
+def test_tables_of_widths_in_steps_are_clean(tmp_path):
+    """Far below the budget, and ranked: no further step fits; above it they are not clean."""
+    records = [made(*of, 0.5, step=8) for of in (("random", k, 40 + k) for k in range(5))]
+    records += [made("l1_norm", k, 20 + k, 0.5, step=8) for k in range(5)]
+    for found in records:
+        found["cost"]["final"] |= {"macs": 40_000, "macs_by_op": {"conv": 39_900, "linear": 100}}
+    records = [*map(refitted, records), *seeds("dense", [5, 6, 4, 5, 6], keep=None)]
+    boards, _ = boards_of(put(tmp_path, *records), plan_for(records))
+    texts = {fmt: tables.render(boards, fmt) for fmt in tables.FORMATS}
+    assert [row.rank is not None for row in boards[0].tables[0].rows] == [False, True, True]
+    for exact in EXACT:
+        assert check_text(texts[exact], exact) == check_text(texts[exact], exact, boards) == []
+        for fmt in PEOPLE:
+            assert tables.render(read_back(texts, exact), fmt) == texts[fmt]
+    for macs, coupling, code in ((60_000, "inner step 8", "above-budget"), (40_000, "inner", "below-budget")):
+        text = plant(texts["csv"].replace("inner step 8", coupling), "random", "macs", macs)
+        assert code in {found.code for found in check_text(text, "csv")}
 
 
 STATUS = some.sampled_from(["ok"] * 9 + ["failed", "diverged", "interrupted"])

@@ -126,3 +126,44 @@ def test_blocks_alone_are_ranked_among_themselves_where_no_further_one_fits(tmp_
     (row,) = rows[f"inner {unit_kinds}"]
     assert row.unranked == why
     assert row.controls_missing == ("dense", l1, "uniform_thin", "uniform_thin_long")
+
+
+STEPS = [1, 2, 3, 4, 5]
+
+
+def below(found, share=0.4):
+    """The same records with a network that costs so much."""
+    macs = int(100_000 * share)
+    for one in found:
+        one["cost"]["final"] |= {"macs": macs, "macs_by_op": {"conv": macs - 100, "linear": 100}}
+    return map(refitted, found)
+
+
+def test_widths_in_steps_are_ranked_among_themselves_where_no_further_step_fits(tmp_path):
+    """RULES 5.2: each step is a board of its own, with the dense rows of the board without; 9: their controls."""
+    dense = seeds("dense", STEPS, keep=None)
+    steps = {step: seeds("random", STEPS, step=step) for step in (8, 16)}
+    both = seeds("random", STEPS, step=8, unit_kinds="both")
+    boards, problems = planned_boards(tmp_path, *dense, *below([*steps[8], *steps[16], *both]), *seeds("thin", STEPS))
+    rows = {board.key["coupling"]: {r.name: r for table in board.tables for r in table.rows} for board in boards}
+    assert not problems
+    assert {key: sorted(of) for key, of in rows.items()} == {
+        "inner": ["dense", "thin"],
+        "inner step 8": ["dense", "random"],
+        "inner step 16": ["dense", "random"],
+        "inner both step 8": ["random"],
+    }
+    for step in (8, 16):
+        found = rows[f"inner step {step}"]["random"]
+        assert (found.unranked, found.rank) == ("", (1, 1)) and "dense" in found.differences
+        assert found.controls_missing == ("l1_norm", "uniform_thin", "uniform_thin_long")
+    assert rows["inner both step 8"]["random"].controls_missing[1] == "l1_norm+block_l1"
+    assert {board.title for board in boards} >= {"net on digits (coupling inner step 8)"}
+
+
+def test_dense_rows_alone_are_no_board_where_others_have_steps(tmp_path):
+    (board,), _ = planned_boards(tmp_path, *seeds("dense", STEPS, keep=None), *below(seeds("random", STEPS, step=8)))
+    assert board.key["coupling"] == "inner step 8" and board.differs == ()
+    assert [row.name for row in board.tables[0].rows] == ["dense", "random"]
+    (alone,), _ = planned_boards(tmp_path / "dense", *seeds("dense", STEPS, keep=None))
+    assert alone.key["coupling"] == "inner"
