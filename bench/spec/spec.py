@@ -220,6 +220,6 @@ def is_coarse(prunable: str | None) -> bool:
     return prunable is not None and (prunable.endswith(f" {DEPTH}") or stepless(prunable) != prunable)
 
 
-def stepless(prunable: str) -> str:
+def stepless(prunable: str | None) -> str | None:
     """The same without the step of widths: what a dense run next to it has."""
-    return prunable.partition(" step ")[0]
+    return prunable and prunable.partition(" step ")[0]
