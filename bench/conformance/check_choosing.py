@@ -180,6 +180,21 @@ def min_keep(subject: Subject) -> str | None:
     return None
 
 
+def prunes_no_channels(subject: Subject) -> str | None:
+    """For the check of steps."""
+    return "it works on blocks alone" if subject.units == DEPTH else keeps_every_unit(subject)
+
+
+@check("round_to", "Channels that a runtime computes in groups are kept in whole groups.", prunes_no_channels)
+def round_to(subject: Subject) -> str | None:
+    """Each site keeps a multiple of 4 channels, or all of them, when asked to."""
+    budget = Budget(keep_macs=0.6, round_to=4)
+    run = subject.upto_prune(budget)
+    masks = run.done.model.sliced_by or {}
+    require(not (why := run.model.misfit(budget, masks)), str(why))
+    return f"units left: {', '.join(str(int(mask.sum())) for mask in masks.values())}"
+
+
 def works_on_no_blocks(subject: Subject) -> str | None:
     """For the check of blocks."""
     return None if {"block"} < set(subject.method.kinds) else "it does not work on blocks and channels"

@@ -167,6 +167,18 @@ class OneUnit(FromBase):
         return masks
 
 
+@method("half_steps")
+class HalfSteps(FromBase):
+    """Keeps a unit less than would fit, also where whole steps are asked for."""
+
+    def select(self, ctx, budget):
+        masks = ctx.rank(norms(ctx), "layer")
+        for mask in masks.values():
+            if mask.sum() > budget.min_keep:
+                mask[mask.nonzero()[0]] = False
+        return masks
+
+
 @method("macs_only")
 class MacsOnly(FromBase):
     """Does not know the other budget."""

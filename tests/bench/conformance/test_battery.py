@@ -38,6 +38,7 @@ BROKEN = {
     "moves_the_goal": ("runs", "the budget of 0.5 of the MACs"),
     "macs_only": ("budget_params", "TypeError"),
     "no_first_reader": ("blocks_and_widths", "IndexError"),
+    "half_steps": ("round_to", "--round-to 4 asks for a multiple of 4"),
     "one_unit": ("min_keep", "keeps 1 units; --min-keep is 3"),
     "one_producer": ("full_coupling", "KeyError: '0.0'"),
     "not_really_native": ("native", "AssertionError"),
