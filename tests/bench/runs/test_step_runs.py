@@ -43,10 +43,10 @@ def checks(spec, options):
 @pytest.mark.parametrize(
     ("method", "units"),
     [
-        ("random", "width"),
+        pytest.param("random", "width", marks=pytest.mark.slow),
         ("dropnet", "width"),  # shrinks while it trains
-        ("edropout", "width"),  # repairs states
-        ("uniform_thin", "width"),
+        pytest.param("edropout", "width", marks=pytest.mark.slow),  # repairs states
+        pytest.param("uniform_thin", "width", marks=pytest.mark.slow),
         ("l1_norm+block_l1", "both"),
     ],
 )
