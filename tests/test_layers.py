@@ -56,7 +56,7 @@ DOORS = {
     "sklearn": {"bench.data.datasets"},
     "PIL": {"bench.data.image_files"},
     "tqdm": {"bench.progress"},
-    "onnx": {"bench.measure.onnx_export"},
+    "onnx": {"bench.measure.onnx_export", "bench.measure.onnx_file"},
     "onnxruntime": {"bench.measure.onnx_export"},
     "pandas": {"leaderboard.reader.frame"},
     "scipy": {"bench.records.latency"}

@@ -1,7 +1,7 @@
 """Export to ONNX; a file is written only if its outputs equal those of the network.
 
-The only module that imports onnx and onnxruntime. They are the optional extra ``onnx``, so they are imported inside
-functions; :func:`require` says what to do where they are missing.
+With ``onnx_file`` the door of onnx, and the only one of onnxruntime. They are the optional extra ``onnx``, so they
+are imported inside functions; :func:`require` says what to do where they are missing.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def check_onnx(model: bytes | Path, network: nn.Module, shape: tuple[int, ...], 
     return worst
 
 
-def load(model: bytes | Path) -> Bind:
-    """An ONNX file in onnxruntime on the CPU, with as many threads as torch has."""
+def load(model: bytes | Path, optimized: bool = True) -> Bind:
+    """An ONNX file of one input in onnxruntime on the CPU, with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -179,9 +179,12 @@ def load(model: bytes | Path) -> Bind:
     options.log_severity_level = 3  # errors; they come as exceptions too
     # Threads that keep spinning after a call would take the cores from the network that is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = model if isinstance(model, bytes) else model.read_bytes()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda x: partial(session.run, None, {INPUT: x.contiguous().numpy()})
+    name = session.get_inputs()[0].name
+    return lambda x: partial(session.run, None, {name: x.contiguous().numpy()})
 
 
 def _frozen(network: nn.Module) -> nn.Module:

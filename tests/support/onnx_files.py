@@ -1,0 +1,37 @@
+"""ONNX graphs written by hand."""
+
+
+def node(op, inputs, output, domain="", **settings):
+    """One operator with one output."""
+    import onnx
+
+    return onnx.helper.make_node(op, list(inputs), [output], name=f"{op}_{output}", domain=domain, **settings)
+
+
+def tensor(name, sizes):
+    """A float32 input or output."""
+    import onnx
+
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
+
+
+def graph(nodes, stored, shape, outputs, batch="n"):
+    """A model from ``x [batch, *shape]`` to ``out``, with tensors by name."""
+    import onnx
+
+    made = onnx.helper.make_graph(
+        list(nodes),
+        "network",
+        [tensor("x", [batch, *shape])],
+        [onnx.ValueInfoProto(name="out")],
+        [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in stored.items()],
+    )
+    sets = [onnx.helper.make_opsetid(domain, 20 if not domain else 1) for domain in ("", "com.foo")]
+    return onnx.helper.make_model(made, opset_imports=sets, ir_version=10)
+
+
+def save(folder, model):
+    """The model's file."""
+    path = folder / "network.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
