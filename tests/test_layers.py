@@ -60,6 +60,7 @@ DOORS = {
     "onnxruntime": {"bench.measure.onnx_export"},
     "pandas": {"leaderboard.reader.frame"},
     "scipy": {"bench.records.latency"}
+    | {f"bench.pruning.latency_{name}" for name in ("model", "rounds", "solver")}
     | {
         f"leaderboard.stats.{name}"
         for name in ("contrasts", "cross_table", "image_intervals", "reach", "statistics", "verdicts")

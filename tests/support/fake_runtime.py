@@ -1,0 +1,112 @@
+"""A runtime of known milliseconds, and networks that are nothing but their fused blocks."""
+
+import itertools
+
+import numpy as np
+
+from bench.pruning.latency_model import Timed, fitted
+from bench.pruning.latency_rounds import Measured
+from bench.pruning.latency_solver import Choices
+from bench.pruning.latency_terms import OUTSIDE, Term, Terms
+
+STAIR = 16
+
+
+class FakeRuntime:
+    """Milliseconds by a staircase of 16 channels and a constant.
+
+    Args:
+        terms: of the network.
+        seed: of copies and noise.
+        bias: standard deviation of what a loaded copy takes more or less, as a share.
+        noise: of a visit.
+        slower: factor on all of what widths decide; 0: widths do not matter.
+    """
+
+    def __init__(self, terms, seed=0, bias=0.015, noise=0.01, slower=1.0, constant=0.4):
+        self.terms, self.bias, self.noise, self.slower, self.constant = terms, bias, noise, slower, constant
+        self.rng = np.random.default_rng(seed)
+        self.measured = []
+
+    def true(self, vector):
+        """Without bias and noise."""
+        terms, total = self.terms, self.constant
+        for term in terms.terms:
+            if terms.stays(vector, term.block):
+                stairs = [-(-int(vector[site]) // STAIR) for site in term.sites]
+                total += self.slower * (0.02 + 0.01 * term.kind) * np.prod(stairs)
+        return total + sum(0.03 * (1 + k) * vector[len(terms.names) + at] for at, k in enumerate(terms.block_kinds))
+
+    def ms(self, vector, copies=1):
+        """As the burst timer says: a copy's lower quartile over visits; of several copies the median."""
+        each = self.true(vector) * (1 + self.bias * self.rng.standard_normal(copies))
+        visits = each * (1 + self.noise * np.abs(self.rng.standard_normal((20, copies))))
+        return float(np.median(np.quantile(visits, 0.25, axis=0)))
+
+    def table(self, networks):
+        """These networks, timed."""
+        return [Timed(tuple(vector.tolist()), self.ms(vector)) for vector in networks]
+
+    def measure(self, vector):
+        """As the rounds do."""
+        self.measured.append(tuple(vector.tolist()))
+        ms, dense_ms = self.ms(vector, 5), self.ms(np.array(self.terms.dense), 5)
+        return Measured(ms, dense_ms, 0.99 * ms / dense_ms, 1.01 * ms / dense_ms)
+
+
+def chain(kinds=20, places=2, width=64, step=8):
+    """Fused blocks of one width each, of several kinds, each in several places."""
+    grid = tuple(range(step, width + 1, step))
+    names = tuple(f"site{k}" for k in range(kinds * places))
+    terms = tuple(Term(k // places, (k,), OUTSIDE) for k in range(len(names)))
+    return Terms(names, (), (width,) * len(names), (grid,) * len(names), (OUTSIDE,) * len(names), (), terms)
+
+
+def small(rng, paired, blocks):
+    """Four sites with 2 to 4 widths; with pairs, chains of two widths; with blocks, two that may go."""
+    grid = tuple(tuple(range(8, 8 * int(rng.integers(2, 5)) + 1, 8)) for _ in range(4))
+    inside = (4, 5, OUTSIDE, OUTSIDE) if blocks else (OUTSIDE,) * 4
+    groups = [((0,), inside[0]), ((1,), inside[1]), ((2,), OUTSIDE), ((3,), OUTSIDE)]
+    if paired:
+        groups += [
+            ((2, 0), inside[0]),
+            ((0, 2), inside[0]),
+            ((2, 1), inside[1]),
+            ((1, 3), inside[1]),
+            ((2, 3), OUTSIDE),
+        ]
+        groups += [((2,), inside[0])]
+    terms = tuple(Term(kind, sites, block) for kind, (sites, block) in enumerate(groups))
+    dense = tuple(widths[-1] for widths in grid) + (1, 1) * blocks
+    of_blocks = (("blocks", (4, 5)),) * blocks
+    return Terms(tuple("abcd"), of_blocks, dense, grid, inside, (0, 1) * blocks, terms)
+
+
+def random_model(terms, rng):
+    """Any milliseconds that grow with widths."""
+    networks = [np.array(vector) for vector in all_vectors(terms)]
+    runtime = FakeRuntime(terms, int(rng.integers(2**31)), bias=0.05, noise=0.2)
+    return fitted(terms, runtime.table([networks[k] for k in rng.choice(len(networks), 30)]))
+
+
+def random_choices(terms, rng):
+    """Gains that grow with widths."""
+    gains = tuple(rng.random(len(widths)).cumsum() for widths in terms.grid)
+    least = {places: int(rng.integers(0, 2)) for _, places in terms.blocks}
+    return Choices(gains, rng.random(len(terms.block_kinds)), least)
+
+
+def all_vectors(terms):
+    """Every vector that there is."""
+    blocks = [(0, 1)] * len(terms.block_kinds)
+    found = {}
+    for values in itertools.product(*terms.grid, *blocks):
+        vector = terms.settled(np.array(values))
+        found[tuple(vector.tolist())] = vector
+    return found.values()
+
+
+def by_brute_force(model, choices, target):
+    """The most that any vector within the time is worth."""
+    fits = [v for v in all_vectors(model.terms) if model.ms(v.tolist()) <= target * (1 + 1e-9)]
+    return max((choices.worth(model.terms, vector) for vector in fits), default=-np.inf)
