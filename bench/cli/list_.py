@@ -7,6 +7,7 @@ import dataclasses
 import sys
 import tomllib
 from collections import Counter
+from fnmatch import fnmatchcase
 from typing import Any
 
 from tabulate import tabulate
@@ -14,11 +15,14 @@ from tabulate import tabulate
 from bench.cli import arguments, output, runs
 from bench.cli.output import Column
 from bench.errors import WordsError
+from bench.spec.near_names import unknown
 from bench.spec.recipe import RECIPES, load_recipe, recipe_names
 from bench.spec.registry import ARCHS, DATASETS, METHODS, PREFIXES, Registry, model_name
 
 REGISTRIES: dict[str, Registry] = {"methods": METHODS, "archs": ARCHS, "datasets": DATASETS}
-OUTSIDE = f"also: {PREFIXES}: every classifier of torchvision, and your own"
+OUTSIDE = f"also: {PREFIXES}: every classifier of torchvision (list archs 'torchvision:*') and timm, and your own"
+MOST = 100
+"""Most names from outside that are printed."""
 COLUMNS = (
     *(Column("name"), Column("kind", drop=3), Column("paper", drop=2), Column("options", wrap=True, drop=1)),
     *(Column("defined in", drop=4), Column("what", wrap=True)),
@@ -37,6 +41,7 @@ def add_to(commands: Any) -> None:
     p.add_argument(
         "what", nargs="?", choices=(*REGISTRIES, "recipes", "sites", "runs"), help="default: all but sites and runs"
     )
+    p.add_argument("pattern", nargs="?", help="these names only: 'tp_*', 'torchvision:vgg*', 'timm:resnet*'")
     p.add_argument(
         "-a",
         "--arch",
@@ -68,6 +73,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
     if (chosen.check or chosen.onnx) and (chosen.what != "archs" or not chosen.check):
         raise WordsError("list --check and --onnx: say list archs --check")
+    if chosen.pattern and chosen.what not in (*REGISTRIES, "recipes"):
+        raise WordsError(f"list {chosen.what} takes no '{chosen.pattern}'; see bench list --help")
     if chosen.what == "sites":
         return _sites(chosen)
     if chosen.what == "runs":
@@ -76,13 +83,18 @@ def run(chosen: argparse.Namespace) -> int:
         return _survey(chosen)
     kinds = [chosen.what] if chosen.what else [*REGISTRIES, "recipes"]
     found = {kind: _recipes() if kind == "recipes" else _entries(REGISTRIES[kind]) for kind in kinds}
+    if chosen.pattern:
+        found = {chosen.what: _matching(found[chosen.what], chosen.what, chosen.pattern)}
     if chosen.json:
         output.print_json(found)
         return 0
     for kind, rows in found.items():
         print(kind)
-        output.print_table([column for column in COLUMNS if column.header in rows[0]], rows, chosen)
-        output.print_text(f"{OUTSIDE}\n" if kind == "archs" else "", chosen)
+        shown = rows if not chosen.pattern else rows[:MOST]
+        output.print_table([column for column in COLUMNS if column.header in shown[0]], shown, chosen)
+        output.print_text(f"{OUTSIDE}\n" if kind == "archs" and not chosen.pattern else "", chosen)
+        if len(shown) < len(rows):
+            print(f"and {len(rows) - len(shown):,} more: a longer pattern, or --json for all", file=sys.stderr)
     return 0
 
 
@@ -95,6 +107,18 @@ def _entries(registry: Registry) -> list[dict[str, str]]:
         options = ", ".join(f"{option.name}={option.default}" for option in entry.options)
         rows.append(row | {"options": options, "defined in": entry.origin, "what": entry.summary})
     return rows
+
+
+def _matching(rows: list[dict[str, str]], kind: str, pattern: str) -> list[dict[str, str]]:
+    """Those of ``rows`` whose names match ``pattern``; names from outside where it begins with their prefix."""
+    prefix, colon, _ = pattern.partition(":")
+    if kind == "archs" and colon and (names := ARCHS.outside(prefix)):
+        rows = [{"name": f"{prefix}:{name}"} for name in names]
+    matching = [row for row in rows if fnmatchcase(row["name"], pattern)]
+    if not matching:
+        noun = REGISTRIES[kind].noun if kind in REGISTRIES else "recipe"
+        raise unknown(noun, pattern, (), "no name matches")
+    return matching
 
 
 def _recipes() -> list[dict[str, str]]:
@@ -127,8 +151,11 @@ def _survey(chosen: argparse.Namespace) -> int:
         output.print_json(rows)
     else:
         _print_survey([_shown(row, chosen.onnx) for row in rows], chosen)
-        reasons = [f"* {row['outcome']} {row['name']}: {row['why']}" for row in rows if row["why"]]
-        output.print_text("\n".join(["", *reasons]), chosen)
+        lines = [f"* {row['outcome']} {row['name']}: {row['why']}" for row in rows if row["why"]]
+        for row in rows if chosen.wide else ():
+            lines += [f"\n{row['name']}, no sites:"] if row["rejected"] else []
+            lines += [f"  {name}: {why}" for name, why in row["rejected"].items()]
+        output.print_text("\n".join(["", *lines]), chosen)
     passed = f"{count['pass']} of {len(rows)} pass ({100 * count['pass'] / len(rows):.1f} %)"
     print(f"{passed}, {count['skipped']} skipped, {count['FAILED']} failed", file=sys.stderr)
     return 1 if count["FAILED"] else 0
@@ -136,6 +163,7 @@ def _survey(chosen: argparse.Namespace) -> int:
 
 def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
     """A finding as a line of the table."""
+    from bench.conformance.architecture_check import share as short
 
     def scientific(number: float | None) -> str:
         return "" if number is None else f"{number:.0e}"
@@ -148,6 +176,7 @@ def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
         "images": "x".join(map(str, row["shape"])).removeprefix("3x") if row["shape"] else "",
         "sites": row["sites"] or "",
         "units": output.number_text(row["units"] or None),
+        "least MACs": "" if row["least"] is None else short(row["least"]),
         "MACs at half": percent(row["keep_macs"]),
         "params at half": percent(row["keep_params"]),
         "gate - slice": scientific(row["difference"]),
@@ -161,7 +190,7 @@ def _print_survey(rows: list[dict[str, str]], chosen: argparse.Namespace) -> Non
     if output.limit(chosen) is None:
         print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
         return
-    drops = {"units": 1, "params at half": 2, "images": 3, "sites": 4, "gate - slice": 5}
+    drops = {"units": 1, "params at half": 2, "images": 3, "sites": 4, "gate - slice": 5, "MACs at half": 6}
     headers = list(rows[0]) if rows else []
     columns = [Column(h, h not in ("architecture", "outcome"), h == "architecture", drops.get(h, 0)) for h in headers]
     output.print_table(columns, rows, chosen)

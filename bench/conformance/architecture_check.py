@@ -7,7 +7,9 @@ itself.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
+import re
 import signal
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,11 +29,13 @@ from bench.measure.onnx_export import to_onnx
 from bench.models.build import Shape, build
 from bench.models.error_place import first_line
 from bench.models.external import torchvision_names
+from bench.models.timm_models import image_size
 from bench.pruning.cost_model import CostModel
 from bench.pruning.gates import TOLERANCE, gate_slice_difference, randomized_copy
+from bench.pruning.site_discovery import NoSite
 from bench.pruning.sites import Sites
 from bench.runs.network_trial import Situation
-from bench.runs.preflight import fit
+from bench.runs.preflight import Fit, fit
 from bench.spec.recipe import Recipe, load_recipe
 from bench.spec.registry import ARCHS, PLUGINS, add_plugin
 
@@ -45,9 +50,9 @@ class Request:
     """How architectures are examined.
 
     Attributes:
-        coupling: of their sites.
+        coupling: of their sites; where ``inner`` finds none, ``full`` is tried.
         onnx: whether their slices are exported too.
-        shape: of the images; None for the smallest of ``SIDES`` that a network takes.
+        shape: of the images; None for the smallest of ``SIDES`` that a network takes, or the size it was made for.
         classes: logits of one image.
         recipe: of the runs that they are fit for.
     """
@@ -69,22 +74,30 @@ class Finding:
             process ended.
         why: the reason where it did not pass, and what is unusual where it did.
         shape: of the images.
+        coupling: of the sites.
         sites, units: how many.
+        least: share of the MACs with one unit in every site.
         keep_macs, keep_params: shares of the network with half the units of every site.
         difference: between gated and sliced network, relative to the output, in double precision.
         onnx: between the half network in PyTorch and in onnxruntime, relative to the output; None: not asked for.
+        seconds: of CPU time for the sites, and for the cost model.
+        rejected: candidate -> why it is no site.
     """
 
     name: str
     outcome: str
     why: str = ""
     shape: Shape | None = None
+    coupling: str = "inner"
     sites: int = 0
     units: int = 0
+    least: float | None = None
     keep_macs: float | None = None
     keep_params: float | None = None
     difference: float | None = None
     onnx: float | None = None
+    seconds: tuple[float, float] | None = None
+    rejected: dict[str, str] = field(default_factory=dict)
 
 
 def every_name() -> list[str]:
@@ -133,24 +146,55 @@ def examine(name: str, request: Request | None = None) -> Finding:
     request = request or Request()
     try:
         network, shape = _built(name, request)
-        device, recipe = pick_device("cpu"), request.recipe
-        precision = pick_precision(recipe.precision, device)
-        found = fit(name, network, Situation(shape, request.classes, request.coupling, recipe, device, precision))
     except BenchError as error:
-        return Finding(name, "skipped", str(error).removeprefix(f"architecture '{name}': "))
-    sites, widths = found.sites, found.sites.widths
+        return Finding(name, "skipped", _without_name(error, name))
+    coupling, note = request.coupling, ""
+    try:
+        found = _fit(name, network, shape, coupling, request)
+    except BenchError as error:
+        none = error.__cause__
+        if not isinstance(none, NoSite) or not none.sites:
+            return Finding(name, "skipped", _without_name(error, name), shape, coupling)
+        coupling, note = "full", f"no site with {coupling}"
+        try:
+            found = _fit(name, network, shape, coupling, request)
+        except BenchError as other:
+            return Finding(name, "skipped", _without_name(other, name), shape, coupling)
+    sites, model = found.sites, found.model
+    least = model.macs(np.ones_like(model.dense)) / model.macs(model.dense)
+    if note:
+        note = f"{note}; {len(sites)} with full, least MACs {share(least)}"
+    elif found.note:
+        note = f"runs in {found.layout} memory format: {found.note}"
+    about = Finding(name, "pass", note, shape, coupling, len(sites), sum(sites.widths.values()), least)
+    about = dataclasses.replace(about, seconds=found.seconds, rejected=sites.rejected)
     generator = torch.Generator().manual_seed(0)
-    masks = {n: torch.randperm(w, generator=generator) < (w + 1) // 2 for n, w in widths.items()}
+    masks = {n: torch.randperm(w, generator=generator) < (w + 1) // 2 for n, w in sites.widths.items()}
     try:
         difference = _difference(network, sites, masks, shape)
         sliced = sites.slice(network, masks)
-        macs = _macs(sliced, found.model, masks, shape)
+        macs = _macs(sliced, model, masks, shape)
         exported = _exported(sliced, shape) if request.onnx else None
     except RunFailed as error:
-        return Finding(name, "FAILED", str(error), shape, len(sites), sum(widths.values()))
+        return dataclasses.replace(about, outcome="FAILED", why=str(error))
     params = flops.parameters(sliced) / flops.parameters(network)
-    note = f"runs in {found.layout} memory format: {found.note}" if found.note else ""
-    return Finding(name, "pass", note, shape, len(sites), sum(widths.values()), macs, params, difference, exported)
+    return dataclasses.replace(about, keep_macs=macs, keep_params=params, difference=difference, onnx=exported)
+
+
+def share(part: float) -> str:
+    """A share in percent, as short as it may be: ``8 %``, ``0.3 %``, ``< 0.1 %``."""
+    return "< 0.1 %" if part < 0.001 else f"{100 * part:.2g} %"
+
+
+def _without_name(error: BenchError, name: str) -> str:
+    return re.sub(rf"^architecture '{re.escape(name)}':? ", "", str(error))
+
+
+def _fit(name: str, network: nn.Module, shape: Shape, coupling: str, request: Request) -> Fit:
+    """What a run needs to know; raises BenchError where one would be refused."""
+    device = pick_device("cpu")
+    precision = pick_precision(request.recipe.precision, device)
+    return fit(name, network, Situation(shape, request.classes, coupling, request.recipe, device, precision))
 
 
 def _built(name: str, request: Request) -> tuple[nn.Module, Shape]:
@@ -160,7 +204,10 @@ def _built(name: str, request: Request) -> tuple[nn.Module, Shape]:
     """
     if request.shape is not None:
         return build(name, request.shape, request.classes), request.shape
-    sides = SIDES[1:] if name.startswith("torchvision:") else SIDES
+    sides: tuple[int, ...] = SIDES[1:] if name.startswith("torchvision:") else SIDES
+    if name.startswith("timm:"):
+        own = image_size(name.removeprefix("timm:"))
+        sides = SIDES if own is None or own in SIDES else (*SIDES, own)
     for side in sides:
         shape = (3, side, side)
         try:

@@ -57,7 +57,7 @@ def find_sites(network: nn.Module, shape: tuple[int, ...], coupling: str = "inne
     return Sites(sites, rejected, coupling)
 
 
-def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sites: int = 0) -> RunFailed:
+def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sites: int = 0) -> NoSite:
     """The error for a network without any site: what helps first, then the reasons, each kind once.
 
     Args:
@@ -80,11 +80,19 @@ def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sit
         parts.append(unused if layers else "no convolution or linear layer")
     text = "; ".join(parts)
     text = text if len(text) <= SUMMARY else f"{text[:SUMMARY]}..."
-    return RunFailed(f"the network has no site that can be pruned ({text})", blame=ARCHITECTURE)
+    return NoSite(f"the network has no site that can be pruned ({text})", sites)
 
 
 class _Rejected(Exception):
     """Why a candidate is no site."""
+
+
+class NoSite(RunFailed):
+    """A network without any site; ``sites``: how many coupling full has where inner has none."""
+
+    def __init__(self, message: str, sites: int) -> None:
+        super().__init__(message, ARCHITECTURE)
+        self.sites = sites
 
 
 def _blocks(network: nn.Module, shape: tuple[int, ...]) -> tuple[Mapping[str, Site], dict[str, str]]:

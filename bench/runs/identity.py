@@ -19,6 +19,7 @@ from bench.errors import UsageError
 from bench.measure import environment
 from bench.models.build import Architecture, initialize
 from bench.models.external import torchvision_model
+from bench.models.timm_models import timm_model
 from bench.records import bits
 from bench.runs.method_factory import method_source
 from bench.spec import source_hash
@@ -92,7 +93,7 @@ def arch_source(name: str) -> Source:
     if name.startswith("file:"):
         return source_hash.of_files(model_file(name.removeprefix("file:"))[0])
     if not isinstance(make, Architecture):
-        return _of_suite(torchvision_model)
+        return _of_suite(timm_model if name.startswith("timm:") else torchvision_model)
     factory = inspect.unwrap(make.factory)
     drawn = [] if make.own_weights else [initialize]
     file = Path(factory.__code__.co_filename)

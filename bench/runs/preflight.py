@@ -9,6 +9,7 @@ re-estimation of batch norm, and from a file. A site whose slice fails is reject
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,14 @@ class Fit:
         note: why that is not channels-last; empty where it is.
         sites: its sites.
         model: its cost as a function of their widths.
+        seconds: of CPU time for its sites, and for the model.
     """
 
     layout: str
     note: str
     sites: Sites
     model: CostModel
+    seconds: tuple[float, float]
 
 
 _known: OrderedDict[Any, Fit] = OrderedDict()
@@ -76,9 +79,13 @@ def _examined(name: str, network: nn.Module, trial: Trial) -> Fit:
     try:
         note = trial.choose_layout()
         situation = trial.situation
+        began = time.process_time()
         sites = find_sites(network, situation.shape, situation.coupling, situation.units)
+        found = time.process_time()
         sites = trial.sound(sites)
+        tried = time.process_time()
         model = CostModel(network, sites, situation.shape)
+        seconds = found - began, time.process_time() - tried
     except RunFailed as error:
         raise UsageError(f"architecture '{name}': {error}", blame=ARCHITECTURE) from error
-    return Fit(trial.layout, note, sites.bind(nn.Identity()), model)  # its weights are not kept
+    return Fit(trial.layout, note, sites.bind(nn.Identity()), model, seconds)  # its weights are not kept

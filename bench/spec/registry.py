@@ -24,7 +24,7 @@ from bench.spec.near_names import near_matches, unknown
 from bench.spec.off_limits import off_limits
 from bench.spec.source_hash import of_files
 
-PREFIXES = "torchvision:NAME[:WEIGHTS] and file:PATH:FUNCTION"
+PREFIXES = "torchvision:NAME[:WEIGHTS], timm:NAME[.WEIGHTS] and file:PATH:FUNCTION"
 """Of architectures, as one types them."""
 
 
@@ -38,6 +38,7 @@ class Registry:
         group: entry-point group of third-party packages, if any.
         prefixes: of names ``PREFIX:REST`` of what is defined elsewhere: prefix -> ``module:function``,
             which maps the rest to the object.
+        listings: prefix -> ``module:function``, which lists what may follow it.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Registry:
         folder: str,
         group: str | None = None,
         prefixes: dict[str, str] | None = None,
+        listings: dict[str, str] | None = None,
     ) -> None:
-        self.noun, self.decorators, self.group, self.prefixes = noun, decorators, group, prefixes or {}
+        self.noun, self.decorators, self.group = noun, decorators, group
+        self.prefixes, self.listings = prefixes or {}, listings or {}
         self.path = ROOT / folder
         self._objects: dict[str, tuple[Any, str]] = {}
         self._plugins: dict[str, Entry] = {}
@@ -85,8 +88,7 @@ class Registry:
         """The object behind ``name``; raises UsageError with near matches for an unknown one."""
         prefix, _, rest = name.partition(":")
         if prefix in self.prefixes and rest:
-            module, _, function = self.prefixes[prefix].partition(":")
-            return getattr(importlib.import_module(module), function)(rest)
+            return self._call(self.prefixes[prefix], rest)
         if name not in self._objects:
             entries = self.entries()
             if name not in entries:
@@ -101,6 +103,15 @@ class Registry:
         if name not in self._objects:
             raise UsageError(f"{self.noun} '{name}': {entries[name].origin} does not register it")
         return self._objects[name][0]
+
+    def outside(self, prefix: str) -> list[str]:
+        """Names that are known behind ``prefix``; empty where there are none."""
+        return list(self._call(self.listings[prefix])) if prefix in self.listings else []
+
+    @staticmethod
+    def _call(place: str, *given: str) -> Any:
+        module, _, function = place.partition(":")
+        return getattr(importlib.import_module(module), function)(*given)
 
     def require(self, name: str) -> None:
         """Raise UsageError with near matches unless ``name`` is known; imports nothing for a registered one."""
@@ -183,7 +194,15 @@ ARCHS = Registry(
     "architecture",
     ("architecture",),
     "bench/models",
-    prefixes={"torchvision": "bench.models.external:torchvision_model", "file": "bench.models.external:from_file"},
+    prefixes={
+        "torchvision": "bench.models.external:torchvision_model",
+        "timm": "bench.models.timm_models:timm_model",
+        "file": "bench.models.external:from_file",
+    },
+    listings={
+        "torchvision": "bench.models.external:torchvision_names",
+        "timm": "bench.models.timm_models:timm_names",
+    },
 )
 DATASETS = Registry("data set", ("dataset",), "bench/data/datasets.py")
 

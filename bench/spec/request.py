@@ -49,7 +49,7 @@ class RunRequest:
 
     Attributes:
         method: name, or names joined by ``+``.
-        arch: name of a network, ``torchvision:NAME`` or ``file:PATH:FUNCTION``.
+        arch: name of a network, ``torchvision:NAME``, ``timm:NAME`` or ``file:PATH:FUNCTION``.
         dataset: name, or ``folder:PATH[@SIZE]``.
         recipe: name or file; None: the data set's.
         settings: recipe values by dotted name, such as ``train.epochs``.

@@ -49,6 +49,7 @@ def test_a_network_that_passes():
     dense = 27 * 6 * 900 + 54 * 4 * 784 + 4 * 784 + 40
     half = 27 * 3 * 900 + 27 * 2 * 784 + 2 * 784 + 20
     assert finding.keep_macs == half / dense
+    assert finding.least == (27 * 900 + 9 * 784 + 784 + 10) / dense
     assert finding.keep_params == (28 * 3 + 28 * 2 + 30) / (28 * 6 + 55 * 4 + 50)
     assert finding.difference <= 1e-12
 
@@ -102,7 +103,8 @@ def test_table_json_and_their_exit_codes(capfd):
     table, reasons = out.strip().split("\n\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[0] == [
-        *("architecture", "images", "sites", "units", "MACs at half", "params at half", "gate - slice", "outcome")
+        *("architecture", "images", "sites", "units", "least MACs"),
+        *("MACs at half", "params at half", "gate - slice", "outcome"),
     ]
     assert rows[2][:4] == ["prunable", "32x32", "2", "10"]
     assert rows[2][-1] == "pass"
@@ -113,7 +115,10 @@ def test_table_json_and_their_exit_codes(capfd):
     code, out, _ = listing(capfd, "--check", "-a", "prunable,dies", "--json")
     assert code == 1
     passed, failed = (Finding(**row) for row in json.loads(out))
-    assert passed == dataclasses.replace(examine("prunable"), shape=[3, 32, 32])
+    same = dataclasses.replace(examine("prunable"), shape=[3, 32, 32], seconds=passed.seconds)
+    assert passed == same
+    assert passed.rejected == {"6": "it makes the network's output"}
+    assert all(0 <= seconds < 60 for seconds in passed.seconds)
     assert (failed.name, failed.outcome) == ("dies", "FAILED")
 
 
