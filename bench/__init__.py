@@ -1,9 +1,13 @@
 """Harness of the structured-sparsity benchmark: train, prune, slice, measure, record."""
 
+import importlib
 import sys
 from typing import Any
 
+from bench.errors import RunFailed, SetupError, UsageError
 from bench.moved import Finder
+
+__all__ = ["RULES", "PrunedNetwork", "RunFailed", "SetupError", "UsageError", "load", "prune", "run"]
 
 __version__ = "0.2.0"
 
@@ -13,10 +17,17 @@ RULES = "0.2"
 sys.meta_path.append(Finder())
 
 
-def __getattr__(name: str) -> Any:
-    """``bench.run`` and ``bench.load``, imported when they are used: they need torch."""
-    if name in ("load", "run"):
-        from bench.runs import python_api
+LAZY = {
+    "PrunedNetwork": "bench.deploy.pruned_network",
+    "load": "bench.deploy.loading",
+    "prune": "bench.deploy.prune",
+    "run": "bench.runs.python_api",
+}
+"""Name -> its module, imported when the name is used: all of them need torch."""
 
-        return getattr(python_api, name)
+
+def __getattr__(name: str) -> Any:
+    """One of ``LAZY``."""
+    if name in LAZY:
+        return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module 'bench' has no attribute '{name}'")

@@ -34,10 +34,9 @@ class TorchPruning(Method):
     def scores(self, ctx):
         """The importance of each site's group; everything happens on the copy, so the network stays as it is."""
         network = next(iter(ctx.sites.values())).network
-        x, _ = next(ctx.batches("train", limit=1))
         with ctx.probe(gradients=True):  # gives the global generator back, from which two importances draw
             torch.manual_seed(int(torch.randint(2**31, (), generator=ctx.rng, device=ctx.device)))
-            traced = graph_of(network, tuple(x.shape[1:]))
+            traced = graph_of(network, ctx.shape)
             traced.network.to(ctx.device)
             importance = self.importance()
             self.feed(ctx, importance, traced)
@@ -73,11 +72,11 @@ class FromImages(TorchPruning):
     def feed(self, ctx, importance, traced):
         """Show it the batches, in eval mode and float32 as Torch-Pruning's scripts do."""
         for x, y in ctx.batches("train", limit=self.config.batches):
-            self.show(importance, traced.network, x, y)
+            self.show(ctx, importance, traced.network, x, y)
 
-    def show(self, importance, network, x, y):
+    def show(self, ctx, importance, network, x, y):
         """One batch; by default its mean gradient adds up in the copy's parameters."""
-        torch.nn.functional.cross_entropy(network(x), y).backward()
+        ctx.loss(network(x), y).backward()
 
 
 @method("tp_magnitude", paper=FANG2023)
@@ -142,11 +141,11 @@ class Hessian(FromImages):
 
     importance = tp.importance.GroupHessianImportance
 
-    def show(self, importance, network, x, y):
+    def show(self, ctx, importance, network, x, y):
         """Image by image; in eval mode each image's gradient is its own whatever the batch."""
         for image, label in zip(x.split(1), y.split(1), strict=True):
             network.zero_grad()
-            super().show(importance, network, image, label)
+            super().show(ctx, importance, network, image, label)
             importance.accumulate_grad(network)
 
 
@@ -176,11 +175,11 @@ class Obdc(FromImages):
                 layer.register_forward_hook(watch)
         super().feed(ctx, importance, traced)
 
-    def show(self, importance, network, x, y):
+    def show(self, ctx, importance, network, x, y):
         """Labels are drawn from the network's own prediction, as the Fisher information wants them."""
         logits = network(x)
         importance.num_classes = logits.shape[1]  # linear layers of this width are skipped
-        super().show(importance, lambda _: logits, x, logits.detach().softmax(dim=1).multinomial(1).squeeze(1))
+        super().show(ctx, importance, lambda _: logits, x, logits.detach().softmax(dim=1).multinomial(1).squeeze(1))
         importance.step()
 
 
@@ -196,7 +195,7 @@ class Activation(FromImages):
         why = f"{flat[0]} reads a unit at several inputs, of which torch-pruning keeps each" if flat else None
         return super().supports(site) or why
 
-    def show(self, importance, network, x, y):
+    def show(self, ctx, importance, network, x, y):
         """Its hooks record the inputs of every layer."""
         with torch.no_grad(), importance.compute_importance(network):
             network(x)

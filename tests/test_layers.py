@@ -31,6 +31,10 @@ ROOMS = {
         *("bench.spec", "bench.models", "bench.data", "bench.measure", "bench.pruning", "bench.training"),
         *("bench.records", "bench.runs"),
     ),
+    "bench.deploy": (
+        *("bench.spec", "bench.models", "bench.data", "bench.measure", "bench.pruning", "bench.training"),
+        *("bench.records", "bench.runs"),
+    ),
     "leaderboard": ("bench.spec", "bench.records"),
     "slurm": ("bench.spec", "bench.records", "bench.measure", "bench.runs"),
     "methods": ("bench.api",),
@@ -41,7 +45,6 @@ ROOMS = {
 """Room -> rooms that it may import; None: all."""
 EXCEPTIONS = {
     ("methods.torch_pruning_adapter", "bench.pruning.dependency_graph"),
-    ("bench", "bench.runs.python_api"),  # bench.run and bench.load, when they are used
 }
 TORCH_FREE = ("bench.spec", "bench.records", "leaderboard")
 CONTRACT = {"bench.api", "torch", "torch.nn", "torch.nn.functional", "math", "functools", "dataclasses", "typing"}

@@ -80,7 +80,7 @@ def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sit
         parts.append(unused if layers else "no convolution or linear layer")
     text = "; ".join(parts)
     text = text if len(text) <= SUMMARY else f"{text[:SUMMARY]}..."
-    return NoSite(f"the network has no site that can be pruned ({text})", sites)
+    return NoSite(f"the network has no site that can be pruned ({text})", rejected, sites)
 
 
 class _Rejected(Exception):
@@ -88,11 +88,16 @@ class _Rejected(Exception):
 
 
 class NoSite(RunFailed):
-    """A network without any site; ``sites``: how many coupling full has where inner has none."""
+    """A network without any site.
 
-    def __init__(self, message: str, sites: int) -> None:
+    Attributes:
+        rejected: candidate -> reason for the rejection.
+        sites: how many coupling full has where inner has none.
+    """
+
+    def __init__(self, message: str, rejected: Mapping[str, str], sites: int) -> None:
         super().__init__(message, ARCHITECTURE)
-        self.sites = sites
+        self.rejected, self.sites = dict(rejected), sites
 
 
 def _blocks(network: nn.Module, shape: tuple[int, ...]) -> tuple[Mapping[str, Site], dict[str, str]]:

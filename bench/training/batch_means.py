@@ -66,7 +66,8 @@ def gate_gradients(model: MaskedModel, x: Tensor, y: Tensor) -> dict[str, Tensor
         for gate in gates.values():
             gate.requires_grad_(True)
         model.gate(gates)
-        loss = F.cross_entropy(model.forward(x).float(), y, reduction="sum")
+        logits = model.forward(x).float()
+        loss = len(x) * model.loss(logits, y) if model.loss else F.cross_entropy(logits, y, reduction="sum")
         return dict(zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True))
 
 
@@ -77,6 +78,9 @@ def leave_one_out(model: MaskedModel, batches: Batches) -> dict[str, Tensor]:
     loss = torch.zeros(count, device=model.device)
     for x, y in batches:
         logits = model.evaluate(candidates, x)
-        loss += F.cross_entropy(logits.movedim(0, 2), y[:, None].expand(-1, count), reduction="none").sum(dim=0)
+        if model.loss:
+            loss += len(x) * torch.stack([model.loss(of_one, y).detach() for of_one in logits])
+        else:
+            loss += F.cross_entropy(logits.movedim(0, 2), y[:, None].expand(-1, count), reduction="none").sum(dim=0)
         seen += len(x)
     return split(loss / seen, model.sites.widths)

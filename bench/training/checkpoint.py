@@ -57,8 +57,11 @@ def weight_bytes(network: nn.Module) -> int:
     return sum(state[name].numel() * state[name].element_size() for name in set(first_names(state).values()))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write tensors as safetensors, each once; returns the file's name, size and hash for the record."""
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Write tensors as safetensors, each once; returns the file's name, size and hash for the record.
+
+    ``texts`` are stored beside them, see :func:`load_metadata`.
+    """
     names = first_names(tensors)
     same = {name: first for name, first in names.items() if name != first}
     stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in same}
@@ -66,7 +69,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     for name, t in stored.items():  # safetensors refuses two views of one memory
         if t.numel() and owner.setdefault(t.untyped_storage().data_ptr(), name) != name:
             stored[name] = t.clone()
-    blob = save(stored, metadata={SAME: json.dumps(same, sort_keys=True)} if same else None)
+    metadata = {**(texts or {}), **({SAME: json.dumps(same, sort_keys=True)} if same else {})}
+    blob = save(stored, metadata=metadata or None)
     write_atomic(path, lambda p: p.write_bytes(blob))
     return {"file": path.name, "bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
 
@@ -80,6 +84,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return found | {name: found[first] for name, first in same.items()}
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise RunFailed(f"{path} cannot be read ({error}); delete it and run again", blame=MACHINE) from error
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The texts of a safetensors file; raises RunFailed when it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunFailed(f"{path} cannot be read ({error})", blame=MACHINE) from error
 
 
 def clone_state(network: nn.Module) -> dict[str, Tensor]:

@@ -58,6 +58,7 @@ class MaskedModel:
         frozen: the part of the network that learns no more.
         rewritten: is called when a rewind or a slice has changed the weights.
         failed: makes the error of what a method did.
+        loss: ``loss(logits, targets)``, the mean over a batch, in place of the cross-entropy of scores; None for that.
         probing: whether a block of :meth:`probe` is open.
     """
 
@@ -74,6 +75,7 @@ class MaskedModel:
         self.optimizer: torch.optim.Optimizer | None = None
         self.rewritten: Callable[[], None] = lambda: None
         self.failed: Callable[[str], RunFailed] = RunFailed
+        self.loss: Callable[[Any, Any], Tensor] | None = None
         self.probing = False
         self.ledger = Ledger(costs)
         self.ledger.attach(network)

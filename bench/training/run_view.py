@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.errors import METHOD, RunFailed
 from bench.pruning.sites import Sites
@@ -58,6 +59,13 @@ class RunView:
     tracked = property(attrgetter("_model.tracked"), doc="Site -> running statistic ``[n_units]`` (see :meth:`track`).")
 
     units_left = property(attrgetter("_model.units_left"), doc="Share of the dense units that are there, not masked.")
+
+    shape = property(attrgetter("_model.costs.shape"), doc="Of one image, ``(C, H, W)``.")
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch that scores are of: cross-entropy, or what the user of ``bench.prune`` gave."""
+        given = self._model.loss
+        return given(logits, targets) if given else F.cross_entropy(logits, targets)
 
     @property
     def y(self) -> Tensor:

@@ -1,0 +1,175 @@
+"""A user's batches as a method sees training data: in the user's order, and the same in every pass."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from bench.data.image_set import Decoded, ImageSet
+from bench.errors import UsageError
+from bench.models.torch_state import seed_generators
+from bench.spec.digest import derive_seed
+
+DEFAULT_BATCH = 128
+"""Size of batches where there are none."""
+PAIRS = "batches must be (inputs, targets)"
+
+
+class NoTargets(Tensor):
+    """Stands for targets that a batch does not have: whatever is computed of it fails."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See the class."""
+        raise UsageError(PAIRS)
+
+
+class Batches(ImageSet):
+    """An iterable of batches, read as far as a method asks.
+
+    A loader that shuffles or augments draws its random numbers from generators of its own, which start anew in each
+    pass: so all passes give the same batches. An iterator can be read once; what was read of it is kept.
+
+    Args:
+        data: the user's; None for none.
+        method: name of the method, for messages.
+        example: whose device and dtype inputs get.
+        seed: of those random numbers.
+    """
+
+    def __init__(self, data: Any, method: str, example: Tensor, seed: int) -> None:
+        self.data, self.method, self.seed = data, method, derive_seed(seed, "data")
+        self._device, self._dtype = example.device, example.dtype
+        self._once = iter(data) if data is not None and not hasattr(data, "__len__") and iter(data) is data else None
+        self._read: list[Any] = []  # of an iterator
+
+    def __len__(self) -> int:
+        if isinstance(self.data, Sequence):
+            return sum(len(self._as_pair(batch)[0]) for batch in self.data)
+        dataset = getattr(self.data, "dataset", None)
+        return len(dataset) if hasattr(dataset, "__len__") else sys.maxsize
+
+    @property
+    def batch_size(self) -> int:
+        """Size of the batches; reads the first one where the data does not say it."""
+        if self.data is None:
+            return DEFAULT_BATCH
+        said = getattr(self.data, "batch_size", None)
+        return said if isinstance(said, int) else len(self._as_pair(next(self._raw()))[0])
+
+    def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
+        """There are no images by their number; not called."""
+        raise NotImplementedError
+
+    def batches(
+        self, size: int, generator: torch.Generator | None = None, augment: str = "none", drop_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The user's batches, as they are."""
+        return map(self._as_pair, self._raw())
+
+    def mixed(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The user's batches, in their order."""
+        return self.batches(size)
+
+    def _raw(self) -> Iterator[Any]:
+        if self.data is None:
+            raise UsageError(
+                f"method '{self.method}' looks at training batches: give data, an iterable of (inputs, targets)"
+            )
+        empty = True
+        for batch in self._pass():
+            empty = False
+            yield batch
+        if empty:
+            raise UsageError("data gave no batch")
+
+    def _pass(self) -> Iterator[Any]:
+        if self._once is not None:
+            place = 0
+            while True:
+                if place == len(self._read):
+                    try:
+                        self._read.append(next(self._once))
+                    except StopIteration:
+                        return
+                yield self._read[place]
+                place += 1
+        own = _Generators(self.seed)
+        with own.used():
+            batches = iter(self.data)
+        while True:
+            with own.used():
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+            yield batch
+
+    def _as_pair(self, batch: Any) -> tuple[Tensor, Tensor]:
+        pair = batch if isinstance(batch, (tuple, list)) else (batch,)
+        if not pair or len(pair) > 2 or not isinstance(pair[0], Tensor):
+            kinds = ", ".join(type(part).__name__ for part in pair)
+            raise UsageError(f"{PAIRS}, with a tensor of inputs; there is one of {kinds}")
+        inputs = pair[0].to(self._device, self._dtype if pair[0].is_floating_point() else None)
+        if len(pair) == 1:
+            return inputs, torch.empty(0).as_subclass(NoTargets)
+        return inputs, tree_map(lambda t: t.to(self._device) if isinstance(t, Tensor) else t, pair[1])
+
+
+class Examples(ImageSet):
+    """The user's example, and noise of its shape: what a sliced network is compared on."""
+
+    def __init__(self, example: Tensor, count: int = 16) -> None:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(count, *example.shape[1:], generator=generator).to(example.device, example.dtype)
+        self._images = torch.cat([example[:count], noise])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
+        """There are no labels; not called."""
+        raise NotImplementedError
+
+    def first(self, size: int) -> Tensor:
+        """At most so many inputs."""
+        return self._images[:size]
+
+
+class _Generators:
+    """States of the global generators of torch, numpy and Python that belong to one pass."""
+
+    def __init__(self, seed: int) -> None:
+        before = self._now()
+        seed_generators(seed)
+        self._state = self._now()
+        self._set(before)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Within the block random numbers come from here."""
+        before = self._now()
+        self._set(self._state)
+        try:
+            yield
+        finally:
+            self._state = self._now()
+            self._set(before)
+
+    @staticmethod
+    def _now() -> tuple[Any, Any, Any]:
+        return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+    @staticmethod
+    def _set(state: tuple[Any, Any, Any]) -> None:
+        torch.set_rng_state(state[0])
+        np.random.set_state(state[1])
+        random.setstate(state[2])

@@ -1,0 +1,176 @@
+"""The prune of a run, carried out on a copy of the user's network and on their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from bench.data.loading import TrainingData
+from bench.deploy.batches import Batches, Examples
+from bench.deploy.given import Given
+from bench.deploy.known import Known
+from bench.errors import UsageError
+from bench.models.torch_state import undisturbed
+from bench.progress import Progress
+from bench.pruning.cost_model import CostModel
+from bench.pruning.sites import Sites
+from bench.runs import prune as run_prune
+from bench.runs.method_factory import make_method
+from bench.spec.recipe import Recipe, Stage
+from bench.spec.spec import Budget
+from bench.training import torch_settings
+from bench.training.compensation import require_layers
+from bench.training.context import Context
+from bench.training.loop import PhaseTrainer
+from bench.training.masked_model import MaskedModel
+from bench.training.method import Method
+
+SILENT = Progress("", quiet=True)
+NO_TRAINING = Stage(epochs=0, lr=0.0)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A sliced network.
+
+    Attributes:
+        network: the slice.
+        sites: of it.
+        costs: of the dense network, for a further prune.
+        masks: by which it was sliced.
+        difference: between gated and sliced network.
+    """
+
+    network: nn.Module
+    sites: Sites
+    costs: CostModel
+    masks: dict[str, Tensor]
+    difference: float
+
+
+def budget_of(shares: Mapping[str, float | None], ranking: str | None, min_keep: int) -> tuple[Budget, str]:
+    """The one budget that is given, and its text; raises UsageError for none, several, or one that cannot be."""
+    asked = {name: share for name, share in shares.items() if share is not None}
+    if len(asked) > 1:
+        raise UsageError(f"one budget, not two: {' and '.join(f'{name}={share}' for name, share in asked.items())}")
+    if not asked:
+        raise UsageError(f"give {', '.join(list(shares)[:-1])} or {list(shares)[-1]}")
+    ((name, share),) = asked.items()
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise UsageError(f"{name}={share}: above 0 and at most 1")
+    if ranking not in (None, "global", "layer"):
+        raise UsageError(f"ranking={ranking!r}: global or layer")
+    if not isinstance(min_keep, int) or min_keep < 1:
+        raise UsageError(f"min_keep={min_keep}: at least 1, a site without units is no network")
+    budget = Budget(**{name: share}, ranking=ranking, min_keep=min_keep)  # type: ignore[arg-type]
+    return budget, f"{name}={share}"
+
+
+def method_of(name: str, options: Mapping[str, Any], trains: bool = False) -> Method:
+    """The method ``name`` (or a composition); raises UsageError unless it prunes with the default plan.
+
+    Args:
+        name: such as ``taylor``.
+        options: as for ``bench run``.
+        trains: whether the user's training takes part, see :class:`bench.Pruner`.
+    """
+    method = make_method(name, options)
+    if any(type(part).plan is not Method.plan for part in method.members):
+        raise UsageError(f"'{name}' plans its own training (cycles, rewinding): use bench.run")
+    acts = method.starts_from != "base" or any(part.active != "before" for part in method.members)
+    if acts and not trains:
+        raise UsageError(f"'{name}' acts while training: use bench.Pruner")
+    return method
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within the block torch has its own settings; afterwards settings and random numbers are as they were."""
+    before = torch_settings.settings()
+    with undisturbed(), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        try:
+            torch.set_default_dtype(torch.float32)
+            yield
+        finally:
+            torch_settings.restore(before)
+
+
+def trainer_of(
+    had: Given,
+    work: nn.Module,
+    sites: Sites,
+    costs: CostModel,
+    method: Method,
+    data: Batches,
+    budget: Budget,
+    loss: Callable[[Any, Any], Tensor] | None,
+    seed: int,
+) -> PhaseTrainer:
+    """What trains ``method`` in a run, on ``work``; nothing is trained yet.
+
+    Raises Unsupported where the method does not work on the network.
+    """
+    torch.use_deterministic_algorithms(had.device.type == "cpu")
+    model = MaskedModel(work, sites, costs, had.device)
+    model.snapshots["base"] = model.snapshots["init"]
+    model.loss = loss
+    images = TrainingData(data, Examples(had.example), {})
+    recipe = Recipe("", NO_TRAINING, NO_TRAINING, batch_size=data.batch_size, precision="fp32")
+    ctx = _SharedChoice(model, images, recipe, budget, seed)
+    ctx._group = had.group
+    require_layers(method, ctx)
+    return PhaseTrainer(ctx, method, images, recipe, seed, SILENT, None, "")
+
+
+def cut(trainer: PhaseTrainer, had: Given, budget: Budget) -> Cut:
+    """Choose units and slice; nothing of the method is left on the network then, also after an error."""
+    model = trainer.model
+    try:
+        trainer.start_prune()
+        trainer.finish_prune(run_prune.prune(trainer, budget, had.shape, trains=False))
+        trainer.guard.check_globals()
+        trainer.finalize(last=True)
+        trainer.guard.check_network()
+    finally:
+        model.remove_hooks()
+        trainer.guard.remove_hooks()
+    if had.group is not None:
+        with torch.no_grad():
+            for tensor in (*model.network.parameters(), *model.network.buffers()):
+                _broadcast(tensor, had.group)
+    assert model.sliced_by is not None
+    difference = float((trainer.now.prune_result or {})["gate_slice_difference"])
+    return Cut(model.network, model.sites, model.costs, model.sliced_by, difference)
+
+
+def exempting(method: Method, known: Known, sites: Sites, costs: CostModel, budget: Budget, asked: str) -> CostModel:
+    """``costs`` with the sites that ``method`` leaves whole; raises UsageError where the budget cannot be met."""
+    method.require(sites)
+    costs = costs.exempting(name for name, site in sites.items() if method.exempt(site))
+    known.require(costs, budget, asked)
+    return costs
+
+
+class _SharedChoice(Context):
+    """A context whose choice of units is that of the first process of a group."""
+
+    _group: Any = None
+
+    def select(self) -> dict[str, Tensor]:
+        """See :meth:`bench.training.context.Context.select`."""
+        masks = super().select()
+        if self._group is not None:
+            for name in self.sites:
+                kept = masks[name].to(torch.uint8)
+                _broadcast(kept, self._group)
+                masks[name] = kept.bool()
+        return masks
+
+
+def _broadcast(tensor: Tensor, group: Any) -> None:
+    distributed.broadcast(tensor, distributed.get_global_rank(group, 0), group)

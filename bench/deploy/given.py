@@ -1,0 +1,138 @@
+"""What a user gives: a network, possibly wrapped, and an example of its input; checked before anything is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import UninitializedTensorMixin
+
+from bench.errors import UsageError
+from bench.models.error_place import first_line
+from bench.models.logits import with_logits
+from bench.models.shared_parameters import copied, twins
+from bench.models.torch_state import evaluating
+
+QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "torchao")
+"""Where classes of quantized layers and tensors are defined."""
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A network as the user has it.
+
+    Attributes:
+        network: their own, without wrappers; never changed.
+        example: one batch of its input, on its device.
+        device: where both are.
+        group: processes that train it together, by ``DistributedDataParallel``; None for this one alone.
+    """
+
+    network: nn.Module
+    example: Tensor
+    device: torch.device
+    group: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input, without the batch axis."""
+        return tuple(self.example.shape[1:])
+
+    def copy(self, whole: Iterable[str] = (), logits: Any = None) -> nn.Module:
+        """A copy to work on, at least in float32, whose output is logits.
+
+        Args:
+            whole: names of layers to leave alone.
+            logits: picks them from the network's output; None where that is the logits.
+        """
+        work = copied(self.network)
+        for tensor in (*work.parameters(), *work.buffers()):
+            if tensor.dtype in HALF:
+                tensor.data = tensor.data.float()
+        names = {name for name, _ in work.named_modules()}
+        for name in whole:
+            if name not in names:
+                raise UsageError(f"whole names '{name}', which is no layer of the network")
+        vars(work)["whole"] = (*getattr(work, "whole", ()), *whole)
+        return with_logits(work, logits)
+
+    @torch.no_grad()
+    def restore(self, made: nn.Module) -> nn.Module:
+        """``made``, a slice of a :meth:`copy`, as the network itself is: class, dtypes, modes, what is trained."""
+        made.__class__ = type(self.network)
+        vars(made).pop("whole")
+        if "whole" in vars(self.network):
+            vars(made)["whole"] = vars(self.network)["whole"]
+        tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        for name, tensor in (*made.named_parameters(), *made.named_buffers()):
+            tensor.data = tensor.data.to(tensors[name].dtype)
+            if isinstance(tensor, nn.Parameter):
+                tensor.requires_grad_(tensors[name].requires_grad)
+        modes = {name: module.training for name, module in self.network.named_modules()}
+        for name, module in made.named_modules():
+            module.training = modes.get(name, self.network.training)
+        return made
+
+
+def given(network: Any, example: Any) -> Given:
+    """Both, checked; raises UsageError for what cannot be pruned. Random numbers may be drawn."""
+    network, group = unwrapped(network)
+    _require_plain(network)
+    if isinstance(example, (tuple, list)) and len(example) == 1:
+        example = example[0]
+    if not isinstance(example, Tensor) or example.dim() < 2:
+        what = f"of shape {list(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
+        raise UsageError(f"example is {what}: give one batch of the network's input, a tensor with a batch axis")
+    devices = dict.fromkeys(p.device for p in network.parameters())
+    if len(devices) != 1:
+        where = " and ".join(map(str, devices)) or "nowhere: it has none"
+        raise UsageError(f"the network's parameters are on {where}: put them on one device")
+    (device,) = devices
+    if example.device != device:
+        raise UsageError(f"example is on {example.device}, the network on {device}")
+    try:
+        with torch.no_grad(), evaluating(work := copied(network)):
+            work(example[:2])
+    except Exception as error:  # whatever a network's own code raises
+        size = "x".join(map(str, example.shape[1:]))
+        raise UsageError(f"the network does not take {size}: {first_line(error)}") from error
+    if example.dtype in HALF:
+        example = example.float()
+    return Given(network, example.detach(), device, group)
+
+
+def unwrapped(network: Any) -> tuple[nn.Module, Any]:
+    """The network inside of wrappers (DDP, DataParallel, a compiled one), and the processes that train it together."""
+    group = None
+    while True:
+        if isinstance(network, DistributedDataParallel):
+            group = network.process_group
+        if isinstance(network, (DistributedDataParallel, DataParallel)):
+            network = network.module
+        elif isinstance(vars(network).get("_modules", {}).get("_orig_mod"), nn.Module):  # of torch.compile
+            network = network._orig_mod
+        elif isinstance(network, nn.Module):
+            return network, group
+        else:
+            raise UsageError(f"the network is a {type(network).__name__}: give a torch.nn.Module")
+
+
+def _require_plain(network: nn.Module) -> None:
+    """Raise UsageError for parameters that are lazy, quantized or sharded, or two that share their memory."""
+    for name, module in network.named_modules():
+        own = list(module.named_parameters(recurse=False))
+        if any(isinstance(p, UninitializedTensorMixin) for _, p in own):
+            raise UsageError(f"layer '{name}' has no shape yet: run one batch first")
+        kinds = [type(module).__module__, *(type(p.data).__module__ for _, p in own)]
+        if any(kind.startswith(QUANTIZED) for kind in kinds) or any(p.is_quantized for _, p in own):
+            raise UsageError(f"'{name}' is quantized: prune first")
+        sharded = type(module).__name__ == "FullyShardedDataParallel"
+        if sharded or any(type(p.data).__name__ == "DTensor" for _, p in own):
+            raise UsageError(f"'{name or type(module).__name__}' is sharded (FSDP): prune first, then wrap")
+    if same := twins(network):
+        raise UsageError(f"{' and '.join(same)} share their memory: make them one Parameter")

@@ -1,0 +1,129 @@
+"""What is known of a first dense network whatever its weights: sites, costs, channels. Found once for a structure."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from bench.deploy.saved_file import Shape, shapes_of
+from bench.errors import UsageError
+from bench.measure import flops
+from bench.pruning.cost_model import CostModel
+from bench.pruning.site_discovery import NoSite, find_sites
+from bench.pruning.sites import Sites
+from bench.pruning.slicing import channels
+from bench.spec.digest import digest
+from bench.spec.spec import Budget
+from bench.training.checkpoint import weight_bytes
+
+KEPT = 8
+"""Structures that are remembered."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a first dense network has.
+
+    Attributes:
+        sites: bound to no network.
+        costs: at any widths.
+        cost: of the dense network, see :func:`cost_of`.
+        channels: layer -> input and output channels, of layers that can lose some.
+        whole: parameter or buffer -> its shape.
+        shape: of one input.
+    """
+
+    sites: Sites
+    costs: CostModel
+    cost: Mapping[str, Any]
+    channels: Mapping[str, tuple[int, int]]
+    whole: Mapping[str, tuple[int, ...]]
+    shape: tuple[int, ...]
+
+    def cut(self, masks: Mapping[str, Tensor]) -> Shape:
+        """How the network that ``masks`` (site -> bool ``[n_units]``) leave is made of the dense one."""
+        kept: dict[str, dict[str, Tensor]] = {}
+        for part, mask in self.sites.cuts(masks):
+            sides = kept.setdefault(part.layer, {})
+            n_in, n_out = self.channels[part.layer]
+            stays = sides.setdefault(part.side, part.positions.new_ones(n_in if part.side == "in" else n_out).bool())
+            stays[part.positions[~mask[part.units]]] = False
+        numbers = [(number, name) for name, site in self.sites.items() for number in site.numbers]
+        values = tuple((number, number.each * int(masks[name].sum())) for number, name in numbers)
+        return Shape(self.shape, self.whole, kept, values)
+
+    def require(self, costs: CostModel, budget: Budget, asked: str) -> None:
+        """Raise UsageError where the units that every site keeps already cost more than the budget."""
+        least, whole = costs.cost(budget, costs.floor(budget, costs.dense)), costs.whole(budget)
+        if least > costs.allowed(budget):
+            units = "one unit" if budget.min_keep == 1 else f"{budget.min_keep} units"
+            more = f" and all of the exempt {', '.join(sorted(costs.exempt))}" if costs.exempt else ""
+            sites = len(costs.names) - len(costs.exempt)
+            raise UsageError(
+                f"{asked} cannot be met: {units} in each of the {sites} sites{more} already costs {least / whole:.2g}"
+            )
+
+
+def cost_of(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """``macs``, ``by_operator``, ``params`` and ``bytes`` of a network."""
+    counted = flops.traced(network, shape)
+    return {
+        "macs": counted.total,
+        "by_operator": dict(counted.by_op),
+        "params": flops.parameters(network),
+        "bytes": weight_bytes(network),
+    }
+
+
+_known: OrderedDict[Any, Known] = OrderedDict()
+
+
+def known_of(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
+    """What is known of ``work``; raises UsageError where it has no site."""
+    key = _structure(work), shape, coupling
+    if key not in _known:
+        _known[key] = _found(work, shape, coupling)
+        while len(_known) > KEPT:
+            _known.popitem(last=False)
+    _known.move_to_end(key)
+    return _known[key]
+
+
+def _structure(network: nn.Module) -> Any:
+    """Modules, what they are told, sizes of their tensors; whatever may change what :func:`known_of` finds."""
+    plain = (bool, int, float, str, tuple, type(None))
+    modules = [
+        (name, {k: repr(v) for k, v in sorted(vars(module).items()) if isinstance(v, plain) and k != "training"})
+        for name, module in network.named_modules()
+    ]
+    sizes = {name: [list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()}
+    kinds = tuple(type(module).forward for module in network.modules())
+    return kinds, digest([str(network), modules, sizes])
+
+
+def _found(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
+    try:
+        sites = find_sites(work, shape, coupling)
+    except NoSite as error:
+        raise UsageError(no_exact_site(error)) from error
+    cut_layers = {cut.layer for site in sites.values() for cut in site.cuts}
+    return Known(
+        sites.bind(nn.Identity()),
+        CostModel(work, sites, shape),
+        cost_of(work, shape),
+        {layer: channels(work.get_submodule(layer)) for layer in cut_layers},
+        shapes_of(work),
+        shape,
+    )
+
+
+def no_exact_site(error: NoSite) -> str:
+    """The message for a network without any site: what helps, then each reason with how many layers it has."""
+    helps = [f"coupling='full' has {error.sites} sites"] if error.sites else []
+    reasons = Counter(error.rejected.values()).most_common()
+    listed = [f"{count} layer{'s' * (count != 1)}: {why}" for why, count in reasons]
+    return f"no exact site: {'; '.join([*helps, *listed]) or 'no convolution or linear layer'}"

@@ -1,0 +1,98 @@
+"""``bench.prune``: prune a network in the user's process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from bench.deploy.batches import Batches
+from bench.deploy.carried import Carried
+from bench.deploy.cut import apart, budget_of, cut, exempting, method_of, trainer_of
+from bench.deploy.given import given
+from bench.deploy.known import Known, cost_of, known_of
+from bench.deploy.pruned_network import PrunedNetwork
+from bench.errors import UsageError
+
+
+def prune(
+    network: nn.Module | PrunedNetwork,
+    example: Tensor | tuple[Tensor],
+    data: Iterable[Any] | None = None,
+    *,
+    method: str = "l1_norm",
+    options: Mapping[str, Any] | None = None,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    coupling: str = "inner",
+    ranking: str | None = None,
+    min_keep: int = 1,
+    whole: Iterable[str] = (),
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    logits: Callable[[Any], Any] | None = None,
+    seed: int = 0,
+) -> PrunedNetwork:
+    """Prune a trained network within a budget. The network itself and all global state stay as they are.
+
+    Args:
+        network: any module; one in DDP, DataParallel or ``torch.compile`` is unwrapped: wrap the result again. What an
+            earlier call returned is pruned further: shares are of the first dense network, sites (``coupling``,
+            ``whole``) and ``logits`` are those of the first call, and what is removed stays removed.
+        example: one batch of its input, on its device.
+        data: batches ``(inputs, targets)``, or inputs alone for methods without labels. They are read in their order,
+            as far as the method asks. Methods that look at no training images need none.
+        method: one that starts from a trained network; ``a+b`` is a composition.
+        options: of the method.
+        keep_macs: share of the dense network's MACs to keep, in (0, 1].
+        keep_params: the same of its parameters. Exactly one budget is given.
+        coupling: ``inner`` leaves residual streams whole, ``full`` cuts them, too.
+        ranking: ``layer`` or ``global``; None leaves it to the method.
+        min_keep: units that stay in every site.
+        whole: names of layers that keep their width.
+        loss: ``loss(logits, targets)``, the mean over a batch, for scores of gradients; None: cross-entropy.
+        logits: ``logits(output)`` picks the logits where the network gives more.
+        seed: of what a method draws.
+
+    Raises:
+        UsageError: something that is given cannot be.
+        RunFailed: the method failed, or the sliced network is not the gated one.
+    """
+    earlier = network if isinstance(network, PrunedNetwork) else None
+    budget, asked = budget_of({"keep_macs": keep_macs, "keep_params": keep_params}, ranking, min_keep)
+    if coupling not in ("inner", "full"):
+        raise UsageError(f"coupling={coupling!r}: inner or full")
+    chosen = method_of(method, options or {})
+    logits = logits or (earlier._logits if earlier else None)
+    with apart():
+        had = given(earlier.network if earlier else network, example)
+        work = had.copy(whole, logits)
+        known: Known = earlier._known if earlier else known_of(work, had.shape, coupling)
+        sites = (earlier.sites if earlier else known.sites).bind(work)
+        costs = exempting(chosen, known, sites, earlier._costs if earlier else known.costs, budget, asked)
+        batches = Batches(data, method, had.example, seed)
+        trainer = trainer_of(had, work, sites, costs, chosen, batches, budget, loss, seed)
+        trainer.prepare()
+        done = cut(trainer, had, budget)
+        cost = cost_of(done.network, had.shape)
+        made = had.restore(done.network)
+    masks = dict(done.masks)
+    if earlier:
+        masks = {name: mask.clone() for name, mask in earlier.masks.items()}
+        for name, mask in masks.items():
+            mask[earlier.masks[name]] = done.masks[name]
+    kind, share = next((k, s) for k, s in (("keep_macs", keep_macs), ("keep_params", keep_params)) if s is not None)
+    return PrunedNetwork(
+        network=made,
+        masks=masks,
+        widths={name: (len(mask), int(mask.sum())) for name, mask in masks.items()},
+        sites=done.sites.bind(made),
+        rejected=known.sites.rejected,
+        cost={"asked": {kind: share}, "dense": dict(known.cost), "pruned": cost},
+        difference=done.difference,
+        method={"name": method, "options": dict(options or {}), "seed": seed},
+        _carried=Carried(work, had.network, sites, done.masks),
+        _known=known,
+        _costs=done.costs,
+        _logits=logits,
+    )
