@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,14 +48,14 @@ class Batches(ImageSet):
     def __init__(self, data: Any, method: str, example: Tensor, seed: int) -> None:
         self.data, self.method, self.seed = data, method, derive_seed(seed, "data")
         self._device, self._dtype = example.device, example.dtype
-        self._once = iter(data) if data is not None and not hasattr(data, "__len__") and iter(data) is data else None
+        self._once = data if isinstance(data, Iterator) else None
         self._read: list[Any] = []  # of an iterator
 
     def __len__(self) -> int:
         if isinstance(self.data, Sequence):
             return sum(len(self._as_pair(batch)[0]) for batch in self.data)
         dataset = getattr(self.data, "dataset", None)
-        return len(dataset) if hasattr(dataset, "__len__") else sys.maxsize
+        return len(dataset) if isinstance(dataset, Sized) else sys.maxsize
 
     @property
     def batch_size(self) -> int:

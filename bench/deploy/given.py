@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from bench.errors import UsageError
 from bench.models.error_place import first_line
@@ -95,6 +95,8 @@ def given(network: Any, example: Any) -> Given:
     (device,) = devices
     if example.device != device:
         raise UsageError(f"example is on {example.device}, the network on {device}")
+    if same := twins(network):
+        raise UsageError(f"{' and '.join(same)} share their memory: make them one Parameter")
     try:
         with torch.no_grad(), evaluating(work := copied(network)):
             work(example[:2])
@@ -114,7 +116,7 @@ def unwrapped(network: Any) -> tuple[nn.Module, Any]:
             group = network.process_group
         if isinstance(network, (DistributedDataParallel, DataParallel)):
             network = network.module
-        elif isinstance(vars(network).get("_modules", {}).get("_orig_mod"), nn.Module):  # of torch.compile
+        elif type(network).__name__ == "OptimizedModule":  # of torch.compile, whose module takes a second to import
             network = network._orig_mod
         elif isinstance(network, nn.Module):
             return network, group
@@ -123,10 +125,10 @@ def unwrapped(network: Any) -> tuple[nn.Module, Any]:
 
 
 def _require_plain(network: nn.Module) -> None:
-    """Raise UsageError for parameters that are lazy, quantized or sharded, or two that share their memory."""
+    """Raise UsageError for parameters that are lazy, quantized or sharded."""
     for name, module in network.named_modules():
         own = list(module.named_parameters(recurse=False))
-        if any(isinstance(p, UninitializedTensorMixin) for _, p in own):
+        if any(is_lazy(p) for _, p in own):
             raise UsageError(f"layer '{name}' has no shape yet: run one batch first")
         kinds = [type(module).__module__, *(type(p.data).__module__ for _, p in own)]
         if any(kind.startswith(QUANTIZED) for kind in kinds) or any(p.is_quantized for _, p in own):
@@ -134,5 +136,3 @@ def _require_plain(network: nn.Module) -> None:
         sharded = type(module).__name__ == "FullyShardedDataParallel"
         if sharded or any(type(p.data).__name__ == "DTensor" for _, p in own):
             raise UsageError(f"'{name or type(module).__name__}' is sharded (FSDP): prune first, then wrap")
-    if same := twins(network):
-        raise UsageError(f"{' and '.join(same)} share their memory: make them one Parameter")

@@ -60,11 +60,12 @@ class Known:
         """Raise UsageError where the units that every site keeps already cost more than the budget."""
         least, whole = costs.cost(budget, costs.floor(budget, costs.dense)), costs.whole(budget)
         if least > costs.allowed(budget):
-            units = "one unit" if budget.min_keep == 1 else f"{budget.min_keep} units"
+            one = budget.min_keep == 1
+            units, verb = ("one unit", "costs") if one else (f"{budget.min_keep} units", "cost")
             more = f" and all of the exempt {', '.join(sorted(costs.exempt))}" if costs.exempt else ""
             sites = len(costs.names) - len(costs.exempt)
             raise UsageError(
-                f"{asked} cannot be met: {units} in each of the {sites} sites{more} already costs {least / whole:.2g}"
+                f"{asked} cannot be met: {units} in each of the {sites} sites{more} already {verb} {least / whole:.2g}"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Literal, Protocol
 
 import torch
@@ -188,9 +189,7 @@ class Context(TrainingSignals, LayerView):
         if split not in ("train", "val"):
             raise RunFailed(f"a method asked for the split '{split}'; it may see 'train' and 'val' only")
         batches = getattr(self._data, split).mixed(self.recipe.batch_size, derive_seed(self._seed, "batches"))
-        for k, batch in enumerate(batches):
-            if limit is not None and k >= limit:
-                return
+        for batch in islice(batches, limit):
             if split == "val" and self._now.guard:
                 self._now.guard.validation(batch[0])
             yield batch

@@ -1,0 +1,138 @@
+"""Optimizer states and averages across a cut."""
+
+import copy
+
+import pytest
+import torch
+from support.networks import SHAPE, Encoder, residual, three_sites
+from torch import nn
+
+import bench
+from bench.errors import UsageError
+
+GREY = (1, 8, 8)
+SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
+
+
+def batch(seed, shape=GREY):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(8, *shape, generator=generator).double(), torch.randint(4, (8,), generator=generator)
+
+
+def step(network, optimizer, seed, shape=GREY):
+    x, y = batch(seed, shape)
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(network(x), y).backward()
+    optimizer.step()
+
+
+def grouped(network, make, **options):
+    """Two groups with other rates, of which the last layer is one; the first layer is frozen."""
+    layers = list(network.parameters())
+    layers[0].requires_grad_(False)
+    return make([{"params": layers[:-2]}, {"params": layers[-2:], "lr": 0.01, "tag": "head"}], **options)
+
+
+def masked_step(network, optimizer, seed, sites, masks, shape):
+    """A step of the dense network whose removed units read as zero."""
+    from bench.pruning.gates import Gates
+
+    gates = Gates(network, sites.bind(network))
+    gates.set({name: mask.double() for name, mask in masks.items()})
+    step(network, optimizer, seed, shape)
+    gates.remove()
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (torch.optim.SGD, SGD),
+        (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1, "amsgrad": True}),
+        (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.5, "centered": True}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("network", "shape"), [(three_sites, GREY), (lambda: residual("A"), SHAPE), (lambda: Encoder(1, 4, 4), GREY)]
+)
+def test_later_steps_are_those_of_the_masked_network(make, options, network, shape):
+    network = network().double()
+    optimizer = grouped(network, make, **options)
+    for seed in range(3):
+        step(network, optimizer, seed, shape)
+    made = bench.prune(network, batch(0, shape)[0], keep_macs=0.6)
+    mapped = made.optimizer(optimizer)
+    assert type(mapped) is make
+    assert [group["lr"] for group in mapped.param_groups] == [group["lr"] for group in optimizer.param_groups]
+    assert mapped.param_groups[1]["tag"] == "head"
+    small = {id(p) for p in made.network.parameters()}
+    assert {id(p) for group in mapped.param_groups for p in group["params"]} == small
+    sites = made._known.sites
+    for seed in range(3, 6):
+        step(made.network, mapped, seed, shape)
+        masked_step(network, optimizer, seed, sites, made.masks, shape)
+    wanted = made.follow(dict(network.state_dict()))
+    differences = [float((wanted[n] - t).abs().max()) for n, t in made.network.state_dict().items() if t.numel()]
+    assert max(differences) < 1e-9  # RMSprop divides by roots of almost nothing
+
+
+def test_states_are_gathered_and_not_shared():
+    network = three_sites()
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.randn(2, *GREY)).sum().backward()
+    optimizer.step()
+    made = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5)
+    before = copy.deepcopy(optimizer.state_dict())
+    mapped = made.optimizer(optimizer)
+    kept = made.masks["0"]
+    old, new = (optimizer.state[network[0].weight], mapped.state[made.network[0].weight])
+    assert torch.equal(new["exp_avg"], old["exp_avg"][kept])
+    assert torch.equal(new["step"], old["step"])
+    for state in mapped.state.values():
+        for tensor in state.values():
+            tensor.zero_()
+    assert all(
+        torch.equal(t, optimizer.state_dict()["state"][k][name])
+        for k, state in before["state"].items()
+        for name, t in state.items()
+    )
+    mapped.load_state_dict(mapped.state_dict())  # it is whole
+
+
+def test_averages_follow_the_cut():
+    network = three_sites()
+    made = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5)
+    followed = made.follow(network.state_dict())
+    assert all(torch.equal(followed[name], t) for name, t in made.network.state_dict().items())
+    with pytest.raises(UsageError, match="follow: 'nothing' is no parameter or buffer of the network"):
+        made.follow({"nothing": torch.zeros(1)})
+    with pytest.raises(UsageError, match=r"follow: '0.weight' is \[3\], in the network \[12, 1, 3, 3\]"):
+        made.follow({"0.weight": torch.zeros(3)})
+
+
+def test_foreign_and_strange_optimizers_are_refused():
+    network = three_sites()
+    made = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5)
+    with pytest.raises(UsageError, match="optimizer: it holds none of this network's parameters"):
+        made.optimizer(torch.optim.SGD(three_sites().parameters(), 0.1))
+    rows = torch.optim.Adafactor(network.parameters())
+    network(torch.randn(2, *GREY)).sum().backward()
+    rows.step()
+    with pytest.raises(UsageError, match=r"optimizer: its state 'row_var' of .* make a new optimizer"):
+        made.optimizer(rows)
+
+
+def test_parameters_of_others_stay_in_their_group():
+    network, own = three_sites(), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([*network.parameters(), own], 0.1, momentum=0.9)
+    (network(torch.randn(2, *GREY)).sum() + own.sum()).backward()
+    optimizer.step()
+    mapped = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5).optimizer(optimizer)
+    assert mapped.param_groups[0]["params"][-1] is own
+    assert torch.equal(mapped.state[own]["momentum_buffer"], torch.ones(3))
+
+
+def test_named_parameters_keep_their_names():
+    network = three_sites()
+    optimizer = torch.optim.SGD(network.named_parameters(), 0.1)
+    mapped = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5).optimizer(optimizer)
+    assert mapped.param_groups[0]["param_names"] == [name for name, _ in network.named_parameters()]

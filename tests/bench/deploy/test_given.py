@@ -1,0 +1,97 @@
+"""Bad inputs of ``bench.prune``: one line each that says what to do."""
+
+import re
+
+import pytest
+import torch
+from support.networks import three_sites, two_sites
+from torch import nn
+
+import bench
+
+GREY = (1, 8, 8)
+
+
+def refused(message, *given, error=bench.UsageError, **options):
+    """The call is refused with exactly this text."""
+    network, example, *data = given or (three_sites(), torch.randn(2, *GREY))
+    with pytest.raises(error) as raised:
+        bench.prune(network, example, *data, **({"keep_macs": 0.5} | options))
+    assert re.fullmatch(message, str(raised.value)), str(raised.value)
+
+
+def test_budgets():
+    refused(re.escape("one budget, not two: keep_macs=0.5 and keep_params=0.6"), keep_params=0.6)
+    refused("give keep_macs or keep_params", keep_macs=None)
+    for share in (1.5, 0, -1, float("nan"), True, "half"):
+        refused(re.escape(f"keep_macs={share}: above 0 and at most 1"), keep_macs=share)
+    refused("ranking='best': global or layer", ranking="best")
+    refused("min_keep=0: at least 1, .*", min_keep=0)
+    refused("coupling='outer': inner or full", coupling="outer")
+
+
+def test_data():
+    network, example = three_sites(), torch.randn(2, *GREY)
+    pair = (example, torch.tensor([1, 2]))
+    why = re.escape("method 'taylor' looks at training batches: give data, an iterable of (inputs, targets)")
+    refused(why, method="taylor")
+    refused("data gave no batch", network, example, [], method="taylor")
+    refused("data gave no batch", network, example, iter([]), method="taylor")
+    for method in ("taylor", "tp_taylor"):
+        refused(re.escape("batches must be (inputs, targets)"), network, example, [example], method=method)
+        refused(re.escape("batches must be (inputs, targets)"), network, example, [(example,)], method=method)
+    many = re.escape(
+        "batches must be (inputs, targets), with a tensor of inputs; there is one of Tensor, Tensor, Tensor"
+    )
+    refused(many, network, example, [(*pair, example)], method="taylor")
+    refused(".*with a tensor of inputs; there is one of dict", network, example, [{"x": example}], method="taylor")
+
+
+def test_methods():
+    for method in ("dropnet", "uniform_thin", "dsd_filter", "gal"):
+        refused(rf"'{method}' plans its own training \(cycles, rewinding\): use bench\.run", method=method)
+    for method in ("ddrop", "l1l2", "distill", "l1_norm+distill"):
+        refused(re.escape(f"'{method}' acts while training: use bench.Pruner"), method=method)
+    refused(".*l1_nrom.*l1_norm.*", method="l1_nrom")
+    refused("bn_scale does not work on site 0: .*", two_sites(), torch.randn(2, *GREY), method="bn_scale")
+    refused(".*", method="taylor", options={"batchs": 3})
+
+
+def test_examples():
+    network = three_sites()
+    refused("example is on cpu, the network on meta", three_sites().to("meta"), torch.randn(2, *GREY))
+    refused("the network does not take 3x8x8: RuntimeError: .*", network, torch.randn(2, 3, 8, 8))
+    refused("example is a list: .*", network, [torch.randn(2, *GREY), torch.randn(2, *GREY)])
+    refused(r"example is of shape \[8\]: .*", network, torch.randn(8))
+    refused("the network is a int: give a torch.nn.Module", 3, torch.randn(2, *GREY))
+    refused("whole names 'nothing', which is no layer of the network", whole=["nothing"])
+
+
+def test_floors_and_sites():
+    refused("keep_macs=0.01 cannot be met: one unit in each of the 3 sites already costs 0.017", keep_macs=0.01)
+    refused("keep_macs=0.2 cannot be met: 6 units in each of the 3 sites already cost 0.23", keep_macs=0.2, min_keep=6)
+    norm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(1, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    refused("no exact site: 1 layer: .*GroupNorm.*", norm, torch.randn(2, *GREY))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    refused("no exact site: 1 layer: .*", flat, torch.randn(2, *GREY))
+
+
+def test_lazy_and_quantized_parameters():
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+    refused("layer '1' has no shape yet: run one batch first", lazy, torch.randn(2, *GREY))
+
+    class Quantized(nn.Linear):
+        pass
+
+    Quantized.__module__ = "torch.ao.nn.quantized.modules.linear"
+    quantized = nn.Sequential(nn.Flatten(), Quantized(64, 10))
+    refused("'1' is quantized: prune first", quantized, torch.randn(2, *GREY))
+
+    class FullyShardedDataParallel(nn.Sequential):
+        pass
+
+    refused(r"'0' is sharded \(FSDP\): prune first, then wrap", nn.Sequential(FullyShardedDataParallel(three_sites())),
+            torch.randn(2, *GREY))  # fmt: skip
+    twins = three_sites()
+    twins[0].bias = nn.Parameter(twins[1].weight.detach())
+    refused(".* share their memory: make them one Parameter", twins, torch.randn(2, *GREY))
