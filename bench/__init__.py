@@ -7,7 +7,7 @@ from typing import Any
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.moved import Finder
 
-__all__ = ["RULES", "PrunedNetwork", "RunFailed", "SetupError", "UsageError", "load", "prune", "run"]
+__all__ = ["RULES", "PrunedNetwork", "Pruner", "RunFailed", "SetupError", "UsageError", "load", "prune", "run"]
 
 __version__ = "0.2.0"
 
@@ -19,6 +19,7 @@ sys.meta_path.append(Finder())
 
 LAZY = {
     "PrunedNetwork": "bench.deploy.pruned_network",
+    "Pruner": "bench.deploy.pruner",
     "load": "bench.deploy.loading",
     "prune": "bench.deploy.prune",
     "run": "bench.runs.python_api",

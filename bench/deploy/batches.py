@@ -43,10 +43,13 @@ class Batches(ImageSet):
         method: name of the method, for messages.
         example: whose device and dtype inputs get.
         seed: of those random numbers.
+        kind: what they are, and the argument that gives them.
     """
 
-    def __init__(self, data: Any, method: str, example: Tensor, seed: int) -> None:
-        self.data, self.method, self.seed = data, method, derive_seed(seed, "data")
+    def __init__(
+        self, data: Any, method: str, example: Tensor, seed: int, kind: tuple[str, str] = ("training", "data")
+    ) -> None:
+        self.data, self.method, self.seed, self.kind = data, method, derive_seed(seed, "data"), kind
         self._device, self._dtype = example.device, example.dtype
         self._once = data if isinstance(data, Iterator) else None
         self._read: list[Any] = []  # of an iterator
@@ -81,15 +84,16 @@ class Batches(ImageSet):
 
     def _raw(self) -> Iterator[Any]:
         if self.data is None:
+            what, argument = self.kind
             raise UsageError(
-                f"method '{self.method}' looks at training batches: give data, an iterable of (inputs, targets)"
+                f"method '{self.method}' looks at {what} batches: give {argument}, an iterable of (inputs, targets)"
             )
         empty = True
         for batch in self._pass():
             empty = False
             yield batch
         if empty:
-            raise UsageError("data gave no batch")
+            raise UsageError(f"{self.kind[1]} gave no batch")
 
     def _pass(self) -> Iterator[Any]:
         if self._once is not None:
@@ -119,25 +123,53 @@ class Batches(ImageSet):
             kinds = ", ".join(type(part).__name__ for part in pair)
             raise UsageError(f"{PAIRS}, with a tensor of inputs; there is one of {kinds}")
         inputs = pair[0].to(self._device, self._dtype if pair[0].is_floating_point() else None)
+        inputs = _trainable(inputs)
         if len(pair) == 1:
             return inputs, torch.empty(0).as_subclass(NoTargets)
-        return inputs, tree_map(lambda t: t.to(self._device) if isinstance(t, Tensor) else t, pair[1])
+        return inputs, tree_map(lambda t: _trainable(t.to(self._device)) if isinstance(t, Tensor) else t, pair[1])
+
+
+def _trainable(tensor: Tensor) -> Tensor:
+    """``tensor``, copied where it was made in inference mode: no gradient could be taken through it."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 class Examples(ImageSet):
-    """The user's example, and noise of its shape: what a sliced network is compared on."""
+    """In place of validation images: the user's example, and noise of its shape, which a sliced network is compared on.
 
-    def __init__(self, example: Tensor, count: int = 16) -> None:
+    Args:
+        example: one batch.
+        batches: of validation images, for a method that asks for some.
+        count: most examples, and number of noises.
+    """
+
+    def __init__(self, example: Tensor, batches: Batches, count: int = 16) -> None:
+        self._batches = batches
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(count, *example.shape[1:], generator=generator).to(example.device, example.dtype)
         self._images = torch.cat([example[:count], noise])
 
+    @property
+    def labels(self) -> Tensor:  # type: ignore[override]
+        """Of the validation batches."""
+        return torch.cat([labels for _, labels in self._batches.batches(0)])
+
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._batches)
 
     def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
-        """There are no labels; not called."""
+        """There are no images by their number; not called."""
         raise NotImplementedError
+
+    def batches(
+        self, size: int, generator: torch.Generator | None = None, augment: str = "none", drop_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation batches, as they are."""
+        return self._batches.batches(size)
+
+    def mixed(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation batches, in their order."""
+        return self._batches.batches(size)
 
     def first(self, size: int) -> Tensor:
         """At most so many inputs."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 from bench.data.loading import TrainingData
-from bench.deploy.batches import Batches, Examples
 from bench.deploy.given import Given
 from bench.deploy.known import Known
 from bench.errors import UsageError
@@ -31,7 +30,7 @@ from bench.training.masked_model import MaskedModel
 from bench.training.method import Method
 
 SILENT = Progress("", quiet=True)
-NO_TRAINING = Stage(epochs=0, lr=0.0)
+BUDGETS = ("keep_macs", "keep_params")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def method_of(name: str, options: Mapping[str, Any], trains: bool = False) -> Me
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Within the block torch has its own settings; afterwards settings and random numbers are as they were."""
+    """Within the block torch has the settings of a run; afterwards settings and random numbers are as they were."""
     before = torch_settings.settings()
     with undisturbed(), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         try:
@@ -106,25 +105,38 @@ def trainer_of(
     sites: Sites,
     costs: CostModel,
     method: Method,
-    data: Batches,
+    images: TrainingData,
     budget: Budget,
-    loss: Callable[[Any, Any], Tensor] | None,
     seed: int,
+    recipe: Recipe,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    context: type[SharedChoice] | None = None,
 ) -> PhaseTrainer:
     """What trains ``method`` in a run, on ``work``; nothing is trained yet.
 
     Raises Unsupported where the method does not work on the network.
     """
-    torch.use_deterministic_algorithms(had.device.type == "cpu")
+    torch.use_deterministic_algorithms(had.device.type == "cpu")  # as in a run
     model = MaskedModel(work, sites, costs, had.device)
     model.snapshots["base"] = model.snapshots["init"]
     model.loss = loss
-    images = TrainingData(data, Examples(had.example), {})
-    recipe = Recipe("", NO_TRAINING, NO_TRAINING, batch_size=data.batch_size, precision="fp32")
-    ctx = _SharedChoice(model, images, recipe, budget, seed)
+    ctx = (context or SharedChoice)(model, images, recipe, budget, seed)
     ctx._group = had.group
     require_layers(method, ctx)
     return PhaseTrainer(ctx, method, images, recipe, seed, SILENT, None, "")
+
+
+def recipe_of(batch_size: int, epochs: int = 0, momentum: float = 0.0) -> Recipe:
+    """What a method reads of a recipe."""
+    return Recipe(
+        "",
+        Stage(epochs=epochs, lr=0.0),
+        Stage(epochs=0, lr=0.0),
+        batch_size=batch_size,
+        momentum=momentum,
+        nesterov=False,
+        precision="fp32",
+    )
 
 
 def cut(trainer: PhaseTrainer, had: Given, budget: Budget) -> Cut:
@@ -156,7 +168,7 @@ def exempting(method: Method, known: Known, sites: Sites, costs: CostModel, budg
     return costs
 
 
-class _SharedChoice(Context):
+class SharedChoice(Context):
     """A context whose choice of units is that of the first process of a group."""
 
     _group: Any = None

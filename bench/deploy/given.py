@@ -65,7 +65,7 @@ class Given:
     def restore(self, made: nn.Module) -> nn.Module:
         """``made``, a slice of a :meth:`copy`, as the network itself is: class, dtypes, modes, what is trained."""
         made.__class__ = type(self.network)
-        vars(made).pop("whole")
+        vars(made).pop("whole", None)
         if "whole" in vars(self.network):
             vars(made)["whole"] = vars(self.network)["whole"]
         tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
@@ -105,7 +105,8 @@ def given(network: Any, example: Any) -> Given:
         raise UsageError(f"the network does not take {size}: {first_line(error)}") from error
     if example.dtype in HALF:
         example = example.float()
-    return Given(network, example.detach(), device, group)
+    example = example.clone() if example.is_inference() else example.detach()
+    return Given(network, example, device, group)
 
 
 def unwrapped(network: Any) -> tuple[nn.Module, Any]:

@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench.deploy.batches import Batches
+from bench.data.loading import TrainingData
+from bench.deploy.batches import Batches, Examples
 from bench.deploy.carried import Carried
-from bench.deploy.cut import apart, budget_of, cut, exempting, method_of, trainer_of
+from bench.deploy.cut import BUDGETS, Cut, apart, budget_of, cut, exempting, method_of, recipe_of, trainer_of
 from bench.deploy.given import given
 from bench.deploy.known import Known, cost_of, known_of
 from bench.deploy.pruned_network import PrunedNetwork
 from bench.errors import UsageError
+from bench.spec.spec import Budget
 
 
 def prune(
@@ -71,27 +73,46 @@ def prune(
         sites = (earlier.sites if earlier else known.sites).bind(work)
         costs = exempting(chosen, known, sites, earlier._costs if earlier else known.costs, budget, asked)
         batches = Batches(data, method, had.example, seed)
-        trainer = trainer_of(had, work, sites, costs, chosen, batches, budget, loss, seed)
+        images = TrainingData(batches, Examples(had.example, batches), {})
+        recipe = recipe_of(batches.batch_size)
+        trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss)
         trainer.prepare()
         done = cut(trainer, had, budget)
         cost = cost_of(done.network, had.shape)
         made = had.restore(done.network)
+    carried = Carried(work, had.network, sites, done.masks)
+    facts = {"name": method, "options": dict(options or {}), "seed": seed}
+    return result(made, known, done, cost, carried, budget, facts, logits, earlier)
+
+
+def result(
+    made: nn.Module,
+    known: Known,
+    done: Cut,
+    cost: Mapping[str, Any],
+    carried: Carried,
+    budget: Budget,
+    method: Mapping[str, Any],
+    logits: Any = None,
+    earlier: PrunedNetwork | None = None,
+) -> PrunedNetwork:
+    """What is returned; masks and widths are of the first dense network, also after an ``earlier`` prune."""
     masks = dict(done.masks)
     if earlier:
         masks = {name: mask.clone() for name, mask in earlier.masks.items()}
         for name, mask in masks.items():
             mask[earlier.masks[name]] = done.masks[name]
-    kind, share = next((k, s) for k, s in (("keep_macs", keep_macs), ("keep_params", keep_params)) if s is not None)
+    asked = {name: share for name in BUDGETS if (share := getattr(budget, name)) is not None}
     return PrunedNetwork(
         network=made,
         masks=masks,
         widths={name: (len(mask), int(mask.sum())) for name, mask in masks.items()},
         sites=done.sites.bind(made),
         rejected=known.sites.rejected,
-        cost={"asked": {kind: share}, "dense": dict(known.cost), "pruned": cost},
+        cost={"asked": asked, "dense": dict(known.cost), "pruned": dict(cost)},
         difference=done.difference,
-        method={"name": method, "options": dict(options or {}), "seed": seed},
-        _carried=Carried(work, had.network, sites, done.masks),
+        method=method,
+        _carried=carried,
         _known=known,
         _costs=done.costs,
         _logits=logits,
