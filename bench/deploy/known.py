@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bench.deploy.saved_file import Shape, shapes_of
 from bench.errors import UsageError
 from bench.measure import flops
+from bench.models.error_place import first_line
+from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
-from bench.pruning.site_discovery import NoSite, find_sites
+from bench.pruning.site_discovery import NoSite, find_sites, no_site
 from bench.pruning.sites import Sites
 from bench.pruning.slicing import channels
 from bench.spec.digest import digest
 from bench.spec.spec import Budget
 from bench.training.checkpoint import weight_bytes
 
+TRAINING_BATCH = 4
 KEPT = 8
 """Structures that are remembered."""
 
@@ -108,7 +112,7 @@ def _structure(network: nn.Module) -> Any:
 
 def _found(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
     try:
-        sites = find_sites(work, shape, coupling)
+        sites = trainable(work, find_sites(work, shape, coupling), shape)
     except NoSite as error:
         raise UsageError(no_exact_site(error)) from error
     cut_layers = {cut.layer for site in sites.values() for cut in site.cuts}
@@ -120,6 +124,39 @@ def _found(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
         shapes_of(work),
         shape,
     )
+
+
+def trainable(work: nn.Module, sites: Sites, shape: tuple[int, ...]) -> Sites:
+    """``sites`` without those whose slice fails in training mode, where a layer that only training uses reads them."""
+    device = next(work.parameters()).device
+
+    def error_of(network: nn.Module) -> Exception | None:
+        x = torch.randn(TRAINING_BATCH, *shape, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                network.train()(x.to(device, next(work.parameters()).dtype))
+        except Exception as error:  # whatever a network's own code raises
+            return error
+        return None
+
+    def failing(names: list[str]) -> dict[str, str]:
+        some = Sites({name: sites[name] for name in names}, {}, coupling=sites.coupling)
+        masks = {name: torch.arange(width) < (width + 1) // 2 for name, width in some.widths.items()}
+        error = error_of(some.slice(work, masks))
+        if error is None:
+            return {}
+        if len(names) == 1:
+            return {names[0]: f"a layer that only training uses reads it: {first_line(error)}"}
+        half = len(names) // 2
+        return {**failing(names[:half]), **failing(names[half:])} or dict.fromkeys(names, first_line(error))
+
+    if error_of(copied(work)) is not None:  # it wants more than images in training
+        return sites
+    bad = failing(list(sites))
+    left = {name: site for name, site in sites.items() if name not in bad}
+    if not left:
+        raise no_site(work, bad)
+    return Sites(left, {**sites.rejected, **bad}, sites.coupling)
 
 
 def no_exact_site(error: NoSite) -> str:

@@ -60,7 +60,7 @@ def weight_bytes(network: nn.Module) -> int:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Write tensors as safetensors, each once; returns the file's name, size and hash for the record.
 
-    ``texts`` are stored beside them, see :func:`load_metadata`.
+    ``texts`` are stored with them, see :func:`load_metadata`.
     """
     names = first_names(tensors)
     same = {name: first for name, first in names.items() if name != first}

@@ -298,6 +298,26 @@ def test_networks_with_batch_norm_in_front_of_sums_work_in_both_couplings():
         assert made.difference <= 1e-4
 
 
+class TrainsMore(nn.Module):
+    """A second head that only training uses reads the last site."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.other = three_sites()[:-1], three_sites()[-1], nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.head(x) + (self.other(x).sum() if self.training else 0)
+
+
+def test_sites_that_only_training_reads_are_left_alone():
+    network = TrainsMore()
+    made = bench.prune(network, example(), keep_macs=0.6)
+    assert set(made.widths) == {"body.0", "body.4"}
+    assert "only training uses" in made.rejected["body.7"]
+    made.network.train()(example())
+
+
 def test_summary_and_dictionary_say_all():
     made = bench.prune(three_sites(), example(), keep_macs=0.5)
     lines = made.summary().splitlines()
