@@ -20,9 +20,11 @@ def test_page_runs_as_written(tmp_path):
     script = next(block for language, block in blocks if not language and "python small.py" in block)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = ["bash", "-c", f"set -euo pipefail\n{script}"]
+    command = ["bash", "-c", f"set -euo pipefail\n{script}\npython in_loop.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"^fine-tuned (\S+)", done.stdout, re.M)[1]) > 0.7
     assert float(re.search(r"^difference (\S+)", done.stdout, re.M)[1]) < 1e-6
-    assert 0.49 < float(re.search(r"^MACs: .* \((\S+)\)", done.stdout, re.M)[1]) <= 0.5
+    shares = re.findall(r"^MACs: .* \((\S+)\)", done.stdout, re.M)
+    assert len(shares) == 2
+    assert all(0.49 < float(share) <= 0.5 for share in shares)
