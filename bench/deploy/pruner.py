@@ -42,10 +42,10 @@ class Pruner:
     In each step: :meth:`before_forward`, forward and loss, :meth:`penalty` (added to the loss), backward,
     :meth:`after_backward`, the optimizer's step, :meth:`after_step`; after each epoch :meth:`end_epoch`. Gates
     are hooks on the network as long as this is open: use it as a context manager, so that an exception leaves none.
+    Arguments that are not listed are those of :func:`bench.prune`.
 
     Args:
         network: is trained by the user; a compiled one is refused.
-        example, method, options, keep_macs, keep_params, coupling, ranking, min_keep, seed: as for :func:`bench.prune`.
         steps: of the optimizer, in all.
         epochs: in which they are made: schedules of methods are in epochs.
         optimizer: the user's; needed by methods whose own steps depend on its rate, and by those that mask units.
