@@ -64,6 +64,9 @@ def prune(
     budget, asked = budget_of({"keep_macs": keep_macs, "keep_params": keep_params}, ranking, min_keep)
     if coupling not in ("inner", "full"):
         raise UsageError(f"coupling={coupling!r}: inner or full")
+    whole = tuple(whole)
+    if earlier and (whole or coupling not in ("inner", earlier.sites.coupling)):
+        raise UsageError("coupling and whole are those of the first prune: sites are not searched again")
     chosen = method_of(method, options or {})
     logits = logits or (earlier._logits if earlier else None)
     with apart():

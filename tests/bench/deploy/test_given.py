@@ -95,3 +95,10 @@ def test_lazy_and_quantized_parameters():
     twins = three_sites()
     twins[0].bias = nn.Parameter(twins[1].weight.detach())
     refused(".* share their memory: make them one Parameter", twins, torch.randn(2, *GREY))
+
+
+def test_sites_are_those_of_the_first_prune():
+    made = bench.prune(three_sites(), torch.randn(2, *GREY), keep_macs=0.8)
+    for options in ({"coupling": "full"}, {"whole": ["0"]}):
+        why = "coupling and whole are those of the first prune: sites are not searched again"
+        refused(why, made, torch.randn(2, *GREY), **options)
