@@ -86,6 +86,7 @@ def bench_alone(seed):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: no CUDA device")
 def test_network_on_a_gpu_stays_there():
     network = three_sites().cuda()
     x, y = batch(0)
