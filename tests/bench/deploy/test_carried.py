@@ -1,16 +1,16 @@
 """Optimizer states and averages across a cut."""
 
 import copy
+import itertools
 
 import pytest
 import torch
-from support.networks import SHAPE, Encoder, residual, three_sites
+from support.networks import GREY, SHAPE, Encoder, residual, three_sites
 from torch import nn
 
 import bench
 from bench.errors import UsageError
 
-GREY = (1, 8, 8)
 SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 
 
@@ -43,19 +43,32 @@ def masked_step(network, optimizer, seed, sites, masks, shape):
     gates.remove()
 
 
+ADAMW = {"lr": 0.01, "weight_decay": 0.1, "amsgrad": True}
+RMSPROP = {"lr": 0.01, "momentum": 0.5, "centered": True}
+NETWORKS = {
+    "chain": (three_sites, GREY),
+    "shortcut": (lambda: residual("A"), SHAPE),
+    "heads": (lambda: Encoder(1, 4, 4), GREY),
+}
+OPTIMIZERS = {
+    "sgd": (torch.optim.SGD, SGD),
+    "adamw": (torch.optim.AdamW, ADAMW),
+    "rmsprop": (torch.optim.RMSprop, RMSPROP),
+}
+FAST = {("chain", "sgd"), ("shortcut", "adamw"), ("heads", "sgd")}
+
+
 @pytest.mark.parametrize(
-    ("make", "options"),
+    ("network", "optimizer"),
     [
-        (torch.optim.SGD, SGD),
-        (torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.1, "amsgrad": True}),
-        (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.5, "centered": True}),
+        pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow)
+        for pair in itertools.product(NETWORKS, OPTIMIZERS)
     ],
 )
-@pytest.mark.parametrize(
-    ("network", "shape"), [(three_sites, GREY), (lambda: residual("A"), SHAPE), (lambda: Encoder(1, 4, 4), GREY)]
-)
-def test_later_steps_are_those_of_the_masked_network(make, options, network, shape):
-    network = network().double()
+def test_later_steps_are_those_of_the_masked_network(network, optimizer):
+    build, shape = NETWORKS[network]
+    make, options = OPTIMIZERS[optimizer]
+    network = build().double()
     optimizer = grouped(network, make, **options)
     for seed in range(3):
         step(network, optimizer, seed, shape)

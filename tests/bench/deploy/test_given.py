@@ -4,12 +4,10 @@ import re
 
 import pytest
 import torch
-from support.networks import three_sites, two_sites
+from support.networks import GREY, three_sites, two_sites
 from torch import nn
 
 import bench
-
-GREY = (1, 8, 8)
 
 
 def refused(message, *given, error=bench.UsageError, **options):

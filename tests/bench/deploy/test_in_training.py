@@ -4,14 +4,12 @@ import os
 
 import pytest
 import torch
-from support.networks import three_sites
+from support.networks import GREY, three_sites
 from torch import distributed, multiprocessing
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import bench
-
-GREY = (1, 8, 8)
 
 
 def batch(seed):

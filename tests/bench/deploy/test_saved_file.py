@@ -8,20 +8,21 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.networks import Encoder, three_sites
+from support.networks import GREY, Encoder, residual, three_sites
 from torch import nn
 
 import bench
 from bench.errors import RunFailed, SetupError, UsageError
-from bench.models.build import build
 from bench.records import bits
 from bench.spec.digest import digest
 
-GREY, COLOURS = (1, 8, 8), (3, 8, 8)
+COLOURS = (3, 8, 8)
 
 
-def resnet(seed=0):
-    return build("resnet20", COLOURS, 10, seed)
+def padded(seed=0):
+    """A network with a padded shortcut: which channels stay matters, not only how many."""
+    torch.manual_seed(seed)
+    return residual("A")
 
 
 def pruned(network, shape=GREY, coupling="inner", **more):
@@ -32,11 +33,11 @@ def pruned(network, shape=GREY, coupling="inner", **more):
 @pytest.mark.parametrize("coupling", ["inner", "full"])
 @pytest.mark.parametrize("method", ["l1_norm", "random"])
 def test_loaded_network_is_the_saved_one(tmp_path, coupling, method):
-    network = resnet(1)
+    network = padded(1)
     network.train()(torch.randn(8, *COLOURS))  # statistics of its own
     made = pruned(network, COLOURS, coupling, method=method)
     made.save(tmp_path / "small.safetensors")
-    loaded, info = bench.load(tmp_path / "small.safetensors", build=lambda: resnet(9))
+    loaded, info = bench.load(tmp_path / "small.safetensors", build=lambda: padded(9))
     x = torch.randn(4, *COLOURS)
     assert torch.equal(loaded(x), made.network.eval()(x))
     assert not loaded.training
@@ -54,9 +55,9 @@ def test_heads_and_other_dtypes_are_loaded(tmp_path, make):
 
 
 def test_pruned_twice_is_loaded_from_the_first_dense_network(tmp_path):
-    made = bench.prune(pruned(resnet(), COLOURS, "full"), torch.randn(2, *COLOURS), keep_macs=0.3)
+    made = bench.prune(pruned(padded(), COLOURS, "full"), torch.randn(2, *COLOURS), keep_macs=0.3)
     made.save(tmp_path / "small.safetensors")
-    loaded, _ = bench.load(tmp_path / "small.safetensors", build=resnet)
+    loaded, _ = bench.load(tmp_path / "small.safetensors", build=padded)
     x = torch.randn(4, *COLOURS)
     assert torch.equal(loaded(x), made.network.eval()(x))
 
@@ -84,7 +85,7 @@ def test_shared_tensors_are_stored_once(tmp_path):
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "small.safetensors"
-    pruned(resnet(), COLOURS, "full").save(path)
+    pruned(padded(), COLOURS, "full").save(path)
     return path
 
 
@@ -110,19 +111,19 @@ def swap(described):
 def test_edited_masks_are_refused(saved):
     rewrite(saved, swap, again=False)
     with pytest.raises(RunFailed, match="was changed since it was saved"):
-        bench.load(saved, build=resnet)
+        bench.load(saved, build=padded)
 
 
 def test_edited_masks_are_refused_with_another_hash_too(saved):
     rewrite(saved, swap)
     with pytest.raises(RunFailed, match=r"outputs differ by .* of the largest"):
-        bench.load(saved, build=resnet)
+        bench.load(saved, build=padded)
 
 
 def test_cut_file_is_refused(saved):
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(RunFailed, match="cannot be read: it is damaged, or no safetensors file"):
-        bench.load(saved, build=resnet)
+        bench.load(saved, build=padded)
 
 
 def test_changed_weights_are_refused(saved):
@@ -132,24 +133,24 @@ def test_changed_weights_are_refused(saved):
     tensors["conv.weight" if "conv.weight" in tensors else next(n for n in tensors if "weight" in n)] *= 1.5
     save_file(tensors, saved, texts)
     with pytest.raises(RunFailed, match="outputs differ"):
-        bench.load(saved, build=resnet)
+        bench.load(saved, build=padded)
 
 
 def test_another_network_is_refused(saved):
-    class Other(type(resnet())):
+    class Other(type(padded())):
         def forward(self, x):
             return super().forward(x) + 1
 
-    other = resnet()
+    other = padded()
     other.__class__ = Other
     with pytest.raises(RunFailed, match="build makes another network, or the file was changed"):
         bench.load(saved, build=lambda: other)
     with pytest.raises(UsageError, match="in the file, not in the network of build"):
         bench.load(saved, build=three_sites)
-    wider = resnet()
+    wider = padded()
     first = next(name for name, module in wider.named_modules() if isinstance(module, nn.Conv2d))
     setattr(wider, first, nn.Conv2d(3, 32, 3, padding=1, bias=False))
-    with pytest.raises(UsageError, match=rf"{first}\.weight: 16 channels in the file, 32 here"):
+    with pytest.raises(UsageError, match=rf"{first}\.weight: 4 channels in the file, 32 here"):
         bench.load(saved, build=lambda: wider)
     with pytest.raises(UsageError, match="build gives a int, not the dense network"):
         bench.load(saved, build=lambda: 3)
@@ -158,16 +159,16 @@ def test_another_network_is_refused(saved):
 def test_other_files_are_refused(saved, tmp_path):
     for name in ("old.pt", "old.pth"):
         with pytest.raises(UsageError, match=r"such files run code when loaded"):
-            bench.load(tmp_path / name, build=resnet)
+            bench.load(tmp_path / name, build=padded)
         with pytest.raises(UsageError, match=r"such files run code when loaded"):
             bench.load(tmp_path / name)
     with pytest.raises(UsageError, match="no such file"):
-        bench.load(tmp_path / "none.safetensors", build=resnet)
+        bench.load(tmp_path / "none.safetensors", build=padded)
     with pytest.raises(UsageError, match="holds weights, not code: give build"):
         bench.load(saved)
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
     with pytest.raises(UsageError, match=r"it is not of PrunedNetwork.save"):
-        bench.load(tmp_path / "plain.safetensors", build=resnet)
+        bench.load(tmp_path / "plain.safetensors", build=padded)
 
 
 def test_place_that_cannot_be_written_is_said(tmp_path):
@@ -179,8 +180,8 @@ def test_place_that_cannot_be_written_is_said(tmp_path):
 @pytest.mark.slow
 def test_loading_needs_neither_torch_pruning_nor_a_search(saved):
     code = (
-        "import sys, bench; from bench.models.build import build;"
-        f"bench.load({str(saved)!r}, build=lambda: build('resnet20', (3, 8, 8), 10));"
+        "import sys, bench; from bench.conformance.tiny_networks import residual;"
+        f"bench.load({str(saved)!r}, build=lambda: residual('A'));"
         "assert 'torch_pruning' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
