@@ -27,7 +27,7 @@ WORDS = {
 PATTERN = re.compile(rf"\b({'|'.join(WORDS.values())})\b", re.I)
 ROOMS = (
     *(f"bench/{room}" for room in ("spec", "models", "data", "measure", "pruning", "training", "records", "runs")),
-    *("bench/conformance", "bench/cli", "leaderboard", "slurm", "methods", "examples", "tools", "docs"),
+    *("bench/conformance", "bench/deploy", "bench/cli", "leaderboard", "slurm", "methods", "examples", "tools", "docs"),
 )
 DIRTY: set[str] = set()
 """Rooms with words of the left column in their text or in the names of their tests."""

@@ -2,7 +2,7 @@
 
 A page says ``<!-- generated: NAME -->``; the block follows, up to ``<!-- /generated -->``. NAME is a method, several
 methods (``NAME, NAME``), ``commands`` (every command with its options, read off the parsers), ``context`` (what a
-method can read of its run), or ``record``: the fields of a record.
+method can read of its run), ``record`` or ``score``: the fields of a record, or of what ``bench score`` writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from bench.cli import method_page, parser
 from bench.cli.method_page import table
 from bench.errors import UsageError
-from bench.records import schema
+from bench.records import latency, schema, score
 from bench.spec import recipe, spec
 from bench.spec.class_scan import ROOT
 from bench.spec.option_scan import comments_of
@@ -79,7 +79,12 @@ def missing(folder: Path) -> list[str]:
 
 
 def _block(names: str) -> str:
-    make = {"commands": commands, "context": context_values, "record": record_fields}.get(names)
+    make = {
+        "commands": commands,
+        "context": context_values,
+        "record": lambda: fields(schema.json_schema()),
+        "score": lambda: fields(score.json_schema()),
+    }.get(names)
     if make is None:
         return method_page.marked(name.strip() for name in names.split(","))
     return f"<!-- generated: {names} -->\n\n{make()}\n\n<!-- /generated -->"
@@ -94,9 +99,9 @@ def context_values() -> str:
     return "\n".join(table(["value", "meaning"], rows))
 
 
-def record_fields() -> str:
-    """Every field of a record with its type and meaning, in a table."""
-    whole, meanings = schema.json_schema(), field_comments()
+def fields(whole: dict[str, Any]) -> str:
+    """Every field of a JSON schema with its type and meaning, in a table."""
+    meanings = field_comments()
     rows: list[list[str]] = []
 
     def add(name: str, node: dict[str, Any], meaning: str = "") -> None:
@@ -116,9 +121,9 @@ def record_fields() -> str:
 
 
 def field_comments() -> dict[str, dict[str, str]]:
-    """Class -> field -> the comment behind the field or above it, of the parts of a record."""
+    """Class -> field -> the comment behind the field or above it, of the parts of records and scores."""
     found: dict[str, dict[str, str]] = {}
-    for module in (recipe, spec, schema):
+    for module in (recipe, spec, schema, latency, score):
         text = Path(str(module.__file__)).read_text(encoding="utf-8")
         comments = comments_of(text)
         for node in ast.parse(text).body:

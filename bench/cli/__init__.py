@@ -70,13 +70,28 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The whole command line. Builds without importing torch."""
-    from bench.cli import board, check, export, latency, lint, list_, new, page, reproduce, run, show, status, sweep
+    from bench.cli import (
+        board,
+        check,
+        export,
+        latency,
+        lint,
+        list_,
+        new,
+        page,
+        reproduce,
+        run,
+        score,
+        show,
+        status,
+        sweep,
+    )
 
     text = "Train, prune, slice and measure networks, and leave a record of it."
     top = Parser(prog=PROGRAM, description=text, epilog=EXAMPLES)
     top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for part in (run, sweep, status, list_, show, board, lint, latency, export, reproduce, check, new, page):
+    for part in (run, sweep, status, list_, show, board, lint, latency, export, score, reproduce, check, new, page):
         part.add_to(commands)
     return top
 

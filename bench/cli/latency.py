@@ -60,7 +60,7 @@ def _add_how(parser: Any, runtimes: tuple[str, ...]) -> None:
         metavar="NAME[,...]",
         help=f"eager, onnxruntime ({','.join(runtimes)})",
     )
-    parser.add_argument("--batch", type=_batches, default=BATCHES, metavar="N[,...]", help="batch sizes (1,64)")
+    parser.add_argument("--batch", type=batches, default=BATCHES, metavar="N[,...]", help="batch sizes (1,64)")
     parser.add_argument(
         "--wait", type=arguments.whole, default=WAIT_S, metavar="S", help=f"longest wait for a quiet machine ({WAIT_S})"
     )
@@ -189,7 +189,8 @@ def _row(line: Line) -> dict[str, Any]:
     }
 
 
-def _batches(text: str) -> list[int]:
+def batches(text: str) -> list[int]:
+    """Batch sizes of an option, for argparse."""
     sizes = list(dict.fromkeys(arguments.whole(part.strip()) for part in text.split(",")))
     if 0 in sizes:
         raise argparse.ArgumentTypeError("a batch has at least 1 image")

@@ -47,12 +47,13 @@ class OnnxFile:
             named = ", ".join(value.name for value in inputs) or "no input"
             raise UsageError(f"{self.name} has {len(inputs)} inputs ({named}): only networks of one image are scored")
         kind = inputs[0].type.tensor_type
-        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+        sizes: list[int | None] = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
         if kind.elem_type != FLOAT32 or len(sizes) != 4:
             raise UsageError(f"{self.name}: its input {inputs[0].name} is not float32 [batch, channels, rows, columns]")
         self.input: str = inputs[0].name
         self.batch = sizes[0]
-        self.shape = None if None in sizes[1:] else (sizes[1], sizes[2], sizes[3])
+        image = tuple(size for size in sizes[1:] if size is not None)
+        self.shape = image if len(image) == 3 else None
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bench.errors import RunFailed
 from bench.measure.onnx_file import OnnxFile
+from bench.measure.products import NetworkCount, Product
 
 PRODUCTS = {
     "Conv": (0, 1, None, 2),
@@ -50,44 +50,7 @@ CHEAP_OPERATORS = """
 CHEAP = frozenset(CHEAP_OPERATORS.split())
 
 
-@dataclass(frozen=True)
-class Product:
-    """One product of the graph.
-
-    Attributes:
-        name: of the node, else of its output.
-        kind: ``conv``, ``linear`` or ``matmul``.
-        macs: of one image.
-        outputs: elements of its output for one image.
-        inputs: elements that it reads for one image, weights not included.
-        bias: whether it adds one.
-        zero: which weights of each output channel are zero, bool ``[channels, N]``; None where there are no weights,
-            but two factors that depend on the image.
-    """
-
-    name: str
-    kind: str
-    macs: int
-    outputs: int
-    inputs: int
-    bias: bool
-    zero: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class OnnxCount:
-    """What one image costs: the products in the order of the graph, and elements of other operators' outputs."""
-
-    products: tuple[Product, ...]
-    others: dict[str, int]
-
-    @property
-    def macs(self) -> int:
-        """All of them."""
-        return sum(product.macs for product in self.products)
-
-
-def count(file: OnnxFile, shape: tuple[int, ...]) -> OnnxCount:
+def count(file: OnnxFile, shape: tuple[int, ...]) -> NetworkCount:
     """Count a file for one image of ``shape``.
 
     Raises RunFailed where the file does not run, and where an operator has no rule: it would be counted as zero.
@@ -111,10 +74,10 @@ def count(file: OnnxFile, shape: tuple[int, ...]) -> OnnxCount:
         if _label(node) in PRODUCTS:
             products.append(_product(node, values, varying, batch))
         else:
-            pooled = "Pool" in node.op_type  # each of its inputs counts once
+            pooled = "Pool" in node.op_type or node.op_type == "ReduceMean"  # each of its inputs counts once
             size = values[node.input[0] if pooled else node.output[0]].size
             others[node.op_type] += size // batch
-    return OnnxCount(tuple(products), dict(others))
+    return NetworkCount(tuple(products), dict(others))
 
 
 def _label(node: Any) -> str:

@@ -22,7 +22,7 @@ from bench.measure.quiet import Load, Machine
 from bench.records.latency import RESTARTS, Key, Line, Quiet, Restart, Samples, Times, refused, shape_of, times_of
 from bench.records.schema import Environment, Finished
 from bench.runs.artifacts import RunArtifacts
-from bench.runs.latency_restart import Task, Window, Work, in_new_process
+from bench.runs.latency_restart import Pair, Task, Window, Work, in_new_process
 from bench.runs.result import now
 from bench.spec.digest import widths_sha256
 from bench.spec.registry import PLUGINS
@@ -184,7 +184,7 @@ class LatencyPass:
             of_network = list(of_one)
             yield from (of_network[start : start + AT_ONCE] for start in range(0, len(of_network), AT_ONCE))
 
-    def timed(self, tasks: Sequence[Task], folder: Path) -> dict[Key, Measured]:
+    def timed(self, tasks: Sequence[Pair], folder: Path) -> dict[Key, Measured]:
         """Time all keys of some tasks in ``RESTARTS`` processes, in another order in each."""
         found: dict[Key, Measured] = {key: Measured() for task in tasks for key in task.keys}
         for _ in range(RESTARTS):
@@ -231,7 +231,7 @@ def tasks_of(keys: Mapping[Key, Finished], pair: tuple[str, str]) -> list[Task]:
     by_shape: dict[tuple[str, tuple[int, int, int], str], list[Key]] = {}
     for key in keys:
         by_shape.setdefault((key.arch_sha256, key.shape, key.widths_sha256), []).append(key)
-    return [Task(keys[of_shape[0]], pair, tuple(of_shape)) for of_shape in by_shape.values()]
+    return [Task(tuple(of_shape), keys[of_shape[0]], pair) for of_shape in by_shape.values()]
 
 
 def _network(task: Task) -> tuple[str, tuple[int, int, int]]:

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import signal
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,18 +31,42 @@ GRACE_S = 10
 
 
 @dataclass(frozen=True)
-class Task:
-    """Two networks that are timed in turns, and how.
+class Pair(ABC):
+    """Two networks that are timed in turns.
+
+    Attributes:
+        keys: one a runtime and batch; the second network's shape.
+    """
+
+    keys: tuple[Key, ...]
+
+    @abstractmethod
+    def bound(self, key: Key, device: torch.device, folder: Path) -> list[Bind]:
+        """Both networks in the runtime of ``key``; ``folder`` keeps the files of runtimes that convert networks."""
+
+
+@dataclass(frozen=True)
+class Task(Pair):
+    """Two networks of a record.
 
     Attributes:
         record: what they are rebuilt from, without any file of its run: weights do not matter for time.
         pair: each ``dense`` or ``final``, see :meth:`bench.runs.artifacts.RunArtifacts.shaped`.
-        keys: one a runtime and batch; the second network's shape.
     """
 
     record: Finished
     pair: tuple[str, str]
-    keys: tuple[Key, ...]
+
+    def bound(self, key: Key, device: torch.device, folder: Path) -> list[Bind]:
+        """See :class:`Pair`."""
+        stored = RunArtifacts(self.record, Path())
+        found = []
+        for which in self.pair:
+            width = "dense" if which == "dense" else widths_sha256(shape_of(self.record.structure))[:16]
+            file = folder / f"{key.arch_sha256[:16]}-{'x'.join(map(str, key.shape))}-{width}.{key.runtime}"
+            network = stored.shaped(which)
+            found.append(latency.RUNTIMES[key.runtime].load(network, key.shape, device, key.layout, file))
+        return found
 
 
 @dataclass(frozen=True)
@@ -57,7 +82,7 @@ class Work:
         plugins: files that define architectures.
     """
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[Pair, ...]
     device: str
     threads: int
     machine: Machine
@@ -121,7 +146,7 @@ def windows(work: Work) -> Iterator[Window]:
             device, _ = latency.place_of(key.runtime, torch.device(work.device), key.layout)
             try:
                 if key.runtime not in bound:
-                    bound = {key.runtime: _bound(task, key, device, work.folder)}
+                    bound = {key.runtime: task.bound(key, device, work.folder)}
             except BenchError as error:
                 yield Window(key, None, Load(0.0, 0.0), failure=first_line(error))
                 continue
@@ -130,15 +155,3 @@ def windows(work: Work) -> Iterator[Window]:
             times, load, repeats = work.machine.undisturbed(partial(latency.interleaved, calls, device))
             dense, final = (times * 1e6).round().astype(int).T.tolist()
             yield Window(key, Restart(dense, final), load, repeats)
-
-
-def _bound(task: Task, key: Key, device: torch.device, folder: Path) -> list[Bind]:
-    """Both networks in the runtime of ``key``."""
-    stored = RunArtifacts(task.record, Path())
-    found = []
-    for which in task.pair:
-        width = "dense" if which == "dense" else widths_sha256(shape_of(task.record.structure))[:16]
-        file = folder / f"{key.arch_sha256[:16]}-{'x'.join(map(str, key.shape))}-{width}.{key.runtime}"
-        network = stored.shaped(which)
-        found.append(latency.RUNTIMES[key.runtime].load(network, key.shape, device, key.layout, file))
-    return found

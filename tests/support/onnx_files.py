@@ -15,23 +15,23 @@ def tensor(name, sizes):
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
 
 
-def graph(nodes, stored, shape, outputs, batch="n"):
-    """A model from ``x [batch, *shape]`` to ``out``, with tensors by name."""
+def graph(nodes, stored, shape, batch="n", outputs=("out",)):
+    """A model from ``x [batch, *shape]`` to ``outputs``, with tensors by name."""
     import onnx
 
     made = onnx.helper.make_graph(
         list(nodes),
         "network",
         [tensor("x", [batch, *shape])],
-        [onnx.ValueInfoProto(name="out")],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
         [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in stored.items()],
     )
     sets = [onnx.helper.make_opsetid(domain, 20 if not domain else 1) for domain in ("", "com.foo")]
     return onnx.helper.make_model(made, opset_imports=sets, ir_version=10)
 
 
-def save(folder, model):
+def save(folder, model, name="network"):
     """The model's file."""
-    path = folder / "network.onnx"
+    path = folder / f"{name}.onnx"
     path.write_bytes(model.SerializeToString())
     return path

@@ -5,6 +5,7 @@ import pytest
 from bench.cli import main as bench
 from bench.cli import method_page, parser
 from bench.errors import UsageError
+from bench.records import schema
 from bench.spec.registry import METHODS
 from tools import docs_blocks
 
@@ -69,7 +70,7 @@ def test_wrong_marks_are_refused(folder, capsys):
 
 
 def test_every_field_of_a_record_has_a_type_and_a_meaning():
-    rows = [line.strip("| ").split(" | ") for line in docs_blocks.record_fields().splitlines()[2:]]
+    rows = [line.strip("| ").split(" | ") for line in docs_blocks.fields(schema.json_schema()).splitlines()[2:]]
     without = [row[0] for row in rows if len(row) < 3 and not re.search(r"^`spec\.|\[\]`$", row[0])]
     assert without == [] and len(rows) > 150
     said = {row[0]: row[1:] for row in rows}

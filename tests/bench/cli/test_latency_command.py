@@ -234,7 +234,7 @@ def few_rounds(monkeypatch):
 
 def work_of(record, folder, runtimes=("eager",), plugins=()):
     keys = tuple(latency_pass.wanted([record], latency_pass.How(runtimes, (1, 3), 1, "cpu")))
-    return Work((Task(record, ("dense", "final"), keys),), "cpu", 1, always_quiet(), folder, plugins)
+    return Work((Task(keys, record, ("dense", "final")),), "cpu", 1, always_quiet(), folder, plugins)
 
 
 @pytest.fixture

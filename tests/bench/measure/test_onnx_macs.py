@@ -31,7 +31,7 @@ def network(*more, batch="n", weights=(), outputs=10):
         *(more or [node("Gemm", ["features", "v", "bias"], "out", transB=1)]),
     ]
     stored = {"w": torch.ones(4, 2, 3, 3), "v": torch.ones(outputs, 4), "bias": torch.ones(outputs), **dict(weights)}
-    return graph(nodes, stored, SHAPE, outputs, batch)
+    return graph(nodes, stored, SHAPE, batch)
 
 
 def test_layers_by_hand(tmp_path):
