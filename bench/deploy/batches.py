@@ -24,7 +24,7 @@ PAIRS = "batches must be (inputs, targets)"
 
 
 class NoTargets(Tensor):
-    """Stands for targets that a batch does not have: whatever is computed of it fails."""
+    """In place of targets that a batch does not have: whatever is computed of it fails."""
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -35,7 +35,7 @@ class NoTargets(Tensor):
 class Batches(ImageSet):
     """An iterable of batches, read as far as a method asks.
 
-    A loader that shuffles or augments draws its random numbers from generators of its own, which start anew in each
+    A loader that shuffles or augments draws its random numbers from generators of its own, which start again in each
     pass: so all passes give the same batches. An iterator can be read once; what was read of it is kept.
 
     Args:

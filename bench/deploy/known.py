@@ -99,7 +99,7 @@ def known_of(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
 
 
 def _structure(network: nn.Module) -> Any:
-    """Modules, what they are told, sizes of their tensors; whatever may change what :func:`known_of` finds."""
+    """Modules, what they are said, sizes of their tensors; whatever may change what :func:`known_of` finds."""
     plain = (bool, int, float, str, tuple, type(None))
     modules = [
         (name, {k: repr(v) for k, v in sorted(vars(module).items()) if isinstance(v, plain) and k != "training"})

@@ -27,7 +27,7 @@ def step(network, optimizer, seed):
     return loss.detach()
 
 
-def test_mixed_precision_goes_on():
+def test_mixed_precision_continues():
     network = three_sites()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     step(network, optimizer, 0)
