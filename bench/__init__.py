@@ -7,7 +7,18 @@ from typing import Any
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.moved import Finder
 
-__all__ = ["RULES", "PrunedNetwork", "Pruner", "RunFailed", "SetupError", "UsageError", "load", "prune", "run"]
+__all__ = [
+    "RULES",
+    "PrunedNetwork",
+    "Pruner",
+    "RunFailed",
+    "SetupError",
+    "UsageError",
+    "load",
+    "load_board",
+    "prune",
+    "run",
+]
 
 __version__ = "0.2.0"
 
@@ -21,10 +32,11 @@ LAZY = {
     "PrunedNetwork": "bench.deploy.pruned_network",
     "Pruner": "bench.deploy.pruner",
     "load": "bench.deploy.loading",
+    "load_board": "leaderboard",
     "prune": "bench.deploy.prune",
     "run": "bench.runs.python_api",
 }
-"""Name -> its module, imported when the name is used: all of them need torch."""
+"""Name -> its module, imported when the name is used: torch and pandas are slow to import."""
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,7 @@ DOORS = {
     "tqdm": {"bench.progress"},
     "onnx": {"bench.measure.onnx_export", "bench.measure.onnx_file"},
     "onnxruntime": {"bench.measure.onnx_export"},
-    "pandas": {"leaderboard.reader.frame"},
+    "pandas": {"leaderboard.reader.board_frame", "leaderboard.reader.frame"},
     "scipy": {"bench.records.latency"}
     | {f"bench.pruning.latency_{name}" for name in ("model", "rounds", "solver")}
     | {

@@ -23,7 +23,7 @@ from bench.spec.request import RunOptions, RunRequest
 REQUEST, OPTIONS = ({f.name for f in dataclasses.fields(cls)} for cls in (RunRequest, RunOptions))
 
 
-def run(**asked: Any) -> list[Finished]:
+def run(**asked: Any) -> Finished | list[Finished]:
     """Carry out what ``bench run`` with these options does, one seed after the other.
 
     Args:
@@ -31,7 +31,7 @@ def run(**asked: Any) -> list[Finished]:
             :class:`bench.spec.request.RunOptions`.
 
     Returns:
-        The records, in the order of the seeds. A run that is already done is read, not repeated.
+        The record; where ``seeds`` are given, a list in their order. A run that is already done is read, not repeated.
 
     Raises:
         UsageError: a name or a value is unknown or invalid.
@@ -47,7 +47,8 @@ def run(**asked: Any) -> list[Finished]:
     request = RunRequest(**{name: value for name, value in asked.items() if name in REQUEST})
     options = RunOptions(**{name: value for name, value in asked.items() if name in OPTIONS})
     specs, options = resolve(request, options)
-    return [execute(spec, options) for spec in specs]
+    records = [execute(spec, options) for spec in specs]
+    return records if "seeds" in asked else records[0]
 
 
 def load(

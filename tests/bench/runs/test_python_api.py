@@ -1,8 +1,5 @@
 """``bench.run`` and ``bench.load``: what the commands do, from Python."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from support.requested import request_of
@@ -32,6 +29,11 @@ def test_records_are_those_of_the_command(ran, tmp_path, capsys):
     assert [out.count(found.id) > 0 for found in ran] == [True, True]
     assert request_of(*words[1:]).keep_macs is None  # both have the default budget
     assert ran[0].spec.budget.keep_macs == 0.5
+
+
+def test_without_seeds_there_is_one_record(ran, tmp_path):
+    record = bench.run(method="l1_norm", **SMALL, settings=SHORT, out=tmp_path / "out")
+    assert record == ran[0]
 
 
 def _seed(path):
@@ -72,9 +74,3 @@ def test_wrong_arguments_are_refused():
     ):
         with pytest.raises(UsageError, match=said):
             bench.run(**asked)
-
-
-def test_importing_bench_loads_no_torch():
-    code = "import bench, sys; print('torch' in sys.modules, hasattr(bench, 'nothing'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False\n"
