@@ -29,7 +29,7 @@ def load_board(path: Path | str = BOARD) -> pd.DataFrame:
         The columns of ``bench board --format csv``; a number that is not there is NaN.
 
     Raises:
-        UsageError: there is no such file, or it is none of this version's boards.
+        UsageError: there is no such file, or another kind of file or version.
     """
     from leaderboard.reader import board_frame
 
