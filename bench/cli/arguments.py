@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.runs.resolve import DEFAULT_KEEP_MACS
-from bench.spec.request import RunOptions
+from bench.spec.request import RunOptions, RunRequest
 from bench.spec.spec import UNITS, WIDTH
 
 SEEDS = "N[-M][,...]"
@@ -25,6 +25,10 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--keep-macs", type=_number, metavar="SHARE", help=f"default {DEFAULT_KEEP_MACS}")
     budget.add_argument("--keep-params", type=_number, metavar="SHARE", help="instead of --keep-macs")
     budget.add_argument(
+        "--keep-latency", type=_number, metavar="SHARE", help="instead: of the dense network's milliseconds"
+    )
+    budget.add_argument("--latency-ms", type=_number, metavar="MS", help="instead: milliseconds of an inference")
+    budget.add_argument(
         "--like", metavar="RECORD", help="instead: as many units in each site as this record's network kept"
     )
     budget.add_argument("--native", action="store_true", help="instead: the method chooses, as its paper does")
@@ -39,11 +43,24 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         "--keep-blocks", type=_number, metavar="SHARE", help="with --units both: of the blocks, whatever they cost"
     )
     budget.add_argument("--min-blocks", type=whole, metavar="N", help="blocks that stay in every site of blocks (1)")
+    where = parser.add_argument_group("where milliseconds hold")
+    runtime = RunRequest.runtime
+    where.add_argument("--runtime", default=runtime, metavar="NAME", help=f"program that infers ({runtime})")
+    where.add_argument("--batch", type=whole, default=1, metavar="N", help="images of an inference (1)")
+    where.add_argument("--runtime-threads", type=whole, default=1, metavar="N", help="its CPU threads (1)")
+    add_latency_table(where)
     change = parser.add_argument_group("settings")
     _add_repeated(change, "-p", dest="options", metavar="KEY=VALUE", help="method option")
     _add_repeated(change, "--set", dest="settings", metavar="KEY=VALUE", help="recipe value, such as train.epochs=5")
     change.add_argument("--epochs", type=whole, metavar="N", help="short for --set train.epochs=N")
     change.add_argument("--finetune-epochs", type=whole, metavar="N", help="short for --set finetune.epochs=N")
+
+
+def add_latency_table(parser: Any) -> None:
+    """Add ``--latency-table``."""
+    parser.add_argument(
+        "--latency-table", metavar="FILE", help="table of milliseconds; default: the one in --out, or a new one"
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> Any:

@@ -50,6 +50,7 @@ def add_to(commands: Any) -> None:
     p.add_argument("name", nargs="?", metavar="NAME|FILE|RECORD", help="default: list what there is")
     p.add_argument("--only", action="append", default=[], metavar="GROUP", help="this group of runs; repeatable")
     p.add_argument("--seeds", metavar="N[-M][,...]", help="default: the publication's")
+    arguments.add_latency_table(p)
     where = arguments.add_options(p)
     where.add_argument("--retry", action="store_true", help="run failed runs again; finished ones stay")
     where.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
@@ -213,6 +214,7 @@ def _replay(path: Path, chosen: argparse.Namespace) -> int:
         output.print_command(rerun.command_line(request, options), chosen)
         return 0
     options = _on_machine(path, machine, options)
+    _keep_table(given, chosen, options.out)
     from bench.measure import environment
     from bench.runs.execute import execute
 
@@ -283,6 +285,18 @@ def _fresh(path: Path, given: Record, spec: Spec, out: Path) -> Path:
     there = store.path_of(out, spec)
     own = there.is_file() and store.load(there).record_sha256 == given.record_sha256
     return out / "replays" if own or path.resolve().is_relative_to(out.resolve()) else out
+
+
+def _keep_table(given: Finished, chosen: argparse.Namespace, out: Path) -> None:
+    """Put the latency table of a record, with what its run measured, where the replay looks for it."""
+    if given.latency is None or given.spec.budget is None:
+        return
+    from bench.records.latency_table import Chosen
+    from bench.runs.latency_tables import keep_rounds
+
+    measured = [Chosen(one.vector, one.ms, one.dense_ms, one.low, one.high) for one in given.latency.rounds]
+    file = Path(chosen.latency_table) if chosen.latency_table else None
+    keep_rounds(file, chosen.out, out, str(given.spec.budget.table), measured)
 
 
 def _replay_rows(found: dict[str, Any]) -> list[dict[str, str]]:

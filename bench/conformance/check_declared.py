@@ -14,7 +14,6 @@ from bench.conformance.checks import Broken, check, require
 from bench.conformance.subject import RECIPE, Stopped, Subject
 from bench.errors import BenchError, UsageError
 from bench.runs.method_factory import make_method
-from bench.runs.pipeline import check_plan
 from bench.spec.class_scan import ROOT
 from bench.spec.decode import method_config
 from bench.spec.digest import canonical
@@ -22,7 +21,7 @@ from bench.spec.entries import Paper
 from bench.training.checkpoint import clone_state
 from bench.training.context import Context
 from bench.training.guard import DECLARED_WRITERS
-from bench.training.plan import Phase
+from bench.training.plan import Phase, check_plan
 from bench.training.requirements import NEEDS
 
 OF_THE_HARNESS = {"bench.api", "bench.archs.architecture", "bench.data.dataset"}

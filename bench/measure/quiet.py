@@ -26,6 +26,8 @@ T = TypeVar("T")
 class Busy(SetupError):
     """Other work runs on this machine: what is timed now would say nothing (exit 3)."""
 
+    status = "interrupted"
+
 
 @dataclass(frozen=True)
 class CpuTimes:

@@ -13,6 +13,8 @@ from bench.pruning.latency_model import LatencyModel, Timed, fitted
 from bench.pruning.latency_solver import Choices, best, narrowest
 from bench.spec.wording import plural
 
+Pick = Callable[[LatencyModel, Choices, float], Vector | None]
+"""Chooses a vector that takes at most so many ms; None where it finds none."""
 MOST_ROUNDS = 3
 NEAR = 0.03
 """What was measured may differ from what was asked by this share of it."""
@@ -80,6 +82,7 @@ def rounds(
     timed: Sequence[Timed],
     choices: Choices,
     measure: Callable[[Vector], Measured],
+    pick: Pick = best,
 ) -> list[Round]:
     """The rounds that lead to widths which take what was asked, within ``NEAR``; the last one's are chosen.
 
@@ -92,6 +95,7 @@ def rounds(
         timed: networks of the table.
         choices: what may be kept, and its worth.
         measure: times the network of a vector.
+        pick: chooses a vector.
 
     Raises:
         UsageError: no widths are fast enough.
@@ -102,7 +106,7 @@ def rounds(
     target, slow = asked.target(dense_ms), set[tuple[int, ...]]()
     fast: Round | None = None
     while True:
-        found = best(model, choices, target)
+        found = pick(model, choices, target)
         if found is None:  # after a correction
             found = narrowest(model, choices)
         vector = tuple(found.tolist())

@@ -221,6 +221,7 @@ class File(Part, frozen=True):
 class Artifacts(Part, frozen=True):
     network: File | None = None  # the final one
     masks: File | None = None  # of each site
+    scores: File | None = None  # of each unit, from which a budget of milliseconds was met
 
 
 class Memory(Part, frozen=True):
@@ -228,6 +229,23 @@ class Memory(Part, frozen=True):
     dense_peak_bytes: Count  # of a forward of the dense network
     final_peak_bytes: Count  # of a forward of the final network
     process_peak_bytes: Count  # of the whole run
+
+
+class LatencyRound(Part, frozen=True):
+    target: Positive  # ms that were looked for
+    predicted: Positive  # ms of what was found
+    vector: list[Count]  # widths of the sites of channels, then 1 for each block that stays
+    ms: Positive  # measured, geometric mean over copies
+    dense_ms: Positive  # of the dense network next to it
+    low: Positive  # of the 95 % interval of their ratio
+    high: Positive  # of the same
+
+
+class Latency(Part, frozen=True):
+    device: Name  # of the table, and of what was measured
+    dense_ms: Positive  # of the dense network by the table
+    ranking: list[Name]  # global, layer, equal or shares; that of blocks too where it is another one
+    rounds: list[LatencyRound]  # the last one's network was chosen
 
 
 class Clock(Part, frozen=True):
@@ -279,6 +297,7 @@ class Record(Part, frozen=True):
     curve: Curve | None = None  # of the method's own training; the base's is in its own file
     artifacts: Artifacts = Artifacts()  # files below artifacts/ID
     memory: Memory | None = None  # of a forward pass
+    latency: Latency | None = None  # how a budget of milliseconds was met
     plan_sha256: Sha256 | None = None  # of the sweep file with the plan that asked for the run; absent without one
     replay_of: Sha256 | None = None  # record_sha256 of the record that bench reproduce ran again
     record_sha256: str = ""  # last in the line, of the bytes before it: the store adds and checks it

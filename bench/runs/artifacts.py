@@ -20,14 +20,18 @@ from bench.models.memory_format import LAYOUT
 from bench.models.shared_parameters import copied
 from bench.pruning.blocks import as_mask
 from bench.pruning.cost_model import CostModel
+from bench.pruning.latency_choice import LatencyChoice
+from bench.pruning.latency_rounds import Measured
 from bench.pruning.sites import Sites
 from bench.records.schema import File, Finished
 from bench.records.values import given
 from bench.runs.identity import arch_sha256, arch_source, packed_masks
+from bench.runs.latency_tables import DenseNetwork, choice_of
 from bench.runs.method_factory import make_method
 from bench.runs.network_trial import Situation
 from bench.runs.preflight import Fit, fit
 from bench.spec.registry import ARCHS, METHODS, Registry
+from bench.spec.wording import plural
 from bench.training import dense_baseline as bases
 from bench.training.checkpoint import load_tensors
 from bench.training.context import Context
@@ -108,6 +112,30 @@ class RunArtifacts:
         if packed_masks(masks) != self.record.structure.masks:
             raise RunFailed(f"{path}: the stored masks are not the recorded ones")
         return masks
+
+    def check_latency(self) -> str:
+        """Choose again what meets the budget of milliseconds; raises AssertionError where that is something else."""
+        record, choice = self.record, self._latency_choice()
+        found = record.latency
+        assert found is not None and choice is not None
+        scores = load_tensors(self._artifact(record.artifacts.scores)) if record.artifacts.scores else {}
+        measured = {tuple(one.vector): Measured(one.ms, one.dense_ms, one.low, one.high) for one in found.rounds}
+        masks = choice.again(scores, found.ranking, measured)
+        vectors = [list(one.vector) for one in choice.rounds]
+        assert vectors == [one.vector for one in found.rounds], "the rounds lead to other widths"
+        stored = self.masks()
+        assert all(torch.equal(mask, stored[name]) for name, mask in masks.items()), "the scores keep other units"
+        return f"{plural(len(vectors), 'round')}, {choice.asked.of(choice.rounds[-1].measured):.3f} of what was asked"
+
+    def _latency_choice(self) -> LatencyChoice | None:
+        """What met a budget of milliseconds; None for another budget."""
+        spec, structure = self.record.spec, self.record.structure
+        if spec.budget is None or not spec.budget.of_latency:
+            return None
+        network, sites = self.parts()
+        model = self.model().exempting(structure.exempt or ())
+        dense = DenseNetwork(spec.arch, structure.arch_sha256, network, sites, model, self.layout)
+        return choice_of(dense, spec.budget, spec.unit_kinds, self.out, model)
 
     def network(self, which: str) -> nn.Module:
         """One of ``NETWORKS``."""
@@ -192,7 +220,9 @@ class RunArtifacts:
         own, cpu, no_data = copied(network), torch.device("cpu"), cast("TrainingData", None)  # plans need none
         masked = MaskedModel(own, sites.bind(own), self.model(), cpu, self.record.training.precision)
         method = make_method(spec.method, spec.config)
-        plan = method.plan(Context(masked, no_data, spec.recipe, spec.budget, spec.seed))
+        ctx = Context(masked, no_data, spec.recipe, spec.budget, spec.seed)
+        ctx._latency = self._latency_choice()
+        plan = method.plan(ctx)
         steps = [(step.epochs, step.part, step.rewind) if isinstance(step, Phase) else "prune" for step in plan]
         return steps, method.starts_from
 

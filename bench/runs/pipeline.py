@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.data import loading
-from bench.errors import METHOD, RunFailed
 from bench.files import require_writable
 from bench.measure import environment, flops, latency
 from bench.measure.accuracy import correct, logits_of, quality
@@ -24,10 +21,12 @@ from bench.models.memory_format import LAYOUT, place
 from bench.progress import Progress
 from bench.pruning.blocks import as_text
 from bench.pruning.cost_model import CostModel
+from bench.pruning.latency_choice import LatencyChoice
 from bench.records import bits, schema
 from bench.records.schema import Record
 from bench.runs import result
 from bench.runs.identity import identify, packed_masks, require_resolved, suite_sha256
+from bench.runs.latency_tables import DenseNetwork, choice_of
 from bench.runs.method_factory import make_method
 from bench.runs.network_trial import BATCH, Situation
 from bench.runs.preflight import fit
@@ -42,7 +41,7 @@ from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
 from bench.training.masked_model import MaskedModel
 from bench.training.method import Method
-from bench.training.plan import PRUNE, Phase, Plan, Prune
+from bench.training.plan import PRUNE, Phase, Plan, check_plan, described
 
 
 class RunPipeline:
@@ -95,6 +94,7 @@ class RunPipeline:
             self.model = self.model.exempting(n for n, site in self.sites.items() if self.method.exempt(site))
             self.model.require(self.spec.budget or Budget())
             self.ctx = ctx = self._context(self.network)
+            ctx._latency = self._latency_choice()
             self.plan = plan = check_plan(self.method.plan(ctx), self.method.prunes)
             require_layers(self.method, ctx)
         identity = f"{self.spec.id} {self.base_id} {self.identity.code['method_sha256']}"
@@ -105,6 +105,18 @@ class RunPipeline:
         with self._off_limits():
             self._train(training, epochs)
         self._measure(training)
+
+    def _latency_choice(self) -> LatencyChoice | None:
+        """What meets a budget of milliseconds, which some widths of its table do; None for another budget."""
+        budget = self.spec.budget
+        if budget is None or not budget.of_latency:
+            return None
+        plain = build(self.spec.arch, self.shape, self.classes, self.spec.seed)
+        arch = self.identity.arch_sha256
+        dense = DenseNetwork(self.spec.arch, arch, plain, self.sites, self.model, self.layout)
+        found = choice_of(dense, budget, self.spec.unit_kinds, self.options.out, self.model)
+        found.require()
+        return found
 
     def _off_limits(self) -> AbstractContextManager[None]:
         """Within the block, where code of the method runs, no file of a data set is opened."""
@@ -226,9 +238,11 @@ class RunPipeline:
             "training": self._describe(training),
             "cost": {"dense": self._cost(dense), "final": self._cost(final)},
         }
+        scores = after_prune.get("scores")
         folder = options.out / "artifacts" / self.spec.id
         artifacts = {
             "network": save_tensors(folder / "network.safetensors", final.state_dict()),
+            **({"scores": save_tensors(folder / "scores.safetensors", scores)} if scores else {}),
             "masks": save_tensors(folder / "masks.safetensors", {n: m.to(torch.uint8) for n, m in masks.items()}),
         }
         process_peak = environment.peak_rss_bytes()  # before an exporter takes memory that is not the run's
@@ -242,6 +256,7 @@ class RunPipeline:
             "final_peak_bytes": latency.peak_memory_bytes(final, self.shape, batch, device, layout),
             "process_peak_bytes": process_peak,
         }
+        parts |= {"latency": after_prune["latency"]} if "latency" in after_prune else {}
         self.result = result.filled(self.result, **parts, artifacts=artifacts, memory=memory)
         self.seconds["measure"] = (datetime.now(UTC) - began).total_seconds()
 
@@ -329,22 +344,3 @@ class RunPipeline:
 def label(spec: Spec) -> str:
     """The start of each of a run's messages."""
     return f"{spec.method} {spec.arch} {spec.dataset} seed {spec.seed}"
-
-
-def described(phase: Phase) -> dict[str, Any]:
-    """A phase as a record has it: a rate of 1 is left out."""
-    return {key: value for key, value in dataclasses.asdict(phase).items() if (key, value) != ("rate", 1.0)}
-
-
-def check_plan(plan: Any, prunes: bool) -> Plan:
-    """``plan`` as it is; raises RunFailed unless it is a tuple of phases with one PRUNE (none if nothing is pruned)."""
-    if not isinstance(plan, tuple) or not all(isinstance(step, Phase | Prune) for step in plan):
-        raise RunFailed("the method's plan is not a tuple of Phase and PRUNE", blame=METHOD)
-    for step in plan:
-        if isinstance(step, Phase) and not 0 < step.rate < math.inf:
-            raise RunFailed(f"the method's plan has a Phase of rate {step.rate}: above 0", blame=METHOD)
-    found, wanted = sum(isinstance(step, Prune) for step in plan), int(prunes)
-    if found != wanted:
-        why = f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})"
-        raise RunFailed(why, blame=METHOD)
-    return plan

@@ -26,12 +26,15 @@ def prune(trainer: PhaseTrainer, budget: Budget | None, shape: tuple[int, ...], 
 
     Returns:
         For the record: ``gate_slice_difference``; ``pruned``, the weights after the prune, None for a method that
-        trains a smaller network before the prune; ``calibration``, None where nothing compensates.
+        trains a smaller network before the prune; ``calibration``, None where nothing compensates; for a budget of
+        milliseconds ``latency``, and ``scores`` that its widths follow from.
 
     Raises:
         RunFailed: the masks cost more than the budget, or the sliced network is not the gated one.
     """
     model, costs = trainer.model, trainer.model.costs
+    if latency := trainer.ctx._latency:
+        latency.measures = True
     chosen = trainer.ctx.select()
     masks = {name: mask.cpu() for name, mask in chosen.items()}
     cost = costs.array(masks)
@@ -41,6 +44,8 @@ def prune(trainer: PhaseTrainer, budget: Budget | None, shape: tuple[int, ...], 
             f"the budget of {budget} is {costs.allowed(budget):,}",
             blame=METHOD,
         )
+    if latency:
+        latency.require_measured(masks)
     calibration = _compensate(trainer, chosen)
     trainer.finalize()
     unpruned, sites = model.network, model.sites
@@ -64,6 +69,7 @@ def prune(trainer: PhaseTrainer, budget: Budget | None, shape: tuple[int, ...], 
         "calibration": calibration or None,
         "gate_slice_difference": difference,
         "pruned": None if trainer.now.tuned else clone_state(sliced),
+        **({"latency": latency.facts(), "scores": latency.scores} if latency else {}),
     }
 
 

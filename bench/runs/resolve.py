@@ -24,7 +24,7 @@ from bench.spec.known_images import TEST_SHA256, why_not_published
 from bench.spec.method_traits import Traits
 from bench.spec.recipe import Recipe, load_recipe
 from bench.spec.registry import ARCHS, DATASETS, add_plugin, method_names, model_name
-from bench.spec.request import RunOptions, RunRequest
+from bench.spec.request import BUDGETS, RunOptions, RunRequest
 from bench.spec.spec import WIDTH, Budget, Spec
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ def resolve(
         *(request.method, arch, dataset, recipe, budget_of(request)),
         *(request.seeds[0], request.coupling, request.options, options.device, request.units),
     )
+    if first.budget is not None and first.budget.of_latency:
+        from bench.runs.latency_tables import with_table
+
+        first = with_table(first, request.latency_table, options, writes)
     return [dataclasses.replace(first, seed=seed) for seed in request.seeds], options
 
 
@@ -146,10 +150,13 @@ def budget_of(request: RunRequest) -> Budget | None:
         widths = tuple(after for _, (_, after) in sorted(like.structure.widths.items()))
         if request.units == "both":  # widths belong to blocks; of blocks alone the number counts
             blocks = tuple(text for _, text in sorted((like.structure.blocks or {}).items()))
-    elif keep_macs is None and request.keep_params is None:
+    elif not any(request.asks(name) for name in BUDGETS):
         keep_macs = DEFAULT_KEEP_MACS
     more = {name: value for name in ("keep_blocks", "min_blocks") if (value := getattr(request, name)) is not None}
     more |= {"round_to": request.round_to}
+    if request.asks("keep_latency") or request.asks("latency_ms"):
+        more |= {name: getattr(request, name) for name in ("keep_latency", "latency_ms") if request.asks(name)}
+        more |= {"runtime": request.runtime, "batch": request.batch, "threads": request.runtime_threads}
     return Budget(keep_macs, request.keep_params, request.ranking, request.min_keep, widths, blocks=blocks, **more)
 
 

@@ -77,6 +77,8 @@ def verify_file(path: Path, out: Path, data_dir: Path) -> list[Check]:
     check(1, "data set and its split", lambda: subject.check_data(data_dir))
     check(1, "worst class from labels", lambda: subject.worst_class(data_dir))
     check(3, "masks", subject.check_masks)
+    if found.latency is not None:
+        check(3, "widths from scores, table and rounds", subject.check_latency)
     check(3, "stored network", subject.check_file)
     check(3, "accuracy of the stored network", lambda: subject.evaluate(data_dir))
     return checks
@@ -156,6 +158,10 @@ class _Subject:
         after = {name: w[1] for name, w in self.record.structure.widths.items()}
         assert {n: int(m.sum()) for n, m in self.stored.masks().items()} == after, "masks and widths differ"
         return ""
+
+    def check_latency(self) -> str:
+        """The recorded rounds, and the masks, follow from scores, latency table and what was measured."""
+        return self.stored.check_latency()
 
     def worst_class(self, data_dir: Path) -> str:
         """The share of right images of the worst class is that of the recorded bits."""

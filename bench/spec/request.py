@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import itertools
 import math
 import re
@@ -20,10 +19,10 @@ from msgspec import UNSET
 
 from bench.errors import UsageError, WordsError
 from bench.spec import method_traits
+from bench.spec.changed_recipe import name_and_changes
 from bench.spec.decode import parse
 from bench.spec.near_names import unknown
-from bench.spec.option_text import as_seeds, as_text, flag_of, flat, option, pairs, seeds_text
-from bench.spec.recipe import Recipe, load_recipe, recipe_names
+from bench.spec.option_text import as_seeds, as_text, flag_of, option, pairs, seeds_text
 from bench.spec.registry import METHODS
 from bench.spec.spec import DEPTH, UNITS, WIDTH, Spec
 
@@ -31,16 +30,17 @@ TABLES = {"settings": "--set", "options": "-p"}
 """Fields that are tables, recipe values and method options, with the option that sets one value."""
 SHORT = {"epochs": "train.epochs", "finetune_epochs": "finetune.epochs"}
 """Options and keys that are short for one setting."""
-BUDGETS = ("keep_macs", "keep_params", "like", "native")
+BUDGETS = ("keep_macs", "keep_params", "keep_latency", "latency_ms", "like", "native")
 """Fields that give the budget; they exclude each other."""
+WHERE = ("runtime", "batch", "runtime_threads", "latency_table")
+"""Fields that say where a budget of milliseconds is to hold, and by which table."""
 NUMBERS = {"keep_macs": float, "keep_params": float, "min_keep": int, "round_to": int}
-NUMBERS |= {"keep_blocks": float, "min_blocks": int}
+NUMBERS |= {"keep_blocks": float, "min_blocks": int, "keep_latency": float, "latency_ms": float}
+NUMBERS |= {"batch": int, "runtime_threads": int}
 ALWAYS = ("method", "arch", "dataset", "seeds")
 """Fields that a command always names."""
 LIKE = "A_RECORD_WITH_THESE_WIDTHS"
 """Placeholder for the record that ``--like`` named: a specification keeps its widths, not where it was."""
-ANY_RECIPE = "digits"
-"""Where the recipe is not known here, all of its values are set, so that it does not matter which one they change."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class RunRequest:
         settings: recipe values by dotted name, such as ``train.epochs``.
         keep_macs: share of the MACs to keep.
         keep_params: share of the parameters to keep, in place of ``keep_macs``.
+        keep_latency: share of the dense network's milliseconds to keep, in place of ``keep_macs``.
+        latency_ms: milliseconds of an inference, in place of ``keep_macs``.
+        runtime, batch, runtime_threads: where these are to hold: a program, the images of a call, its CPU threads.
+        latency_table: file with a table of them, or the hash of one in the folder of records; None: one that is there
+            for this network and device, or a new one.
         like: record whose number of units in each site is the budget, in place of a share.
         native: the method chooses its own sparsity, in place of a share.
         ranking: ``global`` or ``layer``; None: the method's own.
@@ -67,7 +72,7 @@ class RunRequest:
         options: method options by name.
         seeds: whole numbers, each once, or a text such as ``0-4``.
 
-    Without ``keep_macs``, ``keep_params``, ``like`` and ``native``, the budget is the default one. Raises WordsError
+    Without any budget (``BUDGETS``) it is the default one. Raises WordsError
     for fields that exclude each other, and for wrong seeds.
     """
 
@@ -78,6 +83,12 @@ class RunRequest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     keep_macs: float | None = None
     keep_params: float | None = None
+    keep_latency: float | None = None
+    latency_ms: float | None = None
+    runtime: str = "onnxruntime"
+    batch: int = 1
+    runtime_threads: int = 1
+    latency_table: str | None = None
     like: str | None = None
     native: bool = False
     ranking: str | None = None
@@ -95,9 +106,12 @@ class RunRequest:
             texts = {str(key).strip(): as_text(value).strip() for key, value in getattr(self, name).items()}
             object.__setattr__(self, name, texts)
         object.__setattr__(self, "seeds", as_seeds(self.seeds))
-        given = [flag_of(name) for name in BUDGETS if getattr(self, name) not in (None, False)]
+        given = [flag_of(name) for name in BUDGETS if self.asks(name)]
         if len(given) > 1:
             raise WordsError(f"{' and '.join(given)}: give one of them")
+        where = [flag_of(name) for name in WHERE if getattr(self, name) != getattr(type(self), name)]
+        if where and not self.asks("keep_latency") and not self.asks("latency_ms"):
+            raise WordsError(f"{' and '.join(where)}: with --keep-latency or --latency-ms only")
         blocks = [flag_of(name) for name in ("keep_blocks", "min_blocks") if getattr(self, name) is not None]
         steps = ["--round-to"] if self.round_to != 1 else []
         if self.native and (self.ranking is not None or self.min_keep != 1 or blocks or steps):
@@ -117,6 +131,10 @@ class RunRequest:
             raise WordsError(f"{' and '.join(blocks)}: blocks are pruned with --units depth or both")
         if self.keep_blocks is not None and self.units != "both":
             raise WordsError("--keep-blocks: with --units both; with depth the budget says how many stay")
+
+    def asks(self, budget: str) -> bool:
+        """Whether it gives this one of ``BUDGETS``."""
+        return getattr(self, budget) not in (None, False)
 
     @classmethod
     def from_args(cls, chosen: argparse.Namespace) -> RunRequest:
@@ -159,23 +177,32 @@ class RunRequest:
 
         Args:
             spec: a specification.
-            like: record whose widths are those of the budget, for a budget of widths.
+            keep_latency: share of the dense network's milliseconds to keep, in place of ``keep_macs``.
+        latency_ms: milliseconds of an inference, in place of ``keep_macs``.
+        runtime, batch, runtime_threads: where these are to hold: a program, the images of a call, its CPU threads.
+        latency_table: file with a table of them, or the hash of one in the folder of records; None: one that is there
+            for this network and device, or a new one.
+        like: record whose widths are those of the budget, for a budget of widths.
 
         Raises UsageError where no command makes it: an invalid budget, a file of this machine as a name.
         """
         for text, prefix in ((spec.arch, "file:"), (spec.dataset, "folder:")):
             if text.startswith(prefix) and not re.search(r"#[0-9a-f]{8}$", text):  # or a record could name any file
                 raise UsageError(f"{text!r}: a record names such things with the hash of their content")
-        recipe, settings = _recipe(spec.recipe)
+        recipe, settings = name_and_changes(spec.recipe)
         asked: dict[str, Any] = {"native": spec.budget is None and _prunes(spec.method)}
         if spec.budget is not None:
             asked |= {f.name: getattr(spec.budget, f.name) for f in dataclasses.fields(spec.budget)}
             asked |= {name: None for name in ("keep_blocks", "min_blocks") if asked[name] is UNSET}
             asked["round_to"] = spec.budget.step
             del asked["blocks"]
+            asked |= {"runtime_threads": asked.pop("threads"), "latency_table": asked.pop("table")}
+            for name in ("keep_latency", "latency_ms", *WHERE):
+                if asked[name] is UNSET:
+                    del asked[name]
             if asked.pop("widths") is not None:
                 asked["like"] = like
-            elif spec.budget.keep_macs is None and spec.budget.keep_params is None:
+            elif not spec.budget.given().keys() & set(BUDGETS):
                 raise UsageError("a budget without a share and without widths: no command asks for it")
         return cls(
             spec.method,
@@ -301,23 +328,6 @@ def _fields(choice: Mapping[Any, Any]) -> dict[str, Any]:
             found[key] = parse(as_text(value), NUMBERS[key], key) if key in NUMBERS else as_text(value)
     found["settings"] |= {SHORT[key]: value for key, value in choice.items() if key in SHORT}
     return found
-
-
-def _recipe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    """Name of a recipe, and its precision with the values that differ from those of its file as it is now."""
-    known = recipe.name in recipe_names()
-    name = recipe.name if known else ANY_RECIPE
-    there = flat(dataclasses.asdict(_loaded(name))) if known else {}
-    wanted = flat(dataclasses.asdict(recipe))
-    changed = {key: value for key, value in wanted.items() if key != "name" and there.get(key) != value}
-    if recipe.precision != "auto":
-        changed["precision"] = recipe.precision  # always, as a recipe's own may be chosen by the machine
-    return name, changed
-
-
-@functools.cache
-def _loaded(name: str) -> Recipe:
-    return load_recipe(name)
 
 
 def _prunes(method: str) -> bool:

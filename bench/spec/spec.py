@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -43,8 +44,12 @@ class Budget:
         min_blocks: blocks that stay in every site of blocks; unset leaves it to the site.
         blocks: with ``widths``, the blocks to keep in each site of blocks, in the order of their names: ``("1101",)``.
         round_to: every site of channels keeps a multiple of so many channels, or all of them; unset is 1.
+        keep_latency: share of the dense network's milliseconds, in (0, 1], in place of a share of MACs.
+        latency_ms: milliseconds of an inference, in place of that.
+        runtime, batch, threads: in which program, on how many images, with how many CPU threads these are to hold.
+        table: hash of the latency table that they are met with; set before anything runs.
 
-    A field of the last four that is unset is in no record and no hash.
+    A field that may be unset and is, is in no record and no hash.
     """
 
     keep_macs: float | None = None
@@ -56,9 +61,15 @@ class Budget:
     min_blocks: int | UnsetType = UNSET
     blocks: tuple[str, ...] | UnsetType = UNSET
     round_to: int | UnsetType = UNSET
+    keep_latency: float | UnsetType = UNSET
+    latency_ms: float | UnsetType = UNSET
+    runtime: str | UnsetType = UNSET
+    batch: int | UnsetType = UNSET
+    threads: int | UnsetType = UNSET
+    table: str | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        for name in ("keep_macs", "keep_params", "keep_blocks"):
+        for name in ("keep_macs", "keep_params", "keep_blocks", "keep_latency"):
             share = getattr(self, name)
             if share is None or share is UNSET:
                 continue
@@ -78,6 +89,7 @@ class Budget:
             raise UsageError("a budget of blocks is one of widths too: give --like")
         if self.widths is not None and (self.keep_blocks or self.min_blocks is not UNSET):
             raise UsageError("a budget of widths says which blocks stay: give --like without other options on blocks")
+        self._check_latency()
         if self.ranking not in (None, "global", "layer"):
             raise UsageError(f"--ranking {self.ranking}: global or layer")
         if self.min_keep < 1:
@@ -91,6 +103,29 @@ class Budget:
         if isinstance(self.min_blocks, int) and self.min_blocks < 0:
             raise UsageError(f"--min-blocks {self.min_blocks}: 0 or more")
 
+    def _check_latency(self) -> None:
+        asked = [name for name in ("keep_latency", "latency_ms") if getattr(self, name) is not UNSET]
+        where = [name for name in ("runtime", "batch", "threads") if getattr(self, name) is not UNSET]
+        if not asked:
+            if where or self.table is not UNSET:
+                raise UsageError(f"{' and '.join(where or ['table'])}: of a budget of milliseconds only")
+            return
+        others = ["keep_macs", "keep_params", "widths"]
+        if given := [*asked, *(name for name in others if getattr(self, name) is not None)][1:]:
+            both = " and ".join("--" + name.replace("_", "-") for name in (asked[0], given[0]))
+            raise UsageError(f"{both}: give one of them")
+        if len(where) < 3:
+            raise UsageError(
+                "a budget of milliseconds holds in a runtime, at a batch, with some threads: give all three"
+            )
+        if isinstance(self.latency_ms, float | int):
+            if not 0 < self.latency_ms < math.inf:
+                raise UsageError(f"--latency-ms {self.latency_ms:g}: give milliseconds above 0")
+            object.__setattr__(self, "latency_ms", float(self.latency_ms))
+        for name in ("batch", "threads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} {getattr(self, name)}: at least 1")
+
     def given(self) -> dict[str, Any]:
         """The fields that ask for something."""
         values = dataclasses.asdict(self, dict_factory=_given)
@@ -102,6 +137,17 @@ class Budget:
         return next((k for k in (self.keep_macs, self.keep_params) if k is not None), 1.0)
 
     @property
+    def of_latency(self) -> bool:
+        """Whether it is one of milliseconds."""
+        return self.runtime is not UNSET
+
+    @property
+    def where(self) -> str:
+        """Where milliseconds are to hold: ``onnxruntime at batch 1``, with threads where they are several."""
+        several = f" with {self.threads} threads" if isinstance(self.threads, int) and self.threads > 1 else ""
+        return f"{self.runtime} at batch {self.batch}{several}"
+
+    @property
     def step(self) -> int:
         """Channels that a width is a multiple of."""
         return 1 if self.round_to is UNSET else self.round_to
@@ -110,8 +156,11 @@ class Budget:
         if self.widths is not None:
             of_blocks = f" of blocks {'-'.join(self.blocks)}" if self.blocks else ""
             return f"widths {'-'.join(map(str, self.widths))}{of_blocks}"
-        what = "params" if self.keep_params is not None else "MACs"
-        return f"{self.keep:g} of the {what}" + (f" in steps of {self.step} channels" if self.step > 1 else "")
+        what = f"{self.keep:g} of the {'params' if self.keep_params is not None else 'MACs'}"
+        if self.of_latency:
+            what = f"{self.latency_ms:g} ms" if self.keep_latency is UNSET else f"{self.keep_latency:g} of the ms"
+            what += f" in {self.where}"
+        return what + (f" in steps of {self.step} channels" if self.step > 1 else "")
 
 
 @dataclass(frozen=True)

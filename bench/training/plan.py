@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from bench.errors import METHOD, RunFailed
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,22 @@ def search_plan(epochs: int, share: float) -> Plan:
     """A ``share`` of the ``epochs`` of fine-tuning, rounded, before the prune, the rest after it."""
     search = round(share * epochs)
     return (Phase(search, "finetune"), PRUNE, Phase(epochs - search, "finetune"))
+
+
+def described(phase: Phase) -> dict[str, Any]:
+    """A phase as a record has it: a rate of 1 is left out."""
+    return {key: value for key, value in dataclasses.asdict(phase).items() if (key, value) != ("rate", 1.0)}
+
+
+def check_plan(plan: Any, prunes: bool) -> Plan:
+    """``plan`` as it is; raises RunFailed unless it is a tuple of phases with one PRUNE (none if nothing is pruned)."""
+    if not isinstance(plan, tuple) or not all(isinstance(step, Phase | Prune) for step in plan):
+        raise RunFailed("the method's plan is not a tuple of Phase and PRUNE", blame=METHOD)
+    for step in plan:
+        if isinstance(step, Phase) and not 0 < step.rate < math.inf:
+            raise RunFailed(f"the method's plan has a Phase of rate {step.rate}: above 0", blame=METHOD)
+    found, wanted = sum(isinstance(step, Prune) for step in plan), int(prunes)
+    if found != wanted:
+        why = f"the method's plan has {found} PRUNE, it must have {wanted} (its prunes is {prunes})"
+        raise RunFailed(why, blame=METHOD)
+    return plan

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import METHOD, RunFailed
+from bench.pruning.latency_choice import LatencyChoice
 from bench.pruning.sites import Sites
 from bench.spec.recipe import Recipe
 from bench.spec.spec import Budget
@@ -23,6 +24,7 @@ class RunView:
     def __init__(self, model: MaskedModel, recipe: Recipe, budget: Budget | None, seed: int) -> None:
         self._model, self._recipe, self._budget, self._seed = model, recipe, budget, seed
         self._now = RunState()
+        self._latency: LatencyChoice | None = None  # what meets a budget of milliseconds
         self._rng = torch.Generator(model.device).manual_seed(seed)
 
     def __setattr__(self, name: str, value: Any) -> None:

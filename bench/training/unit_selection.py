@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from bench.errors import Unsupported
 from bench.pruning import selection
 from bench.pruning.masks import Scores
 from bench.pruning.selection import select
@@ -40,6 +41,8 @@ class UnitSelection(RunView):
         checked, costs, by_user = self._checked(scores), self._model.costs, self.budget.ranking
         if self.native and above is not None:
             return {n: (s > above) | (s == s.max()) | (n in costs.exempt) for n, s in checked.items()}
+        if self._latency is not None:
+            return self._latency.masks(checked, by_user or ranking, by_user or of_blocks)
         return select(checked, costs, self.budget, by_user or ranking, by_user or of_blocks)
 
     def prune_worst(self, scores: Scores, share: float, ranking: str) -> dict[str, Tensor]:
@@ -52,6 +55,7 @@ class UnitSelection(RunView):
             share: of the remaining units, in each site (``layer``) or of all together (``global``), rounded down.
             ranking: ``layer`` or ``global``; the user's ``--ranking`` wins.
         """
+        self._require_costs("prune_worst")
         scores = self._checked(scores)
         kept, ranking = self._model.masks, self.budget.ranking or ranking
         masks = {name: kept[name] for name in self.sites}
@@ -66,6 +70,7 @@ class UnitSelection(RunView):
         In the native track until no more than the share ``left`` of the units is left. Under a budget and a
         ``global`` ranking it is the number that equal losses of all sites would take.
         """
+        self._require_costs("cycles")
         ranking = self.budget.ranking or ranking
         return selection.cycles_needed(share, ranking, left, self._model.costs, self._budget)
 
@@ -80,6 +85,7 @@ class UnitSelection(RunView):
         Every site then keeps as many units as :meth:`equal_widths` gives it, in the native track at least
         ``min_keep``; exempt sites keep all.
         """
+        self._require_costs("repair")
         units, floors = self.sites.widths, self._model.costs.floors(self.budget)
         least = {name: min(floors[name], width) for name, width in units.items()}
         repaired = selection.repair(states, units, least if self.native else self.equal_widths(), self.rng)
@@ -95,10 +101,15 @@ class UnitSelection(RunView):
 
     def equal_widths(self) -> dict[str, int]:
         """Units each site keeps when all keep the same share of theirs within the budget."""
+        if self._latency is not None:
+            return self._latency.equal_widths()
         return selection.equal_widths(self.sites.widths, self._model.costs, self.budget)
 
     def equal_masks(self) -> dict[str, Tensor]:
         """The same as masks: the first units of each site, of blocks the first that fit."""
+        if self._latency is not None:
+            kept, device = self._latency.equal_widths(), self.device
+            return {n: torch.arange(units, device=device) < kept[n] for n, units in self.sites.widths.items()}
         return selection.equal_masks(self.sites.widths, self._model.costs, self.budget)
 
     def share(self, widths: Mapping[str, int | Tensor]) -> float:
@@ -106,10 +117,19 @@ class UnitSelection(RunView):
         costs = self._model.costs
         return costs.macs(costs.array(widths)) / costs.whole(Budget())
 
+    def _require_costs(self, call: str) -> None:
+        """Raise Unsupported under a budget of milliseconds, which are known for widths of a table only."""
+        if self._latency is not None:
+            raise Unsupported(
+                f"the method calls ctx.{call}, which asks what any widths cost; milliseconds are known of "
+                "those of a table only: give --keep-macs"
+            )
+
     def _checked(self, scores: Scores) -> Scores:
         return selection.check_scores(self.sites.widths, scores, self._model.costs.exempt)
 
     def fits(self, widths: Mapping[str, int | Tensor]) -> bool:
         """Whether a network of these widths, or under these masks, is within the budget."""
+        self._require_costs("fits")
         costs = self._model.costs
         return costs.meets(self.budget, costs.array(widths))

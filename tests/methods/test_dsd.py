@@ -11,7 +11,7 @@ from torch import nn
 from bench.api import PRUNE, Method, Phase
 from bench.errors import RunFailed
 from bench.runs.execute import execute
-from bench.runs.pipeline import check_plan
+from bench.training.plan import check_plan
 from methods.dsd import DSD, DSDFilter
 
 
