@@ -134,7 +134,7 @@ class RunRequest:
 
     def asks(self, budget: str) -> bool:
         """Whether it gives this one of ``BUDGETS``."""
-        return getattr(self, budget) not in (None, False)
+        return getattr(self, budget) is not None and getattr(self, budget) is not False  # 0 asks for something
 
     @classmethod
     def from_args(cls, chosen: argparse.Namespace) -> RunRequest:

@@ -21,9 +21,11 @@ class FakeRuntime:
         bias: standard deviation of what a loaded copy takes more or less, as a share.
         noise: of a visit.
         slower: factor on all of what widths decide; 0: widths do not matter.
+        stair: units of a step.
     """
 
-    def __init__(self, terms, seed=0, bias=0.015, noise=0.01, slower=1.0, constant=0.4):
+    def __init__(self, terms, seed=0, bias=0.015, noise=0.01, slower=1.0, constant=0.4, stair=STAIR):
+        self.stair = stair
         self.terms, self.bias, self.noise, self.slower, self.constant = terms, bias, noise, slower, constant
         self.rng = np.random.default_rng(seed)
         self.measured = []
@@ -33,7 +35,7 @@ class FakeRuntime:
         terms, total = self.terms, self.constant
         for term in terms.terms:
             if terms.stays(vector, term.block):
-                stairs = [-(-int(vector[site]) // STAIR) for site in term.sites]
+                stairs = [-(-int(vector[site]) // self.stair) for site in term.sites]
                 total += self.slower * (0.02 + 0.01 * term.kind) * np.prod(stairs)
         return total + sum(0.03 * (1 + k) * vector[len(terms.names) + at] for at, k in enumerate(terms.block_kinds))
 
@@ -52,6 +54,33 @@ class FakeRuntime:
         self.measured.append(tuple(vector.tolist()))
         ms, dense_ms = self.ms(vector, 5), self.ms(np.array(self.terms.dense), 5)
         return Measured(ms, dense_ms, 0.99 * ms / dense_ms, 1.01 * ms / dense_ms)
+
+
+class FakeTimer:
+    """In place of a ``NetworkTimer``: exact milliseconds by a fake runtime; networks that are chosen take longer.
+
+    Attributes:
+        tables, measured: what was asked for, of all timers.
+        slower: factor on what the widths of chosen networks decide.
+        interrupted: the number of the measurement that Ctrl-C ends; None for none.
+    """
+
+    tables, measured, slower, interrupted = [], [], 1.0, None
+
+    def __init__(self, network, sites, shape, terms, runtime, batch, threads, layout, machine):
+        self.terms, self.runtime, self.machine = terms, runtime, machine
+
+    def table(self, say):
+        self.machine.wait()
+        self.tables.append(self.runtime)
+        return FakeRuntime(self.terms, bias=0, noise=0, stair=4, constant=0.05).table(self.terms.networks())
+
+    def measure(self, vector):
+        if len(self.measured) + 1 == self.interrupted:
+            raise KeyboardInterrupt
+        self.measured.append(tuple(vector.tolist()))
+        runtime = FakeRuntime(self.terms, bias=0, noise=0, stair=4, slower=self.slower, constant=0.05 / self.slower**2)
+        return runtime.measure(vector)
 
 
 def chain(kinds=20, places=2, width=64, step=8):

@@ -32,7 +32,7 @@ SEEDS = st.lists(st.integers(0, 20), min_size=1, max_size=8)
 def requests(draw):
     """Any request, with no budget or one."""
     budget = draw(st.sampled_from([None, *BUDGETS]))
-    values = {"keep_macs": SHARES, "keep_params": SHARES, "like": TEXTS, "native": st.just(True)}
+    values = dict.fromkeys(BUDGETS, SHARES) | {"like": TEXTS, "native": st.just(True)}
     asked = {budget: draw(values[budget])} if budget else {}
     if budget != "native":
         asked |= {"ranking": draw(st.none() | TEXTS), "min_keep": draw(st.integers(0, 99))}
@@ -115,12 +115,15 @@ def test_every_field_is_a_key_of_a_table():
     blocks = {"min_blocks": 2, "keep_blocks": 0.5}
     values |= {"units": "both"}
     shares = blocks | {"round_to": 8}
-    for budget, value in {"keep_macs": 0.25, "keep_params": 1, "like": "x.json"}.items():
+    where = {"runtime": "eager", "batch": 8, "runtime_threads": 2, "latency_table": "x.jsonl"}
+    shared = {"keep_macs": 0.25, "keep_params": 1, "like": "x.json", "keep_latency": 0.5, "latency_ms": 2}
+    for budget, value in shared.items():
         asked = values | {budget: value} | ({} if budget == "like" else shares)
+        asked |= where if "latency" in budget else {}
         assert RunRequest.from_table(asked, "here") == [RunRequest(**asked)]
     native = {key: value for key, value in values.items() if key not in ("ranking", "min_keep")} | {"native": True}
     assert RunRequest.from_table(native, "here") == [RunRequest(**native)]
-    assert {*values, *shares, *native, "keep_macs", "keep_params", "like"} == {*FIELDS}
+    assert {*values, *shares, *native, *shared, *where} == {*FIELDS}
     (found,) = RunRequest.from_table({"method": "m", "arch": "a", "epochs": 3, "finetune_epochs": 0}, "here")
     assert found.settings == {"train.epochs": "3", "finetune.epochs": "0"}
 
