@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ from bench.training.masked_model import MaskedModel
 from bench.training.method import Method
 
 SILENT = Progress("", quiet=True)
-BUDGETS = ("keep_macs", "keep_params")
+BUDGETS = ("keep_macs", "keep_params", "keep_latency", "latency_ms")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Cut:
         costs: of the dense network, for a further prune.
         masks: by which it was sliced.
         difference: between gated and sliced network.
+        latency: how a budget of milliseconds was met, as records have it; None for another budget.
     """
 
     network: nn.Module
@@ -50,23 +53,37 @@ class Cut:
     costs: CostModel
     masks: dict[str, Tensor]
     difference: float
+    latency: Mapping[str, Any] | None = None
 
 
-def budget_of(shares: Mapping[str, float | None], ranking: str | None, min_keep: int) -> tuple[Budget, str]:
-    """The one budget that is given, and its text; raises UsageError for none, several, or one that cannot be."""
+def budget_of(
+    shares: Mapping[str, float | None],
+    ranking: str | None,
+    min_keep: int,
+    where: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Budget, str]:
+    """The one budget that is given, and its text; raises UsageError for none, several, or one that cannot be.
+
+    Args:
+        shares: kind of budget -> what is given; ``latency_ms`` is in milliseconds.
+        ranking: as of :func:`bench.prune`.
+        min_keep: the same.
+        where: runtime, batch and threads of a budget of milliseconds.
+    """
     asked = {name: share for name, share in shares.items() if share is not None}
     if len(asked) > 1:
         raise UsageError(f"one budget, not two: {' and '.join(f'{name}={share}' for name, share in asked.items())}")
     if not asked:
         raise UsageError(f"give {', '.join(list(shares)[:-1])} or {list(shares)[-1]}")
     ((name, share),) = asked.items()
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        raise UsageError(f"{name}={share}: above 0 and at most 1")
+    most = math.inf if name == "latency_ms" else 1
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= most:
+        raise UsageError(f"{name}={share}: above 0{' and at most 1' * (most == 1)}")
     if ranking not in (None, "global", "layer"):
         raise UsageError(f"ranking={ranking!r}: global or layer")
     if not isinstance(min_keep, int) or min_keep < 1:
         raise UsageError(f"min_keep={min_keep}: at least 1, a site without units is no network")
-    budget = Budget(**{name: share}, ranking=ranking, min_keep=min_keep)  # type: ignore[arg-type]
+    budget = Budget(**{name: share}, ranking=ranking, min_keep=min_keep, **(where if "latency" in name else {}))  # type: ignore[arg-type]
     return budget, f"{name}={share}"
 
 
@@ -156,8 +173,9 @@ def cut(trainer: PhaseTrainer, had: Given, budget: Budget) -> Cut:
             for tensor in (*model.network.parameters(), *model.network.buffers()):
                 _broadcast(tensor, had.group)
     assert model.sliced_by is not None
-    difference = float((trainer.now.prune_result or {})["gate_slice_difference"])
-    return Cut(model.network, model.sites, model.costs, model.sliced_by, difference)
+    left = trainer.now.prune_result or {}
+    difference = float(left["gate_slice_difference"])
+    return Cut(model.network, model.sites, model.costs, model.sliced_by, difference, left.get("latency"))
 
 
 def exempting(method: Method, known: Known, sites: Sites, costs: CostModel, budget: Budget, asked: str) -> CostModel:

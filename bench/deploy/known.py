@@ -110,6 +110,12 @@ def _structure(network: nn.Module) -> Any:
     return kinds, digest([str(network), modules, sizes])
 
 
+def structure_sha256(network: nn.Module) -> str:
+    """Hash of what decides how long a network takes: its modules, their code, sizes of their tensors."""
+    kinds, described = _structure(network)
+    return digest([described, [kind.__code__.co_code.hex() for kind in kinds if hasattr(kind, "__code__")]])
+
+
 def _found(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
     try:
         sites = trainable(work, find_sites(work, shape, coupling), shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from bench.deploy.carried import Carried
 from bench.deploy.cut import BUDGETS, Cut, apart, budget_of, cut, exempting, method_of, recipe_of, trainer_of
 from bench.deploy.given import given
 from bench.deploy.known import Known, cost_of, known_of
+from bench.deploy.latency import latency_choice
 from bench.deploy.pruned_network import PrunedNetwork
 from bench.errors import UsageError
 from bench.spec.spec import Budget
@@ -27,6 +29,12 @@ def prune(
     options: Mapping[str, Any] | None = None,
     keep_macs: float | None = None,
     keep_params: float | None = None,
+    keep_latency: float | None = None,
+    latency_ms: float | None = None,
+    runtime: str = "onnxruntime",
+    batch: int = 1,
+    threads: int = 1,
+    tables: str | Path | None = None,
     coupling: str = "inner",
     ranking: str | None = None,
     min_keep: int = 1,
@@ -48,6 +56,11 @@ def prune(
         options: of the method.
         keep_macs: share of the dense network's MACs to keep, in (0, 1].
         keep_params: the same of its parameters. Exactly one budget is given.
+        keep_latency: share of the dense network's milliseconds, where ``runtime`` infers ``batch`` examples with
+            ``threads`` CPU threads. Thin copies of the network are timed, which needs a quiet machine and minutes.
+        latency_ms: milliseconds, in place of a share.
+        runtime, batch, threads: see ``keep_latency``.
+        tables: folder that keeps what was timed for later calls; None: as long as this process lives.
         coupling: ``inner`` leaves residual streams whole, ``full`` cuts them, too.
         ranking: ``layer`` or ``global``; None leaves it to the method.
         min_keep: units that stay in every site.
@@ -58,10 +71,16 @@ def prune(
 
     Raises:
         UsageError: something that is given cannot be.
-        RunFailed: the method failed, or the sliced network is not the gated one.
+        SetupError: networks cannot be timed: the machine is busy, or lacks the runtime.
+        RunFailed: the method failed, the sliced network is not the gated one, or the milliseconds were not met.
     """
     earlier = network if isinstance(network, PrunedNetwork) else None
-    budget, asked = budget_of({"keep_macs": keep_macs, "keep_params": keep_params}, ranking, min_keep)
+    shares = {"keep_macs": keep_macs, "keep_params": keep_params}
+    shares |= {"keep_latency": keep_latency, "latency_ms": latency_ms}
+    where = {"runtime": runtime, "batch": batch, "threads": threads}
+    budget, asked = budget_of(shares, ranking, min_keep, where)
+    if earlier and budget.of_latency:
+        raise UsageError(f"{asked}: the network is pruned already; prune the first one to it at once")
     if coupling not in ("inner", "full"):
         raise UsageError(f"coupling={coupling!r}: inner or full")
     whole = tuple(whole)
@@ -79,6 +98,9 @@ def prune(
         images = TrainingData(batches, Examples(had.example, batches), {})
         recipe = recipe_of(batches.batch_size)
         trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss)
+        if budget.of_latency:
+            folder = Path(tables) if tables else None
+            trainer.ctx._latency = latency_choice(had, work, known, costs, budget, asked, folder)
         trainer.prepare()
         done = cut(trainer, had, budget)
         cost = cost_of(done.network, had.shape)
@@ -105,14 +127,15 @@ def result(
         masks = {name: mask.clone() for name, mask in earlier.masks.items()}
         for name, mask in masks.items():
             mask[earlier.masks[name]] = done.masks[name]
-    asked = {name: share for name in BUDGETS if (share := getattr(budget, name)) is not None}
+    asked = {name: share for name in BUDGETS if isinstance(share := getattr(budget, name), float)}
+    latency = {"latency": dict(done.latency)} if done.latency else {}
     return PrunedNetwork(
         network=made,
         masks=masks,
         widths={name: (len(mask), int(mask.sum())) for name, mask in masks.items()},
         sites=done.sites.bind(made),
         rejected=known.sites.rejected,
-        cost={"asked": asked, "dense": dict(known.cost), "pruned": dict(cost)},
+        cost={"asked": asked, "dense": dict(known.cost), "pruned": dict(cost), **latency},
         difference=done.difference,
         method=method,
         _carried=carried,

@@ -20,6 +20,7 @@ from bench.models.logits import with_logits
 from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites
+from bench.spec.wording import plural
 
 CONTROLS = "dense, random, l1_norm, uniform_thin, uniform_thin_long"
 """Compulsory on a board (RULES.md, 9)."""
@@ -36,7 +37,7 @@ class PrunedNetwork:
         sites: of ``network``, for a further prune.
         rejected: layer -> why it has no units that can be cut.
         cost: what it costs, ``dense`` and ``pruned``: ``macs``, ``by_operator``, ``params``, ``bytes``; what was
-            ``asked``: a kind of budget and its share.
+            ``asked``: a kind of budget and its share; for one of milliseconds ``latency``, as in records.
         difference: largest difference between the outputs of gated and sliced network, relative to the largest one
             where that exceeds 1.
         method: its name and options.
@@ -64,6 +65,11 @@ class PrunedNetwork:
         for what, unit in (("macs", "MACs"), ("params", "parameters"), ("bytes", "bytes")):
             before, after = self.cost["dense"][what], self.cost["pruned"][what]
             lines.append(f"{unit}: {before:,} -> {after:,} ({after / before:.4f})")
+        if latency := self.cost.get("latency"):
+            last = latency["rounds"][-1]
+            share, asked = last["ms"] / last["dense_ms"], plural(len(latency["rounds"]), "measurement")
+            predicted = f"{last['predicted']:.3f} predicted, {asked}"
+            lines.append(f"ms: {last['dense_ms']:.3f} -> {last['ms']:.3f} ({share:.4f}); {predicted}")
         lines.append(f"largest difference between gated and sliced network: {self.difference:.2g}")
         lines.append(f"no row of a board: the controls are missing ({CONTROLS})")
         return "\n".join(lines)

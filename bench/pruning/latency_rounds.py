@@ -47,12 +47,14 @@ class Asked:
     Attributes:
         text: such as ``--keep-latency 0.6``, for messages.
         where: such as ``onnxruntime at batch 1``.
+        hint: what makes faster networks possible.
     """
 
     share: float | None
     ms: float | None
     text: str
     where: str
+    hint: str = "--coupling full or --units both"
 
     def of(self, measured: Measured) -> float:
         """How many times as long as asked it took."""
@@ -72,7 +74,7 @@ def require_possible(asked: Asked, model: LatencyModel, choices: Choices) -> Non
     if least > asked.target(dense):
         raise UsageError(
             f"{asked.text}: cannot be met in {asked.where}: the narrowest widths take {least / dense:.2f} of the "
-            f"dense {dense:.2f} ms; use --coupling full or --units both"
+            f"dense {dense:.2f} ms; use {asked.hint}"
         )
 
 

@@ -233,7 +233,13 @@ def _environment(budget: Budget) -> Environment:
 
 
 def choice_of(
-    of: DenseNetwork, budget: Budget, units: str, out: Path, costs: CostModel, text: str = ""
+    of: DenseNetwork,
+    budget: Budget,
+    units: str,
+    out: Path,
+    costs: CostModel,
+    text: str = "",
+    hint: str = Asked.hint,
 ) -> LatencyChoice:
     """What meets a budget whose table is known.
 
@@ -244,6 +250,7 @@ def choice_of(
         out: where the table is.
         costs: the cost model with the sites that a method exempts.
         text: of the budget, for messages; empty for that of the command.
+        hint: what makes faster networks possible, for messages.
 
     Raises SetupError where the table is not there.
     """
@@ -266,7 +273,7 @@ def choice_of(
         return known[key]
 
     timed = [Timed(tuple(vector), ms) for vector, ms in table.timed]
-    return LatencyChoice(asked_of(budget, text), terms, timed, costs, budget, measure, table.key.device)
+    return LatencyChoice(asked_of(budget, text, hint), terms, timed, costs, budget, measure, table.key.device)
 
 
 def _require_here(table: TableKey, here: TableKey) -> None:
@@ -277,9 +284,9 @@ def _require_here(table: TableKey, here: TableKey) -> None:
             raise SetupError(f"{words}: what it chooses cannot be measured here")
 
 
-def asked_of(budget: Budget, text: str = "") -> Asked:
+def asked_of(budget: Budget, text: str, hint: str) -> Asked:
     """A budget as it is met and named."""
     share = None if budget.keep_latency is UNSET else float(budget.keep_latency)
     ms = None if budget.latency_ms is UNSET else float(budget.latency_ms)
     words = f"--latency-ms {ms:g}" if share is None else f"--keep-latency {share:g}"
-    return Asked(share, ms, text or words, budget.where)
+    return Asked(share, ms, text or words, budget.where, hint)

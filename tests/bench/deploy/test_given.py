@@ -20,7 +20,7 @@ def refused(message, *given, error=bench.UsageError, **options):
 
 def test_budgets():
     refused(re.escape("one budget, not two: keep_macs=0.5 and keep_params=0.6"), keep_params=0.6)
-    refused("give keep_macs or keep_params", keep_macs=None)
+    refused("give keep_macs, keep_params, keep_latency or latency_ms", keep_macs=None)
     for share in (1.5, 0, -1, float("nan"), True, "half"):
         refused(re.escape(f"keep_macs={share}: above 0 and at most 1"), keep_macs=share)
     refused("ranking='best': global or layer", ranking="best")

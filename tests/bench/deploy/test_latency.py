@@ -1,0 +1,60 @@
+"""``bench.prune`` within a budget of milliseconds of a fake runtime."""
+
+import pytest
+import torch
+from support.fake_runtime import FakeTimer
+from support.quiet_machine import always_quiet
+from torch import nn
+
+import bench
+from bench.errors import UsageError
+from bench.runs import latency_tables
+
+EAGER = {"runtime": "eager"}
+
+
+def network():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 16, 5)]
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture
+def timer(monkeypatch):
+    class Timer(FakeTimer):
+        tables, measured = [], []
+
+    monkeypatch.setattr(latency_tables, "TIMER", Timer)
+    monkeypatch.setattr(latency_tables, "MACHINE", always_quiet())
+    return Timer
+
+
+def test_milliseconds_are_met_and_said(timer, tmp_path):
+    example = torch.randn(2, 3, 8, 8)
+    pruned = bench.prune(network(), example, keep_latency=0.6, tables=tmp_path, **EAGER)
+    again = bench.prune(network(), example, keep_latency=0.6, tables=tmp_path, **EAGER)
+    assert timer.tables == ["eager"] and len(list(tmp_path.rglob("*.jsonl"))) == 1
+    assert pruned.widths == again.widths and len(timer.measured) == len(pruned.cost["latency"]["rounds"])
+    last = pruned.cost["latency"]["rounds"][-1]
+    assert last["ms"] <= 0.6 * 1.03 * last["dense_ms"]
+    assert list(last["vector"]) == [after for _, after in pruned.widths.values()]
+    assert pruned.cost["asked"] == {"keep_latency": 0.6} and f"-> {last['ms']:.3f}" in pruned.summary()
+    assert pruned.network(example).shape == (2, 5)
+    slower = bench.prune(network(), example, latency_ms=last["ms"] * 1.2, tables=tmp_path, **EAGER)
+    assert slower.cost["pruned"]["macs"] >= pruned.cost["pruned"]["macs"]
+
+
+def test_what_cannot_be(timer, tmp_path):
+    example = torch.randn(2, 3, 8, 8)
+    for asked, why in (
+        ({"keep_latency": 0.6, "keep_macs": 0.5}, "^one budget, not two: keep_macs=0.5 and keep_latency=0.6$"),
+        ({"keep_latency": 1.5}, "^keep_latency=1.5: above 0 and at most 1$"),
+        ({"latency_ms": 0}, "^latency_ms=0: above 0$"),
+        ({"latency_ms": 50.0}, r"^latency_ms=50\.0: the dense network takes \d\.\d\d ms already$"),
+        ({"keep_latency": 0.01}, r"^keep_latency=0\.01: cannot be met in eager at batch 1: .*; use coupling=\"full\"$"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            bench.prune(network(), example, tables=tmp_path, **asked, **EAGER)
+    pruned = bench.prune(network(), example, keep_macs=0.5)
+    with pytest.raises(UsageError, match=r"^keep_latency=0\.6: the network is pruned already"):
+        bench.prune(pruned, example, keep_latency=0.6, **EAGER)
