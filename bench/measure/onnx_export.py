@@ -135,34 +135,6 @@ def convert(network: nn.Module, shape: tuple[int, ...], metadata: Mapping[str, s
     return model.SerializeToString(deterministic=True)
 
 
-def convert_quickly(network: nn.Module, shape: tuple[int, ...]) -> bytes:
-    """An ONNX file to time ``network`` with, by torch's former exporter: a tenth of the time of :func:`convert`.
-
-    Args:
-        network: as for :func:`to_onnx`.
-        shape: of the whole input, the batch too, which is fixed.
-
-    Raises RunFailed when the network cannot be exported.
-    """
-    file = io.BytesIO()
-    try:
-        with _silent():
-            torch.onnx.export(
-                _frozen(network),
-                (torch.zeros(shape),),
-                file,  # type: ignore[arg-type]  # the former exporter takes it
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-            )
-    except Exception as error:  # whatever the exporter and the network's own code raise
-        lines = str(error).strip().splitlines() or [""]
-        name = type(network).__name__
-        raise RunFailed(f"{name} cannot be exported to ONNX: {type(error).__name__}: {lines[0]}") from error
-    return file.getvalue()
-
-
 def check_onnx(model: bytes | Path, network: nn.Module, shape: tuple[int, ...], images: Tensor | None = None) -> float:
     """Largest difference between the outputs of an ONNX file and of ``network`` in eval mode, float32, on the CPU.
 

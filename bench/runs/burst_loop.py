@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bench.errors import RunFailed
 from bench.files import write_atomic
 from bench.measure import latency, onnx_export
 from bench.measure.quiet import Machine
@@ -81,7 +82,15 @@ def loaded(
 
 
 def _write(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
-    path.write_bytes(onnx_export.convert_quickly(network, shape))
+    names: dict[str, Any] = {"input_names": [onnx_export.INPUT], "output_names": [onnx_export.OUTPUT]}
+    names |= {"opset_version": onnx_export.OPSET}
+    try:
+        with onnx_export._silent():
+            torch.onnx.export(onnx_export._frozen(network), (torch.zeros(shape),), str(path), dynamo=False, **names)
+    except Exception as error:  # whatever the exporter and the network's own code raise
+        lines = str(error).strip().splitlines() or [""]
+        name = type(network).__name__
+        raise RunFailed(f"{name} cannot be exported to ONNX: {type(error).__name__}: {lines[0]}") from error
 
 
 @torch.inference_mode()
