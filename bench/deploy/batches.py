@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from bench.data.image_set import Decoded, ImageSet
+from bench.deploy.given import Given
+from bench.deploy.inputs import packed
 from bench.errors import UsageError
 from bench.models.torch_state import seed_generators
 from bench.spec.digest import derive_seed
@@ -41,16 +43,16 @@ class Batches(ImageSet):
     Args:
         data: the user's; None for none.
         method: name of the method, for messages.
-        example: whose device and dtype inputs get.
+        had: whose device and dtype inputs get.
         seed: of those random numbers.
         kind: what they are, and the argument that gives them.
     """
 
     def __init__(
-        self, data: Any, method: str, example: Tensor, seed: int, kind: tuple[str, str] = ("training", "data")
+        self, data: Any, method: str, had: Given, seed: int, kind: tuple[str, str] = ("training", "data")
     ) -> None:
         self.data, self.method, self.seed, self.kind = data, method, derive_seed(seed, "data"), kind
-        self._device, self._dtype = example.device, example.dtype
+        self._device, self._dtype, self._inputs = had.device, had.example.dtype, had.inputs
         self._once = data if isinstance(data, Iterator) else None
         self._read: list[Any] = []  # of an iterator
 
@@ -118,15 +120,24 @@ class Batches(ImageSet):
             yield batch
 
     def _as_pair(self, batch: Any) -> tuple[Tensor, Tensor]:
-        pair = batch if isinstance(batch, (tuple, list)) else (batch,)
-        if not pair or len(pair) > 2 or not isinstance(pair[0], Tensor):
+        whole = self._packed(batch)
+        pair = batch if isinstance(batch, (tuple, list)) and whole is None else (batch,)
+        found = self._packed(pair[0]) if whole is None and pair else whole
+        if found is None or len(pair) > 2:
             kinds = ", ".join(type(part).__name__ for part in pair)
-            raise UsageError(f"{PAIRS}, with a tensor of inputs; there is one of {kinds}")
-        inputs = pair[0].to(self._device, self._dtype if pair[0].is_floating_point() else None)
-        inputs = _trainable(inputs)
+            like = f"inputs as in example ({self._inputs})" if self._inputs else "a tensor of inputs"
+            raise UsageError(f"{PAIRS}, with {like}; there is one of {kinds}")
+        inputs = _trainable(found.to(self._device, self._dtype if found.is_floating_point() else None))
         if len(pair) == 1:
             return inputs, torch.empty(0).as_subclass(NoTargets)
         return inputs, tree_map(lambda t: _trainable(t.to(self._device)) if isinstance(t, Tensor) else t, pair[1])
+
+    def _packed(self, given: Any) -> Tensor | None:
+        """A batch of inputs as one tensor; None if ``given`` is something else."""
+        if self._inputs is None:
+            return given if isinstance(given, Tensor) else None
+        tensors = self._inputs.tensors(given)
+        return packed(tensors) if tensors else None
 
 
 def _trainable(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from bench.deploy.inputs import Inputs, inputs_of, with_inputs
 from bench.errors import UsageError
 from bench.models.error_place import first_line
 from bench.models.logits import with_logits
@@ -28,15 +29,17 @@ class Given:
 
     Attributes:
         network: their own, without wrappers; never changed.
-        example: one batch of its input, on its device.
+        example: one batch of its input, on its device; several inputs side by side, ``[B, n]``.
         device: where both are.
         group: processes that train it together, by ``DistributedDataParallel``; None for this one alone.
+        inputs: what lies where in ``example``; None for a single input.
     """
 
     network: nn.Module
     example: Tensor
     device: torch.device
     group: Any = None
+    inputs: Inputs | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,7 +47,7 @@ class Given:
         return tuple(self.example.shape[1:])
 
     def copy(self, whole: Iterable[str] = (), logits: Any = None) -> nn.Module:
-        """A copy to work on, at least in float32, whose output is logits.
+        """A copy to work on, at least in float32, whose input is one tensor, and its output logits.
 
         Args:
             whole: names of layers to leave alone.
@@ -59,7 +62,7 @@ class Given:
             if name not in names:
                 raise UsageError(f"whole names '{name}', which is no layer of the network")
         vars(work)["whole"] = (*getattr(work, "whole", ()), *whole)
-        return with_logits(work, logits)
+        return with_inputs(with_logits(work, logits), self.inputs)
 
     @torch.no_grad()
     def restore(self, made: nn.Module) -> nn.Module:
@@ -83,11 +86,7 @@ def given(network: Any, example: Any) -> Given:
     """Both, checked; raises UsageError for what cannot be pruned. Random numbers may be drawn."""
     network, group = unwrapped(network)
     _require_plain(network)
-    if isinstance(example, (tuple, list)) and len(example) == 1:
-        example = example[0]
-    if not isinstance(example, Tensor) or example.dim() < 2:
-        what = f"of shape {list(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
-        raise UsageError(f"example is {what}: give one batch of the network's input, a tensor with a batch axis")
+    example, inputs = inputs_of(example)
     devices = dict.fromkeys(p.device for p in network.parameters())
     if len(devices) != 1:
         where = " and ".join(map(str, devices)) or "nowhere: it has none"
@@ -98,15 +97,15 @@ def given(network: Any, example: Any) -> Given:
     if same := twins(network):
         raise UsageError(f"{' and '.join(same)} share their memory: make them one Parameter")
     try:
-        with torch.no_grad(), evaluating(work := copied(network)):
+        with torch.no_grad(), evaluating(work := with_inputs(copied(network), inputs)):
             work(example[:2])
     except Exception as error:  # whatever a network's own code raises
-        size = "x".join(map(str, example.shape[1:]))
+        size = inputs or "x".join(map(str, example.shape[1:]))
         raise UsageError(f"the network does not take {size}: {first_line(error)}") from error
     if example.dtype in HALF:
         example = example.float()
     example = example.clone() if example.is_inference() else example.detach()
-    return Given(network, example, device, group)
+    return Given(network, example, device, group, inputs)
 
 
 def unwrapped(network: Any) -> tuple[nn.Module, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.deploy.inputs import Inputs
 from bench.deploy.saved_file import Shape, shapes_of
 from bench.errors import UsageError
 from bench.measure import flops
@@ -39,6 +40,7 @@ class Known:
         channels: layer -> input and output channels, of layers that can lose some.
         whole: parameter or buffer -> its shape.
         shape: of one input.
+        inputs: what lies where in it, where there are several.
     """
 
     sites: Sites
@@ -47,6 +49,7 @@ class Known:
     channels: Mapping[str, tuple[int, int]]
     whole: Mapping[str, tuple[int, ...]]
     shape: tuple[int, ...]
+    inputs: Inputs | None = None
 
     def cut(self, masks: Mapping[str, Tensor]) -> Shape:
         """How the network that ``masks`` (site -> bool ``[n_units]``) leave is made of the dense one."""
@@ -58,7 +61,7 @@ class Known:
             stays[part.positions[~mask[part.units]]] = False
         numbers = [(number, name) for name, site in self.sites.items() for number in site.numbers]
         values = tuple((number, number.each * int(masks[name].sum())) for number, name in numbers)
-        return Shape(self.shape, self.whole, kept, values)
+        return Shape(self.shape, self.whole, kept, values, self.inputs)
 
     def require(self, costs: CostModel, budget: Budget, asked: str) -> None:
         """Raise UsageError where the units that every site keeps already cost more than the budget."""
@@ -87,11 +90,11 @@ def cost_of(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
 _known: OrderedDict[Any, Known] = OrderedDict()
 
 
-def known_of(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
+def known_of(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupling: str) -> Known:
     """What is known of ``work``; raises UsageError where it has no site."""
-    key = _structure(work), shape, coupling
+    key = _structure(work), shape, inputs, coupling
     if key not in _known:
-        _known[key] = _found(work, shape, coupling)
+        _known[key] = _found(work, shape, inputs, coupling)
         while len(_known) > KEPT:
             _known.popitem(last=False)
     _known.move_to_end(key)
@@ -116,7 +119,7 @@ def structure_sha256(network: nn.Module) -> str:
     return digest([described, [kind.__code__.co_code.hex() for kind in kinds if hasattr(kind, "__code__")]])
 
 
-def _found(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
+def _found(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupling: str) -> Known:
     try:
         sites = trainable(work, find_sites(work, shape, coupling), shape)
     except NoSite as error:
@@ -129,6 +132,7 @@ def _found(work: nn.Module, shape: tuple[int, ...], coupling: str) -> Known:
         {layer: channels(work.get_submodule(layer)) for layer in cut_layers},
         shapes_of(work),
         shape,
+        inputs,
     )
 
 

@@ -22,7 +22,7 @@ from bench.spec.spec import Budget
 
 def prune(
     network: nn.Module | PrunedNetwork,
-    example: Tensor | tuple[Tensor],
+    example: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor],
     data: Iterable[Any] | None = None,
     *,
     method: str = "l1_norm",
@@ -49,7 +49,7 @@ def prune(
         network: any module; one in DDP, DataParallel or ``torch.compile`` is unwrapped: wrap the result again. What an
             earlier call returned is pruned further: shares are of the first dense network, sites (``coupling``,
             ``whole``) and ``logits`` are those of the first call, and what is removed stays removed.
-        example: one batch of its input, on its device.
+        example: one batch of its input, on its device; a tuple of several inputs, or a dict of inputs by name.
         data: batches ``(inputs, targets)``, or inputs alone for methods without labels. They are read in their order,
             as far as the method asks. Methods that look at no training images need none.
         method: one that starts from a trained network; ``a+b`` is a composition.
@@ -90,11 +90,13 @@ def prune(
     logits = logits or (earlier._logits if earlier else None)
     with apart():
         had = given(earlier.network if earlier else network, example)
+        if earlier and (had.shape, had.inputs) != (earlier._known.shape, earlier._known.inputs):
+            raise UsageError("example is of another shape than that of the first prune, whose costs shares are of")
         work = had.copy(whole, logits)
-        known: Known = earlier._known if earlier else known_of(work, had.shape, coupling)
+        known: Known = earlier._known if earlier else known_of(work, had.shape, had.inputs, coupling)
         sites = (earlier.sites if earlier else known.sites).bind(work)
         costs = exempting(chosen, known, sites, earlier._costs if earlier else known.costs, budget, asked)
-        batches = Batches(data, method, had.example, seed)
+        batches = Batches(data, method, had, seed)
         images = TrainingData(batches, Examples(had.example, batches), {})
         recipe = recipe_of(batches.batch_size)
         trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.deploy import carried, saved_file
 from bench.deploy.carried import Carried
+from bench.deploy.inputs import Inputs
 from bench.deploy.known import Known
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.files import write_atomic
@@ -107,13 +108,15 @@ class PrunedNetwork:
         path = Path(path)
         if path.suffix not in (".onnx", ".pt2"):
             raise UsageError(f"{path}: the file's suffix says what it is, .onnx or .pt2")
-        network = copied(self.network)
+        network, known = copied(self.network), self._known
+        if path.suffix == ".onnx" and known.inputs:
+            raise UsageError(f"{path}: networks of several inputs are written as .pt2 alone")
         if path.suffix == ".onnx":
-            to_onnx(with_logits(network, self._logits), self._known.shape, path, replace=replace)
+            to_onnx(with_logits(network, self._logits), known.shape, path, replace=replace)
         elif path.exists() and not replace:
             raise UsageError(f"{path} is already there: choose another name, or replace=True")
         else:
-            _to_program(network, self._known.shape, path)
+            _to_program(network, known.shape, known.inputs, path)
 
     def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The optimizer of the network that was given, for this one: momentum and moments of what was kept."""
@@ -124,21 +127,25 @@ class PrunedNetwork:
         return carried.follow(self._carried, tensors)
 
 
-def _to_program(network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+def _to_program(network: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, path: Path) -> None:
     """Write ``network`` by ``torch.export``, in eval mode and float32 on the CPU; it is changed."""
     network = network.cpu().float().eval().requires_grad_(False)
-    batch = torch.export.Dim("batch")
+    x, batch = torch.zeros(2, *shape), {0: torch.export.Dim("batch")}
+    args, named = inputs.arguments(x) if inputs else ((x,), {})
+    sizes = dict.fromkeys(named, batch) or (batch,) * len(args)
     try:
-        program = torch.export.export(network, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
+        program = torch.export.export(network, args, named, dynamic_shapes=sizes)
     except Exception as error:  # whatever the exporter raises
         raise RunFailed(f"torch.export fails ({type(error).__name__}: {str(error).splitlines()[0]})") from error
     try:
-        write_atomic(path, lambda part: _checked_program(program, network, shape, part))
+        write_atomic(path, lambda part: _checked_program(program, network, shape, inputs, part))
     except OSError as error:
         raise SetupError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
-def _checked_program(program: Any, network: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+def _checked_program(
+    program: Any, network: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, path: Path
+) -> None:
     with path.open("wb") as file:
         torch.export.save(program, file)
     with path.open("rb") as file:
@@ -146,6 +153,7 @@ def _checked_program(program: Any, network: nn.Module, shape: tuple[int, ...], p
     for size in CHECKED_BATCHES:
         x = torch.randn(size, *shape, generator=torch.Generator().manual_seed(size))
         with torch.no_grad():
-            difference = saved_file.difference(saved_file.outputs_of(network, x), saved_file.outputs_of(loaded, x))
+            outputs = (saved_file.outputs_of(one, x, inputs) for one in (network, loaded))
+            difference = saved_file.difference(*outputs)
         if not difference <= TOLERANCE:
             raise RunFailed(f"the exported program's outputs differ by {difference:.2g} from the network's")

@@ -89,11 +89,13 @@ class Pruner:
         self._open = True
         with apart():
             self._had = had = given(network, example)
-            self._known = known = known_of(had.copy(), had.shape, coupling)
+            if had.inputs is not None:
+                raise UsageError("bench.Pruner: networks of one tensor alone; bench.prune takes several inputs")
+            self._known = known = known_of(had.copy(), had.shape, None, coupling)
             self._sites = sites = known.sites.bind(had.network)
             costs = exempting(chosen, known, sites, known.costs, self._budget, asked)
-            train = Batches(data, method, had.example, seed)
-            held = Batches(val, method, had.example, seed, ("validation", "val"))
+            train = Batches(data, method, had, seed)
+            held = Batches(val, method, had, seed, ("validation", "val"))
             images = TrainingData(train, Examples(had.example, held), {})
             momentum = float(optimizer.param_groups[0].get("momentum", 0.0)) if optimizer else 0.0
             recipe = recipe_of(train.batch_size if data is not None else DEFAULT_BATCH, epochs, momentum)

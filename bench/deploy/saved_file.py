@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bench import __version__
+from bench.deploy.inputs import Inputs, called
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.models.error_place import first_line
 from bench.models.shared_parameters import copied
@@ -46,12 +47,14 @@ class Shape:
         whole: parameter or buffer of the dense network -> its shape.
         kept: layer -> side -> bool ``[channels]``, True stays.
         numbers: what counts units, with its value.
+        inputs: what lies where in ``input``, where there are several.
     """
 
     input: tuple[int, ...]
     whole: Mapping[str, tuple[int, ...]]
     kept: Mapping[str, Mapping[str, Tensor]]
     numbers: tuple[tuple[Number, int], ...]
+    inputs: Inputs | None = None
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -69,12 +72,13 @@ def save(path: Path, network: nn.Module, shape: Shape, facts: Mapping[str, Any])
         "format": FORMAT,
         "versions": {"bench": __version__, "torch": str(torch.__version__)},
         "input": list(shape.input),
+        "inputs": None if shape.inputs is None else [list(map(list, shape.inputs.shapes)), list(shape.inputs.names)],
         "whole": {name: list(size) for name, size in shape.whole.items()},
         "kept": kept,
         "numbers": [[number.module, number.name, value] for number, value in shape.numbers],
         "facts": dict(facts),
     }
-    outputs = _outputs(network, shape.input)
+    outputs = _outputs(network, shape.input, shape.inputs)
     tensors = {**network.state_dict(), **{f"{OUTPUTS}{k}": out for k, out in enumerate(outputs)}}
     try:
         save_tensors(path, tensors, {KEY: json.dumps(described, sort_keys=True), HASH: digest(described)})
@@ -94,6 +98,8 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
         RunFailed: the file is damaged, or the network computes something else than the saved one.
     """
     described, tensors = _read(path)
+    several = described["inputs"]
+    inputs = Inputs(tuple(map(tuple, several[0])), tuple(several[1])) if several else None
     with undisturbed():
         network = build()
     if not isinstance(network, nn.Module):
@@ -116,7 +122,7 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
             tensor.data = tensor.data.to(tensors[name].dtype)
     try:
         network.load_state_dict(tensors)
-        found = _outputs(network.eval(), tuple(described["input"]))
+        found = _outputs(network.eval(), tuple(described["input"]), inputs)
     except Exception as error:  # torch's for other keys and sizes; whatever the network's own code raises
         raise RunFailed(f"{path}: the network of build does not take the file: {first_line(error)}") from error
     worst = difference(outputs, found)
@@ -129,9 +135,9 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
     return network, facts
 
 
-def outputs_of(network: nn.Module, x: Tensor) -> list[Tensor]:
+def outputs_of(network: nn.Module, x: Tensor, inputs: Inputs | None = None) -> list[Tensor]:
     """All tensors of the network's output."""
-    return [leaf for leaf in tree_leaves(network(x)) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(called(network, inputs, x)) if isinstance(leaf, Tensor)]
 
 
 def difference(one: list[Tensor], other: list[Tensor]) -> float:
@@ -143,13 +149,13 @@ def difference(one: list[Tensor], other: list[Tensor]) -> float:
     return max([float((a - b).abs().max()) for a, b in pairs], default=0.0) / (largest or 1.0)
 
 
-def _outputs(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
+def _outputs(network: nn.Module, shape: tuple[int, ...], inputs: Inputs | None) -> list[Tensor]:
     """Outputs of a copy on the CPU in eval mode, for seeded inputs."""
     with undisturbed(), torch.no_grad():
         copy = copied(network).cpu().eval()
         dtype = next((p.dtype for p in copy.parameters() if p.is_floating_point()), torch.float32)
         x = torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-        return [out.detach().clone() for out in outputs_of(copy, x)]
+        return [out.detach().clone() for out in outputs_of(copy, x, inputs)]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
