@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -22,9 +22,11 @@ class CostModel(Costs):
 
     Attributes:
         exempt: sites that keep all their units under every budget.
+        wider: gives the costs of the same network with coupling ``full``, for errors; None where this is all there is.
     """
 
     exempt: frozenset[str] = frozenset()
+    wider: Callable[[], CostModel] | None = None
 
     def exempting(self, sites: Iterable[str]) -> Self:
         """The same costs in a run in which these sites keep all their units."""
@@ -119,27 +121,41 @@ class CostModel(Costs):
         if budget.widths is not None:
             self._require_widths(budget)
             return
-        costliest = self._costliest(budget)
-        least, allowed = self.cost(budget, self.floor(budget, costliest)), self.allowed(budget)
+        costliest, share = self._costliest(budget), self.least_share(budget)
         stay = int(costliest[len(self.names) :].sum())
         blocks = f"{stay} of the {len(self._blocks)} blocks, which stay,"
-        if least > allowed:
+        if self.cost(budget, self.floor(budget, costliest)) > self.allowed(budget):
             free = len([name for name in self.names if name not in self.exempt])
             fewest = f"{budget.min_keep} unit(s)" + (", rounded up to whole steps," if budget.step > 1 else "")
             kept = [f"{fewest} in each of the {free} sites"] if free else []
             kept += [f"all of the exempt {', '.join(sorted(self.exempt))}"] if self.exempt else []
             kept += [blocks] if self.blocks else []
-            less = "fewer blocks (--min-blocks 0)" if self.blocks else "use --coupling full"
-            less = "smaller steps (--round-to)" if budget.step > 1 else less
             raise (Unsupported if self.exempt else UsageError)(
-                f"budget {budget} cannot be met: {' and '.join(kept)} already cost {least / self.whole(budget):.4f}; "
-                f"ask for more, or {less}"
+                f"budget {budget} cannot be met: {' and '.join(kept)} already cost {share:.4f}; "
+                f"ask for more{self._remedy(budget)}"
             )
         share = self.cost(budget, costliest) / self.whole(budget)
         if budget.keep_blocks and budget.keep - share > BUDGET_TOLERANCE:
             raise UsageError(
                 f"budget {budget} cannot be used up: {blocks} cost at most {share:.4f}; ask for more (--keep-blocks)"
             )
+
+    def least_share(self, budget: Budget) -> float:
+        """What the units that stay in any case cost, as a share of the dense network."""
+        return self.cost(budget, self.floor(budget, self._costliest(budget))) / self.whole(budget)
+
+    def _remedy(self, budget: Budget) -> str:
+        """What else than a larger budget helps."""
+        if budget.step > 1:
+            return ", or smaller steps (--round-to)"
+        if self.blocks:
+            return ", or fewer blocks (--min-blocks 0)"
+        if self.coupling == "full":
+            return ""
+        if self.wider is None:
+            return ", or use --coupling full"
+        share = self.wider().least_share(budget)
+        return f", or use --coupling full, which goes down to {share:.4f}" if share < budget.keep else ""
 
     def count_blocks(self, budget: Budget) -> int | None:
         """Number of blocks that the budget keeps, as far as it says; never less than the sites' floors."""

@@ -43,7 +43,7 @@ class Costs:
     """
 
     def __init__(self, network: nn.Module, sites: Sites, shape: tuple[int, ...]) -> None:
-        self.shape, self._sites = tuple(shape), list(sites)
+        self.shape, self._sites, self.coupling = tuple(shape), list(sites), sites.coupling
         channel_sites = Sites({n: site for n, site in sites.items() if not site.blocks}, {}, sites.coupling)
         self.names = list(channel_sites)
         self._blocks = [block for site in sites.values() for block in site.blocks]

@@ -216,6 +216,10 @@ class Gates:
         return moved.index_copy(1, tap.positions[order].to(x.device), part).movedim(1, tap.axis)
 
 
+MAKERS = (*CONVS, nn.Linear)
+"""Layers whose weights stay in a randomized copy; what else they have (a gain, say) is a scale."""
+
+
 def is_activation(module: nn.Module) -> bool:
     """Whether ``module`` is an activation function of torch's."""
     return type(module).__module__ == "torch.nn.modules.activation"
@@ -258,7 +262,7 @@ def randomized_copy(network: nn.Module) -> nn.Module:
                 if name in ("bias", "running_mean"):
                     tensor.uniform_(-0.5, 0.5, generator=generator)
                 elif name == "running_var" or (
-                    isinstance(tensor, nn.Parameter) and not isinstance(module, (*CONVS, nn.Linear))
+                    isinstance(tensor, nn.Parameter) and (name != "weight" or not isinstance(module, MAKERS))
                 ):
                     tensor.uniform_(0.5, 1.5, generator=generator)
                 elif name == "weight" and not tensor.count_nonzero():  # several times as fast as any()

@@ -8,10 +8,12 @@ re-estimation of batch norm, and from a file. A site whose slice fails is reject
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,7 +74,17 @@ def fit(name: str, network: nn.Module, situation: Situation, images: Tensor | No
         while len(_known) > KEPT:
             _known.popitem(last=False)
     _known.move_to_end(key)
-    return dataclasses.replace(_known[key], sites=_known[key].sites.bind(network))
+    found = _known[key]
+    model = copy.copy(found.model)
+    if situation.coupling != "full":
+        model.wider = partial(_with_full, network, situation)
+    return dataclasses.replace(found, sites=found.sites.bind(network), model=model)
+
+
+def _with_full(network: nn.Module, situation: Situation) -> CostModel:
+    """The costs of ``network`` with coupling ``full``."""
+    shape = situation.shape
+    return CostModel(network, find_sites(network, shape, "full", situation.units), shape)
 
 
 def _examined(name: str, network: nn.Module, trial: Trial) -> Fit:

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from support.networks import CASES, SHAPE, found, half_masks, hooks_of, images, made
+from support.networks import CASES, SHAPE, conv, found, half_masks, hooks_of, images, made
 from torch import nn
 
-from bench.pruning.gates import Gates
+from bench.pruning.gates import Gates, randomized_copy
 from bench.pruning.site_discovery import find_sites
 
 
@@ -164,3 +164,13 @@ def test_hooks_are_there_only_while_needed():
         gates.set({n: m.float() for n, m in sites.ones().items()})  # with hooks again, but without the module
         assert torch.equal(run(network, images()), before)
         gates.remove()
+
+
+def test_what_else_a_layer_has_is_random_in_the_copy_and_its_weight_is_not():
+    """A gain that begins at zero would hide what depends on the layer."""
+    layer = conv(2, 3)
+    layer.gain = nn.Parameter(torch.zeros(3, 1, 1))
+    copy = randomized_copy(layer)
+    assert torch.equal(copy.weight, layer.weight.double())
+    assert (copy.gain > 0.4).all()
+    assert (layer.gain == 0).all()

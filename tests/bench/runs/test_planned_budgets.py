@@ -3,12 +3,17 @@
 import dataclasses
 
 import pytest
+import torch
 from support.plugins import known
 
 from bench.conformance import tiny_networks
 from bench.errors import UsageError
+from bench.models.build import build
 from bench.runs import planned_budgets
+from bench.runs.network_trial import Situation
 from bench.runs.planned_budgets import require_reachable
+from bench.runs.preflight import fit
+from bench.spec.recipe import load_recipe
 from bench.spec.spec import Budget
 
 
@@ -54,3 +59,22 @@ def test_each_network_is_traced_once_for_what_is_pruned(planned, monkeypatch):
     with pytest.raises(UsageError, match=r"cannot be cut to 0\.61 of the MACs by equal shares"):
         planned(("depth", 0.61), ("width", 0.61), ("depth", 0.8))
     assert traced == [("inner", "depth"), ("inner", "width")]
+
+
+def test_error_for_a_budget_says_what_the_other_coupling_reaches():
+    recipe, shape = load_recipe("digits"), (1, 8, 8)
+    network = build("resnet20", shape, 10)
+    inner, full = (
+        fit("net", network, Situation(shape, 10, coupling, recipe, torch.device("cpu"), "fp32")).model
+        for coupling in ("inner", "full")
+    )
+    budget = Budget(keep_macs=0.02)
+    least = [model.least_share(budget) for model in (inner, full)]
+    assert least[1] < 0.02 < least[0]
+    said = f"already cost {least[0]:.4f}; ask for more, or use --coupling full, which goes down to {least[1]:.4f}$"
+    with pytest.raises(UsageError, match=said):
+        inner.require(budget)
+    beyond = Budget(keep_macs=least[1] / 2)
+    for model in (inner, full):
+        with pytest.raises(UsageError, match=r"; ask for more$"):
+            model.require(beyond)
