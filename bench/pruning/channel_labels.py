@@ -168,6 +168,9 @@ def join(ledger: Ledger, parts: Sequence[tuple[Tensor, Shape]], where: str) -> T
         else:
             a, b = torch.broadcast_tensors(found, labels)
             ledger.unite(a, b)
+            if a.shape != found.shape and b.shape != labels.shape:  # each varies where the other does not
+                why = f"{where} combines each of its channels with several units"
+                ledger.mixed += [(_positive(t), why) for t in (found, labels)]
             found = compact(torch.where(a > 0, a, torch.where((b > 0) | (a == 0), b, a)))
         shape = tuple(max(a, b) for a, b in zip(shape, other, strict=True))
     return found

@@ -7,9 +7,11 @@ that, too, and its output has the same labels. Labels that meet in one channel g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -47,7 +49,7 @@ def trace(network: nn.Module, shape: tuple[int, ...]) -> Trace:
         RunFailed: its forward fails.
     """
     traced = with_stand_ins(plain(copied(network).cpu().float()))
-    tracer = _Tracer(traced)
+    tracer = _Tracer(traced, _alone(network))
     try:
         with torch.no_grad(), no_fast_path(), sdpa_kernel(SDPBackend.MATH), tracer.watching():
             x = torch.zeros(BATCH, *shape)
@@ -66,18 +68,26 @@ def trace(network: nn.Module, shape: tuple[int, ...]) -> Trace:
     return tracer.result()
 
 
+def _alone(network: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of parameters that can lose entries on their own: of one name, with one axis of several entries."""
+    found = dict(network.named_parameters(remove_duplicate=False))
+    names = Counter(id(parameter) for parameter in found.values())
+    single = {n: p.shape for n, p in found.items() if names[id(p)] == 1}
+    return {name: shape for name, shape in single.items() if max(shape, default=1) == shape.numel() > 1}
+
+
 class _Tracer(TorchDispatchMode):
     """Follows labels through the modules and operators of one forward pass."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, alone: Mapping[str, torch.Size] = MappingProxyType({})) -> None:
         super().__init__()
-        self.network, self.ledger = network, Ledger()
+        self.network, self.alone, self.ledger = network, alone, Ledger()
         self.rules = Rules(self.ledger, self.flow)
         self.names = {module: layer_name(name) for name, module in reversed(list(network.named_modules()))}
-        self.owned: dict[int, str] = {}
+        self.owned: dict[int, tuple[str, str]] = {}
         for kind, tensors in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
             for name, tensor in tensors:
-                self.owned[id(tensor)] = f"its units also index the {kind} {name}, which a slice cannot follow"
+                self.owned[id(tensor)] = kind, name
         self.flows = WeakTensorKeyDictionary()
         self.sides: dict[tuple[str, str], Tensor] = {}
         self.excitations: set[str] = set()
@@ -110,11 +120,18 @@ class _Tracer(TorchDispatchMode):
     def flow(self, tensor: Tensor) -> Flow:
         """What is known of ``tensor``."""
         if tensor not in self.flows:
-            why = self.owned.get(id(tensor))
-            label = self.ledger.name_foreign(why) if why else 0
-            self.flows[tensor] = Flow(torch.full((1,) * tensor.dim(), label))
+            self.flows[tensor] = Flow(self._outset(tensor))
         found: Flow = self.flows[tensor]
         return found
+
+    def _outset(self, tensor: Tensor) -> Tensor:
+        """Labels of a tensor that no operator made: one an entry, where it is a parameter with a single axis."""
+        kind, name = self.owned.get(id(tensor), ("", ""))
+        if name in self.alone and self.alone[name] == tensor.shape:
+            labels = self.sides[name, "both"] = self.ledger.fresh(tensor.numel())
+            return labels.reshape(tensor.shape)
+        why = f"its units also index the {kind} {name}, which a slice cannot follow"
+        return torch.full((1,) * tensor.dim(), self.ledger.name_foreign(why) if name else 0)
 
     def enter(self, tensor: Tensor, why: str) -> None:
         """``tensor`` comes from outside."""

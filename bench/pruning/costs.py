@@ -16,7 +16,7 @@ from bench.models.torch_state import NORMS
 from bench.pruning.blocks import holder
 from bench.pruning.other_macs import lost_macs, other_macs, own_macs
 from bench.pruning.sites import Sites
-from bench.pruning.slicing import CONVS, OTHER_NORMS, channels
+from bench.pruning.slicing import CONVS, OTHER_NORMS, channels, part
 
 Vector = NDArray[np.int64]
 """Widths of a model's ``names``, then 1 or 0 for each block."""
@@ -70,10 +70,11 @@ class Costs:
         rows = []  # fixed and per-unit channels in and out; MACs and params per in*out; MACs and params per out
         modelled = 0
         for layer, sides in layers.items():
-            module = network.get_submodule(layer)
+            module = part(network, layer)
             macs = sum(counted.by_module.get(layer, {}).values())
             n_in, n_out = channels(module)
-            params = {n: p.numel() for n, p in module.named_parameters(recurse=False)}
+            own = [("", module)] if isinstance(module, nn.Parameter) else module.named_parameters(recurse=False)
+            params = {n: p.numel() for n, p in own}
             per_in, per_out = sides.get("in", none), sides.get("out", sides.get("both", none))
             # What passes through (batch norm, depthwise) costs per channel; what mixes channels costs per pair.
             pairs = isinstance(module, (*CONVS, nn.Linear)) and "both" not in sides

@@ -20,7 +20,7 @@ from bench.pruning.blocks import holder
 from bench.pruning.cost_model import CostModel
 from bench.pruning.costs import Vector
 from bench.pruning.sites import Sites
-from bench.pruning.slicing import CONVS, channels
+from bench.pruning.slicing import CONVS, channels, part
 from bench.pruning.steps import ladder, unit_step
 from bench.spec.digest import digest
 
@@ -174,7 +174,9 @@ def terms_of(network: nn.Module, sites: Sites, model: CostModel, step: int = 1) 
             layers[cut.layer][cut.side][column[name]] = len(cut.positions) // site.n_units
     parts: dict[tuple[int, tuple[int, ...]], list[Any]] = defaultdict(list)
     for layer, sides in layers.items():
-        module = network.get_submodule(layer)
+        module = part(network, layer)
+        if isinstance(module, nn.Parameter):  # it is multiplied or added where its units are made
+            continue
         what = [*described(layer), channels(module)]
         for group in _groups(module, sides):
             each = [[side, of[site]] for site in group for side, of in sides.items() if site in of]

@@ -23,7 +23,7 @@ from bench.pruning.channel_groups import OUTPUT, Member, Trace
 from bench.pruning.channel_tracing import trace
 from bench.pruning.gates import TOLERANCE, gate_slice_difference, randomized_copy
 from bench.pruning.sites import Consumer, Site, Sites
-from bench.pruning.slicing import CONVS, TRANSPOSED, ChannelSlice, Number, can_slice, channels
+from bench.pruning.slicing import CONVS, TRANSPOSED, ChannelSlice, Number, can_slice, channels, part
 
 HEADS = re.compile(r"(?i)(?!.*(dim|size|width|channel)).*head")
 """Names of numbers that count the heads of attention."""
@@ -190,7 +190,7 @@ def _site(members: list[Member], network: nn.Module, place: Mapping[str, int], t
     producers, norms, consumers, cuts = [], [], [], {}
     for member in members:
         layer, side = member.layer, member.side
-        module: Any = network.get_submodule(layer)
+        module = part(network, layer)
         if not can_slice(module):
             raise _Rejected(f"{layer} ({type(module).__name__}) cannot lose channels: it has no slice_channels()")
         if isinstance(module, TRANSPOSED) and 1 < module.groups < min(channels(module)):

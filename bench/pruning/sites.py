@@ -14,7 +14,16 @@ from torch.nn import functional as F
 
 from bench.errors import RunFailed
 from bench.pruning.blocks import Block, holder, remove
-from bench.pruning.slicing import CONVS, TRANSPOSED, ChannelSlice, Number, outputs_first, slice_network
+from bench.pruning.slicing import (
+    CONVS,
+    TRANSPOSED,
+    ChannelSlice,
+    Number,
+    outputs_first,
+    part,
+    rows_axis,
+    slice_network,
+)
 from bench.pruning.unit_groups import UnitGroups
 
 
@@ -141,11 +150,15 @@ class Site(UnitGroups):
     def unit_parameters(self) -> Iterator[tuple[Tensor, ChannelSlice]]:
         """Parameters whose rows belong to single units: weights and biases that make them, their norms' scales.
 
-        The weight of a transposed convolution is a view that shares its memory, with the outputs first.
+        The weight of a transposed convolution is a view that shares its memory, with the outputs first. A parameter
+        of its own, such as a layer scale, may have its rows along another axis (:func:`rows_axis`).
         """
         for cut in self.cuts:
             if cut.side != "in":
-                module = self.network.get_submodule(cut.layer)
+                module = part(self.network, cut.layer)
+                if isinstance(module, nn.Parameter):
+                    yield module, cut
+                    continue
                 turned = isinstance(module, TRANSPOSED)
                 for name, parameter in module.named_parameters(recurse=False):
                     yield (outputs_first(module).detach() if turned and name == "weight" else parameter), cut
@@ -162,7 +175,9 @@ class Site(UnitGroups):
         Of what they are made of, and of the weights that read them.
         """
         for parameter, cut in self.unit_parameters():
-            yield parameter, (cut.positions.to(mask.device)[~mask[cut.units.to(mask.device)]],)
+            alone = parameter is part(self.network, cut.layer)
+            before = [slice(None)] * rows_axis(parameter) if alone else []
+            yield parameter, (*before, cut.positions.to(mask.device)[~mask[cut.units.to(mask.device)]])
         for parameter, cut in self.reader_weights():
             yield parameter, (slice(None), cut.positions.to(mask.device)[~mask[cut.units.to(mask.device)]])
 

@@ -24,9 +24,9 @@ class ChannelSlice:
     """Channels of one layer that belong to units of one site.
 
     Attributes:
-        layer: dotted name.
+        layer: dotted name; of a parameter where that alone has an entry for each channel, as a layer scale has.
         side: ``out`` (the layer makes the units), ``in`` (it reads them), ``both`` (they pass through: batch
-            norm, depthwise and grouped convolutions, PReLU).
+            norm, depthwise and grouped convolutions, PReLU, parameters).
         positions: channel indices, int64 ``[k]``.
         units: the unit each of them belongs to, int64 ``[k]``.
     """
@@ -52,9 +52,22 @@ class Number:
     each: int
 
 
-def can_slice(module: nn.Module) -> bool:
-    """Whether channels of a layer can be removed."""
-    known = (*CONVS, *NORMS, *OTHER_NORMS, nn.Linear, nn.PReLU)
+def part(network: nn.Module, name: str) -> Any:
+    """The layer of this dotted name, or the parameter."""
+    try:
+        return network.get_submodule(name)
+    except AttributeError:
+        return network.get_parameter(name)
+
+
+def rows_axis(parameter: Tensor) -> int:
+    """The axis along which a parameter that belongs to no layer has its units."""
+    return next((axis for axis, size in enumerate(parameter.shape) if size > 1), 0)
+
+
+def can_slice(module: Any) -> bool:
+    """Whether channels of a layer (or parameter) can be removed."""
+    known = (*CONVS, *NORMS, *OTHER_NORMS, nn.Linear, nn.PReLU, nn.Parameter)
     return isinstance(module, known) or hasattr(module, "slice_channels")
 
 
@@ -78,14 +91,21 @@ def slice_network(
         removed[cut.layer][cut.side].append(cut.positions[~mask[cut.units]])
     sliced = network if in_place else copied(network)
     for name, sides in removed.items():
-        _slice_layer(sliced.get_submodule(name), {side: torch.cat(lost) for side, lost in sides.items()})
+        layer, lost = part(sliced, name), {side: torch.cat(positions) for side, positions in sides.items()}
+        if isinstance(layer, nn.Parameter):
+            owner, _, own = name.rpartition(".")
+            setattr(sliced.get_submodule(owner), own, _without(layer, lost["both"]))
+        else:
+            _slice_layer(layer, lost)
     for number, kept in numbers:
         setattr(sliced.get_submodule(number.module), number.name, number.each * kept)
     return sliced
 
 
 def channels(module: Any) -> tuple[int, int]:
-    """Input and output channels of a layer that can be sliced."""
+    """Input and output channels of a layer (or parameter) that can be sliced."""
+    if isinstance(module, nn.Parameter):
+        return module.numel(), module.numel()
     if isinstance(module, OTHER_NORMS):
         n: int = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features
         return n, n
@@ -107,6 +127,14 @@ def outputs_first(module: Any) -> Tensor:
     if not isinstance(module, TRANSPOSED):
         return weight
     return weight.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _without(parameter: nn.Parameter, lost: Tensor) -> nn.Parameter:
+    """A parameter with one axis of several entries without some of these."""
+    keep = torch.ones(parameter.numel(), dtype=torch.bool)
+    keep[lost] = False
+    new = parameter.detach().index_select(rows_axis(parameter), keep.nonzero().flatten().to(parameter.device))
+    return nn.Parameter(new, requires_grad=parameter.requires_grad)
 
 
 def _slice_layer(module: Any, lost: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.errors import METHOD, RunFailed
 from bench.models.torch_state import NORMS
-from bench.pruning.slicing import CONVS, OTHER_NORMS, ChannelSlice, outputs_first
+from bench.pruning.slicing import CONVS, OTHER_NORMS, ChannelSlice, outputs_first, part
 
 Side = Literal["makes", "reads", "both"]
 """Which weights of a unit: those that make it, those that read it, or all of them."""
@@ -56,7 +56,7 @@ class UnitGroups:
         Grouped convolutions are left out, and so is what has no weight, such as a padded shortcut.
         """
         for cut in self.cuts:
-            layer = self.network.get_submodule(cut.layer)
+            layer = part(self.network, cut.layer)
             weight, whole = getattr(layer, "weight", None), getattr(layer, "groups", 1) == 1
             if cut.side == "in" and whole and isinstance(weight, nn.Parameter) and weight.dim() > 1:
                 yield layer, cut
@@ -151,7 +151,7 @@ class UnitGroups:
     def _of_makers(self, parts: Collection[str]) -> Iterator[tuple[Tensor, ChannelSlice]]:
         """The ``parts`` of layers that make the units or pass them on, outputs first."""
         for cut in self.cuts:
-            layer: Any = self.network.get_submodule(cut.layer)
+            layer = part(self.network, cut.layer)
             found: list[Tensor | None] = []
             if isinstance(layer, (*NORMS, *OTHER_NORMS)):
                 found = [layer.weight] if "norm" in parts or "gamma" in parts else []

@@ -189,10 +189,11 @@ class Recurrent(nn.Module):
         (lambda: with_function(lambda self, x: x.softmax(1)), "first", "network depends on all its units at once"),
         (lambda: with_function(lambda self, x: F.normalize(x, dim=1)), "first", "network depends on all its units"),
         (
-            lambda: with_function(lambda self, x: x * self.scale, scale=nn.Parameter(torch.ones(6, 1, 1))),
+            lambda: with_function(lambda self, x: x * self.scale, scale=nn.Parameter(torch.ones(6, 8, 8))),
             "first",
             "the parameter scale",
         ),
+        (lambda: with_function(lambda self, x: x * self.scale, scale=nn.Parameter(torch.ones(6, 1, 1))), "first", None),
         (lambda: with_function(lambda self, x: x + self.plane, plane=nn.Parameter(torch.ones(8, 8))), "first", None),
         (lambda: with_function(lambda self, x: x * self.one(x).sigmoid(), one=conv(6, 1)), "first", None),
         (lambda: with_function(lambda self, x: x * self.one(x).sigmoid(), one=conv(6, 1)), "one", "several units"),

@@ -152,7 +152,7 @@ class Counted(nn.Module):
 class Scaled(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.scale, self.rest = conv(3, 6), nn.Parameter(torch.ones(6, 1, 1)), nn.Sequential(*head(6))
+        self.conv, self.scale, self.rest = conv(3, 6), nn.Parameter(torch.ones(6, 8, 8)), nn.Sequential(*head(6))
         self.between = conv(6, 6)
 
     def forward(self, x):

@@ -125,7 +125,7 @@ class Positions(Encoder):
 
     def __init__(self):
         super().__init__(1, classes=10)
-        self.position = nn.Parameter(torch.full((12, 1, 1), 0.5))
+        self.position = nn.Parameter(torch.full((12, 8, 8), 0.5))
         self.between = nn.Conv2d(1, 12, 1)
         self.patches = nn.Conv2d(12, 12, 4, 4)
 
