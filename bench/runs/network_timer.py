@@ -61,12 +61,16 @@ class NetworkTimer:
         for start in range(0, len(order), size):
             group = [*dense, *(others[k] for k in order[start : start + size])]
             say(f"{len(found)} of {len(vectors)} networks are timed in {self.runtime}")
-            ms = bursts.lower_quartile(self._visits(group, 1))
+            ms = self.ms(group)
             of_dense = float(np.median(ms[:DENSE_COPIES]))
             whole = whole or of_dense  # what is timed later is relative to the same dense network
             timed = zip(group, ms * whole / of_dense, strict=True)
             found += [Timed(tuple(vector.tolist()), round(float(each), 6)) for vector, each in timed]
         return found
+
+    def ms(self, vectors: Sequence[Vector]) -> bursts.Floats:
+        """Milliseconds of some networks, each loaded once; raises as :meth:`table`."""
+        return bursts.lower_quartile(self._visits(vectors, 1))
 
     def measure(self, vector: Vector) -> Measured:
         """A chosen network, next to the dense one, several copies of each; raises as :meth:`table`."""
