@@ -102,7 +102,7 @@ def known_of(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, cou
 
 
 def _structure(network: nn.Module) -> Any:
-    """Modules, what they are said, sizes of their tensors; whatever may change what :func:`known_of` finds."""
+    """Modules, their settings, sizes of their tensors; whatever may change what :func:`known_of` finds."""
     plain = (bool, int, float, str, tuple, type(None))
     modules = [
         (name, {k: repr(v) for k, v in sorted(vars(module).items()) if isinstance(v, plain) and k != "training"})
