@@ -19,7 +19,7 @@ from bench.spec.near_names import near_matches, unknown
 from bench.spec.registry import add_plugin
 
 PROGRAM = "bench"
-RESUMED = dict.fromkeys(("run", "sweep", "reproduce"), "resumes after the last epoch") | {
+RESUMED = dict.fromkeys(("run", "sweep", "reproduce", "prune"), "resumes after the last epoch") | {
     "latency": "measures what is missing"
 }
 """What a command that was interrupted does when it is given again."""
@@ -79,6 +79,7 @@ def parser() -> Parser:
         list_,
         new,
         page,
+        prune,
         reproduce,
         run,
         score,
@@ -91,7 +92,23 @@ def parser() -> Parser:
     top = Parser(prog=PROGRAM, description=text, epilog=EXAMPLES)
     top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for part in (run, sweep, status, list_, show, board, lint, latency, export, score, reproduce, check, new, page):
+    for part in (
+        run,
+        prune,
+        sweep,
+        status,
+        list_,
+        show,
+        board,
+        lint,
+        latency,
+        export,
+        score,
+        reproduce,
+        check,
+        new,
+        page,
+    ):
         part.add_to(commands)
     return top
 

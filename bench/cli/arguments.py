@@ -21,6 +21,12 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     what.add_argument("-d", "--dataset", default="digits", metavar="NAME|folder:PATH[@SIZE]", help="default: digits")
     what.add_argument("--recipe", metavar="NAME|FILE", help="default: the data set's")
     what.add_argument("--seeds", "--seed", default="0", metavar=SEEDS, help="such as 0, 0-4 or 1,5 (default 0)")
+    add_budget(parser)
+    add_settings(parser)
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """Add how much stays, and of what."""
     budget = parser.add_argument_group("budget")
     budget.add_argument("--keep-macs", type=_number, metavar="SHARE", help=f"default {DEFAULT_KEEP_MACS}")
     budget.add_argument("--keep-params", type=_number, metavar="SHARE", help="instead of --keep-macs")
@@ -49,6 +55,10 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--batch", type=whole, default=1, metavar="N", help="images of an inference (1)")
     where.add_argument("--runtime-threads", type=whole, default=1, metavar="N", help="its CPU threads (1)")
     add_latency_table(where)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add options of the method, and values of the recipe."""
     change = parser.add_argument_group("settings")
     _add_repeated(change, "-p", dest="options", metavar="KEY=VALUE", help="method option")
     _add_repeated(change, "--set", dest="settings", metavar="KEY=VALUE", help="recipe value, such as train.epochs=5")

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def export(chosen: argparse.Namespace) -> int:
     """Write the files; returns the exit code."""
     import torch
 
-    from bench.measure.onnx_export import require, require_free, to_onnx
+    from bench.measure.onnx_export import require, require_free
     from bench.runs.artifacts import NETWORKS, RunArtifacts
 
     if chosen.batch == 0:
@@ -67,14 +68,7 @@ def export(chosen: argparse.Namespace) -> int:
         require_free(path, chosen.force)
     stored = RunArtifacts(found, chosen.out)
     networks = {name: stored.network(name) for name in paths}
-    images = _images(stored, chosen.data_dir)
-    seen = None if images is None else images.first(256)
-    size = None if images is None else stored.image_size(chosen.data_dir)
-    facts = {name: describe(stored, name, images, size) for name in paths}
-    done = {
-        name: to_onnx(network, stored.shape, paths[name], metadata=facts[name], images=seen, replace=chosen.force)
-        for name, network in networks.items()
-    }
+    done, facts = write(stored, networks, paths, chosen.data_dir, chosen.force)
     batches = dict.fromkeys((1, chosen.batch or found.spec.recipe.latency_batch))
     timings = _time(networks, done, stored, list(batches))
     rows = [
@@ -99,6 +93,23 @@ def export(chosen: argparse.Namespace) -> int:
         busy = f"the machine was busy while timing (load {load:.1f} for {plural(threads, 'thread')})"
         print(f"{busy}: do not trust these latencies", file=sys.stderr)
     return 0
+
+
+def write(
+    stored: RunArtifacts, networks: Mapping[str, nn.Module], paths: Mapping[str, Path], data_dir: Path, replace: bool
+) -> tuple[dict[str, Exported], dict[str, dict[str, str]]]:
+    """Write networks of a run to ``paths``, checked; returns what was written and what each file says of itself."""
+    from bench.measure.onnx_export import to_onnx
+
+    images = _images(stored, data_dir)
+    seen = None if images is None else images.first(256)
+    size = None if images is None else stored.image_size(data_dir)
+    facts = {name: describe(stored, name, images, size) for name in paths}
+    done = {
+        name: to_onnx(network, stored.shape, paths[name], metadata=facts[name], images=seen, replace=replace)
+        for name, network in networks.items()
+    }
+    return done, facts
 
 
 def _images(stored: RunArtifacts, data_dir: Path) -> ImageSet | None:

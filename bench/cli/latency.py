@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, output
 from bench.cli.output import Column
-from bench.errors import UsageError
+from bench.errors import RunFailed, UsageError
 from bench.files import require_writable
 from bench.records import store
 from bench.records.lookup import find_one
@@ -110,8 +110,7 @@ def measure(chosen: argparse.Namespace) -> int:
             raise UsageError(f"measure {found.id}: that run {found.status}, it left no network")
         asked.append(found)
     todo = _wanted(asked, chosen)
-    done: dict[Key, Line] = {}
-    failures = _measure(todo, chosen, lambda lines, samples: done.update({line.key: line for line in lines}))
+    done, failures = timed(todo, chosen)
     of_each = [(found, [done[key] for key in _wanted([found], chosen) if key in done]) for found in asked]
     if chosen.json:
         tables = [[json.loads(encode(line)) for line in lines] for _, lines in of_each]
@@ -126,6 +125,22 @@ def measure(chosen: argparse.Namespace) -> int:
     for key in list(todo)[:1]:
         output.print_text(f"here: {key.device}, {plural(key.threads, 'thread')}, {key.dtype}", chosen)
     return 1 if failures else 0
+
+
+def lines_of(record: Finished, chosen: argparse.Namespace) -> list[Line]:
+    """The latency of a record's networks; of ``chosen`` it takes what ``bench measure`` has. Raises RunFailed."""
+    todo = _wanted([record], chosen)
+    done, failures = timed(todo, chosen)
+    if failures:
+        raise RunFailed(f"no latency of {record.id}: {next(iter(failures.values()))}")
+    return list(done.values())
+
+
+def timed(todo: dict[Key, Finished], chosen: argparse.Namespace) -> tuple[dict[Key, Line], dict[Key, str]]:
+    """Key -> its line, and key -> why there is none."""
+    done: dict[Key, Line] = {}
+    failures = _measure(todo, chosen, lambda lines, samples: done.update({line.key: line for line in lines}))
+    return done, failures
 
 
 def _finished(paths: Iterable[Path]) -> tuple[list[Finished], int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.image_set import ImageSet
-from bench.deploy import program_file
+from bench.deploy import program_file, saved_file
 from bench.errors import RunFailed, UsageError
 from bench.measure import flops, latency, onnx_export, onnx_file, onnx_macs, products
 from bench.measure.accuracy import EVALUATION_BATCH, logits_of
@@ -31,7 +31,7 @@ from bench.records.lookup import find_one
 from bench.records.schema import Finished, finished
 from bench.runs.artifacts import RunArtifacts
 from bench.spec.registry import ARCHS, model_name
-from bench.training.checkpoint import load_tensors, weight_bytes
+from bench.training.checkpoint import load_metadata, load_tensors, weight_bytes
 
 FORMS = ".onnx, .pt2, file:PATH:FUNCTION[:WEIGHTS.safetensors], torchvision:NAME:WEIGHTS, or a record's id"
 PICKLES = (".pt", ".pth", ".pkl", ".ckpt", ".bin")
@@ -292,6 +292,9 @@ def _from_function(text: str, where: Where) -> OpenedModule:
         path = Path(weights)
         if not path.is_file():
             raise UsageError(f"{weights}: no such file")
+        if saved_file.KEY in load_metadata(path):  # of PrunedNetwork.save
+            network, _ = saved_file.load(path, lambda: network)
+            return OpenedModule(network, f"{name}:{path.name}", "module", where)
         tensors = load_tensors(path)
         problem = next(_misfits(network, tensors), "")
         if problem:

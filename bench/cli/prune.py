@@ -1,0 +1,174 @@
+"""``bench prune``: a trained network, smaller, in one command: a run, its export, and a page about both."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.cli import arguments, export, latency, output
+from bench.errors import UsageError
+from bench.files import write_atomic
+from bench.records import store
+from bench.records.latency import Line
+from bench.spec.registry import DATASETS
+from bench.spec.request import WHERE, RunOptions, RunRequest
+from bench.spec.spec import WIDTH
+
+if TYPE_CHECKING:
+    from bench.records.schema import Finished
+    from bench.spec.spec import Spec
+
+METHOD = "l1_norm"
+"""The board has no order among methods that prune a trained network, and what it advises, a thin network trained from
+scratch, makes nothing of trained weights. This one reads no images and is tied with the best at every budget."""
+RECORD, LATENCY, ONNX, WEIGHTS = "record.json", "latency.json", "network.onnx", "network.safetensors"
+RUNS = "runs"
+"""Below the folder: records, bases and checkpoints, by which the command resumes."""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    p = commands.add_parser("prune", help="a trained network, pruned, fine-tuned and exported, with a page about it")
+    p.set_defaults(function=prune)
+    p.add_argument("arch", metavar="NETWORK", help="with its weights, as --arch of bench run: file:PATH:FUNCTION")
+    what = p.add_argument_group("what to run")
+    what.add_argument("--data", required=True, metavar="FOLDER|NAME", help="images with train and test, or a data set")
+    what.add_argument("--size", type=arguments.whole, metavar="N", help="side that images of a folder are resized to")
+    what.add_argument("-m", "--method", default=METHOD, metavar="NAME", help=f"see: bench list methods ({METHOD})")
+    what.add_argument("--recipe", metavar="NAME|FILE", help="default: the data set's")
+    what.add_argument("--seed", dest="seeds", default="0", metavar="N", help="of all that is random (0)")
+    arguments.add_budget(p)
+    arguments.add_settings(p)
+    where = p.add_argument_group("where and how")
+    where.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the network and its page")
+    arguments.add_data_dir(where)
+    where.add_argument("--download", action="store_true", help="fetch data set and weights if not there")
+    where.add_argument("--no-timing", action="store_true", help="no milliseconds on the page")
+    where.add_argument(
+        "--wait", type=arguments.whole, default=latency.WAIT_S, metavar="S", help="longest wait for a quiet machine"
+    )
+    arguments.add_machine(where)
+    arguments.add_plugin(where)
+    arguments.add_formats(where)
+    where.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def prune(chosen: argparse.Namespace) -> int:
+    """Carry out the command; returns the exit code."""
+    from bench.measure.onnx_export import require
+    from bench.runs.execute import execute
+    from leaderboard.render.prune_page import page
+
+    require()
+    _require_ours(chosen.out)
+    chosen.dataset = _dataset(chosen.data, chosen.size)
+    request = _request(chosen)
+    options = dataclasses.replace(RunOptions.from_args(chosen), out=chosen.out / RUNS)
+    spec, options = _planned(request, options, chosen.epochs is None)
+    there = chosen.out / RECORD
+    if there.exists() and (other := store.load(there).id) != spec.id:
+        raise UsageError(f"{chosen.out} holds what another command made, run {other}: choose another folder")
+    done = execute(spec, options)
+    lines = _lines(done, chosen)
+    _write_networks(done, options, chosen.out)
+    write_atomic(there, lambda part: part.write_bytes(store.encode(done)))
+    shown = page(done, lines, chosen.arch.rpartition("/")[2])
+    write_atomic(chosen.out / "page.md", lambda part: part.write_text(shown.markdown(), encoding="utf-8"))
+    write_atomic(chosen.out / "page.html", lambda part: part.write_text(shown.html(), encoding="utf-8"))
+    if chosen.json:
+        files = [str(chosen.out / name) for name in (ONNX, WEIGHTS, RECORD) if (chosen.out / name).exists()]
+        measured = [msgspec.to_builtins(line) for line in lines]
+        output.print_json({"id": done.id, "files": files, "latency": measured, "record": store.as_table(done)})
+    else:
+        print(shown.text(output.limit(chosen)))
+        print(f"\nin {chosen.out}: {', '.join(sorted(file.name for file in chosen.out.iterdir()))}")
+    return 0
+
+
+def _require_ours(folder: Path) -> None:
+    """Raise UsageError unless a folder is new, empty, or one of this command."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UsageError(f"--out {folder}: there is a file of this name; choose another folder")
+    if any(folder.iterdir()) and not (folder / RUNS).is_dir():
+        raise UsageError(f"--out {folder}: the folder is not empty, and not one of bench prune; choose another")
+
+
+def _dataset(text: str, size: int | None) -> str:
+    """The data set as ``bench run`` names it."""
+    if text in DATASETS.entries():
+        if size is not None:
+            raise UsageError(f"--size {size}: images of a folder are resized, '{text}' has its own size")
+        return text
+    path = text.removeprefix("folder:")
+    return f"folder:{os.path.abspath(os.path.expanduser(path))}" + (f"@{size}" if size else "")
+
+
+def _request(chosen: argparse.Namespace) -> RunRequest:
+    """The run; where the page's milliseconds are measured is no part of it unless they are its budget."""
+    values = dict(vars(chosen))
+    if chosen.keep_latency is None and chosen.latency_ms is None:
+        values |= {name: getattr(RunRequest, name) for name in WHERE}
+    request = RunRequest.from_args(argparse.Namespace(**values))
+    if len(request.seeds) > 1:
+        raise UsageError(f"--seed {chosen.seeds}: one network has one seed")
+    return request
+
+
+def _planned(request: RunRequest, options: RunOptions, decide: bool) -> tuple[Spec, RunOptions]:
+    """The run; ``decide``: a network that knows the images already is not trained before it is pruned."""
+    from bench.deploy.preset import MARGIN, as_given
+    from bench.runs.resolve import resolve
+
+    if decide and "train.epochs" not in request.settings:
+        plain = {name: getattr(RunRequest, name) for name in ("keep_latency", "latency_ms", *WHERE)}
+        specs, options = resolve(dataclasses.replace(request, **plain), options)
+        top1, guess = as_given(specs[0], options)
+        trained = top1 >= guess + MARGIN
+        if trained:
+            request = dataclasses.replace(request, settings={**request.settings, "train.epochs": 0})
+        epochs = 0 if trained else specs[0].recipe.train.epochs
+        how = "it is taken as it is" if trained else f"it is trained for {epochs} epochs first"
+        if not options.quiet:
+            print(
+                f"bench: the network has {100 * top1:.1f} % top-1 on the validation images, guessing "
+                f"{100 * guess:.1f} %: {how} (--epochs N decides otherwise)",
+                file=sys.stderr,
+            )
+    specs, options = resolve(request, options)
+    return specs[0], options
+
+
+def _lines(done: Finished, chosen: argparse.Namespace) -> list[Line]:
+    """Milliseconds of both networks, measured once."""
+    file = chosen.out / LATENCY
+    if file.exists():
+        return msgspec.json.decode(file.read_bytes(), type=list[Line])
+    if chosen.no_timing:
+        return []
+    how = argparse.Namespace(
+        runtimes=(chosen.runtime,), batch=[chosen.batch], threads=chosen.runtime_threads, device="cpu", wait=chosen.wait
+    )
+    how.bursts = False
+    lines = latency.lines_of(done, how)
+    write_atomic(file, lambda part: part.write_bytes(msgspec.json.format(msgspec.json.encode(lines), indent=1)))
+    return lines
+
+
+def _write_networks(done: Finished, options: RunOptions, folder: Path) -> None:
+    """The final network as an ONNX file and as weights with kept channels."""
+    from bench.deploy.preset import save
+    from bench.runs.artifacts import RunArtifacts
+
+    stored = RunArtifacts(done, options.out)
+    if not (folder / ONNX).exists():
+        export.write(stored, {"final": stored.final()}, {"final": folder / ONNX}, options.data_dir, False)
+    if done.spec.unit_kinds == WIDTH and not (folder / WEIGHTS).exists():  # it has no removed blocks
+        save(stored, folder / WEIGHTS)

@@ -1,0 +1,206 @@
+"""``bench prune``: a trained network, smaller, in one command."""
+
+import inspect
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.command_tools import answer
+from support.paths import ROOT
+from torch import nn
+
+import bench
+from bench.cli import prune as command
+from bench.data.loading import find, load_training, resolve
+from bench.deploy.preset import as_given, save
+from bench.errors import RunFailed
+from bench.measure import onnx_export
+from bench.records import bits, store
+from bench.runs.artifacts import RunArtifacts
+from bench.runs.resolve import resolve as planned
+from bench.spec.registry import import_file
+from bench.training.checkpoint import save_tensors
+
+NET = """
+from pathlib import Path
+
+import torch
+from torch import nn
+from safetensors.torch import load_file
+
+def make_net(in_channels, num_classes):
+    layers = [nn.Conv2d(in_channels, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+def trained():
+    made = make_net(3, 3)
+    made.load_state_dict(load_file(Path(__file__).parent / "weights.safetensors"))
+    return made
+"""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Noise around a brightness that the class says."""
+    chance = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 4)):
+        for label in range(3):
+            folder = tmp_path / "photos" / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for k in range(count):
+                pixels = 40 + 80 * label + chance.integers(-30, 31, (8, 8, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{k}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def net(tmp_path, photos):
+    """A file of a network that was trained on the photos, by code that is not the suite's."""
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    name, folder = resolve(f"folder:{photos}", photos)
+    data = load_training(find(name, folder), folder, False, 0, torch.device("cpu"))
+    torch.manual_seed(1)
+    network = import_file(path).make_net(3, 3)
+    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    for _ in range(25):
+        for x, y in data.train.batches(36):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    save_tensors(tmp_path / "weights.safetensors", network.state_dict())
+    return path
+
+
+@pytest.fixture
+def prune(capsys, tmp_path):
+    def run(network, *words, out="small"):
+        return answer(capsys, "prune", network, *words, "--no-timing", "--out", tmp_path / out, "--device", "cpu")
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("onnx_extra")
+def test_one_command(prune, net, photos, tmp_path, monkeypatch):
+    words = f"file:{net}:trained", "--data", photos, "--keep-macs", "0.6", "--finetune-epochs", "1"
+    small = tmp_path / "small"
+
+    def fails(*args, **named):
+        raise RunFailed("no export today")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(onnx_export, "to_onnx", fails)
+        assert prune(*words)[0] == 1
+    assert [file.name for file in small.iterdir()] == ["runs"]
+    code, out, err = prune(*words)
+    assert code == 0
+    assert "100.0 % top-1 on the validation images, guessing 33.3 %: it is taken as it is" in err
+    assert "epoch" not in re.sub(r"\(--epochs.*", "", err)  # the run was done before the export failed
+    names = {"network.onnx", "network.safetensors", "page.html", "page.md", "record.json", "runs"}
+    assert {file.name for file in small.iterdir()} == names
+    record = store.load(small / "record.json")
+    assert (record.spec.method, record.spec.recipe.train.epochs) == (command.METHOD, 0)
+    assert f"{record.cost.final.macs:,}" in out and f"{record.cost.final.macs:,}" in (small / "page.md").read_text()
+    network, facts = bench.load(small / "network.safetensors", build=lambda: import_file(net).make_net(3, 3))
+    assert facts["record"] == record.id
+    x = torch.randn(4, 3, 8, 8)
+    [logits] = onnx_export.load(small / "network.onnx")(x)()
+    assert torch.allclose(torch.from_numpy(logits), network(x), atol=1e-5)
+    pruned = bench.prune(import_file(net).trained(), x, keep_macs=0.6)
+    order = sorted(pruned.masks)
+    assert bits.pack(torch.cat([pruned.masks[name] for name in order]).numpy()) == record.structure.masks
+    before = {file.name: file.read_bytes() for file in small.iterdir() if file.is_file()}
+    assert prune(*words)[:2] == (code, out)
+    assert {file.name: file.read_bytes() for file in small.iterdir() if file.is_file()} == before
+    code, _, err = prune(*words[:-3], "0.5")
+    assert code == 2
+    assert f"holds what another command made, run {record.id}: choose another folder" in err
+
+
+def test_a_network_that_knows_nothing_is_trained_first(photos, net, tmp_path):
+    request = {"method": "l1_norm", "dataset": f"folder:{photos}"}
+    for function, epochs in (("trained", 0), ("make_net", 4)):
+        asked = command.RunRequest(arch=f"file:{net}:{function}", settings={"finetune.epochs": 1}, **request)
+        options = command.RunOptions(out=tmp_path / "runs", quiet=True, device="cpu")
+        recipe = command._planned(asked, options, True)[0].recipe
+        assert bool(recipe.train.epochs) == bool(epochs)
+        assert command._planned(asked, options, False)[0].recipe.train.epochs > 0
+
+
+def test_accuracy_before_anything(photos, net, tmp_path):
+    options = command.RunOptions(out=tmp_path / "runs", quiet=True, device="cpu")
+    asked = command.RunRequest("l1_norm", f"file:{net}:trained", f"folder:{photos}")
+    (spec,), options = planned(asked, options)
+    assert as_given(spec, options) == (1.0, pytest.approx(1 / 3))
+
+
+def test_saved_run_is_loaded_without_its_record(finished, tmp_path):
+    _, done, _ = finished("random", "two_layers", "tiny8", train__lr=0.05)
+    stored = RunArtifacts(done, tmp_path)
+    save(stored, tmp_path / "small.safetensors")
+    network, facts = bench.load(tmp_path / "small.safetensors", build=lambda: stored.dense())
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(network(x), stored.final().eval()(x))
+    assert facts["top1"] == done.metrics.final.top1
+
+
+def test_the_method_is_the_default_of_bench_prune_and_tied_with_the_best_of_the_board():
+    assert inspect.signature(bench.prune).parameters["method"].default == command.METHOD
+    text = (ROOT / "leaderboard" / "tables" / "board.md").read_text()
+    ranked = re.findall(r"^\| (?:no order|[\d-]+) \| (\w+) \| (\w+) \|", text, re.M)
+    tables = []
+    for letters, name in ranked:
+        if name == "uniform_thin":  # the first of each table
+            tables.append({})
+        tables[-1][name] = set(letters)
+    assert len(tables) == 4
+    assert all(table[command.METHOD] & table["uniform_thin"] for table in tables)
+
+
+@pytest.mark.usefixtures("onnx_extra")
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--keep-macs", "0.5", "--keep-params", "0.5"], 2, "--keep-macs and --keep-params: give one of them"),
+        (["--keep-macs", "1.5"], 2, "1.5"),
+        (["--method", "l1_nrm"], 2, "did you mean l1_norm"),
+        (["--seed", "0-2"], 2, "--seed 0-2: one network has one seed"),
+        (["--size", "16", "--data", "digits"], 2, "--size 16: images of a folder are resized, 'digits' has its own"),
+        (["--data", "nowhere"], 3, "nowhere: no such folder"),
+        (["--out", "full"], 2, "the folder is not empty, and not one of bench prune; choose another"),
+        (["--out", "net.py"], 2, "there is a file of this name; choose another folder"),
+    ],
+)
+def test_what_is_refused(capsys, photos, tmp_path, monkeypatch, words, code, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    given = ["prune", "file:net.py:make_net", "--data", "photos", "--out", "small", *words]
+    got, out, err = answer(capsys, *given)
+    assert (got, out) == (code, "")
+    assert said in err.splitlines()[-1]
+    assert [path for path in sorted(tmp_path.rglob("*")) if "small" not in path.parts] == before
+    assert not (tmp_path / "small" / "network.onnx").exists()
+
+
+def test_json_names_what_was_made(prune, net, photos, tmp_path, monkeypatch):
+    def write(stored, networks, paths, data_dir, replace):
+        for path in paths.values():
+            path.write_bytes(b"")
+
+    monkeypatch.setattr("bench.cli.export.write", write)  # exporting takes seconds: the slow test does it
+    monkeypatch.setattr(onnx_export, "require", lambda: None)
+    words = "--data", photos, "--epochs", "0", "--finetune-epochs", "0", "--json", "-q"
+    code, out, _ = prune(f"file:{net}:trained", *words)
+    assert code == 0
+    said = json.loads(out)
+    assert said["files"] == [
+        str(tmp_path / "small" / n) for n in ("network.onnx", "network.safetensors", "record.json")
+    ]
+    assert (said["latency"], said["record"]["id"]) == ([], said["id"])
