@@ -61,6 +61,7 @@ DOORS = {
     "tqdm": {"bench.progress"},
     "onnx": {"bench.measure.onnx_export", "bench.measure.onnx_file"},
     "onnxruntime": {"bench.measure.onnx_export"},
+    "openvino": {"bench.measure.runtimes"},
     "pandas": {"leaderboard.reader.board_frame", "leaderboard.reader.frame"},
     "scipy": {"bench.records.latency"}
     | {f"bench.pruning.latency_{name}" for name in ("model", "rounds", "solver")}

@@ -157,11 +157,12 @@ def _time(
     import numpy as np
     import torch
 
-    from bench.measure.latency import eager, interleaved
+    from bench.measure.latency import interleaved
     from bench.measure.onnx_export import load
+    from bench.measure.runtimes import eager
 
     cpu, shape, layout = torch.device("cpu"), stored.shape, stored.layout
-    bound = [bind for name in networks for bind in (eager(networks[name], shape, cpu, layout), load(done[name].path))]
+    bound = [bind for name in networks for bind in (eager(networks[name], cpu, layout), load(done[name].path))]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
     for batch in batches:
         x = torch.rand(batch, *shape)

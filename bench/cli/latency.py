@@ -21,6 +21,7 @@ from leaderboard.reader.latency_files import FOLDER
 
 if TYPE_CHECKING:
     from bench.records.latency import Key, Line, Samples
+    from bench.runs.latency_pass import How
 
 COLUMNS = (
     *(Column("network", wrap=True), Column("runtime"), Column("batch", right=True)),
@@ -46,19 +47,22 @@ def add_to(commands: Any) -> None:
     p.set_defaults(function=measure)
     p.add_argument("runs", nargs="+", metavar="ID|FILE", help="records' files, or (the start of) their ids under --out")
     _add_how(p, ("eager",))
+    p.add_argument(
+        "--bursts", action="store_true", help="several calls of one network in a row, not single ones in turns"
+    )
     arguments.add_out(p, "where records are")
     arguments.add_formats(p)
 
 
 def _add_how(parser: Any, runtimes: tuple[str, ...]) -> None:
     arguments.add_machine(parser)
-    parser.set_defaults(threads=1)
+    parser.set_defaults(threads=1, bursts=False)
     parser.add_argument(
         "--runtimes",
         type=lambda text: tuple(dict.fromkeys(part.strip() for part in text.split(","))),
         default=runtimes,
         metavar="NAME[,...]",
-        help=f"eager, onnxruntime ({','.join(runtimes)})",
+        help=f"eager, compile, onnxruntime, openvino ({','.join(runtimes)})",
     )
     parser.add_argument("--batch", type=batches, default=BATCHES, metavar="N[,...]", help="batch sizes (1,64)")
     parser.add_argument(
@@ -165,21 +169,27 @@ def _finished(paths: Iterable[Path]) -> tuple[list[Finished], int]:
 def _wanted(records: Sequence[Finished], chosen: argparse.Namespace) -> dict[Key, Finished]:
     """The keys that are asked for, each with one of the records that have it."""
     from bench.measure.environment import pick_device
-    from bench.measure.latency import require
-    from bench.runs.latency_pass import How, wanted
+    from bench.measure.runtimes import require
+    from bench.runs.latency_pass import wanted
 
-    require(chosen.runtimes)
-    return wanted(records, How(chosen.runtimes, chosen.batch, chosen.threads, str(pick_device(chosen.device))))
+    require(chosen.runtimes, pick_device(chosen.device))
+    return wanted(records, _how(chosen))
+
+
+def _how(chosen: argparse.Namespace) -> How:
+    from bench.measure.environment import pick_device
+    from bench.runs.latency_pass import How
+
+    timed = "bursts" if chosen.bursts else "turns"
+    return How(chosen.runtimes, chosen.batch, chosen.threads, str(pick_device(chosen.device)), timed)
 
 
 def _measure(todo: dict[Key, Finished], chosen: argparse.Namespace, keep: Any) -> dict[Key, str]:
     """Time what is to be timed and name on stderr what cannot be."""
-    from bench.measure.environment import pick_device
     from bench.measure.quiet import Machine, say
-    from bench.runs.latency_pass import How, LatencyPass
+    from bench.runs.latency_pass import LatencyPass
 
-    how = How(chosen.runtimes, chosen.batch, chosen.threads, str(pick_device(chosen.device)))
-    failures = LatencyPass(how, keep, Machine(chosen.wait), say=say).measure(todo)
+    failures = LatencyPass(_how(chosen), keep, Machine(chosen.wait), say=say).measure(todo)
     for key, why in failures.items():
         print(
             f"bench: note: no latency of {todo[key].spec.arch} in {key.runtime} at batch {key.batch}: {why}",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.data.image_set import ImageSet
 from bench.deploy import program_file, saved_file
 from bench.errors import RunFailed, UsageError
-from bench.measure import flops, latency, onnx_export, onnx_file, onnx_macs, products
+from bench.measure import flops, onnx_export, onnx_file, onnx_macs, products, runtimes
 from bench.measure.accuracy import EVALUATION_BATCH, logits_of
 from bench.measure.onnx_export import Bind
 from bench.measure.onnx_file import OnnxFile
@@ -147,7 +147,7 @@ class OpenedFile(Opened):
         require_runs(self, runtime)
         if not file.exists():
             file.write_bytes(self.file.content)
-        return latency.RUNTIMES[runtime].load(nn.Identity(), self.where.shape, device, layout, file)
+        return runtimes.load_file(runtime, file.read_bytes())
 
     @cached_property
     def cost(self) -> tuple[NetworkCount, int, int]:
@@ -184,7 +184,7 @@ class OpenedModule(Opened):
 
     def bind(self, runtime: str, device: torch.device, layout: str, file: Path) -> Bind:
         """See :class:`Opened`."""
-        return latency.RUNTIMES[runtime].load(self.network, self.where.shape, device, layout, file)
+        return runtimes.load(runtime, self.network, self.where.shape, device, layout, file)
 
     @cached_property
     def cost(self) -> tuple[NetworkCount, int, int]:

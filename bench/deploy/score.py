@@ -22,7 +22,7 @@ from bench.deploy import claim
 from bench.deploy.opened import Facts, Opened, Where, facts_of, opened, require_runs
 from bench.deploy.score_times import timed
 from bench.errors import RunFailed, UsageError
-from bench.measure import environment, latency, onnx_file
+from bench.measure import environment, onnx_file, runtimes
 from bench.measure.accuracy import quality
 from bench.measure.products import NetworkCount
 from bench.measure.quiet import Machine
@@ -92,9 +92,9 @@ def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Sco
     where = Where(images.shape, images.classes, asked.out, asked.max_bytes, asked.download)
     torch.set_num_threads(asked.threads)
     dense, file = opened(asked.like, "dense", where), opened(asked.file, "final", where)
-    runtimes = asked.runtimes if asked.runtimes is not None else _first(dense, file)
-    latency.require(runtimes)
-    for runtime in runtimes:
+    names = asked.runtimes if asked.runtimes is not None else _first(dense, file)
+    runtimes.require(names)
+    for runtime in names:
         for network in (dense, file):
             require_runs(network, runtime)
     batches, notes = _batches(dense, file, asked.batches)
@@ -104,7 +104,7 @@ def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Sco
     say("counting")
     costs = _costs(dense, file, notes)
     networks = [_described(network, cost, answers[id(network)]) for network, cost in zip((dense, file), costs)]
-    how = How(runtimes, batches, asked.threads, "cpu")
+    how = How(names, batches, asked.threads, "cpu")
     named = ((asked.like, "dense"), (asked.file, "final"))
     lines = timed(named, networks, where, how, asked.machine, asked.process, say)
     return Score(

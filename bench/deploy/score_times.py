@@ -12,7 +12,7 @@ import torch
 
 from bench.deploy.opened import Where, opened
 from bench.errors import RunFailed
-from bench.measure import environment, latency
+from bench.measure import environment, runtimes
 from bench.measure.onnx_export import Bind
 from bench.measure.quiet import Machine
 from bench.models.memory_format import LAYOUT
@@ -100,13 +100,13 @@ def timed(
 
 def _key(pair: Sequence[ScoredNetwork], where: Where, how: How, runtime: str, batch: int) -> Key:
     """What a pair is timed as; the hashes are those of the two networks, in place of an architecture and widths."""
-    device, layout = latency.place_of(runtime, torch.device(how.device), LAYOUT)
+    device, layout = runtimes.place_of(runtime, torch.device(how.device), LAYOUT)
     return Key(
         arch_sha256=pair[0].sha256,
         shape=where.shape,
         widths_sha256=digest([pair[1].sha256, pair[1] is pair[0]]),
         runtime=runtime,
-        runtime_version=latency.version_of(runtime),
+        runtime_version=runtimes.version_of(runtime),
         device=environment.device_name(device),
         threads=how.threads,
         batch=batch,

@@ -5,80 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench.files import write_atomic
-from bench.measure import onnx_export
+from bench.measure.runtimes import eager
 from bench.models.memory_format import LAYOUT, laid_out, place
-from bench.spec.near_names import unknown
 
 WARMUP_S, MEASURE_S = 0.5, 2.0
 ROUNDS = (20, 300)
 """Least and most rounds; in between, as many as fit in MEASURE_S."""
 QUICK_ROUNDS = 6
 """Rounds of a time that is only printed."""
+DISCARDED, TIMED = 2, 5
+"""Calls of a burst: the first bring weights into the cache, the median of the others is the burst's time."""
 
-
-@dataclass(frozen=True)
-class Runtime:
-    """A program that executes a network.
-
-    Attributes:
-        package: whose version is recorded.
-        layout: memory format of the images; None for that of the networks.
-        device: the only one it runs on here; None for any.
-        load: ``(network, shape, device, layout, file)`` -> what binds the network to images; may raise RunFailed. A
-            runtime that has to convert the network keeps the result in ``file`` and takes it from there next time.
-        require: raises SetupError where it cannot run.
-    """
-
-    package: str
-    layout: str | None
-    device: torch.device | None
-    load: Callable[[nn.Module, tuple[int, ...], torch.device, str, Path | None], onnx_export.Bind]
-    require: Callable[[], object]
-
-
-def eager(
-    network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str = LAYOUT, file: Path | None = None
-) -> onnx_export.Bind:
-    """``network`` itself, layer by layer: eval mode, float32, memory format as in ``bench.models.memory_format``."""
-    placed = place(network, device, layout).float().eval()
-    return lambda x: partial(placed, laid_out(x, layout))
-
-
-def _onnxruntime(
-    network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: str, file: Path | None = None
-) -> onnx_export.Bind:
-    if file is not None and file.exists():
-        return onnx_export.load(file)
-    model = onnx_export.convert(network, shape)
-    onnx_export.check_onnx(model, network, shape)
-    if file is not None:
-        write_atomic(file, lambda temporary: temporary.write_bytes(model))
-    return onnx_export.load(model)
-
-
-RUNTIMES = {
-    "eager": Runtime("torch", None, None, eager, lambda: None),
-    "onnxruntime": Runtime("onnxruntime", "channels_first", torch.device("cpu"), _onnxruntime, onnx_export.require),
-}
-
-
-def require(runtimes: Iterable[str]) -> None:
-    """Raise UsageError for an unknown runtime, SetupError for one that is not installed."""
-    for name in runtimes:
-        if name not in RUNTIMES:
-            raise unknown("runtime", name, RUNTIMES)
-        RUNTIMES[name].require()
+Clock = Callable[[Callable[[], Any]], float]
 
 
 @torch.inference_mode()
@@ -94,8 +39,8 @@ def quick(
 
     It says whether something is slow. It is no measurement: that needs a quiet machine and several processes.
     """
-    clock, found = _clock(device), []
-    bound = [eager(network, shape, device, layout) for network in (dense, final)]
+    clock, found = clock_of(device), []
+    bound = [eager(network, device, layout) for network in (dense, final)]
     for batch in batches:
         calls = [bind(torch.rand(batch, *shape, device=device)) for bind in bound]
         medians = np.median(_timed(calls, clock, QUICK_ROUNDS)[1:], axis=0)  # the first warms up
@@ -103,26 +48,25 @@ def quick(
     return found
 
 
-def place_of(runtime: str, device: torch.device, layout: str) -> tuple[torch.device, str]:
-    """Device and memory format in which a runtime runs a network, for which these were asked."""
-    how = RUNTIMES[runtime]
-    return how.device or device, how.layout or layout
-
-
-def version_of(runtime: str) -> str:
-    """Version of the package that executes networks."""
-    return metadata.version(RUNTIMES[runtime].package)
-
-
 @torch.inference_mode()
-def interleaved(calls: Sequence[Callable[[], Any]], device: torch.device) -> np.ndarray:
-    """Milliseconds ``[rounds, calls]``, to the nanosecond; each round times every call, every second one backward."""
-    clock = _clock(device)
-    once = _warm_up(calls, clock)
+def interleaved(calls: Sequence[Callable[[], Any]], device: torch.device, in_bursts: bool = False) -> np.ndarray:
+    """Milliseconds ``[rounds, calls]``, to the nanosecond; each round times every call, every second one backward.
+
+    In bursts, a round times several calls in a row, see :func:`burst`.
+    """
+    clock: Clock = partial(burst, clock_of(device)) if in_bursts else clock_of(device)
+    once = _warm_up(calls, clock) * (DISCARDED + TIMED if in_bursts else 1)
     return _timed(calls, clock, int(np.clip(MEASURE_S * 1000 / max(once, 1e-3), *ROUNDS)))
 
 
-def _timed(calls: Sequence[Callable[[], Any]], clock: Callable[[Callable[[], Any]], float], rounds: int) -> np.ndarray:
+def burst(clock: Clock, call: Callable[[], Any]) -> float:
+    """Milliseconds of a call by several in a row: weights are in the cache, as of a network that runs alone."""
+    for _ in range(DISCARDED):
+        call()
+    return float(np.median([clock(call) for _ in range(TIMED)]))
+
+
+def _timed(calls: Sequence[Callable[[], Any]], clock: Clock, rounds: int) -> np.ndarray:
     samples = np.empty((rounds, len(calls)))
     order = range(len(calls))
     for k in range(rounds):
@@ -131,11 +75,12 @@ def _timed(calls: Sequence[Callable[[], Any]], clock: Callable[[Callable[[], Any
     return samples.round(6)  # no clock here is finer
 
 
-def _clock(device: torch.device) -> Callable[[Callable[[], Any]], float]:
+def clock_of(device: torch.device) -> Clock:
+    """What says how many milliseconds a call takes; on CUDA by events."""
     return _cuda_ms if device.type == "cuda" else _cpu_ms
 
 
-def _warm_up(calls: Sequence[Callable[[], Any]], clock: Callable[[Callable[[], Any]], float]) -> float:
+def _warm_up(calls: Sequence[Callable[[], Any]], clock: Clock) -> float:
     """Run until the median of a window no longer falls by 5 %; returns the milliseconds of one round."""
     deadline, window, last = time.perf_counter() + 4 * WARMUP_S, 5, np.inf
     start = time.perf_counter()

@@ -35,6 +35,9 @@ TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 5)
 """Batch sizes of the random images that are compared; the network is exported at neither."""
 
+SETTINGS = {"session.force_spinning_stop": "1"}
+"""Of onnxruntime. Threads that keep spinning after a call would take the cores from the network that is timed next."""
+
 Bind = Callable[[Tensor], Callable[[], Any]]
 """Images ``[B, *shape]`` -> a call that runs a network on them, with nothing left to prepare."""
 
@@ -102,28 +105,25 @@ def to_onnx(
     return Exported(path, len(model), difference)
 
 
-def convert(network: nn.Module, shape: tuple[int, ...], metadata: Mapping[str, str] | None = None) -> bytes:
+def convert(
+    network: nn.Module, shape: tuple[int, ...], metadata: Mapping[str, str] | None = None, quick: bool = False
+) -> bytes:
     """The content of an ONNX file of ``network``, see :func:`to_onnx`; the same network gives the same bytes.
+
+    Args:
+        network: see :func:`to_onnx`.
+        shape: of one input, without the batch axis.
+        metadata: texts to store in the file.
+        quick: use torch's older exporter, which takes a tenth of the time. It cannot take all networks, and what a
+            network does otherwise at another batch size is lost; runtimes need as long for its files.
 
     Raises RunFailed when the network cannot be exported.
     """
     frozen = _frozen(network)
     example = torch.zeros(2, *shape)  # 0 and 1 would be taken for constants
-    batch = torch.export.Dim("batch")
     try:
-        with _silent():
-            program = torch.onnx.export(
-                frozen,
-                (example,),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: batch},),
-            )
-            assert program is not None
-            model = program.model_proto
+        with silent():
+            model = _traced(frozen, example) if quick else _exported(frozen, example)
     except Exception as error:  # whatever the exporter and the network's own code raise
         cause = error.__cause__ or error
         lines = str(cause).strip().splitlines() or [""]
@@ -133,6 +133,38 @@ def convert(network: nn.Module, shape: tuple[int, ...], metadata: Mapping[str, s
     for key, value in (metadata or {}).items():
         model.metadata_props.add(key=key, value=value)
     return model.SerializeToString(deterministic=True)
+
+
+def _exported(frozen: nn.Module, example: Tensor) -> Any:
+    program = torch.onnx.export(
+        frozen,
+        (example,),
+        dynamo=True,
+        verbose=False,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _traced(frozen: nn.Module, example: Tensor) -> Any:
+    import onnx
+
+    file = io.BytesIO()
+    torch.onnx.export(
+        frozen,
+        (example,),
+        file,  # type: ignore[arg-type]  # which says paths only
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+    )
+    return onnx.load_from_string(file.getvalue())
 
 
 def check_onnx(model: bytes | Path, network: nn.Module, shape: tuple[int, ...], images: Tensor | None = None) -> float:
@@ -157,17 +189,22 @@ def check_onnx(model: bytes | Path, network: nn.Module, shape: tuple[int, ...], 
     for x, got in zip(inputs, outputs):
         with torch.inference_mode():
             expected = frozen(x)
-        if expected.shape != got.shape:
-            raise RunFailed(f"the ONNX file gives {list(got.shape)}, PyTorch {list(expected.shape)}")
-        size = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-        difference = float((expected - got).abs().max() / size)
-        if not difference <= TOLERANCE:  # not a number fails too
+        found = difference(got, expected)
+        if not found <= TOLERANCE:  # not a number fails too
             raise RunFailed(
-                f"the ONNX file and PyTorch differ by {difference:.2e} of the largest output at batch {len(x)}, "
+                f"the ONNX file and PyTorch differ by {found:.2e} of the largest output at batch {len(x)}, "
                 f"above {TOLERANCE:g}"
             )
-        worst = max(worst, difference)
+        worst = max(worst, found)
     return worst
+
+
+def difference(got: Tensor, expected: Tensor) -> float:
+    """Largest difference to PyTorch's outputs, as a share of the largest; raises RunFailed for another shape."""
+    if expected.shape != got.shape:
+        raise RunFailed(f"its output is {list(got.shape)}, PyTorch's {list(expected.shape)}")
+    size = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return float((expected - got).abs().max() / size)
 
 
 def load(model: bytes | Path, optimized: bool = True) -> Bind:
@@ -177,8 +214,8 @@ def load(model: bytes | Path, optimized: bool = True) -> Bind:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3  # errors; they come as exceptions too
-    # Threads that keep spinning after a call would take the cores from the network that is timed next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, value in SETTINGS.items():
+        options.add_session_config_entry(name, value)
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = model if isinstance(model, bytes) else model.read_bytes()
@@ -204,7 +241,7 @@ def _strip(message: Any) -> None:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Within the block nothing is printed, logged or warned of; exceptions pass."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -40,7 +40,10 @@ CLOSE = 1e-9
 
 
 class Key(Part, frozen=True, order=True):
-    """What a latency depends on; ``shape`` is that of one image, a version that of the runtime's package."""
+    """What a latency depends on; ``shape`` is that of one image, a version that of the runtime's package.
+
+    ``timed`` says of what: single calls in turns, or several in a row (:func:`bench.measure.latency.burst`).
+    """
 
     arch_sha256: Sha256
     shape: tuple[Size, Size, Size]
@@ -52,6 +55,7 @@ class Key(Part, frozen=True, order=True):
     batch: Size
     dtype: Literal["float32"]
     layout: Literal["channels_last", "channels_first"]
+    timed: Literal["turns", "bursts"] = "turns"
 
 
 class Restart(Part, frozen=True):
@@ -115,7 +119,8 @@ class Quiet(Part, frozen=True):
 class Line(Part, frozen=True):
     """Latency of one key. ``control`` is a dense network against its copy in the same pass, ``controls`` their number.
 
-    ``arch`` and ``widths`` (site -> units before and after) say in words what the hashes of the key mean.
+    ``arch`` and ``widths`` (site -> units before and after) say in words what the hashes of the key mean. ``settings``
+    are those of the runtime.
     """
 
     kind: Literal["bench.latency"]
@@ -129,6 +134,7 @@ class Line(Part, frozen=True):
     quiet: Quiet
     environment: Environment
     measured_at: Moment
+    settings: dict[Label, Label] = {}
     line_sha256: str = ""  # last in the line, of the bytes before it
 
 

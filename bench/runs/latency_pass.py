@@ -17,8 +17,9 @@ import msgspec
 import torch
 
 from bench.errors import RunFailed
-from bench.measure import environment, latency
+from bench.measure import environment, runtimes
 from bench.measure.quiet import Load, Machine
+from bench.measure.runtimes import RUNTIMES
 from bench.records.latency import RESTARTS, Key, Line, Quiet, Restart, Samples, Times, refused, shape_of, times_of
 from bench.records.schema import Environment, Finished
 from bench.runs.artifacts import RunArtifacts
@@ -31,18 +32,20 @@ SEED = 0
 """Of the order of shapes."""
 AT_ONCE = 8
 """Most shapes that the same processes time; then their lines are kept."""
-CALLS, YARDSTICK, SLOW = "eager", "onnxruntime", 5
-"""Any runtime but the first that takes so many times as long as the second for a dense network is set up wrongly."""
+YARDSTICK, SLOW = "onnxruntime", 5
+"""A runtime that takes so many times as long as the first for a dense network is set up wrongly, unless it times
+calls from Python."""
 
 
 @dataclass(frozen=True)
 class How:
-    """How shapes are measured: in each of the runtimes, at each batch, on a device, with so many CPU threads."""
+    """How shapes are measured: in each runtime, at each batch, on a device, with so many CPU threads, ``Key.timed``."""
 
     runtimes: Sequence[str]
     batches: Sequence[int]
     threads: int
     device: str
+    timed: str = "turns"
 
 
 @dataclass
@@ -80,18 +83,19 @@ def keys_of(record: Finished, how: How) -> Iterator[Key]:
     """The keys of a record's final network, one a runtime and batch."""
     stored = RunArtifacts(record, Path())
     for runtime, batch in itertools.product(how.runtimes, how.batches):
-        device, layout = latency.place_of(runtime, torch.device(how.device), stored.layout)
+        device, layout = runtimes.place_of(runtime, torch.device(how.device), stored.layout)
         facts = {
             "arch_sha256": record.structure.arch_sha256,
             "shape": stored.shape,
             "widths_sha256": widths_sha256(shape_of(record.structure)),
             "runtime": runtime,
-            "runtime_version": latency.version_of(runtime),
+            "runtime_version": runtimes.version_of(runtime),
             "device": environment.device_name(device),
             "threads": how.threads,
             "batch": batch,
             "dtype": "float32",
             "layout": layout,
+            "timed": how.timed,
         }
         yield msgspec.convert(facts, Key)
 
@@ -167,7 +171,7 @@ class LatencyPass:
                 same = other.runtime == YARDSTICK and (other.arch_sha256, other.shape, other.batch) == (
                     *(key.arch_sha256, key.shape, key.batch),
                 )
-                if same and key.runtime != CALLS and times.dense_ms > SLOW * yardstick.dense_ms:
+                if same and not RUNTIMES[key.runtime].calls and times.dense_ms > SLOW * yardstick.dense_ms:
                     raise RunFailed(
                         f"refused, nothing is kept: {where} takes {times.dense_ms:.3g} ms, in {YARDSTICK} "
                         f"{yardstick.dense_ms:.3g}: its threads may be pinned to a core (OpenVINO: set "
@@ -210,8 +214,9 @@ class LatencyPass:
             control=control,
             controls=controls,
             quiet=quiet,
-            environment=_environment(latency.place_of(key.runtime, torch.device(self.how.device), "")[0], key.threads),
+            environment=_environment(runtimes.place_of(key.runtime, torch.device(self.how.device), "")[0], key.threads),
             measured_at=now(),
+            settings=RUNTIMES[key.runtime].settings(),
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from bench.errors import BenchError, RunFailed
-from bench.measure import latency
+from bench.measure import latency, runtimes
 from bench.measure.onnx_export import Bind
 from bench.measure.quiet import Load, Machine
 from bench.models.error_place import first_line
@@ -63,9 +63,9 @@ class Task(Pair):
         found = []
         for which in self.pair:
             width = "dense" if which == "dense" else widths_sha256(shape_of(self.record.structure))[:16]
-            file = folder / f"{key.arch_sha256[:16]}-{'x'.join(map(str, key.shape))}-{width}.{key.runtime}"
+            file = folder / f"{key.arch_sha256[:16]}-{'x'.join(map(str, key.shape))}-{width}.onnx"
             network = stored.shaped(which)
-            found.append(latency.RUNTIMES[key.runtime].load(network, key.shape, device, key.layout, file))
+            found.append(runtimes.load(key.runtime, network, key.shape, device, key.layout, file))
         return found
 
 
@@ -143,15 +143,16 @@ def windows(work: Work) -> Iterator[Window]:
     for task in work.tasks:
         bound: dict[str, list[Bind]] = {}
         for key in task.keys:
-            device, _ = latency.place_of(key.runtime, torch.device(work.device), key.layout)
+            device, _ = runtimes.place_of(key.runtime, torch.device(work.device), key.layout)
             try:
                 if key.runtime not in bound:
                     bound = {key.runtime: task.bound(key, device, work.folder)}
+                x = torch.rand(key.batch, *key.shape, device=device)
+                calls = [bind(x) for bind in bound[key.runtime]]
             except BenchError as error:
                 yield Window(key, None, Load(0.0, 0.0), failure=first_line(error))
                 continue
-            x = torch.rand(key.batch, *key.shape, device=device)
-            calls = [bind(x) for bind in bound[key.runtime]]
-            times, load, repeats = work.machine.undisturbed(partial(latency.interleaved, calls, device))
+            measure = partial(latency.interleaved, calls, device, key.timed == "bursts")
+            times, load, repeats = work.machine.undisturbed(measure)
             dense, final = (times * 1e6).round().astype(int).T.tolist()
             yield Window(key, Restart(dense, final), load, repeats)

@@ -29,8 +29,8 @@ class Clock:
         works: what it was asked to do, in order.
     """
 
-    def __init__(self, ms=lambda key, kept: key.batch * (1 + kept / 8), noise=0.002, load=Load(0.01, 0.0)):  # noqa: B008
-        self.ms, self.noise, self.load, self.works = ms, noise, load, []
+    def __init__(self, ms=lambda key, kept: key.batch * (1 + kept / 8), noise=0.002, load=Load(0.01, 0.0), calls=0.05):  # noqa: B008
+        self.ms, self.noise, self.load, self.calls, self.works = ms, noise, load, calls, []
 
     def __call__(self, work):
         self.works.append(work)
@@ -42,7 +42,7 @@ class Clock:
 
     def _samples(self, ms, chance):
         own = ms * chance.gauss(1, self.noise)
-        return [round(1e6 * own * chance.uniform(0.99, 1.05)) for _ in range(20)]
+        return [round(1e6 * own * chance.uniform(1, 1 + self.calls)) for _ in range(20)]
 
 
 def measured(records, how=EAGER, clock=None, keep=None, machine=None):

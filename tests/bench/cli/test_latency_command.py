@@ -11,7 +11,7 @@ from support.records import line, read, seal
 from support.timed_shapes import Clock, made
 
 from bench.errors import RunFailed
-from bench.measure import flops, latency, onnx_export, quiet
+from bench.measure import flops, latency, onnx_export, quiet, runtimes
 from bench.records import latency_files, store
 from bench.records.latency import RESTARTS
 from bench.runs import latency_pass, latency_restart
@@ -245,11 +245,11 @@ def finished_record(finished):
 def test_networks_are_rebuilt_from_the_record_alone(finished_record, few_rounds, tmp_path, monkeypatch):
     """Of the record's widths, without any file of its run, and timed in turns in eval mode."""
     seen = []
-    bind = latency.RUNTIMES["eager"].load
+    bind = runtimes.RUNTIMES["eager"].load
     watched = dataclasses.replace(
-        latency.RUNTIMES["eager"], load=lambda network, *how: seen.append(network) or bind(network, *how)
+        runtimes.RUNTIMES["eager"], load=lambda network, *how: seen.append(network) or bind(network, *how)
     )
-    monkeypatch.setitem(latency.RUNTIMES, "eager", watched)
+    monkeypatch.setitem(runtimes.RUNTIMES, "eager", watched)
     found = list(windows(work_of(finished_record, tmp_path)))
     assert [window.key.batch for window in found] == [1, 3]
     assert all(len(w.samples.dense_ns) == len(w.samples.final_ns) == 20 for w in found)
@@ -265,19 +265,19 @@ def test_networks_are_rebuilt_from_the_record_alone(finished_record, few_rounds,
 def test_a_network_is_exported_once(finished_record, few_rounds, tmp_path, monkeypatch):
     exports = []
     convert = onnx_export.convert
-    monkeypatch.setattr(onnx_export, "convert", lambda *given: exports.append(given) or convert(*given))
+    monkeypatch.setattr(onnx_export, "convert", lambda *given, **how: exports.append(given) or convert(*given, **how))
     for _ in range(2):
         found = list(windows(work_of(finished_record, tmp_path, ("onnxruntime",))))
         assert [window.failure for window in found] == ["", ""]
     assert len(exports) == 2  # dense and final
-    assert len(list(tmp_path.glob("*.onnxruntime"))) == 2
+    assert len(list(tmp_path.glob("*.onnx"))) == 2
 
 
 def test_what_a_runtime_cannot_take_is_a_failure_of_its_keys(finished_record, few_rounds, tmp_path, monkeypatch):
     def refuse(*given):
         raise RunFailed("it cannot be exported")
 
-    monkeypatch.setitem(latency.RUNTIMES, "other", dataclasses.replace(latency.RUNTIMES["eager"], load=refuse))
+    monkeypatch.setitem(runtimes.RUNTIMES, "other", dataclasses.replace(runtimes.RUNTIMES["eager"], load=refuse))
     found = list(windows(work_of(finished_record, tmp_path, ("other", "eager"))))
     assert [window.failure for window in found] == ["it cannot be exported"] * 2 + [""] * 2
 

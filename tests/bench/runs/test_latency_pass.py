@@ -12,7 +12,7 @@ from support.quiet_machine import Simulated, always_quiet
 from support.timed_shapes import EAGER, Clock, made, measured
 
 from bench.errors import RunFailed
-from bench.measure import latency
+from bench.measure import runtimes
 from bench.measure.quiet import Busy, Load
 from bench.records.latency import RESTARTS, Restart, Samples, refused, samples_sha256, speedup, times_of
 from bench.records.latency_files import add, check_samples, path_of, read, read_samples
@@ -194,11 +194,11 @@ def test_the_busiest_window_and_repetitions_are_noted():
 def slow_runtime(monkeypatch):
     """A second compiled runtime."""
     for name in ("onnxruntime", "other"):
-        monkeypatch.setitem(latency.RUNTIMES, name, dataclasses.replace(latency.RUNTIMES["eager"]))
+        monkeypatch.setitem(runtimes.RUNTIMES, name, dataclasses.replace(runtimes.RUNTIMES["eager"], calls=False))
 
     def ms(of_other):
         times = {"eager": 10.0, "onnxruntime": 0.5, "other": of_other}
-        return Clock(lambda key, kept: times[key.runtime] * (1 + kept / 8))
+        return Clock(lambda key, kept: times[key.runtime] * (1 + kept / 8), noise=0.0, calls=0.0)
 
     return ms
 
@@ -249,11 +249,11 @@ def test_what_makes_another_key():
     others = [next(iter(wanted([made(5)], EAGER)))]
     others += [
         next(iter(wanted([made()], dataclasses.replace(EAGER, **other))))
-        for other in ({"batches": (2,)}, {"threads": 2})
+        for other in ({"batches": (2,)}, {"threads": 2}, {"timed": "bursts"})
     ]
     plain = msgspec.structs.replace(made(), training=msgspec.structs.replace(made().training, layout="channels_first"))
     others.append(next(iter(wanted([plain], EAGER))))
-    assert len({one, *others}) == 5
+    assert len({one, *others}) == 6
     onnx = next(iter(wanted([plain], How(("onnxruntime",), (1,), 1, "cpu")))) if has_onnxruntime() else None
     assert onnx is None or onnx.layout == "channels_first"
 
