@@ -111,7 +111,7 @@ def test_both_are_timed_in_turns_with_a_control(tmp_path, asked, monkeypatch):
 
 
 def test_times_of_a_machine_whose_control_differs_are_refused(tmp_path, asked, monkeypatch):
-    monkeypatch.setattr(latency, "interleaved", lambda calls, device: np.tile([2.0, 1.0], (20, 1)))
+    monkeypatch.setattr(latency, "interleaved", lambda calls, device, *how: np.tile([2.0, 1.0], (20, 1)))
     timing = {"runtimes": ("onnxruntime",), "batches": (1,), "machine": always_quiet(), "process": windows}
     net = linear(tmp_path)
     with pytest.raises(RunFailed, match=r"onnxruntime, batch 1: a dense network against its copy: 2\.000"):
