@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError, RunFailed, SetupError
+from bench.errors import BenchError, RunFailed, SetupError, UsageError
 from bench.files import write_atomic
 from bench.measure import onnx_export
 from bench.measure.onnx_export import TOLERANCE, Bind
@@ -181,11 +181,14 @@ RUNTIMES = {
 }
 
 
-def require(runtimes: Iterable[str], device: torch.device = CPU) -> None:
-    """Raise UsageError for an unknown runtime, SetupError for one that cannot run here."""
+def require(runtimes: Iterable[str], device: torch.device = CPU, many: bool = False) -> None:
+    """Raise UsageError for an unknown runtime, or a slow one for ``many`` networks; SetupError where it cannot run."""
     for name in runtimes:
         if name not in RUNTIMES:
             raise unknown("runtime", name, RUNTIMES)
+        if many and not RUNTIMES[name].quick:
+            quick = ", ".join(other for other, how in RUNTIMES.items() if how.quick)
+            raise UsageError(f"runtime {name} takes 10 s or more to load one of many networks: use {quick}")
         RUNTIMES[name].require(device)
 
 

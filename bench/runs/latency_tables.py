@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.data.loading import find
 from bench.errors import ARCHITECTURE, RunFailed, SetupError, UsageError
-from bench.measure import environment, latency
+from bench.measure import environment, runtimes
 from bench.measure.quiet import Machine
 from bench.models.build import build
 from bench.models.memory_format import LAYOUT
@@ -76,7 +76,7 @@ class DenseNetwork:
 
     def key(self, budget: Budget, units: str) -> TableKey:
         """What its milliseconds depend on."""
-        device, layout = latency.place_of(str(budget.runtime), torch.device("cpu"), self.layout)
+        device, layout = runtimes.place_of(str(budget.runtime), torch.device("cpu"), self.layout)
         facts = {
             "network_sha256": self.sha256,
             "shape": list(self.shape),
@@ -84,7 +84,7 @@ class DenseNetwork:
             "units": units,
             "terms_sha256": self.terms(budget).sha256,
             "runtime": budget.runtime,
-            "runtime_version": latency.version_of(str(budget.runtime)),
+            "runtime_version": runtimes.version_of(str(budget.runtime)),
             "device": environment.device_name(device),
             "threads": budget.threads,
             "batch": budget.batch,
@@ -114,7 +114,7 @@ def with_table(spec: Spec, table: str | None, options: RunOptions, writes: bool)
     assert spec.budget is not None
     if table is not None and re.fullmatch("[0-9a-f]{64}", table):
         return dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, table=table))
-    latency.require([str(spec.budget.runtime)])
+    runtimes.require([str(spec.budget.runtime)], many=True)
     progress = Progress(f"latency table {spec.arch} {spec.budget.runtime}", options.quiet)
     facts = find(spec.dataset, options.data_dir, options.out / "cache" if writes else None, progress)
     network = build(spec.arch, facts.shape, facts.classes, 0)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.measure import bursts
 from bench.measure.flops import parameters
 from bench.measure.quiet import Machine
 from bench.pruning.costs import Vector
@@ -18,7 +19,6 @@ from bench.pruning.latency_model import Timed
 from bench.pruning.latency_rounds import Measured, interval
 from bench.pruning.latency_terms import DENSE_COPIES, Terms
 from bench.pruning.sites import Sites
-from bench.runs import burst_loop as bursts
 
 LOADED_BYTES = 2 * 2**30
 """Of weights that are loaded at once."""

@@ -90,7 +90,7 @@ def test_both_are_timed_in_turns_with_a_control(tmp_path, asked, monkeypatch):
         for task in work.tasks:
             ms = [2.0, 2.0 if task.named[0] == task.named[1] else 1.0]
 
-            def fake(bound, device, ms=ms):
+            def fake(bound, device, in_bursts, ms=ms):
                 calls.extend(call()[0].shape for call in bound)
                 return np.tile(ms, (20, 1))
 

@@ -185,5 +185,7 @@ def test_what_is_missing_is_said_before_anything_is_done(monkeypatch):
     with pytest.raises(SetupError, match="triton is not installed here"):
         runtimes.require(["compile"], torch.device("cuda"))
     runtimes.require(["eager", "onnxruntime"])
+    with pytest.raises(UsageError, match=r"runtime compile takes .* use eager, onnxruntime, openvino$"):
+        runtimes.require(["compile"], many=True)
     with pytest.raises(UsageError, match="unknown runtime 'openvin': did you mean openvino"):
         runtimes.require(["openvin"])
