@@ -61,6 +61,7 @@ def budget_of(
     ranking: str | None,
     min_keep: int,
     where: Mapping[str, Any] = MappingProxyType({}),
+    round_to: int = 1,
 ) -> tuple[Budget, str]:
     """The one budget that is given, and its text; raises UsageError for none, several, or one that cannot be.
 
@@ -69,6 +70,7 @@ def budget_of(
         ranking: as of :func:`bench.prune`.
         min_keep: the same.
         where: runtime, batch and threads of a budget of milliseconds.
+        round_to: as of :func:`bench.prune`.
     """
     asked = {name: share for name, share in shares.items() if share is not None}
     if len(asked) > 1:
@@ -83,7 +85,10 @@ def budget_of(
         raise UsageError(f"ranking={ranking!r}: global or layer")
     if not isinstance(min_keep, int) or min_keep < 1:
         raise UsageError(f"min_keep={min_keep}: at least 1, a site without units is no network")
-    budget = Budget(**{name: share}, ranking=ranking, min_keep=min_keep, **(where if "latency" in name else {}))  # type: ignore[arg-type]
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise UsageError(f"round_to={round_to}: at least 1 channel")
+    given: dict[str, Any] = {name: share, **(where if "latency" in name else {})}
+    budget = Budget(ranking=ranking, min_keep=min_keep, round_to=round_to, **given)
     return budget, f"{name}={share}"
 
 

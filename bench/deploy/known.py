@@ -19,7 +19,7 @@ from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
 from bench.pruning.site_discovery import NoSite, find_sites, no_site
 from bench.pruning.sites import Sites
-from bench.pruning.slicing import channels
+from bench.pruning.slicing import channels, part
 from bench.spec.digest import digest
 from bench.spec.spec import Budget
 from bench.training.checkpoint import weight_bytes
@@ -53,27 +53,29 @@ class Known:
 
     def cut(self, masks: Mapping[str, Tensor]) -> Shape:
         """How the network that ``masks`` (site -> bool ``[n_units]``) leave is made of the dense one."""
+        gone = self.sites.removed(masks)
         kept: dict[str, dict[str, Tensor]] = {}
-        for part, mask in self.sites.cuts(masks):
-            sides = kept.setdefault(part.layer, {})
-            n_in, n_out = self.channels[part.layer]
-            stays = sides.setdefault(part.side, part.positions.new_ones(n_in if part.side == "in" else n_out).bool())
-            stays[part.positions[~mask[part.units]]] = False
-        numbers = [(number, name) for name, site in self.sites.items() for number in site.numbers]
-        values = tuple((number, number.each * int(masks[name].sum())) for number, name in numbers)
-        return Shape(self.shape, self.whole, kept, values, self.inputs)
+        for piece, mask in self.sites.cuts(masks):
+            sides = kept.setdefault(piece.layer, {})
+            n_in, n_out = self.channels[piece.layer]
+            stays = sides.setdefault(piece.side, piece.positions.new_ones(n_in if piece.side == "in" else n_out).bool())
+            stays[piece.positions[~mask[piece.units]]] = False
+        return Shape(self.shape, self.whole, kept, tuple(self.sites.numbers(masks)), self.inputs, tuple(gone))
 
     def require(self, costs: CostModel, budget: Budget, asked: str) -> None:
         """Raise UsageError where the units that every site keeps already cost more than the budget."""
-        least, whole = costs.cost(budget, costs.floor(budget, costs.dense)), costs.whole(budget)
-        if least > costs.allowed(budget):
-            one = budget.min_keep == 1
-            units, verb = ("one unit", "costs") if one else (f"{budget.min_keep} units", "cost")
-            more = f" and all of the exempt {', '.join(sorted(costs.exempt))}" if costs.exempt else ""
-            sites = len(costs.names) - len(costs.exempt)
-            raise UsageError(
-                f"{asked} cannot be met: {units} in each of the {sites} sites{more} already {verb} {least / whole:.2g}"
-            )
+        least = costs.least_share(budget)
+        if round(least * costs.whole(budget)) <= costs.allowed(budget):
+            return
+        sites, floors = len(set(costs.names) - costs.exempt), costs.floors(budget)
+        units = "one unit" if budget.min_keep == 1 else f"{budget.min_keep} units"
+        steps = f", rounded up to {budget.step} channels," if budget.step > 1 else ""
+        stay = sum(floors[name] for name in costs.blocks)
+        parts = [f"{units} in each of the {sites} sites{steps}"] if sites else []
+        parts += [f"all of the exempt {', '.join(sorted(costs.exempt))}"] if costs.exempt else []
+        parts += [f"{stay} of the {sum(map(len, costs.blocks.values()))} blocks"] if stay else []
+        verb = "costs" if len(parts) == 1 and sites and budget.min_keep == 1 else "cost"
+        raise UsageError(f"{asked} cannot be met: {' and '.join(parts)} already {verb} {least:.2g}")
 
 
 def cost_of(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -90,11 +92,11 @@ def cost_of(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
 _known: OrderedDict[Any, Known] = OrderedDict()
 
 
-def known_of(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupling: str) -> Known:
+def known_of(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupling: str, units: str) -> Known:
     """What is known of ``work``; raises UsageError where it has no site."""
-    key = _structure(work), shape, inputs, coupling
+    key = _structure(work), shape, inputs, coupling, units
     if key not in _known:
-        _known[key] = _found(work, shape, inputs, coupling)
+        _known[key] = _found(work, shape, inputs, coupling, units)
         while len(_known) > KEPT:
             _known.popitem(last=False)
     _known.move_to_end(key)
@@ -119,9 +121,9 @@ def structure_sha256(network: nn.Module) -> str:
     return digest([described, [kind.__code__.co_code.hex() for kind in kinds if hasattr(kind, "__code__")]])
 
 
-def _found(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupling: str) -> Known:
+def _found(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupling: str, units: str) -> Known:
     try:
-        sites = trainable(work, find_sites(work, shape, coupling), shape)
+        sites = trainable(work, find_sites(work, shape, coupling, units), shape)
     except NoSite as error:
         raise UsageError(no_exact_site(error)) from error
     cut_layers = {cut.layer for site in sites.values() for cut in site.cuts}
@@ -129,7 +131,7 @@ def _found(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupl
         sites.bind(nn.Identity()),
         CostModel(work, sites, shape),
         cost_of(work, shape),
-        {layer: channels(work.get_submodule(layer)) for layer in cut_layers},
+        {layer: channels(part(work, layer)) for layer in cut_layers},
         shapes_of(work),
         shape,
         inputs,

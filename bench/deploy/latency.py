@@ -16,11 +16,18 @@ from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
 from bench.pruning.latency_choice import LatencyChoice
 from bench.runs.latency_tables import DenseNetwork, choice_of, table_of
-from bench.spec.spec import WIDTH, Budget
+from bench.spec.spec import Budget
 
 
 def latency_choice(
-    had: Given, work: nn.Module, known: Known, costs: CostModel, budget: Budget, asked: str, tables: Path | None
+    had: Given,
+    work: nn.Module,
+    known: Known,
+    costs: CostModel,
+    budget: Budget,
+    asked: str,
+    units: str,
+    tables: Path | None,
 ) -> LatencyChoice:
     """What meets a budget of milliseconds; times the networks of its table where that is not known yet.
 
@@ -31,6 +38,7 @@ def latency_choice(
         costs: with the sites that a method leaves whole.
         budget: of milliseconds.
         asked: its text.
+        units: kinds of units.
         tables: folder that keeps latency tables; None: as long as this process lives.
 
     Raises:
@@ -43,9 +51,9 @@ def latency_choice(
     dense = DenseNetwork(
         type(had.network).__name__, structure_sha256(work), copied(work).cpu(), known.sites, known.costs
     )
-    table = table_of(dense, budget, WIDTH, folder)
+    table = table_of(dense, budget, units, folder)
     budget = dataclasses.replace(budget, table=table.sha256)
-    found = choice_of(dense, budget, WIDTH, folder, costs, asked, 'coupling="full"')
+    found = choice_of(dense, budget, units, folder, costs, asked, 'coupling="full" or units="both"')
     found.require()
     return found
 

@@ -17,7 +17,7 @@ from bench.deploy.known import Known, cost_of, known_of
 from bench.deploy.latency import latency_choice
 from bench.deploy.pruned_network import PrunedNetwork
 from bench.errors import UsageError
-from bench.spec.spec import Budget
+from bench.spec.spec import DEPTH, UNITS, WIDTH, Budget
 
 
 def prune(
@@ -35,6 +35,8 @@ def prune(
     batch: int = 1,
     threads: int = 1,
     tables: str | Path | None = None,
+    round_to: int = 1,
+    units: str = "width",
     coupling: str = "inner",
     ranking: str | None = None,
     min_keep: int = 1,
@@ -48,7 +50,7 @@ def prune(
     Args:
         network: any module; one in DDP, DataParallel or ``torch.compile`` is unwrapped: wrap the result again. What an
             earlier call returned is pruned further: shares are of the first dense network, sites (``coupling``,
-            ``whole``) and ``logits`` are those of the first call, and what is removed stays removed.
+            ``units``, ``whole``) and ``logits`` are those of the first call, and what is removed stays removed.
         example: one batch of its input, on its device; a tuple of several inputs, or a dict of inputs by name.
         data: batches ``(inputs, targets)``, or inputs alone for methods without labels. They are read in their order,
             as far as the method asks. Methods that look at no training images need none.
@@ -61,6 +63,8 @@ def prune(
         latency_ms: milliseconds, in place of a share.
         runtime, batch, threads: see ``keep_latency``.
         tables: folder that keeps what was timed for later calls; None: as long as this process lives.
+        round_to: every width is a multiple of so many channels, or the full one; the budget is never exceeded.
+        units: ``width`` cuts channels, ``depth`` removes blocks, ``both`` does both.
         coupling: ``inner`` leaves residual streams whole, ``full`` cuts them, too.
         ranking: ``layer`` or ``global``; None leaves it to the method.
         min_keep: units that stay in every site.
@@ -78,14 +82,18 @@ def prune(
     shares = {"keep_macs": keep_macs, "keep_params": keep_params}
     shares |= {"keep_latency": keep_latency, "latency_ms": latency_ms}
     where = {"runtime": runtime, "batch": batch, "threads": threads}
-    budget, asked = budget_of(shares, ranking, min_keep, where)
+    budget, asked = budget_of(shares, ranking, min_keep, where, round_to)
     if earlier and budget.of_latency:
         raise UsageError(f"{asked}: the network is pruned already; prune the first one to it at once")
     if coupling not in ("inner", "full"):
         raise UsageError(f"coupling={coupling!r}: inner or full")
+    if units not in UNITS:
+        raise UsageError(f"units={units!r}: {', '.join(UNITS[:-1])} or {UNITS[-1]}")
+    if units == DEPTH and round_to != 1:
+        raise UsageError(f"round_to={round_to}: with units='depth' no widths are pruned")
     whole = tuple(whole)
-    if earlier and (whole or coupling not in ("inner", earlier.sites.coupling)):
-        raise UsageError("coupling and whole are those of the first prune: sites are not searched again")
+    if earlier and (whole or coupling not in ("inner", earlier.sites.coupling) or units != WIDTH):
+        raise UsageError("coupling, units and whole are those of the first prune: sites are not searched again")
     chosen = method_of(method, options or {})
     logits = logits or (earlier._logits if earlier else None)
     with apart():
@@ -93,7 +101,7 @@ def prune(
         if earlier and (had.shape, had.inputs) != (earlier._known.shape, earlier._known.inputs):
             raise UsageError("example is of another shape than that of the first prune, whose costs shares are of")
         work = had.copy(whole, logits)
-        known: Known = earlier._known if earlier else known_of(work, had.shape, had.inputs, coupling)
+        known: Known = earlier._known if earlier else known_of(work, had.shape, had.inputs, coupling, units)
         sites = (earlier.sites if earlier else known.sites).bind(work)
         costs = exempting(chosen, known, sites, earlier._costs if earlier else known.costs, budget, asked)
         batches = Batches(data, method, had, seed)
@@ -102,7 +110,7 @@ def prune(
         trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss)
         if budget.of_latency:
             folder = Path(tables) if tables else None
-            trainer.ctx._latency = latency_choice(had, work, known, costs, budget, asked, folder)
+            trainer.ctx._latency = latency_choice(had, work, known, costs, budget, asked, units, folder)
         trainer.prepare()
         done = cut(trainer, had, budget)
         cost = cost_of(done.network, had.shape)
@@ -127,8 +135,8 @@ def result(
     masks = dict(done.masks)
     if earlier:
         masks = {name: mask.clone() for name, mask in earlier.masks.items()}
-        for name, mask in masks.items():
-            mask[earlier.masks[name]] = done.masks[name]
+        for name, mask in done.masks.items():  # a site in a removed block has none
+            masks[name][earlier.masks[name]] = mask
     asked = {name: share for name in BUDGETS if isinstance(share := getattr(budget, name), float)}
     latency = {"latency": dict(done.latency)} if done.latency else {}
     return PrunedNetwork(

@@ -19,6 +19,7 @@ from bench.deploy.known import cost_of, known_of
 from bench.deploy.prune import result
 from bench.deploy.pruned_network import PrunedNetwork
 from bench.errors import UsageError
+from bench.spec.spec import WIDTH
 from bench.training.checkpoint import clone_state
 from bench.training.hook_calls import scalar
 
@@ -70,12 +71,14 @@ class Pruner:
         options: Mapping[str, Any] | None = None,
         keep_macs: float | None = None,
         keep_params: float | None = None,
+        round_to: int = 1,
         coupling: str = "inner",
         ranking: str | None = None,
         min_keep: int = 1,
         seed: int = 0,
     ) -> None:
-        self._budget, asked = budget_of({"keep_macs": keep_macs, "keep_params": keep_params}, ranking, min_keep)
+        shares = {"keep_macs": keep_macs, "keep_params": keep_params}
+        self._budget, asked = budget_of(shares, ranking, min_keep, round_to=round_to)
         if steps < 1 or epochs < 1:
             raise UsageError(f"steps={steps}, epochs={epochs}: at least 1")
         self._facts = {"name": method, "options": dict(options or {}), "seed": seed, "steps": steps}
@@ -91,7 +94,7 @@ class Pruner:
             self._had = had = given(network, example)
             if had.inputs is not None:
                 raise UsageError("bench.Pruner: networks of one tensor alone; bench.prune takes several inputs")
-            self._known = known = known_of(had.copy(), had.shape, None, coupling)
+            self._known = known = known_of(had.copy(), had.shape, None, coupling, WIDTH)
             self._sites = sites = known.sites.bind(had.network)
             costs = exempting(chosen, known, sites, known.costs, self._budget, asked)
             train = Batches(data, method, had, seed)

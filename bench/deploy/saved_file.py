@@ -7,6 +7,7 @@ dense network by them. The outputs for seeded inputs are in the file, too, and a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from bench.errors import RunFailed, SetupError, UsageError
 from bench.models.error_place import first_line
 from bench.models.shared_parameters import copied
 from bench.models.torch_state import undisturbed
-from bench.pruning.slicing import ChannelSlice, Number, channels, slice_network
+from bench.pruning.blocks import Block, remove
+from bench.pruning.slicing import ChannelSlice, Number, channels, part, slice_network
 from bench.records import bits
 from bench.spec.digest import digest
 from bench.training.checkpoint import load_metadata, load_tensors, save_tensors
@@ -46,8 +48,9 @@ class Shape:
         input: shape of one input.
         whole: parameter or buffer of the dense network -> its shape.
         kept: layer -> side -> bool ``[channels]``, True stays.
-        numbers: what counts units, with its value.
+        numbers: what counts units, each with how many stay.
         inputs: what lies where in ``input``, where there are several.
+        blocks: that are removed whole.
     """
 
     input: tuple[int, ...]
@@ -55,6 +58,7 @@ class Shape:
     kept: Mapping[str, Mapping[str, Tensor]]
     numbers: tuple[tuple[Number, int], ...]
     inputs: Inputs | None = None
+    blocks: tuple[Block, ...] = ()
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -75,7 +79,8 @@ def save(path: Path, network: nn.Module, shape: Shape, facts: Mapping[str, Any])
         "inputs": None if shape.inputs is None else [list(map(list, shape.inputs.shapes)), list(shape.inputs.names)],
         "whole": {name: list(size) for name, size in shape.whole.items()},
         "kept": kept,
-        "numbers": [[number.module, number.name, value] for number, value in shape.numbers],
+        "numbers": [[*dataclasses.astuple(number), units] for number, units in shape.numbers],
+        "blocks": [dataclasses.astuple(block) for block in shape.blocks],
         "facts": dict(facts),
     }
     outputs = _outputs(network, shape.input, shape.inputs)
@@ -107,15 +112,15 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
     _require_same(shapes_of(network), {name: tuple(size) for name, size in described["whole"].items()})
     cuts = []
     for layer, sides in described["kept"].items():
-        n_in, n_out = channels(network.get_submodule(layer))
+        n_in, n_out = channels(part(network, layer))
         for side, (count, packed) in sides.items():
             if count != (n_in if side == "in" else n_out):
                 raise UsageError(f"{layer}: {count} channels in the file, {n_in if side == 'in' else n_out} here")
             mask, every = torch.from_numpy(bits.unpack(packed, count)), torch.arange(count)
             cuts.append((ChannelSlice(layer, side, every, every), mask))
-    network = slice_network(network.cpu(), cuts, in_place=True)
-    for module, name, value in described["numbers"]:
-        setattr(network.get_submodule(module), name, value)
+    numbers = [(Number(*number), units) for *number, units in described["numbers"]]
+    blocks = [Block(name, tuple(ends), tuple(norms), after) for name, ends, norms, after in described["blocks"]]
+    network = remove(slice_network(network.cpu(), cuts, numbers, in_place=True), blocks)
     outputs = [tensors.pop(f"{OUTPUTS}{k}") for k in range(sum(name.startswith(OUTPUTS) for name in tensors))]
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if name in tensors:

@@ -231,12 +231,15 @@ class Sites(Mapping[str, Site]):
         gone = self.removed(masks)
         return [(c, masks[name]) for name, site in self.items() for c in site.cuts if not holder(c.layer, gone)]
 
-    def slice(self, network: nn.Module, masks: Mapping[str, Tensor], in_place: bool = False) -> nn.Module:
-        """A physically smaller copy of ``network`` (or itself) without the units whose mask is False."""
+    def numbers(self, masks: Mapping[str, Tensor]) -> list[tuple[Number, int]]:
+        """What counts units in layers that stay, each with how many ``masks`` keep."""
         gone = self.removed(masks)
         counted = ((number, name) for name, site in self.items() for number in site.numbers)
-        numbers = [(number, int(masks[name].sum())) for number, name in counted if not holder(number.module, gone)]
-        return remove(slice_network(network, self.cuts(masks), numbers, in_place), gone)
+        return [(number, int(masks[name].sum())) for number, name in counted if not holder(number.module, gone)]
+
+    def slice(self, network: nn.Module, masks: Mapping[str, Tensor], in_place: bool = False) -> nn.Module:
+        """A physically smaller copy of ``network`` (or itself) without the units whose mask is False."""
+        return remove(slice_network(network, self.cuts(masks), self.numbers(masks), in_place), self.removed(masks))
 
     def bind(self, network: nn.Module) -> Sites:
         """The same sites of another network of the same architecture."""

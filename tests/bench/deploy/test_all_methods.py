@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from support.networks import GREY, hooks_of, three_sites
+from support.networks import GREY, SHAPE, hooks_of, three_sites
 from support.scripts_of_users import batches, example, prepared, same, state_of, world
 
 import bench
+from bench.conformance.tiny_networks import depth
 from bench.measure import flops
 from bench.spec.registry import METHODS
 from bench.training.context import Context
@@ -17,7 +18,8 @@ FROM_BASE = [
     if (cls := METHODS.get(name)).plan is Method.plan and (cls.starts_from, cls.active) == ("base", "before")
 ]
 """Of the registry: all that start from a trained network and have the default plan."""
-OF_CHANNELS = [name for name in FROM_BASE if METHODS.get(name).kinds != ("block",)]
+OF_BLOCKS = [name for name in FROM_BASE if METHODS.get(name).kinds == ("block",)]
+OF_CHANNELS = [name for name in FROM_BASE if name not in OF_BLOCKS]
 ONE_OF_A_KIND = ("l1_norm", "taylor", "tp_random", "tp_taylor", "refit_bn", "refit_ridge")
 """Of weights, of gradients, in torch-pruning without and with gradients, layers trained again or solved for."""
 
@@ -29,6 +31,7 @@ def marked(names):
 def test_all_of_the_registry_are_tried():
     assert len(OF_CHANNELS) >= 19
     assert {"l1_norm", "taylor", "tp_obdc", "refit_ridge", "hrank"} <= set(OF_CHANNELS)
+    assert {"block_l1", "block_taylor"} <= set(OF_BLOCKS)
 
 
 @pytest.mark.parametrize("method", marked(OF_CHANNELS))
@@ -45,6 +48,19 @@ def test_slice_is_exact_and_what_is_given_stays(method):
     assert flops.count(made.network, GREY).total == pruned
     assert not hooks_of(made.network)
     assert sum(p.numel() for p in made.network.parameters()) == made.cost["pruned"]["params"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", OF_BLOCKS)
+def test_methods_of_blocks_work(method):
+    network = depth("A")
+    before, outside = state_of(network), world()
+    made = bench.prune(network, example(SHAPE), batches(SHAPE, classes=4), method=method, units="depth", keep_macs=0.6)
+    assert same(before, state_of(network))
+    assert outside == world()
+    assert made.difference <= 1e-4
+    assert flops.count(made.network, SHAPE).total == made.cost["pruned"]["macs"] <= 0.6 * made.cost["dense"]["macs"]
+    assert not hooks_of(made.network)
 
 
 @pytest.mark.parametrize("method", marked(OF_CHANNELS))

@@ -26,6 +26,10 @@ def test_budgets():
     refused("ranking='best': global or layer", ranking="best")
     refused("min_keep=0: at least 1, .*", min_keep=0)
     refused("coupling='outer': inner or full", coupling="outer")
+    refused("units='all': width, depth or both", units="all")
+    refused("round_to=8: with units='depth' no widths are pruned", round_to=8, units="depth")
+    for step in (0, 2.5, True):
+        refused(f"round_to={step}: at least 1 channel", round_to=step)
 
 
 def test_data():
@@ -68,6 +72,8 @@ def test_examples():
 def test_floors_and_sites():
     refused("keep_macs=0.01 cannot be met: one unit in each of the 3 sites already costs 0.017", keep_macs=0.01)
     refused("keep_macs=0.2 cannot be met: 6 units in each of the 3 sites already cost 0.23", keep_macs=0.2, min_keep=6)
+    stepped = "one unit in each of the 3 sites, rounded up to 4 channels, already costs 0.12"
+    refused(f"keep_macs=0.05 cannot be met: {stepped}", keep_macs=0.05, round_to=4)
     norm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(1, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
     refused("no exact site: 1 layer: .*GroupNorm.*", norm, torch.randn(2, *GREY))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -97,6 +103,6 @@ def test_lazy_and_quantized_parameters():
 
 def test_sites_are_those_of_the_first_prune():
     made = bench.prune(three_sites(), torch.randn(2, *GREY), keep_macs=0.8)
-    for options in ({"coupling": "full"}, {"whole": ["0"]}):
-        why = "coupling and whole are those of the first prune: sites are not searched again"
+    for options in ({"coupling": "full"}, {"whole": ["0"]}, {"units": "both"}):
+        why = "coupling, units and whole are those of the first prune: sites are not searched again"
         refused(why, made, torch.randn(2, *GREY), **options)
