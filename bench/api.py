@@ -18,6 +18,7 @@ from bench.models.build import architecture
 from bench.models.layers import Attention
 from bench.pruning.activation_statistics import STATISTICS
 from bench.pruning.masks import Masks, Scores
+from bench.pruning.own_units import OwnUnits
 from bench.pruning.readings import unit_squares
 from bench.pruning.rounding import whole_units
 from bench.pruning.sites import Site, Sites
@@ -39,6 +40,7 @@ __all__ = [
     "Context",
     "Masks",
     "Method",
+    "OwnUnits",
     "Paper",
     "Phase",
     "Plan",

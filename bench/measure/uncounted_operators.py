@@ -20,7 +20,7 @@ CHEAP = re.compile(
     | im2col | col2im | pixel_(un)?shuffle | (native_)?channel_shuffle | tril | triu | diag_embed
     | (feature_)?(alpha_)?dropout | to | type_as | expand_as | clone | contiguous
     | embedding | gather | scatter(_\w+)? | \w+_scatter | (_unsafe_)?(index|masked|select)(_\w+)? | take | nonzero
-    | one_hot | isin | bucketize | searchsorted | _local_scalar_dense | _unsafe_view | copy | \w+_copy
+    | complex | polar | one_hot | isin | bucketize | searchsorted | _local_scalar_dense | _unsafe_view | copy | \w+_copy
     | (zeros|ones|empty|full|rand|randn)_like | new_\w+ | fill | zero | resize
     | sort | topk | kthvalue | median | mode | _?unique\w* | cum(sum|prod|max|min)""",
     re.VERBOSE,

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from bench.errors import ARCHITECTURE, RunFailed
 from bench.models.error_place import first_line, innermost_layer, place_in_network
 from bench.models.shared_parameters import shared, uncut
 from bench.models.torch_state import NORMS
+from bench.pruning import own_units
 from bench.pruning.channel_groups import OUTPUT, Member, Trace
 from bench.pruning.channel_tracing import trace
 from bench.pruning.gates import TOLERANCE, gate_slice_difference, randomized_copy
@@ -119,7 +120,7 @@ def _checked(
     fixed = uncut(network)
     place = {name: k for k, (name, _) in enumerate(network.named_modules())}
     follows: set[str] = set()  # layers that an earlier one has in its group
-    for name in (*traced.roots(), *_declared(network)):
+    for name in (*traced.roots(), *own_units.declared(network)):
         if name in follows:
             continue
         try:
@@ -163,26 +164,14 @@ def _require_unclaimed(site: Site, candidates: Mapping[str, Site]) -> None:
             raise _Rejected(f"shares channels with {name}")
 
 
-def _declared(network: nn.Module) -> list[str]:
-    """Layers inside modules that say themselves which of their channels make a unit (attention heads)."""
-    return [f"{name}.{module.units()[0]}" for name, module in network.named_modules() if _has_units(module)]
-
-
-def _has_units(module: Any) -> bool:
-    return hasattr(module, "stand_in") and callable(getattr(module, "units", None))
-
-
 def _members(name: str, network: nn.Module, traced: Trace) -> list[Member]:
     """All that goes with the units that the layer ``name`` makes."""
-    parent: Any = network.get_submodule(name.rpartition(".")[0])
-    if not _has_units(parent):
+    if not own_units.has_units(network.get_submodule(name.rpartition(".")[0])):
         return traced.members(name)
-    inside = name.rpartition(".")[0]
-    maker, reader, made_by, read_at = parent.units()
-    return [
-        Member(f"{inside}.{maker}", "out", list(range(len(made_by))), made_by),
-        Member(f"{inside}.{reader}", "in", list(range(len(read_at))), read_at),
-    ]
+    try:
+        return own_units.members(name, network)
+    except ValueError as error:
+        raise _Rejected(str(error)) from error
 
 
 def _site(members: list[Member], network: nn.Module, place: Mapping[str, int], traced: Trace, coupling: str) -> Site:
