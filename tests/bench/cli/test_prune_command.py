@@ -13,6 +13,7 @@ from support.paths import ROOT
 from torch import nn
 
 import bench
+from bench.cli import parser
 from bench.cli import prune as command
 from bench.data.loading import find, load_training, resolve
 from bench.deploy.preset import as_given, save
@@ -129,6 +130,17 @@ def test_a_network_that_knows_nothing_is_trained_first(photos, net, tmp_path):
         recipe = command._planned(asked, options, True)[0].recipe
         assert bool(recipe.train.epochs) == bool(epochs)
         assert command._planned(asked, options, False)[0].recipe.train.epochs > 0
+
+
+def test_milliseconds_are_a_budget_or_a_figure_of_the_page():
+    def asked(*words):
+        chosen = parser().parse_args(["prune", "resnet20", "--data", "digits", "--out", "small", *words])
+        chosen.dataset = "digits"
+        return command._request(chosen)
+
+    of_latency = asked("--keep-latency", "0.6", "--runtime", "openvino", "--batch", "8")
+    assert (of_latency.keep_latency, of_latency.runtime, of_latency.batch) == (0.6, "openvino", 8)
+    assert asked("--keep-macs", "0.6", "--runtime", "openvino", "--batch", "8") == asked("--keep-macs", "0.6")
 
 
 def test_accuracy_before_anything(photos, net, tmp_path):

@@ -10,6 +10,7 @@ from support.paths import ROOT
 from torch import nn
 
 from bench.data.loading import find, load_test, load_training
+from bench.deploy.preset import save
 from bench.measure import flops
 from bench.measure.onnx_file import OnnxFile
 from bench.measure.onnx_macs import count
@@ -130,6 +131,16 @@ def test_functions_with_weights(bench, trained, nets, tmp_path):
     assert (found.network.zero_channels, found.network.channels) == (4, 18)
     assert found.shares["macs"] == 1
     assert "22.2 % of the channels are zero" in found.notes[0]
+
+
+def test_a_file_of_kept_channels(bench, trained, nets, tmp_path):
+    done, dense = trained
+    save(RunArtifacts(done, tmp_path), tmp_path / "small.safetensors")
+    small = f"file:{nets}:dense:{tmp_path / 'small.safetensors'}"
+    code, out, _ = bench(small, "--like", dense, "-d", "tiny8", "--json")
+    found = decode(out.encode())
+    assert (code, found.network.params) == (0, done.cost.final.params)
+    assert found.network.quality.top1 == done.metrics.final.top1
 
 
 @pytest.mark.slow
