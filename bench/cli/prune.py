@@ -18,7 +18,6 @@ from bench.records import store
 from bench.records.latency import Line
 from bench.spec.registry import DATASETS
 from bench.spec.request import WHERE, RunOptions, RunRequest
-from bench.spec.spec import WIDTH
 
 if TYPE_CHECKING:
     from bench.records.schema import Finished
@@ -170,5 +169,5 @@ def _write_networks(done: Finished, options: RunOptions, folder: Path) -> None:
     stored = RunArtifacts(done, options.out)
     if not (folder / ONNX).exists():
         export.write(stored, {"final": stored.final()}, {"final": folder / ONNX}, options.data_dir, False)
-    if done.spec.unit_kinds == WIDTH and not (folder / WEIGHTS).exists():  # it has no removed blocks
+    if not (folder / WEIGHTS).exists():
         save(stored, folder / WEIGHTS)

@@ -126,16 +126,21 @@ def _found(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupl
         sites = trainable(work, find_sites(work, shape, coupling, units), shape)
     except NoSite as error:
         raise UsageError(no_exact_site(error)) from error
-    cut_layers = {cut.layer for site in sites.values() for cut in site.cuts}
-    return Known(
-        sites.bind(nn.Identity()),
-        CostModel(work, sites, shape),
-        cost_of(work, shape),
-        {layer: channels(part(work, layer)) for layer in cut_layers},
-        shapes_of(work),
-        shape,
-        inputs,
-    )
+    return known_from(work, sites, CostModel(work, sites, shape), cost_of(work, shape), shape, inputs)
+
+
+def known_from(
+    work: nn.Module,
+    sites: Sites,
+    costs: CostModel,
+    cost: Mapping[str, Any],
+    shape: tuple[int, ...],
+    inputs: Inputs | None = None,
+) -> Known:
+    """What is known of ``work``, whose sites and costs were found before."""
+    layers = {cut.layer for site in sites.values() for cut in site.cuts}
+    of_layers = {layer: channels(part(work, layer)) for layer in layers}
+    return Known(sites.bind(nn.Identity()), costs, cost, of_layers, shapes_of(work), shape, inputs)
 
 
 def trainable(work: nn.Module, sites: Sites, shape: tuple[int, ...]) -> Sites:

@@ -35,7 +35,7 @@ from bench.training.checkpoint import load_metadata, load_tensors, weight_bytes
 
 FORMS = ".onnx, .pt2, file:PATH:FUNCTION[:WEIGHTS.safetensors], torchvision:NAME:WEIGHTS, or a record's id"
 PICKLES = (".pt", ".pth", ".pkl", ".ckpt", ".bin")
-RUN_FILES = ("onnxruntime", "openvino")
+RUN_FILES = tuple(name for name, how in runtimes.RUNTIMES.items() if how.load_file)
 """Runtimes that take an ONNX file as it is."""
 
 

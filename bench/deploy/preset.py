@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from bench.data.loading import find, load_training
 from bench.deploy import saved_file
-from bench.deploy.known import Known
+from bench.deploy.known import known_from
 from bench.measure.accuracy import logits_of, quality
 from bench.measure.environment import pick_device
 from bench.models.build import build
 from bench.models.memory_format import place
 from bench.progress import Progress
-from bench.pruning.slicing import channels
 from bench.runs.artifacts import RunArtifacts
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
@@ -41,11 +38,7 @@ def save(stored: RunArtifacts, path: Path) -> None:
 
     Raises SetupError where a file of the run is missing or this one cannot be written, RunFailed where one is damaged.
     """
-    dense, sites = stored.parts()
-    layers = {cut.layer for site in sites.values() for cut in site.cuts}
-    of_layers = {layer: channels(dense.get_submodule(layer)) for layer in layers}
-    whole, bound = saved_file.shapes_of(dense), sites.bind(nn.Identity())
-    known = Known(bound, stored.model(), {}, of_layers, whole, stored.shape)
+    known = known_from(*stored.parts(), stored.model(), {}, stored.shape)
     saved_file.save(path, stored.final().eval(), known.cut(stored.masks()), facts_of(stored))
 
 

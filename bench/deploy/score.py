@@ -6,6 +6,7 @@ Both are evaluated on the same test images, normalised in the same way, and time
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,8 @@ def _batches(dense: Opened, file: Opened, asked: Sequence[int]) -> tuple[tuple[i
 
 
 def _quality(network: Opened, test: ImageSet) -> Quality:
-    return msgspec.convert(quality(network.logits(test), test.labels), Quality, strict=False)
+    found = quality(network.logits(test), test.labels)
+    return Quality(**{key: value if math.isfinite(value) else None for key, value in found.items()})  # type: ignore[arg-type]
 
 
 def _require_sense(name: str, found: Quality, labels: Tensor, images: Images) -> None:

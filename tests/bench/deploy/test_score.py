@@ -12,6 +12,7 @@ from bench.deploy.opened import Where, opened
 from bench.deploy.score import Asked, score
 from bench.errors import RunFailed, UsageError
 from bench.measure import latency
+from bench.records.score import decode, encode
 from bench.runs.latency_restart import windows
 from leaderboard.render.score_page import page
 
@@ -19,11 +20,12 @@ pytestmark = pytest.mark.usefixtures("onnx_extra", "plugins")
 SHAPE = (1, 8, 8)
 
 
-def linear(folder, name="net", batch="n", outputs=("out",), zero=0, metadata=None):
+def linear(folder, name="net", batch="n", outputs=("out",), zero=0, scale=1.0, metadata=None):
     """A linear network that knows the classes of ``tiny8`` by their first pixels, as far as it has channels left."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(10, 64, generator=generator)
     weights[:zero] = 0
+    weights *= scale
     nodes = [node("Flatten", ["x"], "f"), node("Gemm", ["f", "w"], "out", transB=1)]
     nodes.append(node("Relu", ["out"], "more"))
     model = graph(nodes, {"w": weights}, SHAPE, batch, outputs)
@@ -68,6 +70,13 @@ def test_one_output_has_to_be_logits(tmp_path):
 class _Few:
     def batches(self, size):
         yield torch.zeros(3, *SHAPE), torch.zeros(3)
+
+
+def test_a_network_whose_outputs_are_no_numbers(tmp_path, asked):
+    found = score(asked(linear(tmp_path, "nan", scale=float("nan")), linear(tmp_path, "dense")))
+    assert (found.network.quality.loss, found.network.quality.ece) == (None, None)
+    assert encode(found) == encode(decode(encode(found)))
+    assert "loss" in page(found).markdown()
 
 
 def test_constants_of_the_file(tmp_path, asked):
