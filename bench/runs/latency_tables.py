@@ -114,7 +114,6 @@ def with_table(spec: Spec, table: str | None, options: RunOptions, writes: bool)
     assert spec.budget is not None
     if table is not None and re.fullmatch("[0-9a-f]{64}", table):
         return dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, table=table))
-    runtimes.require([str(spec.budget.runtime)], many=True)
     progress = Progress(f"latency table {spec.arch} {spec.budget.runtime}", options.quiet)
     facts = find(spec.dataset, options.data_dir, options.out / "cache" if writes else None, progress)
     network = build(spec.arch, facts.shape, facts.classes, 0)
@@ -142,6 +141,7 @@ def table_of(
 
     Raises as :func:`with_table`.
     """
+    runtimes.require([str(budget.runtime)], many=True)
     key = of.key(budget, units)
     if file is not None:
         table, chosen = latency_table.read(file)

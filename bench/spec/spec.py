@@ -211,9 +211,14 @@ class Spec:
 
     @property
     def prunable(self) -> str:
-        """Coupling, kinds of units where they are not widths, step of widths: ``inner both step 8``; of a board."""
-        step = self.budget.step if self.budget else 1
-        return " ".join([self.coupling, *([self.units] if self.units else []), *([f"step {step}"] if step > 1 else [])])
+        """Coupling, kinds of units where they are not widths, step of widths, where milliseconds hold; of a board.
+
+        Such as ``inner both step 8``, ``inner ms onnxruntime batch 1 threads 1``.
+        """
+        budget = self.budget or Budget()
+        step = [f"step {budget.step}"] if budget.step > 1 else []
+        where = f"ms {budget.runtime} batch {budget.batch} threads {budget.threads}"
+        return " ".join([self.coupling, *([self.units] if self.units else []), *step, *([where] * budget.of_latency)])
 
     @property
     def unit_kinds(self) -> str:
@@ -265,10 +270,10 @@ def _given(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_coarse(prunable: str | None) -> bool:
-    """Whether runs with this ``Spec.prunable`` meet no budget closely: blocks alone, or widths in steps."""
+    """Whether runs with this ``Spec.prunable`` cost no share of MACs closely: blocks alone, steps, milliseconds."""
     return prunable is not None and (prunable.endswith(f" {DEPTH}") or stepless(prunable) != prunable)
 
 
 def stepless(prunable: str | None) -> str | None:
-    """The same without the step of widths: what a dense run next to it has."""
-    return prunable and prunable.partition(" step ")[0]
+    """The same without the step of widths and without milliseconds: what a dense run next to it has."""
+    return prunable and prunable.partition(" step ")[0].partition(" ms ")[0]

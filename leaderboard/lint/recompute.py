@@ -53,6 +53,8 @@ def why(sheet: Sheet, row: Row, epochs: int | None) -> str:
 
 def below_budget(sheet: Sheet, row: Row) -> float:
     """Share of the dense cost by which a row lies below its budget; negative: above; 0 where that is not known."""
+    if sheet.kind in ("latency", "ms"):
+        return 0.0
     cost, dense = (row.macs, sheet.dense_macs) if sheet.kind == "macs" else (row.params, sheet.dense_params)
     short = 0.0 if sheet.keep is None or cost is None or not dense else sheet.keep - cost / dense
     return min(short, 0.0) if is_coarse(sheet.key["coupling"]) else short

@@ -72,7 +72,7 @@ def _values(found: Record) -> Iterator[Any]:
     yield spec.dataset
     yield from (data.folds_sha256 or data.train_sha256, data.folds_sha256 or data.test_sha256) if data else (None, None)
     yield from _recipe(spec.recipe)
-    yield from (spec.prunable, store.arithmetic(training), done.cost.final.counter if done else None)
+    yield from (_pruned(found), store.arithmetic(training), done.cost.final.counter if done else None)
     yield from (environment.device, environment.device_type, environment.threads)
     yield from (found.spec_sha256, spec.method, spec.name, spec.seed)
     yield from _track(spec.name, spec.budget or Budget(), done.training if done else None)
@@ -107,6 +107,12 @@ def _values(found: Record) -> Iterator[Any]:
     yield _short(metrics.dense) if metrics else None
     yield _short([environment.device, environment.threads, environment.instructions, environment.packages])
     yield from (data.split_sha256 if data else None, found.plan_sha256, found.replay_of)
+
+
+def _pruned(found: Record) -> str:
+    """``Spec.prunable``, with the device that milliseconds are of."""
+    spec, device = found.spec, found.latency.device if found.latency else found.environment.device
+    return f"{spec.prunable} on {device}" if spec.budget and spec.budget.of_latency else spec.prunable
 
 
 USED = {
@@ -165,8 +171,10 @@ def _track(name: str, budget: Budget, training: Training | None) -> tuple[Any, .
     """Track, what the budget is a share of, and the share; ``training`` of a run that finished."""
     if budget.widths is not None:
         return "like", "like", None
-    for kind, share in (("macs", budget.keep_macs), ("params", budget.keep_params)):
-        if share is not None:
+    asked: dict[str, Any] = {"macs": budget.keep_macs, "params": budget.keep_params}
+    asked |= {"latency": budget.keep_latency, "ms": budget.latency_ms}
+    for kind, share in asked.items():
+        if isinstance(share, float):
             return "matched", kind, share
     if training is None or "prune" in training.plan:  # without an end nobody knows whether it would prune
         return "native", "native", None

@@ -37,7 +37,8 @@ AS_MISSING = ("interrupted", VOID)
 """A run that ended so counts as missing."""
 
 Track = Literal["matched", "native", "like", "training", "dense"]
-TableKind = Literal["macs", "params", "native", "like", "training"]
+TableKind = Literal["macs", "params", "latency", "ms", "native", "like", "training"]
+SHARES = {"macs": "MACs", "params": "params", "latency": "milliseconds"}
 NO_BUDGET = {"native": "native track", "like": "widths of another run", "training": "training cost, all units kept"}
 
 
@@ -283,8 +284,8 @@ class Table:
     """All rows at one budget of one board, best first; the dense row is first of all.
 
     Attributes:
-        kind: what is kept a share of: ``macs``, ``params``; those of ``NO_BUDGET`` have none.
-        keep: the share, or None.
+        kind: what is kept a share of: ``macs``, ``params``, ``latency``; ``ms``; those of ``NO_BUDGET`` have none.
+        keep: the share, or the milliseconds of ``ms``, or None.
         dense_macs, dense_params: of the dense network.
     """
 
@@ -299,7 +300,7 @@ class Table:
         """Such as ``keep 0.5 of the MACs``."""
         if self.keep is None:
             return NO_BUDGET[self.kind]
-        return f"keep {self.keep:g} of the {'MACs' if self.kind == 'macs' else 'params'}"
+        return f"{self.keep:g} ms" if self.kind == "ms" else f"keep {self.keep:g} of the {SHARES[self.kind]}"
 
     @property
     def slug(self) -> str:

@@ -23,6 +23,8 @@ NAMES = {
 }
 """How the references are called in a sentence."""
 ORDER = ("random", "uniform_thin", "dense")
+SHARES = {"macs": "MACs", "params": "parameters", "latency": "milliseconds"}
+"""What a budget is a share of."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def _overall(found: Count) -> str:
 
 
 def _at_budget(table: Table, found: Count, terms: Terms) -> str:
-    share = f"At {100 * (table.keep or 0):g} % of the {'MACs' if table.kind == 'macs' else 'parameters'}"
+    share = f"At {100 * (table.keep or 0):g} % of the {SHARES.get(table.kind, '')}"
+    share = f"At {table.keep:g} ms" if table.kind == "ms" else share
     share = "With all units kept" if table.kind == "training" else share
     groups = {"better": found.clear(1), "worse": found.clear(-1)}
     first, second = sorted(groups, key=lambda word: -len(groups[word]))

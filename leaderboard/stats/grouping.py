@@ -62,7 +62,7 @@ def by_key(rows: Iterable[Sequence[Any]], plan: Plan | None) -> tuple[dict[Key, 
 
 
 def _add_dense(parts: dict[Key, list[Record]]) -> None:
-    """Boards of widths in steps get the dense rows of the board without, which goes where it has nothing else."""
+    """Boards of steps or milliseconds get the dense rows of the board without, which goes where it has nothing else."""
     plain = {key: (*key[:COUPLING], stepless(key[COUPLING]), *key[COUPLING + 1 :]) for key in parts}
     donors = {other for key, other in plain.items() if other != key and other in parts}
     dense = {key: [r for r in parts[key] if r.track == "dense"] for key in donors}

@@ -181,7 +181,7 @@ def mean_loss(losses: Sequence[float | None]) -> float | None:
 def short_of_budget(done: Sequence[Record]) -> float:
     """Largest share of the dense cost by which one of the finished runs lies below its budget.
 
-    0 without a budget, and where no further block or step fits: blocks alone and steps meet no budget closely.
+    0 without a budget of MACs or parameters, and where no further block or step fits: these meet none closely.
     """
     costs = {"macs": ("final_macs", "dense_macs"), "params": ("final_params", "dense_params")}
     budgets = [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from msgspec import UNSET
 from support import records
@@ -50,10 +52,11 @@ def made(
     blame: str = "method",
     unit_kinds: str = WIDTH,
     step: int = 1,
+    where: Mapping = MappingProxyType({}),
 ) -> dict:
     """One record; ``keep`` None is dense, or with ``native`` the native track; its only site is one of blocks, too."""
     recipe = recipe or Recipe("tiny", Stage(EPOCHS[0], 0.1), Stage(EPOCHS[1], 0.01), precision=precision)
-    budget = Budget(**{f"keep_{kind}": keep}, round_to=step) if keep is not None else None
+    budget = Budget(**{f"keep_{kind}": keep}, round_to=step, **where) if keep is not None else None
     what = UNSET if unit_kinds == WIDTH else unit_kinds
     spec = Spec(method, arch, dataset, recipe, budget, seed, "inner", config or {}, rules, units=what)
     prunes = keep is not None or native

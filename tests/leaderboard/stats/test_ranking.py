@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import pytest
 from support.boards import CONTROLS, boards_of, plan_for, planned_boards, row_of, table_of
+from support.lint_tables import EXACT
 from support.made_records import made, put, seeds
 from support.records import refitted
 
+from leaderboard.lint.check import check_text
+from leaderboard.render import tables
 from leaderboard.stats.boards import NO_PLAN, ONE_BUDGET
 
 
@@ -159,6 +162,35 @@ def test_widths_in_steps_are_ranked_among_themselves_where_no_further_step_fits(
         assert found.controls_missing == ("l1_norm", "uniform_thin", "uniform_thin_long")
     assert rows["inner both step 8"]["random"].controls_missing[1] == "l1_norm+block_l1"
     assert {board.title for board in boards} >= {"net on digits (coupling inner step 8)"}
+
+
+def test_rows_at_equal_milliseconds_are_ranked_where_they_hold(tmp_path):
+    """RULES 5.2: one board for each device, runtime, batch and threads; 0.2 of the MACs is no matter there."""
+    where = {"runtime": "eager", "batch": 1, "threads": 1, "table": "0" * 64}
+    asked = [{"kind": "latency", "keep": 0.6}, {"kind": "latency", "keep": 0.8}]
+    names = {"random": [9, 8, 7, 9, 8], "l1_norm": STEPS}
+    found = [r for each in asked for name, wrong in names.items() for r in seeds(name, wrong, where=where, **each)]
+    other = seeds("random", STEPS, kind="latency", keep=0.6, where=where | {"batch": 8})
+    other_table = where | {"table": "1" * 64}
+    elsewhere = seeds("random", STEPS, kind="latency", keep=0.6, where=other_table, device="another")
+    dense = seeds("dense", STEPS, keep=None)
+    boards, problems = planned_boards(tmp_path, *dense, *below([*found, *other, *elsewhere], 0.2))
+    assert not problems
+    assert sorted(board.key["coupling"] for board in boards) == [
+        "inner ms eager batch 1 threads 1 on a chip",
+        "inner ms eager batch 1 threads 1 on another",
+        "inner ms eager batch 8 threads 1 on a chip",
+    ]
+    first = next(board for board in boards if board.key["coupling"].endswith("batch 1 threads 1 on a chip"))
+    assert [table.title for table in first.tables] == [
+        "keep 0.8 of the milliseconds",
+        "keep 0.6 of the milliseconds",
+    ]
+    for table in first.tables:
+        assert [row.name for row in table.rows] == ["dense", "l1_norm", "random"]
+        assert all(row.unranked == "" and row.rank for row in table.rows[1:])
+    for fmt in EXACT:
+        assert check_text(tables.render(boards, fmt), fmt, boards) == []
 
 
 def test_dense_rows_alone_are_no_board_where_others_have_steps(tmp_path):
