@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -89,6 +90,9 @@ def cost_of(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+PLAIN = (bool, int, float, str, tuple, type(None))
+OF_MODULES = set(vars(nn.Module()))
+"""Attributes that every module has."""
 _known: OrderedDict[Any, Known] = OrderedDict()
 
 
@@ -103,22 +107,32 @@ def known_of(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, cou
     return _known[key]
 
 
-def _structure(network: nn.Module) -> Any:
-    """Modules, their settings, sizes of their tensors; whatever may change what :func:`known_of` finds."""
-    plain = (bool, int, float, str, tuple, type(None))
-    modules = [
-        (name, {k: repr(v) for k, v in sorted(vars(module).items()) if isinstance(v, plain) and k != "training"})
-        for name, module in network.named_modules()
-    ]
+def _structure(network: nn.Module) -> tuple[tuple[Any, ...], str, str]:
+    """Whatever may change what :func:`known_of` finds: code, plain settings with sizes of tensors, other attributes.
+
+    The text of another attribute may name a place in memory: then nothing that is known is found again.
+    """
+    code: list[Any] = []
+    settings, others = [], []
+    for name, module in network.named_modules():
+        own = {key: value for key, value in sorted(vars(module).items()) if key not in OF_MODULES}
+        functions = {key: value for key, value in own.items() if isinstance(value, FunctionType)}
+        plain = {key: repr(value) for key, value in own.items() if isinstance(value, PLAIN)}
+        code += [type(module).forward, *functions.values()]
+        code += [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        settings.append([name, plain, list(functions)])
+        rest = {key: value for key, value in own.items() if key not in functions and key not in plain}
+        others.append({key: list(v.shape) if isinstance(v, Tensor) else repr(v) for key, v in rest.items()})
     sizes = {name: [list(t.shape), str(t.dtype)] for name, t in network.state_dict().items()}
-    kinds = tuple(type(module).forward for module in network.modules())
-    return kinds, digest([str(network), modules, sizes])
+    return tuple(code), digest([str(network), settings, sizes]), digest(others)
 
 
 def structure_sha256(network: nn.Module) -> str:
     """Hash of what decides how long a network takes: its modules, their code, sizes of their tensors."""
-    kinds, described = _structure(network)
-    return digest([described, [kind.__code__.co_code.hex() for kind in kinds if hasattr(kind, "__code__")]])
+    code, settings, _ = _structure(network)
+    parts = [function.__code__ for function in code if hasattr(function, "__code__")]
+    constants = [[repr(value) for value in part.co_consts if isinstance(value, PLAIN)] for part in parts]
+    return digest([settings, [[part.co_code.hex(), *part.co_names] for part in parts], constants])
 
 
 def _found(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupling: str, units: str) -> Known:
