@@ -15,6 +15,7 @@ from tabulate import tabulate
 from bench.cli import arguments, output, runs
 from bench.cli.output import Column
 from bench.errors import WordsError
+from bench.spec import wording
 from bench.spec.near_names import unknown
 from bench.spec.recipe import RECIPES, load_recipe, recipe_names
 from bench.spec.registry import ARCHS, DATASETS, METHODS, PREFIXES, Registry, model_name
@@ -163,7 +164,6 @@ def _survey(chosen: argparse.Namespace) -> int:
 
 def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
     """A finding as a line of the table."""
-    from bench.conformance.architecture_check import share as short
 
     def scientific(number: float | None) -> str:
         return "" if number is None else f"{number:.0e}"
@@ -176,7 +176,7 @@ def _shown(row: dict[str, Any], onnx: bool) -> dict[str, str]:
         "images": "x".join(map(str, row["shape"])).removeprefix("3x") if row["shape"] else "",
         "sites": row["sites"] or "",
         "units": output.number_text(row["units"] or None),
-        "least MACs": "" if row["least"] is None else short(row["least"]),
+        "least MACs": "" if row["least"] is None else wording.percent(row["least"]),
         "MACs at half": percent(row["keep_macs"]),
         "params at half": percent(row["keep_params"]),
         "gate - slice": scientific(row["difference"]),

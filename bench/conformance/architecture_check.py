@@ -38,6 +38,7 @@ from bench.runs.network_trial import Situation
 from bench.runs.preflight import Fit, fit
 from bench.spec.recipe import Recipe, load_recipe
 from bench.spec.registry import ARCHS, PLUGINS, add_plugin
+from bench.spec.wording import percent
 
 SIDES = (32, 64, 128, 224)
 """Sides of the square images that are tried until the network takes one; torchvision's begin with the second."""
@@ -163,7 +164,7 @@ def examine(name: str, request: Request | None = None) -> Finding:
     sites, model = found.sites, found.model
     least = model.macs(np.ones_like(model.dense)) / model.macs(model.dense)
     if note:
-        note = f"{note}; {len(sites)} with full, least MACs {share(least)}"
+        note = f"{note}; {len(sites)} with full, least MACs {percent(least)}"
     elif found.note:
         note = f"runs in {found.layout} memory format: {found.note}"
     about = Finding(name, "pass", note, shape, coupling, len(sites), sum(sites.widths.values()), least)
@@ -179,11 +180,6 @@ def examine(name: str, request: Request | None = None) -> Finding:
         return dataclasses.replace(about, outcome="FAILED", why=str(error))
     params = flops.parameters(sliced) / flops.parameters(network)
     return dataclasses.replace(about, keep_macs=macs, keep_params=params, difference=difference, onnx=exported)
-
-
-def share(part: float) -> str:
-    """A share in percent, as short as it may be: ``8 %``, ``0.3 %``, ``< 0.1 %``."""
-    return "< 0.1 %" if part < 0.001 else f"{100 * part:.2g} %"
 
 
 def _without_name(error: BenchError, name: str) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 
 from bench.errors import ARCHITECTURE, BenchError, RunFailed, SetupError, UsageError
 from bench.models.layers import Attention
-from bench.models.logits import with_logits
+from bench.models.logits import PICK, with_logits
 from bench.spec import registry
 from bench.spec.near_names import unknown
 
@@ -163,7 +163,5 @@ def require_fit(name: str, network: nn.Module, shape: tuple[int, int, int], num_
         network.train()
     found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
     if found != (2, num_classes):
-        remedy = (
-            "" if isinstance(out, torch.Tensor) else "; an attribute 'logits' of the function that builds it picks them"
-        )
+        remedy = "" if isinstance(out, torch.Tensor) else PICK
         raise UsageError(f"architecture '{name}' gives {found} for two images, not logits (2, {num_classes}){remedy}")

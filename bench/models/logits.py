@@ -10,6 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from bench.errors import UsageError
 
+PICK = "; an attribute 'logits' of the function that builds it picks them"
+"""What helps where a network gives more than logits."""
+
 
 def with_logits(network: nn.Module, pick: Callable[[Any], Any] | None) -> nn.Module:
     """``network`` itself, whose output becomes ``pick(output)``, in eval and in training mode; None changes nothing.

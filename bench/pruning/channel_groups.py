@@ -77,6 +77,10 @@ class Trace:
             return self._mixed.get(units[0], why)
         return why
 
+    def mixing(self, layer: str) -> str | None:
+        """What makes single units of many channels of ``layer``; None where nothing does."""
+        return next((self._mixed[c] for c in self._at_side[layer, "out"].tolist() if c in self._mixed), None)
+
     def members(self, layer: str) -> list[Member]:
         """What goes with the output channels of ``layer``, itself first, in the order of the forward pass."""
         root = self._at_side[layer, "out"]

@@ -191,7 +191,8 @@ def _site(members: list[Member], network: nn.Module, place: Mapping[str, int], t
             raise _Rejected(f"{layer} has more channels of one unit than of another")
         whole = side != "in" and len(member.positions) == channels(module)[1] and len(set(member.units)) == n_units
         if side in ("out", "scale") and not whole:
-            raise _Rejected(f"only part of {layer}'s output belongs to it")
+            why = traced.mixing(members[0].layer) if (members[0].layer, "out") in traced.sides else None
+            raise _Rejected(why or f"only part of {layer}'s output belongs to it")
         if side == "out":
             producers.append(layer)
         if isinstance(module, NORMS) and whole:

@@ -17,6 +17,7 @@ from bench.errors import BenchError, RunFailed
 from bench.measure import flops
 from bench.measure.environment import autocast
 from bench.models.error_place import first_line, innermost_layer, place_in_network
+from bench.models.logits import PICK
 from bench.models.memory_format import LAYOUTS, laid_out, place
 from bench.models.shared_parameters import copied, twins
 from bench.models.torch_state import drawn, seed_generators
@@ -207,7 +208,8 @@ class Trial:
         logits = network(x)
         wanted = len(x), self.situation.classes
         if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
-            raise RunFailed(f"it gives {_format_output(logits)} for {len(x)} images {self.when}, not logits {wanted}")
+            given, remedy = _format_output(logits), "" if isinstance(logits, Tensor) else PICK
+            raise RunFailed(f"it gives {given} for {len(x)} images {self.when}, not logits {wanted}{remedy}")
         return logits
 
     @contextlib.contextmanager
