@@ -153,9 +153,13 @@ def _lines(done: Finished, chosen: argparse.Namespace) -> list[Line]:
     if chosen.no_timing:
         return []
     how = argparse.Namespace(
-        runtimes=(chosen.runtime,), batch=[chosen.batch], threads=chosen.runtime_threads, device="cpu", wait=chosen.wait
+        runtimes=(chosen.runtime,),
+        batch=[chosen.batch],
+        threads=chosen.runtime_threads,
+        device="cpu",
+        wait=chosen.wait,
+        bursts=done.latency is not None,  # as the budget was measured
     )
-    how.bursts = False
     lines = latency.lines_of(done, how)
     write_atomic(file, lambda part: part.write_bytes(msgspec.json.format(msgspec.json.encode(lines), indent=1)))
     return lines

@@ -42,6 +42,9 @@ def add_to(commands: Any) -> None:
         help=f"to time both in ({RUNTIMES})",
     )
     p.add_argument("--batch", type=batches, default=(1, 64), metavar="N[,...]", help="batch sizes to time (1,64)")
+    p.add_argument(
+        "--bursts", action="store_true", help="several calls of one network in a row, not single ones in turns"
+    )
     p.add_argument("--threads", type=arguments.whole, default=1, metavar="N", help="CPU threads (1)")
     p.add_argument(
         "--wait", type=arguments.whole, default=WAIT_S, metavar="S", help=f"longest wait for a quiet machine ({WAIT_S})"
@@ -76,6 +79,7 @@ def score(chosen: argparse.Namespace) -> int:
         runtimes=chosen.runtimes,
         batches=tuple(chosen.batch),
         threads=chosen.threads,
+        bursts=chosen.bursts,
         machine=Machine(chosen.wait),
         out=chosen.out,
         data_dir=chosen.data_dir,

@@ -50,7 +50,7 @@ class Asked:
         mean, std: of each channel, on the scale 0..1; None: the metadata of a file, else the data set's.
         claims_macs: share of the dense MACs that the tool claims, as it is typed.
         runtimes: to time both in; None: the first that takes both.
-        batches, threads, machine: of the timing.
+        batches, threads, bursts, machine: of the timing; bursts are several calls of one network in a row.
         process: that carries it out, see :class:`bench.runs.latency_pass.LatencyPass`.
         out, data_dir, download, plugins, max_bytes: as in :class:`bench.deploy.opened.Where`.
     """
@@ -65,6 +65,7 @@ class Asked:
     runtimes: tuple[str, ...] | None = None
     batches: tuple[int, ...] = BATCHES
     threads: int = 1
+    bursts: bool = False
     machine: Machine = field(default_factory=Machine)
     process: Callable[[Work], Iterable[Window]] | None = None
     out: Path = Path("results")
@@ -105,7 +106,7 @@ def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Sco
     say("counting")
     costs = _costs(dense, file, notes)
     networks = [_described(network, cost, answers[id(network)]) for network, cost in zip((dense, file), costs)]
-    how = How(names, batches, asked.threads, "cpu")
+    how = How(names, batches, asked.threads, "cpu", "bursts" if asked.bursts else "turns")
     named = ((asked.like, "dense"), (asked.file, "final"))
     lines = timed(named, networks, where, how, asked.machine, asked.process, say)
     return Score(

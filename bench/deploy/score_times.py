@@ -92,7 +92,9 @@ def timed(
         measured, same = found[key], times_of(Samples(found[control].samples))
         if why := refused(same, len(controls)):
             raise RunFailed(f"{key.runtime}, batch {key.batch}: {why}; try again on a machine without other work")
-        facts = {name: getattr(key, name) for name in ("runtime", "runtime_version", "device", "threads", "batch")}
+        facts = {
+            name: getattr(key, name) for name in ("runtime", "runtime_version", "device", "threads", "batch", "timed")
+        }
         times = times_of(Samples(measured.samples))
         lines.append(Timed(**facts, layout=key.layout, times=times, control=same, quiet=measured.quiet))
     return lines
@@ -112,4 +114,5 @@ def _key(pair: Sequence[ScoredNetwork], where: Where, how: How, runtime: str, ba
         batch=batch,
         dtype="float32",
         layout="channels_last" if layout == "channels_last" else "channels_first",
+        timed="bursts" if how.timed == "bursts" else "turns",
     )

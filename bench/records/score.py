@@ -58,6 +58,7 @@ class Timed(Part, frozen=True):
     threads: Size  # of the CPU
     batch: Size  # images of one call
     layout: Name  # memory format
+    timed: Literal["turns", "bursts"]  # single calls in turns, or several calls of one network in a row
     times: Times  # of the dense network and the other one, in turns
     control: Times  # of the dense network and its copy, in the same processes
     quiet: Quiet  # what else the machine did

@@ -27,9 +27,14 @@ def page(record: Finished, lines: Sequence[Line], name: str) -> Page:
         f"Accuracy is that of {record.metrics.final.examples:,} test images; run {record.id}."
     )
     parts: list[str | Grid] = [about, _table(record)]
+    if record.latency is not None:
+        found = record.latency.rounds[-1]
+        share = f"{found.ms / found.dense_ms:.3f} ({found.low:.3f} to {found.high:.3f})"
+        parts.append(f"When it was pruned it took {found.ms:.3g} of {found.dense_ms:.3g} ms: {share}.")
     if lines:
         key = lines[0].key
-        parts += [_times(lines), f"Timed on {key.device}, {plural(key.threads, 'thread')}."]
+        how = "" if record.latency is None else ", several calls of one network in a row"
+        parts += [_times(lines), f"Timed on {key.device}, {plural(key.threads, 'thread')}{how}."]
     parts += [_widths(record), LOAD]
     return Page(f"{name}, keeping {spec.budget or Budget()}" if spec.budget else name, parts)
 

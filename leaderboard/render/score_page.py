@@ -26,7 +26,8 @@ def page(score: Score) -> Page:
         parts += _claimed(score)
     if score.latency:
         first = score.latency[0]
-        parts += [_times(score.latency), f"Timed on {first.device}, {plural(first.threads, 'thread')}."]
+        how = ", several calls of one network in a row" if first.timed == "bursts" else ""
+        parts += [_times(score.latency), f"Timed on {first.device}, {plural(first.threads, 'thread')}{how}."]
     parts += [f"Note: {note}." for note in score.notes]
     return Page(f"{score.network.name} against {score.dense.name}", [*parts, NOT_RANKED])
 
