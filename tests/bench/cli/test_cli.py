@@ -125,6 +125,8 @@ def test_list_shows_everything_with_its_place(capsys):
     assert "class DDrop" in (ROOT / file).read_text().splitlines()[int(line) - 1]
     assert ddrop["paper"] == "Toulaoui et al. 2025"
     assert answer(capsys, "list")[0] == 0
+    code, out, _ = answer(capsys, "list", "archs", "resnet2*")
+    assert (code, [line.split()[0] for line in out.strip().splitlines()[3:]]) == (0, ["resnet20", "resnet20b"])
 
 
 def test_list_sites_says_why_not(capsys):
