@@ -59,15 +59,15 @@ DOORS = {
     "sklearn": {"bench.data.datasets"},
     "PIL": {"bench.data.image_files"},
     "tqdm": {"bench.progress"},
-    "onnx": {"bench.measure.onnx_export", "bench.measure.onnx_file"},
-    "onnxruntime": {"bench.measure.onnx_export"},
+    "onnx": {"bench.measure.int8", "bench.measure.onnx_export", "bench.measure.onnx_file"},
+    "onnxruntime": {"bench.measure.int8", "bench.measure.onnx_export"},
     "openvino": {"bench.measure.runtimes"},
     "pandas": {"leaderboard.reader.board_frame", "leaderboard.reader.frame"},
     "scipy": {"bench.records.latency"}
     | {f"bench.pruning.latency_{name}" for name in ("model", "rounds", "solver")}
     | {
         f"leaderboard.stats.{name}"
-        for name in ("contrasts", "cross_table", "image_intervals", "reach", "statistics", "verdicts")
+        for name in ("contrasts", "cross_table", "image_intervals", "rank_agreement", "reach", "statistics", "verdicts")
     },
     "jinja2": {"leaderboard.pages.templating"},
     "vl_convert": {"leaderboard.figures.draw"},

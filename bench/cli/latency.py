@@ -50,7 +50,12 @@ def add_to(commands: Any) -> None:
     p.add_argument(
         "--bursts", action="store_true", help="several calls of one network in a row, not single ones in turns"
     )
-    arguments.add_out(p, "where records are")
+    p.add_argument(
+        "--int8",
+        action="store_true",
+        help="instead: top-1 and ms in 8-bit integers (onnxruntime, batch 1)",
+    )
+    arguments.add_places(p, "where records are", "data sets, for --int8")
     arguments.add_formats(p)
 
 
@@ -113,6 +118,10 @@ def measure(chosen: argparse.Namespace) -> int:
         if not finished(found):
             raise UsageError(f"measure {found.id}: that run {found.status}, it left no network")
         asked.append(found)
+    if chosen.int8:
+        from bench.cli.int8 import check_int8
+
+        return check_int8(asked, chosen)
     todo = _wanted(asked, chosen)
     done, failures = timed(todo, chosen)
     of_each = [(found, [done[key] for key in _wanted([found], chosen) if key in done]) for found in asked]

@@ -178,6 +178,10 @@ class RunArtifacts:
 
     def test_images(self, data_dir: Path) -> ImageSet:
         """The test images of the run, with the constants of its training images that normalise them."""
+        return self.images(data_dir)[1]
+
+    def images(self, data_dir: Path) -> tuple[ImageSet, ImageSet]:
+        """The training images of the run, without those it held back, and its test images."""
         spec, facts = self.record.spec, self.record.data
         name, cache = spec.dataset, self.out / "cache"
         try:
@@ -189,7 +193,7 @@ class RunArtifacts:
         for part, sha256 in (("train", training.facts["train_sha256"]), ("test", digest)):
             if sha256 != getattr(facts, f"{part}_sha256"):
                 raise RunFailed(f"data set '{name}' in {data_dir} has other {part} images than the record")
-        return test.laid_out(self.layout)
+        return training.train.laid_out(self.layout), test.laid_out(self.layout)
 
     def test_labels(self, data_dir: Path) -> Tensor:
         """Labels of the test images of the run, int64 ``[N]``."""
