@@ -7,8 +7,9 @@ import dataclasses
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -20,10 +21,17 @@ from bench.spec.near_names import unknown
 from bench.spec.recipe import RECIPES, load_recipe, recipe_names
 from bench.spec.registry import ARCHS, DATASETS, METHODS, PREFIXES, Registry, model_name
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.runs.preflight import Fit
+    from bench.runs.width_steps import TypeSteps
+
 REGISTRIES: dict[str, Registry] = {"methods": METHODS, "archs": ARCHS, "datasets": DATASETS}
 OUTSIDE = f"also: {PREFIXES}: every classifier of torchvision (list archs 'torchvision:*') and timm, and your own"
 MOST = 100
 """Most names from outside that are printed."""
+STEPS_WAIT_S = 600
 COLUMNS = (
     *(Column("name"), Column("kind", drop=3), Column("paper", drop=2), Column("options", wrap=True, drop=1)),
     *(Column("defined in", drop=4), Column("what", wrap=True)),
@@ -64,6 +72,7 @@ def add_to(commands: Any) -> None:
     )
     arguments.add_coupling(p, "for sites and archs --check: full adds residual streams")
     arguments.add_units(p, "for sites: those of channels (width), of blocks (depth) or both")
+    p.add_argument("--runtime", metavar="NAME", help="for sites: time there, at batch 1, which steps of widths pay")
     p.add_argument("--onnx", action="store_true", help="with --check: also export the half network and compare")
     arguments.add_plugin(p)
     arguments.add_places(p, "for runs: where records are")
@@ -72,6 +81,8 @@ def add_to(commands: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Carry out the command; returns the exit code."""
+    if chosen.runtime and chosen.what != "sites":
+        raise WordsError("list --runtime: say list sites")
     if (chosen.check or chosen.onnx) and (chosen.what != "archs" or not chosen.check):
         raise WordsError("list --check and --onnx: say list archs --check")
     if chosen.pattern and chosen.what not in (*REGISTRIES, "recipes"):
@@ -210,6 +221,36 @@ def _data_of(chosen: argparse.Namespace) -> dict[str, Any]:
     return {"shape": facts.shape, "classes": facts.classes, "recipe": load_recipe(recipe)}
 
 
+def _steps(runtime: str, network: nn.Module, found: Fit) -> list[TypeSteps]:
+    """What narrowing the sites of each type saves in a runtime; raises Busy on a busy machine."""
+    from bench.measure.quiet import Machine
+    from bench.measure.runtimes import require
+    from bench.runs.width_steps import steps_of
+
+    require([runtime], many=True)
+    return steps_of(network, found.sites, found.model, runtime, 1, 1, found.layout, Machine(STEPS_WAIT_S))
+
+
+def _print_steps(steps: Sequence[TypeSteps], chosen: argparse.Namespace) -> None:
+    sizes = sorted({fewer for one in steps for fewer in one.saved})
+    columns = [Column("sites", wrap=True), Column("units", right=True)]
+    columns += [*(Column(f"-{fewer}", right=True) for fewer in sizes), Column("step", right=True)]
+    rows = [
+        {
+            "sites": one.sites[0] + (f" and {len(one.sites) - 1} more" if len(one.sites) > 1 else ""),
+            "units": one.units,
+            "step": one.step or "none",
+        }
+        | {f"-{fewer}": f"{100 * saved:.1f} %" for fewer, saved in one.saved.items()}
+        for one in steps
+    ]
+    output.print_text(
+        f"\nshare of the time in {chosen.runtime} that goes when all such sites lose so many units:", chosen
+    )
+    output.print_table(columns, rows, chosen)
+    output.print_text("step: the smallest that pays, for --round-to; none: nothing is saved beyond noise", chosen)
+
+
 def _sites(chosen: argparse.Namespace) -> int:
     from bench.measure.environment import pick_device, pick_precision
     from bench.models.build import build
@@ -243,8 +284,10 @@ def _sites(chosen: argparse.Namespace) -> int:
                 "read by": ", ".join(tap.layer for tap in site.consumers),
             }
         )
+    steps = _steps(chosen.runtime, network, found) if chosen.runtime else []
     if chosen.json:
-        output.print_json({"sites": rows, "rejected": sites.rejected, "layout": found.layout})
+        timed = {"steps": [dataclasses.asdict(one) for one in steps]} if chosen.runtime else {}
+        output.print_json({"sites": rows, "rejected": sites.rejected, "layout": found.layout} | timed)
         return 0
     shown = [{key: f"{value:,}" if isinstance(value, int) else value for key, value in row.items()} for row in rows]
     output.print_table(SITES, shown, chosen)
@@ -256,4 +299,6 @@ def _sites(chosen: argparse.Namespace) -> int:
     lines += ["\nno sites:"] if sites.rejected else []
     lines += [f"  {name}: {why}" for name, why in sites.rejected.items()]
     output.print_text("\n".join(lines), chosen)
+    if steps:
+        _print_steps(steps, chosen)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,20 @@ def _carry_out(chosen: argparse.Namespace, specs: list[Spec], options: RunOption
     if len(records) > 1 and not failures and not chosen.json:
         output.print_text(f"\n{runs.over_seeds(records)}", chosen)
     if not chosen.quiet:
+        _say_what_widths_mean(records[:1])
         print(runs.what_next(chosen.out), file=sys.stderr)
     if failures:
         raise RunFailed(f"{len(failures)} of {len(specs)} seeds failed: {', '.join(map(str, failures))}")
     return 0
+
+
+def _say_what_widths_mean(records: Sequence[Finished]) -> None:
+    """Once a command, not for each seed."""
+    from leaderboard.render.record_summary import width_note
+
+    for record in records:
+        if text := width_note(record):
+            print(f"bench: {text}", file=sys.stderr)
 
 
 def _result(spec: Spec, done: Finished, path: Path, width: int | None) -> str:

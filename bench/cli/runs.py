@@ -13,6 +13,7 @@ from bench.cli import output
 from bench.cli.output import Column
 from bench.records import store
 from bench.records.schema import Finished
+from bench.spec.spec import step_of
 
 COLUMNS = (
     *(Column("id", drop=1), Column("method", wrap=True), Column("arch", drop=2), Column("data set", drop=3)),
@@ -57,6 +58,7 @@ def _row(r: Any) -> dict[str, Any]:
         "track": r.track,
         "kind": r.kind,
         "keep": r.keep_share,
+        "round_to": step_of(r.coupling),
         "seed": r.seed,
         "top1": 1 - r.final_wrong_images / r.test_images if done else None,
         "status": r.status,
@@ -68,12 +70,14 @@ def _row(r: Any) -> dict[str, Any]:
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     kind, keep = row["kind"] or "", -(row["keep"] or 0.0)
-    return row["dataset"], row["arch"], row["method"], kind, keep, row["seed"], row["file"]
+    return row["dataset"], row["arch"], row["method"], kind, keep, row["round_to"], row["seed"], row["file"]
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """A run for people."""
     share = None if row["keep"] is None else f"{row['keep']:g} {'MACs' if row['kind'] == 'macs' else row['kind']}"
+    if share and row["round_to"] > 1:
+        share += f" step {row['round_to']}"
     return {
         **row,
         "data set": row["dataset"],

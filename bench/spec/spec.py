@@ -274,6 +274,11 @@ def is_coarse(prunable: str | None) -> bool:
     return prunable is not None and (prunable.endswith(f" {DEPTH}") or stepless(prunable) != prunable)
 
 
+def step_of(prunable: str | None) -> int:
+    """Step of widths in a ``Spec.prunable``; 1 where there is none."""
+    return int((prunable or "").partition(" step ")[2] or 1)
+
+
 def stepless(prunable: str | None) -> str | None:
     """The same without the step of widths and without milliseconds: what a dense run next to it has."""
     return prunable and prunable.partition(" step ")[0].partition(" ms ")[0]

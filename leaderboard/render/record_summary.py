@@ -12,6 +12,8 @@ from bench.spec.spec import BUDGET_TOLERANCE, Budget, is_coarse
 from bench.spec.wording import plural
 from leaderboard.render.text_table import Column, sentences, table
 
+GROUP = 8
+"""Channels that runtimes compute at once, at least."""
 STEPS = (("dense", "dense"), ("pruned", "pruned, not fine-tuned"), ("final", "final"))
 
 
@@ -54,6 +56,25 @@ def budget_note(record: Finished) -> str | None:
                 f"--{option} {math.ceil(1e4 * kept) / 1e4:g} asks for this size"
             )
     return None
+
+
+def width_note(record: Finished) -> str | None:
+    """What to say of widths that runtimes compute no faster than larger ones; None where there are none.
+
+    It has no milliseconds: a run times layers one by one in PyTorch, where such widths cost little.
+    """
+    budget, blocks = record.spec.budget, record.structure.blocks or {}
+    if budget is None or budget.step > 1 or budget.of_latency or budget.widths is not None:
+        return None
+    kept = {after for name, (before, after) in record.structure.widths.items() if after < before and name not in blocks}
+    odd = sorted(width for width in kept if width % GROUP)
+    if not odd:
+        return None
+    some = ", ".join(map(str, odd[:3])) + (", ..." if len(odd) > 3 else "")
+    return (
+        f"note: widths {some} are no multiples of {GROUP}, and runtimes compute channels in groups: they may be slower "
+        f"than wider ones. bench measure {record.id} --runtimes onnxruntime times them, --round-to {GROUP} avoids them"
+    )
 
 
 def details(record: Record, width: int | None = None) -> str:

@@ -40,6 +40,14 @@ def test_list_runs_shows_each_record(out, capsys, monkeypatch):
     assert all(" done " in line for line in (*lines[:6], lines[7]))
 
 
+def test_list_runs_shows_steps(tmp_path, capsys):
+    put(tmp_path / "records", made("l1_norm", 0), made("l1_norm", 0, step=8))
+    _, text, _ = answer(capsys, "list", "runs", "--out", tmp_path)
+    assert [line.partition("0.5 MACs")[2].split()[0] for line in text.splitlines()[2:]] == ["0", "step"]
+    found = json.loads(answer(capsys, "list", "runs", "--out", tmp_path, "--json")[1])
+    assert [row["round_to"] for row in found] == [1, 8]
+
+
 def test_list_runs_as_json(out, capsys):
     found = json.loads(answer(capsys, "list", "runs", "--out", out, "--json")[1])
     assert len(found) == 8

@@ -100,6 +100,19 @@ def test_step_of_one_is_in_no_specification(make_run):
     assert (swept.round_to, [other.round_to for other in more]) == (1, [8])
 
 
+def test_control_of_a_run_in_steps_has_its_widths(ran):
+    """Other units, as many in each site; it is verified without a step."""
+    spec, done, options = ran()
+    file = store.path_of(options.out, spec)
+    asked = {"method": "l1_norm", "like": str(file), "round_to": 1, "keep_macs": None}
+    [control], _ = resolve(dataclasses.replace(rerun.request_of(done)[0], **asked))
+    assert control.budget.widths == tuple(after for _, after in done.structure.widths.values())
+    assert control.budget.step == 1 and all(width % 2 == 0 for width in control.budget.widths)
+    again = execute(control, options)
+    assert again.structure.widths == done.structure.widths
+    assert {outcome for outcome, _ in checks(control, options).values()} == {"ok"}
+
+
 def test_words_that_do_not_go_together():
     for words, why in (
         (("--native", "--round-to", "8"), "--native: the method chooses by itself, without .* and --round-to"),

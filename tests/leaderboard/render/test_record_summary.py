@@ -10,6 +10,7 @@ from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget, Spec
 from leaderboard.render.record_summary import details as details_of
 from leaderboard.render.record_summary import summary as summary_of
+from leaderboard.render.record_summary import width_note
 
 QUALITY = quality(examples=200, top1=0.975, top5=1.0, loss=0.1, ece=0.01, worst_class_top1=0.2)
 SPEC = Spec(
@@ -54,6 +55,22 @@ def test_summary_has_three_rows_with_shares():
     table["metrics"]["pruned"] = None  # a method that does not prune has two rows
     table["training"]["plan"] = [{"epochs": 1, "part": "train", "rewind": None}, *table["training"]["plan"]]
     assert "not fine-tuned" not in summary(table)
+
+
+def test_widths_that_are_no_multiples_of_8_are_named_without_a_ratio():
+    def note(budget=SPEC.budget, **widths):
+        spec = dataclasses.replace(SPEC, budget=budget)
+        before, after = (sum(both[k] for both in widths.values()) for k in (0, 1))
+        structure = RECORD["structure"] | {"widths": widths, "units_before": before, "units_after": after}
+        facts = {"id": spec.id, "spec": spec_table(spec), "spec_sha256": spec.sha256, "structure": structure}
+        return width_note(record(RECORD | facts))
+
+    odd = {"a": [16, 7], "b": [32, 15], "c": [20, 20], "d": [16, 8]}  # c is whole
+    assert note(**odd).startswith("note: widths 7, 15 are no multiples of 8, and runtimes compute channels in groups")
+    assert "--round-to 8 avoids them" in note(**odd)
+    assert note(a=[16, 8], c=[20, 20]) is None
+    for budget in (Budget(keep_macs=0.504, round_to=4), Budget(widths=(7, 15, 20, 8))):
+        assert note(budget, **odd) is None
 
 
 @pytest.mark.parametrize(
