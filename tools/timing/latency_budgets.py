@@ -29,7 +29,7 @@ from bench.models.build import build
 from bench.pruning.latency_rounds import NEAR
 from bench.pruning.latency_solver import best, choices_of
 from bench.runs import latency_tables
-from bench.spec.spec import Budget
+from bench.spec.spec import WIDTH, Budget
 
 NETWORKS = {"resnet56": "resnet56", "mobilenet_v2": "torchvision:mobilenet_v2"}
 RUNTIMES = ("onnxruntime", "openvino")
@@ -66,13 +66,18 @@ class Subject:
         with apart():
             had = given(self.network, self.example)
             work = had.copy()
-            known = known_of(work, had.shape, "inner")
-            return latency_choice(had, work, known, known.costs, budget, f"keep_latency={share}", self.out)
+            known = self.known(had, work)
+            return latency_choice(had, work, known, known.costs, budget, f"keep_latency={share}", WIDTH, self.out)
+
+    def known(self, had, work):
+        """What ``bench.prune`` knows of the network."""
+        return known_of(work, had.shape, had.inputs, "inner", WIDTH)
 
     def timer(self, choice):
         """Times slices of the network."""
         with apart():
-            sites = known_of(given(self.network, self.example).copy(), SHAPE, "inner").sites
+            had = given(self.network, self.example)
+            sites = self.known(had, had.copy()).sites
         return latency_tables.TIMER(
             self.network, sites, SHAPE, choice.terms, self.runtime, 1, 1, "channels_last", latency_tables.MACHINE
         )
