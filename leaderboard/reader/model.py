@@ -343,7 +343,7 @@ class Board:
         edited = ("recipe_sha256",) if ", " in recipe else ()
         words = self.key | {"recipe_sha256": recipe if edited else f"{recipe} {self.key.get('recipe_sha256', '')[:8]}"}
         extra = ", ".join(
-            f"{key.removesuffix('_sha256')} {words[key][: 100 if key in edited else 24]}"
+            f"{key.removesuffix('_sha256')} {words[key][: 100 if key in edited or key == 'coupling' else 24]}"
             for key in dict.fromkeys((*edited, *self.differs))
         )
         return f"{self.key['arch']} on {self.key['dataset']}" + (f" ({extra})" if extra else "")

@@ -38,7 +38,7 @@ def summary(record: Finished, width: int | None = None) -> str:
         )
     columns = [Column("network", wrap=True), Column("top-1 %", right=True), Column("MACs", right=True)]
     columns += [Column("params", right=True, drop=1), Column("MiB", right=True, drop=2)]
-    missed = budget_note(record)
+    missed = budget_note(record) or latency_note(record)
     return "\n".join([table(columns, rows, width), *([sentences(missed, width)] if missed else [])])
 
 
@@ -75,6 +75,16 @@ def width_note(record: Finished) -> str | None:
         f"note: widths {some} are no multiples of {GROUP}, and runtimes compute channels in groups: they may be slower "
         f"than wider ones. bench measure {record.id} --runtimes onnxruntime times them, --round-to {GROUP} avoids them"
     )
+
+
+def latency_note(record: Finished) -> str | None:
+    """How a budget of milliseconds was met; None for another budget."""
+    found, budget = record.latency, record.spec.budget
+    if found is None or budget is None:
+        return None
+    last = found.rounds[-1]
+    times = f"{last.dense_ms:.3f} -> {last.ms:.3f} ms in {budget.where}, {last.ms / last.dense_ms:.3f} of the dense"
+    return f"{times}; asked: {budget}, predicted {last.predicted:.3f} ms, {plural(len(found.rounds), 'measurement')}"
 
 
 def details(record: Record, width: int | None = None) -> str:
