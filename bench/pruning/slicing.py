@@ -146,6 +146,8 @@ def _slice_layer(module: Any, lost: dict[str, Tensor]) -> None:
             keep[lost[side]] = False
         return keep
 
+    if isinstance(module, (*CONVS, nn.Linear)):
+        _select_own(module, n_out, [lost[side] for side in ("out", "both") if side in lost])
     if hasattr(module, "slice_channels"):
         module.slice_channels(kept("in"), kept("out"))
     elif isinstance(module, nn.Linear):
@@ -183,6 +185,14 @@ def _slice_layer(module: Any, lost: dict[str, Tensor]) -> None:
             if getattr(module, name) is not None:
                 setattr(module, name, getattr(module, name)[keep.to(getattr(module, name).device)].clone())
         module.num_features = int(keep.sum())
+
+
+def _select_own(module: nn.Module, n_out: int, lost: list[Tensor]) -> None:
+    """Keep entries of what a convolution or linear layer may have for each output, other than a bias: a gain, say."""
+    for name, parameter in list(module.named_parameters(recurse=False)) if lost else ():
+        one_axis = max(parameter.shape, default=1) == parameter.numel()
+        if name not in ("weight", "bias") and one_axis and parameter.numel() == n_out:
+            setattr(module, name, _without(parameter, torch.cat(lost)))
 
 
 def _select(module: nn.Module, weight: tuple[Tensor, Tensor | None], bias: Tensor | None = None) -> None:

@@ -5,6 +5,7 @@ import torch
 from support.joined_networks import Joined, down
 from support.networks import SHAPE, conv, images, randomised
 from torch import nn
+from torch.nn import functional as F
 
 from bench.errors import RunFailed
 from bench.measure import flops
@@ -58,6 +59,22 @@ def twice():
     return network
 
 
+class Standardised(nn.Conv2d):
+    """Its weight has mean zero in each filter (Qiao et al. 2019), times a gain; inputs cannot be removed."""
+
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1) + 0.5)
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight * self.gain, self.bias, self.stride, self.padding)
+
+
+def standardised():
+    return nn.Sequential(conv(3, 6), nn.ReLU(), Standardised(6, 5, 3, padding=1), nn.ReLU(), *down(5))
+
+
 def sliced(network, sites, masks):
     """The network without what the masks remove; gate, slice and cost agree."""
     found = sites.slice(network, masks)
@@ -92,6 +109,14 @@ def test_parameter_is_cut_with_the_units_once_and_again(network, coupling, site,
     again = sites.reindex_after(masks, smaller)
     fewest = {name: torch.arange(width) == 1 for name, width in again.widths.items()}
     assert torch.equal(sliced(smaller, again, fewest).get_parameter(parameter).flatten().double(), expected[1:2])
+
+
+def test_gain_of_a_layer_is_cut_with_its_outputs():
+    network = randomised(standardised())
+    sites = find_sites(network, SHAPE)
+    assert "weight that it computes" in sites.rejected["0"]
+    masks = sites.ones() | {"2": torch.arange(5) > 1}
+    assert torch.equal(sliced(network, sites, masks)[2].gain, network[2].gain[2:].float())
 
 
 def test_stream_with_a_scale_has_several_producers_and_is_not_inner():
