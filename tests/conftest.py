@@ -9,20 +9,21 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from support import once
+from torch import nn
 
 from bench.api import Method
 from bench.data.loading import Images, TrainingData
-from bench.measure import onnx_export
+from bench.measure import flops, onnx_export
 from bench.models.build import build
 from bench.progress import Progress
-from bench.pruning.cost_model import Budget, CostModel
-from bench.pruning.site_discovery import find_sites
-from bench.pruning.sites import Sites
+from bench.pruning.cost_model import Budget
 from bench.records import store
 from bench.runs.execute import execute
 from bench.runs.resolve import make_spec
@@ -44,17 +45,21 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def pytest_unconfigure():
-    gc.unfreeze()  # else nanobind reports leaks
+def pytest_sessionfinish():
+    gc.unfreeze()  # else nanobind reports leaks, and hypothesis takes trio's generator for one that nobody holds
 
 
 os.environ.pop("COLUMNS", None)  # pytest imports readline, which sets it: tables would be cut to its width
 
 
+seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+"""The former notes a stack for each kind of device that there may be."""
+
+
 @pytest.fixture(autouse=True)
 def _threads_and_seed():
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    seed(0)
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -79,11 +84,32 @@ def _folder(file: str) -> str:
     return os.path.realpath(os.path.dirname(file))
 
 
+COUNT_ANEW = ("measure", "models", "pruning")
+"""Rooms whose tests are about counting."""
+
+
+@pytest.fixture(autouse=True)
+def _counts_once(monkeypatch, request):
+    """Runs, and what verifies them, count the same networks again and again."""
+    if request.path.parent.name not in COUNT_ANEW:
+        monkeypatch.setattr(flops, "count", once.count)
+
+
 @pytest.fixture
 def onnx_extra():
     """The packages of the extra ``onnx``, or the test is skipped."""
     for name in onnx_export.PACKAGES:
         pytest.importorskip(name)
+    with suppress(ImportError, AttributeError):  # names may change: then each export takes 0.3 s more
+        keep_operators()
+
+
+@cache
+def keep_operators():
+    """Torch's exporter translates all of its operators for each export; here only for the first."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture
@@ -105,15 +131,6 @@ def make_data() -> Callable[..., TrainingData]:
     return make
 
 
-@cache
-def sites_and_costs(arch: str, shape: tuple[int, ...], coupling: str, units: str) -> tuple[Sites, CostModel]:
-    """Sites and cost model of a named architecture, found once: tracing a network takes longer than building it."""
-    with torch.random.fork_rng(devices=[]):
-        network = build(arch, shape, 10)
-        sites = find_sites(network, shape, coupling, units)
-        return sites, CostModel(network, sites, shape)
-
-
 @pytest.fixture
 def make_training(make_data) -> Callable[..., PhaseTrainer]:
     """A training of a method on a small network, ready to run, without files."""
@@ -131,14 +148,8 @@ def make_training(make_data) -> Callable[..., PhaseTrainer]:
         overrides = {"train.epochs": "2", "finetune.epochs": "1", "batch_size": "32", "precision": "fp32"}
         overrides |= {key.replace("__", "."): str(value) for key, value in settings.items()}
         recipe = load_recipe("digits", overrides)
-        if isinstance(arch, torch.nn.Module):
-            network = arch
-            sites = find_sites(network, shape, coupling, units)
-            model = CostModel(network, sites, shape)
-        else:
-            network = build(arch, shape, 10)
-            sites, model = sites_and_costs(arch, shape, coupling, units)
-            sites = sites.bind(network)
+        network = arch if isinstance(arch, nn.Module) else build(arch, shape, 10)
+        sites, model = once.sites_and_costs(network, shape, coupling, units)
         data = make_data(shape)
         budget = Budget(keep_macs=keep)
         masked = MaskedModel(network, sites, model, torch.device("cpu"), recipe.precision)

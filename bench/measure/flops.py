@@ -67,8 +67,8 @@ def count(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     attention MACs of the two passes differ, or when operators that neither counter knows and that are not cheap
     could be more than ``UNCOUNTED`` of the total.
     """
-    counted = traced(network, shape)
     network, x = _counted_copy(network), torch.zeros(1, *shape)
+    counted = _analysed(network, x)
     second, hidden = untraced(network, x)
     bound = sum(hidden.values())
     if bound > UNCOUNTED * counted.total:
@@ -115,9 +115,12 @@ def _difference(network: nn.Module, counted: Macs, x: Tensor) -> str:
 
 def traced(network: nn.Module, shape: tuple[int, ...]) -> Macs:
     """What fvcore counts, without the checks of :func:`count`: for the slices of a network that was counted."""
-    network = _counted_copy(network)
+    return _analysed(_counted_copy(network), torch.zeros(1, *shape))
+
+
+def _analysed(network: nn.Module, x: Tensor) -> Macs:
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    analysis = FlopCountAnalysis(network, torch.zeros(1, *shape))
+    analysis = FlopCountAnalysis(network, x)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**HANDLES)
     with torch.no_grad(), no_fast_path():
         found = analysis.by_module_and_operator()

@@ -176,13 +176,21 @@ def of_definitions(*start: Any, folder: Path, without: Iterable[str] = ()) -> So
         key = f"{module.__name__}.{getattr(thing, '__qualname__', '')}"
         if key in found:
             continue
-        with _PARSING:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-        used: set[str] = set()
-        found[key] = [name, _plain(tree, used, set(without))]
-        packages |= {parts[0] for level, parts, _ in _imports(tree) if not level and _is_foreign(parts[0])}
+        plain, used, imported = _definition(thing, frozenset(without))
+        found[key] = [name, plain]
+        packages |= imported
         todo += [(used_name, vars(module)[used_name]) for used_name in used & vars(module).keys()]
     return Source(_hash(sorted(found.values(), key=json.dumps)), frozenset(packages))
+
+
+@functools.cache
+def _definition(thing: Any, without: frozenset[str]) -> tuple[Any, set[str], set[str]]:
+    """A definition as :func:`_plain` has it, the names that it reads, and the packages that it imports."""
+    with _PARSING:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    used: set[str] = set()
+    plain = _plain(tree, used, set(without))
+    return plain, used, {parts[0] for level, parts, _ in _imports(tree) if not level and _is_foreign(parts[0])}
 
 
 def _is_literal(thing: Any) -> bool:

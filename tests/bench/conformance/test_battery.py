@@ -6,7 +6,7 @@ from unittest import SkipTest
 import pytest
 import torch
 from support.paths import PLUGINS
-from support.plugins import known
+from support.plugins import known, shared_bases
 
 from bench.conformance import check_declared, check_remains, tiny_networks
 from bench.conformance.checks import Broken, Check
@@ -119,7 +119,7 @@ APART = {"gpu", "imports", "context", "device", "files"}
 @pytest.fixture(autouse=True, scope="module")
 def _own_plugins():
     files = (PLUGINS / f"{name}.py" for name in PLUGIN_FILES)
-    with known(*files, tiny_networks.__file__):
+    with known(*files, tiny_networks.__file__), shared_bases():
         yield
 
 
