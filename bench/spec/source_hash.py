@@ -176,7 +176,7 @@ def of_definitions(*start: Any, folder: Path, without: Iterable[str] = ()) -> So
         key = f"{module.__name__}.{getattr(thing, '__qualname__', '')}"
         if key in found:
             continue
-        plain, used, imported = _definition(thing, frozenset(without))
+        plain, used, imported = _definition(thing, frozenset(without))  # type: ignore[arg-type]  # modules have a hash
         found[key] = [name, plain]
         packages |= imported
         todo += [(used_name, vars(module)[used_name]) for used_name in used & vars(module).keys()]
