@@ -127,12 +127,14 @@ def unwrapped(network: Any) -> tuple[nn.Module, Any]:
 def _require_plain(network: nn.Module) -> None:
     """Raise UsageError for parameters that are lazy, quantized or sharded."""
     for name, module in network.named_modules():
-        own = list(module.named_parameters(recurse=False))
-        if any(is_lazy(p) for _, p in own):
-            raise UsageError(f"layer '{name}' has no shape yet: run one batch first")
-        kinds = [type(module).__module__, *(type(p.data).__module__ for _, p in own)]
-        if any(kind.startswith(QUANTIZED) for kind in kinds) or any(p.is_quantized for _, p in own):
-            raise UsageError(f"'{name}' is quantized: prune first")
-        sharded = type(module).__name__ == "FullyShardedDataParallel"
-        if sharded or any(type(p.data).__name__ == "DTensor" for _, p in own):
-            raise UsageError(f"'{name or type(module).__name__}' is sharded (FSDP): prune first, then wrap")
+        where = name or type(module).__name__
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise UsageError(f"'{where}' is sharded (FSDP): prune first, then wrap")
+        own = [parameter for _, parameter in module.named_parameters(recurse=False)]
+        if any(is_lazy(p) for p in own):
+            raise UsageError(f"layer '{where}' has no shape yet: run one batch first")
+        kinds = [type(module).__module__, *(type(p.data).__module__ for p in own)]
+        if any(kind.startswith(QUANTIZED) for kind in kinds) or any(p.is_quantized for p in own):
+            raise UsageError(f"'{where}' is quantized: prune first")
+        if any(type(p.data).__name__ == "DTensor" for p in own):
+            raise UsageError(f"'{where}' is sharded (FSDP): prune first, then wrap")

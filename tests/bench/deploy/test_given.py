@@ -1,6 +1,7 @@
 """Bad inputs of ``bench.prune``: one line each that says what to do."""
 
 import re
+import warnings
 
 import pytest
 import torch
@@ -80,25 +81,45 @@ def test_floors_and_sites():
     refused("no exact site: 1 layer: .*", flat, torch.randn(2, *GREY))
 
 
-def test_lazy_and_quantized_parameters():
+def test_layers_without_a_shape_are_named():
     lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
     refused("layer '1' has no shape yet: run one batch first", lazy, torch.randn(2, *GREY))
+    lazy(torch.randn(2, *GREY))
+    refused("no exact site: 1 layer: .*", lazy, torch.randn(2, *GREY))
 
-    class Quantized(nn.Linear):
-        pass
 
-    Quantized.__module__ = "torch.ao.nn.quantized.modules.linear"
-    quantized = nn.Sequential(nn.Flatten(), Quantized(64, 10))
-    refused("'1' is quantized: prune first", quantized, torch.randn(2, *GREY))
+def test_quantized_networks_are_refused():
+    from torch.ao.nn import quantized
 
-    class FullyShardedDataParallel(nn.Sequential):
-        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it will move
+        network = nn.Sequential(three_sites(), quantized.Linear(10, 4))
+        refused("'1' is quantized: prune first", network, torch.randn(2, *GREY))
+        network = torch.ao.quantization.quantize_dynamic(three_sites().eval(), {nn.Linear})
+    refused("'12' is quantized: prune first", network, torch.randn(2, *GREY))
 
-    refused(r"'0' is sharded \(FSDP\): prune first, then wrap", nn.Sequential(FullyShardedDataParallel(three_sites())),
-            torch.randn(2, *GREY))  # fmt: skip
+
+def test_shared_memory_is_named():
     twins = three_sites()
     twins[0].bias = nn.Parameter(twins[1].weight.detach())
     refused(".* share their memory: make them one Parameter", twins, torch.randn(2, *GREY))
+
+
+def test_sharded_networks_are_refused(tmp_path):
+    from torch import distributed
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        mesh = distributed.init_device_mesh("cpu", (1,))
+        network = fully_shard(three_sites(), mesh=mesh)
+        refused(r"'0' is sharded \(FSDP\): prune first, then wrap", network, torch.randn(2, *GREY))
+    finally:
+        distributed.destroy_process_group()
+    wrapper = FullyShardedDataParallel.__new__(FullyShardedDataParallel)  # its own constructor asks for a GPU
+    nn.Module.__init__(wrapper)
+    network = nn.Sequential(wrapper)
+    refused(r"'0' is sharded \(FSDP\): prune first, then wrap", network, torch.randn(2, *GREY))
 
 
 def test_sites_are_those_of_the_first_prune():

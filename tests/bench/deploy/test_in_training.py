@@ -50,6 +50,15 @@ def test_gradients_are_there_in_a_block_without(around):
     cross_entropy(made.network(batch(0)[0]), batch(0)[1]).backward()
 
 
+@pytest.mark.slow  # torch's compiler
+def test_result_can_be_compiled():
+    made = bench.prune(torch.compile(three_sites(), backend="aot_eager"), batch(0)[0], keep_macs=0.5)
+    compiled = torch.compile(made.network, backend="aot_eager")
+    optimizer = torch.optim.SGD(made.network.parameters(), 0.1)
+    losses = [float(step(compiled, optimizer, 1)) for _ in range(12)]
+    assert losses[-1] < losses[0]
+
+
 def one_of_two(rank, folder):
     """A process that sees other batches than the second one."""
     torch.manual_seed(0)

@@ -9,10 +9,7 @@ from support.scripts_of_users import batches, example, prepared, same, world
 from torch import nn
 
 import bench
-from bench.data.loading import load_training
 from bench.measure import flops
-from bench.runs.artifacts import RunArtifacts
-from bench.spec.digest import derive_seed
 
 
 def test_shuffled_loader_gives_each_pass_the_same_and_leaves_the_generator():
@@ -58,18 +55,6 @@ def test_no_more_batches_are_read_than_the_method_needs():
 
     bench.prune(three_sites(), example(), endless(), method="taylor", options={"batches": 2}, keep_macs=0.5)
     assert len(read) == 2
-
-
-@pytest.mark.parametrize("method", ["l1_norm", "taylor", "tp_random"])
-def test_masks_are_those_of_a_run(method, finished):
-    spec, done, options = finished(method, "two_layers", "tiny8", keep=0.3)
-    stored = RunArtifacts(done, options.out)
-    data = load_training(spec.dataset, options.data_dir, False, spec.seed, torch.device("cpu"))
-    size, seed = spec.recipe.batch_size, derive_seed(spec.seed, "batches")
-    given = list(data.train.mixed(size, seed))
-    made = bench.prune(stored.dense(), given[0][0], given, method=method, keep_macs=0.3, seed=spec.seed)
-    assert same(dict(made.masks), {name: mask.cpu() for name, mask in stored.masks().items()})
-    assert made.cost["pruned"]["macs"] == done.cost.final.macs
 
 
 @pytest.mark.parametrize(
