@@ -13,7 +13,7 @@ TEXT = (ROOT / "docs" / "your_network.md").read_text()
 
 
 @pytest.mark.slow
-def test_page_runs_as_written(tmp_path):
+def test_page_runs_as_written(tmp_path, onnx_extra):
     blocks = FENCE.findall(TEXT)
     for block in (block for language, block in blocks if language == "python"):
         (tmp_path / block.partition("\n")[0].removeprefix("# ")).write_text(block)
@@ -24,7 +24,8 @@ def test_page_runs_as_written(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"^fine-tuned (\S+)", done.stdout, re.M)[1]) > 0.7
-    assert float(re.search(r"^difference (\S+)", done.stdout, re.M)[1]) < 1e-6
+    assert float(re.search(r"^difference (\S+)", done.stdout, re.M)[1]) < 1e-4
+    assert all((tmp_path / f"small.{suffix}").stat().st_size > 1000 for suffix in ("onnx", "pt2", "safetensors"))
     shares = re.findall(r"^MACs: .* \((\S+)\)", done.stdout, re.M)
     assert len(shares) == 2
     assert all(0.49 < float(share) <= 0.5 for share in shares)
