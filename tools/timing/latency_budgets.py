@@ -1,18 +1,20 @@
 """How well budgets of milliseconds are met, and what they gain: real runtimes on a quiet machine.
 
     python -m tools.timing.latency_budgets --out FOLDER [--minutes 8] [--networks resnet56] [--runtimes onnxruntime]
-        [--vectors 100] [--anyway] [--report]
+        [--shape 3,32,32] [--vectors 100] [--only PART] [--prepare] [--anyway] [--report]
 
 Parts: the latency table; its prediction of random widths that it has not seen; asked against measured at five shares by
 two methods, untrained networks; MACs that a budget of milliseconds keeps at the time which a budget of MACs takes. Each
 is kept in FOLDER, so the same command continues where it was stopped, after ``--minutes`` or by a busy machine (exit
-code 3). ``--anyway`` does not ask for quiet. ``--report`` prints the figures of FOLDER and times nothing.
+code 3). ``--prepare`` converts the networks before, for which the machine may be busy. ``--anyway`` does not ask for
+quiet. ``--report`` prints the figures of FOLDER and times nothing.
 """
 
 import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +26,19 @@ from bench.deploy.given import given
 from bench.deploy.known import known_of
 from bench.deploy.latency import latency_choice
 from bench.errors import BenchError, RunFailed, SetupError
+from bench.measure import bursts, runtimes
 from bench.measure.quiet import Load, Machine, say
 from bench.models.build import build
 from bench.pruning.latency_rounds import NEAR
 from bench.pruning.latency_solver import best, choices_of
+from bench.pruning.latency_terms import terms_of
 from bench.runs import latency_tables
+from bench.runs.network_timer import NetworkTimer
+from bench.spec.digest import digest
 from bench.spec.spec import WIDTH, Budget
 
 NETWORKS = {"resnet56": "resnet56", "mobilenet_v2": "torchvision:mobilenet_v2"}
 RUNTIMES = ("onnxruntime", "openvino")
-SHAPE = (3, 32, 32)
 SHARES, METHODS = (0.9, 0.8, 0.75, 0.7, 0.65), ("l1_norm", "random")
 MACS = (0.8, 0.7, 0.6, 0.5)
 
@@ -51,13 +56,32 @@ class Quietish(Machine):
         return value, Load.between(before, self.read()), 0
 
 
+class Timer(NetworkTimer):
+    """Keeps converted networks in a folder: what is prepared there needs no quiet machine."""
+
+    folder = Path()
+
+    def call(self, vector, copies):
+        """Calls of a network's copies."""
+        name = digest([self.terms.sha256, self.shape, vector.tolist()])[:16]
+        network, x = self.slice(vector), torch.rand(self.batch, *self.shape)
+        device, layout = runtimes.place_of(self.runtime, runtimes.CPU, self.layout)
+        load = partial(runtimes.load, self.runtime, network, self.shape, device, layout, self.folder / f"{name}.onnx")
+        return [load(quick=True)(x) for _ in range(copies)]
+
+    def _visits(self, vectors, copies):
+        with bursts.threads_of(self.threads):
+            calls = [call for vector in vectors for call in self.call(vector, copies)]
+            return bursts.burst_ms(calls, self.machine)
+
+
 class Subject:
     """One network in one runtime; what was timed is in files of the folder."""
 
-    def __init__(self, name, runtime, out):
-        self.name, self.runtime, self.out = name, runtime, out
-        self.network = build(NETWORKS[name], SHAPE, 10, 0).eval()
-        self.example = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    def __init__(self, name, runtime, shape, out):
+        self.name, self.runtime, self.shape, self.out = name, runtime, shape, out
+        self.network = build(NETWORKS[name], shape, 10, 0).eval()
+        self.example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
         self.where = {"runtime": runtime, "batch": 1, "threads": 1}
 
     def choice(self, share=0.9):
@@ -79,8 +103,19 @@ class Subject:
             had = given(self.network, self.example)
             sites = self.known(had, had.copy()).sites
         return latency_tables.TIMER(
-            self.network, sites, SHAPE, choice.terms, self.runtime, 1, 1, "channels_last", latency_tables.MACHINE
+            self.network, sites, self.shape, choice.terms, self.runtime, 1, 1, "channels_last", latency_tables.MACHINE
         )
+
+    def prepare(self, vectors):
+        """Convert the networks of the table and of its prediction."""
+        with apart():
+            had = given(self.network, self.example)
+            known = self.known(had, had.copy())
+            terms = terms_of(self.network, known.sites.bind(self.network), known.costs)
+            how = (self.shape, terms, self.runtime, 1, 1, "channels_last", latency_tables.MACHINE)
+            timer = Timer(self.network, known.sites, *how)
+            for vector in [*terms.networks(), *terms.drawn(vectors, seed=1)]:
+                timer.call(vector, 1)
 
     def table(self):
         """Seconds for the table, and what it is."""
@@ -193,6 +228,9 @@ def main():
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--runtimes", default=",".join(RUNTIMES))
     parser.add_argument("--vectors", type=int, default=100)
+    parser.add_argument("--shape", default="3,32,32")
+    parser.add_argument("--only", default="", help="parts with this in their names")
+    parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--wait", type=float, default=60)
     parser.add_argument("--anyway", action="store_true")
     parser.add_argument("--report", action="store_true")
@@ -203,11 +241,19 @@ def main():
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
     latency_tables.MACHINE = Quietish() if chosen.anyway else Machine(chosen.wait)
+    latency_tables.TIMER, Timer.folder = Timer, chosen.out / "files"
+    Timer.folder.mkdir(exist_ok=True)
+    shape = tuple(map(int, chosen.shape.split(",")))
     began = time.monotonic()
     pairs = [(name, runtime) for name in chosen.networks.split(",") for runtime in chosen.runtimes.split(",")]
-    for name, part in parts([Subject(*pair, chosen.out) for pair in pairs], chosen.vectors):
+    subjects = [Subject(*pair, shape, chosen.out) for pair in pairs]
+    if chosen.prepare:
+        for one in subjects:
+            one.prepare(chosen.vectors)
+        return 0
+    for name, part in parts(subjects, chosen.vectors):
         file = chosen.out / f"{name}.json"
-        if file.exists():
+        if file.exists() or chosen.only not in name:
             continue
         if time.monotonic() - began > 60 * chosen.minutes:
             say(f"{chosen.minutes:g} minutes are over: the same command continues")
