@@ -15,6 +15,11 @@ LOAD = (
     "Load it: network, facts = bench.load('network.safetensors', build=BUILD), where BUILD() makes the dense network."
 )
 
+SLOWER = (
+    "The smaller network is slower here: runtimes compute channels in groups, and widths that are no multiple of them "
+    "are slow. --round-to 8 keeps other widths for the same MACs, --keep-latency takes milliseconds for the budget."
+)
+
 
 def page(record: Finished, lines: Sequence[Line], name: str) -> Page:
     """The page of a run and its latency; ``name``: of the network, as the user gave it."""
@@ -34,6 +39,7 @@ def page(record: Finished, lines: Sequence[Line], name: str) -> Page:
     if lines:
         key = lines[0].key
         how = "" if record.latency is None else ", several calls of one network in a row"
+        parts += [SLOWER] * any(line.times.speedup_ci95[1] < 1 for line in lines)
         parts += [_times(lines), f"Timed on {key.device}, {plural(key.threads, 'thread')}{how}."]
     parts += [_widths(record), LOAD]
     return Page(f"{name}, keeping {spec.budget or Budget()}" if spec.budget else name, parts)

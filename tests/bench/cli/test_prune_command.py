@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from support.command_tools import answer
 from support.paths import ROOT
+from support.timed_shapes import Clock, made, measured
 from torch import nn
 
 import bench
@@ -24,6 +25,7 @@ from bench.runs.artifacts import RunArtifacts
 from bench.runs.resolve import resolve as planned
 from bench.spec.registry import import_file
 from bench.training.checkpoint import save_tensors
+from leaderboard.render.prune_page import SLOWER, page
 
 NET = """
 from pathlib import Path
@@ -199,6 +201,15 @@ def test_what_is_refused(capsys, photos, tmp_path, monkeypatch, words, code, sai
     assert said in err.splitlines()[-1]
     assert [path for path in sorted(tmp_path.rglob("*")) if "small" not in path.parts] == before
     assert not (tmp_path / "small" / "network.onnx").exists()
+
+
+def test_page_says_where_the_smaller_network_is_slower():
+    for ms, slower in ((3.0, True), (1.0, False)):
+        lines, _, _ = measured([made(4)], clock=Clock(lambda key, kept, ms=ms: key.batch * (2.0 if kept == 8 else ms)))
+        shown = page(made(4), lines, "net")
+        assert (SLOWER in shown.parts) == slower
+        assert re.search(f"  {lines[0].times.final_ms:.3f} +{lines[0].times.speedup:.2f}x  ", shown.text())
+        assert "| 0 | 8 | 4 | 50 |" in " ".join(shown.markdown().split())
 
 
 def test_json_names_what_was_made(prune, net, photos, tmp_path, monkeypatch):
