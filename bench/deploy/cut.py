@@ -113,9 +113,16 @@ def method_of(name: str, options: Mapping[str, Any], trains: bool = False) -> Me
 def apart() -> Iterator[None]:
     """Within the block torch has the settings of a run; afterwards settings and random numbers are as they were."""
     before = torch_settings.settings()
-    with undisturbed(), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with (
+        undisturbed(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
         try:
             torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
             yield
         finally:
             torch_settings.restore(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FunctionType
@@ -18,7 +18,7 @@ from bench.measure import flops
 from bench.models.error_place import first_line
 from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
-from bench.pruning.site_discovery import NoSite, find_sites, no_site
+from bench.pruning.site_discovery import NoSite, alike_reasons, find_sites, no_site
 from bench.pruning.sites import Sites
 from bench.pruning.slicing import channels, part
 from bench.spec.digest import digest
@@ -139,7 +139,7 @@ def _found(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupl
     try:
         sites = trainable(work, find_sites(work, shape, coupling, units), shape)
     except NoSite as error:
-        raise UsageError(no_exact_site(error)) from error
+        raise UsageError(no_exact_site(work, error)) from error
     return known_from(work, sites, CostModel(work, sites, shape), cost_of(work, shape), shape, inputs)
 
 
@@ -190,9 +190,9 @@ def trainable(work: nn.Module, sites: Sites, shape: tuple[int, ...]) -> Sites:
     return Sites(left, {**sites.rejected, **bad}, sites.coupling)
 
 
-def no_exact_site(error: NoSite) -> str:
-    """The message for a network without any site: what helps, then each reason with how many layers it has."""
-    helps = [f"coupling='full' has {error.sites} sites"] if error.sites else []
-    reasons = Counter(error.rejected.values()).most_common()
-    listed = [f"{count} layer{'s' * (count != 1)}: {why}" for why, count in reasons]
-    return f"no exact site: {'; '.join([*helps, *listed]) or 'no convolution or linear layer'}"
+def no_exact_site(network: nn.Module, error: NoSite) -> str:
+    """The message for a network without any site: what helps, then each kind of reason with how many layers it has."""
+    parts = [f"coupling='full' has {error.sites} sites"] if error.sites else []
+    for alike in alike_reasons(network, error.rejected):
+        parts.append(f"{len(alike)} layer{'s' * (len(alike) != 1)}: {error.rejected[alike[0]]}")
+    return f"no exact site: {'; '.join(parts) or 'no convolution or linear layer'}"

@@ -79,13 +79,13 @@ def drawn() -> object:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Within the block torch's, numpy's and Python's global state may change; afterwards it is as it was."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, strict = torch.get_num_threads(), torch.get_deterministic_debug_mode()  # which only warns, too
     numpys, pythons = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         try:
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict)
+            torch.set_deterministic_debug_mode(strict)
             np.random.set_state(numpys)
             random.setstate(pythons)

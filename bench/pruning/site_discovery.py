@@ -68,14 +68,7 @@ def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sit
         sites: how many sites the other coupling has.
     """
     parts = [f"--coupling full has {sites} of {units:,} units"] if sites else []
-    names = {name for name, _ in network.named_modules()}
-    classes = {type(module).__name__ for module in network.modules()}  # which norm it is, say, makes another kind
-    kinds: dict[str, list[str]] = {}
-    for name, why in rejected.items():
-        kind = re.sub(r"^\d+ layers|[\w.]+", lambda word: "" if word[0] in names or " " in word[0] else word[0], why)
-        kind = re.sub(r"\((.*?)\)", lambda inside: inside[1] if inside[1] in classes else "", kind)
-        kinds.setdefault(re.sub(r"\d+", "", kind), []).append(name)
-    for alike in sorted(kinds.values(), key=lambda names: (rejected[names[0]] == OUTPUT, -len(names))):
+    for alike in alike_reasons(network, rejected):
         parts.append(f"{alike[0]}: {rejected[alike[0]]}{f' ({len(alike) - 1} more like it)' if alike[1:] else ''}")
     if not rejected:
         layers = sum(isinstance(m, (*CONVS, nn.Linear)) for m in network.modules())
@@ -84,6 +77,18 @@ def no_site(network: nn.Module, rejected: Mapping[str, str], units: int = 0, sit
     text = "; ".join(parts)
     text = text if len(text) <= SUMMARY else f"{text[:SUMMARY]}..."
     return NoSite(f"the network has no site that can be pruned ({text})", rejected, sites)
+
+
+def alike_reasons(network: nn.Module, rejected: Mapping[str, str]) -> list[list[str]]:
+    """Candidates whose reasons are of one kind, the most common kind first; that of the network's output last."""
+    names = {name for name, _ in network.named_modules()}
+    classes = {type(module).__name__ for module in network.modules()}  # which norm it is, say, makes another kind
+    kinds: dict[str, list[str]] = {}
+    for name, why in rejected.items():
+        kind = re.sub(r"^\d+ layers|[\w.]+", lambda word: "" if word[0] in names or " " in word[0] else word[0], why)
+        kind = re.sub(r"\((.*?)\)", lambda inside: inside[1] if inside[1] in classes else "", kind)
+        kinds.setdefault(re.sub(r"\d+", "", kind), []).append(name)
+    return sorted(kinds.values(), key=lambda names: (rejected[names[0]] == OUTPUT, -len(names)))
 
 
 class _Rejected(Exception):

@@ -45,8 +45,8 @@ def same(one, other):
 def world():
     return (
         *(torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()),
-        *(torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()),
-        *(torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")),
+        *(torch.get_default_dtype(), torch.get_num_threads(), torch.get_deterministic_debug_mode()),
+        *(torch.get_default_device(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")),
     )
 
 

@@ -85,7 +85,7 @@ def test_later_steps_are_those_of_the_masked_network(network, optimizer):
         masked_step(network, optimizer, seed, sites, made.masks, shape)
     wanted = made.follow(dict(network.state_dict()))
     differences = [float((wanted[n] - t).abs().max()) for n, t in made.network.state_dict().items() if t.numel()]
-    assert max(differences) < 1e-9  # RMSprop divides by roots of almost nothing
+    assert max(differences) < (1e-9 if make is torch.optim.RMSprop else 1e-11)  # it divides by roots of almost nothing
 
 
 def test_states_are_gathered_and_not_shared():

@@ -22,6 +22,21 @@ def test_shuffled_loader_gives_each_pass_the_same_and_leaves_the_generator():
     assert same(dict(one.masks), dict(other.masks))
 
 
+def test_settings_of_a_script_stay():
+    network, x, data = three_sites(), example(), batches()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        outside = world()
+        made = bench.prune(network, x, data, method="taylor", keep_macs=0.5)
+        assert outside == world()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert made.network(x).shape == (4, 10)
+
+
 def test_result_is_as_the_network_was():
     network = prepared().to(memory_format=torch.channels_last)
     seen = []
