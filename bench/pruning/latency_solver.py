@@ -196,10 +196,9 @@ def _solved(model: LatencyModel, choices: Choices, target: float | None) -> Vect
         row, total = present(term.block)
         programme.require(row | dict.fromkeys(pairs.ravel().tolist(), 1.0), total, total)
         for axis, site in enumerate(term.sites):
-            least = 0.0 if terms.inside[site] == term.block else -1.0
             for level, variable in enumerate(width[site]):
                 of_level = pairs.take(level, axis=axis).ravel().tolist()
-                programme.require({variable: -1.0} | dict.fromkeys(of_level, 1.0), least, 0.0)
+                programme.require({variable: -1.0} | dict.fromkeys(of_level, 1.0), -1.0, 0.0)
     places = {place: block[place - len(terms.names)] for of in choices.least for place in of}
     for of, least in choices.least.items():
         programme.require({places[place]: 1.0 for place in of}, least, len(of))

@@ -121,11 +121,23 @@ def with_table(spec: Spec, table: str | None, options: RunOptions, writes: bool)
     situation = Situation(
         *(facts.shape, facts.classes, spec.coupling, spec.recipe, device, spec.recipe.precision, spec.unit_kinds)
     )
-    found = fit(spec.arch, network, situation)
-    of = DenseNetwork(spec.arch, arch_sha256(spec.arch, network), network, found.sites, found.model, found.layout)
+    of = _dense(spec.arch, network, situation)
     file = Path(table) if table else None
     sha256 = table_of(of, spec.budget, spec.unit_kinds, options.out, file, writes, progress).sha256
     return dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, table=sha256))
+
+
+_known: dict[tuple[str, Situation], DenseNetwork] = {}
+
+
+def _dense(arch: str, network: nn.Module, situation: Situation) -> DenseNetwork:
+    """A network as tables see it; the last one is remembered, as many specifications of a sweep have it."""
+    sha256 = arch_sha256(arch, network)
+    if (sha256, situation) not in _known:
+        found = fit(arch, network, situation)
+        _known.clear()
+        _known[sha256, situation] = DenseNetwork(arch, sha256, network, found.sites, found.model, found.layout)
+    return _known[sha256, situation]
 
 
 def table_of(
