@@ -53,6 +53,9 @@ class Batches(ImageSet):
     ) -> None:
         self.data, self.method, self.seed, self.kind = data, method, derive_seed(seed, "data"), kind
         self._device, self._dtype, self._inputs = had.device, had.example.dtype, had.inputs
+        self._axes = had.example.dim()
+        if data is not None and not hasattr(data, "__iter__"):
+            raise UsageError(f"{kind[1]} is a {type(data).__name__}: give an iterable of (inputs, targets)")
         self._once = data if isinstance(data, Iterator) else None
         self._read: list[Any] = []  # of an iterator
 
@@ -124,9 +127,9 @@ class Batches(ImageSet):
         pair = batch if isinstance(batch, (tuple, list)) and whole is None else (batch,)
         found = self._packed(pair[0]) if whole is None and pair else whole
         if found is None or len(pair) > 2:
-            kinds = ", ".join(type(part).__name__ for part in pair)
-            like = f"inputs as in example ({self._inputs})" if self._inputs else "a tensor of inputs"
-            raise UsageError(f"{PAIRS}, with {like}; there is one of {kinds}")
+            kinds = ", ".join(f"shape {list(p.shape)}" if isinstance(p, Tensor) else type(p).__name__ for p in pair)
+            like = f" ({self._inputs})" if self._inputs else f", of {self._axes} axes"
+            raise UsageError(f"{PAIRS}, with inputs as in example{like}; there is one of {kinds}")
         inputs = _trainable(found.to(self._device, self._dtype if found.is_floating_point() else None))
         if len(pair) == 1:
             return inputs, torch.empty(0).as_subclass(NoTargets)
@@ -135,7 +138,7 @@ class Batches(ImageSet):
     def _packed(self, given: Any) -> Tensor | None:
         """A batch of inputs as one tensor; None if ``given`` is something else."""
         if self._inputs is None:
-            return given if isinstance(given, Tensor) else None
+            return given if isinstance(given, Tensor) and given.dim() == self._axes else None
         tensors = self._inputs.tensors(given)
         return packed(tensors) if tensors else None
 

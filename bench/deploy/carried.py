@@ -92,6 +92,8 @@ def mapped(carried: Carried, network: nn.Module, optimizer: torch.optim.Optimize
     Raises:
         UsageError: it holds none of the network's parameters, or keeps a state that is not shaped like a parameter.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(f"optimizer is a {type(optimizer).__name__}: give a torch.optim.Optimizer")
     owner = {id(p): name for name, ref in carried.owners.items() if (p := ref()) is not None}
     there = dict(network.named_parameters(remove_duplicate=False))
     if not any(id(p) in owner for group in optimizer.param_groups for p in group["params"]):

@@ -100,6 +100,8 @@ def method_of(name: str, options: Mapping[str, Any], trains: bool = False) -> Me
         options: as for ``bench run``.
         trains: whether the user's training takes part, see :class:`bench.Pruner`.
     """
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        raise UsageError(f"method={name!r}, options={options!r}: a name such as 'taylor', and a dict")
     method = make_method(name, options)
     if any(type(part).plan is not Method.plan for part in method.members):
         raise UsageError(f"'{name}' plans its own training (cycles, rewinding): use bench.run")
@@ -107,6 +109,19 @@ def method_of(name: str, options: Mapping[str, Any], trains: bool = False) -> Me
     if acts and not trains:
         raise UsageError(f"'{name}' acts while training: use bench.Pruner")
     return method
+
+
+def one_number(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
+    """``loss`` of a user; UsageError where it gives something else than one number."""
+
+    def checked(outputs: Any, targets: Any) -> Tensor:
+        value = loss(outputs, targets)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            what = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UsageError(f"loss gives {what}: the mean over a batch is a tensor of one number")
+        return value
+
+    return checked
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,26 +82,37 @@ class Given:
         return made
 
 
-def given(network: Any, example: Any) -> Given:
-    """Both, checked; raises UsageError for what cannot be pruned. Random numbers may be drawn."""
+def given(network: Any, example: Any, logits: Callable[[Any], Any] | None = None) -> Given:
+    """Both, checked; raises UsageError for what cannot be pruned. Random numbers may be drawn.
+
+    Args:
+        network: whatever a user gives.
+        example: the same.
+        logits: picks logits from its output.
+    """
     network, group = unwrapped(network)
     _require_plain(network)
     example, inputs = inputs_of(example)
     devices = dict.fromkeys(p.device for p in network.parameters())
-    if len(devices) != 1:
-        where = " and ".join(map(str, devices)) or "nowhere: it has none"
-        raise UsageError(f"the network's parameters are on {where}: put them on one device")
+    if not devices:
+        raise UsageError("the network has no parameters: nothing can be cut")
+    if len(devices) > 1:
+        raise UsageError(f"the network's parameters are on {' and '.join(map(str, devices))}: put them on one device")
     (device,) = devices
     if example.device != device:
         raise UsageError(f"example is on {example.device}, the network on {device}")
     if same := twins(network):
         raise UsageError(f"{' and '.join(same)} share their memory: make them one Parameter")
     try:
-        with torch.no_grad(), evaluating(work := with_inputs(copied(network), inputs)):
-            work(example[:2])
+        with torch.no_grad(), evaluating(work := with_inputs(with_logits(copied(network), logits), inputs)):
+            out = work(example[:2])
+    except UsageError:  # logits fails
+        raise
     except Exception as error:  # whatever a network's own code raises
         size = inputs or "x".join(map(str, example.shape[1:]))
         raise UsageError(f"the network does not take {size}: {first_line(error)}") from error
+    if not isinstance(out, Tensor):
+        raise UsageError(f"the network gives a {type(out).__name__}, no tensor: bench.prune(logits=) picks its logits")
     if example.dtype in HALF:
         example = example.float()
     example = example.clone() if example.is_inference() else example.detach()
@@ -118,6 +129,8 @@ def unwrapped(network: Any) -> tuple[nn.Module, Any]:
             network = network.module
         elif type(network).__name__ == "OptimizedModule":  # of torch.compile, whose module takes a second to import
             network = network._orig_mod
+        elif isinstance(network, torch.jit.ScriptModule):
+            raise UsageError(f"the network is a {type(network).__name__}: prune the module that torch.jit compiled")
         elif isinstance(network, nn.Module):
             return network, group
         else:

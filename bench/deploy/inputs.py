@@ -85,7 +85,7 @@ def inputs_of(example: Any) -> tuple[Tensor, Inputs | None]:
     if isinstance(example, tuple) and len(example) == 1:
         (example,) = example
     if isinstance(example, Tensor):
-        if example.dim() < 2:
+        if example.dim() < 2 or not len(example):
             raise UsageError(f"example is of shape {list(example.shape)}: {ONE}")
         return example, None
     named = isinstance(example, Mapping)
@@ -98,7 +98,7 @@ def inputs_of(example: Any) -> tuple[Tensor, Inputs | None]:
             raise UsageError(f"{what} a {type(tensor).__name__}: {ONE}")
         if not tensor.is_floating_point() or tensor.dtype != tensors[0].dtype:
             raise UsageError(f"{what} {tensor.dtype}: several inputs are of one dtype, a floating point one")
-        if not tensor.dim() or len(tensor) != len(tensors[0]):
+        if not tensor.dim() or not len(tensor) or len(tensor) != len(tensors[0]):
             raise UsageError(f"{what} of shape {list(tensor.shape)}: the first axis of all inputs is the batch")
         if tensor.device != tensors[0].device:
             raise UsageError(f"{what} on {tensor.device}, another input on {tensors[0].device}")

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from bench.data.loading import TrainingData
 from bench.deploy.batches import Batches, Examples
 from bench.deploy.carried import Carried
-from bench.deploy.cut import BUDGETS, Cut, apart, budget_of, cut, exempting, method_of, recipe_of, trainer_of
+from bench.deploy.cut import (
+    BUDGETS,
+    Cut,
+    apart,
+    budget_of,
+    cut,
+    exempting,
+    method_of,
+    one_number,
+    recipe_of,
+    trainer_of,
+)
 from bench.deploy.given import given
 from bench.deploy.known import Known, cost_of, known_of
 from bench.deploy.latency import latency_choice
@@ -91,13 +102,15 @@ def prune(
         raise UsageError(f"units={units!r}: {', '.join(UNITS[:-1])} or {UNITS[-1]}")
     if units == DEPTH and round_to != 1:
         raise UsageError(f"round_to={round_to}: with units='depth' no widths are pruned")
+    if isinstance(whole, str):
+        raise UsageError(f"whole={whole!r}: give a list of names")
     whole = tuple(whole)
     if earlier and (whole or coupling not in ("inner", earlier.sites.coupling) or units != WIDTH):
         raise UsageError("coupling, units and whole are those of the first prune: sites are not searched again")
     chosen = method_of(method, options or {})
     logits = logits or (earlier._logits if earlier else None)
     with apart():
-        had = given(earlier.network if earlier else network, example)
+        had = given(earlier.network if earlier else network, example, logits)
         if earlier and (had.shape, had.inputs) != (earlier._known.shape, earlier._known.inputs):
             raise UsageError("example is of another shape than that of the first prune, whose costs shares are of")
         work = had.copy(whole, logits)
@@ -107,7 +120,7 @@ def prune(
         batches = Batches(data, method, had, seed)
         images = TrainingData(batches, Examples(had.example, batches), {})
         recipe = recipe_of(batches.batch_size)
-        trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss)
+        trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss and one_number(loss))
         if budget.of_latency:
             folder = Path(tables) if tables else None
             trainer.ctx._latency = latency_choice(had, work, known, costs, budget, asked, units, folder)

@@ -91,8 +91,10 @@ class PrunedNetwork:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that :func:`bench.load` reads: weights, kept channels, outputs to compare with.
 
-        Raises SetupError when it cannot be written.
+        Raises UsageError for another suffix than ``.safetensors``, SetupError when it cannot be written.
         """
+        if Path(path).suffix != ".safetensors":
+            raise UsageError(f"{path}: give it the suffix .safetensors")
         saved_file.save(Path(path), self.network, self._known.cut(self.masks), self.as_dict())
 
     def export(self, path: str | Path, replace: bool = False) -> None:

@@ -79,7 +79,7 @@ class Pruner:
     ) -> None:
         shares = {"keep_macs": keep_macs, "keep_params": keep_params}
         self._budget, asked = budget_of(shares, ranking, min_keep, round_to=round_to)
-        if steps < 1 or epochs < 1:
+        if not (isinstance(steps, int) and isinstance(epochs, int)) or steps < 1 or epochs < 1:
             raise UsageError(f"steps={steps}, epochs={epochs}: at least 1")
         self._facts = {"name": method, "options": dict(options or {}), "seed": seed, "steps": steps}
         self._method = chosen = method_of(method, options or {}, trains=True)

@@ -102,6 +102,8 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
         UsageError: no such file, another one, or ``build`` makes another network.
         RunFailed: the file is damaged, or the network computes something else than the saved one.
     """
+    if isinstance(build, nn.Module) or not callable(build):
+        raise UsageError(f"build is a {type(build).__name__}: give a function or class that makes the dense network")
     described, tensors = _read(path)
     several = described["inputs"]
     inputs = Inputs(tuple(map(tuple, several[0])), tuple(several[1])) if several else None
@@ -109,6 +111,8 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
         network = build()
     if not isinstance(network, nn.Module):
         raise UsageError(f"build gives a {type(network).__name__}, not the dense network")
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        raise UsageError("build gives tensors without memory (device meta): build the network on the CPU")
     _require_same(shapes_of(network), {name: tuple(size) for name, size in described["whole"].items()})
     cuts = []
     for layer, sides in described["kept"].items():

@@ -127,6 +127,8 @@ def test_foreign_and_strange_optimizers_are_refused():
     made = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5)
     with pytest.raises(UsageError, match="optimizer: it holds none of this network's parameters"):
         made.optimizer(torch.optim.SGD(three_sites().parameters(), 0.1))
+    with pytest.raises(UsageError, match=r"optimizer is a dict: give a torch\.optim\.Optimizer"):
+        made.optimizer(torch.optim.SGD(network.parameters(), 0.1).state_dict())
     rows = torch.optim.Adafactor(network.parameters())
     network(torch.randn(2, *GREY)).sum().backward()
     rows.step()

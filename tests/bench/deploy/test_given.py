@@ -43,11 +43,18 @@ def test_data():
     for method in ("taylor", "tp_taylor"):
         refused(re.escape("batches must be (inputs, targets)"), network, example, [example], method=method)
         refused(re.escape("batches must be (inputs, targets)"), network, example, [(example,)], method=method)
-    many = re.escape(
-        "batches must be (inputs, targets), with a tensor of inputs; there is one of Tensor, Tensor, Tensor"
-    )
-    refused(many, network, example, [(*pair, example)], method="taylor")
-    refused(".*with a tensor of inputs; there is one of dict", network, example, [{"x": example}], method="taylor")
+    like = "batches must be (inputs, targets), with inputs as in example, of 4 axes; there is one of "
+    for batch, kinds in (
+        ((*pair, example), "shape [2, 1, 8, 8], shape [2], shape [2, 1, 8, 8]"),
+        ({"x": example}, "dict"),
+        ((example[0], 3), "shape [1, 8, 8], int"),  # of a data set that nobody batches
+    ):
+        refused(re.escape(like + kinds), network, example, [batch], method="taylor")
+    refused("data is a int: give an iterable of .*", network, example, 3, method="taylor")
+    mean = "the mean over a batch is a tensor of one number"
+    given = {"method": "taylor", "loss": lambda outputs, y: outputs.square()}
+    refused(re.escape(f"loss gives shape [2, 10]: {mean}"), network, example, [pair], **given)
+    refused(f"loss gives a float: {mean}", network, example, [pair], **given | {"loss": lambda outputs, y: 1.0})
 
 
 def test_methods():
@@ -58,6 +65,8 @@ def test_methods():
     refused(".*l1_nrom.*l1_norm.*", method="l1_nrom")
     refused("bn_scale does not work on site 0: .*", two_sites(), torch.randn(2, *GREY), method="bn_scale")
     refused(".*", method="taylor", options={"batchs": 3})
+    refused(r"method=None, options=\{\}: a name .*", method=None)
+    refused(r"method='taylor', options=\['batches'\]: a name .*, and a dict", method="taylor", options=["batches"])
 
 
 def test_examples():
@@ -67,7 +76,32 @@ def test_examples():
     refused("example is a list: .*", network, [torch.randn(2, *GREY), torch.randn(2, *GREY)])
     refused(r"example is of shape \[8\]: .*", network, torch.randn(8))
     refused("the network is a int: give a torch.nn.Module", 3, torch.randn(2, *GREY))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is old
+        refused("the network is a RecursiveScriptModule: .*", torch.jit.script(network), torch.randn(2, *GREY))
+    refused("the network has no parameters: nothing can be cut", nn.Flatten(), torch.randn(2, *GREY))
+    refused(r"example is of shape \[0, 1, 8, 8\]: .*", network, torch.randn(0, *GREY))
+    refused("whole='0': give a list of names", whole="0")
     refused("whole names 'nothing', which is no layer of the network", whole=["nothing"])
+
+
+class Named(nn.Module):
+    """Gives a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = three_sites()
+
+    def forward(self, x):
+        return {"out": self.body(x)}
+
+
+def test_outputs():
+    network, example = Named(), torch.randn(2, *GREY)
+    refused(r"the network gives a dict, no tensor: bench.prune\(logits=\) picks its logits", network, example)
+    refused(r"logits: 'dict' gives a dict, not a tensor", network, example, logits=dict)
+    wrong = r"logits: '.*' fails on the network's dict \(KeyError: 'in'\)"
+    refused(wrong, network, example, logits=lambda out: out["in"])
 
 
 def test_floors_and_sites():

@@ -93,7 +93,7 @@ def test_what_cannot_be_is_said():
     ):
         with pytest.raises(bench.UsageError, match=why):
             bench.prune(TwoInputs(), example, keep_macs=0.5)
-    with pytest.raises(bench.UsageError, match=r"with inputs as in example \(1x8x8 and 4\); there is one of Tensor"):
+    with pytest.raises(bench.UsageError, match=r"with inputs as in example \(1x8x8 and 4\); there is one of shape"):
         bench.prune(TwoInputs(), (image, facts), [image], method="act_mean", keep_macs=0.5)
     with pytest.raises(bench.UsageError, match="networks of one tensor alone"):
         bench.Pruner(TwoInputs(), (image, facts), method="ddrop", keep_macs=0.5, steps=1)

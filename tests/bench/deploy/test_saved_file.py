@@ -152,8 +152,13 @@ def test_another_network_is_refused(saved):
     setattr(wider, first, nn.Conv2d(3, 32, 3, padding=1, bias=False))
     with pytest.raises(UsageError, match=rf"{first}\.weight: 4 channels in the file, 32 here"):
         bench.load(saved, build=lambda: wider)
-    with pytest.raises(UsageError, match="build gives a int, not the dense network"):
-        bench.load(saved, build=lambda: 3)
+    for build, why in (
+        (lambda: 3, "build gives a int, not the dense network"),
+        (padded(), "build is a Sequential: give a function or class that makes the dense network"),
+        (lambda: padded().to("meta"), r"build gives tensors without memory \(device meta\)"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            bench.load(saved, build=build)
 
 
 def test_other_files_are_refused(saved, tmp_path):
@@ -169,6 +174,11 @@ def test_other_files_are_refused(saved, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
     with pytest.raises(UsageError, match=r"it is not of PrunedNetwork.save"):
         bench.load(tmp_path / "plain.safetensors", build=padded)
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"small\.pt: give it the suffix \.safetensors"):
+        pruned(three_sites()).save(tmp_path / "small.pt")
 
 
 def test_place_that_cannot_be_written_is_said(tmp_path):
