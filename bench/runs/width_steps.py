@@ -21,7 +21,7 @@ DENSE_COPIES = 5
 NOISE = 3.0
 """What is saved has to be so many times the deviation of copies of the dense network."""
 WORTH = 0.5
-"""A step pays when each of its channels saves at least so much of what one of the largest step does."""
+"""A step pays when it saves more than noise, and each of its units at least so much of what one of the largest does."""
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,4 @@ def best(saved: dict[int, float], noise: float) -> int | None:
     """The smallest step that pays, see ``WORTH``; None where the largest saves no more than ``noise``."""
     if not saved or saved[largest := max(saved)] <= noise:
         return None
-    return next(k for k in sorted(saved) if saved[k] / k >= WORTH * saved[largest] / largest)
+    return next(k for k in sorted(saved) if saved[k] > noise and saved[k] / k >= WORTH * saved[largest] / largest)

@@ -1,6 +1,6 @@
 """Whether latencies of this machine can be believed: equal networks in pairs, and the same shapes twice.
 
-    python -m tools.timing.latency_repeat [RECORDS] [--pairs 50] [--again 12] [--out FILE] [--before FILE]
+    python -m tools.timing.latency_repeat [RECORDS] [--pairs 50] [--again 12] [--runtimes ..] [--out FILE] ...
 
 Both use the windows, restarts and the quiet machine of ``bench latency``. A pair is a network against its copy: at most
 5 % may be called different. What is timed again must agree within 3 %; ``--before`` compares with the FILE that an
@@ -15,9 +15,11 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bench.measure.quiet import Machine, say
+from bench.measure.runtimes import require
 from bench.records import store
 from bench.records.latency import ALPHA, SAME, Samples, times_of
 from bench.records.schema import finished
@@ -26,10 +28,10 @@ from bench.runs.latency_pass import How, LatencyPass, tasks_of, wanted
 HOW = How(("eager", "onnxruntime"), (1, 64), 1, "cpu")
 
 
-def chosen_keys(path, count):
+def chosen_keys(path, count, how=HOW):
     """Keys of so many different shapes and settings, from all networks alike; fewer where there are no more."""
     records = [record for file in store.find(path) if finished(record := store.load(file))]
-    keys = wanted(records, HOW)
+    keys = wanted(records, how)
     by_network = {}
     for key in random.Random(0).sample(sorted(keys), len(keys)):
         by_network.setdefault(key.arch_sha256, []).append(key)
@@ -68,12 +70,15 @@ def main():
     parser.add_argument("--wait", type=float, default=600, help="longest wait for a quiet machine")
     parser.add_argument("--out", type=Path, help="writes the speed-ups there")
     parser.add_argument("--before", type=Path, help="what --out wrote on another day")
+    parser.add_argument("--runtimes", type=lambda text: tuple(text.split(",")), default=("eager", "onnxruntime"))
     chosen = parser.parse_args()
+    how = replace(HOW, runtimes=chosen.runtimes)
+    require(how.runtimes)
     began, machine = time.monotonic(), Machine(chosen.wait)
-    one = LatencyPass(HOW, None, machine, say=say)
+    one = LatencyPass(how, None, machine, say=say)
     machine.wait()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        pairs = timed(one, chosen_keys(chosen.records, chosen.pairs), ("final", "final"), Path(folder))
+        pairs = timed(one, chosen_keys(chosen.records, chosen.pairs, how), ("final", "final"), Path(folder))
         apart = {key: times for key, times in pairs.items() if not times.speedup_ci95[0] <= 1 <= times.speedup_ci95[1]}
         faster = [key for key, times in pairs.items() if times.faster or times.speedup_ci95[1] < 1 / (1 + SAME)]
         print(f"{len(pairs)} pairs of equal networks: {len(faster)} called different (limit {100 * ALPHA:g} %), of")
@@ -81,7 +86,7 @@ def main():
         for key, times in apart.items():
             low, high = times.speedup_ci95
             print(f"  {text(key)}: {times.speedup:.3f} ({low:.3f} to {high:.3f})")
-        again = chosen_keys(chosen.records, chosen.again)
+        again = chosen_keys(chosen.records, chosen.again, how)
         twice = [timed(one, again, ("dense", "final"), Path(folder)) for _ in range(2)]
     first, second = ({text(key): times.speedup for key, times in each.items()} for each in twice)
     good = len(faster) <= ALPHA * len(pairs)

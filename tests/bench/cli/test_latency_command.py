@@ -1,6 +1,7 @@
 """``bench latency`` and ``bench measure``: what is measured and written; the networks are real, the clock is not."""
 
 import dataclasses
+import importlib.util
 import json
 
 import pytest
@@ -175,6 +176,16 @@ def test_a_runtime_that_is_not_installed(bench, records, monkeypatch):
     code, out, err = bench("latency", records)
     assert (code, out) == (3, "")
     assert err == 'bench: error: no_such_package not installed here: pip install -e ".[onnx]"\n'
+
+
+def test_a_runtime_that_is_not_installed_stops_a_run_before_training(bench, monkeypatch, tmp_path):
+    there = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else there(name))
+    words = ("-a", "resnet20", "-d", "digits", "--keep-latency", "0.7", "--runtime", "openvino", "--out", tmp_path)
+    code, out, err = bench("run", "-m", "l1_norm", *words)
+    assert (code, out) == (3, "")
+    assert err.splitlines()[-1] == 'bench: error: openvino not installed here: pip install -e ".[onnx,openvino]"'
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_latency_of_nothing(bench, tmp_path):

@@ -61,6 +61,7 @@ def test_smallest_step_that_pays():
     assert best({1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08}, 0.003) == 1
     assert best({1: -0.05, 2: 0.0, 4: 0.001, 8: 0.002, 16: 0.03}, 0.003) == 16
     assert best({1: 0.0, 2: 0.0, 4: 0.03, 8: 0.04}, 0.003) == 4
+    assert best({1: 0.002, 8: 0.004, 16: 0.03}, 0.003) == 16  # the first is noise
     assert best({1: 0.001, 2: 0.002}, 0.003) is None
     assert best({}, 0.003) is None
 
