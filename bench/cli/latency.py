@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, output
 from bench.cli.output import Column
-from bench.errors import RunFailed, UsageError
+from bench.errors import RunFailed, UsageError, WordsError
 from bench.files import require_writable
 from bench.records import store
 from bench.records.lookup import find_one
@@ -28,7 +28,8 @@ COLUMNS = (
     *(Column("dense ms", right=True), Column("final ms", right=True), Column("90 %", right=True, drop=2)),
     *(Column("speed-up", right=True), Column("95 % interval", right=True, drop=1), Column("faster", drop=3)),
 )
-BATCHES, WAIT_S = (1, 64), 600
+RUNTIMES, BATCHES, WAIT_S = ("eager",), (1, 64), 600
+"""Defaults of ``bench measure``, the last two of ``bench latency`` too."""
 ROOM = 64 * 2**20
 """Bytes that the files of a device may need."""
 
@@ -46,7 +47,7 @@ def add_to(commands: Any) -> None:
     p = commands.add_parser("measure", help="how fast a record's networks are on this machine")
     p.set_defaults(function=measure)
     p.add_argument("runs", nargs="+", metavar="ID|FILE", help="records' files, or (the start of) their ids under --out")
-    _add_how(p, ("eager",))
+    _add_how(p, RUNTIMES)
     p.add_argument(
         "--bursts", action="store_true", help="several calls of one network in a row, not single ones in turns"
     )
@@ -121,6 +122,8 @@ def measure(chosen: argparse.Namespace) -> int:
     if chosen.int8:
         from bench.cli.int8 import check_int8
 
+        if chosen.runtimes != RUNTIMES or chosen.batch != BATCHES or chosen.bursts:
+            raise WordsError("measure --int8: in bursts in onnxruntime at batch 1, without other words on timing")
         return check_int8(asked, chosen)
     todo = _wanted(asked, chosen)
     done, failures = timed(todo, chosen)

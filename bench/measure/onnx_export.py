@@ -114,8 +114,8 @@ def convert(
         network: see :func:`to_onnx`.
         shape: of one input, without the batch axis.
         metadata: texts to store in the file.
-        quick: use torch's older exporter, which takes a tenth of the time. It cannot take all networks, and what a
-            network does otherwise at another batch size is lost; runtimes need as long for its files.
+        quick: use torch's older exporter where it takes the network, in a tenth of the time. What a network does
+            otherwise at another batch size is lost; runtimes need as long for its files.
 
     Raises RunFailed when the network cannot be exported.
     """
@@ -123,7 +123,7 @@ def convert(
     example = torch.zeros(2, *shape)  # 0 and 1 would be taken for constants
     try:
         with silent():
-            model = _traced(frozen, example) if quick else _exported(frozen, example)
+            model = _quickly(frozen, example) if quick else _exported(frozen, example)
     except Exception as error:  # whatever the exporter and the network's own code raise
         cause = error.__cause__ or error
         lines = str(cause).strip().splitlines() or [""]
@@ -148,6 +148,13 @@ def _exported(frozen: nn.Module, example: Tensor) -> Any:
     )
     assert program is not None
     return program.model_proto
+
+
+def _quickly(frozen: nn.Module, example: Tensor) -> Any:
+    try:
+        return _traced(frozen, example)
+    except Exception:  # of whatever kind
+        return _exported(frozen, example)
 
 
 def _traced(frozen: nn.Module, example: Tensor) -> Any:

@@ -63,6 +63,12 @@ def test_both_are_evaluated_timed_and_compared(capsys, ran, clock):
     assert "2 runs slower in int8 than in float32" in text
 
 
+@pytest.mark.parametrize("words", [["--batch", "2"], ["--runtimes", "onnxruntime"], ["--bursts"]])
+def test_other_words_on_timing_are_refused(capsys, ran, words):
+    code, _, err = measure(capsys, ran, *words)
+    assert code == 2 and "measure --int8: in bursts in onnxruntime at batch 1" in err
+
+
 def test_a_busy_machine_costs_the_milliseconds_only(capsys, ran, clock, monkeypatch):
     def busy(calls, machine):
         raise Busy("busy: others use 0.8 cores")

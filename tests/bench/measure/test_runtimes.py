@@ -47,6 +47,19 @@ def test_outputs_are_those_of_pytorch(runtime):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("onnx_extra")
+def test_what_the_older_exporter_does_not_take_goes_through_the_other(monkeypatch):
+    def refuse(*given):
+        raise ValueError("unsupported operator")
+
+    monkeypatch.setattr(onnx_export, "_traced", refuse)
+    monkeypatch.setattr(onnx_export, "_exported", lambda frozen, example: made.append(frozen) or refuse())
+    made = []
+    with pytest.raises(RunFailed, match="Sequential cannot be exported to ONNX: ValueError: unsupported operator"):
+        onnx_export.convert(small(), SHAPE, quick=True)
+    assert len(made) == 1
+
+
 @pytest.mark.slow
 def test_compiled_outputs_are_those_of_pytorch():
     """More networks of one class than torch keeps compiled versions of one function (8): none runs eagerly."""
