@@ -23,6 +23,8 @@ CLOCKS = {"phase", "epoch", "step", "progress", "curve", "recipe", "epochs"}
 """What a hook may wait for: the parts of the context that say how far a run has come, or how long it is."""
 Lines = set[tuple[Path, int]]
 LONG = {"train__epochs": "40", "finetune__epochs": "20"}
+WHOLE: dict[str, Any] = {"train__epochs": "200", "finetune__epochs": "40"}
+"""Epochs of the suite's longest recipes."""
 
 
 @check("hooks_ran", "A hook that no run calls is a hook that no other check has tested.")
@@ -60,7 +62,7 @@ def full_recipe(subject: Subject) -> str | None:
     So does every run (:mod:`bench.spec.off_limits`): what fails here fails there.
     """
     with patch.object(run_checkpoint, "save_state", lambda path, state: None):  # most of the time
-        run = subject.run(train__epochs="200", finetune__epochs="40", batch_size="500")
+        run = subject.run(**WHOLE, batch_size="500")
     epochs = run.done.epochs + (run.base.facts["epochs"] if run.method.starts_from == "base" and run.base else 0)
     return f"{epochs} epochs"
 

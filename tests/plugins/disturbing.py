@@ -125,7 +125,7 @@ class Sleepy(Method):
     """Takes much more of the processor's time than a step."""
 
     def on_step_end(self, ctx):
-        end = time.process_time() + 0.02
+        end = time.process_time() + 0.008
         while time.process_time() < end:
             pass
 

@@ -39,10 +39,10 @@ class ReadsDigitsInPenalty(Trains):
 
 @method("reads_digits_when_it_is_late")
 class ReadsDigitsWhenItIsLate(Trains):
-    """The same in recipes of more than 100 epochs, said so that nobody finds the condition in the text."""
+    """The same in recipes of 50 epochs and more, said so that nobody finds the condition in the text."""
 
     def on_epoch_end(self, ctx):
-        late = min(ctx.recipe.train.epochs // 100, 1)
+        late = min(ctx.recipe.train.epochs // 50, 1)
         [ctx.log, lambda **numbers: digits()][late](late=1.0)
 
 

@@ -11,15 +11,17 @@ from support.image_folders import resolved, write_folder
 from support.records import line, read, seal
 
 from bench.errors import SetupError
-from bench.measure import onnx_export
+from bench.measure import latency, onnx_export
 from bench.records import store
 from bench.runs.artifacts import RunArtifacts
 from bench.runs.execute import execute
 
 
 @pytest.fixture
-def bench(capsys, tmp_path):
-    """Exit code, stdout and stderr of one command."""
+def bench(capsys, tmp_path, monkeypatch):
+    """Exit code, stdout and stderr of one command, which times in a few rounds."""
+    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
+    monkeypatch.setattr(latency, "ROUNDS", (3, 3))
     return lambda *words: answer(capsys, *words, "--out", tmp_path, "--data-dir", tmp_path / "data")
 
 

@@ -8,10 +8,11 @@ import torch
 from support.paths import PLUGINS
 from support.plugins import known, shared_bases
 
-from bench.conformance import check_declared, check_remains, tiny_networks
+from bench.conformance import check_declared, check_reached, check_remains, tiny_networks
 from bench.conformance.checks import Broken, Check
 from bench.conformance.runner import CHECKS, LEAST, Report, Result, checks_for, examine
 from bench.errors import UsageError
+from bench.spec.recipe import load_recipe, recipe_names
 from bench.spec.registry import METHODS, add_plugin
 
 BROKEN = {
@@ -132,6 +133,7 @@ def outcome(name, check):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in BROKEN])
 def test_broken_method_fails_its_check(name, monkeypatch):
     monkeypatch.setattr(check_remains, "SLOWEST", 2)
+    monkeypatch.setattr(check_reached, "WHOLE", {"train__epochs": "50", "finetune__epochs": "1"})
     check, said = BROKEN[name]
     result = outcome(name, check)
     assert (result.outcome, said in result.detail) == ("FAILED", True), result
@@ -143,6 +145,13 @@ def test_broken_method_fails_its_check(name, monkeypatch):
 def test_only_this_check_finds_it(name):
     failed = [r.name for r in examine(name, limit=300).results if r.outcome in ("FAILED", "not run")]
     assert failed == [BROKEN[name][0]]
+
+
+def test_whole_recipe_is_as_long_as_any_of_the_suite():
+    recipes = [load_recipe(name) for name in recipe_names()]
+    for part in ("train", "finetune"):
+        longest = max(getattr(recipe, part).epochs for recipe in recipes)
+        assert int(check_reached.WHOLE[f"{part}__epochs"]) >= longest, part
 
 
 def test_every_check_can_fail():
@@ -192,7 +201,7 @@ def test_text_that_reaches_too_far_fails_its_check(tmp_path):
         assert (result.outcome, said in result.detail) == ("FAILED", True), (case, result)
 
 
-@pytest.mark.parametrize(("name", "limit", "patience"), [("hangs", 0.7, 100), ("waits", 100, 0.007)])
+@pytest.mark.parametrize(("name", "limit", "patience"), [("hangs", 0.3, 100), ("waits", 100, 0.007)])
 def test_battery_ends_what_hangs_without_a_verdict(name, limit, patience):
     report = examine(name, ["documented", "runs", "deterministic"], limit=limit, patience=patience)
     assert [(r.outcome, r.detail[:11]) for r in report.results[1:]] == [("not run", "out of time")] * 2

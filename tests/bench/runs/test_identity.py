@@ -14,6 +14,7 @@ from support.job_tools import stop_at
 from support.paths import ROOT
 from torch import nn
 
+from bench.conformance import tiny_networks
 from bench.measure import environment
 from bench.models import layers
 from bench.models.build import build
@@ -21,7 +22,7 @@ from bench.records import store
 from bench.runs import identity
 from bench.runs.execute import execute
 from bench.runs.verify import verify_file
-from bench.spec import registry
+from bench.spec import registry, source_hash
 from bench.spec.registry import ARCHS, add_plugin
 from bench.training import dense_baseline
 from bench.training.checkpoint import load_state
@@ -159,14 +160,14 @@ def test_arch_hash_covers_layers_of_the_suite_in_a_plugin(plugged, monkeypatch):
     plugged(SUITES)
     network = build("edited", (1, 8, 8), 10)
     before = identity.arch_sha256("edited", network)
-    source = identity.source_hash.inspect.getsource
+    source = source_hash.inspect.getsource
 
     def edited(thing):
         text = source(thing)
         return text.replace("F.pad(x", "F.pad(-x") if thing is layers.ChannelPad else text
 
-    monkeypatch.setattr(identity.source_hash.inspect, "getsource", edited)
-    monkeypatch.setattr(identity.source_hash, "_definition", identity.source_hash._definition.__wrapped__)
+    monkeypatch.setattr(source_hash.inspect, "getsource", edited)
+    monkeypatch.setattr(source_hash, "_definition", source_hash._definition.__wrapped__)
     assert identity.arch_sha256("edited", network) != before
 
 
@@ -263,9 +264,9 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("couplings", [("inner", "full"), pytest.param(("full", "inner"), marks=pytest.mark.slow)])
 def test_base_cut_off_in_one_run_resumes_in_any_other(make_run, tmp_path, monkeypatch, couplings):
-    settings = {"arch": "resnet20", "dataset": "tiny8", "train__epochs": 2}
-    first, options = make_run("dropnet", keep=0.4, out=tmp_path / "cut", **settings)
-    second, _ = make_run("l1_norm", keep=0.7, **settings)
+    add_plugin(tiny_networks.__file__)
+    first, options = make_run("dropnet", "check_residual", "tiny8", 0.4, out=tmp_path / "cut", train__epochs=2)
+    second, _ = make_run("l1_norm", "check_residual", "tiny8", 0.7, train__epochs=2)
     first, second = (dataclasses.replace(s, coupling=c) for s, c in zip((first, second), couplings, strict=True))
     interrupt(monkeypatch, (first, options), after=1)
     (file,) = (tmp_path / "cut" / "bases").glob("*.pt")
