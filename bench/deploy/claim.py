@@ -112,10 +112,10 @@ def _ways(file: NetworkCount, dense: NetworkCount, params: tuple[int, int]) -> I
     share = file.macs / dense.macs
     yield Explanation("the same number", share, {})
     yield from sorted(_operators(file, dense), key=lambda way: len(way.operators))
-    dense_weights, nonzero = dense.macs, _nonzero(file)
+    nonzero = _nonzero(file)
     if nonzero < file.macs:
         text = "the tool counts only weights that are not zero; those that are zero are still computed"
-        yield Explanation(text, nonzero / dense_weights, {"zero weights": (nonzero - file.macs, 0)})
+        yield Explanation(text, nonzero / dense.macs, {"zero weights": (nonzero - file.macs, 0)})
     yield Explanation("it is the share of the parameters, not of the MACs", params[0] / params[1], {})
     yield Explanation("it is the share that was removed, not the one that is left", 1 - share, {})
 

@@ -48,10 +48,10 @@ def test_the_difference_is_named(claim, said, operators):
 def test_zero_weights_that_are_computed():
     half = ZERO.copy()
     half[:2] = True
-    masked = network(1000, 100, 80, 80, half)
-    found = why(f"{600 / 1100:.4f}", masked, (100, 100))
+    masked = network(900, 100, 80, 80, half)
+    found = why(f"{550 / 1100:.4f}", masked, (100, 100))
     assert "counts only weights that are not zero" in found.text
-    assert dict(found.operators) == {"zero weights": (-500, 0)}
+    assert dict(found.operators) == {"zero weights": (-450, 0)}
 
 
 def test_what_nothing_explains():

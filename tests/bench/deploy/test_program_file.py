@@ -13,13 +13,13 @@ from bench.deploy import program_file
 from bench.errors import RunFailed, UsageError
 from bench.measure import flops, products
 
-SHAPE = (1, 8, 8)
+SHAPE = (2, 8, 8)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A small network and its file."""
-    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)).eval()
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)).eval()
     batch = torch.export.Dim("batch")
     program = torch.export.export(network, (torch.zeros(2, *SHAPE),), dynamic_shapes=({0: batch},))
     path = tmp_path_factory.mktemp("programs") / "net.pt2"
@@ -47,7 +47,7 @@ def test_program_is_the_network(made):
     assert torch.equal(found(x), network(x))
     assert found.eval() is found
     assert flops.count(found, SHAPE).total == flops.count(network, SHAPE).total
-    assert products.read(found, SHAPE).by_kind() == {"conv": 972, "linear": 432}
+    assert products.read(found, SHAPE).by_kind() == {"conv": 1944, "linear": 432}
 
 
 def test_examples_are_not_unpickled(made, tmp_path):
