@@ -146,21 +146,24 @@ def _planned(request: RunRequest, options: RunOptions, decide: bool) -> tuple[Sp
 
 
 def _lines(done: Finished, chosen: argparse.Namespace) -> list[Line]:
-    """Milliseconds of both networks, measured once."""
+    """Milliseconds of both networks, each measured once: those that are stored, and those that are asked for now."""
     file = chosen.out / LATENCY
-    if file.exists():
-        return msgspec.json.decode(file.read_bytes(), type=list[Line])
-    if chosen.no_timing:
-        return []
+    try:
+        lines = msgspec.json.decode(file.read_bytes(), type=list[Line]) if file.exists() else []
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{file} is not what bench prune wrote; delete it") from error
+    asked = chosen.runtime, chosen.batch, chosen.runtime_threads
+    if chosen.no_timing or asked in [(line.key.runtime, line.key.batch, line.key.threads) for line in lines]:
+        return lines
     how = argparse.Namespace(
         runtimes=(chosen.runtime,),
         batch=[chosen.batch],
         threads=chosen.runtime_threads,
-        device="cpu",
+        device=chosen.device,
         wait=chosen.wait,
         bursts=done.latency is not None,  # as the budget was measured
     )
-    lines = latency.lines_of(done, how)
+    lines += latency.lines_of(done, how)
     write_atomic(file, lambda part: part.write_bytes(msgspec.json.format(msgspec.json.encode(lines), indent=1)))
     return lines
 

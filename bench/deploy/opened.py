@@ -25,7 +25,8 @@ from bench.measure.products import NetworkCount
 from bench.models.build import Shape, build
 from bench.models.error_place import first_line
 from bench.models.external import require_fit
-from bench.models.memory_format import LAYOUT
+from bench.models.memory_format import LAYOUT, LAYOUTS, laid_out, place
+from bench.models.shared_parameters import copied
 from bench.records import store
 from bench.records.lookup import find_one
 from bench.records.schema import Finished, finished
@@ -34,6 +35,7 @@ from bench.spec.registry import ARCHS, model_name
 from bench.training.checkpoint import load_metadata, load_tensors, weight_bytes
 
 FORMS = ".onnx, .pt2, file:PATH:FUNCTION[:WEIGHTS.safetensors], torchvision:NAME:WEIGHTS, or a record's id"
+CPU = torch.device("cpu")
 PICKLES = (".pt", ".pth", ".pkl", ".ckpt", ".bin")
 RUN_FILES = tuple(name for name, how in runtimes.RUNTIMES.items() if how.load_file)
 """Runtimes that take an ONNX file as it is."""
@@ -74,12 +76,14 @@ class Opened(ABC):
         name: without folders.
         form: ``onnx``, ``program``, ``module`` or ``record``.
         batch: images of one call; None: any.
+        layout: memory format that it takes, where that is its own choice; that of most networks otherwise.
         where: images and places.
     """
 
     name: str
     form: str
     batch: int | None
+    layout: str = LAYOUT
     where: Where
 
     @property
@@ -166,8 +170,9 @@ class OpenedModule(Opened):
 
     batch = None
 
-    def __init__(self, network: nn.Module, name: str, form: str, where: Where, layout: str = LAYOUT) -> None:
-        self.network, self.name, self.form, self.where, self.layout = network.eval(), name, form, where, layout
+    def __init__(self, network: nn.Module, name: str, form: str, where: Where, layout: str | None = None) -> None:
+        self.network, self.name, self.form, self.where = network.eval(), name, form, where
+        self.layout = layout or _layout_of(network, where.shape)
 
     @property
     def sha256(self) -> str:
@@ -180,7 +185,7 @@ class OpenedModule(Opened):
 
     def logits(self, images: ImageSet) -> Tensor:
         """See :class:`Opened`."""
-        return logits_of(self.network, images.laid_out(self.layout))
+        return logits_of(place(self.network, CPU, self.layout), images.laid_out(self.layout))
 
     def bind(self, runtime: str, device: torch.device, layout: str, file: Path) -> Bind:
         """See :class:`Opened`."""
@@ -202,6 +207,18 @@ class OpenedModule(Opened):
             path = Path(folder) / "network.onnx"
             path.write_bytes(content)
             return OpenedFile(path, self.where, self.name)
+
+
+def _layout_of(network: nn.Module, shape: Shape) -> str:
+    """The first memory format that a network takes; one that views maps as rows does not take the usual one."""
+    for layout in LAYOUTS:
+        try:
+            with torch.inference_mode():
+                place(copied(network), CPU, layout)(laid_out(torch.zeros(2, *shape), layout))
+        except RuntimeError:  # of a view, or what the next one fails with too
+            continue
+        return layout
+    return LAYOUT
 
 
 def require_runs(network: Opened, runtime: str) -> None:

@@ -27,6 +27,7 @@ from bench.measure import environment, onnx_file, runtimes
 from bench.measure.accuracy import quality
 from bench.measure.products import NetworkCount
 from bench.measure.quiet import Machine
+from bench.models.memory_format import LAYOUT
 from bench.progress import Progress
 from bench.records.schema import Environment, Quality
 from bench.records.score import Claim, Images, Score, ScoredNetwork
@@ -108,7 +109,8 @@ def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Sco
     networks = [_described(network, cost, answers[id(network)]) for network, cost in zip((dense, file), costs)]
     how = How(names, batches, asked.threads, "cpu", "bursts" if asked.bursts else "turns")
     named = ((asked.like, "dense"), (asked.file, "final"))
-    lines = timed(named, networks, where, how, asked.machine, asked.process, say)
+    layout = next((network.layout for network in (dense, file) if network.layout != LAYOUT), LAYOUT)
+    lines = timed(named, networks, where, how, layout, asked.machine, asked.process, say)
     return Score(
         kind="bench.score",
         schema=1,

@@ -15,7 +15,6 @@ from bench.errors import RunFailed
 from bench.measure import environment, runtimes
 from bench.measure.onnx_export import Bind
 from bench.measure.quiet import Machine
-from bench.models.memory_format import LAYOUT
 from bench.records.latency import Key, Samples, refused, times_of
 from bench.records.score import ScoredNetwork, Timed
 from bench.runs.latency_pass import How, LatencyPass
@@ -52,6 +51,7 @@ def timed(
     networks: Sequence[ScoredNetwork],
     where: Where,
     how: How,
+    layout: str,
     machine: Machine,
     process: Callable[[Work], Iterable[Window]] | None,
     say: Callable[[str], object],
@@ -63,6 +63,7 @@ def timed(
         networks: what is known of them.
         where: how to open them.
         how: runtimes, batches, threads.
+        layout: memory format that both take.
         machine: says when it is quiet.
         process: carries out the work; None: new processes.
         say: prints how far it is.
@@ -75,7 +76,7 @@ def timed(
         return []
     dense, other = named
     controls, keys = (
-        tuple(_key(pair, where, how, *which) for which in itertools.product(how.runtimes, how.batches))
+        tuple(_key(pair, where, how, layout, *which) for which in itertools.product(how.runtimes, how.batches))
         for pair in ((networks[0], networks[0]), networks)
     )
     say(f"timing both in {', '.join(how.runtimes)}, the dense one against its copy as a control")
@@ -100,9 +101,9 @@ def timed(
     return lines
 
 
-def _key(pair: Sequence[ScoredNetwork], where: Where, how: How, runtime: str, batch: int) -> Key:
+def _key(pair: Sequence[ScoredNetwork], where: Where, how: How, layout: str, runtime: str, batch: int) -> Key:
     """What a pair is timed as; the hashes are those of the two networks, in place of an architecture and widths."""
-    device, layout = runtimes.place_of(runtime, torch.device(how.device), LAYOUT)
+    device, layout = runtimes.place_of(runtime, torch.device(how.device), layout)
     return Key(
         arch_sha256=pair[0].sha256,
         shape=where.shape,

@@ -66,7 +66,7 @@ class OnnxFile:
         content: bytes = self.model.SerializeToString(deterministic=True)
         return content
 
-    @property
+    @cached_property
     def constants(self) -> dict[str, np.ndarray]:
         """Name -> value of each stored tensor."""
         import onnx

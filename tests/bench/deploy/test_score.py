@@ -1,12 +1,14 @@
 """Scores of networks written by hand: fixed batches, outputs, constants of normalisation, times."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
 import torch
 from support.onnx_files import graph, node, save
 from support.quiet_machine import always_quiet
+from torch import nn
 
 from bench.deploy.opened import Where, opened
 from bench.deploy.score import Asked, score
@@ -132,3 +134,30 @@ def test_a_page_shows_texts_as_texts(tmp_path, asked):
     found = score(asked(linear(tmp_path, name), linear(tmp_path, "dense")))
     assert "<b>" not in page(found).html().split("</style>")[1]
     assert "a&lt;b&gt;&amp;\\_\\[x\\](y).onnx" in page(found).markdown()
+
+
+class Views(nn.Module):
+    """Views maps as rows, which only the plain memory format takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(144, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).view(len(x), -1))
+
+
+def test_a_network_that_views_its_maps(tmp_path, asked, monkeypatch):
+    (tmp_path / "views.py").write_text(f"import torch\nfrom torch import nn\n\n{inspect.getsource(Views)}")
+    layouts = []
+
+    def process(work):
+        layouts.extend(key.layout for task in work.tasks for key in task.keys)
+        monkeypatch.setattr(latency, "interleaved", lambda calls, *_: np.ones((20, len([call() for call in calls]))))
+        yield from windows(work)
+
+    views = f"file:{tmp_path / 'views.py'}:Views"
+    timing = {"runtimes": ("eager",), "batches": (2,), "machine": always_quiet(), "process": process}
+    found = score(asked(views, views, **timing))
+    assert set(layouts) == {"channels_first"}
+    assert found.latency[0].layout == "channels_first"
