@@ -25,8 +25,8 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
 
 
-def add_budget(parser: argparse.ArgumentParser) -> None:
-    """Add how much stays, and of what."""
+def add_budget(parser: argparse.ArgumentParser, steps: str = "1") -> None:
+    """Add how much stays, and of what; ``steps`` says which ``--round-to`` is the command's default."""
     budget = parser.add_argument_group("budget")
     budget.add_argument("--keep-macs", type=_number, metavar="SHARE", help=f"default {DEFAULT_KEEP_MACS}")
     budget.add_argument("--keep-params", type=_number, metavar="SHARE", help="instead of --keep-macs")
@@ -41,7 +41,7 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--ranking", metavar="global|layer", help="default: the method's own")
     budget.add_argument("--min-keep", type=whole, default=1, metavar="N", help="units that stay in every site (1)")
     budget.add_argument(
-        "--round-to", type=whole, default=1, metavar="N", help="each width a multiple of N channels, or full (1)"
+        "--round-to", type=whole, default=1, metavar="N", help=f"each width a multiple of N channels, or full ({steps})"
     )
     add_coupling(budget, "full also prunes residual streams")
     add_units(budget, "what is pruned: channels (width), blocks (depth) or both")

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from bench.runs.artifacts import RunArtifacts
 
 
+LONG = 200
+"""Most characters of a text that is printed whole."""
+
+
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     p = commands.add_parser("export", help="a run's network as an ONNX file, checked against PyTorch")
@@ -195,5 +199,10 @@ def _show(rows: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
     columns += [Column("difference", right=True, drop=4)]
     columns += [Column(header, right=True, drop=5 + place if place > 1 else 0) for place, header in enumerate(times)]
     output.print_table(columns, cells, chosen)
-    facts = [f"{key:<14} {value}" for key, value in rows[0]["metadata"].items()]
+    facts = [f"{key:<14} {_short(value)}" for key, value in rows[0]["metadata"].items()]
     output.print_text("\n".join(["", *facts]), chosen)
+
+
+def _short(text: str) -> str:
+    """A text of the metadata; one of many characters, such as masks, by its start."""
+    return text if len(text) <= LONG else f"{text[:40]} ... ({len(text):,} characters; --json has them)"

@@ -17,7 +17,7 @@ from bench.cli import arguments, output, runs
 from bench.cli.output import Column
 from bench.errors import WordsError
 from bench.spec import wording
-from bench.spec.near_names import unknown
+from bench.spec.near_names import near_matches, unknown
 from bench.spec.recipe import RECIPES, load_recipe, recipe_names
 from bench.spec.registry import ARCHS, DATASETS, METHODS, PREFIXES, Registry, model_name
 
@@ -129,7 +129,8 @@ def _matching(rows: list[dict[str, str]], kind: str, pattern: str) -> list[dict[
     matching = [row for row in rows if fnmatchcase(row["name"], pattern)]
     if not matching:
         noun = REGISTRIES[kind].noun if kind in REGISTRIES else "recipe"
-        raise unknown(noun, pattern, (), "no name matches")
+        near = near_matches(pattern.strip("*"), [row["name"] for row in rows])
+        raise unknown(noun, pattern, (), "no name matches" + (f"; near it: {', '.join(near)}" if near else ""))
     return matching
 
 

@@ -59,7 +59,7 @@ def add_to(commands: Any) -> None:
 
 def score(chosen: argparse.Namespace) -> int:
     """Score the network; returns the exit code."""
-    from bench.deploy.score import Asked
+    from bench.deploy.score import Asked, NotTimed
     from bench.deploy.score import score as scored
     from bench.measure.onnx_file import MAX_BYTES
     from bench.measure.quiet import Machine, say
@@ -87,7 +87,11 @@ def score(chosen: argparse.Namespace) -> int:
         plugins=tuple(chosen.plugin),
         max_bytes=chosen.max_bytes or MAX_BYTES,
     )
-    found = scored(asked, say)
+    busy = None
+    try:
+        found = scored(asked, say)
+    except NotTimed as error:
+        found, busy = error.score, error
     content, shown = encode(found), page(found)
     if chosen.save:
         texts = {"score.json": content.decode(), "score.md": shown.markdown(), "score.html": shown.html()}
@@ -96,7 +100,9 @@ def score(chosen: argparse.Namespace) -> int:
     if chosen.json:
         output.print_json(json.loads(content))
     else:
-        print(shown.text(output.limit(chosen)))
+        print(shown.text(output.limit(chosen)), flush=True)
+    if busy is not None:
+        raise busy
     return 0
 
 

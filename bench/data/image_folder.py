@@ -98,7 +98,11 @@ def _listed(place: Path) -> tuple[Files, Files]:
         )
     part = "test" if (place / "test").is_dir() else "val"
     if not (place / part).is_dir():
-        raise SetupError(f"{place} has neither a folder 'test' nor 'val': put the test images into one of them")
+        more = "" if (place / "train").is_dir() else ", and no 'train'"
+        raise SetupError(
+            f"{place} has neither a folder 'test' nor 'val'{more}: images lie in train/CLASS/ and test/CLASS/ "
+            "(or val/CLASS/), with the same classes in both"
+        )
     train, classes = class_folders(place, "train")
     test, others = class_folders(place, part)
     if classes != others:

@@ -339,9 +339,10 @@ def _require_fit(name: str, network: nn.Module, where: Where) -> None:
 
 
 def _other_shape(name: str, theirs: str, where: Where) -> str:
+    grey = "; save grey images as RGB for a network for colours" if where.shape[0] == 1 else ""
     return (
         f"{name} takes images of {theirs}, the data set has {_by(where.shape)} and {where.classes} classes: choose "
-        "another with --dataset (folder:PATH@SIZE resizes)"
+        f"another with --dataset (folder:PATH@SIZE resizes{grey})"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,40 @@ from bench.models.build import build
 from bench.models.memory_format import place
 from bench.progress import Progress
 from bench.runs.artifacts import RunArtifacts
+from bench.spec.registry import ARCHS
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
 
 MARGIN = 0.02
-"""A network whose accuracy is no further above guessing has to be trained first."""
+"""A network whose accuracy is no further above guessing has to be trained first; of few images, two deviations."""
+
+WEIGHTS_AFTER = {"torchvision": ":", "timm": "."}
+"""Prefix of a network -> what is between its name and that of its weights."""
 
 
-def as_given(spec: Spec, options: RunOptions) -> tuple[float, float]:
-    """Top-1 on the validation images of the network of a run before anything is trained, and that of guessing."""
+@dataclass(frozen=True)
+class Seen:
+    """A network before anything is trained, on the validation images.
+
+    Attributes:
+        top1: share of the images.
+        guess: share of the largest class.
+        images: how many there are.
+    """
+
+    top1: float
+    guess: float
+    images: int
+
+    @property
+    def trained(self) -> bool:
+        """Whether it knows the images."""
+        deviation = math.sqrt(self.guess * (1 - self.guess) / self.images)
+        return self.top1 >= self.guess + max(MARGIN, 2 * deviation)
+
+
+def as_given(spec: Spec, options: RunOptions) -> Seen:
+    """How good the network of a run is before anything is trained."""
     cache, progress = options.out / "cache", Progress(spec.dataset, quiet=True)
     facts = find(spec.dataset, options.data_dir, cache, progress).for_seed(spec.seed)
     device = pick_device(options.device)
@@ -30,7 +57,25 @@ def as_given(spec: Spec, options: RunOptions) -> tuple[float, float]:
     data = load_training(facts, options.data_dir, options.download, spec.seed, device, cache, progress)
     labels = data.val.labels
     found = quality(logits_of(place(network, device), data.val), labels)
-    return float(found["top1"]), float(labels.bincount().max() / len(labels))
+    return Seen(float(found["top1"]), float(labels.bincount().max() / len(labels)), len(labels))
+
+
+def random_weights(arch: str) -> bool:
+    """Whether a network has no trained weights for certain; of a user's own nobody knows."""
+    prefix, _, rest = arch.partition(":")
+    if prefix in WEIGHTS_AFTER:
+        return WEIGHTS_AFTER[prefix] not in rest
+    entry = ARCHS.entries().get(arch)
+    return entry is not None and entry.origin.startswith("bench/models")
+
+
+def normalisation(stored: RunArtifacts, data_dir: Path) -> str:
+    """Mean and deviation of the images of a run, for pixels in 0..1, as a clause."""
+    images = stored.test_images(data_dir)
+    mean, std = (
+        ", ".join(f"{value / 255:.4f}" for value in values.flatten().tolist()) for values in (images.mean, images.std)
+    )
+    return f"mean {mean} and std {std} of pixels in 0..1"
 
 
 def save(stored: RunArtifacts, path: Path) -> None:

@@ -26,11 +26,11 @@ from bench.errors import RunFailed, UsageError
 from bench.measure import environment, onnx_file, runtimes
 from bench.measure.accuracy import quality
 from bench.measure.products import NetworkCount
-from bench.measure.quiet import Machine
+from bench.measure.quiet import Busy, Machine
 from bench.models.memory_format import LAYOUT
 from bench.progress import Progress
 from bench.records.schema import Environment, Quality
-from bench.records.score import Claim, Images, Score, ScoredNetwork
+from bench.records.score import Claim, Images, Score, ScoredNetwork, Timed
 from bench.runs.latency_pass import How
 from bench.runs.latency_restart import Window, Work
 from bench.runs.result import now
@@ -76,12 +76,21 @@ class Asked:
     max_bytes: int = onnx_file.MAX_BYTES
 
 
+class NotTimed(Busy):
+    """The machine was too busy to time anything; ``score`` has all else (exit 3)."""
+
+    def __init__(self, found: Score, busy: Busy) -> None:
+        super().__init__(f"no milliseconds: {busy}; --runtimes none leaves them out")
+        self.score = found
+
+
 def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Score:
     """Score a network; ``say`` prints how far it is.
 
     Raises:
         UsageError: a network, the data set or an option is unknown or does not go with the others.
-        SetupError: data, a package or a runtime is missing, or the machine is busy.
+        SetupError: data, a package or a runtime is missing.
+        NotTimed: the machine is busy.
         RunFailed: a network cannot be read or counted, the two inputs are normalised wrongly, or a control of the
             timing does not hold.
     """
@@ -110,8 +119,14 @@ def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Sco
     how = How(names, batches, asked.threads, "cpu", "bursts" if asked.bursts else "turns")
     named = ((asked.like, "dense"), (asked.file, "final"))
     layout = next((network.layout for network in (dense, file) if network.layout != LAYOUT), LAYOUT)
-    lines = timed(named, networks, where, how, layout, asked.machine, asked.process, say)
-    return Score(
+    lines: list[Timed] = []
+    busy = None
+    try:
+        lines = timed(named, networks, where, how, layout, asked.machine, asked.process, say)
+    except Busy as error:
+        notes.append("milliseconds are not measured: the machine was busy")
+        busy = error
+    found = Score(
         kind="bench.score",
         schema=1,
         version=__version__,
@@ -124,6 +139,9 @@ def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Sco
         environment=msgspec.convert(environment.versions(torch.device("cpu")), Environment),
         made_at=now(),
     )
+    if busy is not None:
+        raise NotTimed(found, busy) from busy
+    return found
 
 
 def _images(asked: Asked, facts: Sequence[Facts]) -> tuple[Images, ImageSet]:

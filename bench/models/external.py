@@ -145,6 +145,12 @@ def from_file(rest: str) -> Make:
     return make
 
 
+GREY = (
+    "; the images are grey: save them as RGB, or begin a network for colours with a layer that repeats the channel, "
+    "x.expand(-1, 3, -1, -1)"
+)
+
+
 def require_fit(name: str, network: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
     """Raise UsageError unless ``network`` maps images of ``shape`` to ``num_classes`` logits."""
     network.eval()
@@ -157,7 +163,7 @@ def require_fit(name: str, network: nn.Module, shape: tuple[int, int, int], num_
         why = f"{type(error).__name__}: {error}".split("\n")[0]
         raise UsageError(
             f"architecture '{name}' does not take images of {'x'.join(map(str, shape))} ({why}): "
-            "choose another data set or architecture"
+            f"choose another data set or architecture{GREY if shape[0] == 1 else ''}"
         ) from error
     finally:
         network.train()

@@ -99,6 +99,12 @@ class DenseNetwork:
         return TIMER(self.network, self.sites, self.shape, self.terms(budget), *how, self.layout, MACHINE)
 
 
+def wait_at_most(seconds: float) -> None:
+    """Set how long this process waits for a quiet machine whenever it times a table or a chosen network."""
+    global MACHINE
+    MACHINE = dataclasses.replace(MACHINE, wait_s=seconds)
+
+
 @functools.lru_cache(maxsize=4)
 def _terms(of: DenseNetwork, step: int) -> Terms:
     return terms_of(of.network, of.sites, of.model, step)

@@ -28,6 +28,10 @@ PREFIXES = "torchvision:NAME[:WEIGHTS], timm:NAME[.WEIGHTS] and file:PATH:FUNCTI
 """Of architectures, as one types them."""
 
 
+WEIGHTS = (".pt", ".pth", ".pt2", ".ckpt", ".bin", ".onnx", ".safetensors")
+"""Ends of files that users give for an architecture."""
+
+
 class Registry:
     """Lazy map from name to object.
 
@@ -123,6 +127,9 @@ class Registry:
     def _unknown(self, name: str, entries: Iterable[str]) -> WordsError:
         """The error for an unknown name, which may be a file or have an unknown prefix."""
         _, colon, rest = name.partition(":")
+        if "file" in self.prefixes and not colon and name.endswith(WEIGHTS):
+            hint = "give file:PATH:FUNCTION, a function that builds the network and loads its weights"
+            return unknown(self.noun, name, (), hint)
         if "file" in self.prefixes and not colon and (name.endswith(".py") or "/" in name):
             return unknown(self.noun, name, (), f"give file:{name}:FUNCTION, the function that returns the network")
         if colon and self.prefixes:

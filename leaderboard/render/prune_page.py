@@ -15,14 +15,23 @@ LOAD = (
     "Load it: network, facts = bench.load('network.safetensors', build=BUILD), where BUILD() makes the dense network."
 )
 
+LOSS = 2.0
+"""Points of top-1 from which on the page says what may help."""
 SLOWER = (
     "The smaller network is slower here: runtimes compute channels in groups, and widths that are no multiple of them "
-    "are slow. --round-to 8 keeps other widths for the same MACs, --keep-latency takes milliseconds for the budget."
+    "are slow. --round-to 8 or 16 keeps other widths for the same MACs, --keep-latency makes milliseconds the budget."
 )
 
 
-def page(record: Finished, lines: Sequence[Line], name: str) -> Page:
-    """The page of a run and its latency; ``name``: of the network, as the user gave it."""
+def page(record: Finished, lines: Sequence[Line], name: str, remarks: Sequence[str] = ()) -> Page:
+    """The page of a run and its latency.
+
+    Args:
+        record: of the run.
+        lines: of its final network.
+        name: of the network, as the user gave it.
+        remarks: more sentences.
+    """
     spec, recipe = record.spec, record.spec.recipe
     trained = recipe.train.epochs
     before = f"trained for {plural(trained, 'epoch')}" if trained else "taken as it was given"
@@ -32,6 +41,13 @@ def page(record: Finished, lines: Sequence[Line], name: str) -> Page:
         f"Accuracy is that of {record.metrics.final.examples:,} test images; run {record.id}."
     )
     parts: list[str | Grid] = [about, _table(record)]
+    lost = 100 * (record.metrics.dense.top1 - record.metrics.final.top1)
+    if lost > LOSS:
+        epochs = plural(recipe.finetune.epochs, "epoch")
+        parts.append(
+            f"It lost {lost:.1f} points with {epochs} of fine-tuning: --finetune-epochs N trains it longer (in another "
+            "--out)."
+        )
     if record.latency is not None:
         found = record.latency.rounds[-1]
         share = f"{found.ms / found.dense_ms:.3f} ({found.low:.3f} to {found.high:.3f})"
@@ -41,7 +57,7 @@ def page(record: Finished, lines: Sequence[Line], name: str) -> Page:
         how = "" if record.latency is None else ", several calls of one network in a row"
         parts += [SLOWER] * any(line.times.speedup_ci95[1] < 1 for line in lines)
         parts += [_times(lines), f"Timed on {key.device}, {plural(key.threads, 'thread')}{how}."]
-    parts += [_widths(record), LOAD]
+    parts += [_widths(record), *remarks, LOAD]
     return Page(f"{name}, keeping {spec.budget or Budget()}" if spec.budget else name, parts)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ import bench
 from bench.cli import parser
 from bench.cli import prune as command
 from bench.data.loading import find, load_training, resolve
-from bench.deploy.preset import as_given, save
+from bench.deploy.preset import Seen, as_given, random_weights, save
 from bench.errors import RunFailed
 from bench.measure import onnx_export
+from bench.measure.quiet import Busy
 from bench.records import bits, store
+from bench.runs import latency_tables
 from bench.runs.artifacts import RunArtifacts
 from bench.runs.resolve import resolve as planned
 from bench.spec.registry import import_file
@@ -88,8 +91,8 @@ def prune(capsys, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("onnx_extra")
-def test_one_command(prune, net, photos, tmp_path, monkeypatch):
-    words = f"file:{net}:trained", "--data", photos, "--keep-macs", "0.6", "--finetune-epochs", "1"
+def test_one_command(prune, net, photos, tmp_path, monkeypatch, capsys):
+    words = f"file:{net}:trained", "--data", photos, "--round-to", "1", "--finetune-epochs", "1", "--keep-macs", "0.6"
     small = tmp_path / "small"
 
     def fails(*args, **named):
@@ -98,10 +101,15 @@ def test_one_command(prune, net, photos, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(onnx_export, "to_onnx", fails)
         assert prune(*words)[0] == 1
-    assert [file.name for file in small.iterdir()] == ["runs"]
+    assert sorted(file.name for file in small.iterdir()) == ["record.json", "runs"]
     code, out, err = prune(*words)
     assert code == 0
-    assert "100.0 % top-1 on the validation images, guessing 33.3 %: it is taken as it is" in err
+    assert "100.0 % top-1 on 3 validation images (a tenth of train, on which it may have been trained)" in err
+    assert "guessing 33.3 %: it is taken as it is" in err
+    assert re.search(r"normalised with mean 0\.\d+, 0\.\d+, 0\.\d+ and std .* of pixels in 0\.\.1", out)
+    dense = shlex.split(re.search("file: python -m bench (.*)", out)[1])
+    assert answer(capsys, *dense)[0] == 0
+    (small / "dense.onnx").unlink()
     assert "epoch" not in re.sub(r"\(--epochs.*", "", err)  # the run was done before the export failed
     names = {"network.onnx", "network.safetensors", "page.html", "page.md", "record.json", "runs"}
     assert {file.name for file in small.iterdir()} == names
@@ -119,7 +127,7 @@ def test_one_command(prune, net, photos, tmp_path, monkeypatch):
     before = {file.name: file.read_bytes() for file in small.iterdir() if file.is_file()}
     assert prune(*words)[:2] == (code, out)
     assert {file.name: file.read_bytes() for file in small.iterdir() if file.is_file()} == before
-    code, _, err = prune(*words[:-3], "0.5")
+    code, _, err = prune(*words[:-1], "0.5")
     assert code == 2
     assert f"holds what another command made, run {record.id}: choose another folder" in err
 
@@ -143,13 +151,33 @@ def test_milliseconds_are_a_budget_or_a_figure_of_the_page():
     of_latency = asked("--keep-latency", "0.6", "--runtime", "openvino", "--batch", "8")
     assert (of_latency.keep_latency, of_latency.runtime, of_latency.batch) == (0.6, "openvino", 8)
     assert asked("--keep-macs", "0.6", "--runtime", "openvino", "--batch", "8") == asked("--keep-macs", "0.6")
+    for words, step in (([], 8), (["--keep-params", "0.5"], 8), (["--round-to", "1"], 1), (["--native"], 1)):
+        assert asked(*words).round_to == step
+    assert (of_latency.round_to, asked("--units", "depth").round_to) == (1, 1)
 
 
 def test_accuracy_before_anything(photos, net, tmp_path):
     options = command.RunOptions(out=tmp_path / "runs", quiet=True, device="cpu")
     asked = command.RunRequest("l1_norm", f"file:{net}:trained", f"folder:{photos}")
     (spec,), options = planned(asked, options)
-    assert as_given(spec, options) == (1.0, pytest.approx(1 / 3))
+    assert as_given(spec, options) == Seen(1.0, pytest.approx(1 / 3), 3)
+
+
+def test_who_knows_the_images():
+    assert Seen(1.0, 1 / 3, 3).trained
+    assert not Seen(2 / 3, 1 / 3, 3).trained  # of three images that is chance
+    assert Seen(0.36, 1 / 3, 100_000).trained
+    assert not Seen(0.35, 1 / 3, 100_000).trained
+    for name, random in (
+        ("resnet20", True),
+        ("torchvision:resnet18", True),
+        ("torchvision:resnet18:IMAGENET1K_V1", False),
+        ("timm:resnet10t", True),
+        ("timm:resnet10t.c3_in1k", False),
+        ("file:net.py:make_net", False),
+        ("nobody_knows_it", False),
+    ):
+        assert random_weights(name) == random
 
 
 def test_saved_run_is_loaded_without_its_record(finished, tmp_path):
@@ -181,10 +209,16 @@ def test_the_method_is_the_default_of_bench_prune_and_tied_with_the_best_of_the_
     [
         (["--keep-macs", "0.5", "--keep-params", "0.5"], 2, "--keep-macs and --keep-params: give one of them"),
         (["--keep-macs", "1.5"], 2, "1.5"),
+        (["--keep-macs", "60"], 2, "above 0 and at most 1"),
         (["--method", "l1_nrm"], 2, "did you mean l1_norm"),
         (["--seed", "0-2"], 2, "--seed 0-2: one network has one seed"),
         (["--size", "16", "--data", "digits"], 2, "--size 16: images of a folder are resized, 'digits' has its own"),
         (["--data", "nowhere"], 3, "nowhere: no such folder"),
+        (
+            ["--data", "flat"],
+            3,
+            "has neither a folder 'test' nor 'val', and no 'train': images lie in train/CL",
+        ),
         (["--out", "full"], 2, "the folder is not empty, and not one of bench prune; choose another"),
         (["--out", "net.py"], 2, "there is a file of this name; choose another folder"),
     ],
@@ -192,6 +226,7 @@ def test_the_method_is_the_default_of_bench_prune_and_tied_with_the_best_of_the_
 def test_what_is_refused(capsys, photos, tmp_path, monkeypatch, words, code, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "flat" / "cat").mkdir(parents=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     before = sorted(tmp_path.rglob("*"))
@@ -199,8 +234,7 @@ def test_what_is_refused(capsys, photos, tmp_path, monkeypatch, words, code, sai
     got, out, err = answer(capsys, *given)
     assert (got, out) == (code, "")
     assert said in err.splitlines()[-1]
-    assert [path for path in sorted(tmp_path.rglob("*")) if "small" not in path.parts] == before
-    assert not (tmp_path / "small" / "network.onnx").exists()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_page_says_where_the_smaller_network_is_slower():
@@ -212,6 +246,54 @@ def test_page_says_where_the_smaller_network_is_slower():
         assert "| 0 | 8 | 4 | 50 |" in " ".join(shown.markdown().split())
 
 
+def test_networks_that_are_no_network(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "require", lambda: None)
+    for network, said in (
+        (
+            "net.pt",
+            "unknown architecture 'net.pt': give file:PATH:FUNCTION, a function that builds the network",
+        ),
+        (
+            "file:net.py:make:w.safetensors",
+            "give a function that loads its weights itself, such as file:net.py:make w",
+        ),
+    ):
+        code, _, err = answer(capsys, "prune", network, "--data", "digits", "--out", tmp_path / "small")
+        assert (code, (tmp_path / "small").exists()) == (2, False)
+        assert said in err
+
+
+@pytest.mark.usefixtures("onnx_extra")
+def test_a_busy_machine_costs_the_milliseconds_only(net, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.cli.export.write", lambda stored, networks, paths, *_: paths["final"].write_bytes(b""))
+    monkeypatch.setattr(latency_tables, "MACHINE", latency_tables.MACHINE)
+    lines, _, _ = measured([made(4)])
+    machine = [Busy("busy: others use 9 cores"), lines]
+
+    def timed(record, how):
+        found = machine.pop(0)
+        if isinstance(found, Busy):
+            raise found
+        return list(found)
+
+    monkeypatch.setattr("bench.cli.latency.lines_of", timed)
+    small = tmp_path / "small"
+    words = "prune", f"file:{net}:trained", "--data", photos, "--finetune-epochs", "0", "--round-to", "1"
+    words += "--wait", "7", "--out", small, "-q"
+    code, out, err = answer(capsys, *words)
+    assert code == 3
+    assert f"{small} has all but milliseconds: busy: others use 9 cores; the same command measures them, --no-t" in err
+    assert "Milliseconds are not measured: the machine was busy." in out
+    assert {"network.onnx", "network.safetensors", "page.md"} <= {file.name for file in small.iterdir()}
+    assert latency_tables.MACHINE.wait_s == 7
+    code, out, _ = answer(capsys, *words)
+    assert code == 0
+    assert f"{lines[0].times.final_ms:.3f}" in out
+    assert (small / "latency.json").exists()
+    (small / "latency.json").write_text("[")
+    assert "is not what bench prune wrote; delete it" in answer(capsys, *words)[2]
+
+
 def test_json_names_what_was_made(prune, net, photos, tmp_path, monkeypatch):
     def write(stored, networks, paths, data_dir, replace):
         for path in paths.values():
@@ -219,7 +301,7 @@ def test_json_names_what_was_made(prune, net, photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr("bench.cli.export.write", write)  # exporting takes seconds: the slow test does it
     monkeypatch.setattr(onnx_export, "require", lambda: None)
-    words = "--data", photos, "--epochs", "0", "--finetune-epochs", "0", "--json", "-q"
+    words = "--data", photos, "--epochs", "0", "--finetune-epochs", "0", "--round-to", "1", "--json", "-q"
     code, out, _ = prune(f"file:{net}:trained", *words)
     assert code == 0
     said = json.loads(out)

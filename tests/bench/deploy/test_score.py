@@ -11,9 +11,10 @@ from support.quiet_machine import always_quiet
 from torch import nn
 
 from bench.deploy.opened import Where, opened
-from bench.deploy.score import Asked, score
+from bench.deploy.score import Asked, NotTimed, score
 from bench.errors import RunFailed, UsageError
 from bench.measure import latency
+from bench.measure.quiet import Busy
 from bench.records.score import decode, encode
 from bench.runs.latency_restart import windows
 from leaderboard.render.score_page import page
@@ -119,6 +120,18 @@ def test_both_are_timed_in_turns_with_a_control(tmp_path, asked, monkeypatch):
     assert found.latency[0].control.speedup == pytest.approx(1, rel=0.01)
     assert "2.00x" in page(found).text() and "2.00x" in page(found).html()
     assert "50 % of the channels are zero but still computed" in found.notes[0]
+
+
+def test_a_busy_machine_costs_the_milliseconds_only(tmp_path, asked):
+    def process(work):
+        raise Busy("busy: others use 9 cores")
+
+    timing = {"runtimes": ("onnxruntime",), "batches": (1,), "machine": always_quiet(), "process": process}
+    net = linear(tmp_path)
+    with pytest.raises(NotTimed, match="no milliseconds: busy: others use 9 cores; --runtimes none leaves") as found:
+        score(asked(net, net, **timing))
+    assert found.value.score.notes == ["milliseconds are not measured: the machine was busy"]
+    assert found.value.score.latency == []
 
 
 def test_times_of_a_machine_whose_control_differs_are_refused(tmp_path, asked, monkeypatch):
