@@ -38,7 +38,8 @@ class Batches(ImageSet):
     """An iterable of batches, read as far as a method asks.
 
     A loader that shuffles or augments draws its random numbers from generators of its own, which start again in each
-    pass: so all passes give the same batches. An iterator can be read once; what was read of it is kept.
+    pass: so all passes give the same batches. A generator that the user gave to it starts as it is, and is left so.
+    An iterator can be read once; what was read of it is kept.
 
     Args:
         data: the user's; None for none.
@@ -58,6 +59,9 @@ class Batches(ImageSet):
             raise UsageError(f"{kind[1]} is a {type(data).__name__}: give an iterable of (inputs, targets)")
         self._once = data if isinstance(data, Iterator) else None
         self._read: list[Any] = []  # of an iterator
+        holders = (data, getattr(data, "sampler", None))
+        given = [generator for holder in holders if (generator := getattr(holder, "generator", None)) is not None]
+        self._given = [(g, g.get_state()) for g in given if isinstance(g, torch.Generator)]
 
     def __len__(self) -> int:
         if isinstance(self.data, Sequence):
@@ -87,6 +91,11 @@ class Batches(ImageSet):
         """The user's batches, in their order."""
         return self.batches(size)
 
+    def rewind(self) -> None:
+        """Leave the user's generators as they were."""
+        for generator, state in self._given:
+            generator.set_state(state)
+
     def _raw(self) -> Iterator[Any]:
         if self.data is None:
             what, argument = self.kind
@@ -112,6 +121,7 @@ class Batches(ImageSet):
                 yield self._read[place]
                 place += 1
         own = _Generators(self.seed)
+        self.rewind()
         with own.used():
             batches = iter(self.data)
         while True:

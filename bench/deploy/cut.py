@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -125,10 +125,14 @@ def one_number(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Within the block torch has the settings of a run; afterwards settings and random numbers are as they were."""
+def apart() -> Iterator[ExitStack]:
+    """Within the block torch has the settings of a run; afterwards settings and random numbers are as they were.
+
+    Yields what is to be done in the end.
+    """
     before = torch_settings.settings()
     with (
+        ExitStack() as end,
         undisturbed(),
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -138,7 +142,7 @@ def apart() -> Iterator[None]:
         try:
             torch.set_default_dtype(torch.float32)
             torch.set_default_device(None)
-            yield
+            yield end
         finally:
             torch_settings.restore(before)
 

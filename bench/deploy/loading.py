@@ -15,6 +15,8 @@ from bench.spec.request import RunOptions
 
 FILES = (".safetensors", ".pt", ".pth")
 """Suffixes of files of networks; of these only the first can be loaded."""
+READERS = {".onnx": "onnxruntime.InferenceSession", ".pt2": "torch.export.load"}
+"""Of files that :meth:`bench.PrunedNetwork.export` writes."""
 
 
 def load(
@@ -42,6 +44,8 @@ def load(
         SetupError: a file of the run is not there.
         RunFailed: a file is not as it was written, or the loaded network computes something else.
     """
+    if Path(record).suffix in READERS:
+        raise UsageError(f"{record} is a network that was exported: {READERS[Path(record).suffix]} reads it")
     if build is None and Path(record).suffix not in FILES:
         return python_api.load(record, out, which, plugins)
     if build is None and Path(record).suffix == FILES[0]:

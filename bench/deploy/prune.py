@@ -109,7 +109,7 @@ def prune(
         raise UsageError("coupling, units and whole are those of the first prune: sites are not searched again")
     chosen = method_of(method, options or {})
     logits = logits or (earlier._logits if earlier else None)
-    with apart():
+    with apart() as end:
         had = given(earlier.network if earlier else network, example, logits)
         if earlier and (had.shape, had.inputs) != (earlier._known.shape, earlier._known.inputs):
             raise UsageError("example is of another shape than that of the first prune, whose costs shares are of")
@@ -118,6 +118,7 @@ def prune(
         sites = (earlier.sites if earlier else known.sites).bind(work)
         costs = exempting(chosen, known, sites, earlier._costs if earlier else known.costs, budget, asked)
         batches = Batches(data, method, had, seed)
+        end.callback(batches.rewind)
         images = TrainingData(batches, Examples(had.example, batches), {})
         recipe = recipe_of(batches.batch_size)
         trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss and one_number(loss))

@@ -90,7 +90,7 @@ class Pruner:
         self._steps, self._epochs, self._step = steps, epochs, 0
         self._watching = ExitStack()
         self._open = True
-        with apart():
+        with apart() as end:
             self._had = had = given(network, example)
             if had.inputs is not None:
                 raise UsageError("bench.Pruner: networks of one tensor alone; bench.prune takes several inputs")
@@ -99,6 +99,9 @@ class Pruner:
             costs = exempting(chosen, known, sites, known.costs, self._budget, asked)
             train = Batches(data, method, had, seed)
             held = Batches(val, method, had, seed, ("validation", "val"))
+            end.callback(train.rewind)
+            end.callback(held.rewind)
+            self._data = train, held
             images = TrainingData(train, Examples(had.example, held), {})
             momentum = float(optimizer.param_groups[0].get("momentum", 0.0)) if optimizer else 0.0
             recipe = recipe_of(train.batch_size if data is not None else DEFAULT_BATCH, epochs, momentum)
@@ -169,7 +172,9 @@ class Pruner:
         self._require_open("finish")
         had, trainer = self._had, self._trainer
         self._watching.close()
-        with apart(), self._closing():
+        with apart() as end, self._closing():
+            for data in self._data:
+                end.callback(data.rewind)
             torch.use_deterministic_algorithms(had.device.type == "cpu")
             self._call("on_phase_end")
             state = clone_state(had.network) if self._method.bound("compensate") else None
@@ -190,7 +195,9 @@ class Pruner:
             return
         self._open = False
         self._watching.close()
-        with apart():
+        with apart() as end:
+            for data in self._data:
+                end.callback(data.rewind)
             try:
                 self._trainer.finalize(last=True)
             finally:

@@ -24,8 +24,8 @@ ONE_OF_A_KIND = ("l1_norm", "taylor", "tp_random", "tp_taylor", "refit_bn", "ref
 """Of weights, of gradients, in torch-pruning without and with gradients, layers trained again or solved for."""
 
 
-def marked(names):
-    return [name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow) for name in names]
+def marked(names, fast=ONE_OF_A_KIND):
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def test_all_of_the_registry_are_tried():
@@ -63,7 +63,7 @@ def test_methods_of_blocks_work(method):
     assert not hooks_of(made.network)
 
 
-@pytest.mark.parametrize("method", marked(OF_CHANNELS))
+@pytest.mark.parametrize("method", marked(OF_CHANNELS, ("taylor", "tp_taylor")))
 def test_what_is_given_stays_after_an_error(method, monkeypatch):
     """The error comes when the method has done its work, and nobody tidied."""
 

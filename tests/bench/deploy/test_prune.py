@@ -22,6 +22,19 @@ def test_shuffled_loader_gives_each_pass_the_same_and_leaves_the_generator():
     assert same(dict(one.masks), dict(other.masks))
 
 
+@pytest.mark.parametrize("method", ["act_var", "taylor"])
+def test_generator_of_a_loader_stays(method):
+    images = torch.utils.data.TensorDataset(torch.randn(40, *GREY), torch.randint(10, (40,)))
+    own = torch.Generator().manual_seed(3)
+    loader = torch.utils.data.DataLoader(images, batch_size=8, shuffle=True, generator=own)
+    before = own.get_state()
+    network, options = three_sites(), {"batches": 2} if method == "taylor" else {}
+    given = {"method": method, "keep_macs": 0.5, "options": options}
+    one, other = (bench.prune(network, example(), loader, **given) for _ in range(2))
+    assert torch.equal(before, own.get_state())
+    assert same(dict(one.masks), dict(other.masks))
+
+
 def test_settings_of_a_script_stay():
     network, x, data = three_sites(), example(), batches()
     torch.use_deterministic_algorithms(True, warn_only=True)
