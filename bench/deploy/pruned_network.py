@@ -17,6 +17,7 @@ from bench.deploy.known import Known
 from bench.errors import RunFailed, SetupError, UsageError
 from bench.files import write_atomic
 from bench.measure.onnx_export import CHECKED_BATCHES, TOLERANCE, to_onnx
+from bench.models.error_place import first_line
 from bench.models.logits import with_logits
 from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
@@ -138,7 +139,7 @@ def _to_program(network: nn.Module, shape: tuple[int, ...], inputs: Inputs | Non
     try:
         program = torch.export.export(network, args, named, dynamic_shapes=sizes)
     except Exception as error:  # whatever the exporter raises
-        raise RunFailed(f"torch.export fails ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        raise RunFailed(f"torch.export fails: {first_line(error)}") from error
     try:
         write_atomic(path, lambda part: _checked_program(program, network, shape, inputs, part))
     except OSError as error:
