@@ -209,11 +209,22 @@ def cut(trainer: PhaseTrainer, had: Given, budget: Budget) -> Cut:
     return Cut(model.network, model.sites, model.costs, model.sliced_by, difference, left.get("latency"))
 
 
-def exempting(method: Method, known: Known, sites: Sites, costs: CostModel, budget: Budget, asked: str) -> CostModel:
-    """``costs`` with the sites that ``method`` leaves whole; raises UsageError where the budget cannot be met."""
+def exempting(
+    method: Method,
+    known: Known,
+    sites: Sites,
+    costs: CostModel,
+    budget: Budget,
+    asked: str,
+    full: Callable[[], Known] | None = None,
+) -> CostModel:
+    """``costs`` with the sites that ``method`` leaves whole; raises UsageError where the budget cannot be met.
+
+    The last three arguments are those of :meth:`bench.deploy.known.Known.require`.
+    """
     method.require(sites)
     costs = costs.exempting(name for name, site in sites.items() if method.exempt(site))
-    known.require(costs, budget, asked)
+    known.require(costs, budget, asked, full)
     return costs
 
 

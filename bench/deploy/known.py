@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -63,8 +63,15 @@ class Known:
             stays[piece.positions[~mask[piece.units]]] = False
         return Shape(self.shape, self.whole, kept, tuple(self.sites.numbers(masks)), self.inputs, tuple(gone))
 
-    def require(self, costs: CostModel, budget: Budget, asked: str) -> None:
-        """Raise UsageError where the units that every site keeps already cost more than the budget."""
+    def require(self, costs: CostModel, budget: Budget, asked: str, full: Callable[[], Known] | None = None) -> None:
+        """Raise UsageError where the units that every site keeps already cost more than the budget.
+
+        Args:
+            costs: of the network, with the sites that a method exempts.
+            budget: as it is asked for.
+            asked: the same as a text.
+            full: what is known with coupling ``full``, which may reach less.
+        """
         least = costs.least_share(budget)
         if round(least * costs.whole(budget)) <= costs.allowed(budget):
             return
@@ -76,7 +83,9 @@ class Known:
         parts += [f"all of the exempt {', '.join(sorted(costs.exempt))}"] if costs.exempt else []
         parts += [f"{stay} of the {sum(map(len, costs.blocks.values()))} blocks"] if stay else []
         verb = "costs" if len(parts) == 1 and sites and budget.min_keep == 1 else "cost"
-        raise UsageError(f"{asked} cannot be met: {' and '.join(parts)} already {verb} {least:.2g}")
+        reached = full().costs.least_share(budget) if full else least
+        less = f"; coupling='full' reaches {reached:.2g}" if reached < least else ""
+        raise UsageError(f"{asked} cannot be met: {' and '.join(parts)} already {verb} {least:.2g}{less}")
 
 
 def cost_of(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:

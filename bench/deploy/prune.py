@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,10 @@ def prune(
         work = had.copy(whole, logits)
         known: Known = earlier._known if earlier else known_of(work, had.shape, had.inputs, coupling, units)
         sites = (earlier.sites if earlier else known.sites).bind(work)
-        costs = exempting(chosen, known, sites, earlier._costs if earlier else known.costs, budget, asked)
+        costs = earlier._costs if earlier else known.costs
+        full = partial(known_of, work, had.shape, had.inputs, "full", units)
+        wider = full if coupling == "inner" and not earlier else None
+        costs = exempting(chosen, known, sites, costs, budget, asked, wider)
         batches = Batches(data, method, had, seed)
         end.callback(batches.rewind)
         images = TrainingData(batches, Examples(had.example, batches), {})

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from support.networks import GREY, three_sites, two_sites
+from support.networks import GREY, SHAPE, residual, three_sites, two_sites
 from torch import nn
 
 import bench
@@ -109,6 +109,8 @@ def test_floors_and_sites():
     refused("keep_macs=0.2 cannot be met: 6 units in each of the 3 sites already cost 0.23", keep_macs=0.2, min_keep=6)
     stepped = "one unit in each of the 3 sites, rounded up to 4 channels, already costs 0.12"
     refused(f"keep_macs=0.05 cannot be met: {stepped}", keep_macs=0.05, round_to=4)
+    inner = r"one unit in each of the 2 sites already costs 0.\d+; coupling='full' reaches 0.\d+"
+    refused(f"keep_macs=0.3 cannot be met: {inner}", residual("A"), torch.randn(2, *SHAPE), keep_macs=0.3)
     norm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(1, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
     refused("no exact site: 1 layer: .*GroupNorm.*", norm, torch.randn(2, *GREY))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
