@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.deploy.apart import apart
 from bench.errors import UsageError
 from bench.pruning.sites import Sites
 
@@ -45,10 +46,11 @@ class Carried:
         """Name of a tensor of the slice -> index of each entry in the whole tensor, int64, of the slice's shape."""
         if self._places is None:
             indexed = copy.deepcopy(self._network)
-            for tensor in (*indexed.parameters(), *indexed.buffers()):
-                if tensor.is_floating_point():
-                    tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)
-            self._sites.slice(indexed, self._masks, in_place=True)
+            with apart():
+                for tensor in (*indexed.parameters(), *indexed.buffers()):
+                    if tensor.is_floating_point():
+                        tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)
+                self._sites.slice(indexed, self._masks, in_place=True)
             named = (*indexed.named_parameters(remove_duplicate=False), *indexed.named_buffers(remove_duplicate=False))
             self._places = {name: tensor.detach().long() for name, tensor in named if tensor.is_floating_point()}
         return self._places

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,6 @@ from bench.data.loading import TrainingData
 from bench.deploy.given import Given
 from bench.deploy.known import Known
 from bench.errors import UsageError
-from bench.models.torch_state import undisturbed
 from bench.progress import Progress
 from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites
@@ -24,7 +22,6 @@ from bench.runs import prune as run_prune
 from bench.runs.method_factory import make_method
 from bench.spec.recipe import Recipe, Stage
 from bench.spec.spec import Budget
-from bench.training import torch_settings
 from bench.training.compensation import require_layers
 from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
@@ -122,29 +119,6 @@ def one_number(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
         return value
 
     return checked
-
-
-@contextmanager
-def apart() -> Iterator[ExitStack]:
-    """Within the block torch has the settings of a run; afterwards settings and random numbers are as they were.
-
-    Yields what is to be done in the end.
-    """
-    before = torch_settings.settings()
-    with (
-        ExitStack() as end,
-        undisturbed(),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-    ):
-        try:
-            torch.set_default_dtype(torch.float32)
-            torch.set_default_device(None)
-            yield end
-        finally:
-            torch_settings.restore(before)
 
 
 def trainer_of(

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from bench.deploy import saved_file
+from bench.deploy.apart import apart
 from bench.errors import UsageError
 from bench.runs import python_api
 from bench.spec.request import RunOptions
@@ -47,7 +48,9 @@ def load(
     if Path(record).suffix in READERS:
         raise UsageError(f"{record} is a network that was exported: {READERS[Path(record).suffix]} reads it")
     if build is None and Path(record).suffix not in FILES:
-        return python_api.load(record, out, which, plugins)
+        with apart():
+            return python_api.load(record, out, which, plugins)
     if build is None and Path(record).suffix == FILES[0]:
         raise UsageError(f"{record} holds weights, not code: give build, which makes the dense network")
-    return saved_file.load(Path(record), build or nn.Identity)
+    with apart():
+        return saved_file.load(Path(record), build or nn.Identity)

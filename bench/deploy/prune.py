@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from bench.data.loading import TrainingData
+from bench.deploy.apart import apart
 from bench.deploy.batches import Batches, Examples
 from bench.deploy.carried import Carried
 from bench.deploy.cut import (
     BUDGETS,
     Cut,
-    apart,
     budget_of,
     cut,
     exempting,
@@ -133,7 +133,7 @@ def prune(
         done = cut(trainer, had, budget)
         cost = cost_of(done.network, had.shape)
         made = had.restore(done.network)
-    carried = Carried(work, had.network, sites, done.masks)
+        carried = Carried(work, had.network, sites, done.masks)
     facts = {"name": method, "options": dict(options or {}), "seed": seed}
     return result(made, known, done, cost, carried, budget, facts, logits, earlier)
 

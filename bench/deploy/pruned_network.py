@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.deploy import carried, saved_file
+from bench.deploy.apart import apart
 from bench.deploy.carried import Carried
 from bench.deploy.inputs import Inputs
 from bench.deploy.known import Known
@@ -96,7 +97,8 @@ class PrunedNetwork:
         """
         if Path(path).suffix != ".safetensors":
             raise UsageError(f"{path}: give it the suffix .safetensors")
-        saved_file.save(Path(path), self.network, self._known.cut(self.masks), self.as_dict())
+        with apart():
+            saved_file.save(Path(path), self.network, self._known.cut(self.masks), self.as_dict())
 
     def export(self, path: str | Path, replace: bool = False) -> None:
         """Write the network as ``.onnx`` or, by ``torch.export``, ``.pt2``, after comparing the outputs.
@@ -114,12 +116,13 @@ class PrunedNetwork:
         network, known = copied(self.network), self._known
         if path.suffix == ".onnx" and known.inputs:
             raise UsageError(f"{path}: networks of several inputs are written as .pt2 alone")
-        if path.suffix == ".onnx":
-            to_onnx(with_logits(network, self._logits), known.shape, path, replace=replace)
-        elif path.exists() and not replace:
+        if path.suffix == ".pt2" and path.exists() and not replace:
             raise UsageError(f"{path} is already there: choose another name, or replace=True")
-        else:
-            _to_program(network, known.shape, known.inputs, path)
+        with apart():
+            if path.suffix == ".onnx":
+                to_onnx(with_logits(network, self._logits), known.shape, path, replace=replace)
+            else:
+                _to_program(network, known.shape, known.inputs, path)
 
     def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The optimizer of the network that was given, for this one: momentum and moments of what was kept."""

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.loading import TrainingData
+from bench.deploy.apart import apart
 from bench.deploy.batches import DEFAULT_BATCH, Batches, Examples
 from bench.deploy.carried import Carried
-from bench.deploy.cut import SharedChoice, apart, budget_of, cut, exempting, method_of, recipe_of, trainer_of
+from bench.deploy.cut import SharedChoice, budget_of, cut, exempting, method_of, recipe_of, trainer_of
 from bench.deploy.given import given
 from bench.deploy.known import cost_of, known_of
 from bench.deploy.prune import result
@@ -185,8 +186,8 @@ class Pruner:
             made = had.restore(done.network)
             if state is not None:
                 had.network.load_state_dict(state)
+            carried = Carried(had.network, had.network, self._sites, done.masks)
         self._open = False
-        carried = Carried(had.network, had.network, self._sites, done.masks)
         return result(made, self._known, done, cost, carried, self._budget, self._facts)
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ def test_generator_of_a_loader_stays(method):
     assert same(dict(one.masks), dict(other.masks))
 
 
-def test_settings_of_a_script_stay():
+def test_settings_of_a_script_stay(tmp_path):
     network, x, data = three_sites(), example(), batches()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_default_dtype(torch.float64)
@@ -43,11 +43,14 @@ def test_settings_of_a_script_stay():
     try:
         outside = world()
         made = bench.prune(network, x, data, method="taylor", keep_macs=0.5)
+        assert same(made.follow(network.state_dict()), made.network.state_dict())
+        made.save(tmp_path / "small.safetensors")
+        loaded, _ = bench.load(tmp_path / "small.safetensors", build=three_sites)
         assert outside == world()
     finally:
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
-    assert made.network(x).shape == (4, 10)
+    assert torch.equal(made.network.eval()(x), loaded(x))
 
 
 def test_result_is_as_the_network_was():
