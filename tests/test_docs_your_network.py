@@ -28,4 +28,4 @@ def test_page_runs_as_written(tmp_path, onnx_extra):
     assert all((tmp_path / f"small.{suffix}").stat().st_size > 1000 for suffix in ("onnx", "pt2", "safetensors"))
     shares = re.findall(r"^MACs: .* \((\S+)\)", done.stdout, re.M)
     assert len(shares) == 2
-    assert all(0.49 < float(share) <= 0.5 for share in shares)
+    assert all(0.4 < float(share) <= 0.5 for share in shares)

@@ -17,6 +17,7 @@ from bench.models.error_place import first_line
 from bench.models.logits import with_logits
 from bench.models.shared_parameters import copied, twins
 from bench.models.torch_state import evaluating
+from bench.spec.near_names import NEAR, near_matches
 
 QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "torchao")
 """Where classes of quantized layers and tensors are defined."""
@@ -60,7 +61,8 @@ class Given:
         names = {name for name, _ in work.named_modules()}
         for name in whole:
             if name not in names:
-                raise UsageError(f"whole names '{name}', which is no layer of the network")
+                near = near_matches(name, names - {""}) or sorted(names - {""})[:NEAR]
+                raise UsageError(f"whole: '{name}' is no layer of the network: did you mean {' or '.join(near)}?")
         vars(work)["whole"] = (*getattr(work, "whole", ()), *whole)
         return with_inputs(with_logits(work, logits), self.inputs)
 
@@ -110,7 +112,8 @@ def given(network: Any, example: Any, logits: Callable[[Any], Any] | None = None
         raise
     except Exception as error:  # whatever a network's own code raises
         size = inputs or "x".join(map(str, example.shape[1:]))
-        raise UsageError(f"the network does not take {size}: {first_line(error)}") from error
+        batch = "" if inputs else f"; example is {list(example.shape)}, whose first axis is the batch"
+        raise UsageError(f"the network does not take {size}: {first_line(error)}{batch}") from error
     if not isinstance(out, Tensor):
         raise UsageError(f"the network gives a {type(out).__name__}, no tensor: bench.prune(logits=) picks its logits")
     if example.dtype in HALF:

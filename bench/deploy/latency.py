@@ -12,7 +12,9 @@ from torch import nn
 from bench.deploy.given import Given
 from bench.deploy.known import Known, structure_sha256
 from bench.errors import UsageError
+from bench.measure.quiet import Busy
 from bench.models.shared_parameters import copied
+from bench.progress import Progress
 from bench.pruning.cost_model import CostModel
 from bench.pruning.latency_choice import LatencyChoice
 from bench.runs.latency_tables import DenseNetwork, choice_of, table_of
@@ -51,7 +53,10 @@ def latency_choice(
     dense = DenseNetwork(
         type(had.network).__name__, structure_sha256(work), copied(work).cpu(), known.sites, known.costs
     )
-    table = table_of(dense, budget, units, folder)
+    try:
+        table = table_of(dense, budget, units, folder, progress=Progress(f"bench.prune {asked}"))
+    except Busy as error:  # which names an option of commands
+        raise Busy(f"{asked}: {str(error).partition(';')[0]}; end that work, and call again") from error
     budget = dataclasses.replace(budget, table=table.sha256)
     found = choice_of(dense, budget, units, folder, costs, asked, 'coupling="full" or units="both"')
     found.require()

@@ -23,8 +23,11 @@ from bench.models.logits import with_logits
 from bench.models.shared_parameters import copied
 from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites
+from bench.spec.spec import Budget
 from bench.spec.wording import plural
 
+STEP, SHOWN = 8, 8
+"""Channels that runtimes compute together, at least; widths that a summary lists of those that are no multiples."""
 CONTROLS = "dense, random, l1_norm, uniform_thin, uniform_thin_long"
 """Compulsory on a board (RULES.md, 9)."""
 
@@ -73,6 +76,11 @@ class PrunedNetwork:
             share, asked = last["ms"] / last["dense_ms"], plural(len(latency["rounds"]), "measurement")
             predicted = f"{last['predicted']:.3f} predicted, {asked}"
             lines.append(f"ms: {last['dense_ms']:.3f} -> {last['ms']:.3f} ({share:.4f}); {predicted}")
+        steps = self._known.costs.steps(Budget(round_to=STEP))
+        odd = {after for name, (before, after) in self.widths.items() if after % steps[name] and after < before}
+        if odd and "latency" not in self.cost:
+            some = ", ".join(map(str, sorted(odd)[:SHOWN])) + ", ..." * (len(odd) > SHOWN)
+            lines.append(f"widths {some}: no multiples of {STEP} channels, which are often faster: see round_to")
         lines.append(f"largest difference between gated and sliced network: {self.difference:.2g}")
         lines.append(f"no row of a board: the controls are missing ({CONTROLS})")
         return "\n".join(lines)
@@ -116,7 +124,7 @@ class PrunedNetwork:
         network, known = copied(self.network), self._known
         if path.suffix == ".onnx" and known.inputs:
             raise UsageError(f"{path}: networks of several inputs are written as .pt2 alone")
-        if path.suffix == ".pt2" and path.exists() and not replace:
+        if path.exists() and not replace:
             raise UsageError(f"{path} is already there: choose another name, or replace=True")
         with apart():
             if path.suffix == ".onnx":

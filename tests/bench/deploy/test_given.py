@@ -73,6 +73,8 @@ def test_examples():
     network = three_sites()
     refused("example is on cpu, the network on meta", three_sites().to("meta"), torch.randn(2, *GREY))
     refused("the network does not take 3x8x8: RuntimeError: .*", network, torch.randn(2, 3, 8, 8))
+    alone = r"the network does not take 8x8: .*; example is \[1, 8, 8\], whose first axis is the batch"
+    refused(alone, network, torch.randn(*GREY))
     refused("example is a list: .*", network, [torch.randn(2, *GREY), torch.randn(2, *GREY)])
     refused(r"example is of shape \[8\]: .*", network, torch.randn(8))
     refused("the network is a int: give a torch.nn.Module", 3, torch.randn(2, *GREY))
@@ -82,7 +84,7 @@ def test_examples():
     refused("the network has no parameters: nothing can be cut", nn.Flatten(), torch.randn(2, *GREY))
     refused(r"example is of shape \[0, 1, 8, 8\]: .*", network, torch.randn(0, *GREY))
     refused("whole='0': give a list of names", whole="0")
-    refused("whole names 'nothing', which is no layer of the network", whole=["nothing"])
+    refused("whole: 'stem' is no layer of the network: did you mean 0 or 1 or 10 or 11?", whole=["stem"])
 
 
 class Named(nn.Module):

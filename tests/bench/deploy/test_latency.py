@@ -8,6 +8,7 @@ from torch import nn
 
 import bench
 from bench.errors import UsageError
+from bench.measure.quiet import Busy
 from bench.runs import latency_tables
 
 EAGER = {"runtime": "eager"}
@@ -42,6 +43,18 @@ def test_milliseconds_are_met_and_said(timer, tmp_path):
     assert pruned.network(example).shape == (2, 5)
     slower = bench.prune(network(), example, latency_ms=last["ms"] * 1.2, tables=tmp_path, **EAGER)
     assert slower.cost["pruned"]["macs"] >= pruned.cost["pruned"]["macs"]
+
+
+def test_progress_and_other_work_are_said(timer, tmp_path, capsys, monkeypatch):
+    def busy(self, say):
+        say("2 of 9 networks are timed")
+        raise Busy("busy: others use 1.5 cores; end that work, or wait longer for its end with --wait SECONDS")
+
+    monkeypatch.setattr(timer, "table", busy)
+    why = r"^keep_latency=0\.7: busy: others use 1\.5 cores; end that work, and call again$"
+    with pytest.raises(Busy, match=why):
+        bench.prune(network(), torch.randn(2, 3, 8, 8), keep_latency=0.7, tables=tmp_path, **EAGER)
+    assert capsys.readouterr().err == "bench.prune keep_latency=0.7: 2 of 9 networks are timed\n"
 
 
 def test_what_cannot_be(timer, tmp_path):

@@ -229,4 +229,7 @@ def test_summary_and_dictionary_say_all():
     assert lines[0] == "l1_norm, keep_macs=0.5"
     assert [line.split()[0] for line in lines[2:5]] == ["0", "4", "7"]
     assert "no row of a board" in lines[-1]
+    assert any("no multiples of 8 channels, which are often faster: see round_to" in line for line in lines)
+    aligned = bench.prune(three_sites(), example(), keep_macs=0.6, round_to=8).summary()
+    assert "round_to" not in aligned
     assert json.loads(json.dumps(made.as_dict()))["widths"] == {n: list(pair) for n, pair in made.widths.items()}

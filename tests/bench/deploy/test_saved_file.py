@@ -205,7 +205,7 @@ def test_exported_files_compute_the_same(tmp_path, onnx_extra):
     for name in ("small.onnx", "small.pt2"):
         made.export(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 1000
-        with pytest.raises(UsageError, match="is already there"):
+        with pytest.raises(UsageError, match="is already there: choose another name, or replace=True"):
             made.export(tmp_path / name)
         made.export(tmp_path / name, replace=True)
     loaded = torch.export.load(tmp_path / "small.pt2").module()
