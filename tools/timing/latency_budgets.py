@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import bench
-from bench.deploy.cut import apart
+from bench.deploy.apart import apart
 from bench.deploy.given import given
 from bench.deploy.known import known_of
 from bench.deploy.latency import latency_choice

@@ -84,7 +84,7 @@ def test_examples():
     refused("the network has no parameters: nothing can be cut", nn.Flatten(), torch.randn(2, *GREY))
     refused(r"example is of shape \[0, 1, 8, 8\]: .*", network, torch.randn(0, *GREY))
     refused("whole='0': give a list of names", whole="0")
-    refused("whole: 'stem' is no layer of the network: did you mean 0 or 1 or 10 or 11?", whole=["stem"])
+    refused("whole: 'stem' is no layer of the network: did you mean 0 or 1 or 10 or 11\\?", whole=["stem"])
 
 
 class Named(nn.Module):
