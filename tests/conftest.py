@@ -20,7 +20,7 @@ from torch import nn
 
 from bench.api import Method
 from bench.data.loading import Images, TrainingData
-from bench.measure import flops, onnx_export
+from bench.measure import environment, flops, onnx_export
 from bench.models.build import build
 from bench.progress import Progress
 from bench.pruning.cost_model import Budget
@@ -42,6 +42,7 @@ if torch.backends.cpu.get_cpu_capability() == "AVX2":
 
 def pytest_collection_finish():
     """What is imported by now stays: left out of garbage collection, each of which took 0.1 s."""
+    torch.use_deterministic_algorithms(False)  # imports hundreds of modules, as the end of the first test would
     gc.freeze()
 
 
@@ -90,9 +91,10 @@ COUNT_ANEW = ("measure", "models", "pruning")
 
 @pytest.fixture(autouse=True)
 def _counts_once(monkeypatch, request):
-    """Runs, and what verifies them, count the same networks again and again."""
+    """Runs, and what verifies them, count the same networks and ask for the same commit again and again."""
     if request.path.parent.name not in COUNT_ANEW:
         monkeypatch.setattr(flops, "count", once.count)
+        monkeypatch.setattr(environment, "_git", once.git)
 
 
 @pytest.fixture

@@ -1,38 +1,59 @@
 """What depends on a network's structure alone, found once a process: tracing takes longer than a small training."""
 
 import copy
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
 
-from bench.measure import flops
+from bench.measure import environment, flops
 from bench.pruning.cost_model import CostModel
 from bench.pruning.site_discovery import find_sites
 from bench.pruning.sites import Sites
 
-FOUND: dict[tuple, tuple[Sites, CostModel]] = {}
-COUNTED: dict[tuple, flops.Macs] = {}
-count_anew = flops.count
+FOUND: dict[tuple, Any] = {}
+"""Results by what they depend on."""
+count_anew, ask_git = flops.count, environment._git
 
 
 def sites_and_costs(network: nn.Module, shape: tuple[int, ...], coupling: str, units: str) -> tuple[Sites, CostModel]:
     """Sites and cost model of a network."""
-    key = structure(network), shape, coupling, units
-    if key not in FOUND:
+
+    def made() -> tuple[Sites, CostModel]:
         with torch.random.fork_rng(devices=[]):
             sites = find_sites(network, shape, coupling, units)
-        FOUND[key] = sites.bind(nn.Identity()), CostModel(network, sites, shape)
-    sites, model = FOUND[key]
+        return sites.bind(nn.Identity()), CostModel(network, sites, shape)
+
+    sites, model = _known((structure(network), shape, coupling, units), made)
     return sites.bind(network), copy.copy(model)
 
 
 def count(network: nn.Module, shape: tuple[int, ...]) -> flops.Macs:
     """As :func:`bench.measure.flops.count`."""
-    key = structure(network), tuple(shape)
-    if key not in COUNTED:
-        COUNTED[key] = count_anew(network, shape)
-    return COUNTED[key]
+    return _known((structure(network), tuple(shape)), lambda: count_anew(network, shape))
+
+
+def _known(key: tuple, made: Callable[[], Any]) -> Any:
+    try:
+        hash(key)
+    except TypeError:  # a module keeps something that has no value, such as an array
+        return made()
+    if key not in FOUND:
+        FOUND[key] = made()
+    return FOUND[key]
+
+
+def git(*arguments: str) -> str | None:
+    """As :func:`bench.measure.environment._git`."""
+    return _answer(os.environ.get("PATH"), *arguments)
+
+
+@cache
+def _answer(path: str | None, *arguments: str) -> str | None:
+    return ask_git(*arguments)
 
 
 def structure(network: nn.Module) -> tuple:

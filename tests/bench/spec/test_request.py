@@ -173,7 +173,7 @@ def said(value):
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(crossed(), st.sampled_from(["0", "0-2", "4,1"]))
 def test_table_is_every_combination_as_typed_words(tables, seeds):
     values, changes = tables
