@@ -136,6 +136,7 @@ def _checked(
             _require_free(name, network, traced)
             _require_cuttable(members, fixed)
             site = _site(members, network, place, traced, coupling)
+            _require_own_numbers(site, candidates)
             if (name, "out") not in traced.sides:  # its units are declared, not followed
                 _require_unclaimed(site, candidates)
             candidates[name] = site
@@ -169,6 +170,14 @@ def _require_unclaimed(site: Site, candidates: Mapping[str, Site]) -> None:
     for name, other in candidates.items():
         if any((cut.layer, cut.side) in mine for cut in other.cuts):
             raise _Rejected(f"shares channels with {name}")
+
+
+def _require_own_numbers(site: Site, candidates: Mapping[str, Site]) -> None:
+    """Raise _Rejected where a number counts the units of another candidate, too, which may keep another number."""
+    for number in site.numbers:
+        for name, other in candidates.items():
+            if any((number.module, number.name) == (n.module, n.name) for n in other.numbers):
+                raise _Rejected(f"{number.module}.{number.name} also counts the units of {name}")
 
 
 def _members(name: str, network: nn.Module, traced: Trace) -> list[Member]:

@@ -132,6 +132,22 @@ def test_parameter_of_two_modules_or_of_several_axes_stays_whole(network):
     assert "one" in sites
 
 
+def test_two_sites_do_not_share_a_number():
+    """Talking heads (Shazeer et al. 2020): who makes the weights and who is weighted could keep other numbers."""
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        q, k, v = (part(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        weights = self.after(self.before(q @ k.mT).softmax(-1))
+        return self.fc(self.proj((weights @ v).transpose(1, 2).flatten(2)).mean(1))
+
+    layers = {name: nn.Linear(12, 12) for name in "qkv"} | {name: conv(4, 4, 1) for name in ("before", "after")}
+    layers |= {"patches": nn.Conv2d(3, 12, 4, 4), "proj": nn.Linear(12, 7), "fc": nn.Linear(7, 4)}
+    sites = find_sites(Joined(forward, **layers, num_heads=4), SHAPE)
+    assert not {"q", "v"} & set(sites)
+    assert any("num_heads also counts the units of q" in why for why in sites.rejected.values())
+
+
 def test_axes_that_meet_crosswise_make_no_units():
     """Each unit is multiplied by the whole parameter."""
 
