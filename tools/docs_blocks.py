@@ -2,7 +2,8 @@
 
 A page says ``<!-- generated: NAME -->``; the block follows, up to ``<!-- /generated -->``. NAME is a method, several
 methods (``NAME, NAME``), ``commands`` (every command with its options, read off the parsers), ``context`` (what a
-method can read of its run), ``record`` or ``score``: the fields of a record, or of what ``bench score`` writes.
+method can read of its run), ``record`` or ``score`` (the fields of a record, or of what ``bench score`` writes), or
+``timm``: the survey of timm's networks.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bench.spec import recipe, spec
 from bench.spec.class_scan import ROOT
 from bench.spec.option_scan import comments_of
 from bench.spec.registry import METHODS
+from tools import timm_survey
 
 DOCS = ROOT / "docs"
 LARGEST = 2**63 - 1
@@ -84,6 +86,7 @@ def _block(names: str) -> str:
         "context": context_values,
         "record": lambda: fields(schema.json_schema()),
         "score": lambda: fields(score.json_schema()),
+        "timm": timm_survey.page,
     }.get(names)
     if make is None:
         return method_page.marked(name.strip() for name in names.split(","))
