@@ -35,7 +35,7 @@ def batches(count=2):
 
 
 def by_name(inputs):
-    return {"facts": inputs[1], "image": inputs[0]}
+    return {"image": inputs[0], "facts": inputs[1]}
 
 
 @pytest.mark.parametrize("method", ["l1_norm", "taylor"])

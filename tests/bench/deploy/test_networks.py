@@ -13,7 +13,7 @@ from bench.errors import UsageError
 
 KINDS = {name: (make, coupling) for name, (make, coupling) in CASES.items() if name != "mlp"}
 KINDS |= {name: (make, "inner") for name, make in ODD.items()}
-FAST = ("residual_A_full", "grouped", "Alias", "TupleWhileTraining")
+FAST = ("residual_A_full", "attention", "Alias", "TupleWhileTraining")
 LOGITS = {"DictOutput": lambda out: out["logits"], "TupleWhileTraining": lambda out: tree_leaves(out)[0]}
 
 

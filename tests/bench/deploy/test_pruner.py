@@ -118,6 +118,17 @@ def test_settings_and_random_numbers_stay():
     assert isinstance(made.network, nn.Sequential)
 
 
+def test_compensation_leaves_the_network_as_it_was():
+    network, data = three_sites(), batches()
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    given = {"method": "l2_norm+weight_decay+refit_ridge", "keep_macs": 0.5, "steps": 2}
+    with bench.Pruner(network, data[0][0], data, **given) as pruner:
+        made = pruner.finish()
+    assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
+    plain = made.follow(before)
+    assert not all(torch.equal(t, plain[name]) for name, t in made.network.state_dict().items())
+
+
 def test_what_cannot_be_is_refused():
     network, example = three_sites(), batches(1)[0][0]
     given = {"keep_macs": 0.5, "steps": 4}
