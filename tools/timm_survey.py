@@ -134,7 +134,7 @@ def _answer(name: str, step: str, answer: Connection) -> None:
     """One step, in a process of its own."""
     from bench.conformance.architecture_check import Request, examine
 
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 5))  # a warning before the kill says which it was
     resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
     warnings.simplefilter("ignore")
     if step == "torch-pruning":
