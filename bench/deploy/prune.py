@@ -73,7 +73,9 @@ def prune(
         keep_latency: share of the dense network's milliseconds, where ``runtime`` infers ``batch`` examples with
             ``threads`` CPU threads. Thin copies of the network are timed, which needs a quiet machine and minutes.
         latency_ms: milliseconds, in place of a share.
-        runtime, batch, threads: see ``keep_latency``.
+        runtime: see ``keep_latency``.
+        batch: see ``keep_latency``.
+        threads: see ``keep_latency``.
         tables: folder that keeps what was timed for later calls; None: as long as this process lives.
         round_to: every width is a multiple of so many channels, or the full one; the budget is never exceeded.
         units: ``width`` cuts channels, ``depth`` removes blocks, ``both`` does both.

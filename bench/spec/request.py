@@ -57,7 +57,9 @@ class RunRequest:
         keep_params: share of the parameters to keep, in place of ``keep_macs``.
         keep_latency: share of the dense network's milliseconds to keep, in place of ``keep_macs``.
         latency_ms: milliseconds of an inference, in place of ``keep_macs``.
-        runtime, batch, runtime_threads: where these are to hold: a program, the images of a call, its CPU threads.
+        runtime: program in which these are to hold.
+        batch: images of a call there.
+        runtime_threads: its CPU threads.
         latency_table: file with a table of them, or the hash of one in the folder of records; None: one that is there
             for this network and device, or a new one.
         like: record whose number of units in each site is the budget, in place of a share.
@@ -177,12 +179,7 @@ class RunRequest:
 
         Args:
             spec: a specification.
-            keep_latency: share of the dense network's milliseconds to keep, in place of ``keep_macs``.
-        latency_ms: milliseconds of an inference, in place of ``keep_macs``.
-        runtime, batch, runtime_threads: where these are to hold: a program, the images of a call, its CPU threads.
-        latency_table: file with a table of them, or the hash of one in the folder of records; None: one that is there
-            for this network and device, or a new one.
-        like: record whose widths are those of the budget, for a budget of widths.
+            like: record whose widths are those of the budget, for a budget of widths.
 
         Raises UsageError where no command makes it: an invalid budget, a file of this machine as a name.
         """
