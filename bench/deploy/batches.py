@@ -174,7 +174,7 @@ class Examples(ImageSet):
         self._images = torch.cat([example[:count], noise])
 
     @property
-    def labels(self) -> Tensor:  # type: ignore[override]
+    def labels(self) -> Tensor:  # type: ignore[override]  # an attribute there; here it reads the user's batches
         """Of the validation batches."""
         return torch.cat([labels for _, labels in self._batches.batches(0)])
 

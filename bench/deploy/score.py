@@ -204,7 +204,8 @@ def _batches(dense: Opened, file: Opened, asked: Sequence[int]) -> tuple[tuple[i
 
 def _quality(network: Opened, test: ImageSet) -> Quality:
     found = quality(network.logits(test), test.labels)
-    return Quality(**{key: value if math.isfinite(value) else None for key, value in found.items()})  # type: ignore[arg-type]
+    finite = {key: value if math.isfinite(value) else None for key, value in found.items()}
+    return Quality(**finite)  # type: ignore[arg-type]  # mypy takes each value for any of the fields
 
 
 def _require_sense(name: str, found: Quality, labels: Tensor, images: Images) -> None:
