@@ -176,12 +176,14 @@ PLUGINS = Path(__file__).parent / "plugins"
 
 @pytest.fixture
 def forgets(monkeypatch):
-    """What a test registers is unknown to the next; what the suite registers stays, loaded by whomever first."""
+    """Plugins of other tests are unknown, and this test's to them; what the suite registers is loaded."""
     for registry in (METHODS, ARCHS, DATASETS):
-        for name in registry.entries():
+        monkeypatch.setattr(registry, "_plugins", {})
+        known = registry.entries()
+        for name in known:
             registry.get(name)
-        monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
-        monkeypatch.setattr(registry, "_objects", dict(registry._objects))
+        objects = {name: thing for name, thing in registry._objects.items() if name in known}
+        monkeypatch.setattr(registry, "_objects", objects)
 
 
 @pytest.fixture

@@ -99,9 +99,10 @@ class Registry:
                 raise self._unknown(name, entries)
             try:
                 entries[name].load()
-            except UsageError:
-                raise
             except Exception as error:
+                self._objects.pop(name, None)  # its file may have registered it before it failed
+                if isinstance(error, UsageError):
+                    raise
                 where = entries[name].origin
                 raise UsageError(f"{self.noun} '{name}': {where}: {type(error).__name__}: {error}") from error
         if name not in self._objects:

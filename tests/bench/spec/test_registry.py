@@ -180,7 +180,8 @@ FOREIGN = "def importance(name):\n    return lambda f: f\n\n@importance('foreign
 )
 def test_plugin_that_cannot_be_imported_is_named(plugin, name, text, words):
     add_plugin(str(plugin(text.replace("{name}", name))))
-    assert words in message(METHODS.get, name)
+    for _ in range(2):  # the second time too, though the file registers the name before it fails
+        assert words in message(METHODS.get, name)
 
 
 def test_scan_reads_only_calls_with_a_name(plugin):
