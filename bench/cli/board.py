@@ -69,22 +69,32 @@ def _add_choice(p: argparse.ArgumentParser) -> None:
 
 def add_plan(p: argparse.ArgumentParser) -> None:
     """Add ``--plan`` and ``--latency``: what verdicts and speed-ups are taken from."""
-    p.add_argument("--plan", type=Path, metavar="FILE", help="sweep file with a table [plan]: its rows have verdicts")
+    p.add_argument(
+        "--plan",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="sweep file with a table [plan]: its rows have verdicts; repeatable",
+    )
     p.add_argument(
         "--latency", type=Path, default=LATENCY, metavar="DIR", help=f"what bench latency measured ({LATENCY})"
     )
 
 
-def read_plan(file: Path | None) -> Plan | None:
-    """The plan in a sweep file; None without a file. Raises UsageError where it has none."""
-    if file is None:
-        return None
+def read_plans(files: Sequence[Path]) -> list[Plan]:
+    """The plans in sweep files. Raises UsageError where one has none."""
+    if not files:
+        return []  # resolving needs what listing does not
     from bench.runs.resolve import resolve
     from bench.spec.sweep import load_sweep
     from leaderboard.reader import plan
 
-    sweep = load_sweep(file)
-    return plan.plan_of(sweep, (spec for request in sweep.requests for spec in resolve(request, writes=False)[0]))
+    sweeps = [load_sweep(file) for file in files]
+    return [
+        plan.plan_of(one, (spec for request in one.requests for spec in resolve(request, writes=False)[0]))
+        for one in sweeps
+    ]
 
 
 def latencies_of(chosen: argparse.Namespace) -> Latencies:
@@ -150,11 +160,11 @@ def _tables(chosen: argparse.Namespace) -> tuple[str, list[Problem]]:
     from leaderboard.render.tables import pieces, whole
     from leaderboard.stats import boards as board
 
-    plan, latencies = read_plan(chosen.plan), latencies_of(chosen)
+    plans, latencies = read_plans(chosen.plan), latencies_of(chosen)
     found = _found(chosen)
     parts, problems = [], set(found.problems)
     for rows in board.by_network(found.rows):
-        boards, own = board.of_network(rows, plan, latencies)
+        boards, own = board.of_network(rows, plans, latencies)
         parts += [piece for one in board.at(boards, chosen.keep or ()) for piece in pieces(one, chosen.format)]
         problems |= set(own)
     ordered = sorted(problems, key=lambda p: (p.file, p.message))
@@ -232,7 +242,7 @@ def _about_comparisons(found: Sequence[Comparison], chosen: argparse.Namespace) 
         f"cost: training MACs of {a} over those of {b}.",
     ]
     if not all(c.verdict for c in found):
-        lines.append(f"none: the board does not test these rows; {WITHOUT if chosen.plan is None else TOO_FEW}.")
+        lines.append(f"none: the board does not test these rows; {TOO_FEW if chosen.plan else WITHOUT}.")
     if chosen.single:
         lines.append(f"p (t), p (signs): of each line alone, uncorrected; {len(found)} lines are {len(found)} tests.")
     lines += [
@@ -245,7 +255,7 @@ def boards_of(chosen: argparse.Namespace) -> tuple[list[Board], list[Problem]]:
     """The boards that the command asks for; prints problems on stderr. Raises UsageError without records."""
     from leaderboard.stats import boards as board
 
-    boards, problems = board.boards_of(_found(chosen), read_plan(chosen.plan), latencies_of(chosen))
+    boards, problems = board.boards_of(_found(chosen), read_plans(chosen.plan), latencies_of(chosen))
     boards = board.at(boards, chosen.keep or ())
     _tell(chosen, boards, problems)
     return boards, problems

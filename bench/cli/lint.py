@@ -36,7 +36,7 @@ def lint(chosen: argparse.Namespace) -> int:
     boards = None
     if chosen.records:
         found_there = find(chosen.records, cache=False, screened=True)
-        boards, _ = boards_of(found_there, board.read_plan(chosen.plan), board.latencies_of(chosen))
+        boards, _ = boards_of(found_there, board.read_plans(chosen.plan), board.latencies_of(chosen))
     found = list(dict.fromkeys(finding for path in chosen.paths for finding in check(path, boards)))
     if chosen.json:
         output.print_json([dataclasses.asdict(finding) for finding in found])

@@ -14,7 +14,7 @@ from leaderboard.reader.model import REFERENCES, Terms
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan for boards.
+    """A plan for boards, of one file.
 
     Attributes:
         terms: references, margins, endpoints, and the hash of the file.
@@ -23,6 +23,15 @@ class Plan:
 
     terms: Terms
     seeds: Mapping[str, Set[int]]
+
+
+def seeds_of(plans: Iterable[Plan]) -> dict[str, Set[int]]:
+    """Hash of a specification -> the seeds that one of the plans asks for."""
+    seeds: dict[str, Set[int]] = defaultdict(frozenset)
+    for plan in plans:
+        for name, own in plan.seeds.items():
+            seeds[name] |= own
+    return dict(seeds)
 
 
 def plan_of(sweep: Sweep, specs: Iterable[Spec]) -> Plan:

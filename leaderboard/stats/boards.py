@@ -11,7 +11,7 @@ from bench.records.bits import unpack
 from leaderboard.reader.extract import Values as Record
 from leaderboard.reader.frame import Found, Problem, of_frame
 from leaderboard.reader.latency_files import Latencies, Setting
-from leaderboard.reader.model import KEY, Board, Row, Table, TableKind, Terms
+from leaderboard.reader.model import KEY, Board, Row, Table, TableKind
 from leaderboard.reader.plan import Plan
 from leaderboard.stats.comparisons import Bits, with_board_p
 from leaderboard.stats.copies import collapsed
@@ -31,26 +31,27 @@ ONE_BUDGET = "one budget only: one point is no comparison (RULES.md, 5.3)"
 
 
 def build(
-    frame: pd.DataFrame, plan: Plan | None = None, latencies: Latencies | None = None
+    frame: pd.DataFrame, plans: Sequence[Plan] = (), latencies: Latencies | None = None
 ) -> tuple[list[Board], list[Problem]]:
     """All boards of a frame that :func:`leaderboard.load` made, sorted by data set, network and what else differs.
 
     Also returns the problems: files left out, runs that are there twice, failed runs that belong to no board.
 
     Args:
-        plan: which rows have verdicts, ranks and marks; without one all rows are exploratory.
+        plans: which rows have verdicts, ranks and marks; without one all rows are exploratory. A board has the terms of
+            the plan that names most of its rows.
         latencies: what was measured of their networks.
     """
-    return boards_of(of_frame(frame), plan, latencies)
+    return boards_of(of_frame(frame), plans, latencies)
 
 
 def boards_of(
-    found: Found, plan: Plan | None = None, latencies: Latencies | None = None
+    found: Found, plans: Sequence[Plan] = (), latencies: Latencies | None = None
 ) -> tuple[list[Board], list[Problem]]:
     """The same of what :func:`leaderboard.reader.frame.find` found."""
     boards, problems = [], set(found.problems)
     for rows in by_network(found.rows):
-        made, own = of_network(rows, plan, latencies)
+        made, own = of_network(rows, plans, latencies)
         boards += made
         problems |= set(own)
     return boards, sorted(problems, key=lambda p: (p.file, p.message))
@@ -78,13 +79,13 @@ def _alone(table: Table) -> Table:
 
 
 def of_network(
-    rows: Sequence[Sequence[Any]], plan: Plan | None = None, latencies: Latencies | None = None
+    rows: Sequence[Sequence[Any]], plans: Sequence[Plan] = (), latencies: Latencies | None = None
 ) -> tuple[list[Board], list[Problem]]:
     """All boards of one network on one data set, and the problems of its runs."""
-    parts, problems = by_key(rows, plan)
+    parts, problems = by_key(rows, plans)
     owner = next(iter(parts), ("",))[-1]  # of the first board; those of others have references from it
     alike = {key: [other for other in parts if other[-1] in (owner, key[-1])] for key in parts}
-    makers = [_Maker(key, alike[key], plan, latencies) for key in parts]
+    makers = [_Maker(key, alike[key], plans, latencies) for key in parts]
     return [maker.board(records) for maker, records in zip(makers, parts.values(), strict=True)], problems
 
 
@@ -100,12 +101,12 @@ def other_plan(records: Sequence[Record], plan: Plan) -> list[str]:
 class _Maker:
     """Makes one board."""
 
-    def __init__(self, key: Key, alike: Sequence[Key], plan: Plan | None, latencies: Latencies | None) -> None:
+    def __init__(self, key: Key, alike: Sequence[Key], plans: Sequence[Plan], latencies: Latencies | None) -> None:
         self.key = {name: str(whole(value)) for name, value in zip(KEY, key, strict=True)}
         self.differs = tuple(name for k, name in enumerate(KEY) if len({other[k] for other in alike}) > 1)
-        self.plan, self.latencies = plan, latencies
+        self.plans, self.latencies = plans, latencies
         self.settings: Sequence[Setting] = settings(latencies, self.key["arch_sha256"])
-        self.terms: Terms | None = None
+        self.plan: Plan | None = None
 
     def board(self, records: Sequence[Record]) -> Board:
         """The board of the records of one key."""
@@ -113,8 +114,8 @@ class _Maker:
         by_row: dict[str, list[Record]] = defaultdict(list)
         for r in sorted(records, key=lambda r: (r.spec_sha256, r.seed)):
             by_row[r.spec_sha256].append(r)
-        if self.plan and not self.plan.seeds.keys().isdisjoint(by_row):
-            self.terms = self.plan.terms
+        best = max(self.plans, key=lambda plan: len(plan.seeds.keys() & by_row), default=None)
+        self.plan = best if best and not best.seeds.keys().isdisjoint(by_row) else None
         budgets: dict[tuple[TableKind, float | None], list[list[Record]]] = defaultdict(list)
         free = []
         for same in by_row.values():
@@ -128,13 +129,15 @@ class _Maker:
         order = sorted(budgets, key=lambda b: (ORDER.index(b[0]), -(b[1] or 0)))
         tables = [self.table(kind, keep, [*free, *budgets[kind, keep]]) for kind, keep in order]
         notes = [ONE_BUDGET] if sum(table.keep is not None for table in tables) == 1 else []
-        notes += other_plan(records, self.plan) if self.plan and self.terms else [NO_PLAN]
+        notes += other_plan(records, self.plan) if self.plan else [NO_PLAN]
         timed = in_words(self.settings) if any(row.speeds for table in tables for row in table.rows) else ""
-        return Board(names, self.differs, headlines(tables), tuple(notes), self.terms, timed)
+        terms = self.plan.terms if self.plan else None
+        return Board(names, self.differs, headlines(tables), tuple(notes), terms, timed)
 
     def table(self, kind: TableKind, keep: float | None, groups: Sequence[list[Record]]) -> Table:
         """The table of one budget; ``groups``: the records of each specification, by seed."""
-        seeds = self.plan.seeds if self.terms and self.plan else {}
+        seeds = self.plan.seeds if self.plan else {}
+        terms = self.plan.terms if self.plan else None
         planned = [own for own in groups if own[0].spec_sha256 in seeds]
         same = [*collapsed(planned), *collapsed([own for own in groups if own[0].spec_sha256 not in seeds])]
         records = [copies[0] for copies in same]
@@ -163,7 +166,7 @@ class _Maker:
         return Table(
             kind,
             keep,
-            tuple(sorted(compared_rows(rows, kind, self.terms, pruned, *_bits(rows, done)), key=place)),
+            tuple(sorted(compared_rows(rows, kind, terms, pruned, *_bits(rows, done)), key=place)),
             int(one.dense_macs) if one else None,
             int(one.dense_params) if one else None,
         )

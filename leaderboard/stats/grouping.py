@@ -14,7 +14,7 @@ from leaderboard.reader.extract import COLUMNS, as_record
 from leaderboard.reader.extract import Values as Record
 from leaderboard.reader.frame import Problem
 from leaderboard.reader.model import KEY, REFERENCES
-from leaderboard.reader.plan import Plan
+from leaderboard.reader.plan import Plan, seeds_of
 
 _KEY = attrgetter(*KEY)
 DATASET, ARCH = map(COLUMNS.index, KEY[:2])
@@ -30,17 +30,18 @@ def by_network(rows: Iterable[Sequence[Any]]) -> list[list[Sequence[Any]]]:
     return [parts[name] for name in sorted(parts)]
 
 
-def by_key(rows: Iterable[Sequence[Any]], plan: Plan | None) -> tuple[dict[Key, list[Record]], list[Problem]]:
+def by_key(rows: Iterable[Sequence[Any]], plans: Sequence[Plan]) -> tuple[dict[Key, list[Record]], list[Problem]]:
     """The records of each board of one network on one data set, in the order of the boards, and the problems."""
     parts: dict[Key, list[Record]] = defaultdict(list)
     loose: list[Record] = []
     problems: list[Problem] = []
     records = [as_record(row) for row in rows]
     owner = owner_of(records)
+    asked = seeds_of(plans)
     for r in records:
         if r.submitter != owner:
             r = _of_another(r)
-        elif plan and r.seed not in plan.seeds.get(r.spec_sha256, (r.seed,)):
+        elif r.seed not in asked.get(r.spec_sha256, (r.seed,)):
             problems.append(Problem(r.file, f"{r.status}, seed {r.seed} is not in the plan: it does not count"))
             continue
         if r.status == "ok":

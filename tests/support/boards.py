@@ -71,7 +71,7 @@ def load(folder):
 
 def boards_of(folder, plan=None, latencies=None):
     """Boards and problems of a folder of such records."""
-    return build(load(folder), plan, latencies)
+    return build(load(folder), [plan] if plan else [], latencies)
 
 
 def plan_for(records, seeds=range(5), **terms):

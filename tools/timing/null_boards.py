@@ -76,7 +76,7 @@ def old(tables, least=5, moderate=True):
 def board(tables, least=5):
     """Through records, a plan that names them and the real boards; every row needs all seeds."""
     found = []
-    for made in build(frame(tables, IMAGES), plan_of(tables))[0]:
+    for made in build(frame(tables, IMAGES), [plan_of(tables)])[0]:
         rows = sorted(made.tables[0].rows, key=lambda row: row.spec)
         seen = [row.differences["random"] for row in rows[1:]]
         mean, half = (np.array([getattr(one, name) for one in seen]) * IMAGES / 100 for name in ("mean", "half"))

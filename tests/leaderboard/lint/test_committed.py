@@ -8,7 +8,7 @@ from support.paths import ROOT
 
 import leaderboard
 from bench.cli import main
-from bench.cli.board import read_plan
+from bench.cli.board import read_plans
 from leaderboard.lint.check import check
 from leaderboard.reader.latency_files import load as latencies_in
 from leaderboard.render.tables import ENDINGS, render
@@ -25,7 +25,7 @@ def frame():
 
 @pytest.fixture(scope="module")
 def built(frame):
-    return build(frame, read_plan(BOARD / "plans/digits-resnet20.toml"), latencies_in(BOARD / "latency"))
+    return build(frame, read_plans([BOARD / "plans/digits-resnet20.toml"]), latencies_in(BOARD / "latency"))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,8 @@ def test_every_record_is_taken(frame, built):
     assert [*frame.attrs["problems"], *built[1], *latencies_in(BOARD / "latency").problems] == []
     plan = hashlib.sha256((BOARD / "plans/digits-resnet20.toml").read_bytes()).hexdigest()
     assert set(frame["plan_sha256"]) == {plan}
-    assert sum(len(seeds) for seeds in read_plan(BOARD / "plans/digits-resnet20.toml").seeds.values()) == len(frame)
+    (asked,) = read_plans([BOARD / "plans/digits-resnet20.toml"])
+    assert sum(map(len, asked.seeds.values())) == len(frame)
     assert (frame["status"] != "interrupted").all()
 
 

@@ -38,7 +38,7 @@ LAST_BITS = {
 
 
 def boards(folder):
-    return build(load(folder), plan_for(RECORDS))[0]
+    return build(load(folder), [plan_for(RECORDS)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_committed_tables_hold_without_vector_instructions():
         "from leaderboard.reader import latency_files\n"
         "from leaderboard.render import tables\n"
         "from leaderboard.stats import boards\n"
-        "from bench.cli.board import read_plan\n"
-        "plan = read_plan(pathlib.Path('leaderboard/plans/digits-resnet20.toml'))\n"
+        "from bench.cli.board import read_plans\n"
+        "plans = read_plans([pathlib.Path('leaderboard/plans/digits-resnet20.toml')])\n"
         "frame, latencies = leaderboard.load('leaderboard/records', cache=False), latency_files.load()\n"
-        "made = boards.build(frame, plan, latencies)[0]\n"
+        "made = boards.build(frame, plans, latencies)[0]\n"
         "for file in map(pathlib.Path, sys.argv[1:]):\n"
         "    same = file.read_text() == tables.render(made, tables.ENDINGS[file.suffix])\n"
         "    print(file.name, same, len(check(file, made)))\n"

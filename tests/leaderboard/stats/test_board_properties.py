@@ -30,8 +30,8 @@ def test_the_order_of_records_changes_nothing(tmp_path, wanted, order):
     order.shuffle(records)
     frame = load(put(fresh(tmp_path), *records))
     plan = plan_for(records)
-    assert build(frame, plan) == one
-    assert build(frame.sample(frac=1, random_state=1), plan) == one
+    assert build(frame, [plan]) == one
+    assert build(frame.sample(frac=1, random_state=1), [plan]) == one
 
 
 @SLOW

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from support.boards import CONTROLS, boards_of, plan_for, planned_boards, row_of, table_of
+from support.boards import CONTROLS, boards_of, load, plan_for, planned_boards, row_of, table_of
 from support.lint_tables import EXACT
 from support.made_records import made, put, seeds
 from support.records import refitted
 
 from leaderboard.lint.check import check_text
 from leaderboard.render import tables
-from leaderboard.stats.boards import NO_PLAN, ONE_BUDGET
+from leaderboard.stats.boards import NO_PLAN, ONE_BUDGET, build
 
 
 def test_ranks_and_ties(tmp_path):
@@ -52,6 +52,15 @@ def test_rows_outside_the_plan_change_no_number_of_the_others(tmp_path):
     wild = row_of(board.tables[0], "wild")
     assert (wild.unranked, wild.differences["random"].p) == ("exploratory, no plan names it", None)
     assert wild.differences["random"].half > 0
+
+
+def test_each_board_has_the_plan_that_names_its_rows(tmp_path):
+    other = [*seeds("random", [9] * 5, arch="wide"), *seeds("l1_norm", [4, 3, 4, 5, 4], arch="wide")]
+    plans = [plan_for(CONTROLS), plan_for(other, references=("random",)), plan_for([made("none", arch="third")])]
+    found, _ = build(load(put(tmp_path, *CONTROLS, *other)), plans)
+    assert {board.key["arch"]: board.terms for board in found} == {"net": plans[0].terms, "wide": plans[1].terms}
+    assert build(load(tmp_path), plans[::-1])[0] == found
+    assert all(row.planned for board in found for row in board.tables[0].rows)
 
 
 def test_seeds_outside_the_plan_are_listed_and_do_not_count(tmp_path):
