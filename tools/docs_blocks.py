@@ -2,8 +2,8 @@
 
 A page says ``<!-- generated: NAME -->``; the block follows, up to ``<!-- /generated -->``. NAME is a method, several
 methods (``NAME, NAME``), ``commands`` (every command with its options, read off the parsers), ``context`` (what a
-method can read of its run), ``record`` or ``score`` (the fields of a record, or of what ``bench score`` writes), or
-``timm``: the survey of timm's networks.
+method can read of its run), ``record`` or ``score`` (the fields of a record, or of what ``bench score`` writes),
+``onnx`` (what is counted of an ONNX file), or ``timm``: the survey of timm's networks.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def _block(names: str) -> str:
         "commands": commands,
         "context": context_values,
         "record": lambda: fields(schema.json_schema()),
+        "onnx": onnx_operators,
         "score": lambda: fields(score.json_schema()),
         "timm": timm_survey.page,
     }.get(names)
@@ -100,6 +101,21 @@ def context_values() -> str:
     values = {n: v.__doc__ or "" for n, v in getmembers(Context) if isinstance(v, property) and n[0] != "_"}
     rows = [[f"`{name}`", re.sub(r":\w+:(`\w+`)", r"\1", " ".join(text.split()))] for name, text in values.items()]
     return "\n".join(table(["value", "meaning"], rows))
+
+
+def onnx_operators() -> str:
+    """Operators of ONNX files: what they count as, or why they are refused."""
+    from bench.measure.onnx_macs import RULES
+    from bench.measure.onnx_operators import FREE, REFUSED
+
+    counted: dict[str, list[str]] = {}
+    for name, rule in RULES.items():
+        said = " ".join((getattr(rule, "func", rule).__doc__ or "").split()).rstrip(".")
+        counted.setdefault(said[:1].lower() + said[1:], []).append(name)
+    rows = [[", ".join(f"`{name}`" for name in names), said] for said, names in counted.items()]
+    rows += [[", ".join(f"`{name}`" for name in names), f"refused: it {why}"] for why, names in REFUSED.items()]
+    free = ", ".join(f"`{name}`" for name in sorted(FREE, key=lambda name: name.rpartition(".")[2]))
+    return "\n".join([*table(["operators", "MACs"], rows), "", f"Free: {free}."])
 
 
 def fields(whole: dict[str, Any]) -> str:

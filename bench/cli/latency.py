@@ -46,7 +46,10 @@ def add_to(commands: Any) -> None:
     arguments.add_formats(p, "JSON of what was measured instead of a table")
     p = commands.add_parser("measure", help="how fast a record's networks are on this machine")
     p.set_defaults(function=measure)
-    p.add_argument("runs", nargs="+", metavar="ID|FILE", help="records' files, or (the start of) their ids under --out")
+    p.add_argument(
+        "runs", nargs="+", metavar="ID|PATH", help="(starts of) ids under --out, records, or folders of them"
+    )
+    p.add_argument("--keep", type=float, metavar="SHARE", help="only runs of this budget")
     _add_how(p, RUNTIMES)
     p.add_argument(
         "--bursts", action="store_true", help="several calls of one network in a row, not single ones in turns"
@@ -113,12 +116,7 @@ def measure(chosen: argparse.Namespace) -> int:
     """Measure the networks of each record, and write nothing; returns the exit code."""
     from bench.records.latency_files import encode
 
-    asked = []
-    for run in chosen.runs:
-        found = store.load(find_one(run, chosen.out))
-        if not finished(found):
-            raise UsageError(f"measure {found.id}: that run {found.status}, it left no network")
-        asked.append(found)
+    asked = _asked(chosen)
     if chosen.int8:
         from bench.cli.int8 import check_int8
 
@@ -141,6 +139,29 @@ def measure(chosen: argparse.Namespace) -> int:
     for key in list(todo)[:1]:
         output.print_text(f"here: {key.device}, {plural(key.threads, 'thread')}, {key.dtype}", chosen)
     return 1 if failures else 0
+
+
+def _asked(chosen: argparse.Namespace) -> list[Finished]:
+    """The finished runs that ``bench measure`` is asked for. Raises UsageError."""
+    found: list[Finished] = []
+    for text in chosen.runs:
+        if Path(text).is_dir():
+            found += filter(finished, map(store.load, store.find(Path(text))))
+            continue
+        record = store.load(find_one(text, chosen.out))
+        if not finished(record):
+            raise UsageError(f"measure {record.id}: that run {record.status}, it left no network")
+        found.append(record)
+    kept = [record for record in found if chosen.keep is None or chosen.keep in _shares(record)]
+    if not kept:
+        budget = "" if chosen.keep is None else f" with the budget {chosen.keep:g}"
+        raise UsageError(f"measure {' '.join(chosen.runs)}: no finished run{budget}")
+    return kept
+
+
+def _shares(record: Finished) -> tuple[Any, ...]:
+    budget = record.spec.budget
+    return () if budget is None else (budget.keep_macs, budget.keep_params, budget.keep_latency, budget.latency_ms)
 
 
 def lines_of(record: Finished, chosen: argparse.Namespace) -> list[Line]:

@@ -15,6 +15,7 @@ from bench.cli import arguments, output
 from bench.cli.latency import WAIT_S, batches
 from bench.errors import SetupError, UsageError
 
+FORMS = ".onnx, .pt2, file:PATH:FUNCTION[:WEIGHTS.safetensors], torchvision:NAME:WEIGHTS, timm:NAME.WEIGHTS or an id"
 RUNTIMES = "onnxruntime for ONNX files, else eager"
 
 
@@ -22,8 +23,7 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     p = commands.add_parser("score", help="a network that another tool made, on the suite's scales; never ranked")
     p.set_defaults(function=score)
-    forms = ".onnx, .pt2, file:PATH:FUNCTION[:WEIGHTS.safetensors], torchvision:NAME:WEIGHTS or a record's id"
-    p.add_argument("file", metavar="FILE", help=forms)
+    p.add_argument("file", metavar="FILE", help=FORMS)
     p.add_argument("--like", required=True, metavar="DENSE", help="the dense network it is made of, in the same forms")
     p.add_argument("-d", "--dataset", metavar="NAME|folder:PATH[@SIZE]", help="default: what a record or a file says")
     p.add_argument("--seed", type=arguments.whole, metavar="N", help="which test part, of data sets with folds (0)")

@@ -34,7 +34,7 @@ from bench.runs.artifacts import RunArtifacts
 from bench.spec.registry import ARCHS, model_name
 from bench.training.checkpoint import load_metadata, load_tensors, weight_bytes
 
-FORMS = ".onnx, .pt2, file:PATH:FUNCTION[:WEIGHTS.safetensors], torchvision:NAME:WEIGHTS, or a record's id"
+FORMS = ".onnx, .pt2, file:PATH:FUNCTION[:WEIGHTS.safetensors], torchvision:NAME:WEIGHTS, timm:NAME.WEIGHTS, or an id"
 CPU = torch.device("cpu")
 PICKLES = (".pt", ".pth", ".pkl", ".ckpt", ".bin")
 RUN_FILES = tuple(name for name, how in runtimes.RUNTIMES.items() if how.load_file)

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.errors import ARCHITECTURE, RunFailed
+from bench.measure.einsum import macs_of_two
 from bench.measure.uncounted_operators import Hidden, is_cheap_by_name
 from bench.models.shared_parameters import copied, plain
 
@@ -145,14 +146,19 @@ def _second_pass(network: nn.Module, x: Tensor) -> tuple[Counter[str], dict[str,
     """As :func:`untraced`, the MACs by module: ``Global``, and below it names that begin with the network's class."""
     counter = FlopCounterMode(display=False)
     hidden = Hidden(counter.flop_registry)
-    if any(isinstance(module, nn.RNNBase) for module in network.modules()):
-        # The CPU has no fused kernel for double precision, so the products of a recurrent layer are seen.
-        network, x = copied(network).double(), x.double()
+    network, x = unfused(network, x)
     # The math backend makes attention of matrix products; not every version of torch counts the CPU's fused kernel.
     with torch.no_grad(), no_fast_path(), sdpa_kernel(SDPBackend.MATH), counter, hidden:
         network(x)
     by_module = Counter({name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()})
     return by_module, dict(hidden.bounds)
+
+
+def unfused(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """Both so that the products of recurrent layers are seen: for double precision the CPU has no fused kernel."""
+    if any(isinstance(module, nn.RNNBase) for module in network.modules()):
+        return copied(network).double(), x.double()
+    return network, x
 
 
 def products(network: nn.Module, images: Iterable[Tensor]) -> list[int]:
@@ -189,23 +195,11 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
-    """Product of all index ranges for two operands, where fvcore rounds to four digits; else fvcore's own rule.
-
-    An index of one operand alone that the result does not have is summed before the product.
-    """
-    given, _, result = inputs[0].toIValue().replace(" ", "").partition("->")
-    terms, shapes = given.split(","), [get_shape(v) for v in inputs[1].node().inputs()]
-    if len(terms) != 2:
-        return int(einsum_flop_jit(inputs, outputs))
-    sizes: dict[str, int] = {}
-    for term, shape in zip(terms, shapes, strict=True):
-        dots = range(len(shape) - len(term.replace("...", "")), 0, -1) if "..." in term else ()
-        before, _, after = term.partition("...")
-        for index, size in zip([*before, *map(str, dots), *after], shape, strict=True):
-            sizes[index] = max(size, sizes.get(index, 1))
-    both = set(terms[0]) & set(terms[1])
-    kept = both | set(result) if result else set(sizes)
-    return math.prod(size for index, size in sizes.items() if index in kept or index.isdigit())
+    """Exact for two operands, where fvcore rounds to four digits; else fvcore's own rule."""
+    shapes = [get_shape(v) for v in inputs[1].node().inputs()]
+    if len(shapes) == 2:
+        return macs_of_two(inputs[0].toIValue(), shapes)
+    return int(einsum_flop_jit(inputs, outputs))
 
 
 def _contraction(inputs: list[Any], outputs: list[Any]) -> int:

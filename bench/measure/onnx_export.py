@@ -206,10 +206,10 @@ def check_onnx(model: bytes | Path, network: nn.Module, shape: tuple[int, ...], 
     return worst
 
 
-def difference(got: Tensor, expected: Tensor) -> float:
-    """Largest difference to PyTorch's outputs, as a share of the largest; raises RunFailed for another shape."""
+def difference(got: Tensor, expected: Tensor, whose: str = "PyTorch") -> float:
+    """Largest difference to whose outputs, as a share of the largest; raises RunFailed for another shape."""
     if expected.shape != got.shape:
-        raise RunFailed(f"its output is {list(got.shape)}, PyTorch's {list(expected.shape)}")
+        raise RunFailed(f"its output is {list(got.shape)}, {whose}'s {list(expected.shape)}")
     size = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     return float((expected - got).abs().max() / size)
 

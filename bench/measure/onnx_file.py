@@ -131,3 +131,10 @@ def _read(path: Path, max_bytes: int) -> Any:
 def _require_size(name: str, size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise UsageError(f"{name} has {size:,} bytes, more than {max_bytes:,}: allow more with --max-bytes {size}")
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    """Name -> value of the attributes of a node."""
+    import onnx
+
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}

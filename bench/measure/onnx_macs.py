@@ -8,46 +8,97 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.errors import RunFailed
-from bench.measure.onnx_file import OnnxFile
+from bench.measure import einsum
+from bench.measure.onnx_file import OnnxFile, attributes
+from bench.measure.onnx_operators import FREE, WHY
 from bench.measure.products import NetworkCount, Product
 
-PRODUCTS = {
-    "Conv": (0, 1, None, 2),
-    "ConvInteger": (0, 1, 3, None),
-    "QLinearConv": (0, 3, 5, 8),
-    "ConvTranspose": (0, 1, None, 2),
-    "Gemm": (0, 1, None, 2),
-    "com.microsoft.QGemm": (0, 3, 5, 6),
-    "MatMul": (0, 1, None, None),
-    "MatMulInteger": (0, 1, 3, None),
-    "QLinearMatMul": (0, 3, 5, None),
+
+class Places(NamedTuple):
+    """Which inputs of an operator are its factors, the zero points of these, and a bias."""
+
+    left: int = 0
+    right: int = 1
+    left_zero: int | None = None
+    right_zero: int | None = None
+    bias: int | None = None
+
+
+FLOAT, BIASED = Places(), Places(bias=2)
+INTEGER, LINEAR = Places(left_zero=2, right_zero=3), Places(0, 3, 2, 5)
+CONVOLUTIONS = {
+    "Conv": BIASED,
+    "ConvInteger": INTEGER,
+    "QLinearConv": LINEAR._replace(bias=8),
+    "com.microsoft.FusedConv": BIASED,
+    "com.microsoft.QLinearConv": LINEAR._replace(bias=8),
 }
-"""Operators that are counted -> which of their inputs are the images, the weights, their zero point, the bias."""
-KINDS = {"Conv": "conv", "Gemm": "linear", "MatMul": "matmul"}
-"""A word in an operator's name -> the kind of product, as fvcore has it; a matrix of weights makes it ``linear``."""
-CHEAP_OPERATORS = """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
-    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip Col2Im Compress Concat Constant
-    ConstantOfShape Cos Cosh DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand
-    EyeLike Flatten Floor Gather GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
-    GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf
-    IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool Max MaxPool Mean
-    MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow QuantizeLinear RMSNormalization
-    Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
-    ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin
-    Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu
-    Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor com.microsoft.QLinearAdd com.microsoft.QLinearAveragePool
-    com.microsoft.QLinearConcat com.microsoft.QLinearGlobalAveragePool com.microsoft.QLinearLeakyRelu
-    com.microsoft.QLinearMul com.microsoft.QLinearSigmoid com.microsoft.QLinearSoftmax com.microsoft.DequantizeLinear
-    com.microsoft.QuantizeLinear com.microsoft.Gelu com.microsoft.FastGelu com.microsoft.QuickGelu
-"""
-"""Operators whose work is a constant, or a pooling window, for each element: zero MACs, as in a network."""
-CHEAP = frozenset(CHEAP_OPERATORS.split())
+MATRICES = {
+    "MatMul": FLOAT,
+    "MatMulInteger": INTEGER,
+    "QLinearMatMul": LINEAR,
+    "Gemm": BIASED,
+    "com.microsoft.DynamicQuantizeMatMul": Places(right_zero=3, bias=4),
+    "com.microsoft.FusedGemm": BIASED,
+    "com.microsoft.FusedMatMul": FLOAT,
+    "com.microsoft.MatMulIntegerToFloat": Places(0, 1, 4, 5, 6),
+    "com.microsoft.QGemm": LINEAR._replace(bias=6),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node with the tensors that it had in one call.
+
+    Attributes:
+        file, name: of the file and the node, for messages.
+        operator: with its domain.
+        inputs, output: tensors; None for an input that is left out.
+        varying: whether an input depends on the image.
+        settings: attributes.
+        batch: images of the call.
+    """
+
+    file: str
+    name: str
+    operator: str
+    inputs: Sequence[np.ndarray | None]
+    varying: Sequence[bool]
+    output: np.ndarray
+    settings: Mapping[str, Any]
+    batch: int
+
+    def optional(self, place: int | None) -> np.ndarray | None:
+        """The input at a place, where the operator has one and it is given."""
+        return None if place is None or place >= len(self.inputs) else self.inputs[place]
+
+    def given(self, place: int) -> np.ndarray:
+        """The input at a place."""
+        found = self.optional(place)
+        if found is None:
+            raise self.uncounted(f"has no input {place}")
+        return found
+
+    def uncounted(self, why: str) -> RunFailed:
+        """What to raise where the operator has no exact count."""
+        return _uncounted(self.file, [f"{self.operator} ({self.name}), which {why}"])
+
+    def product(
+        self, kind: str, macs: int, images: np.ndarray, bias: bool, zero: np.ndarray | None, outputs: int | None = None
+    ) -> Product:
+        """What the node costs for one image of the call; ``outputs`` are elements, where its output is another."""
+        if macs % self.batch:
+            raise RunFailed(f"{self.name}: {macs:,} MACs for {self.batch} images are not a whole number for one")
+        made, read = (outputs or self.output.size) // self.batch, images.size // self.batch
+        return Product(self.name, kind, macs // self.batch, made, read, bias, zero)
 
 
 def count(file: OnnxFile, shape: tuple[int, ...]) -> NetworkCount:
@@ -56,28 +107,35 @@ def count(file: OnnxFile, shape: tuple[int, ...]) -> NetworkCount:
     Raises RunFailed where the file does not run, and where an operator has no rule: it would be counted as zero.
     """
     nodes = file.model.graph.node
-    unknown = sorted({_label(node) for node in nodes} - CHEAP - PRODUCTS.keys())  # such as If, with graphs of its own
-    if unknown:
-        raise RunFailed(
-            f"{file.name}: no rule counts {', '.join(unknown)}, the total would be wrong; export it with operators "
-            f"that are counted: {', '.join(PRODUCTS)}"
-        )
-    values = file.values((name for node in nodes for name in (*node.input, *node.output)), shape)
     varying = {file.input}  # tensors that depend on the image
     for node in nodes:
-        if varying & set(node.input):
+        if _depends(node, varying):
             varying |= {*node.output} - {""}
-    batch, products, others = file.batch or 1, [], Counter[str]()
-    for node in nodes:
-        if not varying & set(node.input):
-            continue  # computed once, when the file is loaded
-        if _label(node) in PRODUCTS:
-            products.append(_product(node, values, varying, batch))
-        else:
-            pooled = "Pool" in node.op_type or node.op_type == "ReduceMean"  # each of its inputs counts once
-            size = values[node.input[0] if pooled else node.output[0]].size
-            others[node.op_type] += size // batch
+    counted = [node for node in nodes if _depends(node, varying)]  # others are computed once, when the file is loaded
+    unknown = sorted({_label(node) for node in counted} - FREE - RULES.keys())
+    if unknown:
+        raise _uncounted(file.name, [f"{name}, which {WHY[name]}" if name in WHY else name for name in unknown])
+    values = file.values((name for node in nodes for name in (*node.input, *node.output)), shape)
+    batch, products, others = file.batch or 1, list[Product](), Counter[str]()
+    for node in counted:
+        if rule := RULES.get(_label(node)):
+            products += rule(_call(file.name, node, values, varying, batch))
+            continue
+        pooled = "Pool" in node.op_type or node.op_type == "ReduceMean"  # each of its inputs counts once
+        tensor = values[node.input[0] if pooled else next(filter(None, node.output))]
+        others[node.op_type] += getattr(tensor, "size", 0) // batch  # a list of tensors has none
     return NetworkCount(tuple(products), dict(others))
+
+
+def _depends(node: Any, varying: set[str]) -> bool:
+    """Whether a node depends on the image; the tensors that its own graphs read are not among its inputs."""
+    return bool(varying & set(node.input)) or any(attribute.HasField("g") for attribute in node.attribute)
+
+
+def _uncounted(file: str, operators: Iterable[str]) -> RunFailed:
+    return RunFailed(
+        f"{file}: no rule counts {'; '.join(operators)}: the total would be wrong. docs/score.md lists what is counted"
+    )
 
 
 def _label(node: Any) -> str:
@@ -85,27 +143,138 @@ def _label(node: Any) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
-def _product(node: Any, values: dict[str, np.ndarray], varying: set[str], batch: int) -> Product:
-    def given(place: int | None) -> str:
-        return node.input[place] if place is not None and place < len(node.input) else ""
+def _call(file: str, node: Any, values: Mapping[str, np.ndarray], varying: set[str], batch: int) -> Call:
+    made = next(filter(None, node.output))
+    inputs = [values[name] if name else None for name in node.input]
+    varies = [name in varying for name in node.input]
+    return Call(file, node.name or made, _label(node), inputs, varies, values[made], attributes(node), batch)
 
-    left, right, zero_point, bias = map(given, PRODUCTS[_label(node)])
-    a, b, out = (values[name] for name in (left, right, node.output[0]))
-    settings = {attribute.name: attribute.i for attribute in node.attribute}
-    kind = next(kind for word, kind in KINDS.items() if word in node.op_type)
-    if node.op_type == "ConvTranspose":  # an input is multiplied by all weights of its channel
-        macs = len(a) * math.prod(a.shape[2:]) * b.size
-        weight = b.reshape(settings.get("group", 1), -1, *b.shape[1:]).swapaxes(1, 2)
-        weight = weight.reshape(-1, *weight.shape[2:])
-    elif kind == "conv":
-        macs, weight = out.size * math.prod(b.shape[1:]), b
+
+def _rows(weights: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray:
+    """Which weights ``[channels, N]`` are zero."""
+    zero: np.ndarray = weights == (0 if zero_point is None else zero_point.reshape(-1, 1))
+    return zero
+
+
+def _convolution(places: Places, call: Call) -> Iterator[Product]:
+    """Elements of the output times weights of one filter."""
+    x, weights, point = call.given(places.left), call.given(places.right), call.optional(places.right_zero)
+    zero = None if call.varying[places.right] else _rows(weights.reshape(len(weights), -1), point)
+    macs, biased = call.output.size * math.prod(weights.shape[1:]), call.optional(places.bias) is not None
+    yield call.product("conv", macs, x, biased, zero)
+
+
+def _transposed_convolution(call: Call) -> Iterator[Product]:
+    """Elements of the input times weights of its channel."""
+    x, weights = call.given(0), call.given(1)
+    rows = weights.reshape(call.settings.get("group", 1), -1, *weights.shape[1:]).swapaxes(1, 2)
+    zero = None if call.varying[1] else _rows(rows.reshape(rows.shape[0] * rows.shape[1], -1), None)
+    macs = len(x) * math.prod(x.shape[2:]) * weights.size
+    yield call.product("conv", macs, x, call.optional(2) is not None, zero)
+
+
+def _matrices(places: Places, call: Call) -> Iterator[Product]:
+    """Elements of the output times columns of the left factor."""
+    left, right = call.given(places.left), call.given(places.right)
+    if call.settings.get("transBatchA"):
+        left = np.moveaxis(left, 0, -2)
+    if call.settings.get("transBatchB"):
+        right = np.moveaxis(right, 0, -2)
+    if call.settings.get("transA"):
+        left = left.swapaxes(-1, -2)
+    if not call.settings.get("transB") and right.ndim > 1:
+        right = right.swapaxes(-1, -2)
+    depth, zero = left.shape[-1], None
+    for weights, place, point in ((right, places.right, places.right_zero), (left, places.left, places.left_zero)):
+        if not call.varying[place]:
+            zero = _rows(weights.reshape(-1, depth), call.optional(point))
+            break
+    kind, biased = "matmul" if zero is None else "linear", call.optional(places.bias) is not None
+    yield call.product(kind, call.output.size * depth, left, biased, zero)
+
+
+def _einsum(call: Call) -> Iterator[Product]:
+    """Of two tensors the product of the ranges of all indices; one that only one of them has, and not the result, is
+    summed before. Of one tensor 0; of more refused, since each runtime multiplies them in its own order.
+    """
+    if len(call.inputs) > 2:
+        raise call.uncounted("multiplies more than two tensors, in an order that each runtime chooses")
+    if len(call.inputs) < 2:
+        return  # a sum, or a transposition
+    equation, tensors = call.settings["equation"].decode(), [call.given(0), call.given(1)]
+    macs, zero = einsum.macs_of_two(equation, [tensor.shape for tensor in tensors]), None
+    terms, kept = einsum.parsed(equation, [tensor.ndim for tensor in tensors])
+    for place in (1, 0):
+        if not call.varying[place]:
+            axes = sorted(range(tensors[place].ndim), key=lambda axis: terms[place][axis] not in kept)
+            weights = tensors[place].transpose(axes)
+            channels = math.prod(size for size, axis in zip(weights.shape, axes) if terms[place][axis] in kept)
+            zero = _rows(weights.reshape(channels, -1), None)
+            break
+    yield call.product("matmul" if zero is None else "linear", macs, tensors[0], False, zero)
+
+
+def _attention(call: Call) -> Iterator[Product]:
+    """``QK^T`` and ``AV``: heads x queries x keys x (D + Dv); a causal mask halves nothing."""
+    if call.optional(6) is not None:
+        raise call.uncounted("reads from its data how many keys there are")
+    queries, keys, values = (call.given(place) for place in range(3))
+    heads, of_values = (call.settings.get(f"{name}_num_heads", 1) for name in ("q", "kv"))
+    past = call.optional(4)
+    if queries.ndim == 4:
+        met, rows, depth = keys.shape[2], math.prod(queries.shape[:3]), queries.shape[3] + values.shape[3]
     else:
-        macs = out.size * (a.shape[0] if settings.get("transA") else a.shape[-1])
-        weight = b if settings.get("transB") or b.ndim < 2 else b.swapaxes(-1, -2)
-        kind = kind if right in varying else "linear"
-    name = node.name or node.output[0]
-    if macs % batch:
-        raise RunFailed(f"{name}: {macs:,} MACs for {batch} images are not a whole number for one")
-    nothing = values[zero_point].reshape(-1, 1) if zero_point else 0
-    zero = None if right in varying else weight.reshape(len(weight), -1) == nothing
-    return Product(name, kind, macs // batch, out.size // batch, a.size // batch, bool(bias), zero)
+        met, rows = keys.shape[1], heads * math.prod(queries.shape[:2])
+        depth = queries.shape[2] // heads + values.shape[2] // of_values
+    met += 0 if past is None else past.shape[2]
+    yield call.product("matmul", rows * met * depth, queries, False, None)
+
+
+def _multi_head_attention(call: Call) -> Iterator[Product]:
+    """``QK^T`` and ``AV``, as above; refused where it reads keys of earlier calls."""
+    if call.optional(6) is not None:
+        raise call.uncounted("reads keys of earlier calls")
+    queries, keys = call.given(0), call.optional(1)
+    packed = queries.ndim == 5
+    met = queries.shape[1] if packed or keys is None else keys.shape[2 if keys.ndim == 4 else 1]
+    width = queries.shape[2] * queries.shape[4] if packed else queries.shape[2]
+    depth = width + call.output.shape[-1]
+    yield call.product("matmul", math.prod(queries.shape[:2]) * met * depth, queries, False, None)
+
+
+def _projected_attention(zero_point: int | None, past: int, call: Call) -> Iterator[Product]:
+    """The matrix that makes queries, keys and values, then as above; refused where it reads keys of earlier calls."""
+    if call.optional(past) is not None:
+        raise call.uncounted("reads keys of earlier calls")
+    x, weights = call.given(0), call.given(1)
+    rows, length = math.prod(x.shape[:2]), x.shape[1]
+    zero = None if call.varying[1] else _rows(weights.T, call.optional(zero_point))
+    yield call.product("linear", rows * weights.size, x, call.optional(2) is not None, zero, rows * weights.shape[1])
+    width = [*call.settings.get("qkv_hidden_sizes", ()), weights.shape[1] // 3][0]
+    yield call.product("matmul", rows * length * (width + call.output.shape[-1]), x, False, None)
+
+
+def _recurrent(call: Call) -> Iterator[Product]:
+    """Each weight once a step; refused where sequences end at different steps."""
+    x, lengths = call.given(0), call.optional(4)
+    if lengths is not None and (lengths != x.shape[call.settings.get("layout", 0)]).any():
+        raise call.uncounted("ends some sequences earlier than others")
+    for place in (1, 2):
+        weights = call.given(place)
+        zero = None if call.varying[place] else _rows(weights.reshape(-1, weights.shape[-1]), None)
+        steps, biased = math.prod(x.shape[:2]), place == 1 and call.optional(3) is not None
+        yield call.product("linear", steps * weights.size, x, biased, zero, steps * weights.shape[0] * weights.shape[1])
+
+
+RULES: dict[str, Callable[[Call], Iterator[Product]]] = {
+    **{name: partial(_convolution, places) for name, places in CONVOLUTIONS.items()},
+    "ConvTranspose": _transposed_convolution,
+    **{name: partial(_matrices, places) for name, places in MATRICES.items()},
+    "Einsum": _einsum,
+    "Attention": _attention,
+    "com.microsoft.MultiHeadAttention": _multi_head_attention,
+    "com.microsoft.Attention": partial(_projected_attention, None, 4),
+    "com.microsoft.QAttention": partial(_projected_attention, 7, 8),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+}
+"""Operators that are counted -> how."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.measure.flops import no_fast_path
+from bench.measure.flops import no_fast_path, unfused
 from bench.models.shared_parameters import copied, plain
 
 
@@ -79,11 +79,11 @@ class NetworkCount:
 
 def read(network: nn.Module, shape: tuple[int, ...]) -> NetworkCount:
     """The products of a network in eval mode on one image of ``shape``; the network is left as it is."""
-    seen = plain(copied(network).float().cpu()).requires_grad_(False)
+    seen, x = unfused(plain(copied(network).float().cpu()).requires_grad_(False), torch.zeros(1, *shape))
     reading = _Reading({p.untyped_storage().data_ptr() for p in seen.parameters()})
     # as they are counted: attention is made of matrix products
     with torch.no_grad(), no_fast_path(), sdpa_kernel(SDPBackend.MATH), reading:
-        seen(torch.zeros(1, *shape))
+        seen(x)
     return NetworkCount(tuple(reading.products), dict(reading.others))
 
 
@@ -108,10 +108,11 @@ class _Reading(TorchDispatchMode):
             self._add("conv", macs, out, x, bias is not None, weight)
         elif name in ("mm", "bmm", "addmm", "baddbmm"):
             left, right = args[-2:]
-            fixed = right.untyped_storage().data_ptr() in self.weights
-            weight = right.transpose(-1, -2) if fixed else None
-            bias = name == "addmm"
-            self._add("linear" if fixed else "matmul", out.numel() * left.shape[-1], out, left, bias, weight)
+            rows = (right.transpose(-1, -2), left)  # one a channel
+            weight = next((w for w in rows if w.untyped_storage().data_ptr() in self.weights), None)
+            kind, depth = "matmul" if weight is None else "linear", left.shape[-1]
+            weight = None if weight is None else weight.reshape(-1, depth)
+            self._add(kind, out.numel() * depth, out, left, name == "addmm", weight)
         else:
             sized = args[0] if ("pool" in name or name == "mean") and args else out
             first = sized[0] if isinstance(sized, tuple | list) and sized else sized

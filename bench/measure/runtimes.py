@@ -156,6 +156,8 @@ def _load_openvino(content: bytes) -> Bind:
 
 # --- all ------------------------------------------------------------------------------------------------------------
 
+YARDSTICK = "onnxruntime"
+"""What other runtimes are compared with where there is no network of PyTorch, and which says what is too slow."""
 RUNTIMES = {
     "eager": Runtime("torch", lambda device: None, eager, calls=True),
     "compile": Runtime(
@@ -204,7 +206,15 @@ def version_of(runtime: str) -> str:
 
 
 def load_file(runtime: str, content: bytes) -> Bind:
-    """An ONNX file in a runtime that takes such files, not compared with anything; may raise RunFailed."""
+    """An ONNX file of any tool in a runtime that takes such files, its outputs compared with onnxruntime's.
+
+    Raises RunFailed: the runtime does not take the file; when bound, also: it computes something else.
+    """
+    bind = _loaded(runtime, content)
+    return bind if runtime == YARDSTICK else _checked(runtime, bind, _loaded(YARDSTICK, content), YARDSTICK)
+
+
+def _loaded(runtime: str, content: bytes) -> Bind:
     load_file = RUNTIMES[runtime].load_file
     assert load_file is not None
     with _named(runtime):
@@ -245,11 +255,11 @@ def load(
             content = onnx_export.convert(network, shape, quick=quick)
             if file is not None:
                 write_atomic(file, lambda temporary: temporary.write_bytes(content))
-        bind = load_file(runtime, content)
-    return bind if runtime == "eager" else _checked(runtime, bind, eager(network, device, layout))
+        bind = _loaded(runtime, content)
+    return bind if runtime == "eager" else _checked(runtime, bind, eager(network, device, layout), "PyTorch")
 
 
-def _checked(runtime: str, bind: Bind, reference: Bind) -> Bind:
+def _checked(runtime: str, bind: Bind, reference: Bind, whose: str) -> Bind:
     """``bind``, which raises RunFailed where the outputs are not those of ``reference``."""
 
     @torch.inference_mode()
@@ -258,12 +268,13 @@ def _checked(runtime: str, bind: Bind, reference: Bind) -> Bind:
             call = bind(x)
             output = call()
         try:
-            difference = onnx_export.difference(_tensor(output), _tensor(reference(x)()))
+            pairs = zip(_tensors(output), _tensors(reference(x)()), strict=True)
+            differences = [onnx_export.difference(*pair, whose) for pair in pairs]
         except RunFailed as error:
             raise RunFailed(f"{runtime}: {error}") from error
-        if not difference <= TOLERANCE:  # not a number fails too
+        for difference in (found for found in differences if not found <= TOLERANCE):  # not a number fails too
             raise RunFailed(
-                f"{runtime} and PyTorch differ by {difference:.2e} of the largest output at batch {len(x)}, above "
+                f"{runtime} and {whose} differ by {difference:.2e} of the largest output at batch {len(x)}, above "
                 f"{TOLERANCE:g}: it may compute in a shorter type"
             )
         return call
@@ -271,8 +282,11 @@ def _checked(runtime: str, bind: Bind, reference: Bind) -> Bind:
     return bound
 
 
-def _tensor(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else torch.from_numpy(output[0])
+def _tensors(output: Any) -> list[Tensor]:
+    """A network's output, or those of a file, which have numbers in every runtime."""
+    if isinstance(output, Tensor):
+        return [output]
+    return [torch.from_numpy(output[place]) for place in range(len(output))]
 
 
 @contextlib.contextmanager

@@ -11,13 +11,12 @@ from bench.errors import RunFailed, UsageError
 from bench.pruning.costs import Vector
 from bench.pruning.latency_model import LatencyModel, Timed, fitted
 from bench.pruning.latency_solver import Choices, best, narrowest
+from bench.spec.spec import LATENCY_TOLERANCE
 from bench.spec.wording import plural
 
 Pick = Callable[[LatencyModel, Choices, float], Vector | None]
 """Chooses a vector that takes at most so many ms; None where it finds none."""
 MOST_ROUNDS = 3
-NEAR = 0.03
-"""What was measured may differ from what was asked by this share of it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def rounds(
     measure: Callable[[Vector], Measured],
     pick: Pick = best,
 ) -> list[Round]:
-    """The rounds that lead to widths which take what was asked, within ``NEAR``; the last one's are chosen.
+    """Rounds that lead to widths which take what was asked, within ``LATENCY_TOLERANCE``; the last one's are chosen.
 
     After each that does not, the target is scaled by asked / measured, and what was measured joins the fit. A network
     that is faster is chosen, too, where every further step takes too long.
@@ -119,7 +118,7 @@ def rounds(
         measured = measure(found)
         done.append(Round(target, vector, model.ms(vector), measured))
         took = asked.of(measured)
-        if abs(took - 1) <= NEAR:
+        if abs(took - 1) <= LATENCY_TOLERANCE:
             return done
         if took > 1:
             slow.add(vector)

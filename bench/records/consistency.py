@@ -10,11 +10,11 @@ import msgspec
 
 from bench import __version__
 from bench.records import bits
-from bench.records.schema import Costs, Curve, Data, Metrics, Record, Structure, Training
+from bench.records.schema import Costs, Curve, Data, Latency, Metrics, Record, Structure, Training
 from bench.records.values import ROW, Label, MethodName, Name, Settings, hidden, said, wrong
 from bench.spec.option_text import LARGEST_SEED
 from bench.spec.recipe import Recipe
-from bench.spec.spec import WIDTH, Budget, Spec
+from bench.spec.spec import LATENCY_TOLERANCE, WIDTH, Budget, Spec
 
 WORK = 10**24
 """Largest number of training MACs."""
@@ -75,6 +75,7 @@ def contradictions(record: Record) -> Iterator[str]:
             yield "nothing was pruned, and there is a budget, or fewer MACs"
         yield from _of_cost(record.cost, budget)
         yield from _of_structure(record.structure, budget)
+        yield from _of_latency(record.latency, budget)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -195,6 +196,20 @@ def _of_cost(costs: Costs, budget: Budget) -> Iterator[str]:
             yield f"cost: {after} {key} after, {before} before"
         if share is not None and after > share * before + 1e-6:
             yield f"cost: more {key} than the budget of {share}"
+
+
+def _of_latency(latency: Latency | None, budget: Budget) -> Iterator[str]:
+    """A budget of milliseconds was measured, and is met."""
+    if (latency is not None) != budget.of_latency:
+        yield "latency: it is of runs with a budget of milliseconds, and of each of these"
+    if latency is None:
+        return
+    if not latency.rounds:
+        yield "latency.rounds is empty"
+    for last in latency.rounds[-1:]:
+        target = budget.target_ms(last.dense_ms)
+        if target is not None and last.ms > target * (1 + LATENCY_TOLERANCE) + 1e-9:
+            yield f"latency: the chosen network takes {last.ms:.6g} ms, {target:.6g} were asked for"
 
 
 def _of_structure(structure: Structure, budget: Budget) -> Iterator[str]:

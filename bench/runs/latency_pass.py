@@ -19,7 +19,7 @@ import torch
 from bench.errors import RunFailed
 from bench.measure import environment, runtimes
 from bench.measure.quiet import Load, Machine
-from bench.measure.runtimes import RUNTIMES
+from bench.measure.runtimes import RUNTIMES, YARDSTICK
 from bench.records.latency import RESTARTS, Key, Line, Quiet, Restart, Samples, Times, refused, shape_of, times_of
 from bench.records.schema import Environment, Finished
 from bench.runs.artifacts import RunArtifacts
@@ -32,8 +32,8 @@ SEED = 0
 """Of the order of shapes."""
 AT_ONCE = 8
 """Most shapes that the same processes time; then their lines are kept."""
-YARDSTICK, SLOW = "onnxruntime", 5
-"""A runtime that takes so many times as long as the first for a dense network is set up wrongly, unless it times
+SLOW = 5
+"""A runtime that takes so many times as long as ``YARDSTICK`` for a dense network is set up wrongly, unless it times
 calls from Python."""
 
 

@@ -20,6 +20,8 @@ from bench.spec.recipe import Recipe
 
 BUDGET_TOLERANCE = 0.005
 """Share of the dense cost that a ranked row may lie below its budget (RULES.md, 5.2)."""
+LATENCY_TOLERANCE = 0.03
+"""Share of the milliseconds asked for by which those measured may differ from them (RULES.md, 5.2)."""
 
 WIDTH = "width"
 """What a run prunes where it does not say otherwise."""
@@ -140,6 +142,12 @@ class Budget:
     def of_latency(self) -> bool:
         """Whether it is one of milliseconds."""
         return self.runtime is not UNSET
+
+    def target_ms(self, dense_ms: float) -> float | None:
+        """The milliseconds asked for, where the dense network takes ``dense_ms``; None for another budget."""
+        if self.keep_latency is not UNSET:
+            return self.keep_latency * dense_ms
+        return None if self.latency_ms is UNSET else self.latency_ms
 
     @property
     def where(self) -> str:
@@ -276,7 +284,12 @@ def is_coarse(prunable: str | None) -> bool:
 
 def step_of(prunable: str | None) -> int:
     """Step of widths in a ``Spec.prunable``; 1 where there is none."""
-    return int((prunable or "").partition(" step ")[2] or 1)
+    return int((prunable or "").partition(" step ")[2].partition(" ")[0] or 1)
+
+
+def place_of_ms(prunable: str | None) -> str:
+    """Where milliseconds hold in a ``Spec.prunable``: ``onnxruntime batch 1 threads 1``; empty where it has none."""
+    return (prunable or "").partition(" ms ")[2]
 
 
 def stepless(prunable: str | None) -> str | None:

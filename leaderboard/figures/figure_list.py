@@ -17,6 +17,14 @@ from leaderboard.stats.curves import of_board as curves_of
 LEAST_TABLES = 8
 """Tables from which on a profile and mean ranks say more than the tables themselves."""
 
+OVER = {
+    "macs": "the share of MACs",
+    "params": "the share of parameters",
+    "latency": "the share of milliseconds",
+    "ms": "milliseconds",
+}
+"""What a budget is of -> what its curves are over."""
+
 
 @dataclass(frozen=True)
 class Plate:
@@ -54,13 +62,13 @@ def of_board(
                 figures_of_boards.costs(board, run_link, row_link, whole),
             )
         )
-    for kind, of in (("macs", "MACs"), ("params", "parameters")):
+    for kind, over in OVER.items():
         if any(curve.kind == kind and len(curve.points) > 1 for curve in curves_of(board)):
             plates.append(
                 Plate(
                     f"curves-{kind}",
-                    f"Accuracy over the share of {of}",
-                    "Means over seeds at the share that is really left; each point opens its method. In colour: up to "
+                    f"Accuracy over {over}",
+                    "Means over seeds at what is really left; each point opens its method. In colour: up to "
                     "six rows, first those with the fewest errors over all budgets; a click on a name in the legend "
                     "shows its 95 % interval. Grey: all other rows. Dashed: dense.",
                     figures_of_boards.curves(board, kind, row_link),

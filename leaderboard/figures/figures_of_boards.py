@@ -9,13 +9,16 @@ from leaderboard.figures.plot_style import COLOURS, GREY, SHAPES, Spec, band, fi
 from leaderboard.reader.controls import CONTROLS
 from leaderboard.reader.model import Board, Row, Run, Table
 from leaderboard.render.tables import clean
-from leaderboard.stats.curves import of_board
+from leaderboard.stats.curves import AXES as COSTS
+from leaderboard.stats.curves import KEPT, of_board
 
 Links = Callable[[Run], str]
 
 AXES = {
     "macs": "MACs kept, % of dense",
     "params": "parameters kept, % of dense",
+    "latency": "milliseconds, % of dense",
+    "ms": "milliseconds of the budget",
     "small": "latency at the smallest batch, ms",
     "large": "latency at the largest batch, ms",
     "cost": "training cost, dense = 1",
@@ -75,6 +78,7 @@ def costs(
     numbers = [
         tip("macs", "MACs kept, %", ".2f"),
         tip("params", "params kept, %", ".2f"),
+        *([tip("ms", "ms", ".3f")] if "ms" in axes else []),
         tip("small", "ms, smallest batch", ".3f"),
         tip("large", "ms, largest batch", ".3f"),
         tip("cost", "training cost, dense = 1", ".2f"),
@@ -149,29 +153,31 @@ def curves(board: Board, kind: str = "macs", row_link: Callable[[Row], str] | No
     Those in colour are the param ``chosen`` and the domains of colour and shape, which a page may set to others.
     """
     known = [curve for curve in of_board(board) if curve.kind == kind]
-    share = "macs_percent" if kind == "macs" else "params_percent"
+    unit = 1 if kind == "ms" else 100
+    kept = COSTS["ms"] if kind == "ms" else KEPT[kind]
     values: list[Spec] = []
     for curve in known:
         for point in curve.points:
-            if point.row.top1 is None or point.row.track == "dense":
+            left = kept(point.row)
+            if point.row.top1 is None or point.row.track == "dense" or left is None:
                 continue
             mean, half = point.row.top1.mean, point.row.top1.half
             values.append(
-                {"series": clean(curve.name), "keep": short(getattr(point.row, share)), "budget": point.keep}
+                {"series": clean(curve.name), "keep": short(left), "budget": point.keep}
                 | {"top1": short(mean), **band(mean, half)}
                 | ({"href": row_link(point.row)} if row_link else {})
             )
     names = {value["series"] for value in values}
     methods = [c for c in known if c.method not in CONTROLS and clean(c.name) in names]
     chosen = [clean(c.name) for c in sorted(methods, key=lambda c: (c.error is None, c.error or 0.0, c.name))][:CHOSEN]
-    shares = sorted({100 * value["budget"] for value in values})
+    shares = sorted({unit * value["budget"] for value in values})
     ends = [*shares, *(value["keep"] for value in values)]
     x = {
         "field": "keep",
         "type": "quantitative",
         "scale": {"type": "log", "nice": False} | ({"domain": [min(ends), max(ends)]} if ends else {}),
         "axis": {"values": shares, "format": "~g"},
-        "title": "MACs kept, % of dense" if kind == "macs" else "parameters kept, % of dense",
+        "title": AXES[kind],
     }
     means = [value["top1"] for value in values] or [0.0]
     room = 0.05 * (max(means) - min(means)) + 0.1  # for what is seen, not for the bands that are not
@@ -191,7 +197,7 @@ def curves(board: Board, kind: str = "macs", row_link: Callable[[Row], str] | No
     own = [{"filter": "indexof(chosen, datum.series) >= 0"}]
     tips = [
         tip("series", "method"),
-        tip("keep", AXES[kind], ".2f"),
+        tip("keep", AXES[kind], ".3f" if kind == "ms" else ".2f"),
         tip("top1", "top-1, %", ".2f"),
         tip("half", "± (95 %)", ".2f"),
     ]
@@ -256,6 +262,7 @@ def _row_value(row: Row, link: Callable[[Row], str] | None) -> Spec:
         **band(row.top1.mean, row.top1.half),
         "macs": short(row.macs_percent),
         "params": short(row.params_percent),
+        "ms": short(row.ms.taken) if row.ms else None,
         "small": short(speeds[0].final_ms) if speeds else None,
         "large": short(speeds[-1].final_ms) if speeds else None,
         "cost": short(row.cost),

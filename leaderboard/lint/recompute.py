@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from bench.spec.spec import BUDGET_TOLERANCE, is_coarse
+from bench.spec.spec import BUDGET_TOLERANCE, LATENCY_TOLERANCE, is_coarse
 from leaderboard.lint import parse_tables
 from leaderboard.lint.parse_tables import Sheet
 from leaderboard.reader.model import NO_BUDGET, Difference, Row, Track
@@ -52,9 +52,13 @@ def why(sheet: Sheet, row: Row, epochs: int | None) -> str:
 
 
 def below_budget(sheet: Sheet, row: Row) -> float:
-    """Share of the dense cost by which a row lies below its budget; negative: above; 0 where that is not known."""
-    if sheet.kind in ("latency", "ms"):
-        return 0.0
+    """Share of the dense cost by which a row lies below its budget; negative: above; 0 where that is not known.
+
+    Of a budget of milliseconds: the share of it by which a row is slower, where that is more than may be.
+    """
+    if sheet.table.of_ms:
+        late = row.ms.taken / row.ms.asked - 1 if row.ms else 0.0
+        return -late if late > LATENCY_TOLERANCE else 0.0
     cost, dense = (row.macs, sheet.dense_macs) if sheet.kind == "macs" else (row.params, sheet.dense_params)
     short = 0.0 if sheet.keep is None or cost is None or not dense else sheet.keep - cost / dense
     return min(short, 0.0) if is_coarse(sheet.key["coupling"]) else short

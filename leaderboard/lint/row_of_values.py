@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from leaderboard.reader.model import REFERENCES, SECONDARY, Copy, Difference, Mean, Row, Run, Speed
+from leaderboard.reader.model import REFERENCES, SECONDARY, Copy, Difference, Mean, Row, Run
+from leaderboard.reader.times import Milliseconds, Speed
 from leaderboard.render.fields import FAILED, MISSING, SHARE_LETTERS, SIZES, UNITS, Value
 
 COUNTS = "wrong_test_images_by_seed"
@@ -69,6 +70,7 @@ def row_of(name: str, values: Mapping[str, Value]) -> tuple[Row, Wrong]:
             int(seeds) if seeds.isdecimal() else None for seeds in (get("seeds_needed") or "").split(", ") if seeds
         ),
         speeds=tuple(speed for size in SIZES if (speed := _speed(size, values))),
+        ms=_milliseconds(values),
         epochs=get("epochs"),
         training_macs=get("training_macs"),
         cost=get("training_cost_times_dense"),
@@ -138,6 +140,11 @@ def _difference(to: str, name: str, unit: str, values: Mapping[str, Any]) -> Dif
     seeds, won, smallest = (values.get(f"{name}_{part}") for part in ("seeds", "won_seeds", "smallest_points"))
     numbers = (seeds or 0, won or 0.0, images, refit, p, p_holm, p_board, smallest)
     return Difference(to, mean, None, None, half, *numbers, verdicts)
+
+
+def _milliseconds(values: Mapping[str, Any]) -> Milliseconds | None:
+    found: list[Any] = [values.get(name) for name in ("asked_ms", "measured_ms", "measured_dense_ms")]
+    return Milliseconds(*found) if all(found) else None
 
 
 def _speed(size: str, values: Mapping[str, Any]) -> Speed | None:

@@ -45,6 +45,7 @@ COUNTED = {
 }
 """What follows from counts of wrong images and losses, and what is wrong where it is another."""
 CODE_OF = COUNTED | {
+    **{"measured_percent": "percent"},
     **{"macs_percent": "percent", "params_percent": "percent", "training_cost_times_dense": "cost"},
     **{f"{size}_speedup_times": "speed-mean" for size in SIZES},
     **{f"{size}_faster": "speed-claim" for size in SIZES},
@@ -161,7 +162,8 @@ def _sizes(sheet: Sheet) -> None:
             if own is not None and dense is not None and own > dense * (1 + ROUNDING):
                 sheet.add(entry, what, "above-dense", f"{own:,}, dense {dense:,}")
         below = below_budget(sheet, row) if row.track == "matched" else 0.0
-        text = f"{100 * abs(below):.2g} % of the dense cost {'above' if below < 0 else 'below'} the budget"
+        of = "" if sheet.table.of_ms else " of the dense cost"
+        text = f"{100 * abs(below):.2g} %{of} {'above' if below < 0 else 'below'} the budget"
         if below < -ROUNDING:
             sheet.add(entry, sheet.kind, "above-budget", text)
         elif below > BUDGET_TOLERANCE + ROUNDING and row.rank is not None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.records import schema
-from bench.records.schema import Clock, Costs, Metrics, Quality, Record
+from bench.records.schema import Clock, Costs, Metrics, Quality, Record, finished
 from bench.records.store import arithmetic
 from bench.spec.wording import plural
 from leaderboard.figures.forest import forest
 from leaderboard.reader.curve_model import Curve
 from leaderboard.reader.model import Board, Row, Table
 from leaderboard.render.advice_sentence import advice
+from leaderboard.render.record_summary import latency_note
 from leaderboard.render.tables import footnotes
 from leaderboard.stats.advice import JUDGED, near_dense, of_table
 from leaderboard.stats.curves import of_board
@@ -223,6 +224,8 @@ def record_values(record: Record) -> dict[str, Any]:
         ("seconds", _seconds(record.clock)),
         ("resumed", record.clock.resumes),
     ]
+    if finished(record) and (met := latency_note(record)):
+        made.insert(3, ("milliseconds", met))
     training = record.training
     if training:
         made.insert(3, ("trained", f"{training.epochs} epochs, {training.examples:,} images"))

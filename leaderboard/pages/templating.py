@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bench.spec.spec import place_of_ms
 from leaderboard.render import board_sentences
 from leaderboard.render.escaping import clean
 from leaderboard.render.fields import SHARE_LETTERS, seeds_needed_text, unfinished
@@ -38,6 +39,7 @@ def environment() -> Environment:
         "say": _say,
         "exact": _exact,
         "faster": faster,
+        "place_of_ms": place_of_ms,
         "unfinished": unfinished,
         "short": board_sentences.short,
         "fair": lambda shares: "".join(letter if key in shares else "·" for key, letter in SHARE_LETTERS.items()),

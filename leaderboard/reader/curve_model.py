@@ -53,7 +53,7 @@ class Curve:
             mean over the budgets; planned rows only.
         reach: by margin; planned rows only.
         front: budgets at which no other row is no worse in both and better in cost or accuracy, by ``macs``,
-            ``params``, ``cost``, ``small``, ``large``.
+            ``params``, ``ms``, ``cost``, ``small``, ``large``.
     """
 
     name: str

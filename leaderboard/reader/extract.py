@@ -32,7 +32,7 @@ COLUMNS = (
     *("epochs", "finetune_plan", "base_sha256", "examples_images", "training_macs", "training_seconds"),
     *("final_loss", "correct", "masks", "network_sha256", "shape", "widths_sha256", "differs", "remarks"),
     *("base_name", "base_made_on", "base_all_sha256", "base_work", "base_metrics", "machine", "split_sha256"),
-    *("plan_sha256", "replay_of"),
+    *("plan_sha256", "replay_of", "asked_ms", "final_ms", "dense_ms"),
 )
 """Columns of the frame. Units are in the names; what has none is a text, a count or a ratio.
 
@@ -107,12 +107,21 @@ def _values(found: Record) -> Iterator[Any]:
     yield _short(metrics.dense) if metrics else None
     yield _short([environment.device, environment.threads, environment.instructions, environment.packages])
     yield from (data.split_sha256 if data else None, found.plan_sha256, found.replay_of)
+    yield from _milliseconds(found)
 
 
 def _pruned(found: Record) -> str:
     """``Spec.prunable``, with the device that milliseconds are of."""
     spec, device = found.spec, found.latency.device if found.latency else found.environment.device
     return f"{spec.prunable} on {device}" if spec.budget and spec.budget.of_latency else spec.prunable
+
+
+def _milliseconds(found: Record) -> tuple[float | None, ...]:
+    """What a budget of milliseconds asked for, and what pruned and dense network took next to each other."""
+    if found.latency is None or found.spec.budget is None:
+        return None, None, None
+    last = found.latency.rounds[-1]
+    return found.spec.budget.target_ms(last.dense_ms), last.ms, last.dense_ms
 
 
 USED = {

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from leaderboard.reader.controls import CONTROLS, L1_OF
 from leaderboard.reader.numbers import settle
+from leaderboard.reader.times import Milliseconds, Speed
 
 REFERENCES = ("dense", "random", "uniform_thin")
 """Controls that every row's difference is taken to."""
@@ -38,6 +39,8 @@ AS_MISSING = ("interrupted", VOID)
 
 Track = Literal["matched", "native", "like", "training", "dense"]
 TableKind = Literal["macs", "params", "latency", "ms", "native", "like", "training"]
+OF_MS = ("latency", "ms")
+"""Kinds of tables whose budget is milliseconds."""
 SHARES = {"macs": "MACs", "params": "params", "latency": "milliseconds"}
 NO_BUDGET = {"native": "native track", "like": "widths of another run", "training": "training cost, all units kept"}
 
@@ -121,28 +124,6 @@ class Difference:
         return self.half if self.images_half is None else self.images_half
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Latency of a row's networks in one setting, from the files of ``bench latency``; over the shapes of its seeds.
-
-    Attributes:
-        dense_ms, final_ms, final_p90_ms: medians and 90 % quantile, geometric means over restarts and shapes.
-        times: geometric mean of the speed-ups.
-        low, high: its 95 % interval over restarts.
-    """
-
-    batch: int
-    dense_ms: float
-    final_ms: float
-    final_p90_ms: float
-    times: float
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        settle(self, "dense_ms", "final_ms", "final_p90_ms", "times", "low", "high")
-
-
 class Run(NamedTuple):
     """One record as a row holds it.
 
@@ -206,6 +187,7 @@ class Row:
         seeds_needed: for each margin the paired seeds that find a true difference of this size to ``random`` with
             80 % power after the correction; None beyond 1,000, nothing without a test.
         speeds: at the smallest and largest batch of the board's setting; may be empty.
+        ms: how a budget of milliseconds was met; None for another one, and for dense.
         epochs: trained in all, the base's included; the most of its runs.
         training_macs: mean over seeds.
         cost: training MACs over those of dense; None without a dense row.
@@ -239,6 +221,7 @@ class Row:
     group: str = ""
     seeds_needed: tuple[int | None, ...] = ()
     speeds: tuple[Speed, ...] = ()
+    ms: Milliseconds | None = None
     epochs: int | None = None
     training_macs: float | None = None
     cost: float | None = None
@@ -306,6 +289,11 @@ class Table:
     def slug(self) -> str:
         """The same as a name for files and anchors: ``macs-0.5``."""
         return self.kind if self.keep is None else f"{self.kind}-{self.keep:g}"
+
+    @property
+    def of_ms(self) -> bool:
+        """Whether its budget is milliseconds."""
+        return self.kind in OF_MS
 
     @property
     def ordered(self) -> bool:

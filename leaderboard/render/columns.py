@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.reader.model import REFERENCES, TableKind
+from leaderboard.reader.model import OF_MS, REFERENCES, TableKind
 from leaderboard.render.fields import SIZES, Values
 
 CLEAR, EQUIVALENT, LOSS = "*", "=", "\N{DOUBLE DAGGER}"
@@ -58,6 +58,12 @@ class RoundedCell(CellFormat):
 
     def _write(self, value: float) -> str:
         return f"{value:.{self.digits}f}"
+
+
+class MillisecondsCell(RoundedCell):
+    """Milliseconds, which have three."""
+
+    digits = 3
 
 
 class RoundedLossCell(RoundedCell):
@@ -144,6 +150,7 @@ class Column:
         header: with the unit; no two in one format are the same.
         formats: which ones have it.
         audit: needed to compute the others again: a column in Markdown, in LaTeX a comment.
+        of_ms: of tables whose budget is milliseconds.
     """
 
     header: str
@@ -151,6 +158,7 @@ class Column:
     right: bool = True
     formats: tuple[str, ...] = PEOPLE
     audit: bool = False
+    of_ms: bool = False
 
 
 COMPARED = ("points", "clear", "verdicts", "half_points", "images_half_points")
@@ -184,6 +192,10 @@ COLUMNS = (
         IntervalCell(("pruned_top1_percent", "pruned_top1_half_points")),
         formats=(MARKDOWN,),
     ),
+    Column("asked ms", MillisecondsCell(("asked_ms",)), of_ms=True),
+    Column("ms", MillisecondsCell(("measured_ms",)), of_ms=True),
+    Column("dense ms", MillisecondsCell(("measured_dense_ms",)), formats=FULL, of_ms=True),
+    Column("ms %", RoundedCell(("measured_percent",)), of_ms=True),
     Column("MACs %", RoundedCell(("macs_percent",))),
     Column("params %", RoundedCell(("params_percent",))),
     *(Column(f"x {size}", SpeedupCell(_named(f"{size}_{{}}", *TIMED[:2])), formats=(TEXT, LATEX)) for size in SIZES),
@@ -222,4 +234,5 @@ NOTES_HEADER = "notes"
 def columns(fmt: str, kind: TableKind) -> list[Column]:
     """The columns of a table in a format for people."""
     kept = [column for column in COLUMNS if column.audit or column.header in TRAINING]
-    return [column for column in ((*kept, *TRAINING_ALONE) if kind == "training" else COLUMNS) if fmt in column.formats]
+    shown = (*kept, *TRAINING_ALONE) if kind == "training" else COLUMNS
+    return [column for column in shown if fmt in column.formats and (kind in OF_MS or not column.of_ms)]

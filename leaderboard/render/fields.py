@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from leaderboard.reader.model import AS_MISSING, REFERENCES, SECONDARY, Difference, Mean, Row, Run, Speed, Table
+from leaderboard.reader.model import AS_MISSING, REFERENCES, SECONDARY, Difference, Mean, Row, Run, Table
+from leaderboard.reader.times import Milliseconds, Speed
 from leaderboard.stats.speeds import faster
 
 Value = str | int | float | bool | None
@@ -109,6 +110,10 @@ def _secondary(endpoint: str, to: str) -> list[Field]:
     ]
 
 
+def _of_ms(read: Callable[[Milliseconds], Value]) -> Callable[[Row, Table], Value]:
+    return lambda row, table: read(row.ms) if row.ms else None
+
+
 def _speed(size: str) -> list[Field]:
     place = SIZES.index(size)
 
@@ -155,6 +160,10 @@ FIELDS: dict[str, Field] = {
         Field("macs_percent", "number", lambda row, table: row.macs_percent),
         Field("params", "number", lambda row, table: row.params),
         Field("params_percent", "number", lambda row, table: row.params_percent),
+        Field("asked_ms", "number", _of_ms(lambda ms: ms.asked)),
+        Field("measured_ms", "number", _of_ms(lambda ms: ms.taken)),
+        Field("measured_dense_ms", "number", _of_ms(lambda ms: ms.dense)),
+        Field("measured_percent", "number", _of_ms(lambda ms: ms.percent)),
         *(field for size in SIZES for field in _speed(size)),
         Field("epochs", "integer", lambda row, table: row.epochs),
         Field("training_macs", "number", lambda row, table: row.training_macs),

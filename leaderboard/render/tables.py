@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from tabulate import tabulate
 
 from bench.spec.near_names import unknown
+from bench.spec.spec import place_of_ms
 from leaderboard.reader.model import Board, Row, Table, Terms
 from leaderboard.render.advice_sentence import advice
 from leaderboard.render.columns import LATEX, MARKDOWN, NOTES_HEADER, TEXT, columns, exact
@@ -33,6 +34,7 @@ LEGEND = (
     "loss: of the test images; over the reference's, \N{DOUBLE DAGGER} significantly different.",
     "rank: 1 and the rows that are significantly better, to all rows less those that are worse (over all pairs).",
     "tie: rows with a letter in common are not significantly different (over all pairs, another analysis than -).",
+    "ms: of the pruned network where milliseconds are the budget, geometric mean over seeds; ms %: of the dense one.",
     "x, speed-up: measured at the smallest and largest batch; * its interval lies above 1.03.",
     "cost: training MACs over those of dense. shares: what it has in common with random: Base, Epochs, Finetuning, "
     "Cost.",
@@ -139,6 +141,17 @@ def about_timing(board: Board) -> str:
     return f"latency: {clean(board.timed)}" if board.timed else ""
 
 
+def about_budget(board: Board) -> str:
+    """Where budgets of milliseconds hold; empty for other boards."""
+    place = place_of_ms(board.key.get("coupling"))
+    return f"budgets of milliseconds hold in {clean(place)}; measured when a network was pruned" if place else ""
+
+
+def _about_board(board: Board) -> list[str]:
+    """What comes before the tables of a board."""
+    return [about for about in (about_plan(board.terms), about_budget(board), about_timing(board)) if about]
+
+
 def about_batches(table: Table) -> str:
     """Which batch sizes are small and large in this table; the one of training costs has no columns of speed."""
     if table.kind == "training":
@@ -154,7 +167,7 @@ def about_table(table: Table) -> tuple[str, str]:
 
 def _text(board: Board) -> list[str]:
     lines = [board_heading(board, TEXT), *(f"   {clean(k)}: {clean(v)}" for k, v in board.key.items() if v)]
-    lines += [f"   {about}" for about in (about_plan(board.terms), about_timing(board)) if about]
+    lines += [f"   {about}" for about in _about_board(board)]
     lines += [f"   note: {clean(note)}" for note in board.notes]
     for table in board.tables:
         shown = columns(TEXT, table.kind)
@@ -178,7 +191,7 @@ def _simple(rows: list[list[str]], sides: list[str]) -> list[str]:
 def _markdown(board: Board) -> list[str]:
     lines = [board_heading(board, MARKDOWN), ""]
     lines += [f"* {markdown(k)}: {markdown(v)}" for k, v in board.key.items() if v]
-    lines += [f"* {markdown(about)}" for about in (about_plan(board.terms), about_timing(board)) if about]
+    lines += [f"* {markdown(about)}" for about in _about_board(board)]
     lines += ["", *(f"Note: {markdown(note)}\n" for note in board.notes)]
     for table in board.tables:
         shown = columns(MARKDOWN, table.kind)
@@ -197,7 +210,7 @@ def _latex(board: Board) -> list[str]:
     lines = [f"% {KIND} {json.dumps(key)}", board_heading(board, LATEX)]
     shown_key = "; ".join(f"{latex(k)}: {latex(HASH.sub(_start, v))}" for k, v in key.items())
     lines += [rf"{{\raggedright\footnotesize {shown_key}.\par}}"]
-    lines += [f"{latex(about)}.\n" for about in (about_plan(board.terms), about_timing(board)) if about]
+    lines += [f"{latex(about)}.\n" for about in _about_board(board)]
     lines += [f"{latex(note)}\n" for note in board.notes]
     for table in board.tables:
         every = columns(LATEX, table.kind)

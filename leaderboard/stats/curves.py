@@ -15,21 +15,29 @@ from leaderboard.stats.comparisons import VALUES, Series, differences, with_boar
 from leaderboard.stats.contrasts import pooled
 from leaderboard.stats.reach import estimated, front, shown
 
-KINDS = ("macs", "params")
 COUNTS = ("wrong", "images")
-AXES: Mapping[str, Callable[[Row], float | None]] = {
+KEPT: Mapping[str, Callable[[Row], float | None]] = {
     "macs": lambda row: row.macs_percent,
     "params": lambda row: row.params_percent,
+    "latency": lambda row: row.ms.percent if row.ms else None,
+    "ms": lambda row: row.ms.percent if row.ms else None,
+}
+"""What a budget is of -> how much of the dense network's a row has, per cent."""
+AXES: Mapping[str, Callable[[Row], float | None]] = {
+    "macs": KEPT["macs"],
+    "params": KEPT["params"],
+    "ms": lambda row: row.ms.taken if row.ms else None,
     "small": lambda row: row.speeds[0].final_ms if row.speeds else None,
     "large": lambda row: row.speeds[-1].final_ms if row.speeds else None,
     "cost": lambda row: row.cost,
 }
-"""What accuracy is set against: share of MACs, share of params, milliseconds at two batch sizes, training cost."""
+"""What accuracy is set against: share of MACs, share of params, milliseconds where the budget is of these and at two
+batch sizes, training cost."""
 
 
 def of_board(board: Board) -> tuple[Curve, ...]:
     """A curve for every row of the matched track, by what the budget is a share of, then by name."""
-    return tuple(curve for curves in _with_board_p([_of_kind(board, kind) for kind in KINDS]) for curve in curves)
+    return tuple(curve for curves in _with_board_p([_of_kind(board, kind) for kind in KEPT]) for curve in curves)
 
 
 def _of_kind(board: Board, kind: str) -> list[Curve]:
@@ -137,7 +145,7 @@ def _reaches(points: Sequence[Point], kind: str, dense: Row | None, terms: Terms
         [math.nan if d is None else getattr(d, name) for d in known] for name in ("mean", "error", "freedom")
     )
     keeps = [point.keep for point in points]
-    factors = _factors([row.macs_percent if kind == "macs" else row.params_percent for row in rows])
+    factors = _factors([KEPT[kind](row) for row in rows])
     found = []
     for margin in terms.margins:
         at = shown(mean, error, freedom, margin)

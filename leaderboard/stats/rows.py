@@ -15,6 +15,7 @@ from bench.records.cross_checks import SUITE
 from bench.spec.spec import BUDGET_TOLERANCE, is_coarse
 from bench.spec.wording import plural
 from leaderboard.reader.model import AS_MISSING, LEAST_RANKED, LEAST_SHOWN, Copy, Mean, Row, Run
+from leaderboard.reader.times import Milliseconds
 from leaderboard.stats.replays import OUTSIDE
 from leaderboard.stats.statistics import QUANTUM, interval
 
@@ -57,6 +58,7 @@ def make_row(same: Sequence[Sequence[Record]], planned: Set[int] | None) -> Row:
         params=_mean(r.final_params for r in done),
         macs_percent=_mean(100 * r.final_macs / r.dense_macs for r in done),
         params_percent=_mean(100 * r.final_params / r.dense_params for r in done),
+        ms=_milliseconds(done),
         epochs=max((int(r.epochs) for r in done), default=None),
         training_macs=_mean(r.training_macs for r in done),
         checked=checked(records),
@@ -143,6 +145,12 @@ def most_common(values: Sequence[Any]) -> Any:
         return values[0]
     counts = Counter(value for value in values if value is not None)
     return min(counts, key=lambda value: (-counts[value], value), default=None)
+
+
+def _milliseconds(done: Sequence[Record]) -> Milliseconds | None:
+    """How finished runs met a budget of milliseconds; None where they had another one."""
+    each = [(r.asked_ms, r.final_ms, r.dense_ms) for r in done if r.final_ms is not None]
+    return Milliseconds(*map(statistics.geometric_mean, zip(*each, strict=True))) if each else None
 
 
 def _run(r: Record) -> Run:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.records.latency import SAME, Line, Times
 from bench.spec.wording import plural
 from leaderboard.reader.latency_files import Latencies, Setting
-from leaderboard.reader.model import Speed
+from leaderboard.reader.times import Speed
 
 if TYPE_CHECKING:
     from leaderboard.reader.extract import Values as Record

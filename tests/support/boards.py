@@ -14,8 +14,9 @@ from leaderboard.published.publications import PublishedAccuracy
 from leaderboard.reader import trust
 from leaderboard.reader.extract import as_record
 from leaderboard.reader.latency_files import Latencies
-from leaderboard.reader.model import Board, Difference, Mean, Row, Run, Speed, Table, Terms
+from leaderboard.reader.model import Board, Difference, Mean, Row, Run, Table, Terms
 from leaderboard.reader.plan import Plan
+from leaderboard.reader.times import Speed
 from leaderboard.stats.boards import build
 
 WRONG = {"random": 60, "l1_norm": 50, "uniform_thin": 40, "uniform_thin_long": 30, "slimming": 20, "ddrop": 45}

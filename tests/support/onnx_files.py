@@ -15,7 +15,7 @@ def tensor(name, sizes):
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
 
 
-def graph(nodes, stored, shape, batch="n", outputs=("out",)):
+def graph(nodes, stored, shape, batch="n", outputs=("out",), opset=20):
     """A model from ``x [batch, *shape]`` to ``outputs``, with tensors by name."""
     import onnx
 
@@ -26,8 +26,10 @@ def graph(nodes, stored, shape, batch="n", outputs=("out",)):
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in stored.items()],
     )
-    sets = [onnx.helper.make_opsetid(domain, 20 if not domain else 1) for domain in ("", "com.foo")]
-    return onnx.helper.make_model(made, opset_imports=sets, ir_version=10)
+    sets = {"": opset, "com.foo": 1, "com.microsoft": 1}
+    return onnx.helper.make_model(
+        made, opset_imports=[onnx.helper.make_opsetid(*one) for one in sets.items()], ir_version=10
+    )
 
 
 def save(folder, model, name="network"):

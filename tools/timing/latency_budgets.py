@@ -29,13 +29,12 @@ from bench.errors import BenchError, RunFailed, SetupError
 from bench.measure import bursts, runtimes
 from bench.measure.quiet import Load, Machine, say
 from bench.models.build import build
-from bench.pruning.latency_rounds import NEAR
 from bench.pruning.latency_solver import best, choices_of
 from bench.pruning.latency_terms import terms_of
 from bench.runs import latency_tables
 from bench.runs.network_timer import NetworkTimer
 from bench.spec.digest import digest
-from bench.spec.spec import WIDTH, Budget
+from bench.spec.spec import LATENCY_TOLERANCE, WIDTH, Budget
 
 NETWORKS = {"resnet56": "resnet56", "mobilenet_v2": "torchvision:mobilenet_v2"}
 RUNTIMES = ("onnxruntime", "openvino")
@@ -213,9 +212,10 @@ def report(out):
             )
     prunes = {name: part for name, part in found.items() if "-asked-" in name}
     for name, part in prunes.items():
-        if "failed" in part or abs(part["measured"][-1] / part["asked"] - 1) > NEAR:
+        if "failed" in part or abs(part["measured"][-1] / part["asked"] - 1) > LATENCY_TOLERANCE:
             print(f"{name}: {part.get('failed', part)}")
-    near = [p for p in prunes.values() if "measured" in p and abs(p["measured"][-1] / p["asked"] - 1) <= NEAR]
+    done = [p for p in prunes.values() if "measured" in p]
+    near = [p for p in done if abs(p["measured"][-1] / p["asked"] - 1) <= LATENCY_TOLERANCE]
     rounds = [len(part["measured"]) for part in near]
     loud = [name for name, part in found.items() if not part["quiet"]]
     if loud:

@@ -94,3 +94,18 @@ def test_runs_of_two_cells_and_what_cannot_be_quantized(capsys, ran, clock, fini
     assert (code, text) == (1, "")
     assert err.count("no int8: of a reason") == 2
     assert int8_check.SEED == 0
+
+
+def test_a_folder_is_all_of_its_finished_runs_of_a_budget(capsys, ran, finished, clock):
+    done, options = ran
+    _, other, _ = finished("random", "two_layers", "tiny8", train__lr=0.05, keep=0.8)
+    places = ("--out", options.out, "--data-dir", options.data_dir)
+    folder = options.out / "records"
+    code, text, _ = answer(capsys, "measure", folder, "--keep", "0.5", "--int8", "--json", *places)
+    assert code == 0
+    assert {row["id"] for row in json.loads(text)} == {record.id for record in done}
+    code, _, err = answer(capsys, "measure", folder, "--int8", *places)
+    assert code == 2 and "measure --int8 compares runs of one data set, network and budget: there are " in err
+    code, _, err = answer(capsys, "measure", folder, "--keep", "0.3", "--int8", *places)
+    assert code == 2 and err.endswith("records: no finished run with the budget 0.3\n")
+    assert other.id not in text

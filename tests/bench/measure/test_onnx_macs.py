@@ -107,16 +107,9 @@ def test_fixed_batch_is_divided(tmp_path):
     assert counted(path) == counted(save(tmp_path, network()))
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (node("Einsum", ["features", "features"], "out", equation="bi,bj->bij"), "no rule counts Einsum"),
-        (node("Bar", ["features"], "out", domain="com.foo"), "no rule counts com.foo.Bar"),
-    ],
-)
-def test_operators_without_a_rule_are_no_zero(tmp_path, more, said):
-    with pytest.raises(RunFailed, match=said):
-        counted(save(tmp_path, network(more)))
+def test_operators_without_a_rule_are_no_zero(tmp_path):
+    with pytest.raises(RunFailed, match=r"no rule counts com\.foo\.Bar: the total would be wrong"):
+        counted(save(tmp_path, network(node("Bar", ["features"], "out", domain="com.foo"))))
 
 
 def test_files_that_are_refused(tmp_path):

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from support.onnx_files import graph, node
 from torch import nn
 
 from bench.errors import RunFailed, SetupError, UsageError
@@ -118,6 +119,43 @@ def test_another_shape_and_errors_are_named(monkeypatch):
         monkeypatch.setitem(RUNTIMES, name, fake(call))
         with pytest.raises(RunFailed, match=why):
             runtimes.load(name, small(), SHAPE, CPU, "channels_last")(torch.rand(2, *SHAPE))
+
+
+@pytest.fixture
+def file(onnx_extra):
+    """A small network as an ONNX file of two outputs."""
+    nodes = [node("Flatten", ["x"], "f"), node("Gemm", ["f", "w"], "out", transB=1), node("Relu", ["out"], "more")]
+    weights = torch.randn(4, 192, generator=torch.Generator().manual_seed(0))
+    return graph(nodes, {"w": weights}, SHAPE, outputs=("out", "more")).SerializeToString()
+
+
+def test_a_file_is_timed_in_another_runtime_only_if_its_outputs_are_onnxruntime_s(monkeypatch, file):
+    right = RUNTIMES["onnxruntime"].load_file
+    x = torch.rand(2, *SHAPE)
+
+    def altered(change):
+        return lambda content: lambda x: lambda: change([torch.tensor(out).numpy() for out in right(content)(x)()])
+
+    for name, change, why in (
+        ("same", lambda outputs: outputs, ""),
+        ("second", lambda outputs: [outputs[0], 1.001 * outputs[1]], "second and onnxruntime differ by 1.00e-03 of"),
+        ("none", lambda outputs: [outputs[0], outputs[1] * torch.nan], "none and onnxruntime differ by nan"),
+        ("narrow", lambda outputs: [outputs[0][:, :2], outputs[1]], r"its output is \[2, 2\], onnxruntime's \[2, 4\]"),
+    ):
+        monkeypatch.setitem(RUNTIMES, name, runtimes.Runtime("torch", lambda device: None, load_file=altered(change)))
+        bind = runtimes.load_file(name, file)
+        if why:
+            with pytest.raises(RunFailed, match=why):
+                bind(x)
+        else:
+            assert len(bind(x)()) == 2
+
+
+@pytest.mark.usefixtures("openvino_extra")
+def test_a_file_in_openvino(file):
+    x = torch.rand(3, *SHAPE)
+    (first, _), found = runtimes.load_file("onnxruntime", file)(x)(), runtimes.load_file("openvino", file)(x)()
+    torch.testing.assert_close(torch.from_numpy(found[0]), torch.from_numpy(first), rtol=1e-4, atol=1e-5)
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from support.cost_models import family, random_scores, widths_of
 from support.networks import SHAPE, randomised
+from support.records import SPEC
 from torch import nn
 
 from bench.conformance.tiny_networks import conv, conv_bn, head
@@ -18,7 +20,7 @@ from bench.pruning.cost_model import CostModel
 from bench.pruning.selection import cycles_needed, equal_widths, prune_worst, repair, select
 from bench.pruning.site_discovery import find_sites
 from bench.pruning.steps import ladder, round_up, unit_step
-from bench.spec.spec import Budget
+from bench.spec.spec import Budget, place_of_ms, step_of, stepless
 
 SHARES = [0.05 * k for k in range(4, 21)]
 
@@ -133,6 +135,14 @@ def test_resnet56_is_at_most_a_hundredth_below(step, shares):
         widths = equal_widths(sites.widths, model, budget)
         assert all(width % step == 0 or width == sites.widths[site] for site, width in widths.items())
         assert 0 <= share - model.cost(budget, model.array(widths)) / model.whole(budget) <= 0.01
+
+
+def test_step_and_milliseconds_of_a_board():
+    where = {"runtime": "eager", "batch": 1, "threads": 1}
+    spec = replace(SPEC, budget=Budget(keep_latency=0.5, round_to=8, **where))
+    assert (step_of(spec.prunable), stepless(spec.prunable)) == (8, "inner")
+    assert place_of_ms(f"{spec.prunable} on a chip") == "eager batch 1 threads 1 on a chip"
+    assert (step_of("inner step 16"), step_of("inner"), step_of(None), place_of_ms("inner step 16")) == (16, 1, 1, "")
 
 
 def test_step_of_one_is_no_step():

@@ -57,6 +57,28 @@ def test_budget_may_be_used_up_and_not_exceeded():
         within(Budget(keep_params=0.4), (900, 200), (1, 81))
 
 
+def test_budget_of_milliseconds_is_measured_and_met():
+    """RULES 5.2: 3 % more than was asked for are within it."""
+    where = {"runtime": "eager", "batch": 1, "threads": 1}
+    for asked in (Budget(keep_latency=0.5, **where), Budget(latency_ms=1.0, **where)):
+        table = finished(dataclasses.replace(SPEC, budget=asked))
+        with pytest.raises(RecordError, match="latency: it is of runs with a budget of milliseconds, and of each"):
+            record(table)
+        for ms, met in ((0.9, True), (1.03, True), (1.031, False)):
+            done = {"target": 1.0, "predicted": 1.0, "vector": [4], "ms": ms, "dense_ms": 2.0, "low": 0.4, "high": 0.6}
+            table["latency"] = {"device": "a chip", "dense_ms": 2.1, "ranking": ["layer"], "rounds": [done]}
+            if met:
+                assert record(table).latency.rounds[0].ms == ms
+                continue
+            with pytest.raises(RecordError, match=r"the chosen network takes 1\.031 ms, 1 were asked"):
+                record(table)
+        table["latency"]["rounds"] = []
+        with pytest.raises(RecordError, match=r"latency\.rounds is empty"):
+            record(table)
+    with pytest.raises(RecordError, match="latency: it is of runs with a budget of milliseconds"):
+        record(finished() | {"latency": table["latency"]})
+
+
 def test_run_without_budget_has_no_limit():
     assert within(None, (1000, 200), (1000, 200)).status == "ok"
 

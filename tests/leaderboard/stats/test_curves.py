@@ -115,7 +115,7 @@ def test_the_front_holds_what_nothing_else_beats_and_keeps_ties(tmp_path):
     )
     assert found["good"].front["macs"] == (0.5, 0.25)
     assert found["like"].front["macs"] == (0.5,)
-    assert found["bad"].front == dict.fromkeys(("macs", "params", "small", "large", "cost"), ())
+    assert found["bad"].front == dict.fromkeys(("macs", "params", "ms", "small", "large", "cost"), ())
 
 
 def test_curves_of_macs_and_of_params_are_two(tmp_path):
