@@ -31,8 +31,8 @@ COLUMNS = (
     *("family", "model", "side", "outcome", "coupling", "sites", "units", "least", "least_full", "sites_s", "cost_s"),
     *("torch_pruning", "why"),
 )
-CPU_S, BYTES = 60, 8 << 30
-"""Limits of each step: CPU seconds, and bytes of memory."""
+CPU_S, GB = 60, 8
+"""Limits of each step, unless asked for others: CPU seconds, and 2 ** 30 bytes of memory."""
 RATIO = 0.5
 """What torch-pruning is asked to remove of every width."""
 
@@ -43,12 +43,14 @@ def main(words: Sequence[str] | None = None) -> int:
     p.add_argument("names", nargs="*", metavar="NAME", help="models, surveyed again; without one, all that is missing")
     p.add_argument("--file", type=Path, default=FILE, help="the rows (docs/timm.csv)")
     p.add_argument("--steps", default=",".join(STEPS), help="which steps (all)")
+    p.add_argument("--cpu-s", type=int, default=CPU_S, help=f"most CPU seconds of a step ({CPU_S})")
+    p.add_argument("--gb", type=int, default=GB, help=f"most memory of a step, in 2 ** 30 bytes ({GB})")
     chosen = p.parse_args(words)
     for row in read(chosen.file):
         name = row["model"]
         for step in chosen.steps.split(","):
             if name in chosen.names or not (chosen.names or row[MARK[step]]):
-                found = STEPS[step](_in_process(name, step))
+                found = STEPS[step](_in_process(name, step, chosen.cpu_s, chosen.gb))
                 print(json.dumps({"model": name} | found), flush=True)
                 write(chosen.file, [old | found if old["model"] == name else old for old in read(chosen.file)])
     return 0
@@ -110,12 +112,12 @@ def _rounded(share: float | None) -> str | None:
     return None if share is None else f"{share:.4f}"
 
 
-def _in_process(name: str, step: str) -> dict[str, Any]:
+def _in_process(name: str, step: str, cpu_s: int, gb: int) -> dict[str, Any]:
     """What one step of one network answers, or how its process ended."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.conformance.architecture_check", "timm", "torch_pruning"])
     mine, theirs = context.Pipe(duplex=False)
-    worker = context.Process(target=_answer, args=(name, step, theirs))
+    worker = context.Process(target=_answer, args=(name, step, cpu_s, gb, theirs))
     worker.start()
     theirs.close()
     try:
@@ -123,19 +125,19 @@ def _in_process(name: str, step: str) -> dict[str, Any]:
     except EOFError:
         worker.join()
         too_long = worker.exitcode == -signal.SIGXCPU
-        ended = f"takes more than {CPU_S} s of CPU time" if too_long else f"its process ended with {worker.exitcode}"
+        ended = f"takes more than {cpu_s} s of CPU time" if too_long else f"its process ended with {worker.exitcode}"
         return {"outcome": "FAILED", "why": ended}
     finally:
         worker.join()
         mine.close()
 
 
-def _answer(name: str, step: str, answer: Connection) -> None:
+def _answer(name: str, step: str, cpu_s: int, gb: int, answer: Connection) -> None:
     """One step, in a process of its own."""
     from bench.conformance.architecture_check import Request, examine
 
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 5))  # a warning before the kill says which it was
-    resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))  # a warning before the kill says which it was
+    resource.setrlimit(resource.RLIMIT_DATA, (gb << 30, gb << 30))
     warnings.simplefilter("ignore")
     if step == "torch-pruning":
         answer.send({"why": torch_pruning(name)})
@@ -176,8 +178,8 @@ def torch_pruning(name: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return f"takes more than {BYTES >> 30} GB"
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # in the words of torch
+        return f"takes more than {resource.getrlimit(resource.RLIMIT_DATA)[0] >> 30} GB"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:100]
 
 

@@ -103,18 +103,12 @@ class Trace:
 
     def is_attention(self, layer: str) -> bool:
         """Whether units of ``layer`` are multiplied with units as matrices, as heads are."""
-        classes = set(self._at_side[layer, "out"].tolist())
-        return any(c in classes for labels in self.ledger.heads for c in self._classes[labels].tolist())
+        return not self._of_heads.isdisjoint(self._at_side[layer, "out"].tolist())
 
     def other_macs(self, layer: str) -> int:
-        """MACs that operators outside of layers do for one unit of ``layer``, for one image."""
-        of = self._classes[self.sides[layer, "out"].numpy()]
-        unit = of == of[0]
-        done = 0
-        for labels, shape, each in self.work:
-            full = self._classes[labels.clamp(min=0).numpy()]
-            done += each * int(np.isin(full, of[unit]).sum()) * math.prod(shape) // max(full.size, 1)
-        return done // BATCH
+        """MACs that operators outside of layers do for one unit and one image; 0 where ``layer`` is not followed."""
+        units = self._at_side.get((layer, "out"))
+        return 0 if units is None else int(self._worked[units[0]]) // BATCH
 
     @cached_property
     def _classes(self) -> NDArray[np.int64]:
@@ -133,6 +127,19 @@ class Trace:
             for c in set(classes.tolist()) - {0}:
                 found[c].append(key)
         return found
+
+    @cached_property
+    def _of_heads(self) -> set[int]:
+        return {c for labels in self.ledger.heads for c in self._classes[labels].tolist()}
+
+    @cached_property
+    def _worked(self) -> NDArray[np.int64]:
+        """Class -> MACs that operators outside of layers do for its elements."""
+        done = np.zeros(len(self._classes), dtype=np.int64)
+        for labels, shape, each in self.work:
+            full = self._classes[labels.clamp(min=0).numpy()]
+            done += each * np.bincount(full.ravel(), minlength=len(done)) * math.prod(shape) // max(full.size, 1)
+        return done
 
     @cached_property
     def _fixed(self) -> dict[int, str]:

@@ -147,6 +147,27 @@ def compact(labels: Tensor) -> Tensor:
     return labels
 
 
+def reshaped(labels: Tensor, old: Shape, new: Shape) -> Tensor:
+    """Labels of a tensor of shape ``old`` when that is seen as ``new``; not spread out where they are all the same."""
+    if 0 in old:
+        return compact(labels.expand(old).reshape(new))
+    before: list[int] = []
+    after: list[int] = []
+    i = j = 0
+    while i < len(old) and j < len(new):
+        first, then, a, b = i, j, old[i], new[j]
+        i, j = i + 1, j + 1
+        while a != b:  # until these axes of the one hold as much as those of the other
+            if a < b:
+                a, i = a * old[i], i + 1
+            else:
+                b, j = b * new[j], j + 1
+        varies = any(n > 1 for n in labels.shape[first:i])
+        before += old[first:i] if varies else [1] * (i - first)
+        after += new[then:j] if varies else [1] * (j - then)
+    return compact(labels.expand(before + [1] * (len(old) - i)).reshape(after + [1] * (len(new) - j)))
+
+
 def join(ledger: Ledger, parts: Sequence[tuple[Tensor, Shape]], where: str) -> Tensor:
     """Labels of an elementwise combination of tensors with these labels and shapes, which broadcast.
 
@@ -208,7 +229,7 @@ class Rules:
         if name in SAME:
             return [self.labels(first)] * len(results)
         if name in VIEWS and results[0].numel() == first.numel():
-            return [compact(self.labels(first).expand(first.shape).reshape(results[0].shape))]
+            return [reshaped(self.labels(first), first.shape, results[0].shape)]
         if name in MOVES:
             return self._move(func, name, args, kwargs)
         if name in PRODUCTS:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bench.measure import flops
-from bench.pruning.channel_tracing import trace
 from bench.pruning.sites import Sites
 
 
@@ -28,7 +27,7 @@ def other_macs(
 ) -> NDArray[np.int64]:
     """MACs per unit of each site of operators that belong to no layer of a site: they are linear in each width.
 
-    A trace says on which units such operators work, and two slices must confirm it. Where they do not, it is found by
+    The sites say what such operators do for a unit, and two slices must confirm it. Where they do not, it is found by
     slicing one unit off several sites at once and asking which modules then do less. A module that only one site
     passes (the pooling of an excitation) is found by the bits of the site's number; those that several pass (pooling
     behind a concatenation) by halving.
@@ -59,7 +58,7 @@ def other_macs(
 
     every = lost(columns) if columns else Counter[str]()
     if every:
-        found = _worked(network, names, shape)
+        found = np.array([site.other_macs for site in sites.values()], dtype=np.int64)
         some = 1 + np.arange(len(widths)) % np.clip(widths - 1, 1, 5)  # of neighbours different numbers
         if sum(every.values()) == found[columns].sum() and (
             sum(lost(columns, some).values()) == (some * found)[columns].sum()
@@ -96,10 +95,3 @@ def lost_macs(network: nn.Module, sites: Sites, name: str, shape: tuple[int, ...
     mask[0] = False
     less = own_macs(flops.traced(sites.slice(network, sites.ones() | {name: mask}), shape))
     return Counter({m: lost for m, n in own_macs(counted).items() if m not in layers and (lost := n - less[m])})
-
-
-def _worked(network: nn.Module, names: list[str], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """What a trace says: MACs for one unit of each site, 0 where it does not follow the site's units."""
-    traced = trace(network, shape)
-    roots = set(traced.roots())
-    return np.array([traced.other_macs(name) if name in roots else 0 for name in names], dtype=np.int64)

@@ -229,7 +229,16 @@ def _site(members: list[Member], network: nn.Module, place: Mapping[str, int], t
     norms = [n for n in norms if n not in own] + own[::-1]  # the order of the sum in gamma(), whose last bit it decides
     numbers = _numbers(network, [*ordered, *(tap.layer for tap in consumers)], n_units, consumers[0], traced)
     return Site(
-        ordered[0], n_units, kind, ordered, tuple(norms), tuple(consumers), tuple(cuts.values()), network, numbers
+        ordered[0],
+        n_units,
+        kind,
+        ordered,
+        tuple(norms),
+        tuple(consumers),
+        tuple(cuts.values()),
+        network,
+        numbers,
+        other_macs=traced.other_macs(members[0].layer),
     )
 
 

@@ -70,6 +70,8 @@ class Site(UnitGroups):
         numbers: what counts the units in the network's code: the heads of attention.
         blocks: the units themselves, where they are blocks.
         least: how many of these stay where the user does not say so.
+        other_macs: what a trace says that operators outside of layers (pooling, attention) do for one unit of one
+            image; the cost model tests it.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Site(UnitGroups):
     numbers: tuple[Number, ...] = ()
     blocks: tuple[Block, ...] = ()
     least: int = 1
+    other_macs: int = 0
 
     def rows(self) -> Tensor:
         """Weights that produce each unit, ``[n_units, fan_in]`` (all producers side by side); differentiable."""

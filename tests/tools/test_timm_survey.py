@@ -63,8 +63,9 @@ def rows_of_two(tmp_path):
 def test_what_is_there_is_kept_and_the_rest_is_filled(rows_of_two, monkeypatch):
     asked = []
 
-    def answer(name, step):
+    def answer(name, step, cpu_s, gb):
         asked.append((name, step))
+        assert (cpu_s, gb) == (timm_survey.CPU_S, timm_survey.GB)
         found = {"outcome": "skipped", "why": "none, at all", "shape": (3, 32, 32), "coupling": "inner", "sites": 0}
         return found | {"least": 0.25 if step == "full" else None, "seconds": None}
 
@@ -83,7 +84,7 @@ def test_what_is_there_is_kept_and_the_rest_is_filled(rows_of_two, monkeypatch):
 
 @pytest.mark.parametrize(
     ("code", "why"),
-    [(-signal.SIGXCPU, f"takes more than {timm_survey.CPU_S} s of CPU time"), (3, "its process ended with 3")],
+    [(-signal.SIGXCPU, "takes more than 60 s of CPU time"), (3, "its process ended with 3")],
 )
 def test_a_process_that_ends_is_an_answer(monkeypatch, code, why):
     def nothing(*_, **__):
@@ -93,4 +94,4 @@ def test_a_process_that_ends_is_an_answer(monkeypatch, code, why):
     worker = SimpleNamespace(start=lambda: None, join=lambda: None, exitcode=code)
     context = SimpleNamespace(set_forkserver_preload=list, Pipe=lambda duplex: (end, end), Process=lambda **_: worker)
     monkeypatch.setattr(timm_survey.multiprocessing, "get_context", lambda kind: context)
-    assert timm_survey._in_process("name", "inner") == {"outcome": "FAILED", "why": why}
+    assert timm_survey._in_process("name", "inner", 60, 8) == {"outcome": "FAILED", "why": why}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.pruning.channel_labels import Flow, Ledger, Rules, compact
+from bench.pruning.channel_labels import Flow, Ledger, Rules, compact, reshaped
 from bench.pruning.channel_tracing import _Tracer
 
 C = 6
@@ -119,6 +119,26 @@ def test_compact_keeps_axes_that_vary():
     labels = torch.arange(6).reshape(1, 6, 1).expand(2, 6, 3)
     assert compact(labels).shape == compact(labels.contiguous()).shape == (1, 6, 1)
     assert compact(labels.contiguous().reshape(2, 18)).shape == (1, 18)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((2, 6, 4, 4), (2, 6, 16)),
+        ((2, 6, 4, 4), (2, 3, 2, 2, 2, 4)),
+        ((2, 6, 4, 4), (1, 192)),
+        ((2, 1, 6, 4), (4, 3, 1, 4, 1)),
+        ((1, 1), ()),
+        ((), (1, 1)),
+        ((2, 0, 3), (0, 5)),
+    ],
+)
+def test_reshaped_labels_are_those_of_the_whole_tensor(old, new):
+    """Whichever axes they vary along."""
+    for vary in range(2 ** len(old)):
+        few = [size if vary >> axis & 1 else min(size, 1) for axis, size in enumerate(old)]
+        labels = torch.arange(torch.Size(few).numel()).reshape(few)
+        assert torch.equal(reshaped(labels, old, new), compact(labels.expand(old).reshape(new)))
 
 
 def test_classes_of_a_long_chain():
