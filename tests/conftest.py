@@ -11,11 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two co
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from support import once
+from support.plugins import known
 from torch import nn
 
 from bench.api import Method
@@ -25,6 +27,7 @@ from bench.models.build import build
 from bench.progress import Progress
 from bench.pruning.cost_model import Budget
 from bench.records import store
+from bench.runs import latency_tables
 from bench.runs.execute import execute
 from bench.runs.resolve import make_spec
 from bench.spec.recipe import load_recipe
@@ -38,6 +41,27 @@ if torch.backends.cpu.get_cpu_capability() == "AVX2":
     # on processors without AVX-512 small convolutions of oneDNN 3.13 (torch 2.15) write beyond their memory in the
     # backward pass, and the process aborts; oneDNN reads this when it is first used, in programs of tests too
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
+
+os.fsync = lambda handle: None  # no file of a test has to outlive the machine; each would wait for the disk
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """The first process begins with the tests on SLURM, which mostly wait, each other one with long ones.
+
+    xdist gives each process an equal part of the list; one that is done takes half of what another has left.
+    """
+    others = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - 1
+    if not others:
+        return
+    waiting, slow, fast = [], [], []
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        (waiting if "slurm" in marks else slow if "slow" in marks else fast).append(item)
+    parts = [waiting, *(slow[len(slow) * k // others : len(slow) * (k + 1) // others] for k in range(others))]
+    size, rest = len(items) // len(parts), iter(fast)
+    items[:] = [item for part in parts for item in (*part, *islice(rest, max(size - len(part), 0)))]
+    items += rest
 
 
 def pytest_collection_finish():
@@ -174,23 +198,28 @@ def make_ctx(make_training) -> Callable[..., Context]:
 PLUGINS = Path(__file__).parent / "plugins"
 
 
+@pytest.fixture(autouse=True)
+def _process(monkeypatch):
+    """What a command changes for its process, here it changes for its test: what is known, how long it waits."""
+    monkeypatch.setattr(latency_tables, "MACHINE", latency_tables.MACHINE)
+    with known():
+        yield
+
+
 @pytest.fixture
-def forgets(monkeypatch):
-    """Plugins of other tests are unknown, and this test's to them; what the suite registers is loaded."""
+def forgets():
+    """Plugins of other tests are unknown; what the suite registers is loaded."""
     for registry in (METHODS, ARCHS, DATASETS):
-        monkeypatch.setattr(registry, "_plugins", {})
-        known = registry.entries()
-        for name in known:
+        registry._plugins = {}
+        own = registry.entries()
+        for name in own:
             registry.get(name)
-        objects = {name: thing for name, thing in registry._objects.items() if name in known}
-        monkeypatch.setattr(registry, "_objects", objects)
+        registry._objects = {name: thing for name, thing in registry._objects.items() if name in own}
 
 
 @pytest.fixture
-def plugins(monkeypatch):
+def plugins():
     """The test plugins, known for one test."""
-    for registry in (METHODS, ARCHS, DATASETS):
-        monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
     for name in ("small", "broken", "units"):
         add_plugin(str(PLUGINS / f"{name}.py"))
 

@@ -172,10 +172,10 @@ def test_base_is_finished_when_a_job_trained_it_and_it_is_there(make_run):
     assert not task.finished(options.out)
 
 
-def test_key_of_a_run_needs_no_plugin(make_run, monkeypatch, tmp_path):
+def test_key_of_a_run_needs_no_plugin(make_run, tmp_path):
     """Status is told also where the plugins are not given."""
     spec, _ = make_run("nan_scores")
     batch_of(tmp_path, Task(spec)).write()
-    monkeypatch.setattr(METHODS, "_plugins", {})
+    METHODS._plugins = {}
     (batch,) = batches(tmp_path)
     assert batch.task(spec.id).key == spec.id

@@ -2,6 +2,7 @@
 
 import atexit
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,21 +10,38 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+from support.paths import ROOT
+
 from bench.conformance import runner
 from bench.conformance.runner import examine
-from bench.spec.registry import ARCHS, DATASETS, METHODS, add_plugin
+from bench.spec.registry import ARCHS, DATASETS, METHODS, PLUGINS, add_plugin
 
 
 @contextmanager
 def known(*files: object) -> Iterator[None]:
-    """Within the block the methods, networks and data sets of these files are known."""
-    registries = (METHODS, ARCHS, DATASETS)
-    before = [dict(registry._plugins) for registry in registries]
-    for file in files:
-        add_plugin(str(file))
-    yield
-    for registry, plugins in zip(registries, before, strict=True):
-        registry._plugins = plugins
+    """Within the block the methods, networks and data sets of these files are known, afterwards what was before it."""
+    before = [(registry, registry._plugins, dict(registry._objects)) for registry in (METHODS, ARCHS, DATASETS)]
+    paths, folders, added = [*PLUGINS], {*sys.path}, set[str]()
+    for registry, plugins, _ in before:
+        registry._plugins = dict(plugins)
+    try:
+        for file in files:
+            add_plugin(str(file))
+        added = {*sys.path} - folders
+        yield
+    finally:
+        PLUGINS[:] = paths
+        sys.path[:] = [folder for folder in sys.path if folder not in added]
+        for registry, plugins, objects in before:
+            new = {name: thing for name, thing in registry._objects.items() if name not in objects}
+            registry._plugins = plugins
+            registry._objects = objects | {name: thing for name, thing in new.items() if not _of_a_test(thing[1])}
+
+
+def _of_a_test(origin: str) -> bool:
+    """Whether a test defines what is registered from there, or wrote the file; others are imported once a process."""
+    file = Path(origin.rpartition(":")[0])
+    return file.name.startswith("test_") or not file.is_relative_to(ROOT)
 
 
 @cache

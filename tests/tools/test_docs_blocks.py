@@ -11,8 +11,8 @@ from tools import docs_blocks
 
 
 @pytest.fixture(autouse=True)
-def _suite_only(monkeypatch):
-    monkeypatch.setattr(METHODS, "_plugins", {})
+def _suite_only():
+    METHODS._plugins = {}
 
 
 @pytest.fixture
@@ -50,7 +50,6 @@ def test_refresh_changes_only_the_block(folder, capsys):
 
 def test_method_without_page_fails(folder, monkeypatch, capsys):
     monkeypatch.undo()
-    monkeypatch.setattr(METHODS, "_plugins", {})
     assert refresh(folder) == 1
     error = capsys.readouterr().err
     assert "ddrop has no page" in error

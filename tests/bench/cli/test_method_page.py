@@ -11,8 +11,8 @@ from bench.spec.registry import METHODS
 
 
 @pytest.fixture(autouse=True)
-def _suite_only(monkeypatch):
-    monkeypatch.setattr(METHODS, "_plugins", {})
+def _suite_only():
+    METHODS._plugins = {}
 
 
 def read(source, hidden=()):

@@ -7,19 +7,12 @@ from pathlib import Path
 
 import pytest
 from support.command_tools import answer
-from support.plugins import known
 
 from bench.cli import main
 from bench.conformance.runner import CHECKS, LEAST, examine
 from bench.spec.registry import add_plugin, import_file
 
 KINDS = ("importance", "regularizer", "method")
-
-
-@pytest.fixture(autouse=True)
-def _own_plugins():
-    with known():
-        yield
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,17 +36,19 @@ def test_written_method_is_formatted_and_keeps_the_contract(capsys, tmp_path, ki
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_written_test_passes(tmp_path, kind):
-    """It has a case for each check, so that the whole battery passes, and one for the equation."""
-    name = f"newer_{kind}"
-    assert main(["new", name, "--kind", kind, "--dir", str(tmp_path)]) == 0
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"test_{name}.py"]
+def test_written_tests_pass(tmp_path):
+    """They have a case for each check, so that the whole battery passes, and one for the equation."""
+    for kind in KINDS:
+        assert main(["new", f"newer_{kind}", "--kind", kind, "--dir", str(tmp_path)]) == 0
+    command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    passed, skipped = (int(re.search(rf"(\d+) {word}", done.stdout)[1]) for word in ("passed", "skipped"))
-    assert passed > LEAST
-    assert passed + skipped == len(CHECKS) + 1
+    for kind in KINDS:
+        passed, skipped = (
+            len(re.findall(rf"^test_newer_{kind}.py::.* {word} ", done.stdout, re.M)) for word in ("PASSED", "SKIPPED")
+        )
+        assert passed > LEAST
+        assert passed + skipped == len(CHECKS) + 1
 
 
 @pytest.mark.parametrize(

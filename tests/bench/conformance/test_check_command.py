@@ -5,15 +5,8 @@ import json
 import pytest
 from support.command_tools import answer
 from support.paths import PLUGINS, ROOT
-from support.plugins import known
 
 from bench.conformance.runner import CHECKS
-
-
-@pytest.fixture(autouse=True)
-def _forgets_what_a_test_registers():
-    with known():
-        yield
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """What is pruned trains on: automatic mixed precision, compiled, in several processes."""
 
-import os
-
 import pytest
 import torch
 from support.networks import GREY, three_sites
@@ -74,8 +72,8 @@ def one_of_two(rank, folder):
 
 
 @pytest.mark.slow
-def test_processes_agree_on_masks_and_weights(tmp_path):
-    os.environ["OMP_NUM_THREADS"] = "1"
+def test_processes_agree_on_masks_and_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
     (masks, state), (others, other) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert all(torch.equal(mask, others[name]) for name, mask in masks.items())

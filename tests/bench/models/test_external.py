@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.command_tools import answer
 from support.networks import images
-from support.plugins import known
 from torch import nn
 from torchvision import models
 
@@ -25,15 +24,6 @@ from bench.spec.registry import ARCHS, add_plugin, model_file, model_name
 from bench.training.checkpoint import clone_state
 
 SHAPE = (3, 64, 64)
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    """Files made known in one test are unknown to the next."""
-    before = list(registry.PLUGINS)
-    with known():
-        yield
-    registry.PLUGINS[:] = before
 
 
 def one_line(caught):

@@ -65,11 +65,11 @@ def test_cost_is_exact_in_a_hundred_draws(name):
     ],
 )
 def test_cost_of_known_networks_is_exact(name, side, coupling):
-    """B2, on whole networks."""
+    """B2, on whole networks: each draw has tens of sites and blocks; the small ones have a hundred."""
     shape = (3, side, side)
     network = build(name, shape, 10)
     sites = find_sites(network, shape, coupling, "both")
-    require_exact(network, sites, CostModel(network, sites, shape), shape, 100)
+    require_exact(network, sites, CostModel(network, sites, shape), shape, 20)
 
 
 @pytest.mark.parametrize("coupling", ["inner", "full"])

@@ -190,7 +190,7 @@ def test_groups_of_the_suite_are_complete(capsys):
 @pytest.fixture
 def replay(tmp_path, file, monkeypatch, capsys):
     for registry in (METHODS, ARCHS, DATASETS):
-        monkeypatch.setattr(registry, "_plugins", {})
+        registry._plugins = {}
     places = [word for name in ("small", "shrinks") for word in ("--plugin", PLUGINS / f"{name}.py")]
     places += ["--out", tmp_path / "out", "--data-dir", tmp_path / "data", "-q"]
 

@@ -10,17 +10,16 @@ import pytest
 from support.command_tools import jobs_below
 from support.paths import ROOT
 
-from bench.cli import main, submit
-from bench.spec.registry import ARCHS, DATASETS, METHODS
+from bench.cli import main
+from bench.spec.registry import ARCHS, DATASETS, METHODS, PLUGINS
 
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch, tmp_path):
-    """Names given by --plugin are known for one test only, and nothing is found in the folder one is in."""
+    """No plugin is known, and nothing is found in the folder one is in."""
     for registry in (METHODS, ARCHS, DATASETS):
-        monkeypatch.setattr(registry, "_plugins", {})
-    monkeypatch.setattr("bench.spec.registry.PLUGINS", [])
-    monkeypatch.setattr(submit, "PLUGINS", sys.modules["bench.spec.registry"].PLUGINS)
+        registry._plugins = {}
+    PLUGINS.clear()
     for name in [name for name in os.environ if name.startswith(("SLURM", "SUBMITIT"))]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("COLUMNS", raising=False)  # which Python's readline sets

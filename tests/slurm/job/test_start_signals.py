@@ -16,7 +16,7 @@ from bench.runs.execute import execute
 from slurm.place import AGAIN
 
 pytestmark = pytest.mark.slow
-SIGNALS, PARTS = 24, 4
+SIGNALS, PARTS = 16, 2
 PROGRAM = ROOT / "tests" / "support" / "signalled_job.py"
 
 
