@@ -21,6 +21,9 @@ COLUMNS = (
     *(Column("finished", drop=5), Column("note", wrap=True, drop=4)),
 )
 
+KINDS = {"macs": "MACs", "latency": "of ms"}
+"""Kinds of budgets that a table calls otherwise than a record."""
+
 
 def list_runs(chosen: argparse.Namespace) -> int:
     """Print the records below ``--out``, sorted by what was run; those that cannot be read are named on stderr."""
@@ -75,7 +78,7 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """A run for people."""
-    share = None if row["keep"] is None else f"{row['keep']:g} {'MACs' if row['kind'] == 'macs' else row['kind']}"
+    share = None if row["keep"] is None else f"{row['keep']:g} {KINDS.get(row['kind'], row['kind'])}"
     if share and row["round_to"] > 1:
         share += f" step {row['round_to']}"
     return {

@@ -151,7 +151,7 @@ class OpenedFile(Opened):
         require_runs(self, runtime)
         if not file.exists():
             file.write_bytes(self.file.content)
-        return runtimes.load_file(runtime, file.read_bytes())
+        return runtimes.load_file(runtime, file.read_bytes(), self.file.tolerance)
 
     @cached_property
     def cost(self) -> tuple[NetworkCount, int, int]:

@@ -19,6 +19,8 @@ from bench.models.error_place import first_line
 
 MAX_BYTES = 2**30
 """Of a file and its external data together, unless the user says otherwise; a model beyond 2 GiB is no single file."""
+QUANTIZED = 0.05
+"""Tolerance of files in 8-bit integers, which each runtime rounds in its own way: some steps of 1/128."""
 FLOAT32 = 1
 """``onnx.TensorProto.FLOAT``."""
 
@@ -59,6 +61,12 @@ class OnnxFile:
     def metadata(self) -> dict[str, str]:
         """Texts that the tool stored in the file."""
         return {entry.key: entry.value for entry in self.model.metadata_props}
+
+    @property
+    def tolerance(self) -> float:
+        """By how much the outputs of two runtimes may differ, as a share of the largest."""
+        kinds = {node.op_type for node in self.model.graph.node}
+        return QUANTIZED if any("Quantize" in kind or "QLinear" in kind for kind in kinds) else onnx_export.TOLERANCE
 
     @cached_property
     def content(self) -> bytes:

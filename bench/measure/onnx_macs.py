@@ -18,7 +18,7 @@ import numpy as np
 from bench.errors import RunFailed
 from bench.measure import einsum
 from bench.measure.onnx_file import OnnxFile, attributes
-from bench.measure.onnx_operators import FREE, WHY
+from bench.measure.onnx_operators import FREE, without_rule
 from bench.measure.products import NetworkCount, Product
 
 
@@ -84,12 +84,12 @@ class Call:
         """The input at a place."""
         found = self.optional(place)
         if found is None:
-            raise self.uncounted(f"has no input {place}")
+            raise self.uncounted(f"it has no input {place}")
         return found
 
     def uncounted(self, why: str) -> RunFailed:
         """What to raise where the operator has no exact count."""
-        return _uncounted(self.file, [f"{self.operator} ({self.name}), which {why}"])
+        return _uncounted(self.file, [f"{self.operator} {self.name} ({why})"])
 
     def product(
         self, kind: str, macs: int, images: np.ndarray, bias: bool, zero: np.ndarray | None, outputs: int | None = None
@@ -112,9 +112,8 @@ def count(file: OnnxFile, shape: tuple[int, ...]) -> NetworkCount:
         if _depends(node, varying):
             varying |= {*node.output} - {""}
     counted = [node for node in nodes if _depends(node, varying)]  # others are computed once, when the file is loaded
-    unknown = sorted({_label(node) for node in counted} - FREE - RULES.keys())
-    if unknown:
-        raise _uncounted(file.name, [f"{name}, which {WHY[name]}" if name in WHY else name for name in unknown])
+    if unknown := {_label(node) for node in counted} - FREE - RULES.keys():
+        raise _uncounted(file.name, without_rule(unknown))
     values = file.values((name for node in nodes for name in (*node.input, *node.output)), shape)
     batch, products, others = file.batch or 1, list[Product](), Counter[str]()
     for node in counted:
@@ -198,7 +197,7 @@ def _einsum(call: Call) -> Iterator[Product]:
     summed before. Of one tensor 0; of more refused, since each runtime multiplies them in its own order.
     """
     if len(call.inputs) > 2:
-        raise call.uncounted("multiplies more than two tensors, in an order that each runtime chooses")
+        raise call.uncounted("more than two tensors, multiplied in an order that each runtime chooses")
     if len(call.inputs) < 2:
         return  # a sum, or a transposition
     equation, tensors = call.settings["equation"].decode(), [call.given(0), call.given(1)]
@@ -217,7 +216,7 @@ def _einsum(call: Call) -> Iterator[Product]:
 def _attention(call: Call) -> Iterator[Product]:
     """``QK^T`` and ``AV``: heads x queries x keys x (D + Dv); a causal mask halves nothing."""
     if call.optional(6) is not None:
-        raise call.uncounted("reads from its data how many keys there are")
+        raise call.uncounted("how many keys it reads is in its data")
     queries, keys, values = (call.given(place) for place in range(3))
     heads, of_values = (call.settings.get(f"{name}_num_heads", 1) for name in ("q", "kv"))
     past = call.optional(4)
@@ -233,7 +232,7 @@ def _attention(call: Call) -> Iterator[Product]:
 def _multi_head_attention(call: Call) -> Iterator[Product]:
     """``QK^T`` and ``AV``, as above; refused where it reads keys of earlier calls."""
     if call.optional(6) is not None:
-        raise call.uncounted("reads keys of earlier calls")
+        raise call.uncounted("it reads keys of earlier calls")
     queries, keys = call.given(0), call.optional(1)
     packed = queries.ndim == 5
     met = queries.shape[1] if packed or keys is None else keys.shape[2 if keys.ndim == 4 else 1]
@@ -245,7 +244,7 @@ def _multi_head_attention(call: Call) -> Iterator[Product]:
 def _projected_attention(zero_point: int | None, past: int, call: Call) -> Iterator[Product]:
     """The matrix that makes queries, keys and values, then as above; refused where it reads keys of earlier calls."""
     if call.optional(past) is not None:
-        raise call.uncounted("reads keys of earlier calls")
+        raise call.uncounted("it reads keys of earlier calls")
     x, weights = call.given(0), call.given(1)
     rows, length = math.prod(x.shape[:2]), x.shape[1]
     zero = None if call.varying[1] else _rows(weights.T, call.optional(zero_point))
@@ -258,7 +257,7 @@ def _recurrent(call: Call) -> Iterator[Product]:
     """Each weight once a step; refused where sequences end at different steps."""
     x, lengths = call.given(0), call.optional(4)
     if lengths is not None and (lengths != x.shape[call.settings.get("layout", 0)]).any():
-        raise call.uncounted("ends some sequences earlier than others")
+        raise call.uncounted("some sequences end earlier than others")
     for place in (1, 2):
         weights = call.given(place)
         zero = None if call.varying[place] else _rows(weights.reshape(-1, weights.shape[-1]), None)

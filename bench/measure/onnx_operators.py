@@ -5,6 +5,8 @@ Names have their domain in front where it is not onnx's own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 FREE_OPERATORS = """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
     BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip Col2Im Compress Concat
@@ -30,21 +32,32 @@ FREE_OPERATORS = """
 FREE = frozenset(FREE_OPERATORS.split())
 
 REFUSED = {
-    "runs graphs of its own, as often as the data say; onnxsim removes it where they always say the same": (
+    "graphs of its own, run as often as the data say; onnxsim removes it where they always say the same": (
         *("If", "Loop", "Scan", "SequenceMap"),
     ),
-    "is a transform, not a product of matrices": ("DFT", "STFT", "Det", "com.microsoft.Inverse"),
-    "also interpolates between pixels for each weight": ("DeformConv",),
-    "keeps several weights in one number, so that parameters and zeros cannot be counted": (
+    "a transform, no product of matrices": ("DFT", "STFT", "Det", "com.microsoft.Inverse"),
+    "an interpolation between pixels for each weight, too": ("DeformConv",),
+    "several weights in one number, so that parameters and zeros cannot be counted": (
         *("com.microsoft.MatMulNBits", "com.microsoft.MatMulBnb4", "com.microsoft.MatMulFpQ4"),
     ),
-    "is made for texts: how many keys it reads is in its data, not in a shape": (
+    "for texts: how many keys it reads is in its data, not in a shape": (
         *("com.microsoft.GroupQueryAttention", "com.microsoft.DecoderMaskedMultiHeadAttention"),
         *("com.microsoft.PagedAttention", "com.microsoft.SparseAttention", "com.microsoft.LongformerAttention"),
     ),
-    "is what onnxruntime makes for one processor, with padded weights; give the file before that": (
+    "made by onnxruntime for one processor, with padded weights; give the file before that": (
         *("com.microsoft.nchwc.Conv", "com.microsoft.nchwc.ReorderInput", "com.microsoft.nchwc.ReorderOutput"),
+        *("com.microsoft.nchwc.MaxPool", "com.microsoft.nchwc.AveragePool", "com.microsoft.nchwc.GlobalAveragePool"),
+        *("com.microsoft.nchwc.GlobalMaxPool", "com.microsoft.nchwc.Upsample"),
     ),
 }
-"""Why an operator is not counted -> operators. What is nowhere in this module has no rule."""
-WHY = {name: why for why, names in REFUSED.items() for name in names}
+"""Why an operator is not counted -> operators. What is nowhere in this module and in ``onnx_macs`` has no rule."""
+
+
+def without_rule(names: Iterable[str]) -> list[str]:
+    """Names of operators that are not counted, those with one reason together with it."""
+    left, said = set(names), []
+    for why, refused in REFUSED.items():
+        if found := sorted(left & {*refused}):
+            said.append(f"{', '.join(found)} ({why})")
+            left -= {*found}
+    return [*said, *sorted(left)]

@@ -205,13 +205,15 @@ def version_of(runtime: str) -> str:
     return metadata.version(RUNTIMES[runtime].package)
 
 
-def load_file(runtime: str, content: bytes) -> Bind:
+def load_file(runtime: str, content: bytes, tolerance: float = TOLERANCE) -> Bind:
     """An ONNX file of any tool in a runtime that takes such files, its outputs compared with onnxruntime's.
 
-    Raises RunFailed: the runtime does not take the file; when bound, also: it computes something else.
+    Raises RunFailed: the runtime does not take the file; when bound, also: outputs differ by more than ``tolerance``.
     """
     bind = _loaded(runtime, content)
-    return bind if runtime == YARDSTICK else _checked(runtime, bind, _loaded(YARDSTICK, content), YARDSTICK)
+    if runtime == YARDSTICK:
+        return bind
+    return _checked(runtime, bind, _loaded(YARDSTICK, content), YARDSTICK, tolerance)
 
 
 def _loaded(runtime: str, content: bytes) -> Bind:
@@ -259,7 +261,7 @@ def load(
     return bind if runtime == "eager" else _checked(runtime, bind, eager(network, device, layout), "PyTorch")
 
 
-def _checked(runtime: str, bind: Bind, reference: Bind, whose: str) -> Bind:
+def _checked(runtime: str, bind: Bind, reference: Bind, whose: str, tolerance: float = TOLERANCE) -> Bind:
     """``bind``, which raises RunFailed where the outputs are not those of ``reference``."""
 
     @torch.inference_mode()
@@ -272,10 +274,10 @@ def _checked(runtime: str, bind: Bind, reference: Bind, whose: str) -> Bind:
             differences = [onnx_export.difference(*pair, whose) for pair in pairs]
         except RunFailed as error:
             raise RunFailed(f"{runtime}: {error}") from error
-        for difference in (found for found in differences if not found <= TOLERANCE):  # not a number fails too
+        for difference in (found for found in differences if not found <= tolerance):  # not a number fails too
             raise RunFailed(
                 f"{runtime} and {whose} differ by {difference:.2e} of the largest output at batch {len(x)}, above "
-                f"{TOLERANCE:g}: it may compute in a shorter type"
+                f"{tolerance:g}: it may compute in a shorter type"
             )
         return call
 

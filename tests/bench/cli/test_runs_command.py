@@ -48,6 +48,14 @@ def test_list_runs_shows_steps(tmp_path, capsys):
     assert [row["round_to"] for row in found] == [1, 8]
 
 
+def test_list_runs_shows_milliseconds(tmp_path, capsys):
+    where = {"runtime": "eager", "batch": 1, "threads": 1}
+    asked = [{"kind": "latency", "keep": 0.5, "step": 8}, {"kind": "ms", "keep": 1.2}]
+    put(tmp_path / "records", *(made("l1_norm", 0, where=where, **each) for each in asked))
+    _, text, _ = answer(capsys, "list", "runs", "--out", tmp_path)
+    assert "0.5 of ms step 8" in text and "1.2 ms" in text
+
+
 def test_list_runs_as_json(out, capsys):
     found = json.loads(answer(capsys, "list", "runs", "--out", out, "--json")[1])
     assert len(found) == 8

@@ -13,7 +13,7 @@ from torch import nn
 from bench.deploy.opened import Where, opened
 from bench.deploy.score import Asked, NotTimed, score
 from bench.errors import RunFailed, UsageError
-from bench.measure import latency
+from bench.measure import latency, runtimes
 from bench.measure.quiet import Busy
 from bench.records.score import decode, encode
 from bench.runs.latency_restart import windows
@@ -120,6 +120,32 @@ def test_both_are_timed_in_turns_with_a_control(tmp_path, asked, monkeypatch):
     assert found.latency[0].control.speedup == pytest.approx(1, rel=0.01)
     assert "2.00x" in page(found).text() and "2.00x" in page(found).html()
     assert "50 % of the channels are zero but still computed" in found.notes[0]
+
+
+def test_another_runtime_computes_what_onnxruntime_does(tmp_path, monkeypatch):
+    """To rounding; a file in 8-bit integers to some of its steps."""
+    onnxruntime = runtimes.RUNTIMES["onnxruntime"].load_file
+
+    def shifted(share):
+        return lambda content: lambda x: lambda: [out + share * np.abs(out).max() for out in onnxruntime(content)(x)()]
+
+    steps = {"one": torch.tensor(0.1), "zero": torch.tensor(0, dtype=torch.uint8), "w": torch.ones(10, 64)}
+    nodes = [node("Flatten", ["x"], "f"), node("QuantizeLinear", ["f", "one", "zero"], "q")]
+    nodes += [node("DequantizeLinear", ["q", "one", "zero"], "d"), node("Gemm", ["d", "w"], "out", transB=1)]
+    int8 = save(tmp_path, graph(nodes, steps, SHAPE), "int8")
+    where, x = Where(SHAPE, 10, tmp_path), torch.rand(2, *SHAPE)
+    for file, share, fits in (
+        *((linear(tmp_path), 1e-5, True), (linear(tmp_path), 1e-3, False)),
+        *((int8, 0.02, True), (int8, 0.1, False)),
+    ):
+        how = runtimes.Runtime("torch", lambda device: None, load_file=shifted(share))
+        monkeypatch.setitem(runtimes.RUNTIMES, "openvino", how)
+        bind = opened(str(file), "final", where).bind("openvino", None, "", tmp_path / f"{file.name}.openvino")
+        if fits:
+            assert bind(x)()[0].shape == (2, 10)
+            continue
+        with pytest.raises(RunFailed, match=r"openvino and onnxruntime differ by .* at batch 2, above"):
+            bind(x)
 
 
 def test_a_busy_machine_costs_the_milliseconds_only(tmp_path, asked):
