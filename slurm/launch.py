@@ -144,8 +144,9 @@ def dry_run(request: Request, say: Callable[[str], None]) -> Iterator[tuple[Batc
 
 
 def to_submit(before: RunStates, retry: Iterable[str]) -> list[State]:
-    """What is missing, and what is to be tried again."""
-    return before.of(MISSING, *retry)
+    """What is missing, to be tried again, or waits for a latency table, which a submission measures first."""
+    wanted = {MISSING, *retry}
+    return [state for state in before.states if state.state in wanted or state.spec.lacks_table]
 
 
 def plan(

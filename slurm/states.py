@@ -201,6 +201,8 @@ class _Known:
 
     def state(self, spec: Spec, key: str, found: Record | store.RecordError | None) -> State:
         """The state of one run."""
+        if spec.lacks_table:
+            return State(spec, WAITING, "its latency table is not measured")
         status: str | None = None
         sha256, message, seconds = None, "", None
         differs: tuple[str, ...] = ()

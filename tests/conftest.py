@@ -118,6 +118,7 @@ def _counts_once(monkeypatch, request):
     """Runs, and what verifies them, count the same networks and ask for the same commit again and again."""
     if request.path.parent.name not in COUNT_ANEW:
         monkeypatch.setattr(flops, "count", once.count)
+        monkeypatch.setattr(flops, "traced", once.traced)
         monkeypatch.setattr(environment, "_git", once.git)
 
 

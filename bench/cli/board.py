@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, output
 from bench.cli.output import Column
-from bench.errors import UsageError, WordsError
+from bench.errors import SetupError, UsageError, WordsError
 from bench.spec.near_names import unknown
 from leaderboard.render.text_table import sentences, table
 
@@ -90,11 +90,15 @@ def read_plans(files: Sequence[Path]) -> list[Plan]:
     from bench.spec.sweep import load_sweep
     from leaderboard.reader import plan
 
-    sweeps = [load_sweep(file) for file in files]
-    return [
-        plan.plan_of(one, (spec for request in one.requests for spec in resolve(request, writes=False)[0]))
-        for one in sweeps
-    ]
+    plans = []
+    for file in files:
+        sweep = load_sweep(file)
+        specs = [spec for request in sweep.requests for spec in resolve(request, writes=False)[0]]
+        if waiting := [spec for spec in specs if spec.lacks_table]:
+            what = f"the latency table of {waiting[0].arch} is not measured, by which its runs are named"
+            raise SetupError(f"plan {file}: {what}: bench sweep measures it")
+        plans.append(plan.plan_of(sweep, specs))
+    return plans
 
 
 def latencies_of(chosen: argparse.Namespace) -> Latencies:

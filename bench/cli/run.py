@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, output, runs, submit
+from bench.cli.run_states import tables_missing
 from bench.errors import RunFailed
 from bench.records import store
 from bench.records.schema import Finished
@@ -41,8 +42,10 @@ def run(chosen: argparse.Namespace) -> int:
         return submit.submit(chosen, specs, options, chosen.method, ("ok", "failed") if chosen.retry else ())
     if chosen.dry_run:
         for spec in specs:
-            planned = {"id": spec.id, "record": str(store.path_of(chosen.out, spec)), "spec": spec.as_dict()}
-            output.print_json(planned)
+            path = None if spec.lacks_table else str(store.path_of(chosen.out, spec))
+            output.print_json({"id": path and spec.id, "record": path, "spec": spec.as_dict()})
+        for text in tables_missing(specs):
+            submit.say(text)
         return 0
     _say_what_was_not_asked(chosen, specs[0])
     return _carry_out(chosen, specs, options)

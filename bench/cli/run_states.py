@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +57,16 @@ def _show_runs(found: RunStates, everything: bool) -> None:
     for name in ("running", "failed", "lost", "unknown", *(("waiting", "missing") if everything else ())):
         states = found.of(name)
         for state in states if everything else states[:SHOWN]:
-            print(f"{name}: {state.spec.id}  {title(state.spec)}{_detail(state)}")
+            print(f"{name}: {shown_id(state.spec)}  {title(state.spec)}{_detail(state)}")
             if name == "lost" and state.batch and state.job:
                 print("".join(f"    {line}\n" for line in tail(state.batch.log(state.job), 3)), end="")
         if not everything and len(states) > SHOWN:
             print(f"{name}: {len(states) - SHOWN} more; --all lists them")
-    reasons = collections.Counter(state.detail for state in found.of("waiting") if state.detail)
+    reasons = collections.Counter(state.detail for state in found.of("waiting") if state.detail and state.job)
     if reasons:
         print("SLURM's reasons to wait: " + ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common()))
+    for text in tables_missing(state.spec for state in found.states):
+        print(text)
     _show_held(found, everything)
     _show_differing(found, everything)
     left = _minutes_left(found)
@@ -129,13 +132,28 @@ def _as_json(state: State) -> dict[str, Any]:
     values = {name: getattr(state, name) for name in ("state", "detail", "job", "done", "total", "seconds_left")}
     spec = state.spec
     return {
-        "id": spec.id,
+        "id": None if spec.lacks_table else spec.id,
         "method": spec.method,
         "arch": spec.arch,
         "dataset": spec.dataset,
         "seed": spec.seed,
         **values,
     }
+
+
+def shown_id(spec: Spec) -> str:
+    """The id of a run, as far as it has one."""
+    return f"(no id yet)-s{spec.seed}" if spec.lacks_table else spec.id
+
+
+def tables_missing(specs: Iterable[Spec]) -> list[str]:
+    """A line for each latency table that runs wait for."""
+    missing = collections.Counter((s.arch, s.budget.where) for s in specs if s.budget and s.lacks_table)
+    return [
+        f"{plural(runs, 'run')} wait{'s' * (runs == 1)} for the latency table of {arch} in {where}, "
+        "which is measured first: ids follow from it"
+        for (arch, where), runs in missing.items()
+    ]
 
 
 def title(spec: Spec) -> str:

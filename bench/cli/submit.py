@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli.run_states import show, title
+from bench.cli.run_states import show, shown_id, tables_missing, title
 from bench.errors import RunFailed, WordsError
 from bench.progress import Progress
 from bench.spec.registry import PLUGINS
@@ -104,6 +104,8 @@ def submit(
 def _dry_run(request: Request) -> int:
     from slurm import launch
 
+    for text in tables_missing(request.specs):
+        say(text)
     runs: set[str] = set()
     for batch, script in launch.dry_run(request, say):
         print(f"### {batch.title}: {_contents(batch)} in {plural(batch.count, 'job')}")
@@ -112,7 +114,8 @@ def _dry_run(request: Request) -> int:
         one = len(batch.elements) == 1  # several jobs may share its runs
         for element, keys in enumerate(batch.elements):
             for key in keys:
-                print(f"# {'' if one else f'{element}: '}{key}  {_described(batch, key)}")
+                name = key if batch.tasks[key]["base"] else shown_id(batch.task(key).spec)
+                print(f"# {'' if one else f'{element}: '}{name}  {_described(batch, key)}")
         runs |= {key for key, task in batch.tasks.items() if not task["base"]}
     print(f"{len(runs)} of {len(request.specs)} runs would be submitted", file=sys.stderr)
     return 0

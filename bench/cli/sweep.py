@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import arguments, submit
 from bench.cli.output import print_data
+from bench.cli.run_states import shown_id, tables_missing
 from bench.errors import RunFailed, UsageError
 from bench.records import store
 from bench.runs.resolve import resolve
@@ -83,7 +84,10 @@ def _inline(chosen: argparse.Namespace, specs: list[Spec], options: RunOptions) 
     """Run one after the other in this process; what failed is named and the rest is run."""
     if chosen.dry_run:
         for spec in specs:
-            print(f"{spec.id}  {store.path_of(options.out, spec)}")
+            path = store.path_of(options.out, spec)
+            print(f"{shown_id(spec)}  {path.parent if spec.lacks_table else path}")
+        for text in tables_missing(specs):
+            submit.say(text)
         return 0
     from bench.runs.execute import execute
 

@@ -11,18 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_map
 
 from bench.data.image_set import Decoded, ImageSet
 from bench.deploy.given import Given
 from bench.deploy.inputs import packed
-from bench.errors import UsageError
+from bench.errors import DATA, BenchError, RunFailed, UsageError
+from bench.models.error_place import first_line
 from bench.models.torch_state import seed_generators
 from bench.spec.digest import derive_seed
 
 DEFAULT_BATCH = 128
 """Size of batches where there are none."""
 PAIRS = "batches must be (inputs, targets)"
+END = object()
+"""In place of a batch after the last one."""
 
 
 class NoTargets(Tensor):
@@ -32,6 +36,30 @@ class NoTargets(Tensor):
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See the class."""
         raise UsageError(PAIRS)
+
+
+class Targets(Tensor):
+    """Targets of a batch, whose cross-entropy fails with what is wrong with them; all else of them is plain.
+
+    Looked at before torch does: on a GPU a label that is out of range ends the process's use of it.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See the class."""
+        with torch._C.DisableTorchFunctionSubclass():
+            if function is not cross_entropy:
+                return function(*args, **(kwargs or {}))
+            logits, y = args[:2]
+            if not y.is_floating_point() and logits.dim() > 1:
+                wrong = y[(y != (kwargs or {}).get("ignore_index", -100)) & ((y < 0) | (y >= logits.shape[1]))]
+                if len(wrong):
+                    raise UsageError(f"label {int(wrong[0])}: the logits are of {logits.shape[1]} classes, from 0 on")
+            try:
+                return function(*args, **(kwargs or {}))
+            except Exception as error:
+                given = f"logits {list(logits.shape)} and targets {list(y.shape)} of {y.dtype}"
+                raise UsageError(f"no cross-entropy of {given}: {first_line(error)}; give loss=") from error
 
 
 class Batches(ImageSet):
@@ -54,7 +82,8 @@ class Batches(ImageSet):
     ) -> None:
         self.data, self.method, self.seed, self.kind = data, method, derive_seed(seed, "data"), kind
         self._device, self._dtype, self._inputs = had.device, had.example.dtype, had.inputs
-        self._axes = had.example.dim()
+        self._had, self._axes = had, had.example.dim()
+        self._taken = {(had.example.shape[1:], had.example.dtype)}  # what the network was tried on
         if data is not None and not hasattr(data, "__iter__"):
             raise UsageError(f"{kind[1]} is a {type(data).__name__}: give an iterable of (inputs, targets)")
         self._once = data if isinstance(data, Iterator) else None
@@ -114,10 +143,10 @@ class Batches(ImageSet):
             place = 0
             while True:
                 if place == len(self._read):
-                    try:
-                        self._read.append(next(self._once))
-                    except StopIteration:
+                    batch = self._next(self._once)
+                    if batch is END:
                         return
+                    self._read.append(batch)
                 yield self._read[place]
                 place += 1
         own = _Generators(self.seed)
@@ -126,11 +155,18 @@ class Batches(ImageSet):
             batches = iter(self.data)
         while True:
             with own.used():
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
+                batch = self._next(batches)
+            if batch is END:
+                return
             yield batch
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, END)
+        except BenchError:
+            raise
+        except Exception as error:  # whatever the user's own code raises
+            raise RunFailed(f"{self.kind[1]} fails: {first_line(error)}", blame=DATA) from error
 
     def _as_pair(self, batch: Any) -> tuple[Tensor, Tensor]:
         whole = self._packed(batch)
@@ -141,8 +177,13 @@ class Batches(ImageSet):
             like = f" ({self._inputs})" if self._inputs else f", of {self._axes} axes"
             raise UsageError(f"{PAIRS}, with inputs as in example{like}; there is one of {kinds}")
         inputs = _trainable(found.to(self._device, self._dtype if found.is_floating_point() else None))
+        if (size := (inputs.shape[1:], inputs.dtype)) not in self._taken:
+            self._had.require_taken(inputs, self.kind[1])
+            self._taken.add(size)
         if len(pair) == 1:
             return inputs, torch.empty(0).as_subclass(NoTargets)
+        if isinstance(pair[1], Tensor):
+            return inputs, _trainable(pair[1].to(self._device)).as_subclass(Targets)
         return inputs, tree_map(lambda t: _trainable(t.to(self._device)) if isinstance(t, Tensor) else t, pair[1])
 
     def _packed(self, given: Any) -> Tensor | None:
@@ -167,7 +208,7 @@ class Examples(ImageSet):
         count: most examples, and number of noises.
     """
 
-    def __init__(self, example: Tensor, batches: Batches, count: int = 16) -> None:
+    def __init__(self, example: Tensor, batches: Batches, count: int = 4) -> None:
         self._batches = batches
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(count, *example.shape[1:], generator=generator).to(example.device, example.dtype)

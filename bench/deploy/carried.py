@@ -19,24 +19,22 @@ from bench.pruning.sites import Sites
 class Carried:
     """Which entries of a network's parameters and buffers its slice has.
 
-    Found by slicing a copy whose tensors hold their own flat indices, in float64 (exact up to 2^53), once it is asked.
+    Found by slicing a network whose tensors hold their own flat indices, in float64 (exact up to 2^53), once asked.
 
     Args:
-        network: before the slice. It is neither kept nor copied: its tensors' shapes are.
+        network: before the slice. It is used up: of its tensors nothing but their shapes is kept.
         owner: the network whose parameters an optimizer has, of the same names; held weakly.
         sites: of ``network``.
         masks: by which it was sliced.
     """
 
     def __init__(self, network: nn.Module, owner: nn.Module, sites: Sites, masks: Mapping[str, Tensor]) -> None:
-        empty: dict[int, Any] = {}
         for tensor in (*network.parameters(), *network.buffers()):
-            none = torch.zeros((), dtype=torch.float64).expand(tensor.shape)
             if isinstance(tensor, nn.Parameter):
-                empty[id(tensor)] = nn.Parameter(none, requires_grad=False)
-            elif tensor.is_floating_point():
-                empty[id(tensor)] = none
-        self._network = copy.deepcopy(network, empty)
+                tensor.requires_grad_(False).grad = None
+            if isinstance(tensor, nn.Parameter) or tensor.is_floating_point():
+                tensor.data = torch.zeros((), dtype=torch.float64).expand(tensor.shape)
+        self._network = network
         self._sites, self._masks = sites.bind(self._network), masks
         self._places: dict[str, Tensor] | None = None
         self.owners = {name: weakref.ref(p) for name, p in owner.named_parameters(remove_duplicate=False)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -13,15 +14,16 @@ from torch import Tensor, distributed, nn
 
 from bench.data.loading import TrainingData
 from bench.deploy.given import Given
-from bench.deploy.known import Known
-from bench.errors import UsageError
+from bench.deploy.known import Known, cost_of
+from bench.errors import METHOD, BenchError, RunFailed, UsageError
+from bench.models.error_place import first_line, place_in_network
 from bench.progress import Progress
 from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites
 from bench.runs import prune as run_prune
 from bench.runs.method_factory import make_method
 from bench.spec.recipe import Recipe, Stage
-from bench.spec.spec import Budget
+from bench.spec.spec import DEPTH, UNITS, Budget
 from bench.training.compensation import require_layers
 from bench.training.context import Context
 from bench.training.loop import PhaseTrainer
@@ -42,6 +44,7 @@ class Cut:
         costs: of the dense network, for a further prune.
         masks: by which it was sliced.
         difference: between gated and sliced network.
+        cost: of the slice, see :func:`bench.deploy.known.cost_of`.
         latency: how a budget of milliseconds was met, as records have it; None for another budget.
     """
 
@@ -50,6 +53,7 @@ class Cut:
     costs: CostModel
     masks: dict[str, Tensor]
     difference: float
+    cost: Mapping[str, Any]
     latency: Mapping[str, Any] | None = None
 
 
@@ -89,6 +93,22 @@ def budget_of(
     return budget, f"{name}={share}"
 
 
+def sought(coupling: str, units: str, round_to: int, whole: Iterable[str]) -> tuple[str, ...]:
+    """Names of the layers that stay whole; raises UsageError for sites that cannot be searched."""
+    if coupling not in ("inner", "full"):
+        raise UsageError(f"coupling={coupling!r}: inner or full")
+    if units not in UNITS:
+        raise UsageError(f"units={units!r}: {', '.join(UNITS[:-1])} or {UNITS[-1]}")
+    if units == DEPTH and round_to != 1:
+        raise UsageError(f"round_to={round_to}: with units='depth' no widths are pruned")
+    if isinstance(whole, str) or not isinstance(whole, Iterable):
+        raise UsageError(f"whole={whole!r}: give a list of names")
+    names = tuple(whole)
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise UsageError(f"whole: {odd[0]!r} is no name of a layer: give names of named_modules()")
+    return names
+
+
 def method_of(name: str, options: Mapping[str, Any], trains: bool = False) -> Method:
     """The method ``name`` (or a composition); raises UsageError unless it prunes with the default plan.
 
@@ -108,11 +128,28 @@ def method_of(name: str, options: Mapping[str, Any], trains: bool = False) -> Me
     return method
 
 
+@contextmanager
+def working(method: str, network: nn.Module) -> Iterator[None]:
+    """Within the block ``method`` works on ``network``: whatever it raises becomes one line."""
+    try:
+        yield
+    except (BenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        where = place_in_network(error, network)
+        raise RunFailed(f"'{method}' fails: {first_line(error)}{f' ({where})' if where else ''}", METHOD) from error
+
+
 def one_number(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
     """``loss`` of a user; UsageError where it gives something else than one number."""
 
     def checked(outputs: Any, targets: Any) -> Tensor:
-        value = loss(outputs, targets)
+        try:
+            value = loss(outputs, targets)
+        except BenchError:
+            raise
+        except Exception as error:  # whatever the user's own code raises
+            raise UsageError(f"loss fails: {first_line(error)}") from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             what = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise UsageError(f"loss gives {what}: the mean over a batch is a tensor of one number")
@@ -131,17 +168,19 @@ def trainer_of(
     budget: Budget,
     seed: int,
     recipe: Recipe,
-    loss: Callable[[Any, Any], Tensor] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
     context: type[SharedChoice] | None = None,
 ) -> PhaseTrainer:
     """What trains ``method`` in a run, on ``work``; nothing is trained yet.
 
-    Raises Unsupported where the method does not work on the network.
+    Raises UsageError for a seed that is no whole number, Unsupported where the method does not work on the network.
     """
+    if not hasattr(seed, "__index__"):
+        raise UsageError(f"seed={seed!r}: a whole number")
     torch.use_deterministic_algorithms(had.device.type == "cpu")  # as in a run
     model = MaskedModel(work, sites, costs, had.device)
     model.snapshots["base"] = model.snapshots["init"]
-    model.loss = loss
+    model.loss = one_number(loss) if loss else None
     ctx = (context or SharedChoice)(model, images, recipe, budget, seed)
     ctx._group = had.group
     require_layers(method, ctx)
@@ -180,7 +219,8 @@ def cut(trainer: PhaseTrainer, had: Given, budget: Budget) -> Cut:
     assert model.sliced_by is not None
     left = trainer.now.prune_result or {}
     difference = float(left["gate_slice_difference"])
-    return Cut(model.network, model.sites, model.costs, model.sliced_by, difference, left.get("latency"))
+    cost = cost_of(model.network, left["macs"])
+    return Cut(model.network, model.sites, model.costs, model.sliced_by, difference, cost, left.get("latency"))
 
 
 def exempting(

@@ -30,6 +30,7 @@ class Given:
 
     Attributes:
         network: their own, without wrappers; never changed.
+        kind: its class.
         example: one batch of its input, on its device; several inputs side by side, ``[B, n]``.
         device: where both are.
         group: processes that train it together, by ``DistributedDataParallel``; None for this one alone.
@@ -37,6 +38,7 @@ class Given:
     """
 
     network: nn.Module
+    kind: type[nn.Module]
     example: Tensor
     device: torch.device
     group: Any = None
@@ -47,29 +49,16 @@ class Given:
         """Of one input, without the batch axis."""
         return tuple(self.example.shape[1:])
 
-    def copy(self, whole: Iterable[str] = (), logits: Any = None) -> nn.Module:
-        """A copy to work on, at least in float32, whose input is one tensor, and its output logits.
-
-        Args:
-            whole: names of layers to leave alone.
-            logits: picks them from the network's output; None where that is the logits.
-        """
-        work = copied(self.network)
-        for tensor in (*work.parameters(), *work.buffers()):
-            if tensor.dtype in HALF:
-                tensor.data = tensor.data.float()
-        names = {name for name, _ in work.named_modules()}
-        for name in whole:
-            if name not in names:
-                near = near_matches(name, names - {""}) or sorted(names - {""})[:NEAR]
-                raise UsageError(f"whole: '{name}' is no layer of the network: did you mean {' or '.join(near)}?")
-        vars(work)["whole"] = (*getattr(work, "whole", ()), *whole)
-        return with_inputs(with_logits(work, logits), self.inputs)
+    def require_taken(self, x: Tensor, what: str) -> None:
+        """Raise UsageError where a network of one input does not take ``x``, a batch of ``what``."""
+        work = _widened(copied(self.network))
+        work.__class__ = self.kind
+        _tried(work, x, f"{what}: ", f"; example is {_size(self.example)}")
 
     @torch.no_grad()
     def restore(self, made: nn.Module) -> nn.Module:
-        """``made``, a slice of a :meth:`copy`, as the network itself is: class, dtypes, modes, what is trained."""
-        made.__class__ = type(self.network)
+        """``made``, a slice of a copy to work on, as the network itself is: class, dtypes, modes, what is trained."""
+        made.__class__ = self.kind
         vars(made).pop("whole", None)
         if "whole" in vars(self.network):
             vars(made)["whole"] = vars(self.network)["whole"]
@@ -84,13 +73,18 @@ class Given:
         return made
 
 
-def given(network: Any, example: Any, logits: Callable[[Any], Any] | None = None) -> Given:
-    """Both, checked; raises UsageError for what cannot be pruned. Random numbers may be drawn.
+def given(
+    network: Any, example: Any, logits: Callable[[Any], Any] | None = None, whole: Iterable[str] = ()
+) -> tuple[Given, nn.Module]:
+    """Both, checked, and a copy to work on; raises UsageError for what cannot be pruned. Random numbers may be drawn.
+
+    The copy is at least in float32; its input is one tensor, and its output logits.
 
     Args:
         network: whatever a user gives.
         example: the same.
-        logits: picks logits from its output.
+        logits: picks logits from its output; None where that is the logits.
+        whole: names of layers to leave alone.
     """
     network, group = unwrapped(network)
     _require_plain(network)
@@ -103,23 +97,58 @@ def given(network: Any, example: Any, logits: Callable[[Any], Any] | None = None
     (device,) = devices
     if example.device != device:
         raise UsageError(f"example is on {example.device}, the network on {device}")
+    if device.type == "meta":
+        raise UsageError("the network's tensors have no memory (device meta): put it on a device and load its weights")
     if same := twins(network):
         raise UsageError(f"{' and '.join(same)} share their memory: make them one Parameter")
-    try:
-        with torch.no_grad(), evaluating(work := with_inputs(with_logits(copied(network), logits), inputs)):
-            out = work(example[:2])
-    except UsageError:  # logits fails
-        raise
-    except Exception as error:  # whatever a network's own code raises
-        size = inputs or "x".join(map(str, example.shape[1:]))
-        batch = "" if inputs else f"; example is {list(example.shape)}, whose first axis is the batch"
-        raise UsageError(f"the network does not take {size}: {first_line(error)}{batch}") from error
+    kind, names = type(network), {name for name, _ in network.named_modules()}
+    for name in whole:
+        if name not in names:
+            near = near_matches(name, names - {""}) or sorted(names - {""})[:NEAR]
+            raise UsageError(f"whole: '{name}' is no layer of the network: did you mean {' or '.join(near)}?")
+    work = with_inputs(with_logits(copied(network), logits), inputs)
+    batch = "" if inputs else f"; example is {list(example.shape)}, whose first axis is the batch"
+    out = _tried(work, example, "", batch, inputs)
     if not isinstance(out, Tensor):
         raise UsageError(f"the network gives a {type(out).__name__}, no tensor: bench.prune(logits=) picks its logits")
+    if broken := [name for name, tensor in work.named_parameters() if not bool(tensor.isfinite().all())]:
+        raise UsageError(f"{broken[0]} is not finite: nothing can be said of its units; load weights from before that")
+    if not bool(out.isfinite().all()):
+        raise UsageError("the network's output for example is not finite: give an example that it works on")
+    vars(work)["whole"] = (*getattr(work, "whole", ()), *whole)
     if example.dtype in HALF:
         example = example.float()
     example = example.clone() if example.is_inference() else example.detach()
-    return Given(network, example, device, group, inputs)
+    return Given(network, kind, example, device, group, inputs), _widened(work)
+
+
+def _widened(work: nn.Module) -> nn.Module:
+    """``work`` itself, at least in float32."""
+    for tensor in (*work.parameters(), *work.buffers()):
+        if tensor.dtype in HALF:
+            tensor.data = tensor.data.float()
+    return work
+
+
+def _tried(work: nn.Module, x: Tensor, before: str, after: str, inputs: Inputs | None = None) -> Any:
+    """What a copy gives for two of ``x``; its buffers stay. Raises UsageError: ``before``, the cause, ``after``."""
+    kept = [(buffer, buffer.clone()) for buffer in work.buffers()]
+    try:
+        with torch.no_grad(), evaluating(work):
+            out = work(x[:2])
+            for buffer, value in kept:
+                buffer.copy_(value)
+    except UsageError:  # logits fails
+        raise
+    except Exception as error:  # whatever a network's own code raises
+        why = f"the network does not take {inputs or _size(x)}: {first_line(error)}"
+        raise UsageError(f"{before}{why}{after}") from error
+    return out
+
+
+def _size(batch: Tensor) -> str:
+    of = "" if batch.is_floating_point() else f" of {batch.dtype}"
+    return "x".join(map(str, batch.shape[1:])) + of
 
 
 def unwrapped(network: Any) -> tuple[nn.Module, Any]:

@@ -83,17 +83,18 @@ class Known:
         parts += [f"all of the exempt {', '.join(sorted(costs.exempt))}"] if costs.exempt else []
         parts += [f"{stay} of the {sum(map(len, costs.blocks.values()))} blocks"] if stay else []
         verb = "costs" if len(parts) == 1 and sites and budget.min_keep == 1 else "cost"
-        reached = full().costs.least_share(budget) if full else least
-        less = f"; coupling='full' reaches {reached:.2g}" if reached < least else ""
+        fine = costs.finer(budget)
+        less = f"; round_to=1 reaches {fine:.2g}" if fine is not None else ""
+        reached = full().costs.least_share(budget) if full and not less else least
+        less = f"; coupling='full' reaches {reached:.2g}" if reached < least else less
         raise UsageError(f"{asked} cannot be met: {' and '.join(parts)} already {verb} {least:.2g}{less}")
 
 
-def cost_of(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    """``macs``, ``by_operator``, ``params`` and ``bytes`` of a network."""
-    counted = flops.traced(network, shape)
+def cost_of(network: nn.Module, macs: Mapping[str, int]) -> dict[str, Any]:
+    """``macs``, ``by_operator``, ``params`` and ``bytes`` of a network whose ``macs`` were counted, by operator."""
     return {
-        "macs": counted.total,
-        "by_operator": dict(counted.by_op),
+        "macs": sum(macs.values()),
+        "by_operator": dict(macs),
         "params": flops.parameters(network),
         "bytes": weight_bytes(network),
     }
@@ -149,7 +150,8 @@ def _found(work: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, coupl
         sites = trainable(work, find_sites(work, shape, coupling, units), shape)
     except NoSite as error:
         raise UsageError(no_exact_site(work, error)) from error
-    return known_from(work, sites, CostModel(work, sites, shape), cost_of(work, shape), shape, inputs)
+    costs = CostModel(work, sites, shape)
+    return known_from(work, sites, costs, cost_of(work, costs.by_operator), shape, inputs)
 
 
 def known_from(

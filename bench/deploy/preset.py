@@ -16,6 +16,8 @@ from bench.models.build import build
 from bench.models.memory_format import place
 from bench.progress import Progress
 from bench.runs.artifacts import RunArtifacts
+from bench.runs.network_trial import BATCH, Situation
+from bench.runs.preflight import fit
 from bench.spec.registry import ARCHS
 from bench.spec.request import RunOptions
 from bench.spec.spec import Spec
@@ -49,12 +51,16 @@ class Seen:
 
 
 def as_given(spec: Spec, options: RunOptions) -> Seen:
-    """How good the network of a run is before anything is trained."""
+    """How good the network of a run is before anything is trained; raises UsageError where it cannot be run."""
     cache, progress = options.out / "cache", Progress(spec.dataset, quiet=True)
     facts = find(spec.dataset, options.data_dir, cache, progress).for_seed(spec.seed)
     device = pick_device(options.device)
     network = build(spec.arch, facts.shape, facts.classes, spec.seed, options.download)
     data = load_training(facts, options.data_dir, options.download, spec.seed, device, cache, progress)
+    situation = Situation(
+        *(facts.shape, facts.classes, spec.coupling, spec.recipe, device, spec.recipe.precision, spec.unit_kinds)
+    )
+    fit(spec.arch, network, situation, data.val.first(BATCH))  # as the run does, which finds it known
     labels = data.val.labels
     found = quality(logits_of(place(network, device), data.val), labels)
     return Seen(float(found["top1"]), float(labels.bincount().max() / len(labels)), len(labels))

@@ -20,16 +20,17 @@ from bench.deploy.cut import (
     cut,
     exempting,
     method_of,
-    one_number,
     recipe_of,
+    sought,
     trainer_of,
+    working,
 )
 from bench.deploy.given import given
-from bench.deploy.known import Known, cost_of, known_of
+from bench.deploy.known import Known, known_of
 from bench.deploy.latency import latency_choice
 from bench.deploy.pruned_network import PrunedNetwork
 from bench.errors import UsageError
-from bench.spec.spec import DEPTH, UNITS, WIDTH, Budget
+from bench.spec.spec import WIDTH, Budget
 
 
 def prune(
@@ -99,24 +100,15 @@ def prune(
     budget, asked = budget_of(shares, ranking, min_keep, where, round_to)
     if earlier and budget.of_latency:
         raise UsageError(f"{asked}: the network is pruned already; prune the first one to it at once")
-    if coupling not in ("inner", "full"):
-        raise UsageError(f"coupling={coupling!r}: inner or full")
-    if units not in UNITS:
-        raise UsageError(f"units={units!r}: {', '.join(UNITS[:-1])} or {UNITS[-1]}")
-    if units == DEPTH and round_to != 1:
-        raise UsageError(f"round_to={round_to}: with units='depth' no widths are pruned")
-    if isinstance(whole, str):
-        raise UsageError(f"whole={whole!r}: give a list of names")
-    whole = tuple(whole)
+    whole = sought(coupling, units, round_to, whole)
     if earlier and (whole or coupling not in ("inner", earlier.sites.coupling) or units != WIDTH):
         raise UsageError("coupling, units and whole are those of the first prune: sites are not searched again")
     chosen = method_of(method, options or {})
     logits = logits or (earlier._logits if earlier else None)
     with apart() as end:
-        had = given(earlier.network if earlier else network, example, logits)
+        had, work = given(earlier.network if earlier else network, example, logits, whole)
         if earlier and (had.shape, had.inputs) != (earlier._known.shape, earlier._known.inputs):
             raise UsageError("example is of another shape than that of the first prune, whose costs shares are of")
-        work = had.copy(whole, logits)
         known: Known = earlier._known if earlier else known_of(work, had.shape, had.inputs, coupling, units)
         sites = (earlier.sites if earlier else known.sites).bind(work)
         costs = earlier._costs if earlier else known.costs
@@ -127,24 +119,23 @@ def prune(
         end.callback(batches.rewind)
         images = TrainingData(batches, Examples(had.example, batches), {})
         recipe = recipe_of(batches.batch_size)
-        trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss and one_number(loss))
+        trainer = trainer_of(had, work, sites, costs, chosen, images, budget, seed, recipe, loss)
         if budget.of_latency:
             folder = Path(tables) if tables else None
             trainer.ctx._latency = latency_choice(had, work, known, costs, budget, asked, units, folder)
-        trainer.prepare()
-        done = cut(trainer, had, budget)
-        cost = cost_of(done.network, had.shape)
+        with working(method, work):
+            trainer.prepare()
+            done = cut(trainer, had, budget)
         made = had.restore(done.network)
         carried = Carried(work, had.network, sites, done.masks)
     facts = {"name": method, "options": dict(options or {}), "seed": seed}
-    return result(made, known, done, cost, carried, budget, facts, logits, earlier)
+    return result(made, known, done, carried, budget, facts, logits, earlier)
 
 
 def result(
     made: nn.Module,
     known: Known,
     done: Cut,
-    cost: Mapping[str, Any],
     carried: Carried,
     budget: Budget,
     method: Mapping[str, Any],
@@ -165,7 +156,7 @@ def result(
         widths={name: (len(mask), int(mask.sum())) for name, mask in masks.items()},
         sites=done.sites.bind(made),
         rejected=known.sites.rejected,
-        cost={"asked": asked, "dense": dict(known.cost), "pruned": dict(cost), **latency},
+        cost={"asked": asked, "dense": dict(known.cost), "pruned": dict(done.cost), **latency},
         difference=done.difference,
         method=method,
         _carried=carried,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -14,13 +15,23 @@ from bench.data.loading import TrainingData
 from bench.deploy.apart import apart
 from bench.deploy.batches import DEFAULT_BATCH, Batches, Examples
 from bench.deploy.carried import Carried
-from bench.deploy.cut import SharedChoice, budget_of, cut, exempting, method_of, recipe_of, trainer_of
+from bench.deploy.cut import (
+    SharedChoice,
+    budget_of,
+    cut,
+    exempting,
+    method_of,
+    recipe_of,
+    sought,
+    trainer_of,
+    working,
+)
 from bench.deploy.given import given
-from bench.deploy.known import cost_of, known_of
+from bench.deploy.known import known_of
 from bench.deploy.prune import result
 from bench.deploy.pruned_network import PrunedNetwork
 from bench.errors import UsageError
-from bench.spec.spec import WIDTH
+from bench.models.shared_parameters import copied
 from bench.training.checkpoint import clone_state
 from bench.training.hook_calls import scalar
 
@@ -73,13 +84,18 @@ class Pruner:
         keep_macs: float | None = None,
         keep_params: float | None = None,
         round_to: int = 1,
+        units: str = "width",
         coupling: str = "inner",
         ranking: str | None = None,
         min_keep: int = 1,
+        whole: Iterable[str] = (),
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        logits: Callable[[Any], Any] | None = None,
         seed: int = 0,
     ) -> None:
         shares = {"keep_macs": keep_macs, "keep_params": keep_params}
         self._budget, asked = budget_of(shares, ranking, min_keep, round_to=round_to)
+        whole = sought(coupling, units, round_to, whole)
         if not (isinstance(steps, int) and isinstance(epochs, int)) or steps < 1 or epochs < 1:
             raise UsageError(f"steps={steps}, epochs={epochs}: at least 1")
         self._facts = {"name": method, "options": dict(options or {}), "seed": seed, "steps": steps}
@@ -92,12 +108,17 @@ class Pruner:
         self._watching = ExitStack()
         self._open = True
         with apart() as end:
-            self._had = had = given(network, example)
+            self._had, work = given(network, example, logits, whole)
+            had = self._had
             if had.inputs is not None:
                 raise UsageError("bench.Pruner: networks of one tensor alone; bench.prune takes several inputs")
-            self._known = known = known_of(had.copy(), had.shape, None, coupling, WIDTH)
+            self._logits, self._kind = logits, type(work)
+            self._known = known = known_of(work, had.shape, None, coupling, units)
             self._sites = sites = known.sites.bind(had.network)
-            costs = exempting(chosen, known, sites, known.costs, self._budget, asked)
+            full = partial(known_of, work, had.shape, None, "full", units)
+            costs = exempting(
+                chosen, known, sites, known.costs, self._budget, asked, full if coupling == "inner" else None
+            )
             train = Batches(data, method, had, seed)
             held = Batches(val, method, had, seed, ("validation", "val"))
             end.callback(train.rewind)
@@ -107,13 +128,13 @@ class Pruner:
             momentum = float(optimizer.param_groups[0].get("momentum", 0.0)) if optimizer else 0.0
             recipe = recipe_of(train.batch_size if data is not None else DEFAULT_BATCH, epochs, momentum)
             self._trainer = trainer_of(
-                had, had.network, sites, costs, chosen, images, self._budget, seed, recipe, context=_InLoop
+                had, had.network, sites, costs, chosen, images, self._budget, seed, recipe, loss, context=_InLoop
             )
             self._model, self._now = self._trainer.model, self._trainer.now
             context: Any = self._trainer.ctx
             context._optimizer = self._model.optimizer = optimizer
             self._model.ledger.detach()  # nobody asks what forwards cost
-            with self._closing():
+            with self._at_work():
                 self._trainer.prepare()
                 if any(True for module in self._model.inserted.values() for _ in module.parameters()):
                     raise UsageError(f"'{method}' inserts layers that are trained: use bench.run")
@@ -125,7 +146,7 @@ class Pruner:
         self._require_open("before_forward")
         now.x, now.y = x, y
         now.progress = min(self._step / self._steps, 1.0) * self._epochs
-        with self._closing():
+        with self._at_work():
             self._model.per_unit.start_step()
             self._call("on_batch_start")
             self._watching.close()
@@ -136,7 +157,7 @@ class Pruner:
         self._require_open("penalty")
         self._watching.close()
         total: Tensor | float = 0.0
-        with self._closing():
+        with self._at_work():
             for term in self._call("penalty"):
                 total = total + scalar(term)
         return total
@@ -145,14 +166,14 @@ class Pruner:
         """Gradients are there, unscaled, and the optimizer has not stepped."""
         self._require_open("after_backward")
         self._watching.close()
-        with self._closing():
+        with self._at_work():
             self._call("on_backward_end")
 
     def after_step(self) -> None:
         """The optimizer has stepped: gates go, masked units are put back as they were."""
         self._require_open("after_step")
         self._watching.close()
-        with self._closing():
+        with self._at_work():
             if self._model.busy:
                 self._model.after_step()
             self._call("on_step_end")
@@ -163,7 +184,7 @@ class Pruner:
         """After an epoch."""
         self._require_open("end_epoch")
         self._now.progress = self._now.epoch + 1.0
-        with self._closing():
+        with self._at_work():
             self._call("on_epoch_end")
         self._now.epoch += 1
         self._now.step = 0
@@ -173,7 +194,7 @@ class Pruner:
         self._require_open("finish")
         had, trainer = self._had, self._trainer
         self._watching.close()
-        with apart() as end, self._closing():
+        with apart() as end, self._at_work():
             for data in self._data:
                 end.callback(data.rewind)
             torch.use_deterministic_algorithms(had.device.type == "cpu")
@@ -182,13 +203,12 @@ class Pruner:
             self._model.optimizer = None
             trainer.position = (1, 0)
             done = cut(trainer, had, self._budget)
-            cost = cost_of(done.network, had.shape)
             made = had.restore(done.network)
             if state is not None:
                 had.network.load_state_dict(state)
-            carried = Carried(had.network, had.network, self._sites, done.masks)
+            carried = Carried(copied(had.network), had.network, self._sites, done.masks)
         self._open = False
-        return result(made, self._known, done, cost, carried, self._budget, self._facts)
+        return result(made, self._known, done, carried, self._budget, self._facts, self._logits)
 
     def close(self) -> None:
         """Take everything of the method off the network; nothing can be done with this any more."""
@@ -213,10 +233,16 @@ class Pruner:
             raise UsageError(f"Pruner.{call}: it is finished or closed")
 
     @contextmanager
-    def _closing(self) -> Iterator[None]:
-        """Within the block an error closes this."""
+    def _at_work(self) -> Iterator[None]:
+        """Within the block, where the method works, the network gives logits; an error closes this."""
+        network = self._had.network
         try:
-            yield
+            with working(str(self._facts["name"]), network):
+                network.__class__ = self._kind
+                try:
+                    yield
+                finally:
+                    network.__class__ = self._had.kind
         except BaseException:
             self.close()
             raise

@@ -108,7 +108,10 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
     several = described["inputs"]
     inputs = Inputs(tuple(map(tuple, several[0])), tuple(several[1])) if several else None
     with undisturbed():
-        network = build()
+        try:
+            network = build()
+        except Exception as error:  # whatever the user's own code raises
+            raise UsageError(f"build fails: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"build gives a {type(network).__name__}, not the dense network")
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):

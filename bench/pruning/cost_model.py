@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -126,13 +127,14 @@ class CostModel(Costs):
         blocks = f"{stay} of the {len(self._blocks)} blocks, which stay,"
         if self.cost(budget, self.floor(budget, costliest)) > self.allowed(budget):
             free = len([name for name in self.names if name not in self.exempt])
-            fewest = f"{budget.min_keep} unit(s)" + (", rounded up to whole steps," if budget.step > 1 else "")
-            kept = [f"{fewest} in each of the {free} sites"] if free else []
+            steps = budget.step > 1
+            rounded = f", rounded up to {budget.step} channels," * steps
+            kept = [f"{budget.min_keep} unit(s){rounded} in each of the {free} sites"] if free else []
             kept += [f"all of the exempt {', '.join(sorted(self.exempt))}"] if self.exempt else []
             kept += [blocks] if self.blocks else []
             raise (Unsupported if self.exempt else UsageError)(
-                f"budget {budget} cannot be met: {' and '.join(kept)} already cost {share:.4f}; "
-                f"ask for more{self._remedy(budget)}"
+                f"budget {budget} cannot be met: {' and '.join(kept)} already cost {share:.4f}"
+                f"{', the least of such steps' * steps}; ask for more{self._remedy(budget)}"
             )
         share = self.cost(budget, costliest) / self.whole(budget)
         if budget.keep_blocks and budget.keep - share > BUDGET_TOLERANCE:
@@ -144,10 +146,16 @@ class CostModel(Costs):
         """What the units that stay in any case cost, as a share of the dense network."""
         return self.cost(budget, self.floor(budget, self._costliest(budget))) / self.whole(budget)
 
+    def finer(self, budget: Budget) -> float | None:
+        """Least share at steps of one channel, where the budget is within reach then."""
+        fine = dataclasses.replace(budget, round_to=1)
+        within = self.cost(fine, self.floor(fine, self._costliest(fine))) <= self.allowed(fine)
+        return self.least_share(fine) if budget.step > 1 and within else None
+
     def _remedy(self, budget: Budget) -> str:
         """What else than a larger budget helps."""
-        if budget.step > 1:
-            return ", or smaller steps (--round-to)"
+        if (share := self.finer(budget)) is not None:
+            return f", or use --round-to 1, which goes down to {share:.4f}"
         if self.blocks:
             return ", or fewer blocks (--min-blocks 0)"
         if self.coupling == "full":

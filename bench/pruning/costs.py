@@ -40,6 +40,7 @@ class Costs:
         blocks: site of blocks -> the places of its units in a vector.
         dense: the vector of the dense network.
         unit_channels: for each of ``names``, how many channels one unit has in the layers that it is cut from.
+        by_operator: MACs of the dense network, by operator.
     """
 
     def __init__(self, network: nn.Module, sites: Sites, shape: tuple[int, ...]) -> None:
@@ -61,6 +62,7 @@ class Costs:
 
         column = {name: k for k, name in enumerate(self.names)}
         counted = flops.count(network, shape)
+        self.by_operator = counted.by_op
         layers: dict[str, dict[str, Vector]] = {}
         for name, site in channel_sites.items():
             for cut in site.cuts:

@@ -99,6 +99,10 @@ class DenseNetwork:
         return TIMER(self.network, self.sites, self.shape, self.terms(budget), *how, self.layout, MACHINE)
 
 
+class NoTable(SetupError):
+    """There is no table, and none is to be measured."""
+
+
 def wait_at_most(seconds: float) -> None:
     """Set how long this process waits for a quiet machine whenever it times a table or a chosen network."""
     global MACHINE
@@ -113,9 +117,11 @@ def _terms(of: DenseNetwork, step: int) -> Terms:
 def with_table(spec: Spec, table: str | None, options: RunOptions, writes: bool) -> Spec:
     """``spec`` with the hash of its latency table, which is given, taken from a file, found, or measured.
 
+    Without one, as it is, where there is no table and ``writes`` is false.
+
     Raises:
         UsageError: runtime or file cannot be used with it.
-        SetupError: the runtime is not installed; the machine is busy; ``writes`` is false and there is no table.
+        SetupError: the runtime is not installed; the machine is busy.
     """
     assert spec.budget is not None
     if table is not None and re.fullmatch("[0-9a-f]{64}", table):
@@ -129,8 +135,11 @@ def with_table(spec: Spec, table: str | None, options: RunOptions, writes: bool)
     )
     of = _dense(spec.arch, network, situation)
     file = Path(table) if table else None
-    sha256 = table_of(of, spec.budget, spec.unit_kinds, options.out, file, writes, progress).sha256
-    return dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, table=sha256))
+    try:
+        found = table_of(of, spec.budget, spec.unit_kinds, options.out, file, writes, progress)
+    except NoTable:
+        return spec
+    return dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, table=found.sha256))
 
 
 _known: dict[tuple[str, Situation], DenseNetwork] = {}
@@ -157,7 +166,7 @@ def table_of(
 ) -> Table:
     """The table for a budget: of ``file``, else the one below ``out``, else a new one, which is kept there.
 
-    Raises as :func:`with_table`.
+    Raises as :func:`with_table`, and NoTable where there is none and ``writes`` is false.
     """
     runtimes.require([str(budget.runtime)], many=True)
     key = of.key(budget, units)
@@ -171,7 +180,7 @@ def table_of(
     if path is not None:
         return latency_table.read(path)[0]
     if not writes:
-        raise SetupError(f"no latency table of {of.name} in {budget.where}: run it once without --dry-run here")
+        raise NoTable(f"no latency table of {of.name} in {budget.where} in {out}")
     say = progress.say if progress else lambda text: None
     try:
         timed = of.timer(budget).table(say)

@@ -26,8 +26,8 @@ def prune(trainer: PhaseTrainer, budget: Budget | None, shape: tuple[int, ...], 
 
     Returns:
         For the record: ``gate_slice_difference``; ``pruned``, the weights after the prune, None for a method that
-        trains a smaller network before the prune; ``calibration``, None where nothing compensates; for a budget of
-        milliseconds ``latency``, and ``scores`` that its widths follow from.
+        trains a smaller network before the prune; ``calibration``, None where nothing compensates; ``macs`` by operator
+        of the slice; for a budget of milliseconds ``latency``, and ``scores`` that its widths follow from.
 
     Raises:
         RunFailed: the masks cost more than the budget, or the sliced network is not the gated one.
@@ -57,7 +57,7 @@ def prune(trainer: PhaseTrainer, budget: Budget | None, shape: tuple[int, ...], 
         why = f"gated and sliced network differ by {difference:.2e}, above {TOLERANCE:g}"
         raise RunFailed(why, blame=ARCHITECTURE)
     with model.ledger.paused():
-        counted = flops.count(sliced, shape)
+        counted = flops.traced(sliced, shape)  # the final network is counted twice, as the dense one was
     if counted.total != costs.macs(cost):
         why = f"fvcore counts {counted.total:,} MACs, the cost model {costs.macs(cost):,}"
         raise RunFailed(why, blame=ARCHITECTURE)
@@ -68,6 +68,7 @@ def prune(trainer: PhaseTrainer, budget: Budget | None, shape: tuple[int, ...], 
     return {
         "calibration": calibration or None,
         "gate_slice_difference": difference,
+        "macs": counted.by_op,
         "pruned": None if trainer.now.tuned else clone_state(sliced),
         **({"latency": latency.facts(), "scores": latency.scores} if latency else {}),
     }

@@ -229,6 +229,11 @@ class Spec:
         return " ".join([self.coupling, *([self.units] if self.units else []), *step, *([where] * budget.of_latency)])
 
     @property
+    def lacks_table(self) -> bool:
+        """Whether it has a budget of milliseconds whose latency table is not measured; its id is not known before."""
+        return self.budget is not None and self.budget.of_latency and self.budget.table is UNSET
+
+    @property
     def unit_kinds(self) -> str:
         """What is pruned: ``width``, ``depth`` or ``both``."""
         return self.units or WIDTH

@@ -66,7 +66,7 @@ def state_of_run(ctx: Context, parts: Parts) -> dict[str, Any]:
         "per_unit": dict(model.per_unit),
         "masks": model.masks,
         "sliced_by": model.sliced_by,
-        "snapshots": {tag: s for tag, s in model.snapshots.items() if tag not in ("init", "base")},
+        "snapshots": {tag: model.snapshots[tag] for tag in model.snapshots if tag not in ("init", "base")},
         "taken": {tag: list(t) for tag, t in model.snapshots.taken.items() if tag not in ("init", "base")},
         "tracked": model.tracked,
         "rng": ctx.rng.get_state(),
@@ -101,7 +101,7 @@ def restore_run(ctx: Context, parts: Parts, finalize: Callable[[], None], state:
     model.insert_only({site: parts.method.get_submodule(n) for site, n in state["inserted"].items()})
     model.network.load_state_dict(state["network"])
     model.masks = state["masks"]  # which holds masked units at the weights that the network has now
-    model.snapshots |= state["snapshots"]
+    model.snapshots.update(state["snapshots"])
     model.snapshots.taken |= {tag: Taken(*taken) for tag, taken in state["taken"].items()}
     model.tracked |= state["tracked"]
     model.per_unit.load(state["per_unit"])

@@ -16,7 +16,7 @@ from bench.pruning.sites import Sites
 
 FOUND: dict[tuple, Any] = {}
 """Results by what they depend on."""
-count_anew, ask_git = flops.count, environment._git
+count_anew, trace_anew, ask_git = flops.count, flops.traced, environment._git
 
 
 def sites_and_costs(network: nn.Module, shape: tuple[int, ...], coupling: str, units: str) -> tuple[Sites, CostModel]:
@@ -34,6 +34,11 @@ def sites_and_costs(network: nn.Module, shape: tuple[int, ...], coupling: str, u
 def count(network: nn.Module, shape: tuple[int, ...]) -> flops.Macs:
     """As :func:`bench.measure.flops.count`."""
     return _known((structure(network), tuple(shape)), lambda: count_anew(network, shape))
+
+
+def traced(network: nn.Module, shape: tuple[int, ...]) -> flops.Macs:
+    """As :func:`bench.measure.flops.traced`."""
+    return _known((structure(network), tuple(shape), "traced"), lambda: trace_anew(network, shape))
 
 
 def _known(key: tuple, made: Callable[[], Any]) -> Any:

@@ -87,8 +87,7 @@ class Subject:
         """What meets a share of the milliseconds; makes the table where there is none."""
         budget = Budget(keep_latency=share, **self.where)
         with apart():
-            had = given(self.network, self.example)
-            work = had.copy()
+            had, work = given(self.network, self.example)
             known = self.known(had, work)
             return latency_choice(had, work, known, known.costs, budget, f"keep_latency={share}", WIDTH, self.out)
 
@@ -99,8 +98,8 @@ class Subject:
     def timer(self, choice):
         """Times slices of the network."""
         with apart():
-            had = given(self.network, self.example)
-            sites = self.known(had, had.copy()).sites
+            had, work = given(self.network, self.example)
+            sites = self.known(had, work).sites
         return latency_tables.TIMER(
             self.network, sites, self.shape, choice.terms, self.runtime, 1, 1, "channels_last", latency_tables.MACHINE
         )
@@ -108,8 +107,8 @@ class Subject:
     def prepare(self, vectors):
         """Convert the networks of the table and of its prediction."""
         with apart():
-            had = given(self.network, self.example)
-            known = self.known(had, had.copy())
+            had, work = given(self.network, self.example)
+            known = self.known(had, work)
             terms = terms_of(self.network, known.sites.bind(self.network), known.costs)
             how = (self.shape, terms, self.runtime, 1, 1, "channels_last", latency_tables.MACHINE)
             timer = Timer(self.network, known.sites, *how)

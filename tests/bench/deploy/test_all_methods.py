@@ -76,7 +76,7 @@ def test_what_is_given_stays_after_an_error(method, monkeypatch):
     monkeypatch.setattr(Context, "select", select)
     network = prepared()
     before, outside = state_of(network), world()
-    with pytest.raises(ValueError, match="broken"):
+    with pytest.raises(bench.RunFailed, match="fails: ValueError: broken"):
         bench.prune(network, example(), batches(), method=method, keep_macs=0.5)
     assert same(before, state_of(network))
     assert outside == world()

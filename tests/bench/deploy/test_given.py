@@ -110,7 +110,8 @@ def test_floors_and_sites():
     refused("keep_macs=0.01 cannot be met: one unit in each of the 3 sites already costs 0.017", keep_macs=0.01)
     refused("keep_macs=0.2 cannot be met: 6 units in each of the 3 sites already cost 0.23", keep_macs=0.2, min_keep=6)
     stepped = "one unit in each of the 3 sites, rounded up to 4 channels, already costs 0.12"
-    refused(f"keep_macs=0.05 cannot be met: {stepped}", keep_macs=0.05, round_to=4)
+    refused(f"keep_macs=0.05 cannot be met: {stepped}; round_to=1 reaches 0.017", keep_macs=0.05, round_to=4)
+    refused(f"keep_macs=0.01 cannot be met: {stepped}", keep_macs=0.01, round_to=4)
     inner = r"one unit in each of the 2 sites already costs 0.\d+; coupling='full' reaches 0.\d+"
     refused(f"keep_macs=0.3 cannot be met: {inner}", residual("A"), torch.randn(2, *SHAPE), keep_macs=0.3)
     norm = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(1, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))

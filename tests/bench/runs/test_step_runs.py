@@ -127,8 +127,9 @@ def test_words_that_do_not_go_together():
 def test_a_step_that_costs_too_much_is_refused_before_any_training(make_run, tmp_path):
     """The widths of 4 stay whole, those of 8 too: the floor is the dense network."""
     runs = [make_run("random", "check_depth", "check_images", keep=Budget(keep_macs=0.6, round_to=n)) for n in (8, 4)]
-    why = r"0\.6 of the MACs in steps of {} channels cannot be met: 1 unit\(s\), rounded up to whole steps, in each"
-    with pytest.raises(UsageError, match=why.format(8) + r" of the 6 sites already cost 1\.0000; .*\(--round-to\)"):
+    why = r"0\.6 of the MACs in steps of {} channels cannot be met: 1 unit\(s\), rounded up to \d channels, in each"
+    way = r"of the 6 sites already cost 1\.0000, the least of such steps; .* --round-to 1, which goes down to 0\.2583"
+    with pytest.raises(UsageError, match=f"{why.format(8)} {way}"):
         execute(*runs[0])
     with pytest.raises(UsageError, match=why.format(4)):
         require_reachable([runs[1][0]], tmp_path, None)

@@ -11,6 +11,7 @@ from bench.errors import RunFailed
 from bench.measure import flops
 from bench.pruning.cost_model import CostModel
 from bench.pruning.site_discovery import find_sites
+from bench.pruning.sites import Sites
 from bench.training.masked_model import MaskedModel
 
 
@@ -70,6 +71,25 @@ def test_rewind_restores_and_notifies(model):
     assert calls == [1]
     with pytest.raises(RunFailed, match="no snapshot 'late'; there are init and fresh"):
         model.rewind("late")
+
+
+def test_snapshots_are_cut_when_somebody_asks(model, monkeypatch):
+    """Each once, to what cutting at once gives; two slices in a row are one of both."""
+    cut, dense = [], {name: t.clone() for name, t in model.network.state_dict().items()}
+    whole, sites, first = model.network, model.sites, half_masks(model.sites)
+    monkeypatch.setattr(Sites, "slice", lambda *given, slice=Sites.slice: cut.append(1) or slice(*given))
+    model.snapshots.take("late", model.network)
+    model.slice(first)
+    assert len(cut) == 1 and set(model.snapshots) == {"init", "late"}
+    expected = sites.slice(whole, first).state_dict()
+    for _ in range(2):
+        assert all(torch.equal(t, expected[name]) for name, t in model.snapshots["init"].items())
+    assert len(cut) == 3
+    model.slice({name: torch.arange(site.n_units) != 1 for name, site in model.sites.items()})
+    both = sites.slice(whole, model.sliced_by).state_dict()
+    assert all(torch.equal(t, both[name]) for tag in ("init", "late") for name, t in model.snapshots[tag].items())
+    assert model.snapshots.taken["late"].masks is None
+    assert all(torch.equal(t, dense[name]) for name, t in whole.state_dict().items())
 
 
 def test_tracking_gives_the_former_observer_back(model, x):
