@@ -110,15 +110,15 @@ def _prune(chosen: argparse.Namespace) -> Busy | None:
         raise UsageError(f"{chosen.out} holds what another command made, run {other}: choose another folder")
     done = execute(spec, options)
     stored = RunArtifacts(done, options.out)
-    write_atomic(there, lambda part: part.write_bytes(store.encode(done)))  # first: it says whose the networks are
+    _write(there, store.encode(done))  # first: it says whose the networks are
     _write_networks(stored, options.data_dir, chosen.out)
     lines, busy = _lines(done, chosen)
     remarks = ["Milliseconds are not measured: the machine was busy."] if busy else []
     remarks.append(f"The network takes images that are normalised with {normalisation(stored, options.data_dir)}.")
     remarks.append(f"The dense network as a file: {_dense_command(chosen, options)}")
     shown = page(done, lines, chosen.arch.rpartition("/")[2], remarks)
-    write_atomic(chosen.out / "page.md", lambda part: part.write_text(shown.markdown(), encoding="utf-8"))
-    write_atomic(chosen.out / "page.html", lambda part: part.write_text(shown.html(), encoding="utf-8"))
+    _write(chosen.out / "page.md", shown.markdown().encode())
+    _write(chosen.out / "page.html", shown.html().encode())
     if chosen.json:
         files = [str(chosen.out / name) for name in (ONNX, WEIGHTS, RECORD)]
         measured = [msgspec.to_builtins(line) for line in lines]
@@ -238,8 +238,15 @@ def _lines(done: Finished, chosen: argparse.Namespace) -> tuple[list[Line], Busy
         lines += latency.lines_of(done, how)
     except Busy as error:
         return lines, error
-    write_atomic(file, lambda part: part.write_bytes(msgspec.json.format(msgspec.json.encode(lines), indent=1)))
+    _write(file, msgspec.json.format(msgspec.json.encode(lines), indent=1))
     return lines, None
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_atomic(path, lambda part: part.write_bytes(content))
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror}; make room, then give the same command") from error
 
 
 def _write_networks(stored: RunArtifacts, data_dir: Path, folder: Path) -> None:

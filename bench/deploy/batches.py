@@ -104,7 +104,10 @@ class Batches(ImageSet):
         if self.data is None:
             return DEFAULT_BATCH
         said = getattr(self.data, "batch_size", None)
-        return said if isinstance(said, int) else len(self._as_pair(next(self._raw()))[0])
+        first = said if isinstance(said, int) else len(self._as_pair(next(self._raw()))[0])
+        if first < 1:
+            raise UsageError(f"{self.kind[1]} gave a batch of nothing")
+        return first
 
     def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
         """There are no images by their number; not called."""

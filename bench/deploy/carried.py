@@ -10,10 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from bench.deploy.apart import apart
 from bench.errors import UsageError
 from bench.pruning.sites import Sites
+
+PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
+"""Attributes of an optimizer that are carried over, too."""
 
 
 class Carried:
@@ -74,8 +78,10 @@ class Carried:
 def follow(carried: Carried, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``tensors`` (name of a parameter or buffer -> tensor of its shape, such as an average) cut like the network."""
     found = {}
-    for name, tensor in tensors.items():
+    for name, tensor in dict(tensors).items():
         shape = carried.shape(name)
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"follow: '{name}' is a {type(tensor).__name__}: give a tensor")
         if shape is None:
             raise UsageError(f"follow: '{name}' is no parameter or buffer of the network")
         if tensor.shape != shape:
@@ -118,6 +124,13 @@ def mapped(carried: Carried, network: nn.Module, optimizer: torch.optim.Optimize
         groups.append({"params": kept, **options})
     made: torch.optim.Optimizer = type(optimizer).__new__(type(optimizer))
     made.__setstate__({"defaults": copy.copy(optimizer.defaults), "state": state, "param_groups": groups})
+    for key, value in vars(optimizer).items():  # of a class of its own
+        if key in vars(made) or not isinstance(value, PLAIN):
+            continue
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            name = type(optimizer).__name__
+            raise UsageError(f"optimizer: {name} keeps tensors in '{key}', which are not its state: make a new one")
+        setattr(made, key, copy.copy(value))
     return made
 
 

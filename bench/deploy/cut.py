@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -79,8 +80,8 @@ def budget_of(
     if not asked:
         raise UsageError(f"give {', '.join(list(shares)[:-1])} or {list(shares)[-1]}")
     ((name, share),) = asked.items()
-    most = math.inf if name == "latency_ms" else 1
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= most:
+    most = sys.float_info.max if name == "latency_ms" else 1
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= most:
         raise UsageError(f"{name}={share}: above 0{' and at most 1' * (most == 1)}")
     if ranking not in (None, "global", "layer"):
         raise UsageError(f"ranking={ranking!r}: global or layer")
@@ -88,7 +89,10 @@ def budget_of(
         raise UsageError(f"min_keep={min_keep}: at least 1, a site without units is no network")
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise UsageError(f"round_to={round_to}: at least 1 channel")
-    given: dict[str, Any] = {name: share, **(where if "latency" in name else {})}
+    for what, number in where.items():
+        if what != "runtime" and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise UsageError(f"{what}={number!r}: a whole number, at least 1")
+    given: dict[str, Any] = {name: float(share), **(where if "latency" in name else {})}
     budget = Budget(ranking=ranking, min_keep=min_keep, round_to=round_to, **given)
     return budget, f"{name}={share}"
 
@@ -107,6 +111,12 @@ def sought(coupling: str, units: str, round_to: int, whole: Iterable[str]) -> tu
     if odd := [name for name in names if not isinstance(name, str)]:
         raise UsageError(f"whole: {odd[0]!r} is no name of a layer: give names of named_modules()")
     return names
+
+
+def require_seed(seed: Any) -> None:
+    """Raise UsageError unless it is a whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UsageError(f"seed={seed!r}: a whole number from 0 to 2^63 - 1")
 
 
 def method_of(name: str, options: Mapping[str, Any], trains: bool = False) -> Method:

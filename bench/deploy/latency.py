@@ -11,12 +11,14 @@ from torch import nn
 
 from bench.deploy.given import Given
 from bench.deploy.known import Known, structure_sha256
-from bench.errors import UsageError
+from bench.errors import SetupError, UsageError
 from bench.measure.quiet import Busy
 from bench.models.shared_parameters import copied
 from bench.progress import Progress
 from bench.pruning.cost_model import CostModel
+from bench.pruning.costs import Vector
 from bench.pruning.latency_choice import LatencyChoice
+from bench.pruning.latency_rounds import Measured
 from bench.runs.latency_tables import DenseNetwork, choice_of, table_of
 from bench.spec.spec import Budget
 
@@ -60,6 +62,15 @@ def latency_choice(
     budget = dataclasses.replace(budget, table=table.sha256)
     found = choice_of(dense, budget, units, folder, costs, asked, 'coupling="full" or units="both"')
     found.require()
+    measure = found.measure
+
+    def kept(vector: Vector) -> Measured:
+        try:
+            return measure(vector)
+        except OSError as error:
+            raise SetupError(f"cannot write to {folder}: {error.strerror}; give another folder (tables=)") from error
+
+    found.measure = kept
     return found
 
 

@@ -57,7 +57,9 @@ def load(path: Path) -> Program:
     """
     try:
         content = _without_code(path)
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # of archives and of JSON, whatever is in them
         raise UsageError(f"{path.name} is no program of torch.export ({first_line(error)})") from error
     try:
         with warnings.catch_warnings():

@@ -21,6 +21,7 @@ from bench.deploy.cut import (
     exempting,
     method_of,
     recipe_of,
+    require_seed,
     sought,
     trainer_of,
     working,
@@ -103,6 +104,7 @@ def prune(
     whole = sought(coupling, units, round_to, whole)
     if earlier and (whole or coupling not in ("inner", earlier.sites.coupling) or units != WIDTH):
         raise UsageError("coupling, units and whole are those of the first prune: sites are not searched again")
+    require_seed(seed)
     chosen = method_of(method, options or {})
     logits = logits or (earlier._logits if earlier else None)
     with apart() as end:

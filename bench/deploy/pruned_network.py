@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ class PrunedNetwork:
         network, known = copied(self.network), self._known
         if path.suffix == ".onnx" and known.inputs:
             raise UsageError(f"{path}: networks of several inputs are written as .pt2 alone")
-        if path.exists() and not replace:
+        if os.path.exists(path) and not replace:  # pathlib raises for a name that is too long
             raise UsageError(f"{path} is already there: choose another name, or replace=True")
         with apart():
             if path.suffix == ".onnx":

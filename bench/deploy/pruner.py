@@ -22,6 +22,7 @@ from bench.deploy.cut import (
     exempting,
     method_of,
     recipe_of,
+    require_seed,
     sought,
     trainer_of,
     working,
@@ -98,6 +99,7 @@ class Pruner:
         whole = sought(coupling, units, round_to, whole)
         if not (isinstance(steps, int) and isinstance(epochs, int)) or steps < 1 or epochs < 1:
             raise UsageError(f"steps={steps}, epochs={epochs}: at least 1")
+        require_seed(seed)
         self._facts = {"name": method, "options": dict(options or {}), "seed": seed, "steps": steps}
         self._method = chosen = method_of(method, options or {}, trains=True)
         if any(part.active != "before" for part in chosen.members) or chosen.bound("objective"):

@@ -105,8 +105,10 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
     if isinstance(build, nn.Module) or not callable(build):
         raise UsageError(f"build is a {type(build).__name__}: give a function or class that makes the dense network")
     described, tensors = _read(path)
-    several = described["inputs"]
-    inputs = Inputs(tuple(map(tuple, several[0])), tuple(several[1])) if several else None
+    try:
+        shape, facts = _shape_of(described), {**described["facts"], "versions": described["versions"]}
+    except Exception as error:  # whatever such a text leads to
+        raise RunFailed(f"{path} says of channels what cannot be: {first_line(error)}") from error
     with undisturbed():
         try:
             network = build()
@@ -116,25 +118,17 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
         raise UsageError(f"build gives a {type(network).__name__}, not the dense network")
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         raise UsageError("build gives tensors without memory (device meta): build the network on the CPU")
-    _require_same(shapes_of(network), {name: tuple(size) for name, size in described["whole"].items()})
-    cuts = []
-    for layer, sides in described["kept"].items():
-        n_in, n_out = channels(part(network, layer))
-        for side, (count, packed) in sides.items():
-            if count != (n_in if side == "in" else n_out):
-                raise UsageError(f"{layer}: {count} channels in the file, {n_in if side == 'in' else n_out} here")
-            mask, every = torch.from_numpy(bits.unpack(packed, count)), torch.arange(count)
-            cuts.append((ChannelSlice(layer, side, every, every), mask))
-    numbers = [(Number(*number), units) for *number, units in described["numbers"]]
-    blocks = [Block(name, tuple(ends), tuple(norms), after) for name, ends, norms, after in described["blocks"]]
-    network = remove(slice_network(network.cpu(), cuts, numbers, in_place=True), blocks)
-    outputs = [tensors.pop(f"{OUTPUTS}{k}") for k in range(sum(name.startswith(OUTPUTS) for name in tensors))]
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if name in tensors:
-            tensor.data = tensor.data.to(tensors[name].dtype)
+    _require_same(shapes_of(network), shape.whole)
+    outputs = [tensors.pop(name) for name in [f"{OUTPUTS}{k}" for k in range(len(tensors))] if name in tensors]
     try:
+        network = _sliced(network.cpu(), shape)
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            if name in tensors:
+                tensor.data = tensor.data.to(tensors[name].dtype)
         network.load_state_dict(tensors)
-        found = _outputs(network.eval(), tuple(described["input"]), inputs)
+        found = _outputs(network.eval(), shape.input, shape.inputs)
+    except UsageError:
+        raise
     except Exception as error:  # torch's for other keys and sizes; whatever the network's own code raises
         raise RunFailed(f"{path}: the network of build does not take the file: {first_line(error)}") from error
     worst = difference(outputs, found)
@@ -143,8 +137,37 @@ def load(path: Path, build: Callable[[], nn.Module]) -> tuple[nn.Module, dict[st
             f"{path}: the loaded network's outputs differ by {worst:.2g} of the largest from the saved one's: "
             "build makes another network, or the file was changed"
         )
-    facts = {**described["facts"], "versions": described["versions"]}
     return network, facts
+
+
+def _shape_of(described: Mapping[str, Any]) -> Shape:
+    """What :func:`save` was given."""
+    several = described["inputs"]
+    kept = {
+        layer: {side: torch.from_numpy(bits.unpack(packed, count)) for side, (count, packed) in sides.items()}
+        for layer, sides in described["kept"].items()
+    }
+    return Shape(
+        input=tuple(described["input"]),
+        whole={name: tuple(size) for name, size in described["whole"].items()},
+        kept=kept,
+        numbers=tuple((Number(*number), units) for *number, units in described["numbers"]),
+        inputs=Inputs(tuple(map(tuple, several[0])), tuple(several[1])) if several else None,
+        blocks=tuple(Block(name, tuple(e), tuple(norms), after) for name, e, norms, after in described["blocks"]),
+    )
+
+
+def _sliced(network: nn.Module, shape: Shape) -> nn.Module:
+    """A dense network, cut in place."""
+    cuts = []
+    for layer, sides in shape.kept.items():
+        n_in, n_out = channels(part(network, layer))
+        for side, mask in sides.items():
+            if len(mask) != (n_in if side == "in" else n_out):
+                raise UsageError(f"{layer}: {len(mask)} channels in the file, {n_in if side == 'in' else n_out} here")
+            every = torch.arange(len(mask))
+            cuts.append((ChannelSlice(layer, side, every, every), mask))
+    return remove(slice_network(network, cuts, shape.numbers, in_place=True), shape.blocks)
 
 
 def outputs_of(network: nn.Module, x: Tensor, inputs: Inputs | None = None) -> list[Tensor]:
@@ -183,12 +206,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UsageError(f"{path} says of no channels which ones stay: it is not of PrunedNetwork.save")
     try:
         described = json.loads(metadata[KEY])
-    except ValueError:
-        described = {}
-    if not described or digest(described) != metadata.get(HASH):
+    except (ValueError, RecursionError):
+        described = None
+    if not isinstance(described, dict) or digest(described) != metadata.get(HASH):
         raise RunFailed(f"{path} was changed since it was saved: what it says of channels has another hash")
-    if described["format"] != FORMAT:
-        raise UsageError(f"{path} has format {described['format']}, this version reads {FORMAT}")
+    if described.get("format") != FORMAT:
+        raise UsageError(f"{path} has format {described.get('format')}, this version reads {FORMAT}")
     return described, tensors
 
 

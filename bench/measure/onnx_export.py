@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,9 +61,9 @@ def require() -> None:
 
 def require_free(path: Path, replace: bool) -> None:
     """Raise UsageError unless a file may be written to ``path``."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError(f"{path} is a folder: give the name of a file, such as {path / 'network.onnx'}")
-    if path.exists() and not replace:
+    if os.path.exists(path) and not replace:  # pathlib raises for a name that is too long
         raise UsageError(f"{path} is already there: choose another name, or replace it with --force")
 
 

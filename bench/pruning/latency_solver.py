@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,14 +147,31 @@ class _Programme:
         matrix = csr_array((factors, (r, columns)), shape=(len(self.rows), len(self.gain)))
         limits = LinearConstraint(matrix, [low for _, low, _ in self.rows], [high for _, _, high in self.rows])
         bounds = Bounds(np.zeros(len(self.most)), np.array(self.most))
-        found = milp(
-            objective, integrality=np.array(self.whole), bounds=bounds, constraints=limits, options={"mip_rel_gap": 0.0}
-        )
+        whole = np.array(self.whole)
+        with _silent():
+            found = milp(objective, integrality=whole, bounds=bounds, constraints=limits, options={"mip_rel_gap": 0.0})
         if found.status == 2:
             return None
         if found.status != 0:
             raise RunFailed(f"no widths found within the milliseconds: {found.message}")
         return np.asarray(found.x)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Within the block nothing is written to stdout: HiGHS has a line of its debugging that no option turns off."""
+    try:
+        before = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def best(model: LatencyModel, choices: Choices, target: float) -> Vector | None:

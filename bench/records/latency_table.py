@@ -5,6 +5,8 @@ The hash of a table is about its first line alone. Needs no torch.
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -91,7 +93,7 @@ def with_sha256(out: Path, sha256: str) -> Path | None:
 
 
 def read(path: Path) -> tuple[Table, list[Chosen]]:
-    """A table, and what was measured with it. A torn last line is left out.
+    """A table, and what was measured with it. Torn lines are left out.
 
     Raises UsageError for a file that is no table.
     """
@@ -103,11 +105,13 @@ def read(path: Path) -> tuple[Table, list[Chosen]]:
     except msgspec.DecodeError as error:
         raise UsageError(f"{path} is no latency table: {error}") from error
     chosen = []
-    for line in more[:-1]:
+    for number, line in enumerate(more, 2):
         try:
             chosen.append(_CHOSEN.decode(line))
         except msgspec.DecodeError as error:
-            raise UsageError(f"latency table {path}: line {len(chosen) + 2}: {error}") from error
+            torn = not line or (line.startswith(b"{") and not line.endswith(b"}"))
+            if not torn:
+                raise UsageError(f"latency table {path}: line {number}: {error}") from error
     return table, chosen
 
 
@@ -118,6 +122,10 @@ def write(path: Path, table: Table) -> None:
 
 
 def remember(path: Path, chosen: Chosen) -> None:
-    """Add what was measured."""
-    with path.open("ab", buffering=0) as file:  # one write: lines of several processes do not mix
-        file.write(msgspec.json.encode(chosen, order="sorted") + b"\n")
+    """Add what was measured; raises OSError."""
+    line = msgspec.json.encode(chosen, order="sorted") + b"\n"
+    with path.open("a+b", buffering=0) as file:
+        file.seek(-1, os.SEEK_END)
+        line = line if file.read(1) == b"\n" else b"\n" + line  # behind a torn line
+        if file.write(line) < len(line):  # one write: lines of several processes do not mix
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

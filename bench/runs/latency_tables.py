@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from torch import nn
 
 from bench.data.loading import find
 from bench.errors import ARCHITECTURE, RunFailed, SetupError, UsageError
+from bench.files import Lock
 from bench.measure import environment, runtimes
 from bench.measure.quiet import Machine
 from bench.models.build import build
@@ -176,12 +178,35 @@ def table_of(
         if writes:
             _keep(out, table, chosen)
         return table
-    path = latency_table.with_key(out, key)
-    if path is not None:
-        return latency_table.read(path)[0]
+    if (found := _found(out, key)) is not None:
+        return found
     if not writes:
         raise NoTable(f"no latency table of {of.name} in {budget.where} in {out}")
     say = progress.say if progress else lambda text: None
+    lock = Lock(out / latency_table.FOLDER, latency_table.key_sha256(key))
+    if lock.busy():
+        say("another process measures this table; waiting for it")
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise SetupError(f"cannot write to {lock.file.parent}: {error.strerror}; choose another place") from error
+    with lock:
+        return _found(out, key) or _measured(of, budget, key, out, say)
+
+
+def _found(out: Path, key: TableKey) -> Table | None:
+    """The table of a key below the folder of records, if it is there."""
+    path = latency_table.with_key(out, key)
+    if path is None:
+        return None
+    table, _ = latency_table.read(path)
+    if not path.stem.endswith(table.sha256[:12]):
+        raise UsageError(f"latency table {path}: it was changed since it was measured; delete it")
+    return table
+
+
+def _measured(of: DenseNetwork, budget: Budget, key: TableKey, out: Path, say: Callable[[str], object]) -> Table:
+    """A new table, kept below the folder of records."""
     try:
         timed = of.timer(budget).table(say)
     except RunFailed as error:
@@ -208,7 +233,7 @@ def _keep(out: Path, table: Table, chosen: list[Chosen]) -> Path:
         try:
             latency_table.write(path, table)
         except OSError as error:
-            raise SetupError(f"cannot write {path}: {error.strerror}; choose another place (--out)") from error
+            raise SetupError(f"cannot write {path}: {error.strerror}; choose another place") from error
     known = {tuple(one.vector) for one in latency_table.read(path)[1]}
     for one in chosen:
         if tuple(one.vector) not in known:
@@ -288,6 +313,9 @@ def choice_of(
     terms = of.terms(budget)
     if table.sha256 != budget.table or (table.key.network_sha256, table.key.terms_sha256) != (of.sha256, terms.sha256):
         raise UsageError(f"latency table {path}: it is of another network", blame=ARCHITECTURE)
+    vectors = [vector for vector, _ in table.timed]
+    if list(terms.dense) not in vectors or any(len(vector) != len(terms.dense) for vector in vectors):
+        raise UsageError(f"latency table {path}: what was timed is not this network: measure it again")
     known = {tuple(one.vector): Measured(one.ms, one.dense_ms, one.low, one.high) for one in chosen}
 
     def measure(vector: Vector) -> Measured:

@@ -119,10 +119,13 @@ def random_model(terms, rng):
 
 
 def random_choices(terms, rng):
-    """Gains that grow with widths."""
+    """Gains that grow with widths, of which some are too narrow; sometimes a number of blocks."""
     gains = tuple(rng.random(len(widths)).cumsum() for widths in terms.grid)
+    for of_site in gains:
+        of_site[: rng.integers(0, len(of_site)) * (rng.random() < 0.2)] = -np.inf
     least = {places: int(rng.integers(0, 2)) for _, places in terms.blocks}
-    return Choices(gains, rng.random(len(terms.block_kinds)), least)
+    count = int(rng.integers(0, 3)) if terms.blocks and rng.random() < 0.4 else None
+    return Choices(gains, rng.random(len(terms.block_kinds)), least, count)
 
 
 def all_vectors(terms):

@@ -134,6 +134,34 @@ def test_foreign_and_strange_optimizers_are_refused():
     rows.step()
     with pytest.raises(UsageError, match=r"optimizer: its state 'row_var' of .* make a new optimizer"):
         made.optimizer(rows)
+    why = "optimizer: LBFGS keeps tensors in '_params', which are not its state: make a new one"
+    with pytest.raises(UsageError, match=why):
+        made.optimizer(torch.optim.LBFGS(network.parameters()))
+    with pytest.raises(UsageError, match=r"follow: '0.weight' is a int: give a tensor"):
+        made.follow({"0.weight": 3})
+
+
+def test_attributes_of_an_optimizer_of_the_users_stay():
+    class Counting(torch.optim.SGD):
+        def __init__(self, params):
+            super().__init__(params, 0.1)
+            self.calls, self.marks = 0, ["a"]
+
+        def step(self, closure=None):
+            self.calls += 1
+            return super().step(closure)
+
+    network = three_sites()
+    optimizer = Counting(network.parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    network(torch.randn(2, *GREY)).sum().backward()
+    optimizer.step()
+    schedule.step()
+    mapped = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5).optimizer(optimizer)
+    mapped.step()
+    mapped.marks.append("b")
+    assert (mapped.calls, optimizer.calls, optimizer.marks) == (2, 1, ["a"])
+    assert mapped.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
 def test_parameters_of_others_stay_in_their_group():

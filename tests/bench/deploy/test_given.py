@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from support.networks import GREY, SHAPE, residual, three_sites, two_sites
@@ -29,6 +30,13 @@ def test_budgets():
     refused("coupling='outer': inner or full", coupling="outer")
     refused("units='all': width, depth or both", units="all")
     refused("round_to=8: with units='depth' no widths are pruned", round_to=8, units="depth")
+    refused("latency_ms=inf: above 0", keep_macs=None, latency_ms=float("inf"))
+    refused(r"batch=1\.5: a whole number, at least 1", keep_macs=None, keep_latency=0.5, batch=1.5)
+    refused("threads='2': a whole number, at least 1", keep_macs=None, keep_latency=0.5, threads="2")
+    for seed in (None, "a", -1, 2**64):
+        refused(f"seed={seed!r}: a whole number from 0 .*", seed=seed, method="random")
+    asked = bench.prune(three_sites(), torch.randn(2, *GREY), keep_macs=np.float32(0.5)).cost["asked"]
+    assert asked == {"keep_macs": 0.5}
     for step in (0, 2.5, True):
         refused(f"round_to={step}: at least 1 channel", round_to=step)
 
@@ -40,6 +48,7 @@ def test_data():
     refused(why, method="taylor")
     refused("data gave no batch", network, example, [], method="taylor")
     refused("data gave no batch", network, example, iter([]), method="taylor")
+    refused("data gave a batch of nothing", network, example, [(example[:0], pair[1][:0])], method="taylor")
     for method in ("taylor", "tp_taylor"):
         refused(re.escape("batches must be (inputs, targets)"), network, example, [example], method=method)
         refused(re.escape("batches must be (inputs, targets)"), network, example, [(example,)], method=method)
@@ -83,7 +92,9 @@ def test_examples():
         refused("the network is a RecursiveScriptModule: .*", torch.jit.script(network), torch.randn(2, *GREY))
     refused("the network has no parameters: nothing can be cut", nn.Flatten(), torch.randn(2, *GREY))
     refused(r"example is of shape \[0, 1, 8, 8\]: .*", network, torch.randn(0, *GREY))
-    refused("whole='0': give a list of names", whole="0")
+    for name in ("0", None):
+        refused(f"whole={name!r}: give a list of names", whole=name)
+    refused("whole: 99 is no name of a layer: .*", whole=[99])
     refused("whole: 'stem' is no layer of the network: did you mean 0 or 1 or 10 or 11\\?", whole=["stem"])
 
 

@@ -213,3 +213,24 @@ def test_exported_files_compute_the_same(tmp_path, onnx_extra):
     assert torch.allclose(loaded(x), made.network.eval()(x), atol=1e-6)
     with pytest.raises(UsageError, match=r"suffix says what it is, \.onnx or \.pt2"):
         made.export(tmp_path / "small.bin")
+
+
+@pytest.mark.parametrize("key", ["input", "whole", "kept", "numbers", "blocks", "facts"])
+def test_descriptions_that_cannot_be_are_refused(saved, key):
+    rewrite(saved, lambda described: described.update({key: 3}))
+    with pytest.raises(
+        RunFailed, match=r"small\.safetensors says of channels what cannot be: TypeError|AttributeError"
+    ):
+        bench.load(saved, build=padded)
+    texts = {"bench": "[" * 100_000, "bench_sha256": ""}
+    save_file(load_file(saved), saved, texts)
+    with pytest.raises(RunFailed, match="was changed since it was saved"):
+        bench.load(saved, build=padded)
+
+
+def test_names_that_are_too_long_are_said(tmp_path, onnx_extra):
+    made = pruned(three_sites())
+    for suffix in (".safetensors", ".onnx", ".pt2"):
+        write = made.save if suffix == ".safetensors" else made.export
+        with pytest.raises(SetupError, match=r"cannot write .*File name too long"):
+            write(tmp_path / f"{'n' * 300}{suffix}")

@@ -1,16 +1,19 @@
 """Budgets of milliseconds with a runtime of known times: the fit, the solver, the rounds."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
-from support.fake_runtime import FakeRuntime, by_brute_force, chain, random_choices, random_model, small
+from scipy import optimize, stats
+from support.fake_runtime import FakeRuntime, all_vectors, by_brute_force, chain, random_choices, random_model, small
 
 from bench.errors import RunFailed, UsageError
-from bench.pruning.latency_model import fitted
-from bench.pruning.latency_rounds import Asked, rounds
+from bench.pruning import latency_solver
+from bench.pruning.latency_model import Timed, fitted
+from bench.pruning.latency_rounds import Asked, Measured, interval, rounds
 from bench.pruning.latency_solver import Choices, best, narrowest
-from bench.pruning.latency_terms import DENSE_COPIES
+from bench.pruning.latency_terms import DENSE_COPIES, OUTSIDE, Term, Terms
 
 PROBLEMS = 200
 
@@ -41,6 +44,12 @@ def solver_is_brute_force(problems):
         if found is not None:
             assert model.ms(found.tolist()) <= target * (1 + 1e-6)
             assert choices.worth(terms, found) == pytest.approx(expected, rel=1e-8)
+        allowed = [model.ms(v.tolist()) for v in all_vectors(terms) if choices.worth(terms, v) > -np.inf]
+        if allowed:
+            assert model.ms(narrowest(model, choices).tolist()) == pytest.approx(min(allowed))
+        else:
+            with pytest.raises(UsageError, match="no widths of the table may be kept"):
+                narrowest(model, choices)
 
 
 def test_l1_solver_is_brute_force():
@@ -127,3 +136,37 @@ def test_blocks_alone_come_as_near_as_they_can():
     choices = Choices((), np.array([1.0, 1.1]), {(0, 1): 0})
     done = rounds(share(0.95), fitted(terms, timed), timed, choices, runtime.measure)
     assert done[-1].vector == (0, 1) and done[-1].measured.ms == pytest.approx(0.46)
+
+
+def test_a_faster_network_stays_where_the_next_step_is_too_slow():
+    """Of one site with two widths: what was asked lies between them."""
+    terms = Terms(("a",), (), (16,), ((8, 16),), (OUTSIDE,), (), (Term(0, (0,), OUTSIDE),))
+    timed, measured = [Timed((16,), 1.0), Timed((8,), 0.5)], []
+
+    def measure(vector):
+        measured.append(int(vector[0]))
+        return Measured(vector[0] / 16, 1.0, 0.4, 0.6)
+
+    choices = Choices((np.array([1.0, 2.0]),), np.zeros(0), {})
+    done = rounds(share(0.8), fitted(terms, timed), timed, choices, measure)
+    assert measured == [8, 16] and [each.vector for each in done] == [(16,), (8,)]
+
+
+def test_interval_is_that_of_students_t():
+    ratios = [0.61, 0.6, 0.63, 0.59, 0.6]
+    logs = np.log(ratios)
+    low, high = stats.t.interval(0.95, 4, loc=logs.mean(), scale=stats.sem(logs))
+    assert interval(ratios) == pytest.approx((np.exp(low), np.exp(high)))
+
+
+def test_the_solver_prints_nothing(network, gains, monkeypatch, capfd):
+    """HiGHS has a line that no option turns off, and stdout may be JSON."""
+
+    def milp(*given, **named):
+        os.write(1, b"a line of its debugging")
+        return optimize.milp(*given, **named)
+
+    monkeypatch.setattr(latency_solver, "milp", milp)
+    narrowest(fitted(network, FakeRuntime(network).table(network.networks())), gains)
+    print("after")
+    assert capfd.readouterr().out == "after\n"

@@ -3,16 +3,20 @@
 import copy
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 from support.fake_runtime import FakeTimer
 from support.plugins import known
 from support.quiet_machine import Simulated, always_quiet
 from support.records import line, seal
 from support.requested import request_of
+from support.waiting import until
 
 from bench.conformance import tiny_networks
 from bench.errors import RunFailed, SetupError, UsageError, WordsError
+from bench.files import Lock
 from bench.measure.quiet import Busy
 from bench.records import latency_table, store
 from bench.runs import latency_tables, rerun
@@ -116,6 +120,8 @@ def test_l5_another_table_is_another_run(planned, timer):
     assert spec.id != plain.id
     moved = options.out / "moved.jsonl"
     table_in(options).rename(moved)
+    fresh = dataclasses.replace(options, out=options.out / "fresh")
+    assert with_table(spec, str(moved), fresh, writes=False) == spec and not fresh.out.exists()
     from_file, _ = planned(file=str(moved))
     assert from_file == spec and table_in(options).read_bytes() == moved.read_bytes()
     with pytest.raises(SetupError, match=r"latency table 000000000000 is not in .*latency: give it with"):
@@ -193,3 +199,40 @@ def test_budgets_and_words_that_cannot_be(make_run):
     spec = dataclasses.replace(plain, budget=asked)
     assert Spec.from_dict(spec.as_dict()) == spec
     assert RunRequest.from_spec(spec).latency_table == "ab"
+
+
+def test_of_two_processes_one_measures_the_table(make_run, timer, capsys):
+    """The second one waits, and takes what the first has written."""
+    spec, options = make_run("random", "check_depth", "check_images", keep=Budget(keep_latency=0.8, **EAGER))
+    first = with_table(spec, None, options, writes=True)
+    table, _ = latency_table.read(table_in(options))
+    table_in(options).unlink()
+    lock = Lock(options.out / latency_table.FOLDER, latency_table.key_sha256(table.key))
+    with lock, ThreadPoolExecutor(1) as other:
+        second = other.submit(with_table, spec, None, dataclasses.replace(options, quiet=False), True)
+        until(lambda: "another process measures this table; waiting for it" in capsys.readouterr().err)
+        latency_table.write(latency_table.path_of(options.out, table), table)
+        lock.release()
+        assert second.result() == first
+    assert timer.tables == ["eager"]
+
+
+def test_tables_that_time_something_else_are_refused(planned):
+    spec, options = planned()
+    table, _ = latency_table.read(table_in(options))
+    thin = [one for one in table.timed if one[0] != table.timed[0][0]]
+    for timed in ([], thin, [*table.timed, (table.timed[0][0][1:], 1.0)]):
+        other = msgspec.structs.replace(table, timed=timed)
+        latency_table.write(latency_table.path_of(options.out, other), other)
+        with pytest.raises(UsageError, match="what was timed is not this network: measure it again"):
+            execute(dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, table=other.sha256)), options)
+
+
+def test_nothing_is_measured_with_another_version_of_the_runtime(planned):
+    spec, options = planned()
+    table, _ = latency_table.read(table_in(options))
+    other = msgspec.structs.replace(table, key=msgspec.structs.replace(table.key, runtime_version="0.1"))
+    latency_table.write(latency_table.path_of(options.out, other), other)
+    spec = dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, table=other.sha256))
+    with pytest.raises(SetupError, match=r"is of version of the runtime 0\.1, here is .*: what it chooses cannot be"):
+        execute(spec, options)

@@ -1,5 +1,8 @@
 """Real networks in a real runtime: that all are timed, not how long they take."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from support.networks import GREY, three_sites
@@ -52,3 +55,13 @@ def test_slices_have_the_widths_of_their_vector(timer):
     thin = timer.slice(vector)
     assert sum(p.numel() for p in thin.parameters()) < sum(p.numel() for p in timer.network.parameters())
     assert thin(torch.randn(2, *GREY)).shape == timer.network(torch.randn(2, *GREY)).shape
+
+
+def test_a_machine_that_slows_down_changes_no_table(timer, monkeypatch):
+    """What is timed later is relative to the dense network of its group."""
+    slower = itertools.count(1)
+    monkeypatch.setattr(network_timer, "LOADED_BYTES", 0)
+    monkeypatch.setattr(NetworkTimer, "ms", lambda self, some: next(slower) * np.array([float(v.sum()) for v in some]))
+    timed = timer.table()
+    assert next(slower) > 2
+    assert [one.ms for one in timed] == pytest.approx([sum(one.vector) for one in timed])
