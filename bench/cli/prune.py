@@ -15,7 +15,7 @@ import msgspec
 
 from bench.cli import arguments, export, latency, output
 from bench.errors import BenchError, SetupError, UsageError
-from bench.files import write_atomic
+from bench.files import run_lock, write_atomic
 from bench.measure.quiet import Busy
 from bench.records import store
 from bench.records.latency import Line
@@ -110,8 +110,9 @@ def _prune(chosen: argparse.Namespace) -> Busy | None:
         raise UsageError(f"{chosen.out} holds what another command made, run {other}: choose another folder")
     done = execute(spec, options)
     stored = RunArtifacts(done, options.out)
-    _write(there, store.encode(done))  # first: it says whose the networks are
-    _write_networks(stored, options.data_dir, chosen.out)
+    with run_lock(options.out, ONNX):  # of two such commands the second finds what the first has written
+        _write(there, store.encode(done))  # first: it says whose the networks are
+        _write_networks(stored, options.data_dir, chosen.out)
     lines, busy = _lines(done, chosen)
     remarks = ["Milliseconds are not measured: the machine was busy."] if busy else []
     remarks.append(f"The network takes images that are normalised with {normalisation(stored, options.data_dir)}.")

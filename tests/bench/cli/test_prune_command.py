@@ -20,6 +20,7 @@ from bench.cli import prune as command
 from bench.data.loading import find, load_training, resolve
 from bench.deploy.preset import Seen, as_given, random_weights, save
 from bench.errors import RunFailed
+from bench.files import run_lock
 from bench.measure import onnx_export
 from bench.measure.quiet import Busy
 from bench.records import bits, store
@@ -296,6 +297,7 @@ def test_a_busy_machine_costs_the_milliseconds_only(net, photos, tmp_path, monke
 
 def test_json_names_what_was_made(prune, net, photos, tmp_path, monkeypatch):
     def write(stored, networks, paths, data_dir, replace):
+        assert run_lock(tmp_path / "small" / "runs", "network.onnx").busy()  # another such command waits
         for path in paths.values():
             path.write_bytes(b"")
 
