@@ -21,10 +21,11 @@ class Job:
     Args:
         file: of the batch.
         number: of the job in the batch.
+        isolated: whether each task is carried out in a copy of this process (see :mod:`slurm.child`), not in itself.
     """
 
-    def __init__(self, file: Path, number: int) -> None:
-        self.file, self.number = file, number
+    def __init__(self, file: Path, number: int, isolated: bool = False) -> None:
+        self.file, self.number, self.isolated = file, number, isolated
 
     def __call__(self) -> int:
         """Carry out all tasks that are not done; returns the exit code: 0, ``AGAIN`` or ``ENDED``."""
@@ -57,7 +58,7 @@ class Job:
             return Supervisor(batch, self.number, processes, signals).run()
         from slurm.worker import Worker
 
-        Worker(batch, self.number, place, signals).work()
+        Worker(batch, self.number, place, signals, self.isolated).work()
         return 0
 
 
@@ -70,7 +71,8 @@ def _deaf() -> None:
 def main(words: list[str]) -> int:
     """The job of a batch's folder; its number is that of the array's element unless it is given."""
     number = int(words[1]) if len(words) > 1 else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
-    return Job(Path(words[0]) / "batch.json", number)()
+    isolated = sys.platform == "linux"  # elsewhere a process may not be copied once it has loaded torch
+    return Job(Path(words[0]) / "batch.json", number, isolated)()
 
 
 if __name__ == "__main__":

@@ -100,11 +100,13 @@ class Journal:
         """The work on a task that was started here is over; raises OSError."""
         self._append(key, "end", time.time(), how=how, **_progress_of(self._attempts[key]), **facts)
 
-    def end_of_killed(self, key: str) -> None:
-        """Write down the end of an attempt that has none: its progress is about to be overwritten."""
+    def end_of_killed(self, key: str) -> bool:
+        """Write down the end of an attempt that has none: its progress may be overwritten. Whether there was one."""
         attempts = attempts_in(self.folder, [key]).get(key, [])
         if attempts and attempts[-1].ended is None:
             self._append(key, "end", time.time(), how=KILLED, **_progress_of(attempts[-1]))
+            return True
+        return False
 
     def news(self) -> Iterator[dict[str, Any]]:
         """Events that were added since the last call."""

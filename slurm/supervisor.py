@@ -32,7 +32,8 @@ class _Process:
 class Supervisor:
     """Starts the processes of a job and waits for them.
 
-    SLURM sends its signals to every process of the job, so none is passed on here.
+    Signals are passed on. SLURM sends them to all processes of a job or, where it tracks them by cgroups, to the first
+    one only; of each signal a process takes note once.
 
     Args:
         batch: of the job.
@@ -48,6 +49,7 @@ class Supervisor:
     running: dict[int, _Process] = field(default_factory=dict)
     codes: list[int] = field(default_factory=list)
     dismissed: set[int] = field(default_factory=set)
+    passed: set[signal.Signals] = field(default_factory=set)
     drained: bool = False
     """Whether a process has found nothing more to do."""
 
@@ -67,6 +69,7 @@ class Supervisor:
         while self.running:
             for key, _ in self.selector.select(LOOK_S):
                 self._hear(key.data)
+            self._pass_on()
             self._fill()
         return self._code()
 
@@ -128,6 +131,14 @@ class Supervisor:
             process.popen.stdin.flush()
         except OSError:  # it has just been killed
             pass
+
+    def _pass_on(self) -> None:
+        """Send the processes a signal that this one heard."""
+        heard = signal.SIGTERM if self.signals.ended else signal.SIGUSR2 if self.signals.how else None
+        if heard is not None and heard not in self.passed:
+            self.passed.add(heard)
+            for process in self.running.values():
+                process.popen.send_signal(heard)
 
     def _fill(self) -> None:
         """Start what measured GPUs should have; nothing when a process has found no more tasks, or all have to stop."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from bench.errors import BenchError, NoRoom, RunFailed, SetupError
 from bench.progress import Progress
 from slurm import journal
 from slurm.batch import Batch, Task, attempts
+from slurm.child import in_copy
 from slurm.journal import Attempt, Journal
-from slurm.place import REPORT, Place, Requeue, Signals
+from slurm.place import AGAIN, ENDED, REPORT, Place, Requeue, Signals
 from slurm.queue import Queue
 
 NO_MEMORY = "no GPU memory"
@@ -32,8 +35,8 @@ HEADROOM = 1.2
 class Worker:
     """Carries out the tasks of a job, in parallel to other workers with the same tasks, each task once."""
 
-    def __init__(self, batch: Batch, number: int, place: Place, signals: Signals) -> None:
-        self.batch, self.place, self.signals = batch, place, signals
+    def __init__(self, batch: Batch, number: int, place: Place, signals: Signals, isolated: bool = False) -> None:
+        self.batch, self.place, self.signals, self.isolated = batch, place, signals, isolated
         self.queue = Queue(batch, number, place, before_waiting=signals.check)
         self.notes = batch.journal()
         self.reports = Reports(place)
@@ -47,11 +50,13 @@ class Worker:
 
     def work(self) -> None:
         """Until every task is done. Raises Requeue when the job is to continue later, KeyboardInterrupt at its end."""
-        import bench.runs.execute  # noqa: F401  (takes seconds; a signal in the middle of an import may be lost)
+        from bench.runs.preload import preload  # takes seconds; a signal in the middle of an import may be lost
         from bench.spec.registry import add_plugin
 
         for file in self.batch.plugins:
             add_plugin(file)
+        if self.isolated:
+            preload()
         with self.signals.interrupting():
             while (at_once := self.reports.next()) and (taken := self.queue.take()):
                 task, lock = taken
@@ -59,10 +64,45 @@ class Worker:
                     self._wait_for_room()
                     if self.begun:
                         self._stop_in_time()
-                    while self._carry_out(task, at_once):  # the first one in any case: its attempts are counted
-                        self._stop_in_time()
+                    (self._apart if self.isolated else self._here)(task, at_once)
                     self.begun = True
                     self.queue.done.add(task.key)  # also where it did not get done: not a second time by this process
+
+    def _here(self, task: Task, at_once: int) -> None:
+        """Carry out a task in this process."""
+        while self._carry_out(task, at_once):  # the first one in any case: its attempts are counted
+            self._stop_in_time()
+
+    def _apart(self, task: Task, at_once: int) -> None:
+        """Carry out a task in a copy of this process, and in another one where that is killed."""
+        killed = True
+        while killed:
+            code = in_copy(partial(self._here, task, at_once), self.signals)
+            if code == ENDED:
+                raise KeyboardInterrupt
+            if code == AGAIN:
+                ends = [attempt.ended for attempt in attempts(self.batch.out, task.key)[-1:]]
+                raise Requeue(next(filter(None, ends), self.signals.clock.stop()))
+            if code == -signal.SIGKILL:  # as when memory runs out
+                self.reports.full()
+            killed = self._was_killed(task, code)
+            if killed:
+                _say(f"{task.key}: its process was killed (exit code {code})")
+                self._stop_in_time()
+
+    def _was_killed(self, task: Task, code: int) -> bool:
+        """Whether a copy ended in the middle of a task; that is written down, as an attempt of the run."""
+        try:
+            with self.signals.held():
+                begun = self.notes.end_of_killed(task.key)
+                if task.finished(self.batch.out) or not (begun or code < 0):
+                    return False
+                if not begun:
+                    self._note_start(task)
+                    self.notes.end(task.key, journal.KILLED)
+                return True
+        except OSError:  # a full disk
+            return False
 
     def _stop_in_time(self) -> None:
         """Begin with nothing when the job has to end."""
@@ -93,8 +133,7 @@ class Worker:
         earlier = attempts(self.batch.out, task.key)
         try:
             with suppress(OSError), self.signals.held():
-                began = max(0.0, time.time() - self.signals.clock.began)
-                self.notes.start(task.key, self.place.job, after_s=round(began, 1), worker=self.place.worker)
+                self._note_start(task)
             facts = self._run(task, earlier, at_once)
             how = journal.DONE
         except Requeue as stop:
@@ -117,6 +156,10 @@ class Worker:
             with suppress(OSError), self.signals.held():  # a full disk; the record, or its absence, is what counts
                 self.notes.end(task.key, how, **facts)
         return again
+
+    def _note_start(self, task: Task) -> None:
+        began = max(0.0, time.time() - self.signals.clock.began)
+        self.notes.start(task.key, self.place.job, after_s=round(began, 1), worker=self.place.worker)
 
     def _run(self, task: Task, earlier: Sequence[Attempt], at_once: int) -> dict[str, Any]:
         from bench.runs.execute import execute, leave_failure, train_base

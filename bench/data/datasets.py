@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,17 @@ def digits(part: str, folder: Path, download: bool) -> Raw:
 
     The data set has no official test part, so the fifths take turns, by seed.
     """
-    from sklearn.datasets import load_digits
+    package = find_spec("sklearn")
+    file = Path((package and package.origin) or "").with_name("datasets") / "data" / "digits.csv.gz"
+    if file.is_file():  # importing scikit-learn takes a second
+        raw = np.loadtxt(file, delimiter=",")
+        images, labels = raw[:, :-1].reshape(-1, 8, 8), raw[:, -1].astype(int)
+    else:
+        from sklearn.datasets import load_digits
 
-    raw = load_digits()
-    return (raw.images * (255 / 16)).round().astype(np.uint8), raw.target
+        images, labels = load_digits(return_X_y=True)
+        images = images.reshape(-1, 8, 8)
+    return (images * (255 / 16)).round().astype(np.uint8), labels
 
 
 @dataset(

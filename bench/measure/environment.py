@@ -111,8 +111,8 @@ def packages(imported: Iterable[str] = ()) -> dict[str, str]:
 
 def versions_of(imported: Iterable[str]) -> dict[str, str]:
     """Versions of the installed packages that top-level modules of these names belong to."""
-    found = _packages_of_modules()
-    return {package: _version(package) for name in sorted(imported) for package in found.get(name, ())}
+    packages = {name: [name] if name in PACKAGES else _packages_of_modules().get(name, []) for name in sorted(imported)}
+    return {package: _version(package) for of_module in packages.values() for package in of_module}
 
 
 @cache
@@ -120,7 +120,7 @@ def _version(package: str) -> str:
     return metadata.version(package)
 
 
-@cache
+@cache  # takes half a second
 def _packages_of_modules() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()
 

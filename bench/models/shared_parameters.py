@@ -37,8 +37,14 @@ def copied(network: nn.Module) -> nn.Module:
     Torch copies no tensor that was computed from others with gradients, such as the weight of a layer under
     ``weight_norm`` or a feature map that a forward kept. The copy has its value.
     """
-    kept = [t for module in network.modules() for t in tree_leaves(vars(module)) if isinstance(t, Tensor)]
+    kept = [t for module in network.modules() for t in tree_leaves(_contents(module)) if isinstance(t, Tensor)]
     return copy.deepcopy(network, {id(t): t.detach().clone() for t in kept if not t.is_leaf})
+
+
+def _contents(module: nn.Module) -> list[Any]:
+    """What a module holds other than Parameters and modules. Most of its tables are empty: walking them is slow."""
+    values = [value for name, value in vars(module).items() if name not in ("_parameters", "_modules")]
+    return [value for value in values if not (isinstance(value, dict | list | tuple) and not value)]
 
 
 def shared(network: nn.Module) -> nn.Module:

@@ -235,8 +235,11 @@ def _rescue(path: Path, record: Record) -> str:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within the block, SIGTERM interrupts like Ctrl-C, so that the run leaves its record."""
-    if threading.current_thread() is not threading.main_thread():
+    """Within the block, SIGTERM interrupts like Ctrl-C, so that the run leaves its record.
+
+    Where the program listens to SIGTERM itself, as a job does, that stays so.
+    """
+    if threading.current_thread() is not threading.main_thread() or callable(signal.getsignal(signal.SIGTERM)):
         yield
         return
 

@@ -1,6 +1,7 @@
 """A method that tells which GPU it has, on machines without any: what there is of it is pretended."""
 
 import json
+import multiprocessing
 import os
 import time
 from dataclasses import dataclass
@@ -12,21 +13,28 @@ from slurm.place import REPORT, WORKER
 
 
 def here():
-    """This process, as it is noted in the folder ``PRETENDED``."""
+    """The worker, whose copy this process is, as it is noted in the folder ``PRETENDED``."""
     gpu, number = os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.environ.get(WORKER)
-    return {"gpu": gpu, "process": os.getpid(), "worker": None if number is None else int(number)}
+    worker_process = multiprocessing.parent_process()
+    process = worker_process.pid if worker_process else os.getpid()
+    return {"gpu": gpu, "process": process, "worker": None if number is None else int(number)}
 
 
 def note(name):
-    """Add this process to a file of that folder."""
+    """Add the worker to a file of that folder."""
     with (Path(os.environ["PRETENDED"]) / name).open("a") as file:
         file.write(json.dumps(here()) + "\n")
 
 
+def begun():
+    """The workers that have begun."""
+    file = Path(os.environ["PRETENDED"]) / "begun.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
 def processes(gpu=None):
-    """How many processes have begun, of all GPUs or of one."""
-    lines = (Path(os.environ["PRETENDED"]) / "begun.jsonl").read_text().splitlines()
-    return sum(gpu in (None, json.loads(line)["gpu"]) for line in lines)
+    """How many workers have begun, of all GPUs or of one."""
+    return sum(gpu in (None, one["gpu"]) for one in begun())
 
 
 def epoch(self, kind, seconds, _epoch=worker.Reports.epoch):
@@ -36,7 +44,8 @@ def epoch(self, kind, seconds, _epoch=worker.Reports.epoch):
 
 
 if REPORT in os.environ:  # before the first epoch of this process
-    note("begun.jsonl")
+    if here() not in begun():
+        note("begun.jsonl")
     worker.Reports.epoch = epoch
     worker.gpu_memory = lambda: (70, 80)
 
@@ -47,7 +56,7 @@ class GpuUser(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """``seconds``: of sleep after an epoch; ``epochs``: before the prune; ``together``: processes that must have
+        """``seconds``: of sleep after an epoch; ``epochs``: before the prune; ``together``: workers that must have
         begun before an epoch ends."""
 
         seconds: float = 0.1

@@ -27,7 +27,7 @@ def test_place_is_read_from_the_environment(make_run, tmp_path):
 
 def test_number_of_a_job_is_that_of_the_element_of_its_array(monkeypatch):
     called = []
-    monkeypatch.setattr(jobs, "Job", lambda file, number: lambda: called.append((str(file), number)) or AGAIN)
+    monkeypatch.setattr(jobs, "Job", lambda file, number, _: lambda: called.append((str(file), number)) or AGAIN)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "4")
     assert jobs.main(["some/folder"]) == AGAIN
     assert jobs.main(["some/folder", "2"]) == AGAIN
