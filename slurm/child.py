@@ -39,7 +39,8 @@ def in_copy(work: Callable[[], object], signals: Signals) -> int:
     except (Requeue, KeyboardInterrupt) as stop:
         with signals.held():
             if copy.pid is not None:
-                os.kill(copy.pid, signal.SIGUSR2 if isinstance(stop, Requeue) else signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(copy.pid, signal.SIGUSR2 if isinstance(stop, Requeue) else signal.SIGTERM)
                 copy.join()
         raise
     finally:

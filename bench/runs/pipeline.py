@@ -247,9 +247,10 @@ class RunPipeline:
         }
         process_peak = environment.peak_rss_bytes()  # before an exporter takes memory that is not the run's
         device, layout, batch = self.device, self.layout, recipe.latency_batch
-        times = latency.quick(dense, final, self.shape, dict.fromkeys((1, batch)), device, layout)
-        shown = ", ".join(f"{before:.2f} / {after:.2f} at batch {size}" for size, before, after in times)
-        self.progress.say(f"quick time, no measurement (bench latency makes one): dense / final {shown}, ms")
+        if self.job is None and not options.quiet:  # for whoever waits for the run
+            times = latency.quick(dense, final, self.shape, dict.fromkeys((1, batch)), device, layout)
+            shown = ", ".join(f"{before:.2f} / {after:.2f} at batch {size}" for size, before, after in times)
+            self.progress.say(f"quick time, no measurement (bench latency makes one): dense / final {shown}, ms")
         memory = {
             "batch": batch,
             "dense_peak_bytes": latency.peak_memory_bytes(dense, self.shape, batch, device, layout),
