@@ -155,3 +155,11 @@ def _number(text: str) -> float:
 
 def _add_repeated(parser: Any, flag: str, **named: Any) -> None:
     parser.add_argument(flag, action="append", default=[], **named)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers that are separated by commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers, such as 0.485,0.456,0.406") from None

@@ -53,6 +53,13 @@ def add_to(commands: Any) -> None:
     what = p.add_argument_group("what to run")
     what.add_argument("--data", required=True, metavar="FOLDER|NAME", help="images with train and test, or a data set")
     what.add_argument("--size", type=arguments.whole, metavar="N", help="side that images of a folder are resized to")
+    for name in ("mean", "std"):
+        what.add_argument(
+            f"--{name}",
+            type=arguments.numbers,
+            metavar="X[,...]",
+            help="that images of a folder are normalised with, of pixels in 0..1; default: the images' own",
+        )
     what.add_argument("-m", "--method", default=METHOD, metavar="NAME", help=f"see: bench list methods ({METHOD})")
     what.add_argument("--recipe", metavar="NAME|FILE", help="default: the data set's")
     what.add_argument("--seed", dest="seeds", default="0", metavar="N", help="of all that is random (0)")
@@ -100,7 +107,7 @@ def _prune(chosen: argparse.Namespace) -> Busy | None:
 
     require()
     _require_ours(chosen.out)
-    chosen.dataset = _dataset(chosen.data, chosen.size)
+    chosen.dataset = _dataset(chosen.data, chosen.size, chosen.mean, chosen.std)
     request = _request(chosen)
     latency_tables.wait_at_most(chosen.wait)
     options = dataclasses.replace(RunOptions.from_args(chosen), out=chosen.out / RUNS)
@@ -159,14 +166,21 @@ def _require_ours(folder: Path) -> None:
         raise UsageError(f"--out {folder}: the folder is not empty, and not one of bench prune; choose another")
 
 
-def _dataset(text: str, size: int | None) -> str:
+def _dataset(text: str, size: int | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:
     """The data set as ``bench run`` names it."""
+    if (mean is None) != (std is None):
+        raise UsageError("--mean and --std: give both")
+    if mean and std and not (min(mean) >= 0 and min(std) > 0 and max(*mean, *std) <= 1):
+        raise UsageError("--mean and --std: of pixels in 0..1, such as --mean 0.5 --std 0.5")
     if text in DATASETS.entries():
         if size is not None:
             raise UsageError(f"--size {size}: images of a folder are resized, '{text}' has its own size")
+        if mean is not None:
+            raise UsageError(f"--mean and --std: for images of a folder, '{text}' has its own")
         return text
     path = text.removeprefix("folder:")
-    return f"folder:{os.path.abspath(os.path.expanduser(path))}" + (f"@{size}" if size else "")
+    normal = "".join("~" + ",".join(map(str, values)) for values in (mean, std) if values)
+    return f"folder:{os.path.abspath(os.path.expanduser(path))}" + (f"@{size}" if size else "") + normal
 
 
 def _request(chosen: argparse.Namespace) -> RunRequest:
@@ -200,6 +214,7 @@ def _planned(request: RunRequest, options: RunOptions, decide: bool) -> tuple[Sp
         plain = {name: getattr(RunRequest, name) for name in ("keep_latency", "latency_ms", *WHERE)}
         specs, options = resolve(dataclasses.replace(request, **plain), options)
         epochs = specs[0].recipe.train.epochs
+        more = ""
         if random_weights(request.arch):
             how = f"the weights of {request.arch} are random: it is trained for {epochs} epochs first"
         else:
@@ -211,8 +226,9 @@ def _planned(request: RunRequest, options: RunOptions, decide: bool) -> tuple[Sp
                 f"on which it may have been trained), guessing {100 * seen.guess:.1f} %: "
                 + ("it is taken as it is" if seen.trained else f"it is trained for {epochs} epochs first")
             )
+            more = f"\nbench: {seen.images_as}; if it was trained with others, give --size, --mean and --std"
         if not options.quiet:
-            print(f"bench: {how} (--epochs N decides otherwise)", file=sys.stderr)
+            print(f"bench: {how} (--epochs N decides otherwise){more}", file=sys.stderr)
     specs, options = resolve(request, options)
     return specs[0], options
 

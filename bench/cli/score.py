@@ -30,7 +30,7 @@ def add_to(commands: Any) -> None:
     for name in ("mean", "std"):
         p.add_argument(
             f"--{name}",
-            type=_numbers,
+            type=arguments.numbers,
             metavar="X[,...]",
             help="of each channel of pixels in 0..1; default: metadata of a file, else the data set's",
         )
@@ -124,10 +124,3 @@ def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
             made.rename(folder)
     except OSError as error:
         raise SetupError(f"cannot write {folder}: {error.strerror}; choose another place") from error
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers, such as 0.485,0.456,0.406") from None

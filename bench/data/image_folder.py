@@ -1,4 +1,4 @@
-"""``folder:PATH[@SIZE]``: a user's own images, one folder a class, below ``train`` and ``test`` (or ``val``)."""
+"""``folder:PATH[@SIZE][~MEAN~STD]``: a user's own images, a folder a class, below ``train``, ``test`` (or ``val``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.data.cache import Cache
 from bench.data.duplicates import require_apart
 from bench.data.file_hashes import unordered
 from bench.data.image_files import Files, class_folders, inspected
-from bench.data.registration import Dataset
+from bench.data.registration import Dataset, Normal
 from bench.errors import SetupError, UsageError
 from bench.progress import Progress
 
@@ -23,24 +23,27 @@ PREFIX = "folder:"
 RECIPES = ("folder_small", "folder_large")
 SMALL_SIDE = 64
 """Images up to this side have the first of the recipes by default, larger ones the second."""
-FORM = re.compile(r"folder:(?P<path>.+?)(?:@(?P<size>[1-9]\d*))?(?:#(?P<content>[0-9a-f]{8}))?")
-"""PATH as typed, or NAME of a folder in the folder of data sets; resolved names have the content's hash."""
+FORM = re.compile(
+    r"folder:(?P<path>.+?)(?:@(?P<size>[1-9]\d*))?(?:~(?P<normal>[0-9.,]+~[0-9.,]+))?(?:#(?P<content>[0-9a-f]{8}))?"
+)
+"""PATH as typed, or NAME of a folder in the folder of data sets; resolved names have the content's hash. MEAN and STD
+are one number, or one a channel, of pixels in 0..1."""
 
 
 def resolve(name: str, data_dir: Path) -> tuple[str, Path]:
     """A name as typed -> the name for specification and record, and the folder of data sets that it is in.
 
-    ``folder:PATH[@SIZE]`` becomes ``folder:NAME[@SIZE]#HASH``: nothing in it depends on the place of the folder. Names
-    of registered data sets, and resolved ones, stay as they are.
+    ``folder:PATH[@SIZE][~MEAN~STD]`` becomes ``folder:NAME[@SIZE][~MEAN~STD]#HASH``: nothing in it depends on the place
+    of the folder. Names of registered data sets, and resolved ones, stay as they are.
     """
     if not name.startswith(PREFIX):
         return name, data_dir
-    path, size, content = _parts(name)
+    path, size, normal, content = _parts(name)
     place = Path(os.path.abspath(Path(path).expanduser())) if "/" in path else data_dir / path
     if content is None:
         content = content_hash(*_listed(place))
-    at_size = f"@{size}" if size else ""
-    return f"{PREFIX}{place.name}{at_size}#{content}", place.parent
+    how = (f"@{size}" if size else "") + (f"~{normal}" if normal else "")
+    return f"{PREFIX}{place.name}{how}#{content}", place.parent
 
 
 def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> Dataset:
@@ -51,7 +54,7 @@ def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> 
     gives none.
     """
     name, data_dir = resolve(name, data_dir)
-    path, size, content = _parts(name)
+    path, size, normal, content = _parts(name)
     place = data_dir / path
     train, test = _listed(place)
     if content_hash(train, test) != content:
@@ -69,12 +72,15 @@ def find_folder(name: str, data_dir: Path, cache: Cache, progress: Progress) -> 
 
     classes, sizes = int(train.labels.max()) + 1, (len(train), len(test))
     shape, recipe = (channels, height, width), RECIPES[max(height, width) > SMALL_SIDE]
-    return Dataset(name, shape, classes, sizes, load, resize=size is not None, distinct=True, recipe=recipe)
+    constants = _constants(name, normal, channels) if normal else None
+    return Dataset(
+        name, shape, classes, sizes, load, normal=constants, resize=size is not None, distinct=True, recipe=recipe
+    )
 
 
 def test_files_sha256(name: str, data_dir: Path) -> str:
     """Hash of the test files of the folder named by ``name``, whatever their names, order and classes."""
-    path, _, _ = _parts(name)
+    path = _parts(name)[0]
     return unordered(_listed(data_dir / path)[1], "test", Cache(None))
 
 
@@ -84,11 +90,25 @@ def content_hash(train: Files, test: Files) -> str:
     return digest.hexdigest()[:8]
 
 
-def _parts(name: str) -> tuple[str, str | None, str | None]:
+def _parts(name: str) -> tuple[str, str | None, str | None, str | None]:
     found = FORM.fullmatch(name)
     if not found:
         raise UsageError(f"data set '{name}': give folder:PATH or folder:PATH@SIZE")
-    return found["path"], found["size"], found["content"]
+    return found["path"], found["size"], found["normal"], found["content"]
+
+
+def _constants(name: str, normal: str, channels: int) -> Normal:
+    """Mean and deviation of each channel; raises UsageError for numbers that are not of pixels in 0..1."""
+    try:
+        mean, std = (tuple(float(number) for number in part.split(",")) for part in normal.split("~"))
+    except ValueError:
+        mean = std = ()
+    if not {len(mean), len(std)} <= {1, channels} or max(*mean, *std) > 1 or min(std) == 0:
+        raise UsageError(
+            f"data set '{name}': mean and deviation ({normal}) are one number or {channels}, separated by commas, of "
+            "pixels in 0..1, such as 0.5~0.5"
+        )
+    return mean * (channels // len(mean)), std * (channels // len(std))
 
 
 def _listed(place: Path) -> tuple[Files, Files]:

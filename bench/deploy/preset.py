@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.data.image_set import ImageSet
 from bench.data.loading import find, load_training
 from bench.deploy import saved_file
 from bench.deploy.known import known_from
@@ -37,11 +38,13 @@ class Seen:
         top1: share of the images.
         guess: share of the largest class.
         images: how many there are.
+        images_as: their size, and how they are normalised, as a clause.
     """
 
     top1: float
     guess: float
     images: int
+    images_as: str = ""
 
     @property
     def trained(self) -> bool:
@@ -63,7 +66,8 @@ def as_given(spec: Spec, options: RunOptions) -> Seen:
     fit(spec.arch, network, situation, data.val.first(BATCH))  # as the run does, which finds it known
     labels = data.val.labels
     found = quality(logits_of(place(network, device), data.val), labels)
-    return Seen(float(found["top1"]), float(labels.bincount().max() / len(labels)), len(labels))
+    images_as = f"images of {'x'.join(map(str, facts.shape))} are normalised with {_normal(data.val)}"
+    return Seen(float(found["top1"]), float(labels.bincount().max() / len(labels)), len(labels), images_as)
 
 
 def random_weights(arch: str) -> bool:
@@ -77,7 +81,10 @@ def random_weights(arch: str) -> bool:
 
 def normalisation(stored: RunArtifacts, data_dir: Path) -> str:
     """Mean and deviation of the images of a run, for pixels in 0..1, as a clause."""
-    images = stored.test_images(data_dir)
+    return _normal(stored.test_images(data_dir))
+
+
+def _normal(images: ImageSet) -> str:
     mean, std = (
         ", ".join(f"{value / 255:.4f}" for value in values.flatten().tolist()) for values in (images.mean, images.std)
     )

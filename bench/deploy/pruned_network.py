@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from bench.pruning.sites import Sites
 from bench.spec.spec import Budget
 from bench.spec.wording import plural
 
-STEP, SHOWN = 8, 8
-"""Channels that runtimes compute together, at least; widths that a summary lists of those that are no multiples."""
+STEP, SHOWN, FEW = 8, 8, 10
+"""Channels that runtimes compute together, at least; widths that a summary lists of those that are no multiples;
+of a site that one unit in more than so many is left, it warns."""
 CONTROLS = "dense, random, l1_norm, uniform_thin, uniform_thin_long"
 """Compulsory on a board (RULES.md, 9)."""
 
@@ -80,8 +81,10 @@ class PrunedNetwork:
         steps = self._known.costs.steps(Budget(round_to=STEP))
         odd = {after for name, (before, after) in self.widths.items() if after % steps[name] and after < before}
         if odd and "latency" not in self.cost:
-            some = ", ".join(map(str, sorted(odd)[:SHOWN])) + ", ..." * (len(odd) > SHOWN)
+            some = _first(map(str, sorted(odd)))
             lines.append(f"widths {some}: no multiples of {STEP} channels, which are often faster: see round_to")
+        if thin := [site for site, (before, after) in self.widths.items() if FEW * after < before]:
+            lines.append(f"{_first(thin)}: less than a tenth stays; ranking='layer' or min_keep spreads the cut")
         lines.append(f"largest difference between gated and sliced network: {self.difference:.2g}")
         lines.append(f"no row of a board: the controls are missing ({CONTROLS})")
         return "\n".join(lines)
@@ -140,6 +143,12 @@ class PrunedNetwork:
     def follow(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``tensors`` (name of a parameter or buffer -> tensor of its shape, an average say), cut like the network."""
         return carried.follow(self._carried, tensors)
+
+
+def _first(words: Iterable[str]) -> str:
+    """The first words, and a sign that there are more."""
+    first, more = (found := list(words))[:SHOWN], len(found) > SHOWN
+    return ", ".join(first) + ", ..." * more
 
 
 def _to_program(network: nn.Module, shape: tuple[int, ...], inputs: Inputs | None, path: Path) -> None:

@@ -58,9 +58,10 @@ class NetworkTimer:
         size = max(4 * DENSE_COPIES, int(LOADED_BYTES / (8 * parameters(self.network))))
         found: list[Timed] = []
         whole = 0.0
+        self.machine.wait()  # before minutes of loading
         for start in range(0, len(order), size):
             group = [*dense, *(others[k] for k in order[start : start + size])]
-            say(f"{len(found)} of {len(vectors)} networks are timed in {self.runtime}")
+            say(f"{len(found)} of {len(vectors)} networks are timed in {self.runtime}; {len(group)} are being loaded")
             ms = self.ms(group)
             of_dense = float(np.median(ms[:DENSE_COPIES]))
             whole = whole or of_dense  # what is timed later is relative to the same dense network

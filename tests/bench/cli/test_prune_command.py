@@ -161,7 +161,24 @@ def test_accuracy_before_anything(photos, net, tmp_path):
     options = command.RunOptions(out=tmp_path / "runs", quiet=True, device="cpu")
     asked = command.RunRequest("l1_norm", f"file:{net}:trained", f"folder:{photos}")
     (spec,), options = planned(asked, options)
-    assert as_given(spec, options) == Seen(1.0, pytest.approx(1 / 3), 3)
+    seen = as_given(spec, options)
+    assert (seen.top1, seen.guess, seen.images) == (1.0, pytest.approx(1 / 3), 3)
+    assert re.fullmatch(
+        r"images of 3x8x8 are normalised with mean 0\.\d{4}, .* and std .* of pixels in 0..1", seen.images_as
+    )
+    (spec,), options = planned(command.RunRequest("l1_norm", asked.arch, f"folder:{photos}~0.9~0.1"), options)
+    seen = as_given(spec, options)
+    assert seen.top1 < 1  # it was trained with other constants
+    assert seen.images_as.endswith("mean 0.9000, 0.9000, 0.9000 and std 0.1000, 0.1000, 0.1000 of pixels in 0..1")
+
+
+def test_normalisation_is_part_of_the_data_set(tmp_path):
+    for words, name in (
+        ([], "photos"),
+        (["--size", "64", "--mean", "0.5", "--std", "0.25,0.2,0.5"], "photos@64~0.5~0.25,0.2,0.5"),
+    ):
+        chosen = parser().parse_args(["prune", "resnet20", "--data", f"{tmp_path}/photos", "--out", "small", *words])
+        assert command._dataset(chosen.data, chosen.size, chosen.mean, chosen.std) == f"folder:{tmp_path}/{name}"
 
 
 def test_who_knows_the_images():
@@ -214,6 +231,10 @@ def test_the_method_is_the_default_of_bench_prune_and_tied_with_the_best_of_the_
         (["--method", "l1_nrm"], 2, "did you mean l1_norm"),
         (["--seed", "0-2"], 2, "--seed 0-2: one network has one seed"),
         (["--size", "16", "--data", "digits"], 2, "--size 16: images of a folder are resized, 'digits' has its own"),
+        (["--mean", "0.5"], 2, "--mean and --std: give both"),
+        (["--mean", "127", "--std", "64"], 2, "--mean and --std: of pixels in 0..1, such as --mean 0.5 --std 0.5"),
+        (["--mean", "0,0", "--std", "1"], 2, "mean and deviation (0.0,0.0~1.0) are one number or 3, separated by com"),
+        (["--mean", "0", "--std", "1", "--data", "digits"], 2, "for images of a folder, 'digits' has its own"),
         (["--data", "nowhere"], 3, "nowhere: no such folder"),
         (
             ["--data", "flat"],

@@ -123,6 +123,26 @@ def test_normalisation_split_and_hashes(folder):
     assert digest != found.facts["train_sha256"]
 
 
+def test_constants_of_the_name_normalise_instead(folder):
+    name, data_dir = resolve(f"folder:{folder}@4~0.485,0.456,0.406~0.25", Path("x"))
+    own, _ = resolved(folder, 4)
+    assert name == own.replace("@4", "@4~0.485,0.456,0.406~0.25")
+    assert resolve(name, data_dir) == (name, data_dir)
+    found, plain = load_training(name, data_dir, False, 0, CPU), load(folder, 4)
+    assert torch.equal(found.train.pixels, plain.train.pixels)
+    assert found.facts["split_sha256"] == plain.facts["split_sha256"]
+    torch.testing.assert_close(found.train.mean.flatten(), 255 * torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(found.train.std.flatten(), 255 * torch.full((3,), 0.25))
+    assert torch.equal(load_test(name, data_dir, found.train)[0].mean, found.train.mean)
+
+
+@pytest.mark.parametrize("normal", ["0.5,0.5~1", "0.5~0", "127~64", "0.5,~1", ".~."])
+def test_wrong_constants(folder, normal):
+    name, data_dir = resolve(f"folder:{folder}~{normal}", Path("x"))
+    with pytest.raises(UsageError, match=r"are one number or 3, separated by commas, of pixels in 0\.\.1"):
+        find(name, data_dir)
+
+
 @pytest.mark.parametrize(
     ("size", "name"), [((8, 8), "folder_small"), ((64, 10), "folder_small"), ((65, 8), "folder_large")]
 )

@@ -231,5 +231,9 @@ def test_summary_and_dictionary_say_all():
     assert "no row of a board" in lines[-1]
     assert any("no multiples of 8 channels, which are often faster: see round_to" in line for line in lines)
     aligned = bench.prune(three_sites(), example(), keep_macs=0.6, round_to=8).summary()
-    assert "round_to" not in aligned
+    assert "round_to" not in aligned and "less than a tenth" not in aligned
+    scores = bench.prune(
+        nn.Sequential(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 2)), torch.randn(1, 4), keep_macs=0.075
+    )
+    assert "0: less than a tenth stays; ranking='layer' or min_keep spreads the cut" in scores.summary()
     assert json.loads(json.dumps(made.as_dict()))["widths"] == {n: list(pair) for n, pair in made.widths.items()}

@@ -1,14 +1,16 @@
 """Real networks in a real runtime: that all are timed, not how long they take."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
 from support.networks import GREY, three_sites
-from support.quiet_machine import always_quiet
+from support.quiet_machine import Simulated, always_quiet
 
 from bench.measure import bursts
+from bench.measure.quiet import Busy
 from bench.pruning.cost_model import CostModel
 from bench.pruning.latency_model import fitted
 from bench.pruning.latency_terms import DENSE_COPIES, terms_of
@@ -48,6 +50,13 @@ def test_large_networks_are_loaded_in_groups_each_with_the_dense_one(timer, monk
     timed = timer.table(said.append)
     dense = [one for one in timed if one.vector == timer.terms.dense]
     assert len(said) > 1 and len(dense) == len(said) * DENSE_COPIES
+
+
+def test_nothing_is_loaded_while_the_machine_is_busy(timer, monkeypatch):
+    monkeypatch.setattr(bursts, "loaded", None)
+    busy = dataclasses.replace(timer, machine=Simulated(lambda at: 1.0).machine(wait_s=20))
+    with pytest.raises(Busy, match=r"others use 1\.0 cores"):
+        busy.table()
 
 
 def test_slices_have_the_widths_of_their_vector(timer):
