@@ -114,7 +114,7 @@ def onnx_operators() -> str:
         counted.setdefault(said[:1].lower() + said[1:], []).append(name)
     rows = [[", ".join(f"`{name}`" for name in names), said] for said, names in counted.items()]
     rows += [[", ".join(f"`{name}`" for name in names), f"refused: {why}"] for why, names in REFUSED.items()]
-    free = ", ".join(f"`{name}`" for name in sorted(FREE, key=lambda name: name.rpartition(".")[2]))
+    free = ", ".join(f"`{name}`" for name in sorted(FREE, key=lambda name: (name.rpartition(".")[2], name)))
     return "\n".join([*table(["operators", "MACs"], rows), "", f"Free: {free}."])
 
 
