@@ -59,7 +59,7 @@ def wait_for(condition, what, seconds=DEADLINE_S):
         found = condition()
         if found:
             return found
-        time.sleep(0.3)
+        time.sleep(0.5)
     raise AssertionError(f"not within {seconds} s: {what}")
 
 

@@ -228,7 +228,7 @@ def test_an_architecture_declares_groups_and_what_stays():
         ("vit_small_cifar", 32, (12,)),
         ("convnext_tiny", 32, (3, 3, 9, 3)),
         ("torchvision:resnet18", 32, (2, 1, 1, 1)),
-        *((f"torchvision:{name}", 32, (2, 3, 5, 2)) for name in ("resnet50", "resnext50_32x4d", "wide_resnet50_2")),
+        *((f"torchvision:{name}", 32, (2, 3, 5, 2)) for name in ("resnet50", "resnext50_32x4d")),
         ("torchvision:mobilenet_v2", 64, (1, 2, 3, 2, 2)),
         ("torchvision:mobilenet_v3_small", 64, (1, 2, 1, 2)),
         ("torchvision:mnasnet1_0", 64, (2, 2, 2, 1, 3)),
@@ -248,7 +248,7 @@ def test_blocks_of_the_known_networks(name, side, counts):
     for coupling in ("inner", "full"):
         sites = find_sites(network, (3, side, side), coupling, "both")
         assert tuple(s.n_units for s in sites.values() if s.blocks) == counts
-        for seed in range(2):
+        for seed in range(2 if side < 224 else 1):
             masks = random_masks(sites, seed)
             sliced = sites.slice(probe, masks)
             assert gate_slice_difference(probe, sliced, sites.bind(probe), masks, x, 1e-30) < 1e-9

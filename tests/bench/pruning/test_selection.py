@@ -51,7 +51,7 @@ def check_budget(name, share, what, ranking, seed=0, sliced=False):
     kept, limit = widths_of(model, masks), share * model.cost(budget, model.dense)
     assert model.cost(budget, kept) <= limit
     if sliced:
-        count = {"keep_macs": lambda n: flops.count(n, shape).total, "keep_params": flops.parameters}[what]
+        count = {"keep_macs": lambda n: flops.traced(n, shape).total, "keep_params": flops.parameters}[what]
         assert model.cost(budget, kept) == count(sites.slice(network, masks))
     for site, mask in masks.items():
         assert mask.dtype == torch.bool
