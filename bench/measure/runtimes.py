@@ -120,6 +120,10 @@ def _require_openvino(device: torch.device) -> None:
         raise SetupError('openvino not installed here: pip install -e ".[onnx,openvino]"')
 
 
+PLACES = ("Exception from ", "Check '", "FrontEnd API failed", "Model wasn't fully converted", "Summary:")
+"""How lines of its errors begin that say where in its code, or only that it failed."""
+
+
 @functools.cache
 def _openvino() -> Any:
     """The package, without telemetry: importing it would send a message and write files below the home folder."""
@@ -299,4 +303,7 @@ def _named(runtime: str) -> Iterator[None]:
     except BenchError:
         raise
     except Exception as error:
-        raise RunFailed(f"{runtime} does not run the network: {first_line(error)}") from error
+        lines = [line.strip(" -") for line in str(error).splitlines() if not line.startswith(PLACES)]
+        said = next(filter(None, lines), "")
+        why = f"{type(error).__name__}: {said}" if said else first_line(error)
+        raise RunFailed(f"{runtime} does not run the network: {why}") from error

@@ -156,6 +156,10 @@ def test_a_file_in_openvino(file):
     x = torch.rand(3, *SHAPE)
     (first, _), found = runtimes.load_file("onnxruntime", file)(x)(), runtimes.load_file("openvino", file)(x)()
     torch.testing.assert_close(torch.from_numpy(found[0]), torch.from_numpy(first), rtol=1e-4, atol=1e-5)
+    own = graph([node("Inverse", ["x"], "out", "com.microsoft")], {}, SHAPE).SerializeToString()
+    why = r"^openvino does not run the network: \w+: No conversion rule found for operations: com\.microsoft\.Inverse$"
+    with pytest.raises(RunFailed, match=why):
+        runtimes.load_file("openvino", own)(x)
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
