@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.cli import arguments, export, latency, output
-from bench.errors import BenchError, SetupError, UsageError
+from bench.errors import BenchError, SetupError, UsageError, WordsError
 from bench.files import run_lock, write_atomic
 from bench.measure.quiet import Busy
 from bench.records import store
@@ -106,6 +106,7 @@ def _prune(chosen: argparse.Namespace) -> Busy | None:
     from leaderboard.render.prune_page import page
 
     require()
+    _require_page(chosen)
     _require_ours(chosen.out)
     chosen.dataset = _dataset(chosen.data, chosen.size, chosen.mean, chosen.std)
     request = _request(chosen)
@@ -172,6 +173,8 @@ def _dataset(text: str, size: int | None, mean: tuple[float, ...] | None, std: t
         raise UsageError("--mean and --std: give both")
     if mean and std and not (min(mean) >= 0 and min(std) > 0 and max(*mean, *std) <= 1):
         raise UsageError("--mean and --std: of pixels in 0..1, such as --mean 0.5 --std 0.5")
+    if size == 0:
+        raise WordsError("--size 0: at least 1")
     if text in DATASETS.entries():
         if size is not None:
             raise UsageError(f"--size {size}: images of a folder are resized, '{text}' has its own size")
@@ -203,6 +206,21 @@ def _request(chosen: argparse.Namespace) -> RunRequest:
         raise UsageError(f"--seed {chosen.seeds}: one network has one seed")
     budget_of(request)  # what cannot be is refused before anything is loaded
     return request
+
+
+def _require_page(chosen: argparse.Namespace) -> None:
+    """Raise UsageError or SetupError for a place where milliseconds of the page cannot be measured."""
+    from bench.measure import runtimes
+
+    if chosen.keep_latency is not None or chosen.latency_ms is not None:
+        return  # they are those of the budget
+    if chosen.latency_table is not None:
+        raise WordsError("--latency-table: with --keep-latency or --latency-ms only")
+    for name in ("batch", "runtime_threads"):
+        if getattr(chosen, name) < 1:
+            raise WordsError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: at least 1")
+    if not chosen.no_timing:
+        runtimes.require([chosen.runtime])
 
 
 def _planned(request: RunRequest, options: RunOptions, decide: bool) -> tuple[Spec, RunOptions]:

@@ -124,9 +124,9 @@ class Budget:
             if not 0 < self.latency_ms < math.inf:
                 raise UsageError(f"--latency-ms {self.latency_ms:g}: give milliseconds above 0")
             object.__setattr__(self, "latency_ms", float(self.latency_ms))
-        for name in ("batch", "threads"):
+        for name, option in (("batch", "--batch"), ("threads", "--runtime-threads")):
             if getattr(self, name) < 1:
-                raise UsageError(f"--{name} {getattr(self, name)}: at least 1")
+                raise UsageError(f"{option} {getattr(self, name)}: at least 1")
 
     def given(self) -> dict[str, Any]:
         """The fields that ask for something."""
