@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from bench import __version__
 from bench.cli.announce import announced
 from bench.cli.output import survive_ascii
-from bench.errors import BenchError, WordsError
+from bench.errors import BenchError, SetupError, WordsError
 from bench.spec.near_names import near_matches, unknown
 from bench.spec.registry import add_plugin
 
@@ -140,3 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a name that is too long, where no command looked for it
+        if os.environ.get("BENCH_DEBUG"):
+            raise
+        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return SetupError.exit_code

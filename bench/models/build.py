@@ -81,7 +81,7 @@ def build(name: str, shape: Shape, num_classes: int, seed: int = 0, download: bo
             network = make(shape, num_classes, download=download)
         except BenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # of whatever kind, of a user's own file
             why = f"architecture '{name}' cannot be built: {type(error).__name__}: {error}"
             raise RunFailed(why, blame=ARCHITECTURE) from error
         if not isinstance(make, Architecture):

@@ -332,22 +332,3 @@ def test_json_names_what_was_made(prune, net, photos, tmp_path, monkeypatch):
         str(tmp_path / "small" / n) for n in ("network.onnx", "network.safetensors", "record.json")
     ]
     assert (said["latency"], said["record"]["id"]) == ([], said["id"])
-
-
-@pytest.mark.usefixtures("onnx_extra")
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--runtime", "egaer"], "unknown runtime 'egaer': did you mean eager?"),
-        (["--batch", "0"], "--batch 0: at least 1"),
-        (["--runtime-threads", "0"], "--runtime-threads 0: at least 1"),
-        (["--keep-latency", "0.5", "--runtime-threads", "0"], "--runtime-threads 0: at least 1"),
-        (["--latency-table", "table.jsonl"], "--latency-table: with --keep-latency or --latency-ms only"),
-        (["--size", "0"], "--size 0: at least 1"),
-    ],
-)
-def test_places_that_cannot_be_timed_are_refused_before_anything(words, said, net, photos, tmp_path, capsys):
-    given = "prune", f"file:{net}:trained", "--data", photos, *words, "--out", tmp_path / "small", "-q"
-    code, out, err = answer(capsys, *given)
-    assert (code, out, (tmp_path / "small").exists()) == (2, "", False)
-    assert said in err and err.count("\n") == 1

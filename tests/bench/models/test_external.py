@@ -225,6 +225,7 @@ def several(shape, num_classes): return nn.Sequential(nn.Flatten(), Pair())
 class Pair(nn.Module):
     def forward(self, x): return x, x
 def fails(num_classes): raise KeyError("no such\\nwidth")
+def ends(num_classes): raise SystemExit(0)
 number = 3
 """
 
@@ -269,6 +270,7 @@ def test_function_that_makes_no_classifier(file):
         ("wrong", UsageError, r"gives \(2, 8\) for two images, not logits \(2, 7\)"),
         ("several", UsageError, r"gives tuple for two images, not logits \(2, 7\)"),
         ("fails", RunFailed, "cannot be built: KeyError"),
+        ("ends", RunFailed, "cannot be built: SystemExit"),
     ):
         with pytest.raises(kind, match=said) as caught:
             build(model_name(f"file:{file}:{function}"), (1, 8, 8), 7)
