@@ -104,10 +104,7 @@ class Batches(ImageSet):
         if self.data is None:
             return DEFAULT_BATCH
         said = getattr(self.data, "batch_size", None)
-        first = said if isinstance(said, int) else len(self._as_pair(next(self._raw()))[0])
-        if first < 1:
-            raise UsageError(f"{self.kind[1]} gave a batch of nothing")
-        return first
+        return said if isinstance(said, int) else len(self._as_pair(next(self._raw()))[0])
 
     def decoded(self, batches: Sequence[Tensor], generator: torch.Generator | None, augment: str) -> Decoded:
         """There are no images by their number; not called."""
@@ -180,6 +177,10 @@ class Batches(ImageSet):
             like = f" ({self._inputs})" if self._inputs else f", of {self._axes} axes"
             raise UsageError(f"{PAIRS}, with inputs as in example{like}; there is one of {kinds}")
         inputs = _trainable(found.to(self._device, self._dtype if found.is_floating_point() else None))
+        if not len(inputs):
+            raise UsageError(f"{self.kind[1]} gave a batch of nothing")
+        if not bool(inputs.isfinite().all()):
+            raise UsageError(f"{self.kind[1]} gave inputs that are not finite")
         if (size := (inputs.shape[1:], inputs.dtype)) not in self._taken:
             self._had.require_taken(inputs, self.kind[1])
             self._taken.add(size)

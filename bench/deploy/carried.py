@@ -78,7 +78,9 @@ class Carried:
 def follow(carried: Carried, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``tensors`` (name of a parameter or buffer -> tensor of its shape, such as an average) cut like the network."""
     found = {}
-    for name, tensor in dict(tensors).items():
+    if not isinstance(tensors, Mapping):
+        raise UsageError("follow: give a dict of tensors by the names of parameters and buffers")
+    for name, tensor in tensors.items():
         shape = carried.shape(name)
         if not isinstance(tensor, Tensor):
             raise UsageError(f"follow: '{name}' is a {type(tensor).__name__}: give a tensor")

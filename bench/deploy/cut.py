@@ -17,7 +17,7 @@ from bench.data.loading import TrainingData
 from bench.deploy.given import Given
 from bench.deploy.known import Known, cost_of
 from bench.errors import METHOD, BenchError, RunFailed, UsageError
-from bench.models.error_place import first_line, place_in_network
+from bench.models.error_place import first_line, innermost_layer, place_in_network
 from bench.progress import Progress
 from bench.pruning.cost_model import CostModel
 from bench.pruning.sites import Sites
@@ -146,8 +146,8 @@ def working(method: str, network: nn.Module) -> Iterator[None]:
     except (BenchError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        where = place_in_network(error, network)
-        raise RunFailed(f"'{method}' fails: {first_line(error)}{f' ({where})' if where else ''}", METHOD) from error
+        where = f" ({place_in_network(error, network)})" if innermost_layer(error, network) else ""
+        raise RunFailed(f"'{method}' fails: {first_line(error)}{where}", METHOD) from error
 
 
 def one_number(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
@@ -183,10 +183,8 @@ def trainer_of(
 ) -> PhaseTrainer:
     """What trains ``method`` in a run, on ``work``; nothing is trained yet.
 
-    Raises UsageError for a seed that is no whole number, Unsupported where the method does not work on the network.
+    Raises Unsupported where the method does not work on the network.
     """
-    if not hasattr(seed, "__index__"):
-        raise UsageError(f"seed={seed!r}: a whole number")
     torch.use_deterministic_algorithms(had.device.type == "cpu")  # as in a run
     model = MaskedModel(work, sites, costs, had.device)
     model.snapshots["base"] = model.snapshots["init"]

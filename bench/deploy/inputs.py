@@ -87,6 +87,8 @@ def inputs_of(example: Any) -> tuple[Tensor, Inputs | None]:
     if isinstance(example, Tensor):
         if example.dim() < 2 or not len(example):
             raise UsageError(f"example is of shape {list(example.shape)}: {ONE}")
+        if not example.is_floating_point():
+            raise UsageError(f"example is {example.dtype}: networks are pruned whose inputs are floating point numbers")
         return example, None
     named = isinstance(example, Mapping)
     tensors = list(example.values()) if named else list(example) if isinstance(example, tuple) else []

@@ -104,6 +104,8 @@ class Pruner:
         self._method = chosen = method_of(method, options or {}, trains=True)
         if any(part.active != "before" for part in chosen.members) or chosen.bound("objective"):
             raise UsageError(f"'{method}' acts after the cut or replaces the loss: use bench.run")
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            raise UsageError(f"optimizer is a {type(optimizer).__name__}: give a torch.optim.Optimizer")
         if type(network).__name__ == "OptimizedModule":
             raise UsageError("the network is compiled, which hides its layers: compile the result")
         self._steps, self._epochs, self._step = steps, epochs, 0
@@ -157,6 +159,8 @@ class Pruner:
     def penalty(self) -> Tensor | float:
         """What the method adds to the loss."""
         self._require_open("penalty")
+        if not len(self._now.x):
+            raise UsageError("Pruner.penalty: before_forward has to be called before it")
         self._watching.close()
         total: Tensor | float = 0.0
         with self._at_work():

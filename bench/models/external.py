@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from bench.errors import ARCHITECTURE, BenchError, RunFailed, SetupError, UsageError
 from bench.models.layers import Attention
@@ -151,8 +152,28 @@ GREY = (
 )
 
 
+WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel")
+
+
+def _unusable(network: nn.Module) -> str | None:
+    """What no run can use, as the end of a sentence; None where there is nothing of the kind."""
+    if type(network).__name__ in WRAPPERS or isinstance(network, torch.jit.ScriptModule):
+        return f"is of class {type(network).__name__}: return the module that it was made of"
+    parameters = dict(network.named_parameters())
+    for name, parameter in parameters.items():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            return f"has {name} in {parameter.dtype}: return it in float32, network.float()"
+        if not (is_lazy(parameter) or parameter.is_meta or bool(parameter.isfinite().all())):
+            return f"has weights that are not finite ({name}): load others"
+    if parameters and not any(parameter.requires_grad for parameter in parameters.values()):
+        return "has no parameter that can be trained: return it with requires_grad_(True)"
+    return None
+
+
 def require_fit(name: str, network: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
     """Raise UsageError unless ``network`` maps images of ``shape`` to ``num_classes`` logits."""
+    if why := _unusable(network):
+        raise UsageError(f"architecture '{name}' {why}", blame=ARCHITECTURE)
     network.eval()
     try:
         with torch.no_grad():

@@ -140,6 +140,8 @@ class Trial:
         with torch.inference_mode(), self._watched(network):
             logits = [self._logits(network, x) for x in self._placed()]
             again = self._logits(network, next(self._placed()))
+            if not all(bool(each.isfinite().all()) for each in logits):
+                raise RunFailed("its logits are not finite in eval mode")
             if not _equal(logits[0], again):
                 raise RunFailed("two passes over the same images give different logits in eval mode")
             one = network(next(self._placed())[:1])
@@ -261,7 +263,9 @@ class Trial:
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     """Whether two outputs are equal but for rounding; what is not a number equals itself."""
-    return torch.allclose(one.float(), other.float(), rtol=0, atol=SAME * float(one.abs().max()), equal_nan=True)
+    finite = one[one.isfinite()].abs()
+    largest = float(finite.max()) if len(finite) else 0.0
+    return torch.allclose(one.float(), other.float(), rtol=0, atol=SAME * largest, equal_nan=True)
 
 
 def _format_output(output: Any) -> str:

@@ -62,6 +62,21 @@ def test_images_that_the_network_does_not_take():
     refused(r"data: the network does not take 1x8x8 of torch\.uint8: .*; example is 1x8x8", data)
 
 
+def test_inputs_without_numbers():
+    for batch, said in (
+        (torch.full((8, *GREY), float("nan")), "data gave inputs that are not finite"),
+        (torch.empty(0, *GREY), "data gave a batch of nothing"),
+    ):
+        refused(said, [(batch, torch.zeros(len(batch), dtype=torch.int64))])
+        refused(said, [batch], method="act_mean")
+    with pytest.raises(
+        UsageError, match=r"^example is torch.int64: networks are pruned whose inputs are floating point"
+    ):
+        bench.prune(
+            nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 2)), torch.zeros(2, 3, dtype=torch.int64), keep_macs=0.5
+        )
+
+
 def test_images_of_other_sizes_are_used_where_the_network_takes_them():
     layers = [nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     network = nn.Sequential(*layers, nn.Linear(8, 10))

@@ -116,6 +116,8 @@ def test_averages_follow_the_cut():
     made = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5)
     followed = made.follow(network.state_dict())
     assert all(torch.equal(followed[name], t) for name, t in made.network.state_dict().items())
+    with pytest.raises(UsageError, match="follow: give a dict of tensors by the names of parameters and buffers"):
+        made.follow([torch.zeros(1)])
     with pytest.raises(UsageError, match="follow: 'nothing' is no parameter or buffer of the network"):
         made.follow({"nothing": torch.zeros(1)})
     with pytest.raises(UsageError, match=r"follow: '0.weight' is \[3\], in the network \[12, 1, 3, 3\]"):

@@ -98,10 +98,15 @@ def test_what_cannot_be_is_refused():
         ({"whole": "4"}, "whole='4': give a list of names"),
         ({"whole": ["stem"]}, "whole: 'stem' is no layer of the network"),
         ({"coupling": "outer"}, "coupling='outer': inner or full"),
+        ({"whole": [4]}, "whole: 4 is no name of a layer: give names of named_modules()"),
+        ({"seed": "a"}, "seed='a': a whole number from 0 to 2^63 - 1"),
+        ({"optimizer": "sgd"}, "optimizer is a str: give a torch.optim.Optimizer"),
         ({"keep_macs": 0.05, "round_to": 4}, "keep_macs=0.05 cannot be met: .* costs 0.12; round_to=1 reaches 0.017$"),
     ):
         with pytest.raises(bench.UsageError, match=f"^{why if 'cannot' in why else re.escape(why)}"):
             bench.Pruner(network, example(), **{"method": "ddrop", "keep_macs": 0.5, "steps": 1} | more)
+    with pytest.raises(bench.UsageError, match=r"^Pruner\.penalty: before_forward has to be called before it$"):
+        bench.Pruner(network, example(), method="ddrop", keep_macs=0.5, steps=1).penalty()
     data = [(x, y * 0 + 14) for x, y in batches()]
     given = {"method": "taylor+weight_decay", "keep_macs": 0.5, "steps": 1}
     with pytest.raises(bench.UsageError, match=r"^label 14: the logits are of 10 classes, from 0 on$"):
