@@ -1,7 +1,7 @@
 """CPU seconds of short runs: a process for each, and workers that import once, one or several at a time.
 
-The modes take turns with equal shares of the runs, so a loaded machine slows all of them alike. What is counted is CPU
-time, imports included; where each worker has a core to itself, runs an hour follow from it. The base is trained before.
+Two sweeps of different length separate the start of a worker from its runs. What is counted is CPU time: runs an hour
+follow from it where each worker has a core to itself. The base is trained before.
 
     python -m tools.timing.packing [--runs 12] [--arch resnet20] [--epochs 0] [--workers 1,2]
 """
@@ -12,7 +12,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +33,8 @@ arch = "{arch}"
 keep_macs = [{shares}]
 settings = {{ "train.epochs" = 2, "finetune.epochs" = {epochs} }}
 """
-ROUNDS = 2
+SHORT = 4
+"""The shorter sweep has so many times fewer runs."""
 
 
 def specs(folder: Path, out: Path, arch: str, epochs: int, runs: int) -> tuple[list[Spec], RunOptions]:
@@ -89,37 +89,37 @@ def cpu_seconds(processes: list[subprocess.Popen[bytes]]) -> float:
 def main() -> None:
     """Measure and print."""
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    words.add_argument("--runs", type=int, default=12, help="of each mode")
+    words.add_argument("--runs", type=int, default=12, help="of the longer sweep")
     words.add_argument("--arch", default="resnet20")
     words.add_argument("--epochs", type=int, default=0, help="of fine-tuning")
     words.add_argument("--workers", default="1,2")
     chosen = words.parse_args()
-    numbers = [int(number) for number in chosen.workers.split(",")]
-    modes = [0, *numbers]
+    modes = [int(number) for number in chosen.workers.split(",")]
+    few, many = max(2, chosen.runs // SHORT), chosen.runs
     out = Path(tempfile.mkdtemp(prefix="packing-"))
-    all_runs, options = specs(out, out, chosen.arch, chosen.epochs, chosen.runs * len(modes))
+    rest, options = specs(out, out, chosen.arch, chosen.epochs, few + (few + many) * len(modes))
     os.environ["OMP_NUM_THREADS"] = "1"
-    train_base(all_runs[0], options)
-    cpu = dict.fromkeys(modes, 0.0)
-    wall = dict(cpu)
-    share = chosen.runs // ROUNDS
-    for number in range(ROUNDS * len(modes)):
-        mode, runs = modes[number % len(modes)], all_runs[share * number : share * (number + 1)]
-        began = time.perf_counter()
-        cpu[mode] += cpu_seconds(together(runs, options, mode) if mode else alone(runs, options))
-        wall[mode] += time.perf_counter() - began
+    train_base(rest[0], options)
+
+    def measured(count: int, workers: int) -> float:
+        """CPU seconds of the next runs, so many of them."""
+        runs, rest[:count] = rest[:count], []
+        spent = cpu_seconds(together(runs, options, workers) if workers else alone(runs, options))
         missing = [spec.id for spec in runs if store.load(store.path_of(out, spec)).status != "ok"]
         assert not missing, missing
-    print(f"{ROUNDS * share} runs a mode of l1_norm on {chosen.arch}, digits, {chosen.epochs} epochs after the prune")
+        return spent
+
+    short = {mode: measured(few, mode) for mode in modes}
+    single = measured(few, 0) / few
+    each = {mode: (measured(many, mode) - short[mode]) / (many - few) for mode in modes}
+    print(f"l1_norm on {chosen.arch}, digits, {chosen.epochs} epochs after the prune; CPU seconds")
+    print(f"  a process for each run: {single:.2f} a run, {3600 / single:.0f} runs an hour on a core")
     for mode in modes:
-        each, at_once = cpu[mode] / (ROUNDS * share), max(1, mode)
-        name = f"{mode} worker{'s' * (mode > 1)}" if mode else "a process for each run"
-        rate = 3600 * at_once / each
-        print(f"  {name:22} {each:6.2f} CPU s a run: {rate:6.0f} runs an hour where {at_once} cores are free", end="")
-        print(f", {cpu[0] / cpu[mode]:.2f} times the first; {wall[mode]:.0f} s passed")
-    for mode in numbers[1:]:
-        gain = mode * cpu[numbers[0]] / numbers[0] / cpu[mode]
-        print(f"  {mode} workers do {gain:.2f} times the runs of {numbers[0]}")
+        start, rate = (short[mode] - each[mode] * few) / mode, 3600 * mode / each[mode]
+        alike, gain = rate * single / 3600, mode * each[modes[0]] / modes[0] / each[mode]
+        print(f"  {mode} at a time: {each[mode]:.2f} a run, {start:.1f} to start a worker; on as many cores "
+              f"{rate:.0f} runs an hour, {alike:.1f} times one process for each, "
+              f"{gain:.2f} times {modes[0]} at a time")  # fmt: skip
 
 
 if __name__ == "__main__":
