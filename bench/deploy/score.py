@@ -99,6 +99,8 @@ def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Sco
     claimed = claim.parse(asked.claims_macs) if asked.claims_macs else None
     for name in ("mean", "std"):
         _require_constants(name, getattr(asked, name))
+    if asked.threads < 1 or (asked.seed or 0) >= 2**63:
+        raise UsageError(f"--threads {asked.threads}, --seed {asked.seed or 0}: at least 1 thread, a seed below 2^63")
     facts = [facts_of(text, asked.out, asked.max_bytes) for text in (asked.like, asked.file)]
     images, test = _images(asked, facts)
     where = Where(images.shape, images.classes, asked.out, asked.max_bytes, asked.download)
@@ -135,7 +137,7 @@ def score(asked: Asked, say: Callable[[str], object] = lambda text: None) -> Sco
         images=images,
         claim=_claim(*claimed, costs[1], costs[0]) if claimed else None,
         latency=lines,
-        notes=[*notes, *_zeros(networks[1])],
+        notes=[*notes, *_zeros(networks[1]), *_not_finite(networks)],
         environment=msgspec.convert(environment.versions(torch.device("cpu")), Environment),
         made_at=now(),
     )
@@ -265,6 +267,13 @@ def _zeros(network: ScoredNetwork) -> list[str]:
         share = network.zero_weights / network.weights
         return [f"{100 * share:.3g} % of the weights are zero, in no whole channel: dense layers compute them"]
     return []
+
+
+def _not_finite(networks: Sequence[ScoredNetwork]) -> list[str]:
+    """What to say of networks whose loss is no number."""
+    return [
+        f"outputs of {one.name} are not finite: its top-1 says nothing" for one in networks if one.quality.loss is None
+    ]
 
 
 def _claim(

@@ -202,6 +202,8 @@ def test_normalisation_of_the_option(bench, trained):
         (["D", "--like", "D", "--runtimes", "fast"], 2, "unknown runtime 'fast'"),
         (["D", "--like", "D", "--mean", "0.5"], 2, "--mean and --std: give both"),
         (["D", "--like", "D", "--mean", "120", "--std", "60"], 2, "--mean 120: of pixels on the scale 0 to 1"),
+        (["D", "--like", "D", "--threads", "0"], 2, "--threads 0, --seed 0: at least 1 thread, a seed below 2^63"),
+        (["D", "--like", "D", "--seed", "9" * 20], 2, "at least 1 thread, a seed below 2^63"),
         (["D", "--like", "D", "--mean", "a", "--std", "1"], 2, "'a' is not a list of numbers"),
         (["D", "--like", "D", "--mean", "0.1,0.2", "--std", "1"], 2, "2 numbers for 1 channels"),
         (["D", "--like", "D", "--claims-macs", "48"], 2, "--claims-macs 48: a share of the dense network's MACs"),

@@ -52,6 +52,8 @@ def test_fixed_batch_gives_the_same_answers(tmp_path, asked):
     free, fixed = linear(tmp_path, "free"), linear(tmp_path, "fixed", batch=7)  # 40 images are no multiple of it
     found = score(asked(fixed, free))
     assert found.network.quality == found.dense.quality
+    lost = score(asked(linear(tmp_path, "lost", scale=float("nan")), free))
+    assert "outputs of lost.onnx are not finite: its top-1 says nothing" in lost.notes
     assert (found.network.batch, found.dense.batch) == (7, None)
     assert "fixed.onnx: the batch is fixed at 7, so times are of that batch only" in found.notes
     with pytest.raises(UsageError, match="7 and 9 images at once"):
