@@ -8,9 +8,11 @@ from support.networks import SHAPE
 from torch import nn
 
 from bench.conformance.tiny_networks import conv, head
+from bench.errors import RunFailed
 from bench.pruning.cost_model import CostModel
-from bench.pruning.latency_choice import equal
+from bench.pruning.latency_choice import LatencyChoice, equal
 from bench.pruning.latency_model import fitted
+from bench.pruning.latency_rounds import Asked
 from bench.pruning.latency_solver import choices_of
 from bench.pruning.latency_terms import terms_of
 from bench.pruning.site_discovery import find_sites
@@ -92,3 +94,17 @@ def test_equal_shares_are_the_largest_that_fit_each_rounded_down(network, scores
         found = equal(times, choices, target * (1 + 1e-9), ())
         assert (None if found is None else found.tolist()) == (fits[-1] if fits else None)
     assert fits[-1] == list(DENSE)
+
+
+def test_only_what_was_measured_may_be_cut(network, scores):
+    model, terms = network
+    runtime = FakeRuntime(terms, bias=0, noise=0, stair=4)
+    timed = runtime.table(terms.networks())
+    made = LatencyChoice(Asked(0.7, None, "0.7", "it"), terms, timed, model, asked(), runtime.measure)
+    made.measures = True
+    masks = made.masks(scores, "layer")
+    made.require_measured(masks)
+    assert runtime.measured[-1] == tuple(int(mask.sum()) for mask in masks.values())
+    other = {name: torch.ones_like(mask) for name, mask in masks.items()}
+    with pytest.raises(RunFailed, match=r"keeps other widths than ctx\.rank or ctx\.equal_widths gave it"):
+        made.require_measured(other)
