@@ -162,7 +162,7 @@ class Trial:
             labels = torch.arange(len(x), device=x.device) % classes
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
             if step == 0 and not bool(loss.isfinite()):
-                raise RunFailed(f"its loss is {float(loss)} before any training")
+                raise RunFailed(f"its loss is {loss.item()} before any training")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
