@@ -181,3 +181,18 @@ def test_named_parameters_keep_their_names():
     optimizer = torch.optim.SGD(network.named_parameters(), 0.1)
     mapped = bench.prune(network, torch.randn(2, *GREY), keep_macs=0.5).optimizer(optimizer)
     assert mapped.param_groups[0]["param_names"] == [name for name, _ in network.named_parameters()]
+
+
+def test_state_keeps_its_memory_format():
+    network = three_sites().double()
+    optimizer = torch.optim.SGD(network.parameters(), **SGD)
+    step(network, optimizer, 0)
+    for layer in network.parameters():
+        state = optimizer.state[layer]
+        if layer.dim() == 4:
+            state["momentum_buffer"] = state["momentum_buffer"].contiguous(memory_format=torch.channels_last)
+    made = bench.prune(network, batch(1)[0], method="l1_norm", keep_macs=0.5)
+    found = made.optimizer(optimizer).state.values()
+    kernels = [state["momentum_buffer"] for state in found if state["momentum_buffer"].dim() == 4]
+    assert any(each.shape[2:] != (1, 1) for each in kernels)
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in kernels)

@@ -24,6 +24,7 @@ def test_means_of_methods_over_the_seeds_that_all_have():
     assert found.of_means == pytest.approx(stats.spearmanr(*table.mean(axis=1).T).statistic)
     assert found.of_runs == pytest.approx(stats.spearmanr(*table.reshape(-1, 2).T).statistic)
     low, high = found.interval
+    assert low < high
     assert low <= found.of_means <= high <= 1
     assert agreement(scores) == found
     assert agreement({name: {0: of_one[0]} for name, of_one in scores.items()}).interval is None
