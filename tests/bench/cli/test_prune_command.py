@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shlex
+import sys
 
 import numpy as np
 import pytest
@@ -246,6 +247,7 @@ def test_the_method_is_the_default_of_bench_prune_and_tied_with_the_best_of_the_
     ],
 )
 def test_what_is_refused(capsys, photos, tmp_path, monkeypatch, words, code, said):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own files beside the user's
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "flat" / "cat").mkdir(parents=True)
