@@ -3,11 +3,13 @@
 import itertools
 
 import numpy as np
+from support.quiet_machine import always_quiet
 
 from bench.pruning.latency_model import Timed, fitted
 from bench.pruning.latency_rounds import Measured
 from bench.pruning.latency_solver import Choices
 from bench.pruning.latency_terms import OUTSIDE, Term, Terms
+from bench.runs import latency_tables
 
 STAIR = 16
 
@@ -142,3 +144,14 @@ def by_brute_force(model, choices, target):
     """The most that any vector within the time is worth."""
     fits = [v for v in all_vectors(model.terms) if model.ms(v.tolist()) <= target * (1 + 1e-9)]
     return max((choices.worth(model.terms, vector) for vector in fits), default=-np.inf)
+
+
+def timed_by_formula(monkeypatch):
+    """Latency tables of this test are computed, on a machine that is quiet; returns the timer, which notes its work."""
+
+    class Timer(FakeTimer):
+        tables, measured = [], []
+
+    monkeypatch.setattr(latency_tables, "TIMER", Timer)
+    monkeypatch.setattr(latency_tables, "MACHINE", always_quiet())
+    return Timer

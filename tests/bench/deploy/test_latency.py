@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from support.fake_runtime import FakeTimer
-from support.quiet_machine import always_quiet
+from support.fake_runtime import timed_by_formula
 from torch import nn
 
 import bench
 from bench.errors import UsageError
 from bench.measure.quiet import Busy
-from bench.runs import latency_tables
 
 EAGER = {"runtime": "eager"}
 
@@ -22,12 +20,7 @@ def network():
 
 @pytest.fixture
 def timer(monkeypatch):
-    class Timer(FakeTimer):
-        tables, measured = [], []
-
-    monkeypatch.setattr(latency_tables, "TIMER", Timer)
-    monkeypatch.setattr(latency_tables, "MACHINE", always_quiet())
-    return Timer
+    return timed_by_formula(monkeypatch)
 
 
 def test_milliseconds_are_met_and_said(timer, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from support.networks import GREY, SHAPE, Encoder, hooks_of, residual, three_sites, two_sites
+from support.networks import GREY, SHAPE, Encoder, Pair, hooks_of, residual, three_sites, two_sites
 from support.scripts_of_users import batches, example, prepared, same, world
 from torch import nn
 
@@ -146,18 +146,6 @@ def test_whole_layers_keep_their_width():
     made = bench.prune(three_sites(), example(), keep_macs=0.6, whole=["4"])
     assert set(made.widths) == {"0", "7"}
     assert not hasattr(made.network, "whole")
-
-
-class Pair(nn.Module):
-    """Gives a dictionary."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = three_sites()
-
-    def forward(self, x):
-        logits = self.body(x)
-        return {"out": logits, "twice": 2 * logits}
 
 
 def test_logits_are_picked_and_the_network_gives_its_own_output():

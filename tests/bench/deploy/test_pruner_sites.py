@@ -4,9 +4,8 @@ import re
 
 import pytest
 import torch
-from support.networks import SHAPE, all_hooks, three_sites
+from support.networks import SHAPE, Pair, all_hooks, three_sites
 from support.scripts_of_users import batches, example, same
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 import bench
@@ -21,18 +20,6 @@ def step(pruner, network, x, y, pick=lambda out: out):
     pruner.after_backward()
     optimizer.step()
     pruner.after_step()
-
-
-class Pair(nn.Module):
-    """Gives a dictionary."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = three_sites()
-
-    def forward(self, x):
-        logits = self.body(x)
-        return {"out": logits, "twice": 2 * logits}
 
 
 @pytest.mark.parametrize("method", ["ddrop", "taylor+weight_decay"])

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from support.fake_runtime import FakeTimer
+from support.fake_runtime import timed_by_formula
 from support.plugins import known
-from support.quiet_machine import Simulated, always_quiet
+from support.quiet_machine import Simulated
 from support.records import line, seal
 from support.requested import request_of
 from support.waiting import until
@@ -35,14 +35,9 @@ CHECK = "widths from scores, table and rounds"
 @pytest.fixture(autouse=True)
 def timer(plugins, monkeypatch):
     """A fake timer on a machine that is quiet."""
-
-    class Timer(FakeTimer):
-        tables, measured = [], []
-
-    monkeypatch.setattr(latency_tables, "TIMER", Timer)
-    monkeypatch.setattr(latency_tables, "MACHINE", always_quiet())
+    timer = timed_by_formula(monkeypatch)
     with known(tiny_networks.__file__):
-        yield Timer
+        yield timer
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ import json
 
 import pytest
 from support.command_tools import DIGITS, write
-from support.fake_runtime import FakeTimer
-from support.quiet_machine import always_quiet
+from support.fake_runtime import timed_by_formula
 
-from bench.runs import latency_tables
 from slurm.batch import batches
 
 MS = DIGITS.replace("[[runs]]", 'keep_latency = 0.7\nruntime = "eager"\n[[runs]]', 1)
@@ -16,12 +14,7 @@ WAIT = "4 runs wait for the latency table of mlp_40_40 in eager at batch 1, whic
 
 @pytest.fixture
 def timer(monkeypatch):
-    class Timer(FakeTimer):
-        tables, measured = [], []
-
-    monkeypatch.setattr(latency_tables, "TIMER", Timer)
-    monkeypatch.setattr(latency_tables, "MACHINE", always_quiet())
-    return Timer
+    return timed_by_formula(monkeypatch)
 
 
 @pytest.fixture
